@@ -1,0 +1,96 @@
+"""Every error that batchd raises for a cause outside itself: one tree.
+
+The docstring of a class is its default message. ``exit_code`` is what a command
+that ends with the error returns: 2 for wrong use or invalid input, 3 for what is not possible here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class BatchdError(Exception):
+    """batchd could not go on."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with what a user wrote: where, what, and how to mend it."""
+
+    #: ``tasks[3].limits.timeout_s``, ``line 4, column 7``, ``[pool] processes``.
+    place: str
+    message: str
+    #: The mend, where one is known.
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.place}: {self.message}" if self.place else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class InputError(BatchdError):
+    """The input is not valid."""
+
+    exit_code = 2
+
+    def __init__(self, problems: tuple[Problem, ...], source: str = "") -> None:
+        self.problems = problems
+        #: The file that the problems are in.
+        self.source = source
+        super().__init__("\n".join(f"{source}: {p}" if source else str(p) for p in problems))
+
+
+class ConfigError(InputError):
+    """The configuration is not valid."""
+
+
+class TaskFileError(InputError):
+    """The task file is not valid."""
+
+
+class UsageError(BatchdError):
+    """The command was used wrongly."""
+
+    exit_code = 2
+
+
+class NotPossibleError(BatchdError):
+    """This cannot be done here."""
+
+    exit_code = 3
+
+
+class SandboxUnavailableError(NotPossibleError):
+    """Commands cannot be sandboxed on this machine."""
+
+
+class SpoolLockedError(NotPossibleError):
+    """Another daemon has this spool."""
+
+
+class NoDaemonError(NotPossibleError):
+    """No daemon runs on this spool."""
+
+
+class SandboxError(BatchdError):
+    """A command could not be started in the sandbox."""
+
+
+class StoreError(BatchdError):
+    """The store cannot be read or written."""
+
+
+class NewerStoreError(StoreError):
+    """The store was written by a newer batchd; install that version again."""
+
+    exit_code = 3
+
+
+class StaleAttemptError(StoreError):
+    """The task has been given to another worker since."""

@@ -1,0 +1,212 @@
+"""The journal's vocabulary.
+
+A task is what its events say: ``taskstate`` folds them, ``store`` keeps them.
+
+An event's class name and fields are stored for years: add fields with a default, never
+rename or remove one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from batchd.records import (
+    Answer,
+    ErrorInfo,
+    Evaluation,
+    Failure,
+    ModelSetup,
+    Purpose,
+    Reason,
+    Status,
+    ToolCall,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a reload of the configuration must not change under a running task."""
+
+    model: ModelSetup
+    judge: ModelSetup
+    #: The system prompt, as sent; written when the task starts.
+    system_prompt: str = ""
+    #: The directory's files at the start: path to (size, mtime in ns). None: too many to list.
+    files: Mapping[str, tuple[int, int]] | None = None
+    #: Models to compare the cost with.
+    compare: tuple[ModelSetup, ...] = ()
+    #: Whether a money limit of the task, its batch or the day is active.
+    capped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStarted:
+    """The first event of every task that a worker took up."""
+
+    at: float
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """A later attempt took the task up again; the time since the event before was no work."""
+
+    at: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStarted:
+    """A request may be on its way: committed with its permit, before it is sent."""
+
+    at: float
+    purpose: Purpose
+    #: Our estimate.
+    input_tokens: int
+    max_output_tokens: int
+    #: What it may cost at most; None where no price is known.
+    reserved_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAnswered:
+    """The model answered; this is paid, and never asked for again."""
+
+    at: float
+    purpose: Purpose
+    answer: Answer
+    #: The tool calls to perform: native ones, or what the text protocol found in the content.
+    calls: tuple[ToolCall, ...] = ()
+    #: Whether ``calls`` were read out of the answer's text and are answered in text.
+    text_protocol: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFailed:
+    """The request brought no answer. Whether it is sent again, the governor says."""
+
+    at: float
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallDenied:
+    """The governor gave no permit: the task ends for this reason."""
+
+    at: float
+    status: Status
+    reason: Reason
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRan:
+    """A tool call has its output, whether it ran, was refused or was interrupted."""
+
+    at: float
+    call: ToolCall
+    #: What the model sees, already cut to the cap.
+    output: str
+    #: The command's; None where nothing ran, or it was killed at its time limit.
+    exit_code: int | None = None
+    seconds: float = 0.0
+    #: ``ran``, ``refused`` (bad arguments), ``timed_out`` or ``interrupted`` (in doubt after a crash).
+    outcome: str = "ran"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEvaluated:
+    """One evaluator's verdict on the round. A round is done when the last evaluator asked for says so."""
+
+    at: float
+    evaluation: Evaluation
+    #: Whether this verdict settles the round: it refused, or nothing is left to ask.
+    final: bool = True
+    #: How long a command took.
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """The conversation was shortened to fit the model's window."""
+
+    at: float
+    #: Positions of tool outputs now replaced by a stub.
+    elided: tuple[int, ...] = ()
+    #: Messages in ``[start, end)`` are replaced by the summary.
+    start: int = 0
+    end: int = 0
+    summary: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspended:
+    """The task gave its slot back: ``cause`` is ``park`` or ``drain``."""
+
+    at: float
+    cause: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested:
+    """Somebody wants the task ended."""
+
+    at: float
+    reason: Reason = Reason.USER
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFinished:
+    """The last event: the result as it is published, to the byte."""
+
+    at: float
+    status: Status
+    reason: Reason | None
+    #: The result file's text.
+    result: str
+
+
+Event: TypeAlias = (
+    TaskStarted
+    | Resumed
+    | CallStarted
+    | CallAnswered
+    | CallFailed
+    | CallDenied
+    | ToolRan
+    | RoundEvaluated
+    | Compacted
+    | Suspended
+    | CancelRequested
+    | TaskFinished
+)
+
+
+@cache
+def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
+    return {cls.__name__: msgspec.json.Decoder(cls) for cls in get_args(Event)}
+
+
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+
+
+def encode(event: Event) -> bytes:
+    """Return an event as it is stored: ``["KIND", {fields}]`` in JSON."""
+    return msgspec.json.encode((type(event).__name__, event))
+
+
+def decode(body: bytes) -> Event:
+    """Return the event that ``encode`` made into ``body``.
+
+    Raises ``msgspec.MsgspecError`` or ``KeyError`` where it is none.
+    """
+    kind, fields = _FRAME.decode(body)
+    event: Event = _decoders()[kind].decode(fields)
+    return event

@@ -1,0 +1,233 @@
+"""The messages between the daemon and its workers.
+
+Frames on a stream socket: four bytes of length (big endian), then ``["KIND", {fields}]``
+in JSON. A worker owns no durable state: these messages would mean the same on another machine.
+Which way each goes stands in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from batchd.events import CallStarted, Event, Terms
+from batchd.events import decode as decode_event
+from batchd.events import encode as encode_event
+from batchd.records import Batch, Endpoint, Failure, Purpose, Ref, SandboxPolicy, Task
+
+#: A frame longer than this is a bug or an attack: the largest legitimate one is a ``Run`` with its history.
+MAX_FRAME = 1 << 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a worker needs of the configuration."""
+
+    #: By provider name.
+    endpoints: Mapping[str, Endpoint]
+    sandbox: SandboxPolicy
+    agents_per_process: int = 1
+    #: Seconds between two heartbeats.
+    heartbeat_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Both: the first message each way. A difference in ``version`` ends the worker."""
+
+    version: str
+    #: Up: the worker's process.
+    pid: int = 0
+    #: Down.
+    settings: Settings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Down: work on this task; also to resume it, with its history."""
+
+    ref: Ref
+    attempt: int
+    task: Task
+    batch: Batch
+    #: Model, judge and prices from today's configuration; a task that has started keeps its own.
+    terms: Terms
+    #: When it was first queued.
+    queued_at: float
+    #: The stored events as ``events.encode`` made them, oldest first.
+    history: tuple[msgspec.Raw, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Down: end this task as cancelled."""
+
+    ref: Ref
+    attempt: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Down: give this task's slot back at the next durable point."""
+
+    ref: Ref
+    attempt: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Down: give every slot back at its next durable point, then exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retune:
+    """Down: the configuration has changed; counts for what starts from now on."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Up: may this task make a model call? Answered by ``Granted`` or ``Denied``, at its time."""
+
+    ref: Ref
+    attempt: int
+    #: The number of the first of ``events``.
+    seq: int
+    #: To be committed with the permit.
+    events: tuple[msgspec.Raw, ...]
+    purpose: Purpose
+    #: ``provider/model``.
+    model: str
+    #: Estimated.
+    input_tokens: int
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Up: the granted call failed; what now? Answered like ``Ask``, whose fields it repeats.
+
+    The last of its events is the ``CallFailed``.
+    """
+
+    ask: Ask
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Down: make the call now. ``event`` is committed already, and takes the next number."""
+
+    ref: Ref
+    attempt: int
+    event: CallStarted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied:
+    """Down: make no call. Park, or finish as the event says; the worker records it."""
+
+    ref: Ref
+    attempt: int
+    #: An encoded ``CallDenied`` to finish with, or an encoded ``Suspended`` to park with.
+    event: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Up: make these events durable. Answered by ``Ack`` or ``Nack``."""
+
+    ref: Ref
+    attempt: int
+    seq: int
+    events: tuple[msgspec.Raw, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Down: every event below ``seq`` is durable."""
+
+    ref: Ref
+    attempt: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """Down: this attempt is stale or its events were refused: stop working on it, write nothing."""
+
+    ref: Ref
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Up: what a task is doing right now; for people, never durable."""
+
+    ref: Ref
+    attempt: int
+    #: ``model``, ``tool``, ``evaluating``, ``waiting``.
+    step: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Up: the slot is free. ``outcome``: ``published``, ``suspended``, ``stale`` or ``failed``."""
+
+    ref: Ref
+    attempt: int
+    outcome: str
+    #: For ``failed``: one line for the log.
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Up: the worker's loop turns."""
+
+    #: Resident memory in bytes.
+    rss: int = 0
+    #: Tasks it works on.
+    busy: int = 0
+
+
+Down: TypeAlias = Hello | Run | Cancel | Park | Drain | Retune | Granted | Denied | Ack | Nack
+Up: TypeAlias = Hello | Ask | Failed | Record | Progress | Done | Heartbeat
+
+
+@cache
+def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
+    return {cls.__name__: msgspec.json.Decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
+
+
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+
+
+def pack(message: Down | Up) -> bytes:
+    """Return a message as one frame, its length in front."""
+    body = msgspec.json.encode((type(message).__name__, message))
+    return len(body).to_bytes(4, "big") + body
+
+
+def unpack(body: bytes) -> Any:
+    """Return the message in a frame's body. Raises ``msgspec.MsgspecError`` or ``KeyError``."""
+    kind, fields = _FRAME.decode(body)
+    return _decoders()[kind].decode(fields)
+
+
+def raw(events: list[Event]) -> tuple[msgspec.Raw, ...]:
+    """Return events as messages carry them: encoded once, by whoever made them."""
+    return tuple(msgspec.Raw(encode_event(e)) for e in events)
+
+
+def unraw(bodies: tuple[msgspec.Raw, ...]) -> list[Event]:
+    """Return the events that ``raw`` wrapped."""
+    return [decode_event(bytes(b)) for b in bodies]
