@@ -61,7 +61,7 @@ class UsageError(BatchdError):
 
 
 class NotPossibleError(BatchdError):
-    """This cannot be done here."""
+    """It cannot be done here."""
 
     exit_code = 3
 

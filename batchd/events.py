@@ -194,7 +194,9 @@ def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
     return {cls.__name__: msgspec.json.Decoder(cls) for cls in get_args(Event)}
 
 
-_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
+    tuple[str, msgspec.Raw]
+)
 
 
 def encode(event: Event) -> bytes:

@@ -90,6 +90,8 @@ class TaskState:
     judged: tuple[Answer, ...] = ()
     #: The last verdict of all.
     evaluation: Evaluation | None = None
+    #: A summary of the conversation's middle that is paid but not applied yet.
+    summary: str | None = None
     #: The model's last word, continued answers joined.
     answer: str = ""
     #: Whether the last answer was cut at the output limit, so that the next one continues it.
@@ -97,6 +99,8 @@ class TaskState:
     #: Cut answers without any content, running.
     empty_cuts: int = 0
 
+    #: Every tool call that has its output, with the exit code of commands.
+    commands: tuple[tuple[ToolCall, int | None], ...] = ()
     #: The last tool call with its output, and how often it came running.
     last_tool: tuple[str, str, str] | None = None
     repeats: int = 0
@@ -161,6 +165,17 @@ class TaskState:
         """Return the time at work, in seconds, that has passed by ``now``."""
         return self.run_s + (max(0.0, now - self.last_at) if self.last_at else 0.0)
 
+    def settled(self) -> TaskState:
+        """Return the state with the open call, if there is one, booked as perhaps paid."""
+        if self.open_call is None:
+            return self
+        return replace(
+            self,
+            open_call=None,
+            unsettled_calls=self.unsettled_calls + 1,
+            unsettled_usd=self.unsettled_usd + (self.open_call.reserved_usd or 0.0),
+        )
+
     def setup(self, purpose: Purpose) -> ModelSetup:
         """Return how the model for ``purpose`` is called. Raises ``ValueError`` before the start."""
         if self.terms is None:
@@ -179,7 +194,7 @@ def _started(state: TaskState, event: TaskStarted) -> TaskState:
 def _resumed(state: TaskState, event: Resumed) -> TaskState:
     parked = state.suspended is not None and state.suspended.cause == "park"
     return replace(
-        _unsettle(state),
+        state.settled(),
         parked_s=state.parked_s + (max(0.0, event.at - state.last_at) if parked else 0.0),
         # After a clean suspension every effect has its event; after a crash the first pending call may have run.
         in_doubt=bool(state.pending) and state.suspended is None,
@@ -187,24 +202,12 @@ def _resumed(state: TaskState, event: Resumed) -> TaskState:
     )
 
 
-def _unsettle(state: TaskState) -> TaskState:
-    """Book the open call, if there is one, as perhaps paid."""
-    if state.open_call is None:
-        return state
-    return replace(
-        state,
-        open_call=None,
-        unsettled_calls=state.unsettled_calls + 1,
-        unsettled_usd=state.unsettled_usd + (state.open_call.reserved_usd or 0.0),
-    )
-
-
 def _call_started(state: TaskState, event: CallStarted) -> TaskState:
-    return replace(_unsettle(state), open_call=event, round_open=True)
+    return replace(state.settled(), open_call=event, round_open=True)
 
 
 def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
-    settled = _unsettle(state) if event.failure.kind.unsettled else replace(state, open_call=None)
+    settled = state.settled() if event.failure.kind.unsettled else replace(state, open_call=None)
     return replace(settled, retries=state.retries + 1)
 
 
@@ -227,7 +230,7 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
         return _agent_answered(state, event)
     if event.purpose is Purpose.JUDGE:
         return replace(state, judged=(*state.judged, answer))
-    return state
+    return replace(state, summary=answer.content)
 
 
 def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
@@ -260,10 +263,11 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
     repeats = state.repeats + 1 if key == state.last_tool else 1
     looped = repeats >= 3  # noqa: PLR2004 (the design: the same call with the same output three times running)
     pending = state.pending[1:]
-    if state.text_protocol:
-        reply = (Message("user", event.output),)
-    else:
-        reply = (Message("tool", event.output, tool_call_id=event.call.id),)
+    reply: tuple[Message, ...] = (
+        Message("user", event.output)
+        if state.text_protocol
+        else Message("tool", event.output, tool_call_id=event.call.id),
+    )
     if looped:
         # Every call of an answer needs a reply, also those that will not run.
         reply += tuple(
@@ -278,6 +282,7 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         pending=pending,
         in_doubt=False,
         tool_s=state.tool_s + event.seconds,
+        commands=(*state.commands, (event.call, event.exit_code)),
         last_tool=None if looped else key,
         repeats=0 if looped else repeats,
         loops=state.loops + looped,
@@ -287,14 +292,10 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
 
 def _round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
     verdict = event.evaluation
-    state = replace(
-        state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds
-    )
+    state = replace(state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds)
     if not event.final:
         return replace(state, evaluations=(*state.evaluations, verdict))
-    state = replace(
-        state, evaluations=(), stopped=False, rounds=state.rounds + 1, round_open=False
-    )
+    state = replace(state, evaluations=(), stopped=False, rounds=state.rounds + 1, round_open=False)
     if verdict.done:
         return replace(state, verdict=Verdict(status=Status.COMPLETED))
     feedback = Message("user", f"Not done yet, says the {verdict.by}:\n{verdict.feedback}")
@@ -310,7 +311,7 @@ def _compacted(state: TaskState, event: Compacted) -> TaskState:
         summary = Message("user", f"Summary of the work so far:\n{event.summary}")
         messages = (*messages[: event.start], summary, *messages[event.end :])
     # The provider has never seen this conversation: all of it is to be counted again.
-    return replace(state, messages=messages, seen=0, seen_tokens=0)
+    return replace(state, messages=messages, seen=0, seen_tokens=0, summary=None)
 
 
 def _denied(state: TaskState, event: CallDenied) -> TaskState:
@@ -322,7 +323,7 @@ def _denied(state: TaskState, event: CallDenied) -> TaskState:
 def _cancelled(state: TaskState, event: CancelRequested) -> TaskState:
     error = ErrorInfo(type=event.reason, message=event.message)
     return replace(
-        state, verdict=Verdict(status=Status.CANCELLED, reason=event.reason, error=error)
+        state.settled(), verdict=Verdict(status=Status.CANCELLED, reason=event.reason, error=error)
     )
 
 
@@ -338,5 +339,5 @@ _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     Compacted: _compacted,
     Suspended: lambda state, event: replace(state, suspended=event),
     CancelRequested: _cancelled,
-    TaskFinished: lambda state, event: replace(state, finished=event),
+    TaskFinished: lambda state, event: replace(state.settled(), finished=event),
 }

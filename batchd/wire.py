@@ -208,7 +208,9 @@ def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
     return {cls.__name__: msgspec.json.Decoder(cls) for cls in {*get_args(Down), *get_args(Up)}}
 
 
-_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+_FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
+    tuple[str, msgspec.Raw]
+)
 
 
 def pack(message: Down | Up) -> bytes:
