@@ -1,0 +1,78 @@
+# Each target makes what is missing first: the virtual environment with the pinned packages, and bubblewrap.
+# Another Python: `make demo PYTHON=/usr/bin/python3`.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The interpreter itself, also where PYTHON is a shim or that of an active virtual environment.
+BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
+# What the environment was made from; a change of any of it makes the environment anew.
+KEY := $(shell { $(BASE) -VV; echo '$(BASE) $(CURDIR)'; cat constraints.txt pyproject.toml; } 2>&1 | sha256sum | cut -c1-16)
+STAMP := $(VENV)/made-$(KEY)
+ifneq ($(shell $(BIN)/python -c 'import batchd; print("sound")' 2>/dev/null),sound)
+.PHONY: $(STAMP)
+endif
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+define apt
+command -v apt-get >/dev/null || { echo 'Install $(1) with the package manager of this system, then run make again.' >&2; exit 3; }
+$(SUDO) apt-get update -qq
+$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) >/dev/null
+endef
+
+.PHONY: help
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: setup
+setup: $(STAMP) bubblewrap ## make what is missing, and nothing else
+
+.PHONY: demo
+demo: setup ## the whole way from inbox to outbox, with a stand-in model
+	@$(BIN)/batchd demo
+
+.PHONY: test
+test: setup ## all tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: lint
+lint: setup ## ruff (every rule), its formatter, mypy --strict
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: setup ## every benchmark, against a floor taken in the same run
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
+
+.PHONY: clean
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+
+$(STAMP):
+	@if [ -z '$(BASE)' ]; then echo 'There is no $(PYTHON); install Python 3.11 or newer.' >&2; exit 3; fi
+	if ! $(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+	  echo '$(PYTHON) is older than 3.11; name a newer one: make … PYTHON=python3.13' >&2; exit 3
+	fi
+	if ! $(BASE) -c 'import ensurepip, venv' 2>/dev/null; then $(call apt,python3-venv); fi
+	echo 'Installing batchd into $(VENV) (once) …'
+	rm -rf $(VENV)
+	$(BASE) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# Versions before 0.12 can be led astray by symlinks while they set a sandbox up (CVE-2026-87766).
+.PHONY: bubblewrap
+bubblewrap:
+	@new() { printf '0.12\n%s\n' "$$(bwrap --version 2>/dev/null | cut -d' ' -f2)" | sort -VC; }
+	if new; then exit 0; fi
+	echo 'Installing bubblewrap …'
+	$(call apt,bubblewrap)
+	if ! new; then echo 'bubblewrap 0.12 or newer is needed; this system offers an older one.' >&2; exit 3; fi
