@@ -200,7 +200,7 @@ class Message:
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    #: For the role ``tool``: the call that this answers.
+    #: For the role ``tool``: the call that this answers; None under the text protocol, which sends it as ``user``.
     tool_call_id: str | None = None
 
 
@@ -337,6 +337,28 @@ class Evaluation:
     by: str
     done: bool
     feedback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChanges:
+    """What became of the files in a task's directory: paths, sorted."""
+
+    created: tuple[str, ...] = ()
+    modified: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+    @classmethod
+    def between(
+        cls, before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+    ) -> FileChanges:
+        """Compare two listings of path to (size, mtime)."""
+        return cls(
+            created=tuple(sorted(after.keys() - before.keys())),
+            modified=tuple(
+                sorted(p for p in after.keys() & before.keys() if after[p] != before[p])
+            ),
+            deleted=tuple(sorted(before.keys() - after.keys())),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,8 @@ class TaskState:
 
     #: Tool calls without an output yet, in order.
     pending: tuple[ToolCall, ...] = ()
+    #: Whether they were cut off at the output limit.
+    calls_cut: bool = False
     #: Whether they came, and are answered, as text.
     text_protocol: bool = False
     #: Whether the first of them may have run before a crash.
@@ -249,6 +251,7 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
         seen=seen,
         seen_tokens=answer.usage.total_tokens,
         pending=event.calls,
+        calls_cut=bool(event.calls) and answer.finish_reason == "length",
         text_protocol=event.text_protocol,
         native_seen=state.native_seen or bool(native),
         answer=state.answer + answer.content if state.cut else answer.content,
@@ -263,11 +266,8 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
     repeats = state.repeats + 1 if key == state.last_tool else 1
     looped = repeats >= 3  # noqa: PLR2004 (the design: the same call with the same output three times running)
     pending = state.pending[1:]
-    reply: tuple[Message, ...] = (
-        Message("user", event.output)
-        if state.text_protocol
-        else Message("tool", event.output, tool_call_id=event.call.id),
-    )
+    call_id = None if state.text_protocol else event.call.id
+    reply: tuple[Message, ...] = (Message("tool", event.output, tool_call_id=call_id),)
     if looped:
         # Every call of an answer needs a reply, also those that will not run.
         reply += tuple(

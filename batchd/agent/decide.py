@@ -1,0 +1,157 @@
+"""What an agent does next: a pure function of its task, its state and the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchd.agent import context, evaluate
+from batchd.records import (
+    ErrorInfo,
+    Evaluation,
+    Purpose,
+    Reason,
+    Status,
+    Task,
+    ToolCall,
+)
+from batchd.taskstate import TaskState, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    """Ask the model for its next answer, the judge for a verdict, or for a summary."""
+
+    purpose: Purpose
+    #: Estimated; 0 where the request is yet to be written.
+    input_tokens: int
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTool:
+    """Run the first pending tool call, or tell the model that it was interrupted."""
+
+    call: ToolCall
+    in_doubt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Run one of the evaluators that is no model call."""
+
+    by: str
+    #: Whether a pass settles the round: nothing is left to ask.
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """Record a verdict that needs no I/O."""
+
+    evaluation: Evaluation
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Shorten the conversation."""
+
+    #: Positions of tool outputs to replace by a stub.
+    elided: tuple[int, ...] = ()
+    #: Or: messages in ``[start, end)`` to replace by the summary.
+    start: int = 0
+    end: int = 0
+    summary: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Write the result."""
+
+    verdict: Verdict
+
+
+Step: TypeAlias = CallModel | RunTool | Evaluate | Conclude | Compact | Finish
+
+
+def decide(task: Task, state: TaskState, now: float) -> Step:
+    """Return the next step. Limits are checked before the step that would break them."""
+    if state.verdict is not None:
+        return Finish(state.verdict)
+    if state.run_time(now) >= task.limits.timeout_s:
+        return _timeout(Reason.WALL_CLOCK, f"{task.limits.timeout_s:g} s at work are over")
+    if state.pending:
+        return RunTool(state.pending[0], state.in_doubt)
+    if state.loops > 1:
+        return _error(Reason.LOOP, "it repeated one tool call with one output, for a second time")
+    if state.stopped:
+        return _evaluate(task, state)
+    if state.rounds >= task.limits.max_iterations:
+        last = f": {state.evaluation.feedback}" if state.evaluation else ""
+        return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} rounds{last}")
+    return _work(task, state)
+
+
+def _evaluate(task: Task, state: TaskState) -> Step:
+    """Ask the next evaluator: each only where asked for, in the order of the design."""
+    wanted = [
+        by
+        for by, asked in (
+            ("check", task.check),
+            ("output_schema", task.output_schema is not None),
+            ("judge", task.evaluator == "judge"),
+        )
+        if asked
+    ]
+    if not wanted:
+        return Conclude(Evaluation(by="none", done=True), last=True)
+    by = wanted[len(state.evaluations)]
+    last = by == wanted[-1]
+    if by != "judge":
+        return Evaluate(by, last)
+    if not state.judged:
+        return _call(task, state, Purpose.JUDGE, 0)
+    verdict = evaluate.verdict(state.judged[-1].content)
+    if verdict is not None:
+        return Conclude(verdict, last)
+    if len(state.judged) > 1:
+        return _error(Reason.EVALUATOR, "the judge answered no valid JSON, twice")
+    return _call(task, state, Purpose.JUDGE, 0)
+
+
+def _work(task: Task, state: TaskState) -> Step:
+    """Call the model, after making room for it in its window where that is needed."""
+    if state.summary is not None:
+        start, end = context.middle(state.messages)
+        return Compact(start=start, end=end, summary=state.summary)
+    size = context.size(state)
+    if context.full(size, state.setup(Purpose.AGENT)):
+        if elided := context.elidable(state.messages):
+            return Compact(elided=elided)
+        start, end = context.middle(state.messages)
+        if end > start:
+            return _call(task, state, Purpose.COMPACTION, size)
+    return _call(task, state, Purpose.AGENT, size)
+
+
+def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> Step:
+    limits, used = task.limits, state.usage
+    if used.calls + state.unsettled_calls >= limits.max_calls:
+        return _timeout(Reason.MAX_CALLS, f"{limits.max_calls} model calls are used up")
+    if limits.max_tokens and used.total_tokens + input_tokens >= limits.max_tokens:
+        return _timeout(
+            Reason.TOKENS, f"{used.total_tokens} of {limits.max_tokens} tokens are used"
+        )
+    room = context.room(input_tokens, state.setup(purpose))
+    return CallModel(purpose, input_tokens, min(limits.max_output_tokens, room))
+
+
+def _timeout(reason: Reason, message: str) -> Finish:
+    error = ErrorInfo(type=reason, message=message)
+    return Finish(Verdict(status=Status.TIMEOUT, reason=reason, error=error))
+
+
+def _error(reason: Reason, message: str) -> Finish:
+    error = ErrorInfo(type=reason, message=message)
+    return Finish(Verdict(status=Status.ERROR, reason=reason, error=error))

@@ -1,0 +1,73 @@
+"""The evaluators: a check command, a JSON Schema on the answer, a judge's verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from batchd.records import Evaluation
+from batchd.sandbox import Workplace
+
+#: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
+SCHEMA_TIMEOUT_S = 10.0
+_FENCE = re.compile(r"\A\s*```\w*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
+
+
+def unfenced(content: str) -> str:
+    """Return the inside of an answer that is one fenced block, and any other answer as it is."""
+    match = _FENCE.match(content)
+    return match.group(1) if match else content
+
+
+def verdict(content: str) -> Evaluation | None:
+    """Return what a judge's answer says, if it is the JSON that was asked for: never by searching for a phrase."""
+    try:
+        value = json.loads(unfenced(content), strict=False)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("done"), bool):
+        return None
+    feedback = value.get("feedback", "")
+    if not isinstance(feedback, str):
+        return None
+    return Evaluation(by="judge", done=value["done"], feedback=feedback)
+
+
+async def check(place: Workplace, command: str, timeout_s: float) -> tuple[Evaluation, float]:
+    """Run the task's own check: exit 0 passes, its output is the feedback. Also returns the seconds it took."""
+    ran = await place.shell(command, timeout_s=timeout_s)
+    end = f"ran out of its {timeout_s:g} s" if ran.timed_out else f"exit code {ran.exit_code}"
+    done = ran.exit_code == 0 and not ran.timed_out
+    feedback = f"`{command}`: {end}\n{ran.output}".strip()
+    return Evaluation(by="check", done=done, feedback="" if done else feedback), ran.seconds
+
+
+async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
+    """Hold the final answer to the task's schema, in a child that can be killed."""
+    job = json.dumps({"schema": schema, "answer": unfenced(answer)}).encode()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "batchd.agent.schemachild",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(SCHEMA_TIMEOUT_S):
+            said, _ = await child.communicate(job)
+    except TimeoutError:
+        feedback = f"the answer could not be validated within {SCHEMA_TIMEOUT_S:g} s"
+        return Evaluation(by="output_schema", done=False, feedback=feedback)
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    feedback = said.decode(errors="replace").strip()
+    if child.returncode not in {0, 1}:
+        feedback = "the answer could not be validated: the validator ran out of its limits"
+    return Evaluation(by="output_schema", done=child.returncode == 0, feedback=feedback)

@@ -1,0 +1,203 @@
+"""The agent's only I/O: each step becomes what it does to the world, and the events that say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from batchd import tokens, wire
+from batchd.agent import context, evaluate, prompts, protocol, tools
+from batchd.agent.decide import CallModel, Compact, Conclude, Evaluate, Finish, RunTool, Step
+from batchd.events import (
+    CallAnswered,
+    CallFailed,
+    CallStarted,
+    Compacted,
+    Event,
+    RoundEvaluated,
+    ToolRan,
+)
+from batchd.llm import Request
+from batchd.records import Answer, Evaluation, FileChanges, Message, ModelSetup, Purpose
+from batchd.sandbox import Workplace
+from batchd.taskstate import TaskState
+
+if TYPE_CHECKING:
+    from batchd.agent.loop import Host, Journal
+
+#: What the judge is shown at most: the newest commands, the first files.
+_MAX_COMMANDS = 40
+_MAX_COMMAND_CHARS = 300
+_MAX_FILES = 100
+
+
+class Performer:
+    """Performs the steps of one task."""
+
+    def __init__(self, run: wire.Run, host: Host, journal: Journal, place: Workplace) -> None:
+        self._task = run.task
+        self._host = host
+        self._journal = journal
+        self._place = place
+
+    async def perform(self, step: Step, state: TaskState) -> AsyncIterator[Event]:
+        """Do what ``step`` says and yield the events it makes. Raises ``SandboxError``, ``StaleAttemptError``."""
+        match step:
+            case CallModel():
+                async for event in self._call_model(step, state):
+                    yield event
+            case RunTool():
+                yield await self._run_tool(step, state)
+            case Evaluate():
+                yield await self._evaluate(step, state)
+            case Conclude(evaluation, last):
+                yield self._verdict(evaluation, last=last)
+            case Compact(elided, start, end, summary):
+                now = self._host.clock()
+                yield Compacted(at=now, elided=elided, start=start, end=end, summary=summary)
+            case Finish(verdict):
+                yield self._host.finish(state, verdict, self._place.files(), self._host.clock())
+
+    async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
+        setup = state.setup(step.purpose)
+        request = self._request(step, state, setup)
+        ask = self._ask(step, request, setup)
+        self._host.progress("waiting", setup.name)
+        reply = await self._host.ask(ask)
+        while isinstance(reply, CallStarted):
+            yield reply
+            self._host.progress("model", setup.name)
+            with self._host.stop.interruptible():
+                timeout_s = self._left(state, self._task.limits.call_timeout_s)
+                outcome = await self._host.client.call(setup, request, timeout_s)
+            if isinstance(outcome, Answer):
+                yield self._answered(step.purpose, outcome, setup, state)
+                return
+            yield CallFailed(at=self._host.clock(), failure=outcome)
+            if self._left(state, 1.0) <= 0:
+                return  # the task's own time is over, which decide will see
+            self._host.progress("waiting", outcome.message)
+            again = self._ask(step, request, setup)
+            reply = await self._host.failed(wire.Failed(ask=again, failure=outcome))
+        yield reply
+
+    def _left(self, state: TaskState, limit_s: float) -> float:
+        """Return the seconds that an effect may take: its own limit, or what is left of the task's."""
+        return min(limit_s, self._task.limits.timeout_s - state.run_time(self._host.clock()))
+
+    def _ask(self, step: CallModel, request: Request, setup: ModelSetup) -> wire.Ask:
+        run = self._journal.run
+        return wire.Ask(
+            ref=run.ref,
+            attempt=run.attempt,
+            seq=self._journal.seq,
+            events=self._journal.take(),
+            purpose=step.purpose,
+            model=setup.name,
+            input_tokens=step.input_tokens or tokens.count_messages(request.messages),
+            max_output_tokens=request.max_output_tokens,
+        )
+
+    def _request(self, step: CallModel, state: TaskState, setup: ModelSetup) -> Request:
+        limit = step.max_output_tokens
+        if step.purpose is Purpose.JUDGE:
+            return Request(
+                messages=self._judge_messages(state),
+                tools=(),
+                max_output_tokens=limit,
+                schema=prompts.JUDGE_SCHEMA,
+            )
+        text = setup.tools == "text"
+        messages = state.messages
+        if step.purpose is Purpose.COMPACTION:
+            messages = context.summary_request(messages)
+        return Request(
+            messages=messages,
+            tools=() if text else prompts.TOOLS,
+            max_output_tokens=limit,
+            stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
+        )
+
+    def _judge_messages(self, state: TaskState) -> tuple[Message, ...]:
+        before = state.terms.files if state.terms else None
+        after = self._place.files()
+        changed = _sizes(before, after)
+        ran = [
+            (_shown(call.name, call.arguments), "done" if code is None else f"exit code {code}")
+            for call, code in state.commands[-_MAX_COMMANDS:]
+        ]
+        return prompts.judge(self._task, state.answer, ran, changed)
+
+    def _answered(
+        self, purpose: Purpose, answer: Answer, setup: ModelSetup, state: TaskState
+    ) -> CallAnswered:
+        calls, text = (), False
+        if purpose is Purpose.AGENT:
+            calls, text = protocol.calls(answer, setup.tools, native_seen=state.native_seen)
+        return CallAnswered(
+            at=self._host.clock(), purpose=purpose, answer=answer, calls=calls, text_protocol=text
+        )
+
+    async def _run_tool(self, step: RunTool, state: TaskState) -> ToolRan:
+        call = step.call
+        if step.in_doubt and call.name not in tools.REPEATABLE:
+            now = self._host.clock()
+            return ToolRan(at=now, call=call, output=prompts.INTERRUPTED, outcome="interrupted")
+        request = tools.parse(call)
+        if isinstance(request, str):
+            if state.calls_cut:
+                limit = self._task.limits.max_output_tokens
+                request = f"The call was cut off at the limit of {limit} output tokens: do it in smaller pieces."
+            return ToolRan(at=self._host.clock(), call=call, output=request, outcome="refused")
+        await self._journal.flush()
+        self._host.progress("tool", _shown(call.name, call.arguments))
+        with self._host.stop.interruptible():
+            timeout_s = self._left(state, self._task.limits.tool_timeout_s)
+            output = await tools.run(request, self._place, timeout_s)
+        return ToolRan(
+            at=self._host.clock(),
+            call=call,
+            output=output.text,
+            exit_code=output.exit_code,
+            seconds=output.seconds,
+            outcome=output.outcome,
+        )
+
+    async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
+        await self._journal.flush()
+        self._host.progress("evaluating", step.by)
+        with self._host.stop.interruptible():
+            if step.by == "check":
+                timeout_s = self._left(state, self._task.limits.tool_timeout_s)
+                verdict, seconds = await evaluate.check(self._place, self._task.check, timeout_s)
+                return self._verdict(verdict, last=step.last, seconds=seconds)
+            verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
+            return self._verdict(verdict, last=step.last)
+
+    def _verdict(self, verdict: Evaluation, *, last: bool, seconds: float = 0.0) -> RoundEvaluated:
+        final = last or not verdict.done
+        return RoundEvaluated(
+            at=self._host.clock(), evaluation=verdict, final=final, seconds=seconds
+        )
+
+
+def _sizes(
+    before: Mapping[str, tuple[int, int]] | None, after: Mapping[str, tuple[int, int]] | None
+) -> list[tuple[str, int]]:
+    if before is None or after is None:
+        return [("(too many files to list)", 0)]
+    changes = FileChanges.between(before, after)
+    return [(path, after[path][0]) for path in (*changes.created, *changes.modified)][:_MAX_FILES]
+
+
+def _shown(name: str, arguments: str) -> str:
+    """Return a tool call as one short line: the command, or the tool with its path."""
+    try:
+        given = json.loads(arguments, strict=False)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        given = {}
+    text = given.get("command") or f"{name} {given.get('path', '')}"
+    return " ".join(str(text).split())[:_MAX_COMMAND_CHARS]

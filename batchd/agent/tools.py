@@ -1,0 +1,133 @@
+"""The four tools. Each runs as a process in the sandbox: this process never touches the task's files itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchd.records import ToolCall
+from batchd.sandbox import Ran, Workplace
+
+#: Each tool's arguments: name to type, and which must be there.
+_ARGUMENTS: Mapping[str, tuple[Mapping[str, type], frozenset[str]]] = {
+    "shell": ({"command": str}, frozenset({"command"})),
+    "read_file": ({"path": str, "start": int, "lines": int}, frozenset({"path"})),
+    "write_file": ({"path": str, "content": str}, frozenset({"path", "content"})),
+    "edit_file": ({"path": str, "old": str, "new": str}, frozenset({"path", "old", "new"})),
+}
+#: Done again when a crash leaves it in doubt; the others may have an effect that must not happen twice.
+REPEATABLE = frozenset({"read_file", "write_file"})
+#: A file larger than this is edited with commands (bytes).
+_EDITABLE = 4 << 20
+_WRITE = 'mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A tool call whose arguments are in order."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a tool call brought."""
+
+    #: What the model sees.
+    text: str
+    exit_code: int | None = None
+    seconds: float = 0.0
+    #: ``ran``, ``refused`` or ``timed_out``.
+    outcome: str = "ran"
+
+
+def parse(call: ToolCall) -> Request | str:
+    """Return the call as a request, or, for the model, what is wrong with it."""
+    if call.name not in _ARGUMENTS:
+        return f"There is no tool {call.name!r}. Tools: {', '.join(_ARGUMENTS)}."
+    try:
+        given = json.loads(call.arguments or "{}", strict=False)
+    except (ValueError, RecursionError) as error:
+        return f"The arguments are not valid JSON: {error}"
+    types, required = _ARGUMENTS[call.name]
+    if not isinstance(given, dict):
+        return f"The arguments must be a JSON object with {', '.join(types)}."
+    given = {key: value for key, value in given.items() if value is not None}
+    if missing := required - given.keys():
+        return f"Missing: {', '.join(sorted(missing))}."
+    if unknown := given.keys() - types.keys():
+        return f"Unknown: {', '.join(sorted(unknown))}. {call.name} takes {', '.join(types)}."
+    for key, value in given.items():
+        if not isinstance(value, types[key]) or isinstance(value, bool):
+            return f"{key} must be a {'string' if types[key] is str else 'whole number'}."
+        if isinstance(value, str) and key in {"path", "command"} and (not value or "\0" in value):
+            return f"{key} must not be empty or hold NUL characters."
+    return Request(call.name, given)
+
+
+async def run(request: Request, place: Workplace, timeout_s: float) -> Output:
+    """Run a request for at most ``timeout_s``. Raises ``SandboxError``."""
+    arguments = request.arguments
+    if request.name == "shell":
+        return _shown(await place.shell(arguments["command"], timeout_s=timeout_s), timeout_s)
+    if request.name == "read_file":
+        first = max(1, arguments.get("start", 1))
+        last = str(first + max(1, arguments["lines"]) - 1) if "lines" in arguments else "$"
+        argv = ["sed", "-n", f"{first},{last}p", "--", arguments["path"]]
+        return _shown(await place.run(argv, timeout_s=timeout_s), timeout_s)
+    if request.name == "write_file":
+        return await _write(place, arguments["path"], arguments["content"], timeout_s)
+    return await _edit(place, arguments, timeout_s)
+
+
+async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> Output:
+    data = content.encode()
+    ran = await place.run(["sh", "-c", _WRITE, "write_file", path], stdin=data, timeout_s=timeout_s)
+    if ran.exit_code != 0:
+        return _shown(ran, timeout_s)
+    return Output(f"Wrote {len(data)} bytes to {path}.", 0, ran.seconds)
+
+
+async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float) -> Output:
+    path, old, new = arguments["path"], arguments["old"], arguments["new"]
+    ran = await place.run(["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE)
+    if ran.exit_code != 0:
+        return _shown(ran, timeout_s)
+    text = ran.output
+    if ran.cut or "\ufffd" in text:
+        return Output(
+            f"{path} is too large or not UTF-8 text; edit it with a command.", outcome="refused"
+        )
+    if "\r\n" in text and old not in text:
+        # Models write \n; the file keeps its own line ends.
+        old, new = (part.replace("\r\n", "\n").replace("\n", "\r\n") for part in (old, new))
+    found = text.count(old) if old else 0
+    if found != 1:
+        problem = f"occurs {found} times" if found else "does not occur"
+        return Output(
+            f"`old` {problem} in {path}; it must occur exactly once. Nothing was changed.",
+            outcome="refused",
+        )
+    written = await _write(place, path, text.replace(old, new), timeout_s)
+    return (
+        Output(f"Edited {path}.", 0, ran.seconds + written.seconds)
+        if written.exit_code == 0
+        else written
+    )
+
+
+def _shown(ran: Ran, timeout_s: float) -> Output:
+    """Return a command's output with what the model must know of its end."""
+    text = ran.output
+    if ran.timed_out:
+        note = f"[killed after {timeout_s:g} s, with everything that it had started]"
+    elif ran.exit_code:
+        note = f"[exit code {ran.exit_code}]"
+    else:
+        note = "" if text else "[no output]"
+    if text and note and not text.endswith("\n"):
+        text += "\n"
+    return Output(text + note, ran.exit_code, ran.seconds, "timed_out" if ran.timed_out else "ran")

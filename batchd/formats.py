@@ -1,0 +1,179 @@
+"""The formats of result and summary, version 1. ``results`` fills them; the JSON Schemas derive from them.
+
+Numbers are numbers, moments are ISO 8601 in UTC with Z, durations are seconds. Fields may be
+added; none is renamed or removed within version 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from batchd.records import ErrorInfo, Evaluation, Purpose, Reason, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageV1:
+    """Tokens, as the provider counts them."""
+
+    calls: int
+    input_tokens: int
+    #: The part of the input that was read from the provider's prompt cache.
+    cached_input_tokens: int
+    output_tokens: int
+    #: The part of the output that was spent on reasoning.
+    reasoning_tokens: int
+    total_tokens: int
+    average_tokens_per_call: int
+    #: Whether any of it was counted by batchd because the provider sent no usage.
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalUsageV1(UsageV1):
+    """Tokens of all calls."""
+
+    #: Calls without a recorded answer that may have been paid.
+    unsettled_calls: int
+    by_purpose: Mapping[Purpose, UsageV1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedV1:
+    """What the same tokens would have cost with another model."""
+
+    model: str
+    #: null: no price is known.
+    total: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostV1:
+    """Money. null where no price is known, never 0."""
+
+    currency: str
+    input: float | None
+    output: float | None
+    total: float | None
+    #: What calls without a recorded answer may have cost at most.
+    unsettled: float | None
+    #: ``genai-prices`` or ``config``; null where no price is known.
+    price_source: str | None
+    compare: tuple[ComparedV1, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingV1:
+    """Moments in UTC, durations in seconds."""
+
+    queued_at: str
+    #: null: it never started.
+    started_at: str | None
+    finished_at: str
+    queued_s: float
+    parked_s: float
+    #: At work: waiting in the queue or parked apart.
+    run_s: float
+    #: Of it, waiting for model answers.
+    model_s: float
+    #: Of it, running commands.
+    tool_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesV1:
+    """Paths below the task's directory that changed; null where they were too many to list."""
+
+    created: tuple[str, ...]
+    modified: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultV1:
+    """The result of one task: ``outbox/BATCH/TASK.json``."""
+
+    schema: str
+    batch: str
+    task: str
+    status: Status
+    #: null exactly where the status is ``completed``.
+    reason: Reason | None
+    first_prompt: str
+    dir: str
+    model: str
+    #: The model's last message.
+    answer: str
+    #: Rounds of work and evaluation.
+    iterations: int
+    #: The last verdict.
+    evaluation: Evaluation | None
+    usage: TotalUsageV1
+    cost: CostV1
+    timing: TimingV1
+    attempts: int
+    files: FilesV1 | None
+    error: ErrorInfo | None
+    #: The file beside this one that holds every step; null: the task never started.
+    transcript: str | None
+    tags: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryTaskV1:
+    """One task's line in a summary."""
+
+    task: str
+    status: Status
+    reason: Reason | None
+    iterations: int
+    total_tokens: int
+    cost: float | None
+    run_s: float
+    #: The error's message, if any.
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemV1:
+    """One thing wrong with a refused file."""
+
+    place: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryV1:
+    """The summary of a batch, written last of all: ``outbox/BATCH/summary.json``."""
+
+    schema: str
+    batch: str
+    #: ``finished`` or ``rejected``.
+    status: str
+    request: str
+    retry_of: str | None = None
+    received_at: str
+    finished_at: str
+    #: From the drop to the last result.
+    wall_s: float
+    #: How many tasks ended in each final status.
+    counts: Mapping[Status, int]
+    total: int
+    #: Completed tasks of all, 0 to 1; null for a refused file.
+    success_rate: float | None
+    usage: TotalUsageV1
+    cost: CostV1
+    tasks: tuple[SummaryTaskV1, ...]
+    #: Why the file was refused.
+    errors: tuple[ProblemV1, ...] = ()
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of ``result`` or ``summary``."""
+    made = msgspec.json.schema({"result": ResultV1, "summary": SummaryV1}[kind])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

@@ -1,0 +1,285 @@
+"""Results: a task's state becomes the bytes of its result file, a batch the bytes of its summary.
+
+Pure, so that the same events always give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from batchd.errors import Problem
+from batchd.events import Event
+from batchd.formats import (
+    ComparedV1,
+    CostV1,
+    FilesV1,
+    ProblemV1,
+    ResultV1,
+    SummaryTaskV1,
+    SummaryV1,
+    TimingV1,
+    TotalUsageV1,
+    UsageV1,
+)
+from batchd.records import (
+    Batch,
+    ErrorInfo,
+    FileChanges,
+    ModelSetup,
+    Purpose,
+    Reason,
+    Status,
+    Task,
+    Usage,
+)
+from batchd.taskstate import TaskState
+
+#: Digits kept of a sum in dollars: a hundredth of a millionth.
+_MONEY_DIGITS = 8
+_MAX_FILES_LISTED = 1000
+
+
+_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+
+
+def result(
+    batch: Batch,
+    task: Task,
+    state: TaskState,
+    *,
+    status: Status,
+    reason: Reason | None,
+    error: ErrorInfo | None,
+    queued_at: float,
+    finished_at: float,
+    attempts: int,
+    files: Mapping[str, tuple[int, int]] | None,
+) -> str:
+    """Return the text of a task's result file. ``files`` is its directory as it is now."""
+    state = state.settled()
+    before = state.terms.files if state.terms else None
+    changes = None
+    if before is not None and files is not None:
+        changes = _listed(FileChanges.between(before, files))
+    started = state.started_at or None
+    value = ResultV1(
+        schema="batchd/result/1",
+        batch=batch.name,
+        task=task.id,
+        status=status,
+        reason=reason,
+        first_prompt=task.first_prompt,
+        dir=batch.directory(task),
+        model=task.model,
+        answer=state.answer,
+        iterations=state.iterations,
+        evaluation=state.evaluation,
+        usage=_total({p: s.usage for p, s in state.spend.items()}, state.unsettled_calls),
+        cost=_cost(state),
+        timing=TimingV1(
+            queued_at=timestamp(queued_at),
+            started_at=timestamp(started) if started else None,
+            finished_at=timestamp(finished_at),
+            queued_s=_seconds((started or finished_at) - queued_at),
+            parked_s=_seconds(state.parked_s),
+            run_s=_seconds(state.run_time(finished_at)),
+            model_s=_seconds(state.model_s),
+            tool_s=_seconds(state.tool_s),
+        ),
+        attempts=attempts,
+        files=changes,
+        error=error,
+        transcript=f"{task.id}.jsonl" if started else None,
+        tags=task.tags,
+        metadata=task.metadata,
+    )
+    return _text(value)
+
+
+def summary(batch: Batch, results: Iterable[str], finished_at: float) -> str:
+    """Return the text of a batch's summary, from the texts of its results in the order of its tasks."""
+    parsed = [_RESULT.decode(text) for text in results]
+    counts = {s: sum(r.status is s for r in parsed) for s in Status if s.final}
+    purposes: dict[Purpose, Usage] = {}
+    for r in parsed:
+        for purpose, usage in r.usage.by_purpose.items():
+            purposes[purpose] = purposes.get(purpose, Usage()) + _usage_of(usage)
+    value = SummaryV1(
+        schema="batchd/summary/1",
+        batch=batch.name,
+        status="finished",
+        request=batch.request,
+        retry_of=batch.retry_of,
+        received_at=timestamp(batch.received_at),
+        finished_at=timestamp(finished_at),
+        wall_s=_seconds(finished_at - batch.received_at),
+        counts=counts,
+        total=len(parsed),
+        success_rate=round(counts[Status.COMPLETED] / len(parsed), 4) if parsed else None,
+        usage=_total(purposes, sum(r.usage.unsettled_calls for r in parsed)),
+        cost=_sum([r.cost for r in parsed]),
+        tasks=tuple(
+            SummaryTaskV1(
+                task=r.task,
+                status=r.status,
+                reason=r.reason,
+                iterations=r.iterations,
+                total_tokens=r.usage.total_tokens,
+                cost=r.cost.total,
+                run_s=r.timing.run_s,
+                message=r.error.message if r.error else None,
+            )
+            for r in parsed
+        ),
+    )
+    return _text(value)
+
+
+def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> str:
+    """Return the text of the summary of a refused file."""
+    value = SummaryV1(
+        schema="batchd/summary/1",
+        batch=batch.name,
+        status="rejected",
+        request=batch.request,
+        received_at=timestamp(batch.received_at),
+        finished_at=timestamp(finished_at),
+        wall_s=_seconds(finished_at - batch.received_at),
+        counts={s: 0 for s in Status if s.final},
+        total=0,
+        success_rate=None,
+        usage=_total({}, 0),
+        cost=_sum([]),
+        tasks=(),
+        errors=tuple(ProblemV1(place=p.place, message=p.message, hint=p.hint) for p in problems),
+    )
+    return _text(value)
+
+
+def line(text: str) -> str:
+    """Return a result file's text as one line of ``results.jsonl``."""
+    return msgspec.json.format(text.encode(), indent=-1).decode() + "\n"
+
+
+def transcript(events: Iterable[Event]) -> str:
+    """Return the text of a task's transcript: one line an event, ``{"event": kind, "at": …, …}``.
+
+    The last event's copy of the result is left out: it stands in its own file.
+    """
+    lines = []
+    for event in events:
+        fields = msgspec.to_builtins(event)
+        fields.pop("result", None)
+        fields["at"] = timestamp(event.at)
+        lines.append(msgspec.json.encode({"event": type(event).__name__, **fields}).decode())
+    return "\n".join(lines) + "\n"
+
+
+def timestamp(at: float) -> str:
+    """Return a moment as ISO 8601 in UTC, to the millisecond, with Z."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _text(value: ResultV1 | SummaryV1) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def _seconds(value: float) -> float:
+    return round(max(0.0, value), 3)
+
+
+def _money(value: float) -> float:
+    return round(value, _MONEY_DIGITS)
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "calls": usage.calls,
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "total_tokens": usage.total_tokens,
+        "average_tokens_per_call": round(usage.total_tokens / usage.calls) if usage.calls else 0,
+        "estimated": usage.estimated,
+    }
+
+
+def _usage_of(usage: UsageV1) -> Usage:
+    return Usage(
+        calls=usage.calls,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        estimated=usage.estimated,
+    )
+
+
+def _total(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
+    return TotalUsageV1(
+        **_usage(sum(by_purpose.values(), Usage())),
+        unsettled_calls=unsettled_calls,
+        by_purpose={
+            purpose: UsageV1(**_usage(by_purpose.get(purpose, Usage()))) for purpose in Purpose
+        },
+    )
+
+
+def _cost(state: TaskState) -> CostV1:
+    cost, terms = state.cost, state.terms
+    price = terms.model.price if terms else None
+    known = price is not None or not state.spend
+    if price is None and state.spend:
+        cost = None
+    return CostV1(
+        currency="USD",
+        input=_money(cost.input) if cost else None,
+        output=_money(cost.output) if cost else None,
+        total=_money(cost.total) if cost else None,
+        unsettled=_money(state.unsettled_usd) if known else None,
+        price_source=price.source if price else None,
+        compare=tuple(_compared(setup, state.usage) for setup in (terms.compare if terms else ())),
+    )
+
+
+def _compared(setup: ModelSetup, usage: Usage) -> ComparedV1:
+    cost = setup.price.cost(usage) if setup.price else None
+    return ComparedV1(model=setup.name, total=_money(cost.total) if cost else None)
+
+
+def _sum(costs: list[CostV1]) -> CostV1:
+    """Return the sum of costs: null as soon as one of them is."""
+
+    def total(values: list[float | None]) -> float | None:
+        return None if None in values else _money(sum(v for v in values if v is not None))
+
+    models = list(dict.fromkeys(c.model for cost in costs for c in cost.compare))
+    sources = {cost.price_source for cost in costs if cost.price_source}
+    return CostV1(
+        currency="USD",
+        input=total([c.input for c in costs]),
+        output=total([c.output for c in costs]),
+        total=total([c.total for c in costs]),
+        unsettled=total([c.unsettled for c in costs]),
+        price_source=",".join(sorted(sources)) or None,
+        compare=tuple(
+            ComparedV1(
+                model=model,
+                total=total([c.total for cost in costs for c in cost.compare if c.model == model]),
+            )
+            for model in models
+        ),
+    )
+
+
+def _listed(changes: FileChanges) -> FilesV1:
+    return FilesV1(
+        created=changes.created[:_MAX_FILES_LISTED],
+        modified=changes.modified[:_MAX_FILES_LISTED],
+        deleted=changes.deleted[:_MAX_FILES_LISTED],
+    )
