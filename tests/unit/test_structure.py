@@ -1,0 +1,247 @@
+"""Holds the house to its table of floors: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Room:
+    """A row of the table: its floor, and what it may import beside the leaves and itself."""
+
+    floor: int
+    may: tuple[str, ...] = ()
+
+
+LEAVES = ("records", "errors", "log")
+FACES = (
+    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
+    # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
+    *("events", "taskstate", "results", "sandbox"),
+)
+
+#: The longest name that fits counts. `taskstate` is the fold of `events`, and lives beside it.
+BELOW_THE_DAEMON: Mapping[str, Room] = {
+    "records": Room(0, LEAVES),
+    "errors": Room(0, LEAVES),
+    "log": Room(0, LEAVES),
+    "config": Room(1),
+    "events": Room(1),
+    "taskstate": Room(1, ("events",)),
+    "pricing": Room(1),
+    "tokens": Room(1),
+    "llm": Room(2, ("tokens",)),
+    "sandbox": Room(2),
+    "spool": Room(2, ("config",)),
+    "results": Room(2, ("events", "taskstate", "pricing")),
+    "schedule": Room(2, ("events", "taskstate")),
+    "governor": Room(2, ("pricing", "config")),
+    "store": Room(2, ("events", "taskstate")),
+    "wire": Room(2, ("events", "taskstate")),
+    "terms": Room(2, ("config", "pricing", "events")),
+    "agent": Room(3, ("llm", "sandbox", "events", "taskstate", "tokens", "pricing", "wire")),
+    "pool": Room(4, ("wire",)),
+    "pool.worker": Room(4, ("wire", "agent", "results", "spool.outbox", "llm", "sandbox", "pool")),
+    "control": Room(4, ("wire",)),
+}
+ROOMS: Mapping[str, Room] = {
+    **BELOW_THE_DAEMON,
+    "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
+    "report": Room(6, FACES),
+    "notify": Room(6, FACES),
+    "demo": Room(6, FACES),
+    "cli": Room(6, (*FACES, "demo", "notify")),
+    "__main__": Room(6, ("cli",)),
+}
+
+
+def _within(module: str, name: str) -> bool:
+    return module == name or module.startswith(f"{name}.")
+
+
+def _room(module: str) -> str:
+    return max((r for r in ROOMS if _within(module, r)), key=len, default="")
+
+
+def _modules(package: Path) -> dict[str, Path]:
+    """Return every module below ``package`` by its name within it; the package itself is ``""``."""
+    names = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def _imports(tree: ast.AST, package: str, known: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the modules of ``package`` that a module imports: at any depth, for types only too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute, so that the arrows can be read"
+            base = node.module or ""
+            names = [
+                name if name.removeprefix(f"{package}.") in known else base
+                for name in (f"{base}.{a.name}" for a in node.names)
+            ]
+        else:
+            continue
+        for name in names:
+            if name.startswith(f"{package}."):
+                yield name.removeprefix(f"{package}.")
+
+
+def arrows(package: Path) -> dict[str, set[str]]:
+    """Return who imports whom below ``package``."""
+    known = _modules(package)
+    return {
+        module: set(_imports(ast.parse(path.read_text("utf-8")), package.name, known))
+        for module, path in known.items()
+    }
+
+
+def forbidden(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return a line for each arrow that the table does not have."""
+    wrong = []
+    for source, targets in sorted(graph.items()):
+        if source and not _room(source):
+            wrong.append(f"{source} is in no room of the table of floors")
+            continue
+        for target in sorted(targets):
+            here, there = _room(source), _room(target)
+            allowed = (*ROOMS[here].may, *LEAVES, here) if here else LEAVES
+            if any(_within(target, name) for name in allowed):
+                continue
+            upward = there and here and ROOMS[there].floor > ROOMS[here].floor
+            wrong.append(
+                f"{source} → {target}: "
+                + (
+                    f"points upward, from floor {ROOMS[here].floor} to {ROOMS[there].floor}"
+                    if upward
+                    else f"{here or 'the package itself'} may import only {', '.join(allowed)}"
+                )
+            )
+    return wrong
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return a line for each circle of imports."""
+    found: dict[frozenset[str], str] = {}
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        if module in path:
+            circle = path[path.index(module) :]
+            found.setdefault(frozenset(circle), " → ".join((*circle, module)))
+        elif module not in done:
+            for target in sorted(graph.get(module, ())):
+                walk(target, (*path, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        walk(module, ())
+    return list(found.values())
+
+
+def test_every_import_is_an_arrow_of_the_table() -> None:
+    """No module imports what the table of floors does not grant it."""
+    assert forbidden(arrows(ROOT / "batchd")) == []
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others, not even for types."""
+    assert circles(arrows(ROOT / "batchd")) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        (
+            {"pricing.py": "from batchd.store import Reader", "store.py": ""},
+            "pricing → store: points upward, from floor 1 to 2",
+        ),
+        (
+            {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
+            "llm.client → pricing: llm may import only tokens, records, errors, log, llm",
+        ),
+        (
+            {
+                "records.py": "if TYPE_CHECKING:\n    from batchd import daemon",
+                "daemon/__init__.py": "",
+            },
+            "records → daemon: points upward, from floor 0 to 5",
+        ),
+        ({"helpers.py": ""}, "helpers is in no room of the table of floors"),
+        (
+            {"errors.py": "from batchd import log", "log.py": "from batchd.errors import X"},
+            "errors → log → errors",
+        ),
+    ],
+)
+def test_a_forbidden_arrow_is_named(
+    tmp_path: Path, files: Mapping[str, str], complaint: str
+) -> None:
+    """The check itself works: a tree with one wrong arrow, hidden or plain, is told by its name."""
+    for name, text in {"__init__.py": "", **files}.items():
+        (tmp_path / "batchd" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "batchd" / name).write_text(text)
+    graph = arrows(tmp_path / "batchd")
+    assert [*forbidden(graph), *circles(graph)] == [complaint]
+
+
+def test_a_clean_tree_has_no_complaints(tmp_path: Path) -> None:
+    """The check does not cry wolf: arrows of the table pass."""
+    (tmp_path / "batchd").mkdir()
+    (tmp_path / "batchd" / "__init__.py").write_text("")
+    (tmp_path / "batchd" / "events.py").write_text("from batchd.records import Task\n")
+    (tmp_path / "batchd" / "records.py").write_text("import json\n")
+    (tmp_path / "batchd" / "store.py").write_text("from batchd import events, records\n")
+    graph = arrows(tmp_path / "batchd")
+    assert graph["store"] == {"events", "records"}
+    assert forbidden(graph) + circles(graph) == []
+
+
+def _tracked() -> list[Path]:
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if git.returncode:
+        pytest.skip("not a git checkout")
+    return [p for name in git.stdout.decode().split("\0") if (p := ROOT / name).is_file()]
+
+
+def test_no_file_names_this_machine() -> None:
+    """What is committed names no path of the machine it was written on, and no package host."""
+    # Written in pieces, so that this file is not its own finding.
+    words = ("work/(main|shared|steering|\\.library)", "tmp/(play|notes)", "root/\\.pyenv")
+    mark = re.compile("|".join((*(f"/{w}\\b" for w in words), "--(extra-)?index-" + "url")))
+    found = []
+    for path in _tracked():
+        text = path.read_bytes().decode("utf-8", "replace")
+        found += [f"{path.relative_to(ROOT)}: {m.group()}" for m in mark.finditer(text)]
+    assert found == []
+
+
+def test_every_dependency_is_pinned() -> None:
+    """constraints.txt pins each package that pyproject.toml asks for, build and tools included."""
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [
+        *project["project"]["dependencies"],
+        *project["dependency-groups"]["dev"],
+        *project["build-system"]["requires"],
+    ]
+    names = {re.split(r"[\[<>=~!; ]", w, maxsplit=1)[0].lower() for w in wanted}
+    assert names <= pinned
