@@ -1,0 +1,84 @@
+"""Directories that are taken, and the lanes of tasks that wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from batchd.records import Ref
+
+#: Sorts the best task first: minus its priority, its order, its name.
+Entry: TypeAlias = tuple[int, int, Ref]
+_Member = TypeVar("_Member")
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A directory that is taken: by a task that has begun, or by a lane that waits for it."""
+
+    directory: str
+    #: The waiting lane's head, which only blocks worse ones; None: blocks all.
+    claim: Entry | None = None
+    #: The lanes that stand aside because of it, as an ordered set.
+    waiters: dict[Lane, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The ready tasks of one provider that work in one directory."""
+
+    provider: str
+    directory: str
+    heap: list[Entry] = field(default_factory=list)
+    #: While it stands aside: what it waits for, and its own claim on the directory.
+    blocker: Hold | None = None
+    claim: Hold | None = None
+
+
+class Holds:
+    """The directories that are taken, found by their own path, from above and from below."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, dict[Hold, None]] = {}
+        self._below: dict[str, dict[Hold, None]] = {}
+
+    def add(self, hold: Hold) -> None:
+        """Take a directory."""
+        self._at.setdefault(hold.directory, {})[hold] = None
+        for path in _parents(hold.directory):
+            self._below.setdefault(path, {})[hold] = None
+
+    def remove(self, hold: Hold) -> None:
+        """Give it back; who waited for it is the caller's business."""
+        discard(self._at, hold.directory, hold)
+        for path in _parents(hold.directory):
+            discard(self._below, path, hold)
+
+    def blocker(self, directory: str, entry: Entry) -> Hold | None:
+        """Return a hold that keeps ``entry`` out of ``directory``, if there is one."""
+        near = [self._below.get(directory), self._at.get(directory)]
+        near += [self._at.get(path) for path in _parents(directory)]
+        for holds in near:
+            for hold in holds or ():
+                if hold.claim is None or hold.claim < entry:
+                    return hold
+        return None
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Yield the directories above an absolute path, nearest first."""
+    end = len(path)
+    while (end := path.rfind("/", 0, end)) > 0:
+        yield path[:end]
+    if path != "/":
+        yield "/"
+
+
+def discard(index: dict[str, dict[_Member, None]], key: str, member: _Member) -> None:
+    """Take ``member`` out of a set in ``index``; keep no empty set."""
+    members = index.get(key)
+    if members is not None:
+        members.pop(member, None)
+        if not members:
+            del index[key]
