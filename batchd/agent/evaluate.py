@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from batchd.records import Evaluation
@@ -14,6 +15,7 @@ from batchd.sandbox import Workplace
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
+_SCHEMA_CHILD = Path(__file__).with_name("schemachild.py")
 _FENCE = re.compile(r"\A\s*```\w*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
@@ -51,8 +53,8 @@ async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
     job = json.dumps({"schema": schema, "answer": unfenced(answer)}).encode()
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "batchd.agent.schemachild",
+        "-I",  # by its path, isolated: importing our packages would cost more than validating
+        str(_SCHEMA_CHILD),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

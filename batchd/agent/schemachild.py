@@ -1,4 +1,4 @@
-"""The child that validates an answer: ``python -m batchd.agent.schemachild``.
+"""The child that validates an answer. Run by its path; imports nothing of batchd.
 
 Reads ``{"schema": …, "answer": "text"}``; exits 0 if the answer is valid, else 1 with the problems.
 """
@@ -17,7 +17,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-_CPU_S = 10
+_CPU_S = 5
 _MEMORY = 1 << 30
 _MAX_PROBLEMS = 5
 _MAX_CHARS = 2000

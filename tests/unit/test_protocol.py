@@ -1,0 +1,100 @@
+"""Tool calls that models write as text: what is taken as a call, and what is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from batchd.agent import protocol, tools
+from batchd.records import Answer, ToolCall
+
+CALL = '{"name": "shell", "arguments": {"command": "ls"}}'
+WRITE = '{"name": "write_file", "arguments": {"path": "a.py", "content": "x = 1\ny = 2\n"}}'
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (CALL, ["shell"]),
+        (f"```json\n{CALL}\n```", ["shell"]),
+        (f"```json\n{CALL}\n{WRITE}\n```", ["shell", "write_file"]),
+        (f"```json\n{CALL}\n```\n```json\n{WRITE}\n```", ["shell", "write_file"]),
+        (f"[{CALL}, {WRITE}]", ["shell", "write_file"]),
+        (
+            f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>{WRITE}</tool_call>",
+            ["shell", "write_file"],
+        ),
+        (f"I will list the files:\n{CALL}", []),
+        (f"{CALL}\nThat is how a call looks.", []),
+        ('{"name": "rm_rf", "arguments": {}}', []),
+        ('{"name": "shell", "arguments": {"cmd": "ls"}}', []),
+        ('{"name": "shell"}', []),
+        ('{"name": "Ann", "age": 7}', []),
+        ("[" * 100_000, []),
+        ("", []),
+    ],
+)
+def test_only_an_answer_that_is_nothing_but_valid_call_objects_makes_calls(
+    content: str, names: list[str]
+) -> None:
+    """Fences, tags, lists and raw newlines are fine; any prose around, or an invalid call, makes it plain text."""
+    found, text = protocol.calls(Answer(content=content), "auto", native_seen=False)
+    assert [call.name for call in found] == names
+    assert not text
+    assert all(isinstance(tools.parse(call), tools.Request) for call in found)
+
+
+def test_native_calls_win_and_end_the_guessing() -> None:
+    """A native call is taken as it is, and after one, or under `native`, text is never read as a call."""
+    native = (ToolCall("1", "shell", '{"command": "ls"}'),)
+    answer = Answer(content=CALL, tool_calls=native)
+    assert protocol.calls(answer, "auto", native_seen=False) == (native, False)
+    assert protocol.calls(Answer(content=CALL), "auto", native_seen=True) == ((), False)
+    assert protocol.calls(Answer(content=CALL), "native", native_seen=False) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        ("I look.\n```bash\nls -l\n```\nThen:\n```bash\nrm x\n```", "ls -l"),
+        ("```bash\ncat > a.py <<'EOF'\nx = 1\nEOF", "cat > a.py <<'EOF'\nx = 1\nEOF"),
+        ("```sh\nls\n```", "ls"),
+        ("Use it like this:\n```python\nimport os\n```", None),
+        ("Done. `bash` was fun.", None),
+        ("```bash\n\n```", None),
+    ],
+)
+def test_the_first_bash_block_is_the_call(content: str, command: str | None) -> None:
+    """Under the text protocol the first block counts, also where the stop sequence cut its end off."""
+    found, text = protocol.calls(Answer(content=content), "text", native_seen=False)
+    assert text
+    assert [json.loads(c.arguments)["command"] for c in found] == ([command] if command else [])
+
+
+def test_a_block_cut_at_the_output_limit_is_never_run() -> None:
+    """Half a command may do anything: its call has broken arguments, which are refused."""
+    answer = Answer(content="```bash\nrm -rf build/tm", finish_reason="length")
+    (call,), _ = protocol.calls(answer, "text", native_seen=False)
+    assert isinstance(tools.parse(call), str)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("shell", '{"command": 5}', "must be a string"),
+        ("shell", "{}", "Missing: command"),
+        ("shell", '{"command": ""}', "empty"),
+        ("shell", '{"command": "a\\u0000b"}', "NUL"),
+        ("shell", '{"command": "ls", "timeout": 5}', "Unknown: timeout"),
+        ("read_file", '{"path": "a", "start": true}', "whole number"),
+        ("browse", "{}", "no tool 'browse'"),
+        ("shell", '{"command": "l', "not valid JSON"),
+        ("shell", '["ls"]', "must be a JSON object"),
+    ],
+)
+def test_bad_arguments_are_told_to_the_model(name: str, arguments: str, says: str) -> None:
+    """What is wrong with a call is said in words that let the model mend it."""
+    problem = tools.parse(ToolCall("1", name, arguments))
+    assert isinstance(problem, str)
+    assert says in problem

@@ -1,0 +1,168 @@
+"""Results and summaries: pure, true to their schemas, and never a cost where no price is known."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from batchd import events, formats, results
+from batchd.errors import Problem
+from batchd.records import (
+    Answer,
+    Batch,
+    Evaluation,
+    ModelSetup,
+    Price,
+    Purpose,
+    Rate,
+    Reason,
+    Status,
+    Task,
+    Usage,
+)
+from batchd.taskstate import TaskState
+
+BATCH = Batch(
+    name="games", claim="01", outbox="/spool/outbox", request="request.json", received_at=1e9
+)
+PRICE = Price(
+    rates=(
+        Rate(input=1.0, cached_input=0.1, output=2.0),
+        Rate(input=2.0, cached_input=0.2, output=4.0, above=200_000),
+    ),
+    source="config",
+)
+
+
+def journal(price: Price | None, *, open_call: bool = False) -> list[events.Event]:
+    """Return a task's events: an agent's call, a judge's, and perhaps one that is open."""
+    setup = ModelSetup(name="openai/x", price=price)
+    terms = events.Terms(
+        model=setup,
+        judge=setup,
+        files={"old": (1, 1)},
+        compare=(ModelSetup(name="a/b", price=PRICE),),
+    )
+    usage = Usage(calls=1, input_tokens=1000, cached_input_tokens=400, output_tokens=100)
+    made: list[events.Event] = [events.TaskStarted(at=1e9 + 1, terms=terms)]
+    for i, purpose in enumerate((Purpose.AGENT, Purpose.JUDGE)):
+        at = 1e9 + 2 + i
+        made += [
+            events.CallStarted(
+                at=at, purpose=purpose, input_tokens=900, max_output_tokens=5, reserved_usd=0.5
+            ),
+            events.CallAnswered(
+                at=at + 1, purpose=purpose, answer=Answer(content="猜", usage=usage, seconds=1)
+            ),
+        ]
+    verdict = Evaluation(by="judge", done=True)
+    made.append(events.RoundEvaluated(at=1e9 + 5, evaluation=verdict))
+    if open_call:
+        made.append(
+            events.CallStarted(
+                at=1e9 + 6,
+                purpose=Purpose.AGENT,
+                input_tokens=9,
+                max_output_tokens=5,
+                reserved_usd=0.5,
+            )
+        )
+    return made
+
+
+def text_of(price: Price | None, task_id: str = "001", *, open_call: bool = False) -> str:
+    """Return the result of a task with that journal."""
+    task = Task(id=task_id, first_prompt="写", model="openai/x", metadata={"k": [1, None]})
+    state = TaskState.of(task.first_prompt, journal(price, open_call=open_call))
+    return results.result(
+        BATCH,
+        task,
+        state,
+        status=Status.COMPLETED,
+        reason=None,
+        error=None,
+        queued_at=1e9,
+        finished_at=1e9 + 6,
+        attempts=1,
+        files={"old": (2, 9), "new": (3, 3)},
+    )
+
+
+def valid(kind: str, text: str) -> Any:
+    """Return the parsed text after holding it to its schema."""
+    value = json.loads(text)
+    jsonschema.validate(value, formats.schema(kind))
+    return value
+
+
+def test_a_result_counts_every_call_by_purpose_and_prices_cached_input() -> None:
+    """Tokens and money over agent and judge; the same events give the same bytes."""
+    result = valid("result", text_of(PRICE))
+    assert result["usage"]["total_tokens"] == 2200
+    assert result["usage"]["average_tokens_per_call"] == 1100
+    assert result["usage"]["by_purpose"]["judge"]["input_tokens"] == 1000
+    one_call = (600 * 1.0 + 400 * 0.1 + 100 * 2.0) / 1e6
+    assert result["cost"]["total"] == pytest.approx(2 * one_call)
+    assert result["cost"]["compare"] == [{"model": "a/b", "total": pytest.approx(2 * one_call)}]
+    assert result["files"] == {"created": ["new"], "modified": ["old"], "deleted": []}
+    assert (result["timing"]["run_s"], result["timing"]["model_s"]) == (5.0, 2.0)
+    assert result["timing"]["queued_at"] == "2001-09-09T01:46:40.000Z"
+    assert result["metadata"] == {"k": [1, None]}
+    assert text_of(PRICE) == text_of(PRICE)
+
+
+def test_an_unknown_price_gives_null_and_an_open_call_is_unsettled() -> None:
+    """Cost is null, never 0, without a price; a call that may have been paid counts at its reservation."""
+    cost = valid("result", text_of(None))["cost"]
+    assert (cost["total"], cost["price_source"]) == (None, None)
+    result = valid("result", text_of(PRICE, open_call=True))
+    assert (result["usage"]["unsettled_calls"], result["cost"]["unsettled"]) == (1, 0.5)
+
+
+def test_long_inputs_are_priced_at_their_own_rate() -> None:
+    """Where a model costs more above a size, each call is priced by its own input."""
+    small = PRICE.cost(Usage(input_tokens=200_000 - 1))
+    large = PRICE.cost(Usage(input_tokens=200_000))
+    assert large.total == pytest.approx(2 * small.total, rel=1e-4)
+
+
+def test_a_summary_adds_its_results_up() -> None:
+    """Counts, success rate, tokens and money are sums; a single unknown cost makes the sum unknown."""
+    texts = [text_of(PRICE, "001"), text_of(PRICE, "002", open_call=True)]
+    summary = valid("summary", results.summary(BATCH, texts, 1e9 + 9))
+    assert summary["counts"] == {"completed": 2, "timeout": 0, "error": 0, "cancelled": 0}
+    assert (summary["success_rate"], summary["wall_s"]) == (1.0, 9.0)
+    assert summary["usage"]["total_tokens"] == 4400
+    assert summary["usage"]["unsettled_calls"] == 1
+    total = sum(json.loads(t)["cost"]["total"] for t in texts)
+    assert summary["cost"]["total"] == pytest.approx(total)
+    assert [t["task"] for t in summary["tasks"]] == ["001", "002"]
+    unknown = valid("summary", results.summary(BATCH, [*texts, text_of(None, "003")], 1e9))
+    assert unknown["cost"]["total"] is None
+
+
+def test_a_refused_file_gets_a_summary_with_every_problem() -> None:
+    """Status `rejected`, and where, what and how to mend it for each problem."""
+    problems = [Problem("tasks[3].dir", "lies in the outbox", "name another"), Problem("", "empty")]
+    summary = valid("summary", results.rejected(BATCH, problems, 1e9))
+    assert (summary["status"], summary["success_rate"]) == ("rejected", None)
+    assert summary["errors"][0] == {
+        "place": "tasks[3].dir",
+        "message": "lies in the outbox",
+        "hint": "name another",
+    }
+
+
+def test_results_and_transcripts_are_lines() -> None:
+    """`results.jsonl` holds a result a line, a transcript an event a line, without the result's copy."""
+    text = text_of(PRICE)
+    line = results.line(text)
+    assert line.count("\n") == 1
+    assert json.loads(line) == json.loads(text)
+    end = events.TaskFinished(at=1e9, status=Status.ERROR, reason=Reason.LOOP, result=text)
+    lines = results.transcript([*journal(PRICE), end]).splitlines()
+    assert [json.loads(x)["event"] for x in lines][::6] == ["TaskStarted", "TaskFinished"]
+    assert "result" not in json.loads(lines[-1])
