@@ -1,0 +1,144 @@
+"""Puts a plan on the wire: whole, in pieces, or broken in the way that was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from batchd.demo import chat, faults
+from batchd.demo.chat import Heading, Request
+from batchd.demo.exchanges import Exchange
+from batchd.demo.faults import Refusal
+from batchd.demo.planner import Plan
+from batchd.records import Usage
+
+JSON = "application/json"
+#: Faults that leave the answer's body as it is, or send it in full.
+_SOUND = frozenset({"", "drip"})
+_UNSTREAMED = frozenset({"html", "error-200", "no-choices"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """An answer, ready to be sent."""
+
+    request: Request
+    plan: Plan
+    heading: Heading
+    usage: Usage
+    headers: Mapping[str, str]
+    #: Seconds on the way, where it is streamed, else before.
+    pause_s: float
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it goes out as server-sent events; some faults have no such form."""
+        return bool(self.request.body.stream) and self.plan.delivery not in _UNSTREAMED
+
+    @property
+    def told_usage(self) -> Usage | None:
+        """The usage that goes with it."""
+        return self.usage if self.plan.usage and self.request.asks_usage else None
+
+
+async def refuse(
+    http: web.BaseRequest,
+    exchange: Exchange,
+    refusal: Refusal,
+    retry_after_s: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """Send an error, and how long to wait where it says so."""
+    wait = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
+    exchange.status = refusal.status
+    reply = web.Response(
+        status=refusal.status,
+        body=refusal.body,
+        content_type=JSON,
+        headers={**(headers or {}), **wait},
+    )
+    return await _whole(http, exchange, reply)
+
+
+def cut(http: web.BaseRequest) -> web.StreamResponse:
+    """Close the connection; what was written before still goes out."""
+    if http.transport is not None:
+        http.transport.close()
+    return web.Response()
+
+
+async def deliver(http: web.BaseRequest, exchange: Exchange, letter: Letter) -> web.StreamResponse:
+    """Send an answer as planned. A client that gives up raises ``CancelledError`` here."""
+    plan = letter.plan
+    if plan.delivery == "hang":
+        await asyncio.Event().wait()
+    if plan.delivery == "cut":
+        return cut(http)
+    pieces, content_type = _payload(letter)
+    headers = {**letter.headers, "x-request-id": letter.heading.id, "Content-Type": content_type}
+    exchange.status = 200
+    if exchange.request:
+        exchange.answer = b"".join(pieces).decode("utf-8", "replace")
+    if plan.delivery in _SOUND:
+        exchange.usage = letter.told_usage
+        exchange.finish_reason = plan.answer.finish_reason
+    if not letter.streamed and letter.pause_s:
+        await asyncio.sleep(letter.pause_s)
+    if plan.delivery in {"hang-body", "cut-body", "drip"}:
+        return await _badly(http, exchange, plan.delivery, b"".join(pieces), headers)
+    if not letter.streamed:
+        return await _whole(http, exchange, web.Response(body=pieces[0], headers=headers))
+    stream = web.StreamResponse(headers=headers)
+    await stream.prepare(http)
+    for piece in pieces:
+        if letter.pause_s:
+            await asyncio.sleep(letter.pause_s / len(pieces))
+        await stream.write(piece)
+    return await _whole(http, exchange, stream)
+
+
+def _payload(letter: Letter) -> tuple[Sequence[bytes], str]:
+    """Return the pieces of an answer's body, and its content type."""
+    match letter.plan.delivery:
+        case "html":
+            return [faults.HTML], "text/html"
+        case "error-200":
+            return [chat.error("Provider returned error", "upstream_error", 502)], JSON
+        case "no-choices":
+            return [b'{"id": "none", "object": "chat.completion", "choices": []}'], JSON
+    write = chat.chunks if letter.streamed else chat.completion
+    pieces = [*write(letter.heading, letter.plan.answer, letter.told_usage)]
+    if letter.plan.delivery == "broken-json":
+        body = b"".join(pieces)
+        pieces = [body[: len(body) // 2]]
+    return pieces, "text/event-stream" if letter.streamed else JSON
+
+
+async def _whole(
+    http: web.BaseRequest, exchange: Exchange, reply: web.StreamResponse
+) -> web.StreamResponse:
+    """Send the rest of a reply here, and not behind the handler's back: the log tells what was delivered."""
+    await reply.prepare(http)
+    await reply.write_eof()
+    exchange.delivered = True
+    return reply
+
+
+async def _badly(
+    http: web.BaseRequest, exchange: Exchange, how: str, body: bytes, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Send a body with its full length announced, but not at once, or not all of it."""
+    reply = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
+    await reply.prepare(http)
+    if how == "drip":
+        for byte in body:
+            await reply.write(bytes([byte]))
+            await asyncio.sleep(1)
+        return await _whole(http, exchange, reply)
+    await reply.write(body[: len(body) // 2])
+    if how == "hang-body":
+        await asyncio.Event().wait()
+    return cut(http)

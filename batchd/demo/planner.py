@@ -1,0 +1,164 @@
+"""Decides what becomes of a request; the only memory of the conversations that the stand-in leads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from batchd.demo import faults, recordings, scripts
+from batchd.demo.chat import Request
+from batchd.demo.faults import Part, Refusal
+from batchd.demo.meter import Meter
+from batchd.demo.recordings import Recording, Verdict
+from batchd.demo.settings import Settings
+from batchd.records import Answer, Purpose
+
+_UNKNOWN = (
+    "This is a stand-in that replays recorded conversations, and it has none for this prompt. "
+    "Configure a real model to have the task done."
+)
+_THOUGHT = "The user wants the task done. The next step is clear."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What becomes of a request."""
+
+    answer: Answer = scripts.FINAL
+    #: Instead of an answer.
+    refusal: Refusal | None = None
+    #: What the refusal asks the client to wait.
+    retry_after_s: float | None = None
+    #: One of ``faults.DELIVERIES``, or empty.
+    delivery: str = ""
+    latency_s: float = 0.0
+    #: Whether the answer carries its usage.
+    usage: bool = True
+
+
+@dataclass(slots=True)
+class _Talk:
+    """A conversation: all tasks with this model and first user message."""
+
+    prompt: str
+    #: Answers in the latest request, with the one it got.
+    answered: int = 0
+    #: Whether a summary has taken the place of some answers, so that they cannot be counted in the request.
+    compacted: bool = False
+
+
+class Planner:
+    """Plans answers and faults, each by its number of times in a conversation."""
+
+    def __init__(self, recorded: Iterable[Recording], meter: Meter) -> None:
+        self._recorded = tuple(recorded)
+        self._meter = meter
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all conversations: every fault may strike again."""
+        self._talks: dict[tuple[str, str], _Talk] = {}
+        #: The latest talk on a prompt, whatever its model: a judge may be another one.
+        self._latest: dict[str, _Talk] = {}
+        self._struck: Counter[tuple[str, str, Part]] = Counter()
+
+    def plan(self, request: Request, settings: Settings) -> Plan:
+        """Return what becomes of a request."""
+        try:
+            parts = _parts(request.body.model, settings)
+        except ValueError:
+            return Plan(refusal=faults.NO_MODEL)
+        talk = self._talk(request)
+        latency_s = settings.latency_s + faults.number(parts, "latency", 0)
+        if len(parts) == 1 and parts[0].name == "steps" and request.purpose is Purpose.AGENT:
+            # The benchmarks' own: nothing below applies to it.
+            return Plan(answer=self._answer(request, talk, parts), latency_s=latency_s)
+        fault = self._fault(request, talk, parts)
+        if fault in faults.REFUSALS:
+            refusal = faults.REFUSALS[fault]
+            asked = faults.number(parts, "retry-after", settings.retry_after_s)
+            told = refusal.retry or any(p.name == "retry-after" for p in parts)
+            return Plan(refusal=refusal, retry_after_s=asked if told else None)
+        reply = scripts.cut(self._answer(request, talk, parts), request.body.stop)
+        names = {part.name for part in parts}
+        return Plan(
+            answer=replace(reply, reasoning=_THOUGHT) if "reasoning" in names else reply,
+            delivery=fault,
+            latency_s=latency_s,
+            usage="no-usage" not in names,
+        )
+
+    def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:
+        """Return the fault that strikes this request, if one does."""
+        window = faults.number(parts, "window", 0)
+        if window and self._meter.prompt(request)[0] > window:
+            return "context-overflow"
+        for part in parts:
+            known = part.name in faults.REFUSALS or part.name in faults.DELIVERIES
+            if known and self._strikes(request, talk, part):
+                return part.name
+        return ""
+
+    def _strikes(self, request: Request, talk: _Talk, part: Part) -> bool:
+        key = (request.body.model, talk.prompt, part)
+        if self._struck[key] >= part.number:
+            return False
+        self._struck[key] += 1
+        return True
+
+    def _talk(self, request: Request) -> _Talk:
+        if request.purpose is Purpose.JUDGE:
+            quoted = recordings.mentioned(request.first_user, self._latest)
+            if quoted is not None:
+                return self._talks.get((request.body.model, quoted)) or self._latest[quoted]
+            return _Talk(request.first_user)
+        key = (request.body.model, request.first_user)
+        talk = self._talks.get(key)
+        if talk is None or (request.turn == 0 and talk.answered > 1):
+            talk = self._talks[key] = _Talk(request.first_user)
+        self._latest[talk.prompt] = talk
+        return talk
+
+    def _answer(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> Answer:
+        demo = any(part.name == "demo" for part in parts)
+        if request.purpose is Purpose.JUDGE:
+            if demo:
+                return _said(self._verdict(talk))
+            judging = [p for p in parts if p.name in {"judge-no", "judge-prose"}]
+            struck = (p.name for p in judging if self._strikes(request, talk, p))
+            return scripts.verdict(next(struck, None))
+        if request.purpose is Purpose.COMPACTION:
+            talk.compacted = True
+            return scripts.summary()
+        turn = talk.answered if talk.compacted else request.turn
+        talk.answered = turn + 1
+        if not demo:
+            return scripts.answer(parts, turn, native=bool(request.tools))
+        recording = recordings.find(talk.prompt, self._recorded)
+        return recording.answer(turn) if recording else Answer(content=_UNKNOWN)
+
+    def _verdict(self, talk: _Talk) -> Verdict:
+        quoted = recordings.mentioned(talk.prompt, (r.first_prompt for r in self._recorded))
+        recording = recordings.find(quoted or talk.prompt, self._recorded)
+        return (
+            recording.verdict(talk.answered)
+            if recording
+            else Verdict(done=False, feedback=_UNKNOWN)
+        )
+
+
+def _parts(model: str, settings: Settings) -> tuple[Part, ...]:
+    """Return the faults of the server and the parts of a model name. Raises ``ValueError``."""
+    try:
+        own = faults.parse(model)
+    except ValueError:
+        own = faults.parse(settings.default)
+    return (*faults.parse(settings.faults), *own) if settings.faults else own
+
+
+def _said(verdict: Verdict) -> Answer:
+    content = msgspec.json.encode({"done": verdict.done, "feedback": verdict.feedback}).decode()
+    return Answer(content=content, usage=verdict.usage)

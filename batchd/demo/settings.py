@@ -1,0 +1,50 @@
+"""What the stand-in does to every request; may be changed while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from batchd.demo import faults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the stand-in does to every request."""
+
+    #: Seconds before each answer.
+    latency_s: float = 0.0
+    #: Delays answers by their length; 0 answers at once.
+    tokens_per_second: float = 0.0
+    #: Requests a second that all clients together may make; 0 is no limit.
+    rps: float = 0.0
+    #: How many of them at once after a rest.
+    burst: float = 1.0
+    #: What a 429 asks the client to wait.
+    retry_after_s: float = 1.0
+    #: Whether tokens are counted; otherwise usage is a fixed number.
+    count: bool = True
+    #: Whether every connection is closed without an answer.
+    down: bool = False
+    #: Faults in front of those of every model name: ``401``, ``latency-1+503-2``.
+    faults: str = ""
+    #: How a model of an unknown name answers: ``demo``, ``steps-2``; empty refuses it.
+    default: str = ""
+    #: What clients must send as their key; empty lets everyone in.
+    api_key: str = ""
+
+    def __post_init__(self) -> None:
+        for parts in (self.faults, self.default):
+            if parts:
+                faults.parse(parts)
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return the settings with some of them changed. Raises ``ValueError`` for what is none of them."""
+    if unknown := changes.keys() - {f.name for f in dataclasses.fields(Settings)}:
+        raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+    return msgspec.convert({**dataclasses.asdict(settings), **changes}, Settings)
