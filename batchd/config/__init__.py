@@ -1,0 +1,88 @@
+"""config.toml, defaults and ``BATCHD_SECTION__KEY`` variables become one frozen ``Config``.
+
+``sections`` says what there is, ``loading`` reads and validates it. Paths are absolute once loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from batchd import records
+from batchd.config.sections import Provider, Sections
+from batchd.errors import NotPossibleError, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Sections):
+    """The configuration as one process sees it."""
+
+    file: str = ""
+    """The file that it was read from; empty: built-in defaults."""
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """The environment that keys are read from."""
+
+    def endpoint(self, provider: str) -> records.Endpoint:
+        """Return where a provider is reached, its key read now.
+
+        Raises ``UsageError`` for an unknown provider, and ``NotPossibleError`` where its key
+        is missing: it names the variable or the file.
+        """
+        known = self.providers.get(provider)
+        if known is None:
+            raise UsageError(
+                f"no provider {provider!r} is configured; known are {', '.join(self.providers)}"
+            )
+        return records.Endpoint(
+            base_url=known.base_url.rstrip("/"),
+            api_key=self._key(provider, known),
+            headers=known.headers,
+            max_concurrent=known.max_concurrent,
+        )
+
+    def _key(self, name: str, provider: Provider) -> str:
+        if provider.api_key_file:
+            place = f"the file {provider.api_key_file}"
+            try:
+                key = Path(provider.api_key_file).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "it is not text"
+                raise NotPossibleError(
+                    f"the key of provider {name} cannot be read from {place}: {why}"
+                ) from None
+        elif provider.api_key_env:
+            place = f"the environment variable {provider.api_key_env}"
+            key = self.environ.get(provider.api_key_env, "").strip()
+        else:
+            return ""
+        if not key:
+            raise NotPossibleError(f"provider {name} has no key: set {place}")
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise NotPossibleError(f"{place} holds no key for provider {name}: one word of ASCII")
+        return key
+
+    def key_files(self) -> tuple[str, ...]:
+        """Return the paths of all key files."""
+        return tuple(p.api_key_file for p in self.providers.values() if p.api_key_file)
+
+    def sandbox_policy(self) -> records.SandboxPolicy:
+        """Return what ``[sandbox]`` says, as workers are told it."""
+        return records.SandboxPolicy(
+            **{f.name: getattr(self.sandbox, f.name) for f in fields(records.SandboxPolicy)},
+        )
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Return the configuration.
+
+    Without ``path``: ./config.toml, ~/.config/batchd/config.toml or /etc/batchd/config.toml,
+    whichever is there first, else the defaults. Raises ``ConfigError`` with all problems at once.
+    """
+    from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
+
+    environ = os.environ if environ is None else environ
+    sections, file = loading.load(path, environ)
+    parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
+    return Config(**parts, file=file, environ=environ)

@@ -1,0 +1,250 @@
+"""Reads config.toml and the environment, and validates them with all problems at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tomli
+from pydantic import TypeAdapter, ValidationError
+
+from batchd.config.sections import PRESETS, Paths, Sections, Workspace
+from batchd.errors import ConfigError, Problem
+
+#: The variables that override keys: ``BATCHD_SECTION__KEY``.
+_PREFIX = "BATCHD_"
+
+Place = tuple[str | int, ...]
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Sections, str]:
+    """Return the sections, their paths absolute, and the file that they came from, if any."""
+    file = path or _find(environ)
+    raw = _read(file) if file else {}
+    for name, preset in PRESETS.items():
+        _merge_preset(raw, name, preset)
+    variables, problems = _override(raw, environ)
+    source = str(file or "")
+    try:
+        # As JSON: there, strictness refuses "4" for a number, but not a list for a tuple.
+        sections = _adapter().validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        problems += [_problem(e, variables) for e in error.errors(include_url=False)]
+        raise ConfigError(tuple(problems), source) from None
+    sections = _absolute(sections, file.absolute().parent if file else Path.cwd(), environ)
+    problems += [_named(p, place, variables) for place, p in _contradictions(sections)]
+    if problems:
+        raise ConfigError(tuple(problems), source)
+    return sections, str(file.absolute()) if file else ""
+
+
+@cache
+def _adapter() -> TypeAdapter[Sections]:
+    return TypeAdapter(Sections)
+
+
+def _find(environ: Mapping[str, str]) -> Path | None:
+    home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '')}/.config"
+    places = Path("config.toml"), Path(home, "batchd/config.toml"), Path("/etc/batchd/config.toml")
+    return next((p for p in places if p.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomli.loads(file.read_bytes().decode("utf-8-sig"))
+    except tomli.TOMLDecodeError as error:
+        problem = Problem(f"line {error.lineno}, column {error.colno}", error.msg)
+    except UnicodeDecodeError as error:
+        problem = Problem(f"byte {error.start}", "the file is not UTF-8")
+    except RecursionError:
+        problem = Problem("", "it is nested too deep")
+    except OSError as error:
+        problem = Problem("", f"the file cannot be read: {error.strerror}")
+    raise ConfigError((problem,), str(file))
+
+
+def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:
+    providers = raw.setdefault("providers", {})
+    if not isinstance(providers, dict):
+        return  # reported as a wrong type
+    table = providers.get(name, {})
+    if isinstance(table, dict):
+        providers[name] = {**preset, **table}
+
+
+def _override(
+    raw: dict[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[Place, str], list[Problem]]:
+    """Put the environment's values into ``raw``; return which variable set which place."""
+    variables: dict[Place, str] = {}
+    problems: list[Problem] = []
+    for name, text in sorted(environ.items()):
+        if not name.startswith(_PREFIX) or "__" not in name:
+            continue
+        if not text.isprintable():
+            # json.dumps would pass lone surrogates (bytes that are not UTF-8) on to pydantic.
+            problems.append(Problem(name, "the value holds control characters or is not UTF-8"))
+            continue
+        place, hint = _resolve(raw, name.removeprefix(_PREFIX).split("__"))
+        table: Any = raw
+        for end, key in enumerate(place[:-1], 1):
+            if isinstance(table, dict) and key not in table:
+                variables[place[:end]] = name
+            table = table.setdefault(key, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table[place[-1]] = _value(text, hint)
+            variables[place] = name
+        else:
+            problems.append(Problem(name, "there is no such table"))
+    return variables, problems
+
+
+def _resolve(raw: Mapping[str, Any], words: list[str]) -> tuple[tuple[str, ...], Any]:
+    """Return the place that the words of a variable mean, and the type of what stands there."""
+    hint: Any = Sections
+    table: Any = raw
+    place: list[str] = []
+    for word in words:
+        known = _keys(hint) | (table.keys() if isinstance(table, dict) else set())
+        # Variables cannot hold `/`, `-` or `.`: PROVIDERS__MY_SERVER means my-server, if that is there.
+        key = next((k for k in sorted(known) if _plain(k) == _plain(word)), word.lower())
+        place.append(key)
+        table = table.get(key) if isinstance(table, dict) else None
+        hint = _hint_of(hint, key)
+    return tuple(place), hint
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"\W", "_", key).lower()
+
+
+def _hint_of(hint: Any, key: str) -> Any:
+    if is_dataclass(hint):
+        return get_type_hints(hint).get(key)
+    return get_args(hint)[1] if get_origin(hint) is not None and len(get_args(hint)) > 1 else None
+
+
+def _keys(hint: Any) -> set[str]:
+    return {f.name for f in fields(hint)} if is_dataclass(hint) else set()
+
+
+def _value(text: str, hint: Any) -> Any:
+    """Return a variable's value: as it stands where text is wanted, else as TOML would read it."""
+    if hint is str or get_origin(hint) is Literal:
+        return text
+    try:
+        return tomli.loads(f"value = {text}")["value"]
+    except (tomli.TOMLDecodeError, RecursionError):
+        return text
+
+
+def _problem(error: Any, variables: Mapping[Place, str]) -> Problem:
+    place: Place = error["loc"]
+    if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        hint: Any = Sections
+        for key in place[:-1]:
+            hint = _hint_of(hint, str(key))
+        near = difflib.get_close_matches(str(place[-1]), sorted(_keys(hint)), n=1)
+        known = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(_keys(hint)))}"
+        return _named(Problem("", "there is no such key", known), place, variables)
+    if error["type"] in {"missing", "missing_argument"}:
+        return _named(Problem("", "this key is needed"), place, variables)
+    message = str(error["msg"]).replace("Input should", "it must")
+    if error["type"] == "dataclass_type":
+        message = "it must be a table"
+    return _named(Problem("", message), place, variables)
+
+
+def _named(problem: Problem, place: Place, variables: Mapping[Place, str]) -> Problem:
+    """Return the problem under its place: the variable that brought it, or table and key."""
+    for end in range(len(place), 0, -1):
+        if place[:end] in variables:
+            return replace(problem, place=variables[place[:end]])
+    return replace(problem, place=written(place))
+
+
+def written(place: Place) -> str:
+    """Return a place as config.toml writes it: ``[pool] processes``, ``[cost] compare[2]``."""
+    if not place:
+        return ""
+    names = [k for k in place if isinstance(k, str)]
+    index = "".join(f"[{k}]" for k in place if isinstance(k, int))
+    table = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in names[:-1] or names)
+    return f"[{table}]" + (f" {names[-1]}{index}" if len(names) > 1 else index)
+
+
+def _absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sections:
+    """Return the sections with every path absolute; relative ones lie beside the file."""
+
+    def place(path: str) -> str:
+        if path.startswith("~/"):
+            path = environ.get("HOME", "~") + path[1:]
+        return os.path.abspath(base / path)  # noqa: PTH100 (resolve would follow symlinks)
+
+    def key_file(path: str) -> str:
+        credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), path)
+        return str(credential) if credential.is_file() else place(path)
+
+    p, w, log = sections.paths, sections.workspace, sections.log
+    return replace(
+        sections,
+        paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
+        workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
+        log=replace(log, file=log.file and place(log.file)),
+        providers={
+            name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
+            for name, known in sections.providers.items()
+        },
+    )
+
+
+def _contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    """What no single value shows: models without a provider, folders within one another."""
+    models = {("agent", "model"): config.agent.model}
+    if config.evaluation.judge_model:
+        models["evaluation", "judge_model"] = config.evaluation.judge_model
+    for place, model in models.items():
+        if why := model_problem(model, config):
+            yield place, why
+    for name, provider in config.providers.items():
+        if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", provider.base_url):
+            # A user and password in it would end up in logs; keys have their own fields.
+            yield (
+                ("providers", name, "base_url"),
+                Problem("", "it must be http(s)://HOST[:PORT]/PATH"),
+            )
+    folders = {
+        key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
+    }
+    for key, folder in folders.items():
+        for other, outer in folders.items():
+            if (
+                key != other
+                and Path(folder).is_relative_to(outer)
+                and (key > other or folder != outer)
+            ):
+                yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
+
+
+def model_problem(model: str, config: Sections) -> Problem | None:
+    """Return what is wrong with a ``provider/model``, if anything; the place is the caller's."""
+    provider, _, name = model.partition("/")
+    if not provider or not name:
+        near = difflib.get_close_matches(provider, config.providers, n=1) or ["openai"]
+        return Problem("", f"{model!r} is not provider/model", f"as in {near[0]}/MODEL")
+    if provider not in config.providers:
+        near = difflib.get_close_matches(provider, config.providers, n=1)
+        known = f"known are {', '.join(sorted(config.providers))}"
+        return Problem(
+            "",
+            f"no provider {provider!r} is configured",
+            f"do you mean {near[0]}? {known}" if near else known,
+        )
+    return None

@@ -1,0 +1,333 @@
+"""The sections of config.toml and their keys, each with its default and its meaning.
+
+They are plain dataclasses, so that whoever only reads a configuration loads nothing heavy;
+pydantic validates them in ``loading``. Money is in US dollars, ``_s`` marks seconds and
+``_bytes`` bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from batchd import records
+
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+Amount = Annotated[float, Ge(0)]
+Name = Annotated[str, MinLen(1)]
+
+
+class Section:
+    """What pydantic is told about every section: no unknown keys, no guessing at types, no NaN."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths(Section):
+    """``[paths]``: the spool's folders."""
+
+    inbox: Name = "inbox"
+    """Where task files are dropped."""
+    outbox: Name = "outbox"
+    """Where results appear."""
+    state: Name = ".batchd"
+    """The store, the lock and the control socket. Not on NFS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent(Section):
+    """``[agent]``: who does the work."""
+
+    model: Name = "openai/gpt-5-mini"
+    """``provider/model``; a task may name its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider(Section):
+    """``[providers.NAME]``: an endpoint that speaks chat completions."""
+
+    base_url: Name
+    """The address up to and without ``/chat/completions``."""
+    api_key_env: str = ""
+    """The environment variable that holds the key. Neither this nor a file: a server without keys."""
+    api_key_file: str = ""
+    """A file that holds the key; a relative one is looked for among systemd's credentials first."""
+    max_concurrent: Annotated[int, Ge(1), Le(1000)] = 32
+    """Calls at a time."""
+    rpm: Count = 0
+    """Requests a minute; 0: learn it from headers and 429s."""
+    tpm: Count = 0
+    """Tokens a minute; 0: learn it."""
+    tools: Literal["auto", "native", "text"] = "auto"
+    """How its models call tools."""
+    output_limit_field: Name = "max_tokens"
+    """The request field that limits output tokens."""
+    json_mode: Literal["json_schema", "json_object", "none"] = "json_schema"
+    """How a judge is bound to its JSON."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent along with every request."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Sent along in every request body, over our own fields."""
+
+
+#: What is known of the usual providers; a ``[providers.NAME]`` table overrides it key by key.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "openai": {
+        "base_url": "https://api.openai.com/v1",
+        "api_key_env": "OPENAI_API_KEY",
+        "output_limit_field": "max_completion_tokens",
+    },
+    "deepseek": {
+        "base_url": "https://api.deepseek.com/v1",
+        "api_key_env": "DEEPSEEK_API_KEY",
+        "json_mode": "json_object",
+    },
+    "openrouter": {
+        "base_url": "https://openrouter.ai/api/v1",
+        "api_key_env": "OPENROUTER_API_KEY",
+    },
+    # Its compatible endpoint ignores response_format.
+    "anthropic": {
+        "base_url": "https://api.anthropic.com/v1",
+        "api_key_env": "ANTHROPIC_API_KEY",
+        "json_mode": "none",
+    },
+    "ollama": {"base_url": "http://127.0.0.1:11434/v1", "max_concurrent": 4},
+    # llama.cpp's server, vLLM and the like.
+    "local": {"base_url": "http://127.0.0.1:8080/v1", "max_concurrent": 4},
+}
+
+
+def _presets() -> dict[str, Provider]:
+    return {name: Provider(**preset) for name, preset in PRESETS.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(Section):
+    """``[models."provider/model"]``: where the price data has it wrong, or not at all."""
+
+    input_usd_per_mtok: Amount | None = None
+    """A million input tokens."""
+    cached_input_usd_per_mtok: Amount | None = None
+    """A million input tokens read from the provider's prompt cache."""
+    output_usd_per_mtok: Amount | None = None
+    """A million output tokens."""
+    context_window: Count | None = None
+    """Tokens that fit into its window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool(Section):
+    """``[pool]``: worker processes."""
+
+    processes: Annotated[int, Ge(1), Le(1024)] = 4
+    """Worker processes, started when first needed."""
+    agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
+    """Tasks that one process works on at a time."""
+    max_attempts: Positive = 3
+    """Deaths of its own worker that a task survives, the last one apart."""
+    rest_s: Amount = 0.0
+    """The pause between two tasks of one agent slot."""
+    drain_s: Amount = 30.0
+    """What agents get to reach a durable point when the daemon stops."""
+    heartbeat_timeout_s: Annotated[float, Gt(1)] = 30.0
+    """A worker silent for longer is killed, and its tasks resumed."""
+    max_tasks_per_process: Count = 1000
+    """A worker is replaced after so many tasks; 0: never."""
+    max_rss_mb: Count = 1024
+    """A worker is replaced when its resident memory passes this; 0: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Governor(Section):
+    """``[governor]``: what follows a failed call."""
+
+    max_retries: Count = 6
+    """Retries of one call."""
+    first_backoff_s: Annotated[float, Gt(0)] = 1.0
+    """The wait before the first retry; it doubles, with jitter. Retry-After is honoured above it."""
+    max_backoff_s: Annotated[float, Gt(0)] = 60.0
+    """The longest wait between two retries."""
+    max_parked_s: Amount = 604_800.0
+    """A task parked for longer ends as ``error`` with the cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps(Section):
+    """Limits that may be left open; the keys of ``[limits.ceiling]`` and of a task's ``limits``."""
+
+    max_iterations: Count | None = None
+    """Rounds of work and evaluation."""
+    max_calls: Count | None = None
+    """Model calls, evaluations and compactions included."""
+    max_tokens: Count | None = None
+    """Tokens over all calls, input and output together."""
+    max_output_tokens: Positive | None = None
+    """Output tokens of one call."""
+    max_cost_usd: Amount | None = None
+    """Money over all calls."""
+    timeout_s: Amount | None = None
+    """Time at work; parked time does not count."""
+    call_timeout_s: Annotated[float, Gt(0)] | None = None
+    """One model call, from request to the last byte."""
+    tool_timeout_s: Annotated[float, Gt(0)] | None = None
+    """One command or file tool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits(Section):
+    """``[limits]``: defaults for tasks; 0 means no limit."""
+
+    max_iterations: Count = 10
+    """Rounds of work and evaluation."""
+    max_calls: Count = 100
+    """Model calls, evaluations and compactions included."""
+    max_tokens: Count = 0
+    """Tokens over all calls, input and output together."""
+    max_output_tokens: Positive = 8192
+    """Output tokens of one call."""
+    max_cost_usd: Amount = 0.0
+    """Money over all calls."""
+    timeout_s: Amount = 3600.0
+    """Time at work; parked time does not count."""
+    call_timeout_s: Annotated[float, Gt(0)] = 600.0
+    """One model call, from request to the last byte."""
+    tool_timeout_s: Annotated[float, Gt(0)] = 120.0
+    """One command or file tool."""
+    ceiling: Caps = field(default_factory=Caps)
+    """``[limits.ceiling]``: binds every task."""
+
+    def record(self) -> records.Limits:
+        """Return the defaults alone, as tasks carry them."""
+        return records.Limits(
+            **{f.name: getattr(self, f.name) for f in fields(records.Limits)},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Section):
+    """``[budget]``: money over all tasks."""
+
+    per_day_usd: Amount = 0.0
+    """A day in UTC; 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Section):
+    """``[evaluation]``: who says that a task without a ``check`` is done."""
+
+    by: Literal["judge", "none"] = "judge"
+    """``none`` accepts the agent's own word."""
+    judge_model: str = ""
+    """``provider/model``; empty: the task's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Section):
+    """``[cost]``: what results compare their cost with."""
+
+    compare: tuple[str, ...] = (
+        "deepseek/deepseek-chat",
+        "openai/gpt-4",
+        "openai/gpt-3.5-turbo",
+        "anthropic/claude-3-opus",
+        "anthropic/claude-3-sonnet",
+    )
+    """What the same tokens would have cost with these models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox(Section):
+    """``[sandbox]``: where model-written commands run."""
+
+    backend: Literal["bwrap", "none"] = "bwrap"
+    """``none`` runs them unprotected, as the daemon's user."""
+    user: Name = "nobody"
+    """Who runs commands in fresh directories when batchd is root."""
+    network: bool = False
+    """Whether tasks may ask for the network."""
+    max_processes: Positive = 256
+    """Processes of one user at a time."""
+    max_memory_bytes: Annotated[int, Ge(1 << 24)] = 2 << 30
+    """Data segment of one process."""
+    max_file_bytes: Annotated[int, Ge(1 << 16)] = 1 << 30
+    """Size of one file that a command writes."""
+    tmp_bytes: Annotated[int, Ge(1 << 16)] = 256 << 20
+    """Size of its /tmp."""
+    max_output_bytes: Annotated[int, Ge(1 << 10), Le(1 << 22)] = 16 << 10
+    """What is kept of a command's output; the middle is cut out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace(Section):
+    """``[workspace]``: the directories that tasks may name."""
+
+    root: Name = "."
+    """A task's relative ``dir`` lies below it."""
+    allow: tuple[Name, ...] = ()
+    """More places below which an absolute ``dir`` may lie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spool(Section):
+    """``[spool]``: how the inbox is watched."""
+
+    watch: Literal["inotify", "poll"] = "inotify"
+    """``poll`` for NFS and other file systems that send no events."""
+    settle_s: Annotated[float, Ge(0), Le(3600)] = 1.0
+    """A file of which nobody says that it is whole is taken when it held still for so long."""
+    scan_s: Annotated[float, Ge(0.05), Le(3600)] = 5.0
+    """The time between two looks at the whole inbox."""
+    max_file_bytes: Annotated[int, Ge(1), Le(1 << 30)] = 64 << 20
+    """A larger task file is refused unread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store(Section):
+    """``[store]``: what is remembered."""
+
+    retention_days: Amount = 30.0
+    """How long journals of published tasks are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log(Section):
+    """``[log]``: what is told, and where."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """The least important lines to write."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """``auto``: columns on a terminal, JSON lines elsewhere."""
+    file: str = ""
+    """Gets JSON lines too; survives logrotate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sections(Section):
+    """All that a config.toml may hold."""
+
+    paths: Paths = field(default_factory=Paths)
+    agent: Agent = field(default_factory=Agent)
+    providers: Mapping[str, Provider] = field(default_factory=_presets)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    pool: Pool = field(default_factory=Pool)
+    governor: Governor = field(default_factory=Governor)
+    limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=Budget)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    cost: Cost = field(default_factory=Cost)
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    workspace: Workspace = field(default_factory=Workspace)
+    spool: Spool = field(default_factory=Spool)
+    store: Store = field(default_factory=Store)
+    log: Log = field(default_factory=Log)
