@@ -1,0 +1,177 @@
+"""What the benchmarks share: a stand-in server, a real daemon on a fresh spool, and what both cost.
+
+Each is a process of its own. CPU and memory are read from /proc: of the daemon and all that
+descends from it, commands in sandboxes apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+_CONFIG = """\
+[agent]
+model = "bench/{model}"
+[providers.bench]
+base_url = "{base_url}"
+max_concurrent = 1000
+tools = "native"
+[pool]
+processes = {processes}
+agents_per_process = {agents}
+[evaluation]
+by = "none"
+[cost]
+compare = []
+[log]
+level = "warning"
+"""
+
+
+class Server:
+    """The stand-in model server as a process."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, "-m", "batchd.demo.server", "--no-count", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.base_url = self.process.stdout.readline().split()[-1]
+
+    def get(self, path: str) -> Any:
+        """Return what the server says at ``path``."""
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}{path}") as answer:
+            return json.load(answer)
+
+    def reset(self) -> None:
+        """Have the server forget what was."""
+        url = f"{self.base_url.removesuffix('/v1')}/control"
+        urllib.request.urlopen(url, data=b'{"reset": true}').close()
+
+
+class Daemon:
+    """``batchd serve`` on a fresh spool."""
+
+    def __init__(self, spool: Path, config: str) -> None:
+        self.spool = spool
+        (spool / "config.toml").write_text(config)
+        command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml"), "serve"]
+        self._log = (spool / "log").open("w")
+        self.process = subprocess.Popen(command, stderr=self._log)
+        deadline = time.monotonic() + 20
+        while not (spool / ".batchd" / "control.sock").exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit((spool / "log").read_text())
+            time.sleep(0.02)
+
+    def drop(self, name: str, tasks: list[dict[str, Any]]) -> float:
+        """Drop a file into the inbox, as a user would, and return when."""
+        made = self.spool / f"{name}.new"
+        made.write_text(json.dumps({"tasks": tasks}))
+        now = time.time()
+        made.rename(self.spool / "inbox" / f"{name}.json")
+        return now
+
+    def summary(self, name: str, timeout_s: float = 300) -> dict[str, Any]:
+        """Wait for a batch's summary and return it."""
+        path = self.spool / "outbox" / name / "summary.json"
+        deadline = time.monotonic() + timeout_s
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{name} did not end:\n{(self.spool / 'log').read_text()[-3000:]}")
+            time.sleep(0.002)
+        value: dict[str, Any] = json.loads(path.read_text())
+        return value
+
+    def run(self, name: str, count: int, timeout_s: float = 300) -> float:
+        """Run ``count`` tasks and return the seconds from the drop to the summary; all must complete."""
+        begun = self.drop(name, [{"dir": "", "first_prompt": f"task {i}"} for i in range(count)])
+        summary = self.summary(name, timeout_s)
+        took = time.time() - begun
+        if summary["counts"]["completed"] != count:
+            raise SystemExit(
+                f"{name}: {summary['counts']}\n{(self.spool / 'log').read_text()[-2000:]}"
+            )
+        return took
+
+    def processes(self) -> list[int]:
+        """Return the daemon and what descends from it, commands in sandboxes apart."""
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(stat[1])
+        found = [self.process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid and _ours(child)]
+        return found
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds used so far by daemon, workers and fork server, waited-for children apart."""
+        total = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                total += int(stat[11]) + int(stat[12])
+        return total / TICKS
+
+    def pss_mb(self) -> float:
+        """Return the proportional memory of daemon, workers and fork server in MB."""
+        total = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1])
+        return total / 1024
+
+
+def _ours(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    return False
+
+
+@contextlib.contextmanager
+def stage(
+    model: str,
+    *,
+    processes: int = 4,
+    agents: int = 1,
+    server: tuple[str, ...] = (),
+    extra: str = "",
+) -> Iterator[tuple[Server, Daemon]]:
+    """Start a server and a daemon that uses it; both end with the block."""
+    with tempfile.TemporaryDirectory(prefix="batchd-bench-") as folder:
+        Path(folder).chmod(0o755)  # sandboxed commands run as somebody else
+        standin = Server(*server)
+        config = _CONFIG.format(
+            model=model, base_url=standin.base_url, processes=processes, agents=agents
+        )
+        daemon = None
+        try:
+            daemon = Daemon(Path(folder), config + extra)
+            yield standin, daemon
+        finally:
+            for process in (daemon and daemon.process, standin.process):
+                if process:
+                    process.send_signal(signal.SIGTERM)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(10)
+                    process.kill()
+
+
+def row(what: str, value: str, bound: str, *, held: bool) -> None:
+    """Print one line of the table."""
+    print(f"{what:<58} {value:>16}   {bound:<22} {'held' if held else 'MISSED'}")
