@@ -1,0 +1,212 @@
+"""structlog set-up, and the one list of event names.
+
+One vocabulary for people and machines: every line's ``event`` is an ``Action``, everything
+else stands in fields. Every line about a task carries ``batch``, ``task`` and ``worker``.
+structlog is imported by those who log; who only needs ``escape`` starts without it.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+
+class Action(enum.StrEnum):
+    """What a log line tells of."""
+
+    DAEMON_STARTED = "daemon_started"
+    DAEMON_STOPPING = "daemon_stopping"
+    CONFIG_RELOADED = "config_reloaded"
+    BATCH_RECEIVED = "batch_received"
+    BATCH_REJECTED = "batch_rejected"
+    BATCH_FINISHED = "batch_finished"
+    TASK_STARTED = "task_started"
+    ROUND_STARTED = "round_started"
+    MODEL_CALLED = "model_called"
+    MODEL_FAILED = "model_failed"
+    TOOL_RAN = "tool_ran"
+    ROUND_EVALUATED = "round_evaluated"
+    CONTEXT_COMPACTED = "context_compacted"
+    TASK_PARKED = "task_parked"
+    TASK_FINISHED = "task_finished"
+    RATE_LIMITED = "rate_limited"
+    PROVIDER_PARKED = "provider_parked"
+    BUDGET_REACHED = "budget_reached"
+    PRICE_UNKNOWN = "price_unknown"
+    WORKER_STARTED = "worker_started"
+    WORKER_DIED = "worker_died"
+    INBOX_TROUBLE = "inbox_trouble"
+    OUTBOX_TROUBLE = "outbox_trouble"
+    STORE_TROUBLE = "store_trouble"
+    #: A warning of a library that we use, with its ``logger`` and ``message``.
+    LIBRARY_WARNED = "library_warned"
+
+
+#: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and lone
+#: surrogates: what could forge a line, steer a terminal, deceive a reader or break an encoder.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+#: Keys as most providers write them, and headers that carry one. A net below the rule, not the rule.
+_SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
+
+
+def escape(text: str) -> str:
+    r"""Return ``text`` with control characters shown as ``\x1b`` and the like."""
+    return _CONTROL.sub(lambda m: ascii(m.group())[1:-1], text)
+
+
+def get_logger(**fields: object) -> FilteringBoundLogger:
+    """Return a logger whose every line carries ``fields``."""
+    import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
+
+    logger: FilteringBoundLogger = structlog.get_logger(**fields)
+    return logger
+
+
+def configure(level: str = "info", format: str = "auto", file: str = "") -> None:  # noqa: A002 (the configuration's own name)
+    """Set logging up for this process; also to change it.
+
+    ``format`` is ``auto`` (columns on a terminal, JSON lines elsewhere), ``json`` or ``console``.
+    ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. Raises
+    ``OSError`` where it cannot be written.
+    """
+    import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
+
+    console = format == "console" or (format == "auto" and sys.stderr.isatty())
+    sinks: list[Callable[[dict[str, Any]], None]] = [_columns() if console else _json_to_stderr]
+    if file:
+        sinks.append(_File(file))
+    structlog.configure(
+        processors=[partial(_write, sinks)],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    # Libraries warn through logging; unless caught, their lines would stand raw among ours.
+    root = logging.getLogger()
+    if not any(isinstance(h, _Library) for h in root.handlers):
+        root.addHandler(_Library(logging.WARNING))
+
+
+def _write(
+    sinks: list[Callable[[dict[str, Any]], None]],
+    _logger: object,
+    method: str,
+    fields: MutableMapping[str, Any],
+) -> str:
+    """Complete a line and hand it to every sink: the whole chain in one processor, for speed."""
+    line: dict[str, Any] = {
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": method,
+        "event": str(fields.pop("event", "")),
+    }
+    for key, value in fields.items():
+        if isinstance(value, str):
+            clean = str(value) if value.isascii() and value.isprintable() else escape(value)
+            line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
+        else:
+            line[key] = value
+    for sink in sinks:
+        sink(line)
+    return ""
+
+
+def _encode(line: dict[str, Any]) -> bytes:
+    import msgspec  # noqa: PLC0415 (as structlog)
+
+    if line.get("exc_info"):
+        import structlog  # noqa: PLC0415 (loaded by now)
+
+        line = dict(structlog.processors.format_exc_info(None, "", dict(line)))
+    try:
+        return msgspec.json.encode(line, enc_hook=str) + b"\n"
+    except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):
+        # A lone surrogate or an odd key deep in a value: ASCII escapes carry anything.
+        return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
+
+
+def _json_to_stderr(line: dict[str, Any]) -> None:
+    try:
+        sys.stderr.write(_encode(line).decode())
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        # Nobody reads our stderr any more. That must not stop the work.
+        return
+
+
+def _columns() -> Callable[[dict[str, Any]], None]:
+    from structlog import dev  # noqa: PLC0415 (as structlog)
+
+    render = dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=dev.plain_traceback, sort_keys=False
+    )
+
+    def write(line: dict[str, Any]) -> None:
+        try:
+            sys.stderr.write(render(None, line["level"], dict(line)) + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            return  # as in _json_to_stderr
+
+    return write
+
+
+class _File:
+    """Appends JSON lines to a file; a renamed or deleted one is made anew."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        try:
+            if not self._current():
+                fd = self._open()
+                os.close(self._fd)
+                self._fd = fd
+            os.write(self._fd, _encode(line))
+        except OSError:
+            # The disk is full or the folder gone: stderr has the line too.
+            return
+
+    def _current(self) -> bool:
+        try:
+            there = os.stat(self._path)  # noqa: PTH116 (a Path would double the cost of a line)
+        except FileNotFoundError:
+            return False
+        here = os.fstat(self._fd)
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class _Library(logging.Handler):
+    """Passes a library's warnings on as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            get_logger().warning(
+                Action.LIBRARY_WARNED, logger=record.name, message=record.getMessage()
+            )
+        except (TypeError, ValueError):
+            self.handleError(record)
