@@ -1,0 +1,45 @@
+"""The durable state: batches, tasks, events and money in SQLite.
+
+``Store`` is the daemon's, the only one that writes; ``Reader`` is for everybody else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchd.store.reader import Reader
+from batchd.store.rows import (
+    BatchRow,
+    Dispatched,
+    Money,
+    QueuedTask,
+    Restored,
+    SpendRow,
+    TaskRow,
+)
+from batchd.store.views import Split
+
+if TYPE_CHECKING:
+    from batchd.store.service import Store
+
+__all__ = [
+    "BatchRow",
+    "Dispatched",
+    "Money",
+    "QueuedTask",
+    "Reader",
+    "Restored",
+    "SpendRow",
+    "Split",
+    "Store",
+    "TaskRow",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # `batchd status` only reads: it need not wait for asyncio to load.
+    if name == "Store":
+        from batchd.store.service import Store  # noqa: PLC0415 (see above)
+
+        return Store
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,178 @@
+"""What the writing thread does with tasks and their events, within its transactions.
+
+The rows of running tasks are kept in memory, so that an operation is checked and folded without
+a query, and a whole transaction is written by three statements.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from operator import attrgetter
+
+from batchd import events as vocabulary
+from batchd.errors import StaleAttemptError, StoreError
+from batchd.events import Event, TaskFinished, TaskStarted
+from batchd.records import Ref, Status
+from batchd.store.bodies import pack, unpack
+from batchd.store.fold import (
+    COLD_COLUMNS,
+    HOT_COLUMNS,
+    LINE_COLUMNS,
+    TALLY_COLUMNS,
+    Ledger,
+    TaskLine,
+    fold,
+)
+
+# The texts are built of constants, once: SQLite's statements are cached by text.
+_LOAD = (
+    f"SELECT {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
+    "JOIN batches b ON b.id = t.batch WHERE b.name = ? AND t.name = ?"
+)
+_HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
+_COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
+_EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
+_SPEND = (
+    f"INSERT INTO spend VALUES ({', '.join('?' * (5 + len(TALLY_COLUMNS)))}) "  # noqa: S608 (constants)
+    "ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{column} = {column} + excluded.{column}" for column in TALLY_COLUMNS)
+)
+_ENDED = """
+    UPDATE batches SET unfinished = unfinished - 1,
+        completed = completed + (?1 = 'completed'), timeout = timeout + (?1 = 'timeout'),
+        error = error + (?1 = 'error'), cancelled = cancelled + (?1 = 'cancelled'),
+        finished_at = CASE WHEN unfinished = 1 THEN ?2 END
+    WHERE id = ?3
+"""
+
+_hot = attrgetter(*HOT_COLUMNS, "id")
+_cold = attrgetter(*COLD_COLUMNS, "id")
+_tally = attrgetter(*TALLY_COLUMNS)
+
+
+class Journal:
+    """The tasks as the open transaction sees them.
+
+    Every operation refuses, with a ``StoreError``, before it changes anything.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self._lines: dict[Ref, TaskLine] = {}
+        #: Used in this transaction.
+        self._touched: dict[Ref, TaskLine] = {}
+        #: Folded, but not written yet: by id.
+        self._dirty: dict[int, TaskLine] = {}
+        self._events: list[tuple[int, int, bytes]] = []
+        self._ledger = Ledger()
+
+    def line(self, ref: Ref) -> TaskLine:
+        """Return a task's row. Raises ``StoreError`` where there is no such task."""
+        line = self._touched.get(ref) or self._lines.get(ref) or self._load(ref)
+        self._touched[ref] = line
+        return line
+
+    def append(
+        self,
+        ref: Ref,
+        attempt: int,
+        seq: int,
+        bodies: Sequence[bytes],
+        events: Sequence[Event],
+    ) -> None:
+        """Append events, the first of which has the number ``seq``; what is there already is passed over.
+
+        Raises ``StaleAttemptError``, and appends nothing, where the attempt is not the current one,
+        numbers are missing, the task has ended, or other events have these numbers.
+        """
+        line = self.line(ref)
+        if attempt != line.attempt:
+            raise StaleAttemptError(
+                f"{ref}: attempt {attempt} is not {line.attempt}, the current one"
+            )
+        known = line.seq - seq
+        if known < 0:
+            raise StaleAttemptError(f"{ref}: events {line.seq} to {seq - 1} are missing")
+        if known and self.history(line, seq)[: len(bodies)] != tuple(bodies[:known]):
+            raise StaleAttemptError(f"{ref}: other events than these have the numbers from {seq}")
+        if known >= len(bodies):
+            return
+        if line.final:
+            raise StaleAttemptError(f"{ref} has ended as {line.status}")
+        self._fold(line, bodies[known:], events[known:])
+
+    def finish(self, ref: Ref, event: TaskFinished, attempt: int | None) -> bool:
+        """Store a task's end unless it has one; return whether this is it."""
+        line = self.line(ref)
+        if line.final:
+            return False
+        if attempt not in {None, line.attempt}:
+            raise StaleAttemptError(
+                f"{ref}: attempt {attempt} is not {line.attempt}, the current one"
+            )
+        self._fold(line, [vocabulary.encode(event)], [event])
+        return True
+
+    def move(self, line: TaskLine, status: Status, message: str, now: float) -> None:
+        """Write a new status that does not come from an event."""
+        line.status, line.message, line.since = status.value, message, now
+        self.db.execute(_COLD, _cold(line))
+        self._dirty[line.id] = line
+
+    def history(self, line: TaskLine, start: int = 0) -> tuple[bytes, ...]:
+        """Return a task's events from number ``start`` on, encoded."""
+        self.flush()
+        rows = self.db.execute(
+            "SELECT body FROM events WHERE task = ? AND seq >= ? ORDER BY seq", (line.id, start)
+        )
+        return tuple(unpack(body) for (body,) in rows)
+
+    def flush(self) -> None:
+        """Write what was folded."""
+        if self._events:
+            self.db.executemany(_EVENT, self._events)
+            self._events.clear()
+        if self._dirty:
+            self.db.executemany(_HOT, map(_hot, self._dirty.values()))
+            self._dirty.clear()
+        if self._ledger:
+            self.db.executemany(_SPEND, ((*a, *_tally(t)) for a, t in self._ledger.items()))
+            self._ledger.clear()
+
+    def committed(self) -> None:
+        """Keep the rows of running tasks for the next transaction."""
+        for ref, line in self._touched.items():
+            if line.status == Status.RUNNING:
+                self._lines[ref] = line
+            else:
+                self._lines.pop(ref, None)
+        self._touched.clear()
+
+    def rolled_back(self) -> None:
+        """Forget what the transaction did."""
+        for ref in self._touched:
+            self._lines.pop(ref, None)
+        for pending in (self._touched, self._dirty, self._events, self._ledger):
+            pending.clear()
+
+    def _load(self, ref: Ref) -> TaskLine:
+        row = self.db.execute(_LOAD, (ref.batch, ref.task)).fetchone()
+        if row is None:
+            raise StoreError(f"no task {ref}")
+        line = TaskLine(*row)
+        first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))
+        for (body,) in first:
+            event = vocabulary.decode(unpack(body))
+            if isinstance(event, TaskStarted):
+                line.setups = (event.terms.model, event.terms.judge)
+        return line
+
+    def _fold(self, line: TaskLine, bodies: Sequence[bytes], events: Sequence[Event]) -> None:
+        for body, event in zip(bodies, events, strict=True):
+            self._events.append((line.id, line.seq, pack(body)))
+            fold(line, event, self._ledger)
+            if isinstance(event, TaskFinished):
+                self.db.execute(_COLD, _cold(line))
+                self.db.execute(_ENDED, (line.status, line.finished_at, line.batch))
+        self._dirty[line.id] = line

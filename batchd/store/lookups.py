@@ -1,0 +1,214 @@
+"""What the daemon reads: batches, tasks, money, and everything at its start."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from batchd.errors import Problem, StoreError
+from batchd.events import TaskFinished, decode
+from batchd.records import Batch, Ref, Status, Task
+from batchd.store.bodies import unpack, unpack_task
+from batchd.store.rows import Money, QueuedTask, Restored
+
+BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of"
+
+_PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
+_QUEUED = (
+    "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.message,"
+    " t.since, t.attempt, t.crashes FROM tasks t"
+)
+
+
+def to_batch(row: tuple[Any, ...]) -> Batch:
+    """Return the record of a row of ``BATCH_COLUMNS``."""
+    name, claim, outbox, request, received_at, budget_usd, retry_of = row
+    return Batch(
+        name=name,
+        claim=claim,
+        outbox=outbox,
+        request=request,
+        received_at=received_at,
+        budget_usd=budget_usd,
+        retry_of=retry_of,
+    )
+
+
+def to_problems(text: str | None) -> tuple[Problem, ...]:
+    """Return why a file was refused."""
+    return _PROBLEMS.decode(text) if text else ()
+
+
+def _batch(db: sqlite3.Connection, columns: str, name: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = db.execute(
+        f"SELECT {columns} FROM batches WHERE name = ?",  # noqa: S608 (constants)
+        (name,),
+    ).fetchone()
+    if row is None:
+        raise StoreError(f"no batch {name}")
+    return row
+
+
+def batch_key(db: sqlite3.Connection, name: str) -> int:
+    """Return the id of a batch. Raises ``StoreError`` where there is none of that name."""
+    return int(_batch(db, "id", name)[0])
+
+
+def task_key(db: sqlite3.Connection, ref: Ref) -> int:
+    """Return the id of a task. Raises ``StoreError`` where there is no such task."""
+    key = batch_key(db, ref.batch)
+    row = db.execute("SELECT id FROM tasks WHERE batch = ? AND name = ?", (key, ref.task))
+    for (task,) in row:
+        return int(task)
+    raise StoreError(f"no task {ref}")
+
+
+def find_batch(db: sqlite3.Connection, name: str) -> Batch:
+    """Return a batch."""
+    return to_batch(_batch(db, BATCH_COLUMNS, name))
+
+
+def problems(db: sqlite3.Connection, name: str) -> tuple[Problem, ...]:
+    """Return why the file of a batch was refused."""
+    return to_problems(_batch(db, "problems", name)[0])
+
+
+def unfinished(db: sqlite3.Connection, name: str) -> int:
+    """Return how many tasks of a batch have not ended."""
+    return int(_batch(db, "unfinished", name)[0])
+
+
+def claimed(db: sqlite3.Connection, claim: str) -> Batch | None:
+    """Return the batch of a claim, if there is one."""
+    row = db.execute(
+        f"SELECT {BATCH_COLUMNS} FROM batches WHERE claim = ?",  # noqa: S608 (constants)
+        (claim,),
+    ).fetchone()
+    return to_batch(row) if row else None
+
+
+def find_task(db: sqlite3.Connection, ref: Ref) -> Task:
+    """Return a task as its file asked for it."""
+    row = db.execute("SELECT body FROM specs WHERE task = ?", (task_key(db, ref),)).fetchone()
+    if row is None:
+        raise StoreError(f"{ref} has been pruned")
+    return unpack_task(row[0])
+
+
+def bodies(db: sqlite3.Connection, ref: Ref, start: int = 0) -> tuple[bytes, ...]:
+    """Return a task's events from number ``start`` on, encoded; none once it was pruned."""
+    rows = db.execute(
+        "SELECT body FROM events WHERE task = ? AND seq >= ? ORDER BY seq",
+        (task_key(db, ref), start),
+    ).fetchall()
+    return tuple(unpack(body) for (body,) in rows)
+
+
+def ended(db: sqlite3.Connection, name: str) -> tuple[Ref, ...]:
+    """Return the tasks of a batch that have ended, in order."""
+    rows = db.execute(
+        "SELECT name FROM tasks WHERE batch = ? AND finished_at IS NOT NULL ORDER BY id",
+        (batch_key(db, name),),
+    )
+    return tuple(Ref(name, task) for (task,) in rows)
+
+
+def result(db: sqlite3.Connection, ref: Ref) -> str:
+    """Return the result text of a task that has ended."""
+    row = db.execute(
+        "SELECT e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
+        " WHERE t.id = ? AND t.finished_at IS NOT NULL",
+        (task_key(db, ref),),
+    ).fetchone()
+    if row is None:
+        raise StoreError(f"{ref} has no result: it has not ended, or it has been pruned")
+    event = decode(unpack(row[0]))
+    assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
+    return event.result
+
+
+def task_money(db: sqlite3.Connection, ref: Ref) -> Money:
+    """Return what one task has spent."""
+    # A task whose price is missing has no cost: it counts as nothing, as in the other sums.
+    row = db.execute(
+        "SELECT coalesce(cost_usd, 0), unsettled_usd, coalesce(reserved_usd, 0)"
+        " FROM tasks WHERE id = ?",
+        (task_key(db, ref),),
+    ).fetchone()
+    return Money(*row)
+
+
+def batch_money(db: sqlite3.Connection, name: str) -> Money:
+    """Return what one batch has spent."""
+    return _money(db, "batch = ?1", "batch = ?1", batch_key(db, name))
+
+
+def day_money(db: sqlite3.Connection, day: int) -> Money:
+    """Return what was spent on one day, by number since 1970-01-01, UTC."""
+    return _money(db, "day = ?1", "call_at >= ?1 * 86400.0 AND call_at < (?1 + 1) * 86400.0", day)
+
+
+def _money(db: sqlite3.Connection, booked: str, opened: str, key: int) -> Money:
+    query = f"""
+        SELECT coalesce(sum(input_usd + output_usd), 0), coalesce(sum(unsettled_usd), 0),
+            (SELECT coalesce(sum(reserved_usd), 0) FROM tasks WHERE published = 0 AND {opened})
+        FROM spend WHERE {booked}
+    """  # noqa: S608 (constants)
+    return Money(*db.execute(query, (key,)).fetchone())
+
+
+def queued(db: sqlite3.Connection, name: str) -> tuple[QueuedTask, ...]:
+    """Return the tasks of a batch that have not ended, in order."""
+    batch = find_batch(db, name)
+    rows = db.execute(
+        f"{_QUEUED} WHERE t.batch = ? AND t.finished_at IS NULL ORDER BY t.id",
+        (batch_key(db, name),),
+    )
+    return tuple(_queued(batch, row) for row in rows)
+
+
+def restore(db: sqlite3.Connection) -> Restored:
+    """Return everything that a daemon that starts must know."""
+    batches = {
+        row[0]: to_batch(row[1:])
+        for row in db.execute(
+            f"SELECT id, {BATCH_COLUMNS} FROM batches WHERE published_at IS NULL ORDER BY id"  # noqa: S608 (constants)
+        )
+    }
+    waiting: list[QueuedTask] = []
+    unpublished: list[Ref] = []
+    wanted: dict[tuple[int, str], None] = {}
+    for row in db.execute(f"{_QUEUED} WHERE t.published = 0 ORDER BY t.id"):
+        batch = batches[row[0]]
+        task = _queued(batch, row)
+        if task.status.final:
+            unpublished.append(task.ref)
+            continue
+        waiting.append(task)
+        wanted.update(((row[0], ref.task), None) for ref in task.after)
+    ended: list[tuple[Ref, Status]] = []
+    for key, name in wanted:
+        (status,) = db.execute(
+            "SELECT status FROM tasks WHERE batch = ? AND name = ?", (key, name)
+        ).fetchone()
+        if Status(status).final:
+            ended.append((Ref(batches[key].name, name), Status(status)))
+    return Restored(tuple(batches.values()), tuple(waiting), tuple(unpublished), tuple(ended))
+
+
+def _queued(batch: Batch, row: tuple[Any, ...]) -> QueuedTask:
+    _, name, priority, order, model, directory, after, status, message, since, *counts = row
+    return QueuedTask(
+        Ref(batch.name, name),
+        priority,
+        order,
+        model,
+        directory or f"{batch.folder}/{name}",
+        tuple(Ref(batch.name, a) for a in after.split()) if after else (),
+        Status(status),
+        message,
+        since,
+        *counts,
+    )

@@ -1,0 +1,215 @@
+"""What the daemon does to batches and tasks, as operations of the writing thread."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from batchd.errors import Problem, StaleAttemptError, StoreError
+from batchd.records import Batch, Ref, Status, Task
+from batchd.store.bodies import pack_task
+from batchd.store.journal import Journal
+from batchd.store.lookups import BATCH_COLUMNS, claimed
+from batchd.store.rows import Dispatched
+
+#: A batch's name in bytes, which are letters, digits, ``_`` and ``-``.
+_NAME = 100
+#: Tasks whose bodies one transaction drops: a bound on how long others wait.
+_PRUNE = 50
+#: Pages that one transaction gives back to the file system.
+_VACUUM = 500
+
+
+class Names:
+    """Finds names that no batch has ever had, nor anything in the outbox."""
+
+    def __init__(self) -> None:
+        #: By stem: the last number given. Not by stem alone, or a hundred thousand files
+        #: of one name would each try all numbers.
+        self._last: dict[str, int] = {}
+
+    def free(self, db: sqlite3.Connection, batch: Batch) -> str:
+        """Return ``batch.name``, or that with the first of ``-2``, ``-3``, … that is free."""
+        stem, name = batch.name, batch.name
+        number = self._last.get(stem, 1)
+        while number > 1 or self._taken(db, batch.outbox, name):
+            number += 1
+            name = f"{stem[: _NAME - len(str(number)) - 1]}-{number}"
+            if not self._taken(db, batch.outbox, name):
+                self._last[stem] = number
+                break
+        return name
+
+    def _taken(self, db: sqlite3.Connection, outbox: str, name: str) -> bool:
+        used = db.execute("SELECT 1 FROM batches WHERE name = ?", (name,)).fetchone()
+        return bool(used) or os.path.lexists(f"{outbox}/{name}")
+
+
+def interrupted(db: sqlite3.Connection) -> None:
+    """Queue again what ran when the last daemon ended: nobody works on it any more."""
+    db.execute(
+        "UPDATE tasks SET status = 'queued', worker = '' WHERE published = 0 AND status = 'running'"
+    )
+
+
+def add_batch(
+    journal: Journal,
+    names: Names,
+    batch: Batch,
+    tasks: Sequence[Task],
+    problems: Sequence[Problem] = (),
+) -> Batch:
+    """Store a batch and reserve its name; return it as it is stored, or was by an earlier try.
+
+    With ``problems`` it is a refused file, finished from the start.
+    """
+    db = journal.db
+    known = claimed(db, batch.claim)
+    if known:
+        return known
+    batch = replace(batch, name=names.free(db, batch))
+    (last,) = db.execute("SELECT coalesce(max(id), 0) FROM tasks").fetchone()
+    count = len(tasks)
+    cursor = db.execute(
+        f"INSERT INTO batches ({BATCH_COLUMNS}, problems, first_task, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(batch.name, batch.claim, batch.outbox, batch.request, batch.received_at),
+            *(batch.budget_usd, batch.retry_of),
+            msgspec.json.encode(problems).decode() if problems else None,
+            *(last + 1, count, count, None if count else batch.received_at),
+        ),
+    )
+    key, at = cursor.lastrowid, batch.received_at
+    db.executemany(
+        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at)
+            for place, t in enumerate(tasks, 1)
+        ),
+    )
+    db.executemany(
+        "INSERT INTO specs (task, body) VALUES (?, ?)",
+        ((last + place, pack_task(task)) for place, task in enumerate(tasks, 1)),
+    )
+    return batch
+
+
+def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
+    """Mark a task as running under a new attempt number."""
+    line = journal.line(ref)
+    if line.final:
+        raise StaleAttemptError(f"{ref} has ended as {line.status}")
+    history = journal.history(line)
+    (queued_at,) = journal.db.execute(
+        "SELECT received_at FROM batches WHERE id = ?", (line.batch,)
+    ).fetchone()
+    line.attempt += 1
+    line.barren += 1
+    line.worker = worker
+    journal.move(line, Status.RUNNING, "", now)
+    return Dispatched(
+        attempt=line.attempt,
+        history=history,
+        queued_at=queued_at,
+        crashes=line.crashes,
+        barren=line.barren,
+    )
+
+
+def suspend(
+    journal: Journal, ref: Ref, attempt: int | None, *, status: Status, message: str, now: float
+) -> None:
+    """Give a task another status between two attempts."""
+    if status.final or status is Status.RUNNING:
+        raise StoreError(f"{ref}: {status} is no status to wait in")
+    line = journal.line(ref)
+    if line.final or attempt not in {None, line.attempt}:
+        raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
+    if line.status == Status.RUNNING:
+        # It ended as it should: not one of the dispatches that lead nowhere.
+        line.barren = max(0, line.barren - 1)
+    journal.move(line, status, message, now)
+
+
+def worker_lost(journal: Journal, ref: Ref, attempt: int, now: float) -> int:
+    """Queue the task of a dead worker again; return how many workers died of it so far."""
+    line = journal.line(ref)
+    if not line.final and line.status == Status.RUNNING and line.attempt == attempt:
+        line.crashes += 1
+        journal.move(line, Status.QUEUED, "its worker died", now)
+    return line.crashes
+
+
+def published(journal: Journal, ref: Ref) -> None:
+    """Note that a task's result lies in the outbox."""
+    cursor = journal.db.execute(
+        "UPDATE tasks SET published = 1 WHERE name = ? AND finished_at IS NOT NULL"
+        " AND batch = (SELECT id FROM batches WHERE name = ?)",
+        (ref.task, ref.batch),
+    )
+    if not cursor.rowcount:
+        raise StoreError(f"{ref} has no result yet")
+
+
+def batch_published(journal: Journal, name: str, now: float) -> None:
+    """Note that a batch's summary lies in the outbox."""
+    db = journal.db
+    row = db.execute(
+        "SELECT id, finished_at, published_at FROM batches WHERE name = ?", (name,)
+    ).fetchone()
+    key, finished_at, published_at = row or (None, None, None)
+    missing = db.execute(
+        "SELECT name FROM tasks WHERE published = 0 AND batch = ? LIMIT 1", (key,)
+    ).fetchone()
+    if finished_at is None or missing:
+        why = f"the result of {missing[0]} is not published" if missing else "no such batch"
+        raise StoreError(f"{name} cannot be published: {why}")
+    if published_at is None:
+        db.execute(
+            "UPDATE batches SET published_at = ?1, prune_from = CASE WHEN tasks THEN ?1 END"
+            " WHERE id = ?2",
+            (now, key),
+        )
+
+
+def prune(journal: Journal, before: float) -> bool:
+    """Drop some event bodies and task texts of batches published before; return whether more are left."""
+    db = journal.db
+    row = db.execute(
+        "SELECT id, first_task, tasks, pruned FROM batches WHERE prune_from <= ?"
+        " ORDER BY prune_from LIMIT 1",
+        (before,),
+    ).fetchone()
+    if row is None:
+        return _shrink(db)
+    batch, first, count, pruned = row
+    upto = min(count, pruned + _PRUNE)
+    for table in ("events", "specs"):
+        db.execute(
+            f"DELETE FROM {table} WHERE task >= ? AND task < ?",  # noqa: S608 (constants)
+            (first + pruned, first + upto),
+        )
+    db.execute(
+        "UPDATE batches SET pruned = ?, prune_from = CASE WHEN ? THEN prune_from END WHERE id = ?",
+        (upto, upto < count, batch),
+    )
+    return True
+
+
+def _shrink(db: sqlite3.Connection) -> bool:
+    """Give some room back to the file system; return whether there is more to give.
+
+    A quarter of the file may stay free: a spool at work needs it again.
+    """
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    if free * 4 <= pages:
+        return False
+    db.execute(f"PRAGMA incremental_vacuum({_VACUUM})").fetchall()
+    return True

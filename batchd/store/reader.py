@@ -1,0 +1,147 @@
+"""Read-only access, for commands: light to import, and nobody waits for it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from batchd.events import Event, decode
+from batchd.records import Ref, Task
+from batchd.store import lookups
+from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.store.schema import explain, open_reader
+from batchd.store.views import (
+    BATCHES,
+    SPLITS,
+    TASKS,
+    Split,
+    batch_row,
+    day_number,
+    spend_row,
+    spend_statement,
+    task_row,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Source:
+    """A connection that can only read. Every read is a short transaction of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = open_reader(path)
+
+    def read(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what a query returns. Raises ``StoreError``."""
+        try:
+            return query(self._db, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+
+    def rows(self, statement: str, *values: object) -> list[Any]:
+        """Return the rows of a statement. Raises ``StoreError``."""
+        return self.read(lambda db: db.execute(statement, values).fetchall())
+
+    def results(self, batch: str) -> Iterator[tuple[str, str]]:
+        """Yield id and result text of each task that has ended: one at a time, there may be many."""
+        for ref in self.read(lookups.ended, batch):
+            yield ref.task, self.read(lookups.result, ref)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+class Reader:
+    """What the store knows, for people: as of the last commit, beside a daemon or without one.
+
+    Every method raises ``StoreError`` where the file cannot be read, and for names that it does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._source = Source(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def batches(self, *, limit: int = -1, unpublished: bool = False) -> list[BatchRow]:
+        """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
+        where = "WHERE b.published_at IS NULL" if unpublished else ""
+        rows = self._source.rows(
+            f"{BATCHES} {where} GROUP BY b.id ORDER BY b.id DESC LIMIT ?",
+            limit,
+        )
+        return [batch_row(row) for row in rows]
+
+    def batch(self, name: str) -> BatchRow:
+        """Return one batch."""
+        key = self._source.read(lookups.batch_key, name)
+        (row,) = self._source.rows(f"{BATCHES} WHERE b.id = ? GROUP BY b.id", key)
+        return batch_row(row)
+
+    def tasks(self, batch: str) -> list[TaskRow]:
+        """Return the tasks of a batch, in the order of its file."""
+        key = self._source.read(lookups.batch_key, batch)
+        rows = self._source.rows(f"{TASKS} WHERE t.batch = ? ORDER BY t.id", key)
+        return [task_row(row) for row in rows]
+
+    def task(self, ref: Ref) -> TaskRow:
+        """Return one task, as people look at it."""
+        key = self._source.read(lookups.task_key, ref)
+        (row,) = self._source.rows(f"{TASKS} WHERE t.id = ?", key)
+        return task_row(row)
+
+    def running(self) -> list[TaskRow]:
+        """Return the tasks of all batches that run now, or are parked, longest first."""
+        rows = self._source.rows(
+            f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since"
+        )
+        return [task_row(row) for row in rows]
+
+    def spec(self, ref: Ref) -> Task:
+        """Return one task, as its file asked for it; not once it was pruned."""
+        return self._source.read(lookups.find_task, ref)
+
+    def events(self, ref: Ref, start: int = 0) -> list[Event]:
+        """Return a task's events from number ``start`` on; none once it was pruned."""
+        return [decode(body) for body in self._source.read(lookups.bodies, ref, start)]
+
+    def results(self, batch: str) -> Iterator[tuple[str, str]]:
+        """Yield id and result text of each task that has ended, in order; not once it was pruned."""
+        return self._source.results(batch)
+
+    def spend(
+        self,
+        by: Sequence[Split] = tuple(SPLITS),
+        *,
+        batch: str | None = None,
+        since: dt.date | None = None,
+        until: dt.date | None = None,
+    ) -> list[SpendRow]:
+        """Return the ledger, summed up by ``by``: of one batch or all, of days in UTC, both included."""
+        days = (day_number(since, 0), day_number(until, 1 << 31))
+        rows = self._source.rows(spend_statement(tuple(by)), batch, *days)
+        return [spend_row(tuple(by), row) for row in rows]

@@ -1,0 +1,179 @@
+"""What the store returns: records, not rows of tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchd.errors import Problem
+from batchd.records import Batch, Ref, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatched:
+    """A task that was just given to a worker."""
+
+    #: Older ones are refused from now on.
+    attempt: int
+    #: Its events as ``events.encode`` made them, oldest first.
+    history: tuple[bytes, ...]
+    queued_at: float
+    #: Workers that died of it so far.
+    crashes: int
+    #: Dispatches without an event that shows progress, this one included.
+    barren: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedTask:
+    """A task without its end, as lean as the schedule needs it."""
+
+    ref: Ref
+    priority: int
+    #: Rises from task to task over the life of the store.
+    order: int
+    #: ``provider/model``.
+    model: str
+    #: The absolute path of the directory that it works in.
+    directory: str
+    after: tuple[Ref, ...]
+    status: Status
+    #: Why it is parked.
+    message: str
+    #: When it came into its status.
+    since: float
+    #: How often it was dispatched.
+    attempt: int
+    #: Workers that died of it so far.
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Everything that a daemon that starts must know."""
+
+    #: Batches whose summary is not published yet, refused files among them.
+    batches: tuple[Batch, ...]
+    #: By order.
+    queued: tuple[QueuedTask, ...]
+    #: Tasks that ended, but whose result nobody has confirmed as published.
+    unpublished: tuple[Ref, ...]
+    #: Tasks that ended and that some of ``queued`` come after.
+    ended: tuple[tuple[Ref, Status], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What was spent, in US dollars, as far as prices are known."""
+
+    settled: float = 0.0
+    #: Requests that may have been paid without an answer.
+    unsettled: float = 0.0
+    #: Requests under way.
+    reserved: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """What counts against a limit."""
+        return self.settled + self.unsettled + self.reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """One task, as people look at it."""
+
+    ref: Ref
+    status: Status
+    reason: str | None
+    #: The error's message, or why it is parked.
+    message: str
+    model: str
+    priority: int
+    directory: str
+    #: Rounds begun.
+    round: int
+    calls: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    #: Whether any of the tokens were counted here.
+    estimated: bool
+    #: None: a price is missing.
+    cost_usd: float | None
+    unsettled_calls: int
+    unsettled_usd: float
+    #: The kind of its last event.
+    step: str
+    #: Who works on it, or did last.
+    worker: str
+    attempts: int
+    crashes: int
+    queued_at: float
+    #: When it came into its status.
+    since: float
+    started_at: float | None
+    finished_at: float | None
+    published: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """One batch, as people look at it."""
+
+    batch: Batch
+    tasks: int
+    queued: int
+    running: int
+    parked: int
+    completed: int
+    timeout: int
+    error: int
+    cancelled: int
+    calls: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    #: None: a price is missing.
+    cost_usd: float | None
+    unsettled_calls: int
+    unsettled_usd: float
+    finished_at: float | None
+    published_at: float | None
+    #: Why the file was refused.
+    problems: tuple[Problem, ...]
+
+    @property
+    def finished(self) -> int:
+        """Tasks that have their end."""
+        return self.completed + self.timeout + self.error + self.cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRow:
+    """Calls, tokens and money of one part of the ledger. What it was not split by is empty."""
+
+    #: ``2026-11-24``, UTC.
+    day: str = ""
+    batch: str = ""
+    provider: str = ""
+    #: The model's name at the provider.
+    model: str = ""
+    purpose: str = ""
+    calls: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    #: Calls whose tokens were counted here.
+    estimated_calls: int
+    #: Calls without a known price, which the money does not include.
+    unpriced_calls: int
+    input_usd: float
+    output_usd: float
+    unsettled_calls: int
+    unsettled_usd: float
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Input and output together; None where a price is missing."""
+        return None if self.unpriced_calls else self.input_usd + self.output_usd

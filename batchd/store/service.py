@@ -1,0 +1,241 @@
+"""``Store``: the durable state, as the daemon uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from batchd import events as vocabulary
+from batchd.errors import Problem, StoreError
+from batchd.events import CallStarted, Event, TaskFinished
+from batchd.records import Batch, Ref, Status, Task
+from batchd.store import lookups, operations
+from batchd.store.journal import Journal
+from batchd.store.reader import Source
+from batchd.store.rows import Dispatched, Money, QueuedTask, Restored
+from batchd.store.schema import open_writer
+from batchd.store.writer import Writer
+
+T = TypeVar("T")
+
+_DAY_S = 86400
+
+
+class Store:
+    """Batches, tasks, events and money, in one SQLite file.
+
+    What is awaited is durable when it returns; any number of calls share a sync of the disk.
+    Each raises ``StoreError`` where the disk is full or broken: nothing of the call is stored
+    then, and it can be made again. What is not awaited reads what is durable.
+
+    Only who holds the spool's lock may open one.
+    """
+
+    def __init__(self, path: Path, *, retention_s: float, clock: Callable[[], float]) -> None:
+        self._retention_s = retention_s
+        self._clock = clock
+        self._names = operations.Names()
+        db = open_writer(path)
+        operations.interrupted(db)
+        try:
+            self._source = Source(path)
+        except StoreError:
+            db.close()
+            raise
+        #: Counts commits and operations.
+        self.writer = Writer(db, path)
+
+    @classmethod
+    def open(
+        cls, path: Path, *, retention_s: float, clock: Callable[[], float] = time.time
+    ) -> Store:
+        """Open the store; create the file, or migrate it after a backup, where that is needed.
+
+        ``retention_s``: how long events are kept once their batch is published.
+        Raises ``NewerStoreError`` for a file of a newer batchd, ``StoreError`` for one that is no use.
+        """
+        return cls(path, retention_s=retention_s, clock=clock)
+
+    def close(self) -> None:
+        """Make durable what waits, and let go of the file. What is called later is refused."""
+        self._source.close()
+        self.writer.close()
+
+    async def add_batch(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
+        """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.
+
+        A claim that is known already, from an earlier try, changes nothing and returns what is stored.
+        """
+        return await self._do(
+            partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
+        )
+
+    async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
+        """Store a refused file as a finished batch without tasks; names and claims as in ``add_batch``."""
+        return await self._do(
+            partial(
+                operations.add_batch,
+                names=self._names,
+                batch=batch,
+                tasks=(),
+                problems=tuple(problems),
+            )
+        )
+
+    async def dispatch(self, ref: Ref, worker: str = "") -> Dispatched:
+        """Give a task to a worker: from now on only the attempt that this returns may record.
+
+        Raises ``StaleAttemptError`` for a task that has ended.
+        """
+        return await self._do(
+            partial(operations.dispatch, ref=ref, worker=worker, now=self._clock())
+        )
+
+    async def record(
+        self, ref: Ref, attempt: int, seq: int, events: Sequence[msgspec.Raw]
+    ) -> list[Event]:
+        """Append events, the first of which has the number ``seq``; return them decoded.
+
+        Events that are stored already, as they are, are passed over. Raises ``StaleAttemptError``
+        where the attempt is not the current one, numbers are missing, the task has ended, or
+        other events have these numbers; ``ValueError`` for what is no event.
+        """
+        bodies, decoded = _decode(events)
+        await self._append(ref, attempt, seq, bodies, decoded)
+        return decoded
+
+    async def ask(
+        self, ref: Ref, attempt: int, seq: int, events: Sequence[msgspec.Raw], call: CallStarted
+    ) -> list[Event]:
+        """``record``, and ``call`` behind it, in one; return the events without the call."""
+        bodies, decoded = _decode(events)
+        await self._append(ref, attempt, seq, [*bodies, vocabulary.encode(call)], [*decoded, call])
+        return decoded
+
+    async def finish(self, ref: Ref, event: TaskFinished, *, attempt: int | None) -> bool:
+        """Store a task's end; return False, and store nothing, if it has one.
+
+        ``attempt`` None: the daemon itself ends it, whoever works on it.
+        Raises ``StaleAttemptError`` where the attempt is not the current one.
+        """
+        return await self._do(lambda journal: journal.finish(ref, event, attempt))
+
+    async def suspend(
+        self, ref: Ref, attempt: int | None, status: Status, message: str = ""
+    ) -> None:
+        """Note that a task waits, as ``queued`` or ``parked``, and why.
+
+        ``attempt`` None: the daemon's own word, also on a task that nobody works on.
+        Raises ``StaleAttemptError`` where the attempt is not the current one, or the task has ended.
+        """
+        await self._do(
+            partial(
+                operations.suspend,
+                ref=ref,
+                attempt=attempt,
+                status=status,
+                message=message,
+                now=self._clock(),
+            )
+        )
+
+    async def worker_lost(self, ref: Ref, attempt: int) -> int:
+        """Queue a task again whose worker died; return how many workers died of it so far."""
+        return await self._do(
+            partial(operations.worker_lost, ref=ref, attempt=attempt, now=self._clock())
+        )
+
+    async def published(self, ref: Ref) -> None:
+        """Note that a task's result lies in the outbox."""
+        await self._do(partial(operations.published, ref=ref))
+
+    async def batch_published(self, name: str) -> None:
+        """Note that a batch's summary lies in the outbox, the last of its files."""
+        await self._do(partial(operations.batch_published, name=name, now=self._clock()))
+
+    async def prune(self, now: float) -> None:
+        """Drop events and task texts of batches published longer ago than ``retention_s``.
+
+        Statuses, tokens and money stay. It goes in small steps, between which others get their turn.
+        """
+        while await self._do(partial(operations.prune, before=now - self._retention_s)):
+            pass
+
+    def restore(self) -> Restored:
+        """Return everything that a daemon that starts must know."""
+        return self._source.read(lookups.restore)
+
+    def queued(self, batch: str) -> tuple[QueuedTask, ...]:
+        """Return the tasks of a batch that have not ended, in order."""
+        return self._source.read(lookups.queued, batch)
+
+    def unfinished(self, batch: str) -> int:
+        """Return how many tasks of a batch have not ended."""
+        return self._source.read(lookups.unfinished, batch)
+
+    def claimed(self, claim: str) -> Batch | None:
+        """Return the batch of a claim; None for a claim that was never stored."""
+        return self._source.read(lookups.claimed, claim)
+
+    def batch(self, name: str) -> Batch:
+        """Return a batch."""
+        return self._source.read(lookups.find_batch, name)
+
+    def problems(self, name: str) -> tuple[Problem, ...]:
+        """Return why the file of a batch was refused; empty where it was not."""
+        return self._source.read(lookups.problems, name)
+
+    def task(self, ref: Ref) -> Task:
+        """Return a task as its file asked for it; not once it was pruned."""
+        return self._source.read(lookups.find_task, ref)
+
+    def events(self, ref: Ref, start: int = 0) -> list[Event]:
+        """Return a task's events from number ``start`` on; none once it was pruned."""
+        bodies = self._source.read(lookups.bodies, ref, start)
+        return [vocabulary.decode(body) for body in bodies]
+
+    def result(self, ref: Ref) -> str:
+        """Return the result text of a task that has ended, to the byte; not once it was pruned."""
+        return self._source.read(lookups.result, ref)
+
+    def results(self, batch: str) -> Iterator[tuple[str, str]]:
+        """Yield id and result text of each task that has ended, in order; not once it was pruned."""
+        return self._source.results(batch)
+
+    def task_money(self, ref: Ref) -> Money:
+        """Return what one task has spent."""
+        return self._source.read(lookups.task_money, ref)
+
+    def batch_money(self, name: str) -> Money:
+        """Return what one batch has spent."""
+        return self._source.read(lookups.batch_money, name)
+
+    def day_money(self, at: float) -> Money:
+        """Return what was spent on the day, in UTC, of the time ``at``."""
+        return self._source.read(lookups.day_money, int(at // _DAY_S))
+
+    async def _append(
+        self,
+        ref: Ref,
+        attempt: int,
+        seq: int,
+        bodies: Sequence[bytes],
+        events: Sequence[Event],
+    ) -> None:
+        await self._do(lambda journal: journal.append(ref, attempt, seq, bodies, events))
+
+    async def _do(self, work: Callable[[Journal], T]) -> T:
+        return await self.writer.submit(work)
+
+
+def _decode(events: Sequence[msgspec.Raw]) -> tuple[list[bytes], list[Event]]:
+    bodies = [bytes(event) for event in events]
+    try:
+        return bodies, [vocabulary.decode(body) for body in bodies]
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise ValueError(f"not an event: {error}") from error

@@ -1,0 +1,128 @@
+"""How rows become the records that people look at: each field, and what it is made of."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal, TypeAlias
+
+from batchd.records import Ref, Status
+from batchd.store.fold import TALLY_COLUMNS
+from batchd.store.lookups import BATCH_COLUMNS, to_batch, to_problems
+from batchd.store.rows import BatchRow, SpendRow, TaskRow
+
+#: What the ledger can be split by.
+Split: TypeAlias = Literal["day", "batch", "provider", "model", "purpose"]
+SPLITS: dict[Split, str] = {
+    "day": "s.day",
+    "batch": "b.name",
+    "provider": "s.provider",
+    "model": "s.model",
+    "purpose": "s.purpose",
+}
+_EPOCH = dt.date(1970, 1, 1)
+
+_TASK = {
+    "reason": "t.reason",
+    "message": "t.message",
+    "model": "t.model",
+    "priority": "t.priority",
+    "directory": "CASE t.dir WHEN '' THEN b.outbox || '/' || b.name || '/' || t.name ELSE t.dir END",
+    "round": "t.rounds + t.round_open",
+    "calls": "t.calls",
+    "input_tokens": "t.input_tokens",
+    "cached_input_tokens": "t.cached_input_tokens",
+    "output_tokens": "t.output_tokens",
+    "reasoning_tokens": "t.reasoning_tokens",
+    "cost_usd": "t.cost_usd",
+    "unsettled_calls": "t.unsettled_calls",
+    "unsettled_usd": "t.unsettled_usd",
+    "step": "t.step",
+    "worker": "t.worker",
+    "attempts": "t.attempt",
+    "crashes": "t.crashes",
+    "queued_at": "b.received_at",
+    "since": "t.since",
+    "started_at": "t.started_at",
+    "finished_at": "t.finished_at",
+}
+TASKS = (
+    f"SELECT b.name, t.name, t.status, t.estimated, t.published, {', '.join(_TASK.values())}"  # noqa: S608 (constants)
+    " FROM tasks t JOIN batches b ON b.id = t.batch"
+)
+
+_OPEN = (
+    "(SELECT count(*) FROM tasks t WHERE t.batch = b.id AND t.published = 0 AND t.status = '{}')"
+)
+_BATCH = {
+    "tasks": "b.tasks",
+    "running": _OPEN.format(Status.RUNNING),
+    "parked": _OPEN.format(Status.PARKED),
+    "completed": "b.completed",
+    "timeout": "b.timeout",
+    "error": "b.error",
+    "cancelled": "b.cancelled",
+    "calls": "coalesce(sum(s.calls), 0)",
+    "input_tokens": "coalesce(sum(s.input_tokens), 0)",
+    "cached_input_tokens": "coalesce(sum(s.cached_input_tokens), 0)",
+    "output_tokens": "coalesce(sum(s.output_tokens), 0)",
+    "cost_usd": "CASE coalesce(sum(s.unpriced_calls), 0)"
+    " WHEN 0 THEN coalesce(sum(s.input_usd + s.output_usd), 0.0) END",
+    "unsettled_calls": "coalesce(sum(s.unsettled_calls), 0)",
+    "unsettled_usd": "coalesce(sum(s.unsettled_usd), 0.0)",
+    "finished_at": "b.finished_at",
+    "published_at": "b.published_at",
+}
+BATCHES = (
+    f"SELECT {', '.join(_BATCH.values())}, b.problems, {BATCH_COLUMNS}"  # noqa: S608 (constants)
+    " FROM batches b LEFT JOIN spend s ON s.batch = b.id"
+)
+
+
+def task_row(row: tuple[Any, ...]) -> TaskRow:
+    """Return the record of a row of ``TASKS``."""
+    batch, task, status, estimated, published, *values = row
+    return TaskRow(
+        ref=Ref(batch, task),
+        status=Status(status),
+        estimated=bool(estimated),
+        published=bool(published),
+        **dict(zip(_TASK, values, strict=True)),
+    )
+
+
+def batch_row(row: tuple[Any, ...]) -> BatchRow:
+    """Return the record of a row of ``BATCHES``."""
+    values = dict(zip(_BATCH, row, strict=False))
+    problems, *batch = row[len(_BATCH) :]
+    begun = ("running", "parked", "completed", "timeout", "error", "cancelled")
+    return BatchRow(
+        batch=to_batch(tuple(batch)),
+        problems=to_problems(problems),
+        queued=values["tasks"] - sum(values[name] for name in begun),
+        **values,
+    )
+
+
+def spend_statement(by: tuple[Split, ...]) -> str:
+    """Return the query for the ledger split by ``by``: of batch ?1 (or all), of days ?2 to ?3."""
+    sums = ", ".join(f"sum(s.{column})" for column in TALLY_COLUMNS)
+    keys = ", ".join(SPLITS[name] for name in by)
+    return (
+        f"SELECT {f'{keys}, ' if by else ''}{sums}"  # noqa: S608 (constants)
+        " FROM spend s JOIN batches b ON b.id = s.batch"
+        " WHERE (?1 IS NULL OR b.name = ?1) AND s.day BETWEEN ?2 AND ?3"
+        f" {f'GROUP BY {keys} ORDER BY {keys}' if by else 'HAVING count(*)'}"
+    )
+
+
+def spend_row(by: tuple[Split, ...], row: tuple[Any, ...]) -> SpendRow:
+    """Return the record of a row of ``spend_statement``."""
+    values = dict(zip((*by, *TALLY_COLUMNS), row, strict=True))
+    if "day" in values:
+        values["day"] = (_EPOCH + dt.timedelta(days=values["day"])).isoformat()
+    return SpendRow(**values)
+
+
+def day_number(day: dt.date | None, default: int) -> int:
+    """Return a day as the ledger counts it."""
+    return default if day is None else (day - _EPOCH).days

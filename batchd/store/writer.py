@@ -1,0 +1,178 @@
+"""The writing thread: one connection, and group commit.
+
+Whatever waits is committed in one transaction and acknowledged in one go, so that a sync of
+the disk serves many. While one group is committed, the next one gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias, TypeVar
+
+from batchd.errors import BatchdError, StoreError
+from batchd.store.journal import Journal
+from batchd.store.schema import explain
+
+T = TypeVar("T")
+
+#: Operations in one transaction at most: a bound on how long the first one waits for the last.
+_GROUP = 1000
+#: After this long without work, the write-ahead log is emptied.
+_IDLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An operation that waits, and who waits for it."""
+
+    work: Callable[[Journal], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+#: A job, what it returned, what it raised.
+_Outcome: TypeAlias = tuple[_Job, Any, Exception | None]
+
+
+class Writer:
+    """Runs operations on the store's only writing connection, in a thread of its own.
+
+    That connection also makes all checkpoints: SQLite before 3.51.3 can lose commits where two do.
+    """
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+        self._journal = Journal(db)
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closed = False
+        self._ended = False
+        #: Whether the write-ahead log may hold something.
+        self._logged = True
+        #: Transactions, and operations, committed so far.
+        self.commits = 0
+        self.operations = 0
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[Journal], T]) -> asyncio.Future[T]:
+        """Queue an operation; the future is done once its transaction is durable, or refused.
+
+        ``work`` must be ready to be called twice, the second time on what was before the first.
+        Raises ``StoreError`` after ``close``.
+        """
+        if self._closed:
+            raise StoreError("the store is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Job(work, future, loop))
+        return future
+
+    def close(self) -> None:
+        """Commit what waits, empty the write-ahead log, and end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended:
+            if group := self._gather():
+                _acknowledge(self._commit(group))
+            else:
+                self._checkpoint()
+        self._db.close()
+
+    def _gather(self) -> list[_Job]:
+        """Wait for work; return all there is, or nothing at the end or after a while without any."""
+        group: list[_Job] = []
+        with contextlib.suppress(Empty):
+            job = self._queue.get(timeout=_IDLE_S if self._logged else None)
+            while job is not None:
+                group.append(job)
+                if len(group) == _GROUP:
+                    return group
+                job = self._queue.get_nowait()
+            self._ended = True
+        return group
+
+    def _commit(self, group: Sequence[_Job]) -> list[_Outcome]:
+        """Run a group as one transaction; where that fails, each of it alone.
+
+        So an operation that cannot be written, because it is bad or too large for the room left,
+        takes no other with it.
+        """
+        outcomes: list[_Outcome] = []
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for job in group:
+                try:
+                    outcomes.append((job, job.work(self._journal), None))
+                except BatchdError as refusal:
+                    outcomes.append((job, None, refusal))
+            self._journal.flush()
+            self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 (the thread's outer edge: whatever it is, the caller gets it, and the thread lives on)
+            self._roll_back()
+            if len(group) > 1:
+                return [outcome for job in group for outcome in self._commit([job])]
+            known = isinstance(error, sqlite3.Error)
+            return [(job, None, explain(error, self._path) if known else error) for job in group]
+        self._journal.committed()
+        self._logged = True
+        self.commits += 1
+        self.operations += len(group)
+        return outcomes
+
+    def _roll_back(self) -> None:
+        self._journal.rolled_back()
+        # A full disk may have rolled it back already.
+        if self._db.in_transaction:
+            try:
+                self._db.execute("ROLLBACK")
+            except sqlite3.Error:
+                # BEGIN will fail from now on, and say why to every caller.
+                return
+
+    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the database and cut it to nothing, unless a reader is at it.
+
+        SQLite itself does so every 1,000 pages, without cutting.
+        """
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")
+            (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._logged = bool(busy)
+        except sqlite3.Error:
+            self._logged = True  # A full disk: nothing is lost, the log stays.
+        finally:
+            self._db.execute("PRAGMA busy_timeout = 5000")
+
+
+def _acknowledge(outcomes: Sequence[_Outcome]) -> None:
+    """Tell all who wait, with one call for each loop: waking a loop costs more than a future."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome[0].loop, []).append(outcome)
+    for loop, theirs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, theirs)
+        except RuntimeError:
+            continue  # The loop is closed: nobody waits any more.
+
+
+def _resolve(outcomes: Sequence[_Outcome]) -> None:
+    for job, value, error in outcomes:
+        if job.future.done():
+            continue  # Cancelled: it is durable all the same.
+        if error is None:
+            job.future.set_result(value)
+        else:
+            job.future.set_exception(error)
