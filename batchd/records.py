@@ -213,6 +213,8 @@ class Usage:
     input_tokens: int = 0
     #: The part of the input that was read from the provider's prompt cache.
     cached_input_tokens: int = 0
+    #: The part that was written to it, where the provider says so: some bill that apart.
+    cache_write_tokens: int = 0
     #: All output, the reasoning included.
     output_tokens: int = 0
     reasoning_tokens: int = 0
@@ -229,6 +231,7 @@ class Usage:
             calls=self.calls + other.calls,
             input_tokens=self.input_tokens + other.input_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             estimated=self.estimated or other.estimated,
@@ -260,6 +263,8 @@ class Rate:
     cached_input: float
     output: float
     above: int = 0
+    #: Input written to that cache; None: like any input.
+    cache_write: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,9 +278,14 @@ class Price:
 
     def cost(self, usage: Usage) -> Cost:
         """Return the price of one call (of many only where there is one rate)."""
-        rate = [r for r in self.rates if r.above <= usage.input_tokens][-1]
-        fresh = usage.input_tokens - usage.cached_input_tokens
-        spent = fresh * rate.input + usage.cached_input_tokens * rate.cached_input
+        rate = [r for r in self.rates if r.above < max(usage.input_tokens, 1)][-1]
+        fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
+        write = rate.input if rate.cache_write is None else rate.cache_write
+        spent = (
+            fresh * rate.input
+            + usage.cached_input_tokens * rate.cached_input
+            + usage.cache_write_tokens * write
+        )
         return Cost(spent / 1e6, usage.output_tokens * rate.output / 1e6)
 
 

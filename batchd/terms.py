@@ -1,0 +1,72 @@
+"""The terms that a task starts under: its models, how they are called, what they cost."""
+
+from __future__ import annotations
+
+from batchd.config import Config
+from batchd.errors import ConfigError, InputError, Problem
+from batchd.events import Terms
+from batchd.pricing import Prices
+from batchd.records import ModelSetup, Task
+
+
+def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
+    """Return today's terms for ``task``, without a prompt yet.
+
+    ``capped``: a money limit of its batch or of the day is active; the task's own counts by itself.
+    Raises ``ConfigError`` for a model whose provider is not configured, and ``InputError`` for one
+    without a known price where a limit is active: what cannot be counted cannot be capped.
+    """
+    capped = capped or task.limits.max_cost_usd > 0
+    judged = task.evaluator == "judge"
+    judge_model = (judged and config.evaluation.judge_model) or task.model
+    model = setup(task.model, config, prices)
+    judge = model if judge_model == task.model else setup(judge_model, config, prices)
+    if capped:
+        unknown = [s.name for s in (model, judge) if s.price is None]
+        if unknown:
+            raise InputError(tuple(_unpriced(name) for name in dict.fromkeys(unknown)))
+    compare = tuple(_compared(name, config, prices) for name in config.cost.compare)
+    return Terms(model=model, judge=judge, compare=compare, capped=capped)
+
+
+def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
+    """Return how the model ``name`` is called. Raises ``ConfigError`` where it cannot be."""
+    provider, _, model = name.partition("/")
+    known = config.providers.get(provider)
+    if known is None or not model:
+        names = ", ".join(config.providers)
+        raise ConfigError(
+            (
+                Problem(
+                    f"[providers.{provider}]" if model else "model",
+                    f"the model {name!r} needs a provider that is not configured"
+                    if model
+                    else f"{name!r} is no model: it is written provider/model",
+                    f"configured are {names}",
+                ),
+            ),
+            source=config.file,
+        )
+    return ModelSetup(
+        name=name,
+        price=prices.price(name, known.base_url),
+        context_window=prices.context_window(name, known.base_url),
+        tools=known.tools,
+        output_limit_field=known.output_limit_field,
+        json_mode=known.json_mode,
+        extra_body=known.extra_body,
+    )
+
+
+def _compared(name: str, config: Config, prices: Prices) -> ModelSetup:
+    """Return a model to compare the cost with, which nobody will call: its provider may be unknown."""
+    known = config.providers.get(name.partition("/")[0])
+    return ModelSetup(name=name, price=prices.price(name, known.base_url if known else ""))
+
+
+def _unpriced(name: str) -> Problem:
+    return Problem(
+        name,
+        "no price is known, and a limit on money is active",
+        f'add [models."{name}"] with input_usd_per_mtok and output_usd_per_mtok to the configuration',
+    )

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from batchd.config import Config
+from batchd.config.sections import Evaluation, Model, Provider
+from batchd.errors import ConfigError, InputError
+from batchd.pricing import Prices
+from batchd.records import Limits, Task
+from batchd.terms import terms
+
+PROVIDERS: Mapping[str, Provider] = {
+    "openai": Provider(
+        base_url="https://api.openai.com/v1", output_limit_field="max_completion_tokens"
+    ),
+    "local": Provider(
+        base_url="http://127.0.0.1:8080/v1",
+        tools="text",
+        json_mode="json_object",
+        extra_body={"seed": 1},
+    ),
+}
+
+
+def _task(model: str, *, evaluator: str = "judge", max_cost_usd: float = 0.0) -> Task:
+    limits = Limits(max_cost_usd=max_cost_usd)
+    return Task(id="001", first_prompt="x", model=model, evaluator=evaluator, limits=limits)
+
+
+def test_terms_hold_what_the_configuration_says() -> None:
+    """Model and judge carry the settings of their own provider, price and window included."""
+    config = Config(providers=PROVIDERS, evaluation=Evaluation(judge_model="openai/gpt-5-mini"))
+    found = terms(_task("local/qwen"), config, Prices({}), capped=False)
+    assert (found.model.name, found.model.tools, found.model.json_mode) == (
+        "local/qwen",
+        "text",
+        "json_object",
+    )
+    assert (found.model.price, found.model.extra_body) == (None, {"seed": 1})
+    assert found.judge.name == "openai/gpt-5-mini"
+    assert found.judge.output_limit_field == "max_completion_tokens"
+    assert found.judge.price is not None
+    assert found.judge.context_window > 0
+    assert [c.name for c in found.compare] == list(config.cost.compare)
+    assert all(c.price for c in found.compare)
+    assert not found.capped
+
+
+def test_the_judge_is_the_tasks_own_model_by_default() -> None:
+    """Without a judge_model, and where nothing is judged, the task's own model stands for the judge."""
+    found = terms(_task("local/qwen"), Config(providers=PROVIDERS), Prices({}), capped=False)
+    assert found.judge == found.model
+    config = Config(providers=PROVIDERS, evaluation=Evaluation(judge_model="nobody/x"))
+    unjudged = terms(_task("local/qwen", evaluator="none"), config, Prices({}), capped=False)
+    assert unjudged.judge == unjudged.model
+    with pytest.raises(ConfigError, match=r"\[providers.nobody\]"):
+        terms(_task("local/qwen"), config, Prices({}), capped=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [("nobody/x", "nobody/x"), ("gpt-5", "provider/model")]
+)
+def test_a_model_needs_a_provider(model: str, words: str) -> None:
+    """A model of a provider that is not configured is refused, and what is configured is said."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        terms(_task(model), Config(providers=PROVIDERS), Prices({}), capped=False)
+    assert "openai, local" in str(caught.value)
+
+
+def test_what_has_no_price_cannot_be_capped() -> None:
+    """Under any limit on money a model without a price is refused with the mend, and the mend helps."""
+    config = Config(providers=PROVIDERS)
+    for task, capped in ((_task("local/qwen"), True), (_task("local/qwen", max_cost_usd=1), False)):
+        with pytest.raises(InputError, match=r'\[models\."local/qwen"\]') as caught:
+            terms(task, config, Prices({}), capped=capped)
+        assert len(caught.value.problems) == 1
+    mended = Prices({"local/qwen": Model(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
+    assert terms(_task("local/qwen"), config, mended, capped=True).capped
