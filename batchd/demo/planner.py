@@ -117,7 +117,8 @@ class Planner:
             return _Talk(request.first_user)
         key = (request.body.model, request.first_user)
         talk = self._talks.get(key)
-        if talk is None or (request.turn == 0 and talk.answered > 1):
+        begins = request.turn == 0 and request.messages[-1].text == request.first_user
+        if talk is None or begins:
             talk = self._talks[key] = _Talk(request.first_user)
         self._latest[talk.prompt] = talk
         return talk

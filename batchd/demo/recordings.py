@@ -78,26 +78,22 @@ def save(folder: Path, recording: Recording) -> Path:
     """Write a recording, whole or not at all, and return its file."""
     path = folder / recording.filename
     temporary = path.with_suffix(".tmp")
-    body = msgspec.json.format(msgspec.json.encode(_lean(recording)), indent=1)
+    body = msgspec.json.format(msgspec.json.encode(_lean(msgspec.to_builtins(recording))), indent=1)
     temporary.write_bytes(body + b"\n")
     os.replace(temporary, path)  # noqa: PTH105 (Path.replace is the same; this says that it is atomic)
     return path
 
 
-def _lean(value: object) -> object:
-    """Return a recording as plain JSON values, without the fields that are empty."""
-    plain = msgspec.to_builtins(value)
-
-    def prune(item: object) -> object:
-        if isinstance(item, dict):
-            return {k: prune(v) for k, v in item.items() if k in _KEPT or v not in _EMPTY}
-        return [prune(v) for v in item] if isinstance(item, list) else item
-
-    return prune(plain)
-
-
+#: What is written though it be empty, and what counts as empty.
 _KEPT = frozenset({"content", "done", "answers", "judge"})
-_EMPTY: tuple[object, ...] = ("", 0, False, [], {}, None)
+_EMPTY: tuple[object, ...] = ("", 0, (), {}, None)
+
+
+def _lean(value: object) -> object:
+    """Return a record as JSON values for people: without the fields that are empty, which are defaults."""
+    if isinstance(value, dict):
+        return {k: _lean(v) for k, v in value.items() if k in _KEPT or v not in _EMPTY}
+    return [_lean(v) for v in value] if isinstance(value, tuple) else value
 
 
 def normalised(text: str) -> str:

@@ -130,7 +130,7 @@ class ModelServer:
             case "GET", "/models":
                 return delivery.cut(http) if self.settings.down else _json(_models())
             case "GET", "/log":
-                return _json(self.log.kept)
+                return _json(self.requests)
             case "GET", "/totals":
                 return _json(self.totals)
             case "POST", "/control":
