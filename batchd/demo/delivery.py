@@ -77,6 +77,8 @@ async def deliver(http: web.BaseRequest, exchange: Exchange, letter: Letter) -> 
         await asyncio.Event().wait()
     if plan.delivery == "cut":
         return cut(http)
+    if not letter.streamed and letter.pause_s:
+        await asyncio.sleep(letter.pause_s)
     pieces, content_type = _payload(letter)
     headers = {**letter.headers, "x-request-id": letter.heading.id, "Content-Type": content_type}
     exchange.status = 200
@@ -85,8 +87,6 @@ async def deliver(http: web.BaseRequest, exchange: Exchange, letter: Letter) -> 
     if plan.delivery in _SOUND:
         exchange.usage = letter.told_usage
         exchange.finish_reason = plan.answer.finish_reason
-    if not letter.streamed and letter.pause_s:
-        await asyncio.sleep(letter.pause_s)
     if plan.delivery in {"hang-body", "cut-body", "drip"}:
         return await _badly(http, exchange, plan.delivery, b"".join(pieces), headers)
     if not letter.streamed:

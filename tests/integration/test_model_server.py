@@ -230,6 +230,22 @@ def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> 
     asyncio.run(test())
 
 
+def test_a_client_that_gives_up_is_not_counted() -> None:
+    """An answer that nobody waited for was not begun, and its usage is in no sum."""
+
+    async def test() -> None:
+        timeout = aiohttp.ClientTimeout(total=0.2)
+        async with ModelServer() as server, aiohttp.ClientSession(timeout=timeout) as session:
+            with pytest.raises(TimeoutError):
+                await _post(session, server.base_url, "latency-60+steps-1")
+            await _post(session, server.base_url, "steps-1")
+        assert server.totals.by_status == {0: 1, 200: 1}
+        assert server.totals.usage.calls == 1
+        assert server.totals.peak <= 2
+
+    asyncio.run(test())
+
+
 def test_answers_that_are_none() -> None:
     """Status 200 with HTML, half a JSON, an error or no choice; and a good answer without usage."""
 
