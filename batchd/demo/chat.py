@@ -252,11 +252,14 @@ def _calls(answer: Answer) -> list[dict[str, Any]]:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
+    cached = {"cached_tokens": usage.cached_input_tokens}
+    if usage.cache_write_tokens:
+        cached["cache_write_tokens"] = usage.cache_write_tokens
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "prompt_tokens_details": cached,
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 

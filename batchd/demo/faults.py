@@ -5,7 +5,8 @@ how often it strikes in a conversation, then all is well; ``always``, or no numb
 at a time, in the order of the name. A conversation is told by its model and first user message.
 
 Settings, whose number means something else: ``latency-S`` (seconds), ``retry-after-S`` (what a 429 or 503 says),
-``window-N`` (longer prompts, in tokens, overflow the context), ``no-usage``, ``reasoning``.
+``window-N`` (longer prompts, in tokens, overflow the context), ``no-usage``,
+``cache-write`` (fresh input is billed as written to the cache), ``reasoning``.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ DELIVERIES = frozenset(
 )
 #: Settings that need a number, and those that take none.
 _NUMBERED = frozenset({"latency", "retry-after", "window"})
-_PLAIN = frozenset({"no-usage", "reasoning", "demo"})
+_PLAIN = frozenset({"no-usage", "cache-write", "reasoning", "demo"})
 #: How often a script plays where its name has no number.
 SCRIPTS: Mapping[str, float] = {
     "steps": math.inf,

@@ -37,6 +37,8 @@ class Plan:
     latency_s: float = 0.0
     #: Whether the answer carries its usage.
     usage: bool = True
+    #: Whether fresh input counts as written to the prompt cache.
+    cache_write: bool = False
 
 
 @dataclass(slots=True)
@@ -89,6 +91,7 @@ class Planner:
             delivery=fault,
             latency_s=latency_s,
             usage="no-usage" not in names,
+            cache_write="cache-write" in names,
         )
 
     def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:

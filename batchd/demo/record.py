@@ -34,6 +34,7 @@ _PASSED_ON = ("Authorization", "Content-Type")
 
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -45,10 +46,12 @@ class _Usage(msgspec.Struct):
 
     def plain(self) -> Usage:
         nothing = _Details()
+        prompt = self.prompt_tokens_details or nothing
         return Usage(
             calls=1,
             input_tokens=self.prompt_tokens,
-            cached_input_tokens=(self.prompt_tokens_details or nothing).cached_tokens or 0,
+            cached_input_tokens=prompt.cached_tokens or 0,
+            cache_write_tokens=prompt.cache_write_tokens or 0,
             output_tokens=self.completion_tokens,
             reasoning_tokens=(self.completion_tokens_details or nothing).reasoning_tokens or 0,
         )

@@ -195,9 +195,12 @@ class ModelServer:
         return await delivery.deliver(http, exchange, letter)
 
     def _usage(self, request: Request, plan: Plan) -> Usage:
-        if self.settings.count:
-            return self._meter.usage(request, plan.answer)
-        return meter.FIXED
+        counted = self.settings.count
+        usage = self._meter.usage(request, plan.answer) if counted else meter.FIXED
+        if plan.cache_write:
+            fresh = usage.input_tokens - usage.cached_input_tokens
+            return dataclasses.replace(usage, cache_write_tokens=fresh)
+        return usage
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -358,6 +358,20 @@ def test_reasoning_is_told_and_counted() -> None:
     _run_with(test)
 
 
+def test_cache_writes_are_told() -> None:
+    """`cache-write` reports all input that was not read from the cache as written to it."""
+
+    async def test(server: ModelServer, client: AsyncOpenAI) -> None:
+        for messages in (_user("go"), _with_answers("go", "x")):
+            usage = (await _ask(client, "cache-write+steps-2", messages)).usage
+            details = usage.prompt_tokens_details
+            assert details.cached_tokens + details.cache_write_tokens == usage.prompt_tokens
+        assert details.cached_tokens > 0
+        assert 0 < server.totals.usage.cache_write_tokens < server.totals.usage.input_tokens
+
+    _run_with(test)
+
+
 def test_judges() -> None:
     """A judge is known by its schema or its prompt; it says no N times for each task, prose, or yes."""
 
