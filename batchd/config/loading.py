@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from batchd.config.sections import PRESETS, Paths, Sections, Workspace
 from batchd.errors import ConfigError, Problem
@@ -145,21 +146,25 @@ def _value(text: str, hint: Any) -> Any:
         return text
 
 
-def _problem(error: Any, variables: Mapping[Place, str]) -> Problem:
+def _problem(error: ErrorDetails, variables: Mapping[Place, str]) -> Problem:
     place: Place = error["loc"]
+    hint: Any = Sections
+    for key in place[:-1]:
+        hint = _hint_of(hint, str(key))
+    return _named(complaint(error, _keys(hint)), place, variables)
+
+
+def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
+    """Return pydantic's finding in our words; ``known`` are the keys beside it. Without a place."""
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        hint: Any = Sections
-        for key in place[:-1]:
-            hint = _hint_of(hint, str(key))
-        near = difflib.get_close_matches(str(place[-1]), sorted(_keys(hint)), n=1)
-        known = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(_keys(hint)))}"
-        return _named(Problem("", "there is no such key", known), place, variables)
+        near = difflib.get_close_matches(str(error["loc"][-1]).lower(), known, n=1)
+        mend = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+        return Problem("", "there is no such key", mend)
     if error["type"] in {"missing", "missing_argument"}:
-        return _named(Problem("", "this key is needed"), place, variables)
-    message = str(error["msg"]).replace("Input should", "it must")
+        return Problem("", "this key is needed")
     if error["type"] == "dataclass_type":
-        message = "it must be a table"
-    return _named(Problem("", message), place, variables)
+        return Problem("", "it must be a table")
+    return Problem("", re.sub(r"^[A-Z]\w* should", "it must", error["msg"]))
 
 
 def _named(problem: Problem, place: Place, variables: Mapping[Place, str]) -> Problem:
@@ -236,7 +241,7 @@ def _contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
 def model_problem(model: str, config: Sections) -> Problem | None:
     """Return what is wrong with a ``provider/model``, if anything; the place is the caller's."""
     provider, _, name = model.partition("/")
-    if not provider or not name:
+    if not (provider and name and model.isprintable()):
         near = difflib.get_close_matches(provider, config.providers, n=1) or ["openai"]
         return Problem("", f"{model!r} is not provider/model", f"as in {near[0]}/MODEL")
     if provider not in config.providers:

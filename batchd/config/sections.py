@@ -15,9 +15,11 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from batchd import records
 
-Count = Annotated[int, Ge(0)]
-Positive = Annotated[int, Ge(1)]
-Amount = Annotated[float, Ge(0)]
+#: Bounds that no honest value meets keep every number within what SQLite and timers can hold.
+Count = Annotated[int, Ge(0), Le(10**15)]
+Positive = Annotated[int, Ge(1), Le(10**15)]
+Amount = Annotated[float, Ge(0), Le(10**9)]
+Span = Annotated[float, Gt(0), Le(10**9)]
 Name = Annotated[str, MinLen(1)]
 
 
@@ -154,9 +156,9 @@ class Governor(Section):
 
     max_retries: Count = 6
     """Retries of one call."""
-    first_backoff_s: Annotated[float, Gt(0)] = 1.0
+    first_backoff_s: Span = 1.0
     """The wait before the first retry; it doubles, with jitter. Retry-After is honoured above it."""
-    max_backoff_s: Annotated[float, Gt(0)] = 60.0
+    max_backoff_s: Span = 60.0
     """The longest wait between two retries."""
     max_parked_s: Amount = 604_800.0
     """A task parked for longer ends as ``error`` with the cause."""
@@ -178,9 +180,9 @@ class Caps(Section):
     """Money over all calls."""
     timeout_s: Amount | None = None
     """Time at work; parked time does not count."""
-    call_timeout_s: Annotated[float, Gt(0)] | None = None
+    call_timeout_s: Span | None = None
     """One model call, from request to the last byte."""
-    tool_timeout_s: Annotated[float, Gt(0)] | None = None
+    tool_timeout_s: Span | None = None
     """One command or file tool."""
 
 
@@ -200,9 +202,9 @@ class Limits(Section):
     """Money over all calls."""
     timeout_s: Amount = 3600.0
     """Time at work; parked time does not count."""
-    call_timeout_s: Annotated[float, Gt(0)] = 600.0
+    call_timeout_s: Span = 600.0
     """One model call, from request to the last byte."""
-    tool_timeout_s: Annotated[float, Gt(0)] = 120.0
+    tool_timeout_s: Span = 120.0
     """One command or file tool."""
     ceiling: Caps = field(default_factory=Caps)
     """``[limits.ceiling]``: binds every task."""

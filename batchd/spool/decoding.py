@@ -1,0 +1,156 @@
+"""The bytes of a task file become JSON values, or problems that say where and how to mend them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from batchd.errors import Problem
+
+#: Deeper than any sensible metadata or schema, and far from where an encoder would overflow its stack.
+MAX_DEPTH = 64
+
+Place = tuple[str | int, ...]
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_TYPOGRAPHIC = frozenset("\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Doubled(dict[str, Any]):
+    """An object that gives a key twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.twice = sorted({name for name in names if names.count(name) > 1})
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else _Doubled(pairs)
+
+
+def text(data: bytes) -> str | Problem:
+    """Return a file's text, without its byte order mark."""
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return Problem("", f"the file is {name}", "save it as UTF-8")
+    if b"\0" in data[:1024]:
+        start = data[:64]
+        wide = max(start[::2].count(0), start[1::2].count(0)) * 3 > len(start)
+        name = "UTF-16" if wide else "not text"
+        return Problem("", f"the file is {name}", "save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8", "replace")
+        return Problem(
+            _line_and_column(before, len(before)),
+            f"byte 0x{data[error.start]:02x} is not UTF-8"
+            if error.object == data
+            else "this is not UTF-8",
+            "save the file as UTF-8",
+        )
+
+
+def json_value(source: str) -> Any | Problem:
+    """Return the value of one JSON text; ``unfit`` tells what must not be in it."""
+    try:
+        return json.loads(source, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        at = _line_and_column(source, error.pos)
+        return Problem(at, *_explain(source, error))
+    except RecursionError:
+        return Problem("", "it is nested too deep")
+    except ValueError:
+        return Problem("", "it holds a number of more than 4300 digits")
+
+
+def _line_and_column(source: str, position: int) -> str:
+    lines = re.split(r"\r\n|\r|\n", source[:position])
+    return f"line {len(lines)}, column {len(lines[-1]) + 1}"
+
+
+def _explain(source: str, error: json.JSONDecodeError) -> tuple[str, str]:
+    """Return what is wrong with broken JSON, and for the commonest mistakes the mend."""
+    here = source[error.pos : error.pos + 2]
+    before = source[: error.pos].rstrip()
+    # Python 3.13 points at the comma itself, older ones at what follows it.
+    after = source[error.pos + 1 :].lstrip() if here[:1] == "," else source[error.pos :]
+    if (before.endswith(",") or here[:1] == ",") and after[:1] in {"}", "]"}:
+        return "a comma stands before the closing bracket", "remove that comma"
+    if here[:1] == "'":
+        return "text stands in single quotes", 'JSON wants double quotes: "…"'
+    if here[:1] in _TYPOGRAPHIC:
+        return f"{here[:1]} is a typographic quote", 'write straight ones: "…"'
+    if here in {"//", "/*"} or here[:1] == "#":
+        return "JSON knows no comments", "remove the comment"
+    word = re.match(r"[A-Za-z_]\w*", source[error.pos :])
+    if word and word.group() in {"True", "False", "None", "undefined"}:
+        mend = {"True": "true", "False": "false"}.get(word.group(), "null")
+        return f"{word.group()} is no JSON", f"write {mend}"
+    if word and error.msg.startswith("Expecting property name"):
+        return f"the key {word.group()} has no quotes", f'write "{word.group()}"'
+    return _plainer(error.msg, at_end=not source[error.pos :].strip())
+
+
+def _plainer(message: str, *, at_end: bool) -> tuple[str, str]:
+    if message.startswith("Unterminated string"):
+        return "the text that begins here never ends", 'a closing " is missing'
+    if at_end:
+        return "the file ends too early", "a closing bracket is missing, or it was cut off"
+    if message.startswith("Invalid control character"):
+        return "a raw line break or control character stands within a text", r"write \n or \t"
+    if message.startswith("Invalid \\escape"):
+        return "a backslash stands alone within a text", r"write \\ for a backslash"
+    if message.startswith("Expecting ',' delimiter"):
+        return "a comma is missing before this", r"or a quote within a text lacks its backslash: \""
+    if message.startswith("Expecting ':' delimiter"):
+        return "a colon is missing between key and value", ""
+    if message.startswith("Extra data"):
+        return "a second value begins here", "for one task a line, name the file .jsonl"
+    return message[:1].lower() + message[1:], ""
+
+
+def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Yield the place and the fault of whatever Python reads but JSON or UTF-8 does not have."""
+    waiting: list[tuple[Place, Any]] = [(place, value)]
+    while waiting:
+        at, item = waiting.pop()
+        if len(at) > MAX_DEPTH + len(place):
+            yield at[: len(place) + 3], f"it is nested deeper than {MAX_DEPTH} levels"
+            return
+        if isinstance(item, dict):
+            if isinstance(item, _Doubled):
+                yield from (((*at, key), "this key is given twice") for key in item.twice)
+            waiting += [((*at, key), below) for key, below in reversed(item.items())]
+            if any(not key.isascii() and _SURROGATE.search(key) for key in item):
+                yield at, "a key holds half of a surrogate pair, which is no character"
+        elif isinstance(item, list):
+            waiting += [((*at, index), item[index]) for index in reversed(range(len(item)))]
+        elif isinstance(item, float) and not math.isfinite(item):
+            yield at, "NaN, Infinity and numbers beyond 1e308 are no JSON"
+        elif isinstance(item, str) and not item.isascii() and (half := _SURROGATE.search(item)):
+            yield (
+                at,
+                f"it holds {ascii(half.group())[1:-1]}, half of a surrogate pair: no character",
+            )
+
+
+def written(place: Place) -> str:
+    """Return a place as users write it: ``tasks[3].limits.timeout_s``."""
+    parts = [
+        f"[{key}]" if isinstance(key, int) else f".{key}" if key.isidentifier() else f"[{key!a}]"
+        for key in place
+    ]
+    return "".join(parts).removeprefix(".")

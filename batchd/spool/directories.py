@@ -1,0 +1,66 @@
+"""Which directories a task may work in: below the workspace, and clear of the spool itself."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from batchd.config import Config
+
+
+class Directories:
+    """Answers for one task file; remembers what it has resolved."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._known: dict[str, str | None] = {}
+
+    @cached_property
+    def _open(self) -> tuple[str, ...]:
+        workspace = self._config.workspace
+        return tuple(os.path.realpath(p) for p in (workspace.root, *workspace.allow))
+
+    @cached_property
+    def _closed(self) -> dict[str, str]:
+        """What no task may touch, by real path."""
+        paths = self._config.paths
+        spool = {"inbox": paths.inbox, "outbox": paths.outbox, "state": paths.state}
+        closed = {os.path.realpath(p): f"the {name} folder" for name, p in spool.items()}
+        closed |= {os.path.realpath(p): "a key file" for p in self._config.key_files()}
+        if self._config.file:
+            closed[os.path.realpath(self._config.file)] = "the configuration"
+        return closed
+
+    def real(self, directory: str) -> str:
+        """Return the real path that ``dir`` means."""
+        return os.path.realpath(Path(self._config.workspace.root, directory))
+
+    def problem(self, directory: str, *, must_exist: bool) -> str:
+        """Return why a task may not work in ``dir``; empty: it may."""
+        if "\0" in directory:
+            return "a path cannot hold a NUL character"
+        real = self.real(directory)
+        if real not in self._known:
+            self._known[real] = self._refusal(real)
+        if refusal := self._known[real]:
+            return refusal
+        if Path(real).is_dir() or not (must_exist or Path(real).exists()):
+            return ""
+        return f"{real} is no directory" if Path(real).exists() else f"{real} does not exist"
+
+    def _refusal(self, real: str) -> str | None:
+        if not any(_within(real, top) for top in self._open):
+            return f"{real} lies outside of [workspace] root and allow"
+        for path, name in self._closed.items():
+            if real == path:
+                return f"{real} is {name}"
+            if _within(real, path):
+                return f"{real} lies in {name}"
+            if _within(path, real):
+                return f"{real} holds {name}"
+        return None
+
+
+def _within(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip("/") + "/")

@@ -1,0 +1,236 @@
+"""A dropped file becomes tasks, or all of its errors at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from batchd import records
+from batchd.config import Config
+from batchd.config.loading import complaint
+from batchd.errors import Problem, TaskFileError
+from batchd.spool import crosscheck, decoding, taskspec
+from batchd.spool.decoding import Place
+
+#: What a person reads; a file with more errors than these has one cause.
+MAX_PROBLEMS = 200
+
+#: Stands for a line that is no JSON: reported already, but it has a place and so an id.
+BROKEN = object()
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_PATTERNS = {
+    "^[A-Za-z0-9]": "it must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
+    "^[A-Za-z_]": "a variable's name is letters, digits and _, and begins with no digit",
+    r"^[^\x00]": "it cannot hold a NUL character",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A valid task file."""
+
+    tasks: tuple[records.Task, ...]
+    #: Caps the whole batch; 0 for none.
+    budget_usd: float = 0.0
+
+
+@dataclass(slots=True)
+class _Document:
+    """A file's values before validation, whatever its form."""
+
+    tasks: Sequence[Any] = ()
+    #: Everything of a batch but its tasks.
+    batch: Mapping[str, Any] = field(default_factory=dict)
+    #: How a place in the task at this index is written.
+    place: Callable[[int, Place], str] = lambda index, at: decoding.written(("tasks", index, *at))
+
+
+def read(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a dropped file, which nobody has vouched for.
+
+    Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be read.
+    """
+
+    def refused(message: str) -> TaskFileError:
+        return TaskFileError((Problem("", message),), path.name)
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise refused(f"the file cannot be read: {error.strerror}") from None
+    with open(descriptor, "rb", closefd=True) as file:  # noqa: PTH123 (a descriptor has no path)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise refused("it is no regular file")
+        data = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
+    if max(status.st_size, len(data)) > max_bytes:
+        size, limit = max(status.st_size, len(data)) / 1e6, max_bytes / 1e6
+        raise refused(f"the file has {size:,.1f} MB, [spool] max_file_bytes allows {limit:,.1f}")
+    return data
+
+
+def parse(data: bytes, filename: str, config: Config) -> Parsed:
+    """Return the tasks of a file, every default filled in.
+
+    The ending says what it is: .json, .jsonl (one task a line), .md or .txt (a plain prompt).
+    Raises ``TaskFileError`` with all problems at once.
+    """
+    problems: list[Problem] = []
+    document = _document(data, Path(filename).suffix.lower(), problems)
+    if document is None:
+        raise TaskFileError(tuple(problems), filename)
+    batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
+    if batch.first_prompt is None and document.batch.get("first_prompt") is not None:
+        # It is reported as wrong; its tasks need not be told that it is missing.
+        batch = batch.model_copy(update={"first_prompt": "…"})
+    specs = {}
+    for index, raw in enumerate(document.tasks):
+        place = partial(document.place, index)
+        if isinstance(raw, dict):
+            specs[index] = _validated(taskspec.TaskSpec, raw, place, problems)
+        elif raw is not BROKEN:
+            problems.append(Problem(place(()), "it must be an object"))
+    ids = {i: _id(raw, i) for i, raw in enumerate(document.tasks)}
+    checked = crosscheck.check(config, batch, specs, ids)
+    problems += [
+        replace(p, place=decoding.written(at) if i is None else document.place(i, at))
+        for i, at, p in checked.problems
+    ]
+    if problems:
+        raise _refusal(problems, filename)
+    return Parsed(checked.tasks, batch.budget_usd or 0.0)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a task file."""
+    return taskspec.schema()
+
+
+def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
+    # What JSON or UTF-8 does not have is found first, and by pydantic again: once a place is enough.
+    once = list({p.place or p: p for p in reversed(problems)}.values())[::-1]
+    once.sort(key=lambda p: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", p.place)])
+    shown = once[:MAX_PROBLEMS]
+    if len(once) > len(shown):
+        shown.append(Problem("", f"and {len(once) - len(shown)} more errors"))
+    return TaskFileError(tuple(shown), filename)
+
+
+def _id(raw: Any, index: int) -> str:
+    """Return a task's id, also where the task itself is not valid."""
+    given = raw.get("id") if isinstance(raw, dict) else None
+    return given if isinstance(given, str) else f"{index + 1:03d}"
+
+
+def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | None:
+    """Return the file's values; None, and why in ``problems``, where there are none to look at."""
+    source = decoding.text(data)
+    if isinstance(source, Problem):
+        problems.append(source)
+        return None
+    if not source.strip():
+        problems.append(Problem("", "the file is empty"))
+        return None
+    if ending in {".md", ".txt"}:
+        prompt = source.replace("\r\n", "\n").replace("\r", "\n")
+        return _Document([{"first_prompt": prompt}], place=lambda _, at: decoding.written(at))
+    if ending in {".jsonl", ".ndjson"}:
+        return _lines(source, problems)
+    if ending != ".json":
+        known = "known are .json, .jsonl, .md and .txt"
+        problems.append(Problem("", f"the ending {ending!r} is not known", known))
+        return None
+    value = decoding.json_value(source)
+    if isinstance(value, Problem):
+        problems.append(value)
+        return None
+    problems += [Problem(decoding.written(at), why) for at, why in decoding.unfit(value)]
+    return _tree(value, problems)
+
+
+def _lines(source: str, problems: list[Problem]) -> _Document:
+    tasks: list[Any] = []
+    numbers: list[int] = []
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        numbers.append(number)
+        value = decoding.json_value(line)
+        if isinstance(value, Problem):
+            at = value.place.replace("line 1", f"line {number}") or f"line {number}"
+            problems.append(replace(value, place=at))
+            value = BROKEN
+        tasks.append(value)
+
+    def place(index: int, at: Place) -> str:
+        return ", ".join(filter(None, (f"line {numbers[index]}", decoding.written(at))))
+
+    for index, value in enumerate(tasks):
+        problems += [Problem(place(index, at), why) for at, why in decoding.unfit(value)]
+    return _Document(tasks, place=place)
+
+
+def _tree(value: Any, problems: list[Problem]) -> _Document | None:
+    """Tell a batch from a bare list and from a single task."""
+    document = None
+    tasks = value.get("tasks") if isinstance(value, dict) else value
+    if not isinstance(value, list | dict):
+        problems.append(Problem("", "it must be an object with tasks, a list of tasks or a task"))
+    elif isinstance(value, list):
+        document = _Document(value, place=lambda index, at: decoding.written((index, *at)))
+    elif isinstance(tasks, list):
+        document = _Document(tasks, {k: v for k, v in value.items() if k != "tasks"})
+    elif "tasks" in value:
+        problems.append(Problem("tasks", "it must be a list"))
+    elif value.keys() & taskspec.TaskSpec.model_fields.keys():
+        batch = {k: v for k, v in value.items() if k == "budget_usd"}
+        task = {k: v for k, v in value.items() if k != "budget_usd"}
+        return _Document([task], batch, place=lambda _, at: decoding.written(at))
+    else:
+        wrong = ", ".join(sorted(ascii(key) for key in value)[:5]) or "nothing"
+        problems.append(Problem("tasks", "this key is needed, or first_prompt", f"here is {wrong}"))
+    if document and not document.tasks:
+        problems.append(Problem("tasks", "the file holds no task"))
+    return document
+
+
+def _validated(
+    model: type[_Model],
+    raw: Mapping[str, Any],
+    written: Callable[[Place], str],
+    problems: list[Problem],
+) -> _Model:
+    """Return what is valid of ``raw``, so that the rest of it is checked all the same."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems += _complaints(model, error, written)
+        wrong = {found["loc"][0] for found in error.errors(include_url=False)}
+    return model.model_validate({key: value for key, value in raw.items() if key not in wrong})
+
+
+def _complaints(
+    model: type[BaseModel], error: ValidationError, written: Callable[[Place], str]
+) -> Iterator[Problem]:
+    for found in error.errors(include_url=False, include_input=False):
+        at = found["loc"]
+        # pydantic adds this where the fault is a key, not its value.
+        at = at[:-1] if at and at[-1] == "[key]" else at
+        known = (taskspec.Limits if at[:1] == ("limits",) else model).model_fields
+        if found["type"] == "string_pattern_mismatch":
+            pattern = str(found["ctx"]["pattern"])
+            why = next(text for start, text in _PATTERNS.items() if pattern.startswith(start))
+            yield Problem(written(at), why)
+        else:
+            yield replace(complaint(found, known), place=written(at))

@@ -1,0 +1,114 @@
+"""What a task file may hold: the models that pydantic validates it with, and its JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from batchd.config.sections import Amount, Count, Positive, Span
+
+#: Files of a batch that are no task's.
+RESERVED = frozenset({"request", "results", "summary", "report"})
+
+TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+#: What can be an argument or a variable's value: anything but NUL.
+Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+_INT32 = 1 << 31
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Limits(_Spec):
+    """What a task may use up; 0 means no limit. What is not given comes from the configuration."""
+
+    max_iterations: Count | None = None
+    """Rounds of work and evaluation."""
+    max_calls: Count | None = None
+    """Model calls, evaluations and compactions included."""
+    max_tokens: Count | None = None
+    """Tokens over all calls, input and output together."""
+    max_output_tokens: Positive | None = None
+    """Output tokens of one call."""
+    max_cost_usd: Amount | None = None
+    """US dollars over all calls."""
+    timeout_s: Amount | None = None
+    """Seconds at work; parked time does not count."""
+    call_timeout_s: Span | None = None
+    """Seconds of one model call, from request to the last byte."""
+    tool_timeout_s: Span | None = None
+    """Seconds of one command or file tool."""
+
+
+class Defaults(_Spec):
+    """The keys that a batch may set for all its tasks; a task's own win. null means not given."""
+
+    first_prompt: str | None = None
+    """The user's request: the first message of the conversation. Needed."""
+    dir: str | None = None
+    """The directory to work in. Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root."""
+    model: str | None = None
+    """provider/model; default: [agent] model."""
+    system_prompt: str | None = None
+    """Replaces the opening of batchd's own system prompt."""
+    priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None
+    """Higher goes first; default 0."""
+    evaluator: Literal["judge", "none"] | None = None
+    """Who says that it is done; default: none where there is a check, else [evaluation] by."""
+    check: Word | None = None
+    """A shell command, run in the sandbox after each round; exit 0 accepts it."""
+    output_schema: dict[str, Any] | None = None
+    """A JSON Schema that the final answer must satisfy."""
+    limits: Limits | None = None
+    """What it may use up, over [limits]; 0 means no limit. A task's keys are laid over its batch's."""
+    network: bool | None = None
+    """Whether its commands may use the network; default false."""
+    env: dict[Variable, Word] | None = None
+    """Environment variables of its commands. A task's are laid over its batch's."""
+    tags: list[str] | None = None
+    """Words to filter by."""
+    metadata: dict[str, Any] | None = None
+    """Returned untouched in the result."""
+
+
+class TaskSpec(Defaults):
+    """One job for one agent."""
+
+    id: TaskId | None = None
+    """Unique in its batch; default: its place, as 001."""
+    after: list[str] | None = None
+    """Ids in this batch that must have completed before it starts."""
+
+
+class BatchSpec(Defaults):
+    """A batch of tasks, and defaults for them."""
+
+    tasks: list[TaskSpec] = Field(min_length=1)
+    """The tasks."""
+    budget_usd: Amount | None = None
+    """Caps the whole batch; 0: no cap."""
+
+
+class BatchKeys(Defaults):
+    """A batch apart from its tasks, which are validated one by one."""
+
+    budget_usd: Amount | None = None
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a task file: a batch, a bare list of tasks or a single task."""
+    document = TypeAdapter(BatchSpec | list[TaskSpec] | TaskSpec).json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "batchd task file",
+        **document,
+    }
