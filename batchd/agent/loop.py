@@ -3,126 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-import msgspec
 
 from batchd import wire
 from batchd.agent import prompts
 from batchd.agent.decide import decide
+from batchd.agent.host import Host
+from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
 from batchd.errors import SandboxError, StaleAttemptError
-from batchd.events import (
-    CallDenied,
-    CallStarted,
-    CancelRequested,
-    Event,
-    Resumed,
-    Suspended,
-    TaskFinished,
-    TaskStarted,
-    encode,
-)
-from batchd.llm import ModelClient
+from batchd.events import Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, Reason, Status
-from batchd.sandbox import Sandbox, Workplace
+from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict
-
-#: What the daemon answers to an ``Ask``.
-Reply = CallStarted | CallDenied | Suspended | CancelRequested
-
-
-class StopSignal:
-    """How the outside asks an agent to stop: at its next durable point, or, when cancelled, at once."""
-
-    def __init__(self) -> None:
-        self.requested: CancelRequested | Suspended | None = None
-        self._interruptible: asyncio.Task[Any] | None = None
-
-    def request(self, event: CancelRequested | Suspended) -> None:
-        """Ask for it. A cancellation also interrupts the model call or tool that runs."""
-        self.requested = event
-        if self._interruptible is not None and isinstance(event, CancelRequested):
-            self._interruptible.cancel()
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Mark an effect that a cancellation may break off."""
-        self._interruptible = asyncio.current_task()
-        try:
-            yield
-        finally:
-            self._interruptible = None
-
-
-class Host(Protocol):
-    """What an agent may use of the outside."""
-
-    client: ModelClient
-    sandbox: Sandbox
-    stop: StopSignal
-
-    def clock(self) -> float:
-        """Return the time, in seconds since the epoch."""
-
-    async def ask(self, ask: wire.Ask) -> Reply:
-        """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
-
-    async def failed(self, failed: wire.Failed) -> Reply:
-        """Commit the events and wait for what the governor says; raises ``StaleAttemptError``."""
-
-    async def record(self, record: wire.Record) -> None:
-        """Return when the events are durable; raises ``StaleAttemptError``."""
-
-    def progress(self, step: str, detail: str) -> None:
-        """Tell people what the task is doing."""
-
-    def finish(
-        self,
-        state: TaskState,
-        verdict: Verdict,
-        files: Mapping[str, tuple[int, int]] | None,
-        at: float,
-    ) -> TaskFinished:
-        """Return the last event, with the result's text. ``files`` is the directory as it is now."""
-
-
-class Journal:
-    """The task's events: all of them, and those that are not durable yet."""
-
-    def __init__(self, run: wire.Run, host: Host) -> None:
-        self.run = run
-        self.events: list[Event] = wire.unraw(run.history)
-        #: The number of the first event that is not durable.
-        self.seq = len(self.events)
-        self._waiting: list[msgspec.Raw] = []
-        self._host = host
-
-    def add(self, event: Event) -> None:
-        """Append an event; it becomes durable with the next flush."""
-        self.events.append(event)
-        if isinstance(event, CallStarted):
-            self.seq += 1  # the daemon committed it with the permit
-        else:
-            self._waiting.append(msgspec.Raw(encode(event)))
-
-    def take(self) -> tuple[msgspec.Raw, ...]:
-        """Return the waiting events, to be committed by whatever carries them."""
-        waiting, self._waiting = tuple(self._waiting), []
-        self.seq += len(waiting)
-        return waiting
-
-    async def flush(self) -> None:
-        """Return when every event so far is durable; raises ``StaleAttemptError``."""
-        if self._waiting:
-            seq, events = self.seq, self.take()
-            run = self.run
-            await self._host.record(
-                wire.Record(ref=run.ref, attempt=run.attempt, seq=seq, events=events)
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +81,8 @@ class _Agent:
                 async for event in performer.perform(step, self.state):
                     self._add(event)
             except asyncio.CancelledError:
-                if stop.requested is None:
+                if not stop.absorb():
                     raise
-                asyncio.current_task().uncancel()  # type: ignore[union-attr] (a coroutine always runs in a task)
 
     async def _opening(self, place: Workplace) -> Event:
         now = self._host.clock()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
 
 from batchd import tokens, wire
 from batchd.agent import context, evaluate, prompts, protocol, tools
 from batchd.agent.decide import CallModel, Compact, Conclude, Evaluate, Finish, RunTool, Step
+from batchd.agent.host import Host
+from batchd.agent.journal import Journal
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -22,9 +23,6 @@ from batchd.llm import Request
 from batchd.records import Answer, Evaluation, FileChanges, Message, ModelSetup, Purpose
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
-
-if TYPE_CHECKING:
-    from batchd.agent.loop import Host, Journal
 
 #: What the judge is shown at most: the newest commands, the first files.
 _MAX_COMMANDS = 40
@@ -132,7 +130,7 @@ class Performer:
     def _answered(
         self, purpose: Purpose, answer: Answer, setup: ModelSetup, state: TaskState
     ) -> CallAnswered:
-        calls, text = (), False
+        calls, text = answer.tool_calls, False
         if purpose is Purpose.AGENT:
             calls, text = protocol.calls(answer, setup.tools, native_seen=state.native_seen)
         return CallAnswered(

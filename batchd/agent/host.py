@@ -1,0 +1,82 @@
+"""What an agent may use of the outside, as its worker gives it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias
+
+from batchd import wire
+from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
+from batchd.llm import ModelClient
+from batchd.sandbox import Sandbox
+from batchd.taskstate import TaskState, Verdict
+
+#: What the daemon answers to an ``Ask``.
+Reply: TypeAlias = CallStarted | CallDenied | Suspended | CancelRequested
+
+
+class StopSignal:
+    """How the outside asks an agent to stop: at its next durable point, or, when cancelled, at once."""
+
+    def __init__(self) -> None:
+        self.requested: CancelRequested | Suspended | None = None
+        self._interruptible: asyncio.Task[Any] | None = None
+        self._interrupted = False
+
+    def request(self, event: CancelRequested | Suspended) -> None:
+        """Ask for it. A cancellation also interrupts the model call or tool that runs."""
+        self.requested = event
+        if self._interruptible is not None and isinstance(event, CancelRequested):
+            self._interrupted = self._interruptible.cancel()
+
+    def absorb(self) -> bool:
+        """Return whether the ``CancelledError`` at hand was this signal's own; then it is over with."""
+        task = asyncio.current_task()
+        if task is None or not self._interrupted:
+            return False
+        self._interrupted = False
+        task.uncancel()
+        return True
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Mark an effect that a cancellation may break off."""
+        self._interruptible = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._interruptible = None
+
+
+class Host(Protocol):
+    """What an agent may use of the outside."""
+
+    client: ModelClient
+    sandbox: Sandbox
+    stop: StopSignal
+
+    def clock(self) -> float:
+        """Return the time, in seconds since the epoch."""
+
+    async def ask(self, ask: wire.Ask) -> Reply:
+        """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
+
+    async def failed(self, failed: wire.Failed) -> Reply:
+        """Commit the events and wait for what the governor says; raises ``StaleAttemptError``."""
+
+    async def record(self, record: wire.Record) -> None:
+        """Return when the events are durable; raises ``StaleAttemptError``."""
+
+    def progress(self, step: str, detail: str) -> None:
+        """Tell people what the task is doing."""
+
+    def finish(
+        self,
+        state: TaskState,
+        verdict: Verdict,
+        files: Mapping[str, tuple[int, int]] | None,
+        at: float,
+    ) -> TaskFinished:
+        """Return the last event, with the result's text. ``files`` is the directory as it is now."""
