@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 
@@ -55,11 +56,12 @@ class Performer:
                 now = self._host.clock()
                 yield Compacted(at=now, elided=elided, start=start, end=end, summary=summary)
             case Finish(verdict):
-                yield self._host.finish(state, verdict, self._place.files(), self._host.clock())
+                files = await asyncio.to_thread(self._place.files)
+                yield self._host.finish(state, verdict, files, self._host.clock())
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)
-        request = self._request(step, state, setup)
+        request = await self._request(step, state, setup)
         ask = self._ask(step, request, setup)
         self._host.progress("waiting", setup.name)
         reply = await self._host.ask(ask)
@@ -97,11 +99,11 @@ class Performer:
             max_output_tokens=request.max_output_tokens,
         )
 
-    def _request(self, step: CallModel, state: TaskState, setup: ModelSetup) -> Request:
+    async def _request(self, step: CallModel, state: TaskState, setup: ModelSetup) -> Request:
         limit = step.max_output_tokens
         if step.purpose is Purpose.JUDGE:
             return Request(
-                messages=self._judge_messages(state),
+                messages=await self._judge_messages(state),
                 tools=(),
                 max_output_tokens=limit,
                 schema=prompts.JUDGE_SCHEMA,
@@ -117,9 +119,9 @@ class Performer:
             stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
         )
 
-    def _judge_messages(self, state: TaskState) -> tuple[Message, ...]:
+    async def _judge_messages(self, state: TaskState) -> tuple[Message, ...]:
         before = state.terms.files if state.terms else None
-        after = self._place.files()
+        after = await asyncio.to_thread(self._place.files)
         changed = _sizes(before, after)
         ran = [
             (_shown(call.name, call.arguments), "done" if code is None else f"exit code {code}")
