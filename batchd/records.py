@@ -327,6 +327,13 @@ class Failure:
     retry_after_s: float | None = None
     #: Its rate limit headers, lower-case names.
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: Whether the request may have reached the provider.
+    sent: bool = True
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the provider may have done, and billed, the work all the same."""
+        return self.sent and self.kind.unsettled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

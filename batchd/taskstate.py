@@ -209,7 +209,7 @@ def _call_started(state: TaskState, event: CallStarted) -> TaskState:
 
 
 def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
-    settled = state.settled() if event.failure.kind.unsettled else replace(state, open_call=None)
+    settled = state.settled() if event.failure.unsettled else replace(state, open_call=None)
     return replace(settled, retries=state.retries + 1)
 
 

@@ -49,6 +49,7 @@ class Tally:
     calls: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     estimated_calls: int = 0
@@ -94,6 +95,7 @@ class TaskLine:
     calls: int
     input_tokens: int
     cached_input_tokens: int
+    cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
     estimated: int
@@ -178,7 +180,7 @@ def _call_started(line: TaskLine, event: CallStarted, ledger: Ledger) -> None:
 
 
 def _call_failed(line: TaskLine, event: CallFailed, ledger: Ledger) -> None:
-    if event.failure.kind.unsettled:
+    if event.failure.unsettled:
         _settle(line, event, ledger)
     _close(line)
 
@@ -192,6 +194,7 @@ def _call_answered(line: TaskLine, event: CallAnswered, ledger: Ledger) -> None:
         sums.calls += usage.calls
         sums.input_tokens += usage.input_tokens
         sums.cached_input_tokens += usage.cached_input_tokens
+        sums.cache_write_tokens += usage.cache_write_tokens
         sums.output_tokens += usage.output_tokens
         sums.reasoning_tokens += usage.reasoning_tokens
     line.estimated |= usage.estimated
