@@ -1,0 +1,226 @@
+"""Reads what providers answer: chat completions, and what goes by that name."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from batchd import tokens
+from batchd.llm.request import Request
+from batchd.llm.text import valid_throughout
+from batchd.records import Answer, ToolCall, Usage
+
+_LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitive", "refusal"})
+#: The provider broke off for reasons of its own (OpenRouter, DeepSeek, Zhipu).
+BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error"})
+_TEXT_PARTS = frozenset({"text", "output_text", None})
+#: Servers without a parser for it leave a model's thinking in front of its answer.
+_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+class UnreadableError(Exception):
+    """The body is no chat completion. The message says what it is instead."""
+
+
+class Function(msgspec.Struct):
+    """What a tool call calls."""
+
+    name: str | None = None
+    #: JSON text, as an exception the object itself.
+    arguments: Any = None
+
+
+class Call(msgspec.Struct):
+    """A tool call."""
+
+    id: str | None = None
+    function: Function | None = None
+
+
+class Message(msgspec.Struct):
+    """The answer proper."""
+
+    #: Text, or a list of parts.
+    content: str | list[Any] | None = None
+    tool_calls: list[Call] | None = None
+    #: DeepSeek, vLLM, llama.cpp.
+    reasoning_content: Any = None
+    #: OpenRouter, ollama.
+    reasoning: Any = None
+    refusal: str | None = None
+
+
+class Choice(msgspec.Struct):
+    """One of the answers; only one is ever asked for."""
+
+    message: Message | None = None
+    finish_reason: str | None = None
+
+
+class InputDetails(msgspec.Struct):
+    """Parts of the input."""
+
+    cached_tokens: Any = None
+    cache_write_tokens: Any = None
+
+
+class OutputDetails(msgspec.Struct):
+    """Parts of the output."""
+
+    reasoning_tokens: Any = None
+
+
+class Counts(msgspec.Struct):
+    """The usage."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+    #: DeepSeek's name for cached input.
+    prompt_cache_hit_tokens: Any = None
+
+
+class Completion(msgspec.Struct):
+    """A chat completion, as far as it is used: everything may be missing or null."""
+
+    choices: list[Choice] | None = None
+    usage: Counts | None = None
+    model: str | None = None
+    #: Sent with status 200 by gateways whose own provider failed.
+    error: Any = None
+
+
+_DECODER = msgspec.json.Decoder(Completion)
+
+
+def decode(body: bytes) -> Completion:
+    """Return a response's body. Raises ``UnreadableError``."""
+    try:
+        return _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise UnreadableError(f"its JSON is no chat completion: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_untidy(body)
+
+
+def _decode_untidy(body: bytes) -> Completion:
+    """Read JSON that holds lone surrogates, NaN, bytes that are not UTF-8 or a BOM."""
+    try:
+        value = valid_throughout(json.loads(body.decode("utf-8-sig", "replace")))
+        return msgspec.convert(value, Completion)
+    except (ValueError, RecursionError):
+        raise UnreadableError(_what(body)) from None
+
+
+def _what(body: bytes) -> str:
+    start = body[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"<"):
+        return "an HTML page instead of JSON"
+    if start.startswith((b"data:", b"event:")):
+        return "a stream of events, which was not asked for"
+    return "broken JSON" if start else "an empty body"
+
+
+def answer(completion: Completion, message: Message, request: Request, seconds: float) -> Answer:
+    """Return the record of an answer: its first choice's ``message``."""
+    calls = tuple(_calls(message.tool_calls or []))
+    reason = completion.choices[0].finish_reason if completion.choices else None
+    content, thinking = _content(message)
+    reasoning = _string(message.reasoning_content) or _string(message.reasoning) or thinking
+    return Answer(
+        content=content,
+        tool_calls=calls,
+        finish_reason=_finish_reason(reason, called=bool(calls)),
+        reasoning=reasoning,
+        usage=_usage(completion.usage or Counts(), request, (content, reasoning), calls),
+        model=completion.model or "",
+        seconds=seconds,
+    )
+
+
+def _content(message: Message) -> tuple[str, str]:
+    """Return an answer's text, and the thinking in front of it."""
+    parts = [message.content] if isinstance(message.content, str) else message.content or []
+    text = "".join(map(_part, parts)) or message.refusal or ""
+    thinking = _THINKING.match(text)
+    return (text[thinking.end() :], thinking.group(1).strip()) if thinking else (text, "")
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
+        return _string(part.get("text"))
+    return _string(part)
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _calls(calls: list[Call]) -> Iterator[ToolCall]:
+    seen = set()
+    for call in calls:
+        function = call.function or Function()
+        # Replies name the call that they answer: an id must be there, and only once.
+        name = call.id if call.id and call.id not in seen else f"call_{secrets.token_hex(8)}"
+        seen.add(name)
+        yield ToolCall(name, function.name or "", _arguments(function.arguments))
+
+
+def _arguments(value: Any) -> str:
+    if isinstance(value, str):
+        return value or "{}"
+    return "{}" if value is None else msgspec.json.encode(value).decode()
+
+
+def _finish_reason(reason: str | None, *, called: bool) -> str:
+    given = (reason or "").lower()
+    if given in _LENGTH:
+        return "length"
+    if given in _FILTERED:
+        return "content_filter"
+    return "tool_calls" if called else "stop"
+
+
+def _usage(
+    counts: Counts, request: Request, texts: tuple[str, ...], calls: tuple[ToolCall, ...]
+) -> Usage:
+    """Return the usage as the provider counts it; what it does not count is counted here."""
+    inside, outside = counts.prompt_tokens_details, counts.completion_tokens_details
+    read, written = _number(counts.prompt_tokens), _number(counts.completion_tokens)
+    if read:
+        # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
+        written = max(written, _number(counts.total_tokens) - read)
+    said = bool(calls or any(texts))
+    estimated = not read or (said and not written)
+    read = read or _count_input(request)
+    if said and not written:
+        written = sum(map(tokens.count, (*texts, *(c.name + c.arguments for c in calls))))
+    cached = _number(inside and inside.cached_tokens) or _number(counts.prompt_cache_hit_tokens)
+    cached = min(cached, read)
+    return Usage(
+        calls=1,
+        input_tokens=read,
+        cached_input_tokens=cached,
+        cache_write_tokens=min(_number(inside and inside.cache_write_tokens), read - cached),
+        output_tokens=written,
+        reasoning_tokens=min(_number(outside and outside.reasoning_tokens), written),
+        estimated=estimated,
+    )
+
+
+def _count_input(request: Request) -> int:
+    tools = msgspec.json.encode(request.tools).decode() if request.tools else ""
+    return tokens.count_messages(request.messages) + tokens.count(tools)
+
+
+def _number(value: Any) -> int:
+    """Return a count; whatever is none counts as 0."""
+    return int(value) if isinstance(value, int | float) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)

@@ -1,0 +1,183 @@
+"""``ModelClient``: the way to the providers, one connection pool each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from ssl import SSLContext
+
+import aiohttp
+import httpx2
+import openai
+
+from batchd.llm import answer
+from batchd.llm.failures import Place, error_in_answer, http_failure
+from batchd.llm.request import Request, encode
+from batchd.records import Answer, Endpoint, Failure, FailureKind, ModelSetup
+
+#: A host that does not take a connection by then cannot be reached.
+CONNECT_S = 15.0
+#: Idle connections are closed sooner than the five seconds after which common servers do it: a
+#: request that crosses their close on the way would be lost, and perhaps paid.
+_KEEPALIVE_S = 4.0
+_HTTP_OK = 200
+#: What goes wrong before there is a connection.
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One provider's client, and how many calls are on it."""
+
+    endpoint: Endpoint
+    client: openai.AsyncOpenAI
+    calls: int = 0
+    retired: bool = False
+
+
+class ModelClient:
+    """Makes model calls. One for each process, on one event loop, shared by all that it runs."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Take the endpoints by provider name; each is connected to when it is first needed."""
+        self._endpoints = dict(endpoints)
+        self._lines: dict[str, _Line] = {}
+        self._retired: list[_Line] = []
+
+    async def call(self, setup: ModelSetup, request: Request, timeout_s: float) -> Answer | Failure:
+        """Make one call, once, and return what came of it.
+
+        Raises nothing for what a provider or the way to it does. Cancelling closes the connection.
+        """
+        endpoint = self._endpoints.get(setup.provider)
+        if endpoint is None:
+            return Failure(
+                kind=FailureKind.AUTH,
+                message=f"{setup.name}: the provider {setup.provider!r} is not configured, or has no key",
+            )
+        place = Place(setup, endpoint)
+        try:
+            line = self._line(setup.provider, endpoint)
+        except (httpx2.InvalidURL, ValueError) as error:
+            return place.failure(FailureKind.BAD_REQUEST, str(error), says="has a bad base_url")
+        line.calls += 1
+        try:
+            return await _call(line.client, place, request, timeout_s)
+        finally:
+            line.calls -= 1
+            if self._retired:
+                await self._close_retired()
+
+    def retune(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Use these endpoints from the next call on; calls under way end on the old ones."""
+        self._endpoints = dict(endpoints)
+        for name, line in list(self._lines.items()):
+            if line.endpoint != endpoints.get(name):
+                self._retired.append(self._lines.pop(name))
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way fail."""
+        lines = [*self._lines.values(), *self._retired]
+        self._lines, self._retired = {}, []
+        for line in lines:
+            await line.client.close()
+
+    def _line(self, name: str, endpoint: Endpoint) -> _Line:
+        line = self._lines.get(name)
+        if line is None:
+            line = self._lines[name] = _Line(endpoint, _client(endpoint))
+        return line
+
+    async def _close_retired(self) -> None:
+        idle = [line for line in self._retired if not line.calls]
+        self._retired = [line for line in self._retired if line.calls]
+        for line in idle:
+            await line.client.close()
+
+
+@cache
+def tls() -> SSLContext:
+    """Return the certificates to trust, read once. Call it before forking: they take 20 ms and memory."""
+    return httpx2.create_ssl_context()
+
+
+def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    limits = httpx2.Limits(
+        # Without a number, aiohttp stops at 100.
+        max_connections=max(1000, endpoint.max_concurrent),
+        keepalive_expiry=_KEEPALIVE_S,
+    )
+    # A redirected POST would lose its body or its key on the way: it is told, not followed.
+    transport = openai.DefaultAioHttpClient(verify=tls(), limits=limits, follow_redirects=False)
+    client = openai.AsyncOpenAI(
+        base_url=endpoint.base_url,
+        # The SDK wants one; servers without keys ignore it.
+        api_key=endpoint.api_key or "none",
+        max_retries=0,
+        timeout=httpx2.Timeout(None, connect=CONNECT_S),
+        default_headers=endpoint.headers,
+        http_client=transport,
+    )
+    # The SDK takes these from OPENAI_… variables and would send them to every provider.
+    client.organization = client.project = None
+    return client
+
+
+async def _call(
+    client: openai.AsyncOpenAI, place: Place, request: Request, timeout_s: float
+) -> Answer | Failure:
+    body = encode(place.setup, request)
+    begun = time.monotonic()
+    try:
+        # Around all of it: the SDK's own timeouts begin anew with every byte.
+        async with asyncio.timeout(timeout_s):
+            response = await client.post("/chat/completions", cast_to=httpx2.Response, content=body)
+    except openai.APIStatusError as error:
+        return http_failure(
+            place, error.status_code, error.response.headers, error.response.content
+        )
+    except TimeoutError:
+        return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
+    except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+        return _connection_failure(place, error)
+    return _read(place, response.content, request, time.monotonic() - begun)
+
+
+def _connection_failure(place: Place, error: Exception) -> Failure:
+    """Return what broke the way: the SDK calls disconnects timeouts, the first cause tells them apart."""
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    detail = str(causes[-1]) or type(causes[-1]).__name__
+    if isinstance(causes[-1], aiohttp.ClientResponseError):
+        return place.failure(FailureKind.BAD_ANSWER, detail, says="does not speak HTTP")
+    if any(isinstance(c, _UNSENT) for c in causes):
+        return place.failure(FailureKind.CONNECTION, detail, sent=False)
+    says = "closed the connection before the answer was whole"
+    return place.failure(FailureKind.CONNECTION, detail, says=says)
+
+
+def _read(place: Place, body: bytes, request: Request, seconds: float) -> Answer | Failure:
+    """Return what the body of a response with status 200 says."""
+    try:
+        completion = answer.decode(body)
+    except answer.UnreadableError as error:
+        return place.failure(FailureKind.BAD_ANSWER, str(error), http_status=_HTTP_OK)
+    choice = completion.choices[0] if completion.choices else None
+    if choice is None or choice.message is None:
+        if completion.error:
+            return error_in_answer(place, completion.error)
+        return place.failure(FailureKind.BAD_ANSWER, "it holds no choices", http_status=_HTTP_OK)
+    if choice.finish_reason in answer.BROKEN_OFF:
+        return place.failure(
+            FailureKind.OVERLOADED,
+            f"it broke off with {choice.finish_reason}",
+            http_status=_HTTP_OK,
+        )
+    found = answer.answer(completion, choice.message, request, seconds)
+    if found.finish_reason == "content_filter" and not (found.content.strip() or found.tool_calls):
+        return place.failure(FailureKind.CONTENT_FILTER, http_status=_HTTP_OK)
+    return found

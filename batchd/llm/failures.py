@@ -1,0 +1,186 @@
+"""Classifies what went wrong with a call, and says it in one line for people."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchd.llm import waits
+from batchd.llm.text import line, valid
+from batchd.records import Endpoint, Failure, FailureKind, ModelSetup
+
+_SAID = re.compile
+#: By the provider's code, type or words; the first that fits counts.
+#: Gemini says "exceeded your current quota" of every rate limit, so that only OpenAI's code tells.
+_QUOTA = _SAID(
+    r"insufficient_quota|insufficient[ _]balance|insufficient[ _](?:credit|fund)|out of credits"
+    r"|credit balance is too low|requires more credits|billing_hard_limit|billing_not_active"
+)
+_KEY = _SAID(
+    r"invalid_api_key|(?:incorrect|invalid) api[ _]key|api[ _]key not valid|api_key_invalid"
+)
+_OVERFLOW = _SAID(
+    r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|size|window)"
+    r"|prompt is too long|input is too long|prompt_too_long|exceed context limit"
+    r"|exceeds the maximum number of tokens|reduce the length of the (?:messages|prompt)"
+)
+_FILTER = _SAID(
+    r"content_filter|content_policy|content (?:management )?policy|responsibleaipolicy"
+    r"|content exists risk|data_inspection_failed|safety system|requires moderation"
+)
+#: The conversation alone may not be at fault: these say something else for sure.
+_PLAIN_STATUS: Mapping[int, FailureKind] = {
+    401: FailureKind.AUTH,
+    402: FailureKind.QUOTA,
+    408: FailureKind.TIMEOUT,
+    # The gateway gave up on a model that was still at work, which will be billed.
+    504: FailureKind.TIMEOUT,
+    524: FailureKind.TIMEOUT,
+}
+_SAYS: Mapping[FailureKind, str] = {
+    FailureKind.RATE_LIMITED: "has had too many requests or tokens",
+    FailureKind.OVERLOADED: "is overloaded or failing",
+    FailureKind.TIMEOUT: "did not answer in time",
+    FailureKind.AUTH: "refuses the API key",
+    FailureKind.QUOTA: "says that the account has no money or quota left",
+    FailureKind.FORBIDDEN: "forbids this request",
+    FailureKind.BAD_REQUEST: "refuses the request",
+    FailureKind.CONTENT_FILTER: "refuses the content",
+    FailureKind.CONTEXT_OVERFLOW: "cannot fit the conversation into its window",
+    FailureKind.BAD_ANSWER: "sent no usable answer",
+    FailureKind.CONNECTION: "cannot be reached",
+}
+_KEY_LIKE = re.compile(
+    r"\b(?:sk|pk|gsk|xai|key|AIza)[-_]?[A-Za-z0-9_-]{16,}|Bearer\s+\S+", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a call went, for messages."""
+
+    setup: ModelSetup
+    endpoint: Endpoint
+
+    def __str__(self) -> str:
+        return f"{self.setup.name} at {self.endpoint_host}"
+
+    @property
+    def endpoint_host(self) -> str:
+        """The host and port of the base URL, without a name and password in it."""
+        return urlsplit(self.endpoint.base_url).netloc.rpartition("@")[2]
+
+    def failure(self, kind: FailureKind, detail: str = "", says: str = "", **more: Any) -> Failure:
+        """Return a failure whose message says what happened, where, and in whose words."""
+        detail = line(self._without_key(valid(detail))).rstrip(".")
+        message = f"{self} {says or _SAYS[kind]}"
+        return Failure(kind=kind, message=f"{message}: {detail}" if detail else message, **more)
+
+    def _without_key(self, text: str) -> str:
+        for secret in (self.endpoint.api_key, *self.endpoint.headers.values()):
+            if len(secret) >= 8:  # noqa: PLR2004 (shorter ones are no secrets, and part of any text)
+                text = text.replace(secret, "[key]")
+        return _KEY_LIKE.sub("[key]", text)
+
+
+def http_failure(place: Place, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+    """Return what an HTTP error says. ``headers`` have lower-case names."""
+    text = body.decode("utf-8", "replace")
+    words = _Words.of(text)
+    kind = _kind(status, words)
+    retry_after_s = waits.retry_after(headers)
+    if retry_after_s is None and kind is FailureKind.RATE_LIMITED:
+        retry_after_s = waits.until_reset(headers, text)
+    return place.failure(
+        kind,
+        _detail(status, headers, words),
+        says=_says(place, status, kind, words),
+        http_status=status,
+        retry_after_s=retry_after_s,
+        headers=dict(_limit_headers(headers)),
+    )
+
+
+def error_in_answer(place: Place, error: Any) -> Failure:
+    """Return what an error under status 200 says: gateways send their own provider's status as its code."""
+    text = json.dumps({"error": error})
+    code = error.get("code") if isinstance(error, dict) else None
+    status = int(code) if isinstance(code, int | str) and str(code).isdecimal() else 0
+    if not 400 <= status < 600:  # noqa: PLR2004 (what HTTP calls an error)
+        return place.failure(FailureKind.BAD_ANSWER, _Words.of(text).message, http_status=200)
+    return http_failure(place, status, {}, text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What a provider says of an error."""
+
+    #: For people.
+    message: str
+    #: Message, code, type: all of it in lower case, for us.
+    all: str
+
+    @classmethod
+    def of(cls, text: str) -> _Words:
+        """Read the body of an error: OpenAI's form, and what else is seen."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            page = text.lstrip().startswith("<")
+            return cls("an HTML page" if page else text[:1000], "" if page else text[:1000].lower())
+        value = value[0] if isinstance(value, list) and value else value  # Gemini
+        error = value.get("error", value) if isinstance(value, dict) else value
+        fields = error if isinstance(error, dict) else {"message": error}
+        message = fields.get("message") or fields.get("detail") or ""
+        # OpenRouter keeps the words of the provider behind it apart.
+        metadata = fields.get("metadata")
+        raw = metadata.get("raw") if isinstance(metadata, dict) else None
+        said = [m if isinstance(m, str) else json.dumps(m) for m in (message, raw) if m]
+        codes = [str(fields[key]) for key in ("code", "type", "status") if fields.get(key)]
+        return cls(": ".join(said), " ".join([*said, *codes]).lower()[:4000])
+
+
+def _kind(status: int, words: _Words) -> FailureKind:
+    if kind := _PLAIN_STATUS.get(status):
+        return kind
+    if status == 429:  # noqa: PLR2004 (too many requests)
+        return FailureKind.QUOTA if _QUOTA.search(words.all) else FailureKind.RATE_LIMITED
+    if status >= 500:  # noqa: PLR2004 (the server's fault, it says)
+        overflow = "exceed_context_size" in words.all
+        return FailureKind.CONTEXT_OVERFLOW if overflow else FailureKind.OVERLOADED
+    for pattern, kind in (
+        (_QUOTA, FailureKind.QUOTA),
+        (_KEY, FailureKind.AUTH),
+        (_FILTER, FailureKind.CONTENT_FILTER),
+    ):
+        if pattern.search(words.all):
+            return kind
+    if status == 403:  # noqa: PLR2004 (forbidden)
+        return FailureKind.FORBIDDEN
+    if status == 413 or (status in {400, 422} and _OVERFLOW.search(words.all)):  # noqa: PLR2004 (content too large)
+        return FailureKind.CONTEXT_OVERFLOW
+    return FailureKind.BAD_REQUEST
+
+
+def _says(place: Place, status: int, kind: FailureKind, words: _Words) -> str:
+    if status == 404 and kind is FailureKind.BAD_REQUEST:  # noqa: PLR2004 (not found)
+        if "model" in words.all:
+            return f"does not know the model {place.setup.model!r} (HTTP 404)"
+        return f"has no chat completions under base_url {place.endpoint_host} (HTTP 404)"
+    if 300 <= status < 400:  # noqa: PLR2004 (redirects)
+        return f"redirects elsewhere: set base_url to where (HTTP {status})"
+    return f"{_SAYS[kind]} (HTTP {status})"
+
+
+def _detail(status: int, headers: Mapping[str, str], words: _Words) -> str:
+    return headers.get("location", "") if 300 <= status < 400 else words.message  # noqa: PLR2004 (redirects)
+
+
+def _limit_headers(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name, value in headers.items():
+        if "ratelimit" in name or name.startswith("retry-after"):
+            yield name[:100], line(value, 200)

@@ -1,0 +1,83 @@
+"""What is asked of a model, and the body of the HTTP request that asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from batchd.llm.text import valid_throughout
+from batchd.records import Message, ModelSetup, ToolCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call: the whole conversation, and what the answer may be."""
+
+    messages: tuple[Message, ...]
+    #: Tools in the form of chat completions: name, description and JSON Schema.
+    tools: tuple[Mapping[str, Any], ...]
+    max_output_tokens: int
+    #: The answer ends in front of any of these.
+    stop: tuple[str, ...] = ()
+    #: A JSON Schema for the answer, sent as far as ``ModelSetup.json_mode`` allows.
+    schema: Mapping[str, Any] | None = None
+
+
+def encode(setup: ModelSetup, request: Request) -> bytes:
+    """Return the request's body in JSON.
+
+    The same messages give the same bytes in every call, so that the provider's prompt cache hits.
+    All of it is encoded each time: 10 µs for 14 KB, far below the cost of keeping pieces.
+    """
+    body = {
+        "model": setup.model,
+        "messages": [_message(m) for m in request.messages],
+        setup.output_limit_field: request.max_output_tokens,
+    }
+    if request.tools:
+        body["tools"] = request.tools
+    if request.stop:
+        body["stop"] = request.stop
+    if request.schema is not None and setup.json_mode != "none":
+        body["response_format"] = _response_format(setup.json_mode, request.schema)
+    body.update(setup.extra_body)
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(valid_throughout(body))
+
+
+def _response_format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if mode == "json_object":
+        return {"type": "json_object"}
+    form = {"name": "answer", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": form}
+
+
+def _message(message: Message) -> Mapping[str, Any]:
+    if message.tool_calls:
+        # Some providers refuse an empty text beside tool calls, all take null.
+        calls = [_call(c) for c in message.tool_calls]
+        return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+    if message.role != "tool":
+        return {"role": message.role, "content": message.content}
+    if message.tool_call_id is None:
+        return {"role": "user", "content": message.content}
+    return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+
+
+_OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _call(call: ToolCall) -> Mapping[str, Any]:
+    arguments = call.arguments
+    try:
+        _OBJECT.decode(arguments)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        # Some servers answer 400 or 500 to a conversation with broken arguments in it, for ever.
+        arguments = msgspec.json.encode({"malformed": valid_throughout(arguments)}).decode()
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

@@ -1,0 +1,97 @@
+"""How long a provider asks its clients to wait, in the many ways of saying so."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+_UNITS: Mapping[str, float] = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_STEP = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+#: OpenAI: "Please try again in 6m0s.", Gemini: "Please retry in 34.07s.", "retryDelay": "34s".
+_IN_TEXT = re.compile(
+    r'(?:try again in|retry in|"retryDelay":\s*")\s*((?:\d+(?:\.\d+)?\s*(?:ms|s|m|h|d)[a-z]*\s*)+)'
+)
+#: A number above this is a moment since the epoch, not a duration.
+_EPOCH_S = 1e9
+_EPOCH_MS = 1e12
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that ``retry-after-ms`` or ``retry-after`` ask for; None: they do not."""
+    milliseconds = _float(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    return _wait(headers.get("retry-after"))
+
+
+def until_reset(headers: Mapping[str, str], body: str) -> float | None:
+    """Return the seconds until what ran out is there again, after a 429 without Retry-After.
+
+    Only limits whose remaining count is 0, or not given, matter: the others' reset tells when they
+    will be full, not when there is something left.
+    """
+    waits = [
+        _wait(value)
+        for name, value in headers.items()
+        if "ratelimit" in name and "reset" in name and _ran_out(headers, name)
+    ]
+    if known := [w for w in waits if w is not None]:
+        return max(known)
+    told = _IN_TEXT.search(body)
+    return _duration(told.group(1)) if told else None
+
+
+def _ran_out(headers: Mapping[str, str], name: str) -> bool:
+    remaining = _float(headers.get(name.replace("reset", "remaining")))
+    return remaining is None or remaining <= 0
+
+
+def _wait(value: str | None) -> float | None:
+    """Return the seconds that a number, a duration, a moment or a date stand for."""
+    if value is None:
+        return None
+    number = _float(value)
+    if number is not None:
+        if number >= _EPOCH_MS:
+            number = number / 1000 - time.time()
+        elif number >= _EPOCH_S:
+            number -= time.time()
+        return max(0.0, number)
+    duration = _duration(value)
+    return _date(value) if duration is None else duration
+
+
+def _float(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _duration(value: str) -> float | None:
+    """Return the seconds of ``1h2m3s``, ``250ms`` and the like."""
+    value = value.strip().lower()
+    steps = _STEP.findall(value)
+    if not steps or not _STEP.match(value):
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in steps)
+
+
+def _date(value: str) -> float | None:
+    """Return the seconds until an HTTP date, or an ISO one (anthropic)."""
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    try:
+        return max(0.0, moment.timestamp() - time.time())
+    except (OverflowError, OSError):
+        return None
