@@ -1,0 +1,80 @@
+"""The command line: one module a command, each loaded only when it is called.
+
+A command module has ``arguments(parser)`` and ``run(args) -> int``, the exit code: 0 all
+completed, 1 some task did not, 2 wrong use or invalid input, 3 not possible here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from batchd import __version__
+from batchd.errors import BatchdError
+
+#: Each command with its line in the help; its module is ``batchd.cli.NAME``.
+COMMANDS: Mapping[str, str] = {
+    "serve": "watch the inbox and work on what is dropped, until stopped",
+    "run": "work on task files here and now, without a daemon",
+    "submit": "check a task file and drop it into the inbox",
+    "status": "show batches, the tasks of one, or one task",
+    "logs": "show what tasks did, step by step",
+    "cost": "show what was spent, or what other models would have cost",
+    "check": "look for what would fail, and say how to mend it",
+    "schema": "print the JSON Schema of task files, results or summaries",
+    "cancel": "end a batch or a task",
+    "demo": "show the whole way with a stand-in model: no key, no network",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
+    args = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
+        sys.stdout.flush()
+    except BatchdError as error:
+        print(f"batchd: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python must not try to flush again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        # Given before the command or after it: the one must not blot out the other.
+        default=argparse.SUPPRESS,
+        help="the configuration (else ./config.toml, ~/.config/batchd/, /etc/batchd/)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="batchd",
+        description="A print spooler for LLM agents: drop task.json, collect verified results.",
+        epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
+        "3 not possible here.",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"batchd {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=line, description=f"{line[0].upper()}{line[1:]}.", parents=[common]
+        )
+        # Only what may be called is loaded; the rest is known by its line of help.
+        if name in argv:
+            importlib.import_module(f"batchd.cli.{name}").arguments(command)
+    args = parser.parse_args(argv)
+    args.config = getattr(args, "config", None)
+    return args

@@ -1,0 +1,144 @@
+"""What commands share: how numbers, names and tables look, and nothing that takes time to load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchd.errors import UsageError
+from batchd.log import escape
+
+#: How each end of a task is marked.
+MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
+#: Escape sequences of the few colours in use.
+_COLOURS = {
+    "completed": "32",
+    "running": "36",
+    "parked": "33",
+    "timeout": "33",
+    "cancelled": "33",
+    "rejected": "31",
+    "error": "31",
+    "failed": "31",
+    "ok": "32",
+}
+
+
+def print_json(value: Any) -> None:
+    """Print a value for other programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 task``, ``2,000 tasks``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def money(usd: float | None) -> str:
+    """Return dollars; small amounts with the digits that matter."""
+    if usd is None:
+        return "unknown"
+    return f"${usd:,.2f}" if usd >= 100 else f"${usd:.4f}"  # noqa: PLR2004 (from here on cents tell enough)
+
+
+def duration(seconds: float | None) -> str:
+    """Return ``4.2 s``, ``12:05``, ``3:12:05``."""
+    if seconds is None:
+        return ""
+    if seconds < 60:  # noqa: PLR2004 (a minute)
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def moment(at: float | None) -> str:
+    """Return a moment in local time, as short as it can be told."""
+    if not at:
+        return ""
+    now = time.localtime()
+    then = time.localtime(at)
+    same_day = then[:3] == now[:3]
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", then)
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the batch and the task of ``BATCH[/TASK]``; the task may be empty."""
+    batch, _, task = target.strip("/").partition("/")
+    if not batch or "/" in task:
+        raise UsageError(f"{escape(target)} is no BATCH or BATCH/TASK")
+    return batch, task
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal ``text`` takes; Chinese letters take two."""
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def clipped(text: str, width: int) -> str:
+    """Return text cut to ``width`` columns, the cut shown."""
+    if width_of(text) <= width:
+        return text
+    kept, used = "", 1
+    for c in text:
+        used += width_of(c)
+        if used > width:
+            break
+        kept += c
+    return f"{kept}…"
+
+
+def terminal_width() -> int:
+    """Return the columns to write for: the terminal's, 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+
+
+def coloured(text: str, status: str) -> str:
+    """Return ``text`` in the colour of a status, on a terminal."""
+    code = _COLOURS.get(status)
+    return f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() else text
+
+
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    flexible: str = "",
+) -> list[str]:
+    """Return the lines of a table.
+
+    Columns named in ``right`` are aligned to the right; the one named ``flexible`` is cut where
+    the line would be too long. Cells are neutralised here, and coloured where they are a status.
+    """
+    cells = [[escape(c) for c in row] for row in rows]
+    widths = [max(width_of(r[i]) for r in [list(heads), *cells]) for i in range(len(heads))]
+    if flexible:
+        column = list(heads).index(flexible)
+        rest = sum(widths) - widths[column] + 2 * (len(heads) - 1)
+        widths[column] = min(widths[column], max(8, terminal_width() - rest))
+
+    def line(row: Sequence[str], *, plain: bool) -> str:
+        parts = []
+        for name, cell, width in zip(heads, row, widths, strict=True):
+            text = clipped(cell, width)
+            gap = " " * (width - width_of(text))
+            text = text if plain else coloured(text, cell)
+            parts.append(gap + text if name in right else text + gap)
+        return "  ".join(parts).rstrip()
+
+    return [line(heads, plain=True), *(line(row, plain=False) for row in cells)]
+
+
+def store_path(state: Path) -> Path:
+    """Return where the store lies."""
+    return state / "batchd.db"

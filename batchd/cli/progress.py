@@ -1,0 +1,174 @@
+"""Live progress: polls the store, tells what changed, and on a terminal keeps a picture of what runs.
+
+One implementation for ``run``, ``submit --wait`` and ``demo``: whoever works on the tasks, the
+store tells how far they are.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from batchd.cli.common import MARKS, clipped, counted, duration, money
+from batchd.errors import StoreError
+from batchd.log import escape
+from batchd.records import Ref, Status
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow, TaskRow
+
+_WIDTH = 80
+#: Seconds between two looks; longer where a look takes long.
+_POLL_S = 0.2
+#: Of the time, what looking may take at most.
+_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is watched, as of now."""
+
+    batches: Sequence[BatchRow]
+    #: Running and parked.
+    running: Sequence[TaskRow]
+    prompts: dict[Ref, str]
+
+
+class Screen(Protocol):
+    """Where progress is shown."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave nothing on the screen but the lines told."""
+
+    def show(self, news: Sequence[str], picture: Picture) -> None:
+        """Tell each line of ``news`` for good, and show the picture until the next."""
+
+
+class Lines:
+    """For files and pipes: lines alone, each with its time."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, news: Sequence[str], picture: Picture) -> None:  # noqa: ARG002 (a picture is for terminals)
+        """Print the news."""
+        for line in news:
+            print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
+
+
+@dataclass(slots=True)
+class Watch:
+    """Compares each look at the store with the one before."""
+
+    reader: Reader
+    find: Callable[[Reader], list[BatchRow]]
+    _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
+    _batches: dict[str, BatchRow] = field(default_factory=dict)
+    _prompts: dict[Ref, str] = field(default_factory=dict)
+
+    def look(self) -> tuple[list[str], Picture]:
+        """Return a line for each change since the last look, and the picture."""
+        batches = self.find(self.reader)
+        names = {b.batch.name for b in batches}
+        running = [t for t in self.reader.running() if t.ref.batch in names]
+        news: list[str] = []
+        for batch in batches:
+            before = self._batches.get(batch.batch.name)
+            self._batches[batch.batch.name] = batch
+            if before is None:
+                news.append(_received(batch))
+            if before is None or batch.finished != before.finished:
+                # Only now are the rows of tasks that ended worth their reading.
+                ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
+                news += [line for t in ended for line in self._changes(t)]
+        news += [line for t in running for line in self._changes(t)]
+        return news, Picture(batches, running, self._prompts)
+
+    def _changes(self, task: TaskRow) -> list[str]:
+        known = self._told.get(task.ref)
+        now = (task.status, task.round)
+        if known == now:
+            return []
+        self._told[task.ref] = now
+        lines = []
+        if known is None:
+            prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
+            self._prompts[task.ref] = escape(prompt)
+            lines.append(f"▸ {task.ref.task} starts: {escape(prompt)}")
+        if task.status.final:
+            lines.append(_ended(task))
+        elif task.status is Status.PARKED:
+            lines.append(f"‖ {task.ref.task} waits: {escape(task.message)}")
+        elif known is not None and task.round > known[1] > 0:
+            lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
+        return [clipped(line, _WIDTH - 11) for line in lines]
+
+
+def _received(row: BatchRow) -> str:
+    if row.problems:
+        return f"{row.batch.name} was rejected: {counted(len(row.problems), 'error')} in the file"
+    return f"{row.batch.name}: {counted(row.tasks, 'task')}"
+
+
+def _ended(task: TaskRow) -> str:
+    why = f" ({task.reason})" if task.reason else ""
+    took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
+    return (
+        f"{MARKS[task.status]} {task.ref.task} {task.status}{why} in {duration(took)}, "
+        f"{counted(task.round, 'round')}, {counted(task.calls, 'call')}, "
+        f"{task.input_tokens + task.output_tokens:,} tokens, {money(task.cost_usd)}"
+    )
+
+
+def open_reader(path: Path, ended: Callable[[], bool]) -> Reader | None:
+    """Return a reader as soon as somebody has made the store; none if all ended before."""
+    while True:
+        try:
+            return Reader(path)
+        except StoreError:
+            if ended():
+                return None
+        time.sleep(0.05)
+
+
+def follow(
+    reader: Reader,
+    find: Callable[[Reader], list[BatchRow]],
+    ended: Callable[[Sequence[BatchRow]], bool],
+) -> None:
+    """Show what ``find`` finds until ``ended`` says that it is over."""
+    watch = Watch(reader, find)
+    with screen() as shown:
+        while True:
+            begun = time.monotonic()
+            # Asked before the look: what ended by then is part of the look.
+            over = ended(list(watch._batches.values()))  # noqa: SLF001 (its own module)
+            news, picture = watch.look()
+            shown.show(news, picture)
+            if over or ended(picture.batches):
+                return
+            time.sleep(max(_POLL_S, (time.monotonic() - begun) / _SHARE))
+
+
+def screen() -> Screen:
+    """Return what suits standard output."""
+    if not sys.stdout.isatty():
+        return Lines()
+    from batchd.cli.live import Live  # noqa: PLC0415 (rich, only on a terminal)
+
+    return Live()

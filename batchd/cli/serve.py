@@ -1,0 +1,29 @@
+"""``batchd serve``: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import os
+
+from batchd import config, log
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: all that it needs stands in the configuration."""
+    parser.epilog = (
+        "SIGTERM or Ctrl-C drains: tasks stop at a durable point and go on at the next start; "
+        "a second one ends at once. SIGHUP reads the configuration again."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Watch the inbox until stopped."""
+    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; no other command needs it)
+
+    settings = config.load(args.config)
+    log.configure(settings.log.level, settings.log.format, settings.log.file)
+    reload = functools.partial(config.load, args.config, os.environ)
+    asyncio.run(Daemon(settings, reload=reload).run())
+    return 0

@@ -1,0 +1,163 @@
+"""``batchd status``: batches, the tasks of one, or one task; from the store, with or without a daemon."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from batchd import config, control
+from batchd.cli import common
+from batchd.cli.common import duration, moment, money
+from batchd.errors import NoDaemonError
+from batchd.log import escape
+from batchd.records import Ref
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow, TaskRow
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]")
+    parser.add_argument("-n", "--last", type=int, default=20, help="that many batches (20; 0: all)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show how things stand."""
+    state = Path(config.load(args.config).paths.state)
+    batch, task = common.split_target(args.target) if args.target else ("", "")
+    store = common.store_path(state)
+    if not batch and not store.exists():
+        # Nothing has been dropped yet: that is no error.
+        return _overview(_daemon(state), [], as_json=args.json)
+    with Reader(store) as reader:
+        if task:
+            return _task(reader.task(Ref(batch, task)), as_json=args.json)
+        if batch:
+            return _batch(reader.batch(batch), reader.tasks(batch), as_json=args.json)
+        rows = reader.batches(limit=args.last if args.last > 0 else -1)
+        return _overview(_daemon(state), rows, as_json=args.json)
+
+
+def _daemon(state: Path) -> dict[str, Any] | None:
+    try:
+        return control.request(state, "status")
+    except NoDaemonError:
+        return None
+
+
+def _overview(daemon: dict[str, Any] | None, rows: list[BatchRow], *, as_json: bool) -> int:
+    if as_json:
+        common.print_json({"daemon": daemon, "batches": [_fields(r) for r in rows]})
+        return 0
+    if daemon is None:
+        print("No daemon runs here; `batchd serve` starts one.")
+    else:
+        doing = "draining" if daemon["draining"] else "running"
+        tasks = daemon["tasks"]
+        print(
+            f"Daemon {daemon['pid']} {doing}: {tasks['running']:,} tasks at work, "
+            f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
+        )
+    if rows:
+        print(*_batch_table(rows), sep="\n")
+    return 0
+
+
+def _batch_table(rows: list[BatchRow]) -> list[str]:
+    cells = [
+        (
+            r.batch.name,
+            batch_status(r),
+            f"{r.finished:,}/{r.tasks:,}",
+            f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
+            f"{r.input_tokens + r.output_tokens:,}",
+            money(r.cost_usd),
+            moment(r.batch.received_at),
+        )
+        for r in rows
+    ]
+    heads = ("BATCH", "STATUS", "DONE", "BAD", "TOKENS", "COST", "RECEIVED")
+    return common.table(heads, cells, right=("DONE", "BAD", "TOKENS", "COST"), flexible="BATCH")
+
+
+def batch_status(row: BatchRow) -> str:
+    """Return a batch's state in one word."""
+    if row.problems:
+        return "rejected"
+    if row.finished == row.tasks:
+        return "completed" if row.completed == row.tasks else "failed"
+    if row.running:
+        return "running"
+    return "parked" if row.parked and not row.queued else "queued"
+
+
+def _batch(row: BatchRow, tasks: list[TaskRow], *, as_json: bool) -> int:
+    if as_json:
+        common.print_json({**_fields(row), "tasks": [_fields(t) for t in tasks]})
+        return 0
+    print(*_batch_table([row]), sep="\n")
+    for problem in row.problems:
+        print(f"  {escape(str(problem))}")
+    if tasks:
+        cells = [
+            (
+                t.ref.task,
+                str(t.status),
+                str(t.round),
+                str(t.calls),
+                f"{t.input_tokens + t.output_tokens:,}",
+                money(t.cost_usd),
+                f"{t.reason}: {t.message}" if t.reason and t.message else t.reason or t.message,
+            )
+            for t in tasks
+        ]
+        heads = ("TASK", "STATUS", "ROUND", "CALLS", "TOKENS", "COST", "WHY")
+        right = ("ROUND", "CALLS", "TOKENS", "COST")
+        print("", *common.table(heads, cells, right=right, flexible="WHY"), sep="\n")
+    return 0
+
+
+def _task(row: TaskRow, *, as_json: bool) -> int:
+    if as_json:
+        common.print_json(_fields(row))
+        return 0
+    facts = {
+        "task": str(row.ref),
+        "status": f"{row.status} since {moment(row.since)}",
+        "why": f"{row.reason or ''} {row.message}".strip(),
+        "model": row.model,
+        "directory": row.directory,
+        "round": str(row.round),
+        "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
+        f"{row.output_tokens:,} out, in {common.counted(row.calls, 'call')}",
+        "cost": money(row.cost_usd),
+        "unsettled": f"{common.counted(row.unsettled_calls, 'call')}, at most "
+        f"{money(row.unsettled_usd)}"
+        if row.unsettled_calls
+        else "",
+        "queued": moment(row.queued_at),
+        "started": moment(row.started_at),
+        "finished": moment(row.finished_at),
+        "took": duration(row.finished_at - row.started_at)
+        if row.finished_at and row.started_at
+        else "",
+        "attempts": str(row.attempts),
+        "last step": row.step,
+    }
+    for name, fact in facts.items():
+        if fact:
+            print(f"{name:<10} {escape(fact)}")
+    return 0
+
+
+def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
+    """Return a row as JSON has it."""
+    fields = dataclasses.asdict(row)
+    if isinstance(row, BatchRow):
+        fields |= {**fields.pop("batch"), "status": batch_status(row)}
+    else:
+        fields |= fields.pop("ref")
+    return fields

@@ -1,0 +1,114 @@
+"""A task's journal for people: each event becomes a word of the log's vocabulary and a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batchd.cli.common import counted, duration
+from batchd.events import (
+    CallAnswered,
+    CallDenied,
+    CallFailed,
+    CallStarted,
+    CancelRequested,
+    Compacted,
+    Event,
+    Resumed,
+    RoundEvaluated,
+    Suspended,
+    TaskFinished,
+    TaskStarted,
+    ToolRan,
+)
+from batchd.log import Action, escape
+from batchd.records import Purpose, ToolCall
+
+#: What a line quotes of a command, an answer or a verdict, in characters.
+_QUOTED = 100
+
+
+def line(event: Event) -> tuple[str, str]:
+    """Return the action that an event tells of, and what there is to say; no action: nothing."""
+    action, tell = _TELL[type(event)]
+    return action, escape(tell(event))
+
+
+def _quote(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+def _answered(event: CallAnswered) -> str:
+    usage, answer = event.answer.usage, event.answer
+    who = "" if event.purpose is Purpose.AGENT else f"{event.purpose}: "
+    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
+    estimated = ", estimated" if usage.estimated else ""
+    figures = (
+        f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out{estimated}, "
+        f"{duration(answer.seconds)}"
+    )
+    what = ", ".join(c.name for c in event.calls) if event.calls else _quote(answer.content)
+    return f"{who}{figures}; {what or 'nothing'}"
+
+
+def _command(call: ToolCall) -> str:
+    """Return what a tool call does: its command or path, where its arguments can be read."""
+    try:
+        given = json.loads(call.arguments)
+    except ValueError:
+        given = None
+    if isinstance(given, dict):
+        for key in ("command", "path"):
+            if isinstance(given.get(key), str):
+                return f"{call.name} {_quote(given[key])}"
+    return f"{call.name} {_quote(call.arguments)}"
+
+
+def _ran(event: ToolRan) -> str:
+    if event.outcome == "ran":
+        code = "" if event.exit_code is None else f" → exit {event.exit_code}"
+    else:
+        code = f" → {event.outcome.replace('_', ' ')}"
+    return f"{_command(event.call)}{code}, {duration(event.seconds)}"
+
+
+def _evaluated(event: RoundEvaluated) -> str:
+    verdict = event.evaluation
+    said = f": {_quote(verdict.feedback)}" if verdict.feedback else ""
+    return f"{verdict.by} says {'done' if verdict.done else 'not done'}{said}"
+
+
+def _failed(event: CallFailed) -> str:
+    failure = event.failure
+    status = f" (HTTP {failure.http_status})" if failure.http_status else ""
+    return f"{failure.kind}{status}: {_quote(failure.message)}"
+
+
+def _compacted(event: Compacted) -> str:
+    if event.summary is not None:
+        return f"{counted(event.end - event.start, 'message')} summarised"
+    return f"{counted(len(event.elided), 'old output')} removed"
+
+
+def _finished(event: TaskFinished) -> str:
+    return f"{event.status}, {event.reason}" if event.reason else str(event.status)
+
+
+_TELL: Mapping[type, tuple[str, Callable[[Any], str]]] = {
+    TaskStarted: (Action.TASK_STARTED, lambda e: f"model {e.terms.model.name}"),
+    Resumed: (Action.TASK_STARTED, lambda e: f"resumed, attempt {e.attempt}"),
+    # Its answer, its failure or the task's end says the rest.
+    CallStarted: ("", lambda _: ""),
+    CallAnswered: (Action.MODEL_CALLED, _answered),
+    CallFailed: (Action.MODEL_FAILED, _failed),
+    CallDenied: (Action.MODEL_FAILED, lambda e: f"no further call, {e.reason}: {e.error.message}"),
+    ToolRan: (Action.TOOL_RAN, _ran),
+    RoundEvaluated: (Action.ROUND_EVALUATED, _evaluated),
+    Compacted: (Action.CONTEXT_COMPACTED, _compacted),
+    Suspended: (Action.TASK_PARKED, lambda e: f"{e.cause}: {e.message}".rstrip(": ")),
+    # The end that follows tells it.
+    CancelRequested: ("", lambda _: ""),
+    TaskFinished: (Action.TASK_FINISHED, _finished),
+}

@@ -1,0 +1,87 @@
+"""A batch's summary for people: what ``summary.json`` says, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchd.cli.common import MARKS, coloured, counted, duration, money, table
+from batchd.log import escape
+
+#: Longer lists are cut here; summary.json has them all.
+_MOST_ROWS = 50
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a summary, of a finished batch or a rejected file."""
+    name = escape(summary["batch"])
+    if summary["status"] == "rejected":
+        head = f"{name} was rejected: {counted(len(summary['errors']), 'error')} in the file"
+        return [coloured(head, "rejected"), *(f"  {_problem(e)}" for e in summary["errors"])]
+    head = (
+        f"{name}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
+        f"completed in {duration(summary['wall_s'])}"
+    )
+    return [head, "", *_figures(summary), "", *_tasks(summary["tasks"])]
+
+
+def all_completed(summary: Mapping[str, Any]) -> bool:
+    """Tell whether nothing in the batch failed."""
+    return bool(
+        summary["status"] == "finished" and summary["counts"]["completed"] == summary["total"]
+    )
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    text = f"{error['place']}: {error['message']}" if error["place"] else error["message"]
+    return escape(f"{text} ({error['hint']})" if error["hint"] else text)
+
+
+def _figures(summary: Mapping[str, Any]) -> list[str]:
+    counts, usage, cost = summary["counts"], summary["usage"], summary["cost"]
+    estimated = " (partly estimated)" if usage["estimated"] else ""
+    rows = {
+        "outcome": f"{counts['completed']:,} completed, {counts['error']:,} failed, "
+        f"{counts['timeout']:,} timed out, {counts['cancelled']:,} cancelled",
+        "success": f"{100 * (summary['success_rate'] or 0):.1f} %",
+        "tokens": f"{usage['total_tokens']:,}{estimated}: {usage['input_tokens']:,} in "
+        f"({usage['cached_input_tokens']:,} cached), {usage['output_tokens']:,} out",
+        "calls": f"{usage['calls']:,}, {usage['average_tokens_per_call']:,} tokens on average",
+        "cost": _cost(cost),
+    }
+    if usage["unsettled_calls"]:
+        rows["unsettled"] = (
+            f"{counted(usage['unsettled_calls'], 'call')} without an answer on record, "
+            f"at most {money(cost['unsettled'])}"
+        )
+    figures = [f"  {name:<10} {text}" for name, text in rows.items()]
+    compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in cost["compare"]]
+    return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    if cost["total"] is None:
+        return "unknown: there is no price for the model"
+    parts = f"{money(cost['input'])} in, {money(cost['output'])} out"
+    source = f"; prices: {cost['price_source']}" if cost["price_source"] else ""
+    return f"{money(cost['total'])} ({parts}{source})"
+
+
+def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (
+            MARKS.get(t["status"], " "),
+            t["task"],
+            t["status"],
+            str(t["iterations"]),
+            duration(t["run_s"]),
+            f"{t['total_tokens']:,}",
+            money(t["cost"]),
+            f"{t['reason']}: {t['message'] or ''}".rstrip(": ") if t["reason"] else "",
+        )
+        for t in tasks[:_MOST_ROWS]
+    ]
+    heads = ("", "TASK", "STATUS", "ROUNDS", "TIME", "TOKENS", "COST", "WHY")
+    found = table(heads, rows, right=("ROUNDS", "TIME", "TOKENS", "COST"), flexible="WHY")
+    more = len(tasks) - len(rows)
+    return found + ([f"… and {more} more, in summary.json"] if more > 0 else [])
