@@ -20,6 +20,7 @@ from batchd.store.fold import (
     HOT_COLUMNS,
     LINE_COLUMNS,
     TALLY_COLUMNS,
+    Account,
     Ledger,
     TaskLine,
     fold,
@@ -33,8 +34,10 @@ _LOAD = (
 _HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
+_LEDGER_COLUMNS = (*Account._fields, *TALLY_COLUMNS)
 _SPEND = (
-    f"INSERT INTO spend VALUES ({', '.join('?' * (5 + len(TALLY_COLUMNS)))}) "  # noqa: S608 (constants)
+    f"INSERT INTO spend ({', '.join(_LEDGER_COLUMNS)}) "  # noqa: S608 (constants)
+    f"VALUES ({', '.join('?' * len(_LEDGER_COLUMNS))}) "
     "ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{column} = {column} + excluded.{column}" for column in TALLY_COLUMNS)
 )

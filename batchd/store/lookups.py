@@ -107,9 +107,10 @@ def bodies(db: sqlite3.Connection, ref: Ref, start: int = 0) -> tuple[bytes, ...
 
 
 def ended(db: sqlite3.Connection, name: str) -> tuple[Ref, ...]:
-    """Return the tasks of a batch that have ended, in order."""
+    """Return the tasks of a batch that have a result, in order."""
     rows = db.execute(
-        "SELECT name FROM tasks WHERE batch = ? AND finished_at IS NOT NULL ORDER BY id",
+        "SELECT t.name FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
+        " WHERE t.batch = ? AND t.finished_at IS NOT NULL ORDER BY t.id",
         (batch_key(db, name),),
     )
     return tuple(Ref(name, task) for (task,) in rows)

@@ -28,19 +28,20 @@ class Names:
     """Finds names that no batch has ever had, nor anything in the outbox."""
 
     def __init__(self) -> None:
-        #: By stem: the last number given. Not by stem alone, or a hundred thousand files
-        #: of one name would each try all numbers.
-        self._last: dict[str, int] = {}
+        #: By stem: a number up to which all are taken, where a search ended before. Without it
+        #: a hundred thousand files of one name would each try all numbers.
+        self._taken_to: dict[str, int] = {}
 
     def free(self, db: sqlite3.Connection, batch: Batch) -> str:
         """Return ``batch.name``, or that with the first of ``-2``, ``-3``, … that is free."""
         stem, name = batch.name, batch.name
-        number = self._last.get(stem, 1)
+        number = self._taken_to.get(stem, 1)
         while number > 1 or self._taken(db, batch.outbox, name):
             number += 1
             name = f"{stem[: _NAME - len(str(number)) - 1]}-{number}"
             if not self._taken(db, batch.outbox, name):
-                self._last[stem] = number
+                # Not this one: its transaction may yet fail, and try again.
+                self._taken_to[stem] = number - 1
                 break
         return name
 

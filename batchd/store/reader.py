@@ -117,7 +117,7 @@ class Reader:
     def running(self) -> list[TaskRow]:
         """Return the tasks of all batches that run now, or are parked, longest first."""
         rows = self._source.rows(
-            f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since"
+            f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since, t.id"
         )
         return [task_row(row) for row in rows]
 

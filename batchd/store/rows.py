@@ -94,6 +94,7 @@ class TaskRow:
     calls: int
     input_tokens: int
     cached_input_tokens: int
+    cache_write_tokens: int = 0
     output_tokens: int
     reasoning_tokens: int
     #: Whether any of the tokens were counted here.
@@ -132,6 +133,7 @@ class BatchRow:
     calls: int
     input_tokens: int
     cached_input_tokens: int
+    cache_write_tokens: int = 0
     output_tokens: int
     #: None: a price is missing.
     cost_usd: float | None
@@ -162,6 +164,7 @@ class SpendRow:
     calls: int
     input_tokens: int
     cached_input_tokens: int
+    cache_write_tokens: int = 0
     output_tokens: int
     reasoning_tokens: int
     #: Calls whose tokens were counted here.

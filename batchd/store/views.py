@@ -31,6 +31,7 @@ _TASK = {
     "calls": "t.calls",
     "input_tokens": "t.input_tokens",
     "cached_input_tokens": "t.cached_input_tokens",
+    "cache_write_tokens": "t.cache_write_tokens",
     "output_tokens": "t.output_tokens",
     "reasoning_tokens": "t.reasoning_tokens",
     "cost_usd": "t.cost_usd",
@@ -64,6 +65,7 @@ _BATCH = {
     "calls": "coalesce(sum(s.calls), 0)",
     "input_tokens": "coalesce(sum(s.input_tokens), 0)",
     "cached_input_tokens": "coalesce(sum(s.cached_input_tokens), 0)",
+    "cache_write_tokens": "coalesce(sum(s.cache_write_tokens), 0)",
     "output_tokens": "coalesce(sum(s.output_tokens), 0)",
     "cost_usd": "CASE coalesce(sum(s.unpriced_calls), 0)"
     " WHEN 0 THEN coalesce(sum(s.input_usd + s.output_usd), 0.0) END",
