@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
@@ -24,8 +25,10 @@ CONNECT_S = 15.0
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _KEEPALIVE_S = 4.0
 _HTTP_OK = 200
+#: What came over the connection was no HTTP, or not compressed as it said.
+_NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
 #: What goes wrong before there is a connection.
-_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.UnsupportedProtocol)
 
 
 @dataclass(slots=True)
@@ -62,7 +65,9 @@ class ModelClient:
         try:
             line = self._line(setup.provider, endpoint)
         except (httpx2.InvalidURL, ValueError) as error:
-            return place.failure(FailureKind.BAD_REQUEST, str(error), says="has a bad base_url")
+            return place.failure(
+                FailureKind.BAD_REQUEST, str(error), says="has a bad base_url", sent=False
+            )
         line.calls += 1
         try:
             return await _call(line.client, place, request, timeout_s)
@@ -105,6 +110,10 @@ def tls() -> SSLContext:
 
 
 def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    if urlsplit(endpoint.base_url).username:
+        raise ValueError(
+            "it holds a user name: a key goes into api_key_env, other ways into headers"
+        )
     limits = httpx2.Limits(
         # Without a number, aiohttp stops at 100.
         max_connections=max(1000, endpoint.max_concurrent),
@@ -143,6 +152,10 @@ async def _call(
         return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
     except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
         return _connection_failure(place, error)
+    except ValueError as error:
+        return place.failure(
+            FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
+        )
     return _read(place, response.content, request, time.monotonic() - begun)
 
 
@@ -152,8 +165,8 @@ def _connection_failure(place: Place, error: Exception) -> Failure:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     detail = str(causes[-1]) or type(causes[-1]).__name__
-    if isinstance(causes[-1], aiohttp.ClientResponseError):
-        return place.failure(FailureKind.BAD_ANSWER, detail, says="does not speak HTTP")
+    if any(isinstance(c, _NOT_HTTP) for c in causes):
+        return place.failure(FailureKind.BAD_ANSWER, detail)
     if any(isinstance(c, _UNSENT) for c in causes):
         return place.failure(FailureKind.CONNECTION, detail, sent=False)
     says = "closed the connection before the answer was whole"

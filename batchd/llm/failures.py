@@ -72,7 +72,10 @@ class Place:
     @property
     def endpoint_host(self) -> str:
         """The host and port of the base URL, without a name and password in it."""
-        return urlsplit(self.endpoint.base_url).netloc.rpartition("@")[2]
+        try:
+            return urlsplit(self.endpoint.base_url).netloc.rpartition("@")[2]
+        except ValueError:
+            return "no address"
 
     def failure(self, kind: FailureKind, detail: str = "", says: str = "", **more: Any) -> Failure:
         """Return a failure whose message says what happened, where, and in whose words."""

@@ -1,0 +1,433 @@
+"""The model client against the stand-in server and worse, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from batchd import tokens
+from batchd.demo.server import ModelServer
+from batchd.demo.settings import Settings
+from batchd.llm import ModelClient, Request
+from batchd.records import Answer, Endpoint, Failure, FailureKind, Message, ModelSetup, ToolCall
+
+KEY = "sk-this-is-a-secret-key-0123456789"
+TOOLS: tuple[Mapping[str, Any], ...] = (
+    {
+        "type": "function",
+        "function": {
+            "name": "shell",
+            "parameters": {"type": "object", "properties": {"command": {"type": "string"}}},
+        },
+    },
+)
+ASK = Request(
+    messages=(Message("system", "You work."), Message("user", "Count to three.")),
+    tools=TOOLS,
+    max_output_tokens=100,
+)
+
+
+def _setup(model: str, **more: Any) -> ModelSetup:
+    return ModelSetup(name=f"standin/{model}", **more)
+
+
+def _with_server(
+    test: Callable[[ModelServer, ModelClient], Awaitable[None]], settings: Settings | None = None
+) -> None:
+    async def go() -> None:
+        async with ModelServer(settings) as server:
+            client = ModelClient({"standin": Endpoint(base_url=server.base_url, api_key=KEY)})
+            try:
+                await test(server, client)
+            finally:
+                await client.aclose()
+
+    asyncio.run(go())
+
+
+async def _raw(reply: bytes, request: Request = ASK, *, close: bool = True) -> Answer | Failure:
+    """Return what the client makes of a server that answers with these bytes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(h[15:]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-l")
+        )
+        await reader.readexactly(length)
+        writer.write(reply)
+        await writer.drain()
+        if close:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = ModelClient({"standin": Endpoint(base_url=f"http://127.0.0.1:{port}/v1")})
+    try:
+        return await client.call(_setup("raw"), request, 5)
+    finally:
+        await client.aclose()
+        server.close()
+
+
+def _http(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+def _completion(message: Any, finish_reason: str | None = "stop", **more: Any) -> bytes:
+    choices = [{"index": 0, "message": message, "finish_reason": finish_reason}]
+    return _http(json.dumps({"choices": choices, **more}).encode())
+
+
+def test_a_task_of_calls_and_tools() -> None:
+    """Calls, tool replies and the last word go back and forth; usage is what the server counted."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        messages = ASK.messages
+        answers = []
+        for _ in range(3):
+            request = Request(messages=messages, tools=TOOLS, max_output_tokens=100)
+            found = await client.call(_setup("steps-3"), request, 10)
+            assert isinstance(found, Answer)
+            answers.append(found)
+            messages = (*messages, Message("assistant", found.content, found.tool_calls))
+            messages += tuple(Message("tool", "ok", (), c.id) for c in found.tool_calls)
+        assert [a.finish_reason for a in answers] == ["tool_calls", "tool_calls", "stop"]
+        assert json.loads(answers[0].tool_calls[0].arguments)["command"]
+        assert answers[2].content == "Done."
+        assert answers[1].usage.cached_input_tokens == answers[0].usage.input_tokens
+        assert sum((a.usage for a in answers[1:]), answers[0].usage) == server.totals.usage
+        assert not any(a.usage.estimated for a in answers)
+        assert all(0 < a.seconds < 5 for a in answers)
+        assert answers[0].model == "steps-3"
+
+    _with_server(test)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "status", "words"),
+    [
+        ("429", FailureKind.RATE_LIMITED, 429, "too many requests"),
+        ("insufficient-quota", FailureKind.QUOTA, 429, "no money or quota"),
+        ("400", FailureKind.BAD_REQUEST, 400, "temperature"),
+        ("401", FailureKind.AUTH, 401, "refuses the API key"),
+        ("402", FailureKind.QUOTA, 402, "Insufficient Balance"),
+        ("403", FailureKind.FORBIDDEN, 403, "does not have access"),
+        ("404", FailureKind.BAD_REQUEST, 404, "does not know the model '404'"),
+        ("500", FailureKind.OVERLOADED, 500, "failing"),
+        ("503", FailureKind.OVERLOADED, 503, "overloaded"),
+        ("context-overflow", FailureKind.CONTEXT_OVERFLOW, 400, "window"),
+        ("llama-overflow", FailureKind.CONTEXT_OVERFLOW, 400, "window"),
+        ("prompt-filter", FailureKind.CONTENT_FILTER, 400, "refuses the content"),
+        ("content-filter", FailureKind.CONTENT_FILTER, 200, "refuses the content"),
+        ("html", FailureKind.BAD_ANSWER, 200, "an HTML page"),
+        ("broken-json", FailureKind.BAD_ANSWER, 200, "broken JSON"),
+        ("no-choices", FailureKind.BAD_ANSWER, 200, "no choices"),
+        ("error-200", FailureKind.OVERLOADED, 502, "Provider returned error"),
+        ("cut", FailureKind.CONNECTION, None, "closed the connection"),
+        ("cut-body", FailureKind.CONNECTION, None, "closed the connection"),
+        ("hang", FailureKind.TIMEOUT, None, "within 0.3 s"),
+        ("hang-body", FailureKind.TIMEOUT, None, "within 0.3 s"),
+        ("drip", FailureKind.TIMEOUT, None, "within 0.3 s"),
+    ],
+)
+def test_every_fault_is_classified(
+    fault: str, kind: FailureKind, status: int | None, words: str
+) -> None:
+    """Each fault becomes one failure of its kind, in time, told in one line that says what and where."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        begun = time.monotonic()
+        failure = await client.call(_setup(fault), ASK, 0.3)
+        assert time.monotonic() - begun < 2
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.http_status) == (kind, status)
+        assert words in failure.message
+        host = server.base_url.removeprefix("http://").removesuffix("/v1")
+        assert failure.message.startswith(f"standin/{fault} at {host} ")
+        assert "\n" not in failure.message
+        assert KEY not in failure.message
+        assert failure.sent
+
+    _with_server(test)
+
+
+def test_rate_limits_say_how_long_to_wait() -> None:
+    """A 429 carries Retry-After and its limit headers, and the call after the wait is answered."""
+
+    async def test(_server: ModelServer, client: ModelClient) -> None:
+        setup = _setup("rate-limit-1+retry-after-7+steps-1")
+        failure = await client.call(setup, ASK, 5)
+        assert isinstance(failure, Failure)
+        assert failure.retry_after_s == 7
+        assert failure.headers["retry-after"] == "7"
+        assert isinstance(await client.call(setup, ASK, 5), Answer)
+
+    _with_server(test)
+
+
+def test_untidy_answers_are_answers() -> None:
+    """Missing usage is counted and marked; lone surrogates are replaced; cut tool calls say so."""
+
+    async def test(_server: ModelServer, client: ModelClient) -> None:
+        async def ask(model: str) -> Answer:
+            found = await client.call(_setup(model), ASK, 5)
+            assert isinstance(found, Answer), found
+            return found
+
+        told, counted = await ask("steps-1"), await ask("no-usage+steps-1")
+        assert counted.usage.estimated
+        assert counted.usage.output_tokens == tokens.count("Done.") > 0
+        assert counted.usage.input_tokens == pytest.approx(told.usage.input_tokens, abs=60)
+        surrogate = await ask("surrogate")
+        surrogate.content.encode()
+        assert "�" in surrogate.content
+        (await ask("surrogate-tool")).tool_calls[0].arguments.encode()
+        assert (await ask("length-1")).finish_reason == "length"
+        cut = await ask("length-tool")
+        assert cut.finish_reason == "length"
+        assert cut.tool_calls
+        assert (await ask("reasoning+steps-1")).reasoning
+        assert (await ask("empty")).content == ""
+
+    _with_server(test)
+
+
+def test_what_is_sent() -> None:
+    """The body is the plain form of chat completions, with the provider's own fields on top."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        calls = (ToolCall("c1", "shell", '{"command": "ls"}'), ToolCall("c2", "shell", '{"com'))
+        messages = (
+            *ASK.messages,
+            Message("assistant", "", calls),
+            Message("tool", "a\ud800b", tool_call_id="c1"),
+            Message("tool", "cut off", tool_call_id="c2"),
+            Message("assistant", "```bash\nls\n```"),
+            Message("tool", "in text"),
+        )
+        request = Request(
+            messages=messages,
+            tools=TOOLS,
+            max_output_tokens=77,
+            stop=("\n```\n",),
+            schema={"type": "object"},
+        )
+        setup = _setup("steps-9", output_limit_field="max_tokens", extra_body={"seed": 4})
+        for mode in ("json_schema", "json_object", "none"):
+            await client.call(ModelSetup(**_fields(setup), json_mode=mode), request, 5)
+        schema, plain, none = [json.loads(str(e.request)) for e in server.requests]
+        assert (schema["max_tokens"], schema["seed"], schema["stop"]) == (77, 4, ["\n```\n"])
+        assert schema["tools"] == list(TOOLS)
+        assert schema["response_format"]["json_schema"]["schema"] == {"type": "object"}
+        assert plain["response_format"] == {"type": "json_object"}
+        assert "response_format" not in none
+        sent = schema["messages"]
+        assert sent[2]["content"] is None
+        assert sent[2]["tool_calls"][0] == {
+            "id": "c1",
+            "type": "function",
+            "function": {"name": "shell", "arguments": '{"command": "ls"}'},
+        }
+        # Servers that parse the arguments of the past must not choke on them.
+        malformed = json.loads(sent[2]["tool_calls"][1]["function"]["arguments"])
+        assert malformed == {"malformed": '{"com'}
+        assert sent[3] == {"role": "tool", "tool_call_id": "c1", "content": "a�b"}
+        assert sent[6] == {"role": "user", "content": "in text"}
+
+    def _fields(setup: ModelSetup) -> dict[str, Any]:
+        return {n: getattr(setup, n) for n in ("name", "output_limit_field", "extra_body")}
+
+    async def go() -> None:
+        async with ModelServer(log_bodies=True) as server:
+            client = ModelClient({"standin": Endpoint(base_url=server.base_url)})
+            await test(server, client)
+            await client.aclose()
+
+    asyncio.run(go())
+
+
+def test_a_conversation_keeps_its_first_bytes() -> None:
+    """A longer conversation begins with the bytes of the shorter one, so that prompt caches hit."""
+
+    async def go() -> None:
+        async with ModelServer(log_bodies=True) as server:
+            client = ModelClient({"standin": Endpoint(base_url=server.base_url)})
+            longer = (*ASK.messages, Message("assistant", "1"), Message("user", "go on"))
+            for messages in (ASK.messages, longer):
+                request = Request(messages=messages, tools=TOOLS, max_output_tokens=9)
+                await client.call(_setup("steps-9"), request, 5)
+            await client.aclose()
+        first, second = [str(e.request) for e in server.requests]
+        assert second.startswith(first.partition("]")[0])
+
+    asyncio.run(go())
+
+
+def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider gets its own key and headers, nothing from the environment; messages hide the key."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-provider")
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        body = json.dumps({"error": {"message": f"Bad key {KEY}\nand token hunter2-hunter2."}})
+        writer.write(_http(body.encode(), "401 Unauthorized"))
+        await writer.drain()
+        writer.close()
+
+    async def go() -> Failure | Answer:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        base_url = f"http://127.0.0.1:{port}/v1"
+        endpoint = Endpoint(base_url=base_url, api_key=KEY, headers={"X-Team": "hunter2-hunter2"})
+        client = ModelClient({"standin": endpoint})
+        failure = await client.call(_setup("x"), ASK, 5)
+        await client.aclose()
+        server.close()
+        return failure
+
+    failure = asyncio.run(go())
+    assert isinstance(failure, Failure)
+    assert failure.message.endswith("Bad key [key] and token [key]")
+    head = seen[0].lower()
+    assert b"authorization: bearer " + KEY.encode() in head
+    assert b"x-team: hunter2" in head
+    assert b"another" not in head
+
+
+def test_what_never_left_is_not_booked() -> None:
+    """A refused connection, an unknown host and a provider without endpoint: nothing was sent."""
+
+    async def go() -> list[Answer | Failure]:
+        endpoints = {
+            "standin": Endpoint(base_url="http://127.0.0.1:9/v1"),
+            "nowhere": Endpoint(base_url="http://no-such-host.invalid/v1"),
+            "odd": Endpoint(base_url="http://[::1/v1"),
+            "user": Endpoint(base_url="http://user:password@127.0.0.1/v1"),
+            "scheme": Endpoint(base_url="ftp://127.0.0.1/v1"),
+        }
+        client = ModelClient(endpoints)
+        names = ["standin/x", "nowhere/x", "scheme/x", "odd/x", "user/x", "missing/x"]
+        found = [await client.call(ModelSetup(name=n), ASK, 5) for n in names]
+        await client.aclose()
+        return found
+
+    *unreached, odd, user, missing = asyncio.run(go())
+    for failure in unreached:
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.unsettled) == (FailureKind.CONNECTION, False), failure
+        assert "cannot be reached" in failure.message
+    for bad in (odd, user):
+        assert isinstance(bad, Failure)
+        assert bad.kind is FailureKind.BAD_REQUEST
+        assert "bad base_url" in bad.message
+        assert "password" not in bad.message
+    assert isinstance(missing, Failure)
+    assert missing.kind is FailureKind.AUTH
+    assert "'missing'" in missing.message
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (b"SSH-2.0-OpenSSH_10\r\n", FailureKind.BAD_ANSWER),
+        (b"", FailureKind.CONNECTION),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", FailureKind.CONNECTION),
+        (_http(b""), FailureKind.BAD_ANSWER),
+        (_http(b"null"), FailureKind.BAD_ANSWER),
+        (_http(b'{"choices": [null]}'), FailureKind.BAD_ANSWER),
+        (_http(b'{"choices": [{"message": null}]}'), FailureKind.BAD_ANSWER),
+        (_http(b'{"choices": [{"message": {"content": 5}}]}'), FailureKind.BAD_ANSWER),
+        (_http(b'{"x": ' + b"[" * 200_000), FailureKind.BAD_ANSWER),
+        (_http(b'data: {"choices": []}\n\n'), FailureKind.BAD_ANSWER),
+        (_http(b"x" * 50, headers="Content-Encoding: gzip\r\n"), FailureKind.BAD_ANSWER),
+        (_http(b"", "301 Moved", "Location: https://elsewhere/\r\n"), FailureKind.BAD_REQUEST),
+        (_http(b"<html>no", "404 Not Found"), FailureKind.BAD_REQUEST),
+        (_http(b"\xff\xfe", "503 Unavailable"), FailureKind.OVERLOADED),
+        (_http(b"[" * 100_000, "500 Broken"), FailureKind.OVERLOADED),
+        (_completion({"content": "par"}, "insufficient_system_resource"), FailureKind.OVERLOADED),
+    ],
+)
+def test_what_is_no_answer_is_a_failure(reply: bytes, kind: FailureKind) -> None:
+    """Whatever comes back, the call returns a failure and raises nothing."""
+    failure = asyncio.run(_raw(reply))
+    assert isinstance(failure, Failure), failure
+    assert failure.kind is kind, failure
+    assert len(failure.message) < 500
+
+
+def test_a_compressed_answer_is_read() -> None:
+    """Providers compress their answers."""
+    body = gzip.compress(b'{"choices": [{"message": {"content": "hi"}}]}')
+    found = asyncio.run(_raw(_http(body, headers="Content-Encoding: gzip\r\n")))
+    assert isinstance(found, Answer)
+    assert found.content == "hi"
+
+
+def test_cancelling_closes_the_connection() -> None:
+    """A cancelled call passes the cancellation on, at once, and the server sees the connection close."""
+
+    async def go() -> None:
+        asked, gone = asyncio.Event(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            while await reader.read(1 << 16):
+                pass
+            gone.set()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = ModelClient({"standin": Endpoint(base_url=f"http://127.0.0.1:{port}/v1")})
+        call = asyncio.create_task(client.call(_setup("x"), ASK, 60))
+        await asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(gone.wait(), 2)
+        await client.aclose()
+        server.close()
+
+    asyncio.run(go())
+
+
+def test_retune_under_way() -> None:
+    """After a reload calls under way end on the old endpoint, new ones use the new one."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        async with ModelServer() as other:
+            before = asyncio.create_task(client.call(_setup("latency-0.2+steps-1"), ASK, 5))
+            while not server.requests:  # noqa: ASYNC110 (the server tells nobody when it is asked)
+                await asyncio.sleep(0.001)
+            client.retune({"standin": Endpoint(base_url=other.base_url)})
+            assert isinstance(await client.call(_setup("steps-1"), ASK, 5), Answer)
+            assert len(other.requests) == 1
+            assert isinstance(await before, Answer)
+            assert not client._retired
+
+    _with_server(test)
+
+
+def test_many_calls_share_one_client() -> None:
+    """Three hundred calls at once all wait together and are all answered."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        begun = time.monotonic()
+        calls = [client.call(_setup("latency-1+steps-1"), ASK, 30) for _ in range(300)]
+        found = await asyncio.gather(*calls)
+        assert all(isinstance(f, Answer) for f in found)
+        assert time.monotonic() - begun < 6
+        assert len(server.requests) == 300
+        assert len(client._lines) == 1
+
+    _with_server(test, Settings(count=False))

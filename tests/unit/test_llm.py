@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from batchd.llm import Request
+from batchd.llm.answer import Message as Said
+from batchd.llm.answer import answer, decode
+from batchd.llm.failures import Place, error_in_answer, http_failure
+from batchd.llm.waits import retry_after, until_reset
+from batchd.records import Answer, Endpoint, FailureKind, Message, ModelSetup, ToolCall, Usage
+
+PLACE = Place(
+    ModelSetup(name="acme/big-1"),
+    Endpoint(base_url="https://api.acme.example/v1", api_key="k" * 20),
+)
+REQUEST = Request(messages=(Message("user", "hi"),), tools=(), max_output_tokens=10)
+
+
+def _answer(message: Any, finish_reason: str | None = "stop", **more: Any) -> Answer:
+    body = {"choices": [{"message": message, "finish_reason": finish_reason}], **more}
+    completion = decode(json.dumps(body).encode())
+    assert completion.choices
+    said = completion.choices[0].message
+    assert isinstance(said, Said)
+    return answer(completion, said, REQUEST, 1.0)
+
+
+def _usage(**usage: Any) -> Usage:
+    return _answer({"content": "some words"}, usage=usage).usage
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        (401, {"message": "no"}, FailureKind.AUTH),
+        (400, {"message": "API key not valid. Please pass a valid API key."}, FailureKind.AUTH),
+        (403, {"message": "x", "code": "invalid_api_key"}, FailureKind.AUTH),
+        (402, {"message": "This request requires more credits"}, FailureKind.QUOTA),
+        (429, {"message": "x", "type": "insufficient_quota"}, FailureKind.QUOTA),
+        (403, {"message": "x", "code": "insufficient_quota"}, FailureKind.QUOTA),
+        (400, {"message": "Your credit balance is too low to access"}, FailureKind.QUOTA),
+        # Gemini says this of a limit that passes within a minute.
+        (429, {"message": "You exceeded your current quota"}, FailureKind.RATE_LIMITED),
+        (403, {"message": "no access to this model"}, FailureKind.FORBIDDEN),
+        (
+            403,
+            {"message": "your input was flagged: requires moderation"},
+            FailureKind.CONTENT_FILTER,
+        ),
+        (400, {"message": "x", "code": "content_policy_violation"}, FailureKind.CONTENT_FILTER),
+        (400, {"message": "Content Exists Risk"}, FailureKind.CONTENT_FILTER),
+        (400, {"message": "x", "code": "context_length_exceeded"}, FailureKind.CONTEXT_OVERFLOW),
+        (400, {"message": "prompt is too long: 9 tokens > 8"}, FailureKind.CONTEXT_OVERFLOW),
+        (400, {"message": "exceeds the maximum number of tokens"}, FailureKind.CONTEXT_OVERFLOW),
+        (400, {"message": "x", "type": "exceed_context_size_error"}, FailureKind.CONTEXT_OVERFLOW),
+        (413, {"message": "Request Entity Too Large"}, FailureKind.CONTEXT_OVERFLOW),
+        (400, {"message": "max_tokens is too large"}, FailureKind.BAD_REQUEST),
+        (404, {"message": "model 'x' not found, try pulling it first"}, FailureKind.BAD_REQUEST),
+        (409, {"message": "conflict"}, FailureKind.BAD_REQUEST),
+        (408, {"message": "x"}, FailureKind.TIMEOUT),
+        (504, {"message": "x"}, FailureKind.TIMEOUT),
+        (500, {"message": "insufficient_quota is no matter here"}, FailureKind.OVERLOADED),
+        (529, {"message": "Overloaded", "type": "overloaded_error"}, FailureKind.OVERLOADED),
+    ],
+)
+def test_http_errors(status: int, error: dict[str, Any], kind: FailureKind) -> None:
+    """Status, code, type and words of the known providers tell what kind of failure it is."""
+    for body in ({"error": error}, error, [{"error": error}], {"error": {"code": 1, **error}}):
+        failure = http_failure(PLACE, status, {}, json.dumps(body).encode())
+        assert failure.kind is kind
+        assert failure.http_status == status
+        assert error["message"].rstrip(".") in failure.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"3",
+        b'"x"',
+        b"[]",
+        b'{"error": null}',
+        b'{"error": "text"}',
+        b"\xff",
+    ],
+)
+def test_any_error_body_makes_one_line(body: bytes) -> None:
+    """Whatever the body is, there is one line that says what and where."""
+    failure = http_failure(PLACE, 404, {}, body)
+    assert failure.message.startswith(
+        "acme/big-1 at api.acme.example has no chat completions under"
+    )
+    assert "\n" not in failure.message
+    assert ("text" in failure.message) == (b"text" in body)
+
+
+def test_errors_under_status_200() -> None:
+    """A gateway's error carries its own provider's status, and both their words."""
+    failure = error_in_answer(
+        PLACE,
+        {
+            "code": 429,
+            "message": "Provider returned error",
+            "metadata": {"raw": "slow down\nplease"},
+        },
+    )
+    assert (failure.kind, failure.http_status) == (FailureKind.RATE_LIMITED, 429)
+    assert "Provider returned error: slow down please" in failure.message
+    for odd in ({"code": "x"}, "text", 5, {"code": "²"}, {"code": 12}):
+        assert error_in_answer(PLACE, odd).kind is FailureKind.BAD_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "1.5", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": formatdate(time.time() + 7200, usegmt=True)}, 7200),
+        ({"retry-after": formatdate(time.time() - 60, usegmt=True)}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "Fri, 31 Dec 99999 23:59:59 GMT"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    """Retry-After comes in seconds, in milliseconds or as a date; nonsense says nothing."""
+    found = retry_after(headers)
+    assert found == (None if seconds is None else pytest.approx(seconds, rel=0.1))
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1m2.5s",
+                "x-ratelimit-remaining-tokens": "100",
+                "x-ratelimit-reset-tokens": "6h",
+            },
+            "",
+            62.5,
+        ),
+        ({"x-ratelimit-remaining-tokens": "9", "x-ratelimit-reset-tokens": "6h"}, "", None),
+        ({"x-ratelimit-reset": str(int((time.time() + 7200) * 1000))}, "", 7200),
+        ({"x-ratelimit-reset": str(int(time.time() + 7200))}, "", 7200),
+        ({"x-ratelimit-reset-requests": "120ms"}, "", 0.12),
+        ({"anthropic-ratelimit-requests-reset": "2020-01-01T00:00:00Z"}, "", 0),
+        ({}, "Rate limit reached. Please try again in 6m0s.", 360),
+        ({}, "Please retry in 34.5s.", 34.5),
+        ({}, '{"retryDelay": "34s"}', 34),
+        ({}, "Please try again later.", None),
+    ],
+)
+def test_the_wait_where_there_is_no_retry_after(
+    headers: dict[str, str], body: str, seconds: float | None
+) -> None:
+    """The limit that ran out says when it is back, or else the message does."""
+    found = until_reset(headers, body)
+    assert found == (None if seconds is None else pytest.approx(seconds, rel=0.1))
+
+
+def test_usage_in_every_dialect() -> None:
+    """Cached, written, reasoning and hidden output are found under each provider's names."""
+    assert _usage(
+        prompt_tokens=100,
+        completion_tokens=20,
+        total_tokens=120,
+        prompt_tokens_details={"cached_tokens": 60, "cache_write_tokens": 70},
+        completion_tokens_details={"reasoning_tokens": 5},
+    ) == Usage(
+        calls=1,
+        input_tokens=100,
+        cached_input_tokens=60,
+        cache_write_tokens=40,
+        output_tokens=20,
+        reasoning_tokens=5,
+    )
+    deepseek = _usage(prompt_tokens=100, completion_tokens=20, prompt_cache_hit_tokens=64)
+    assert deepseek.cached_input_tokens == 64
+    gemini = _usage(prompt_tokens=100, completion_tokens=20, total_tokens=150)
+    assert (gemini.output_tokens, gemini.estimated) == (50, False)
+    odd = _usage(prompt_tokens=10.0, completion_tokens="x", prompt_tokens_details=None)
+    assert (odd.input_tokens, odd.output_tokens, odd.estimated) == (10, 2, True)
+    for nothing in ({}, {"prompt_tokens": None}, {"prompt_tokens": -1, "completion_tokens": 1e99}):
+        counted = _usage(**nothing)
+        assert counted.estimated
+        assert (counted.input_tokens, counted.output_tokens) == (5, 2)
+    silent = _answer({"content": ""}, usage={"prompt_tokens": 7, "completion_tokens": 0}).usage
+    assert not silent.estimated
+
+
+@pytest.mark.parametrize(
+    ("message", "content", "reasoning"),
+    [
+        ({}, "", ""),
+        ({"content": None, "tool_calls": None}, "", ""),
+        ({"content": None, "refusal": "I will not."}, "I will not.", ""),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]}, "ab", ""),
+        ({"content": [{"type": "thinking", "thinking": []}, {"text": "x"}]}, "x", ""),
+        ({"content": "x", "reasoning_content": "why"}, "x", "why"),
+        ({"content": "x", "reasoning": "why", "reasoning_details": [{}]}, "x", "why"),
+        ({"content": "<think>\nwhy\n</think>\n\nx"}, "x", "why"),
+        ({"content": "x <think>not in front</think>"}, "x <think>not in front</think>", ""),
+        ({"content": "a\ud800b\udf00"}, "a�b�", ""),
+    ],
+)
+def test_content_in_every_form(message: dict[str, Any], content: str, reasoning: str) -> None:
+    """Text comes as a string, as parts or not at all, and thinking is kept apart from it."""
+    found = _answer(message)
+    assert (found.content, found.reasoning) == (content, reasoning)
+
+
+def test_tool_calls_are_made_whole() -> None:
+    """Arguments become JSON text, and each call has an id of its own."""
+    calls = _answer(
+        {
+            "tool_calls": [
+                {"id": "a", "function": {"name": "shell", "arguments": '{"x": 1}'}},
+                {"id": "a", "function": {"name": "shell", "arguments": {"x": 1}}},
+                {"id": None, "function": {"name": "shell", "arguments": ""}},
+                {"function": None},
+            ]
+        },
+        "tool_calls",
+    ).tool_calls
+    assert calls[0] == ToolCall("a", "shell", '{"x": 1}')
+    assert json.loads(calls[1].arguments) == {"x": 1}
+    assert [c.arguments for c in calls[2:]] == ["{}", "{}"]
+    assert calls[3].name == ""
+    assert len({c.id for c in calls}) == 4
+    assert all(c.id for c in calls)
+
+
+@pytest.mark.parametrize(
+    ("given", "plain", "called"),
+    [
+        ("stop", "stop", "tool_calls"),
+        ("tool_calls", "stop", "tool_calls"),
+        ("function_call", "stop", "tool_calls"),
+        ("end_turn", "stop", "tool_calls"),
+        (None, "stop", "tool_calls"),
+        ("length", "length", "length"),
+        ("MAX_TOKENS", "length", "length"),
+        ("content_filter", "content_filter", "content_filter"),
+    ],
+)
+def test_finish_reasons(given: str | None, plain: str, called: str) -> None:
+    """Every provider's reason to end becomes one of four; calls count, whatever the word."""
+    assert _answer({"content": "x"}, given).finish_reason == plain
+    calls = [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
+    assert _answer({"tool_calls": calls}, given).finish_reason == called
+
+
+def test_secrets_are_cut_out_of_messages() -> None:
+    """Neither our key nor what looks like one appears in a message."""
+    body = {"error": {"message": f"bad {'k' * 20}, sk-proj-{'a' * 30}, Bearer abc.def"}}
+    message = http_failure(PLACE, 400, {}, json.dumps(body).encode()).message
+    assert message.endswith("bad [key], [key], [key]")
