@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough. Python must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # A folder that may not be read, a disk that is full: of the user's world, not a bug.
+        print(f"batchd: {error.filename or error}: {error.strerror}", file=sys.stderr)
+        return 3
     return code
 
 

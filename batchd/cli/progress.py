@@ -71,6 +71,13 @@ class Lines:
             print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
 
 
+class Silence(Lines):
+    """For programs, which want the end alone."""
+
+    def show(self, news: Sequence[str], picture: Picture) -> None:
+        """Show nothing."""
+
+
 @dataclass(slots=True)
 class Watch:
     """Compares each look at the store with the one before."""
@@ -150,19 +157,21 @@ def follow(
     reader: Reader,
     find: Callable[[Reader], list[BatchRow]],
     ended: Callable[[Sequence[BatchRow]], bool],
+    *,
+    quiet: bool = False,
 ) -> None:
-    """Show what ``find`` finds until ``ended`` says that it is over."""
+    """Show what ``find`` finds until ``ended`` says of it that it is over; ``quiet``: wait only."""
     watch = Watch(reader, find)
-    with screen() as shown:
+    with Silence() if quiet else screen() as shown:
         while True:
             begun = time.monotonic()
-            # Asked before the look: what ended by then is part of the look.
-            over = ended(list(watch._batches.values()))  # noqa: SLF001 (its own module)
             news, picture = watch.look()
             shown.show(news, picture)
-            if over or ended(picture.batches):
-                return
+            if ended(picture.batches):
+                break
             time.sleep(max(_POLL_S, (time.monotonic() - begun) / _SHARE))
+        # What came between the last look and the end.
+        shown.show(*watch.look())
 
 
 def screen() -> Screen:

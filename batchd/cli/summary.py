@@ -25,13 +25,6 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     return [head, "", *_figures(summary), "", *_tasks(summary["tasks"])]
 
 
-def all_completed(summary: Mapping[str, Any]) -> bool:
-    """Tell whether nothing in the batch failed."""
-    return bool(
-        summary["status"] == "finished" and summary["counts"]["completed"] == summary["total"]
-    )
-
-
 def _problem(error: Mapping[str, Any]) -> str:
     text = f"{error['place']}: {error['message']}" if error["place"] else error["message"]
     return escape(f"{text} ({error['hint']})" if error["hint"] else text)

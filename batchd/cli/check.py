@@ -1,0 +1,159 @@
+"""``batchd check``: what would fail here, and the mend, before a task finds out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd import config, control, sandbox
+from batchd.cli import common
+from batchd.cli.common import coloured
+from batchd.errors import BatchdError, NoDaemonError
+from batchd.log import escape
+from batchd.pricing import Prices
+from batchd.records import Endpoint
+
+#: How long a provider may take to answer the simplest request.
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing looked at."""
+
+    #: ``ok``, ``note`` (works, but know it) or ``failed``.
+    verdict: str
+    what: str
+    detail: str
+    mend: str = ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--offline", action="store_true", help="ask no provider")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at everything; 0 if nothing would fail, else 3."""
+    settings = config.load(args.config)  # what is wrong with it ends the command, all at once
+    lines = [
+        Line("ok", "config", settings.file or "none found: the built-in defaults"),
+        *_folders(settings),
+        *_daemon(settings),
+        *_sandbox(settings),
+        *_models(settings, offline=args.offline),
+    ]
+    if args.json:
+        common.print_json([dataclasses.asdict(line) for line in lines])
+    else:
+        for line in lines:
+            print(
+                f"{coloured(f'{line.verdict:<6}', line.verdict)} {line.what}: {escape(line.detail)}"
+            )
+            if line.mend:
+                print(f"       → {escape(line.mend)}")
+    return 3 if any(line.verdict == "failed" for line in lines) else 0
+
+
+def _folders(settings: config.Config) -> Iterator[Line]:
+    for name, place in dataclasses.asdict(settings.paths).items():
+        # What is missing is made at the start, where its parent lets us.
+        path = Path(place)
+        there = next(p for p in (path, *path.parents) if p.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            missing = "" if path.exists() else " (will be made)"
+            yield Line("ok", name, f"{place}{missing}")
+        else:
+            mend = f"make it a directory that this user may write, or set [paths] {name}"
+            yield Line("failed", name, f"{there} cannot be written", mend)
+    root = settings.workspace.root
+    if not Path(root).is_dir():
+        yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _daemon(settings: config.Config) -> Iterator[Line]:
+    try:
+        answer = control.request(Path(settings.paths.state), "status")
+        yield Line("ok", "daemon", f"process {answer['pid']}, version {answer['version']}")
+    except NoDaemonError as error:
+        yield Line(
+            "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
+        )
+
+
+def _sandbox(settings: config.Config) -> Iterator[Line]:
+    for found in sandbox.check(settings.sandbox_policy()):
+        verdict = "ok" if found.ok else "failed"
+        if found.ok and found.name == "sandbox" and settings.sandbox.backend == "none":
+            verdict = "note"
+        yield Line(verdict, found.name, found.detail, found.mend)
+
+
+def _models(settings: config.Config, *, offline: bool) -> Iterator[Line]:
+    models = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
+    for name in dict.fromkeys(m.partition("/")[0] for m in models.values() if m):
+        yield from _provider(settings, name, offline=offline)
+    prices = Prices(settings.models)
+    for role, model in models.items():
+        provider = settings.providers.get(model.partition("/")[0])
+        if provider is None:
+            continue  # reported above, or there is no such role
+        price = prices.price(model, provider.base_url)
+        window = prices.context_window(model, provider.base_url)
+        if price is None:
+            mend = f'set the prices in [models."{model}"]; until then no money limit can hold'
+            yield Line("note", f"{role} price", f"nobody knows what {model} costs", mend)
+        else:
+            rate = price.rates[0]
+            told = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
+            yield Line("ok", f"{role} price", told)
+        if not window:
+            mend = f'set context_window in [models."{model}"]'
+            yield Line("note", f"{role} window", f"nobody knows how much fits into {model}", mend)
+
+
+def _provider(settings: config.Config, name: str, *, offline: bool) -> Iterator[Line]:
+    try:
+        endpoint = settings.endpoint(name)
+    except BatchdError as error:
+        yield Line("failed", f"provider {name}", str(error))
+        return
+    key = "its key is there" if endpoint.api_key else "it needs no key"
+    if offline:
+        yield Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked")
+        return
+    yield _asked(name, endpoint, key)
+
+
+def _asked(name: str, endpoint: Endpoint, key: str) -> Line:
+    """Ask a provider for its models: costs nothing, and tells address and key."""
+    what = f"provider {name}"
+    headers = {"User-Agent": "batchd", **endpoint.headers}
+    if endpoint.api_key:
+        headers["Authorization"] = f"Bearer {endpoint.api_key}"
+    if not endpoint.base_url.startswith(("http://", "https://")):
+        return Line("failed", what, f"{endpoint.base_url} is no address", "set its base_url")
+    request = urllib.request.Request(f"{endpoint.base_url}/models", headers=headers)  # noqa: S310 (the scheme was checked above)
+    try:
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S):  # noqa: S310 (as above)
+            return Line("ok", what, f"{endpoint.base_url} answers, {key}")
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in {401, 403}:
+            mend = f"put a valid key where [providers.{name}] says"
+            return Line("failed", what, f"it refuses the key (HTTP {error.code})", mend)
+        # Not every server lists its models; that it answers is enough.
+        return Line("note", what, f"{endpoint.base_url} answers with HTTP {error.code}, {key}")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        why = "no answer in time" if isinstance(why, socket.timeout) else why
+        mend = f"check the network and the base_url in [providers.{name}]"
+        return Line("failed", what, f"{endpoint.base_url} cannot be reached: {why}", mend)

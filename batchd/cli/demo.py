@@ -1,0 +1,157 @@
+"""``batchd demo``: the whole way with a stand-in model, as separate processes on a fresh spool."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.resources
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchd import control
+from batchd.cli import common, ending, progress
+from batchd.errors import NoDaemonError, NotPossibleError
+from batchd.spool import inbox
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+#: How long each process may take to be ready, and to end.
+_PATIENCE_S = 30.0
+
+_CONFIG = """\
+# Made by `batchd demo`. The stand-in model replays recorded conversations; its prices are invented.
+[agent]
+model = "standin/demo"
+
+[providers.standin]
+base_url = "{base_url}"
+
+[models."standin/demo"]
+input_usd_per_mtok = 0.28
+cached_input_usd_per_mtok = 0.028
+output_usd_per_mtok = 0.42
+context_window = 128000
+
+[log]
+format = "json"
+"""
+
+_CLOSING = """\
+Where things lie:
+  results       {spool}/outbox/task/001.json, …, results.jsonl, summary.json
+  files made    {spool}/outbox/task/001/, …
+  transcripts   {spool}/outbox/task/001.jsonl, …
+  daemon's log  {spool}/daemon.log
+  requests      {spool}/server.jsonl, as the model's server saw them
+
+The model was a stand-in: a server on this machine that replays the recorded answers of a real
+model. Everything else was real: the daemon, the sandbox, the commands, the files. Its prices
+are invented. For a real model, with a key:
+
+  export OPENAI_API_KEY=…       (README.md, "Real providers", has the others)
+  batchd check                  what would fail, and how to mend it
+  batchd run task.json          here and now; or `batchd serve`, and drop files into inbox/
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--speed", type=float, default=400.0, metavar="N", help="tokens a second of the model (400)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start all of it, drop the sample file, watch, and tell where everything lies."""
+    spool = Path(tempfile.mkdtemp(prefix="batchd-demo-"))
+    print(f"A fresh spool: {spool}")
+    with contextlib.ExitStack() as stack:
+        base_url = stack.enter_context(_server(spool, args.speed))
+        print(f"A stand-in model: {base_url}")
+        (spool / "config.toml").write_text(_CONFIG.format(base_url=base_url), "utf-8")
+        pid = stack.enter_context(_daemon(spool))
+        print(f"A daemon: process {pid}")
+        sample = importlib.resources.files("batchd.demo") / "task.json"
+        print(f"Dropping task.json into {spool / 'inbox'}\n")
+        inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
+        row = _follow(spool)
+    code = ending.report([row])
+    print(f"\n{_CLOSING.format(spool=spool)}", end="")
+    return code
+
+
+def _follow(spool: Path) -> BatchRow:
+    state = spool / ".batchd"
+
+    def ended(rows: Sequence[BatchRow]) -> bool:
+        control.request(state, "status")  # raises where the daemon has died
+        return bool(rows) and all(r.published_at is not None for r in rows)
+
+    with Reader(common.store_path(state)) as reader:
+        try:
+            progress.follow(reader, lambda r: r.batches(), ended)
+        except NoDaemonError:
+            raise NotPossibleError(
+                f"the daemon has stopped; its log is {spool / 'daemon.log'}"
+            ) from None
+        (row,) = reader.batches()
+    return row
+
+
+@contextlib.contextmanager
+def _server(spool: Path, speed: float) -> Iterator[str]:
+    options = ("--tokens-per-second", str(speed), "--log", str(spool / "server.jsonl"))
+    command = [sys.executable, "-m", "batchd.demo.server", *options]
+    with _process(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], _PATIENCE_S)
+        words = process.stdout.readline().decode().split() if ready else []
+        if not words:
+            raise NotPossibleError("the stand-in model server does not start")
+        yield words[-1]
+
+
+@contextlib.contextmanager
+def _daemon(spool: Path) -> Iterator[int]:
+    command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml"), "serve"]
+    # What the user has set for a daemon of their own is not meant for this one.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
+    log = spool / "daemon.log"
+    with log.open("wb") as stderr, _process(command, stderr=stderr, env=environ) as process:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            with contextlib.suppress(NoDaemonError):
+                yield int(control.request(spool / ".batchd", "status")["pid"])
+                return
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NotPossibleError(_last_word(log) or f"the daemon does not start; see {log}")
+            time.sleep(0.02)
+
+
+def _last_word(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1].removeprefix("batchd: ") if lines else ""
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process until the end of the block; Ctrl-C reaches it through us alone."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -1,0 +1,37 @@
+"""How commands that wait for batches end: with each summary, and one exit code for all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from batchd.cli import common, summary
+from batchd.records import Batch
+from batchd.store.rows import BatchRow
+
+
+def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
+    """Print the summaries; return 0 if all completed, 2 if a file was refused, else 1."""
+    rows = list(rows)
+    found = [(row.batch, _read(row.batch)) for row in rows]
+    if as_json:
+        common.print_json([one for _, one in found if one is not None])
+    for batch, one in () if as_json else found:
+        if one is None:
+            print(f"\n{batch.name} has been collected already.")
+        else:
+            print("", *summary.lines(one), "", f"Results: {batch.folder}/", sep="\n")
+    if any(row.problems for row in rows):
+        return 2
+    return 0 if all(row.completed == row.tasks for row in rows) else 1
+
+
+def _read(batch: Batch) -> dict[str, Any] | None:
+    """Return a published summary; None where a collector has taken it away."""
+    try:
+        found: dict[str, Any] = json.loads(Path(batch.folder, "summary.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return found

@@ -1,0 +1,166 @@
+"""``batchd run``: works on task files here and now, in a state of its own, without a daemon."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchd import config, log
+from batchd.cli import common, ending, progress
+from batchd.cli.submit import read_file
+from batchd.errors import StoreError, UsageError
+from batchd.spool import taskfile
+from batchd.store.reader import Reader
+
+#: How many tasks a trial takes, where the user asks for one.
+_TRIAL = 3
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("files", nargs="*", metavar="FILE", help="task files; none: asks for one")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--serial", action="store_true", help="one task after another")
+    mode.add_argument("--processes", type=int, metavar="N", help="worker processes")
+    parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
+    parser.add_argument("--json", action="store_true", help="no progress; the summaries, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Work, show how it goes, end with the summaries."""
+    settings = config.load(args.config)
+    if not args.files:
+        _ask(args, settings)
+    if (args.first is not None and args.first < 1) or (args.processes or 1) < 1:
+        raise UsageError("--first and --processes want a number from 1 on")
+    files = [(name, read_file(name, settings)) for name in args.files]
+    if args.first is not None:
+        files = [(name, _cut(name, data, args.first)) for name, data in files]
+    files = [(Path(name).name, data) for name, data in files]
+    for name, data in files:
+        taskfile.parse(data, name, settings)  # every error now, before anything is paid
+    settings = _private(settings, serial=args.serial, processes=args.processes)
+    # The journal has everything; what people must know now stands out among the progress.
+    log.configure("warning", settings.log.format, settings.log.file)
+    with _progress(settings, quiet=args.json):
+        batches = asyncio.run(_work(settings, files))
+    return _end(settings, batches, as_json=args.json)
+
+
+async def _work(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[str]:
+    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; not for wrong arguments)
+
+    return list(await Daemon(settings, watch=False).run_once(files))
+
+
+def _private(settings: config.Config, *, serial: bool, processes: int | None) -> config.Config:
+    """Return the configuration of this run: a state of its own, and nothing is parked for long."""
+    pool = settings.pool
+    if serial:
+        pool = dataclasses.replace(pool, processes=1, agents_per_process=1)
+    elif processes:
+        pool = dataclasses.replace(pool, processes=processes)
+    name = f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return dataclasses.replace(
+        settings,
+        paths=dataclasses.replace(settings.paths, state=str(Path(settings.paths.state, name))),
+        pool=pool,
+        governor=dataclasses.replace(settings.governor, max_parked_s=0.0),
+    )
+
+
+@contextlib.contextmanager
+def _progress(settings: config.Config, *, quiet: bool) -> Iterator[None]:
+    """Show progress from a thread, while the daemon works in this one."""
+    over = threading.Event()
+
+    def watch() -> None:
+        with contextlib.suppress(StoreError):  # the work itself will tell what is wrong with it
+            reader = progress.open_reader(
+                common.store_path(Path(settings.paths.state)), over.is_set
+            )
+            if reader is not None:
+                with reader:
+                    progress.follow(reader, lambda r: r.batches()[::-1], lambda _: over.is_set())
+
+    thread = threading.Thread(target=watch, name="progress")
+    if not quiet:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if not quiet:
+            thread.join()
+
+
+def _end(settings: config.Config, names: Sequence[str], *, as_json: bool) -> int:
+    state = Path(settings.paths.state)
+    with Reader(common.store_path(state)) as reader:
+        rows = [reader.batch(name) for name in names] or reader.batches()
+    if not names or any(row.published_at is None for row in rows):
+        done = sum(row.finished for row in rows)
+        print(
+            f"Stopped: {done} of {common.counted(sum(r.tasks for r in rows), 'task')} done, results "
+            f"in {settings.paths.outbox}; the journal of the rest is kept in {state}.",
+            file=sys.stderr,
+        )
+        return 130
+    # All that counts lies in the outbox now.
+    shutil.rmtree(state, ignore_errors=True)
+    return ending.report(rows, as_json=as_json)
+
+
+def _cut(name: str, data: bytes, first: int) -> bytes:
+    """Return a task file with its first tasks only; one that cannot be read as it is."""
+    suffix = Path(name).suffix.lower()
+    if suffix == ".jsonl":
+        return b"".join([line for line in data.splitlines(keepends=True) if line.strip()][:first])
+    if suffix != ".json":
+        return data
+    try:
+        value: Any = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return data  # the parser tells what is wrong
+    if isinstance(value, list):
+        value = value[:first]
+    elif isinstance(value, dict) and isinstance(value.get("tasks"), list):
+        value["tasks"] = value["tasks"][:first]
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _ask(args: argparse.Namespace, settings: config.Config) -> None:
+    """Ask for the file and the mode, as long as somebody is there to answer."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("name a task file: batchd run FILE")
+    try:
+        name = input("Task file [task.json]: ").strip() or "task.json"
+        count = len(taskfile.parse(read_file(name, settings), Path(name).name, settings).tasks)
+        parallel = settings.pool.processes * settings.pool.agents_per_process
+        print(
+            f"{common.counted(count, 'task')}. How shall they run?",
+            f"  1  parallel, {parallel} at a time",
+            "  2  serial, one after another",
+            f"  3  a trial, the first {_TRIAL} only",
+            "  q  not at all",
+            sep="\n",
+        )
+        choice = input("Choose [1]: ").strip() or "1"
+    except EOFError:
+        choice = "q"
+    if choice not in {"1", "2", "3"}:
+        raise UsageError("nothing was started")
+    args.files = [name]
+    args.serial = choice == "2"
+    args.first = _TRIAL if choice == "3" else args.first

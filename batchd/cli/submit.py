@@ -1,0 +1,191 @@
+"""``batchd submit``: checks a task file, then drops it whole into the inbox."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from batchd import config, control
+from batchd.cli import common, ending, progress
+from batchd.errors import NoDaemonError, UsageError
+from batchd.log import escape
+from batchd.records import Batch
+from batchd.spool import inbox, outbox, taskfile
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+#: How long a daemon may be away (a restart, say) before whoever waits is told.
+_GONE_S = 30.0
+_IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a task file; -: standard input")
+    parser.add_argument("--prompt", metavar="TEXT", help="instead of a file: one task")
+    parser.add_argument(
+        "--each", metavar="GLOB", help="with --prompt: one task for each directory that matches"
+    )
+    parser.add_argument("--model", metavar="PROVIDER/MODEL", help="with --prompt")
+    parser.add_argument("--check", metavar="COMMAND", help="with --prompt: exit 0 says it is done")
+    parser.add_argument("--name", help="the batch's name (else the file's)")
+    parser.add_argument("--wait", action="store_true", help="show progress, end with the summary")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, drop, and wait if asked to."""
+    settings = config.load(args.config)
+    filename, data = _given(args, settings)
+    count = len(taskfile.parse(data, filename, settings).tasks)
+    state = Path(settings.paths.state)
+    alive = _alive(state)
+    if args.wait and not alive:
+        raise NoDaemonError(
+            f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "
+            "without --wait"
+        )
+    newest = _newest(state)
+    path = inbox.drop(Path(settings.paths.inbox), filename, data)
+    if args.wait:
+        return _wait(settings, newest, filename, data, as_json=args.json)
+    if args.json:
+        common.print_json({"file": str(path), "tasks": count, "daemon": alive})
+    else:
+        print(escape(f"{path}: {common.counted(count, 'task')}"))
+        if not alive:
+            print("No daemon runs; the file waits until `batchd serve` starts.", file=sys.stderr)
+    return 0
+
+
+def read_file(name: str, settings: config.Config) -> bytes:
+    """Return a file that the user named. Raises ``UsageError``, ``TaskFileError``."""
+    path = Path(name)
+    if not path.exists():
+        raise UsageError(f"there is no file {escape(name)}")
+    # What the user names may be a link; what lies in the inbox may not.
+    return taskfile.read(path.resolve(), settings.spool.max_file_bytes)
+
+
+def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, bytes]:
+    """Return the name and the bytes to drop."""
+    if (args.file is None) == (args.prompt is None):
+        raise UsageError("name a FILE, or give a --prompt")
+    if args.prompt is None and (args.each or args.model or args.check):
+        raise UsageError("--each, --model and --check go with --prompt")
+    if args.prompt is not None:
+        return f"{args.name or 'prompt'}.json", _prompted(args)
+    if args.file == "-":
+        name = args.name or "stdin"
+        known = Path(name).suffix.lower() in {".json", ".jsonl", ".md", ".txt"}
+        return name if known else f"{name}.json", sys.stdin.buffer.read()
+    path = Path(args.file)
+    name = f"{args.name}{path.suffix}" if args.name else path.name
+    return name, read_file(args.file, settings)
+
+
+def _prompted(args: argparse.Namespace) -> bytes:
+    defaults = {"model": args.model, "check": args.check}
+    batch: dict[str, Any] = {k: v for k, v in defaults.items() if v}
+    if args.each is None:
+        batch["tasks"] = [{"first_prompt": args.prompt}]
+    else:
+        found = [Path(p).absolute() for p in sorted(glob.glob(args.each)) if Path(p).is_dir()]  # noqa: PTH207 (patterns may be absolute)
+        if not found:
+            raise UsageError(f"no directory matches {escape(args.each)}")
+        names = [p.name for p in found]
+        # Results are easier to find under the directories' names, where all of them serve as ids.
+        fit = len(set(names)) == len(names) and all(_IDS.fullmatch(n) for n in names)
+        batch["tasks"] = [
+            {"dir": str(p), "first_prompt": args.prompt, **({"id": p.name} if fit else {})}
+            for p in found
+        ]
+    return json.dumps(batch, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
+
+
+def _alive(state: Path) -> bool:
+    try:
+        control.request(state, "status")
+    except NoDaemonError:
+        return False
+    return True
+
+
+def _newest(state: Path) -> str:
+    store = common.store_path(state)
+    if not store.exists():
+        return ""
+    with Reader(store) as reader:
+        rows = reader.batches(limit=1)
+    return rows[0].batch.name if rows else ""
+
+
+def _wait(
+    settings: config.Config, newest: str, filename: str, data: bytes, *, as_json: bool
+) -> int:
+    state = Path(settings.paths.state)
+    with Reader(common.store_path(state)) as reader:
+        mine = Mine(newest, filename, data)
+        patience = Patience(state)
+
+        def ended(rows: Sequence[BatchRow]) -> bool:
+            patience.check()
+            return bool(rows) and all(r.published_at is not None for r in rows)
+
+        progress.follow(reader, mine.find, ended, quiet=as_json)
+        (row,) = mine.find(reader)
+    return ending.report([row], as_json=as_json)
+
+
+class Mine:
+    """Finds the batch that a dropped file became: another program may drop one of the same name."""
+
+    def __init__(self, newest: str, filename: str, data: bytes) -> None:
+        self._newest = newest
+        self._base = outbox.batch_name(filename)
+        self._data = data
+        self._name = ""
+
+    def find(self, reader: Reader) -> list[BatchRow]:
+        """Return the batch, alone; nothing as long as it has not been claimed."""
+        if not self._name:
+            for row in reader.batches(limit=1000):
+                if row.batch.name == self._newest:
+                    break
+                if self._is_mine(row.batch):
+                    self._name = row.batch.name
+        return [reader.batch(self._name)] if self._name else []
+
+    def _is_mine(self, batch: Batch) -> bool:
+        if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):
+            return False
+        try:
+            return Path(batch.folder, batch.request).read_bytes() == self._data
+        except OSError:
+            return False  # not moved yet
+
+
+class Patience:
+    """Ends the waiting when the daemon stays away."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._seen = self._asked = time.monotonic()
+
+    def check(self) -> None:
+        """Raise ``NoDaemonError`` when no daemon has answered for long."""
+        now = time.monotonic()
+        if now - self._asked < 1.0:
+            return
+        self._asked = now
+        if _alive(self._state):
+            self._seen = now
+        elif now - self._seen > _GONE_S:
+            raise NoDaemonError("the daemon has stopped; the batch goes on when it starts again")
