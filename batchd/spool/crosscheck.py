@@ -28,7 +28,7 @@ class Checked:
 
 
 def check(
-    config: Config, batch: BatchKeys, specs: Mapping[int, TaskSpec], ids: Mapping[int, str]
+    config: Config, batch: BatchKeys, specs: dict[int, TaskSpec], ids: dict[int, str]
 ) -> Checked:
     """Return the tasks of valid specs; ``ids`` also names those whose spec is not valid."""
     directories = Directories(config)
@@ -100,7 +100,7 @@ def _ceiling(config: Config) -> dict[str, float]:
     return {f.name: cap for f in fields(ceiling) if (cap := getattr(ceiling, f.name))}
 
 
-def _ids(specs: Mapping[int, TaskSpec], ids: Mapping[int, str]) -> Iterator[Finding]:
+def _ids(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, name in ids.items():
         given = index in specs and specs[index].id is not None
@@ -112,7 +112,7 @@ def _ids(specs: Mapping[int, TaskSpec], ids: Mapping[int, str]) -> Iterator[Find
         first.setdefault(name, index)
 
 
-def _dependencies(specs: Mapping[int, TaskSpec], ids: Mapping[int, str]) -> Iterator[Finding]:
+def _dependencies(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
     known = {ids[index]: index for index in reversed(ids)}
     for index, spec in specs.items():
         for place, name in enumerate(spec.after or ()):

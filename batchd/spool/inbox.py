@@ -1,0 +1,302 @@
+"""The inbox: watch, settle, claim.
+
+A claim is a rename to ``inbox/.claimed/ULID-NAME``: only one claimer gets the file, and nothing
+of it is lost. Events are hints that wake us; what counts is what a look at the folder finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import os
+import re
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.config import Config
+from batchd.log import Action, get_logger
+from batchd.spool import files
+from batchd.spool.settle import Settling, Signature, ignorable, signature
+from batchd.spool.ulid import LENGTH, PATTERN, time_of, ulid
+from batchd.spool.watch import Sign, Watcher
+
+__all__ = ["CHUNK", "Claim", "Inbox", "claimed", "drop", "ulid"]
+
+#: Files claimed at a time: they share their syncs, and are all that is handed out ahead of need.
+CHUNK = 256
+#: What one scan brings: the oldest files. The next scan brings the rest.
+_WINDOW = 8192
+#: More hints than these are no use: a scan finds it all.
+_MAX_HINTS = 4096
+#: After so many events the kernel's queue may have run over, so that some were lost.
+_BURST = 1000
+#: Bytes of a name that are kept behind a ULID; a file name has 255.
+_NAME_BYTES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A file that is ours."""
+
+    #: Unique, and sorts by the time of the claim.
+    ulid: str
+    #: The name it was dropped under; may hold newlines, and bytes that are not UTF-8 as surrogates.
+    name: str
+    #: Where it lies now.
+    path: Path
+
+    @property
+    def received_at(self) -> float:
+        """Seconds since the epoch."""
+        return time_of(self.ulid)
+
+
+def claimed(inbox: Path) -> list[Claim]:
+    """Return what lies claimed in an inbox, oldest first."""
+    folder = inbox / ".claimed"
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (names, by the hundred thousand)
+    except FileNotFoundError:
+        return []
+    return [
+        Claim(name[:LENGTH], name[LENGTH + 1 :], folder / name)
+        for name in names
+        if PATTERN.fullmatch(name[:LENGTH]) and name[LENGTH : LENGTH + 1] == "-"
+    ]
+
+
+def drop(inbox: Path, name: str, data: bytes) -> Path:
+    """Put a task file into an inbox, whole at once; return its path.
+
+    A name that is taken gets ``-2``, ``-3``. Raises ``OSError`` where it cannot be written.
+    """
+    clean = re.sub(r"[/\0]", "-", name).lstrip(".") or "task.json"
+    files.make_folder(inbox)
+    number = 1
+    while True:
+        stem, ending = os.path.splitext(clean)  # noqa: PTH122 (a name, not a path)
+        path = inbox / (clean if number == 1 else f"{stem}-{number}{ending}")
+        try:
+            files.write_whole(path, lambda file: file.write(data), replace=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+class Inbox:
+    """Claims what is dropped into one folder."""
+
+    def __init__(self, config: Config) -> None:
+        self.folder = Path(config.paths.inbox)
+        self._claimed = self.folder / ".claimed"
+        self._scan_s = config.spool.scan_s
+        self._polls = config.spool.watch == "poll"
+        self._settling = Settling(self.folder, config.spool.settle_s, local_clock=not self._polls)
+        self._log = get_logger(inbox=str(self.folder))
+        self._watcher: Watcher | None = None
+        self._watched: tuple[int, int] | None = None
+        #: Settled files of the last scan, oldest first, and what they looked like.
+        self._settled: deque[tuple[str, Signature]] = deque()
+        self._next_scan = 0.0
+        self._told: set[str] = set()
+        self._paused = self._stopped = False
+        # Shared with the watcher's thread, under the lock.
+        self._lock = threading.Lock()
+        self._hints: dict[str, Sign] = {}
+        self._events = 0
+        self._rung = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._bell = asyncio.Event()
+
+    async def start(self) -> None:
+        """Make the folder if it is missing, and begin to watch it.
+
+        Raises ``OSError`` where it cannot be made or written to.
+        """
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._prepare)
+
+    async def stop(self) -> None:
+        """End ``claims`` and the watching. What was claimed but not handed out waits in its folder."""
+        self._stopped = True
+        self._bell.set()
+        if self._watcher:
+            await asyncio.to_thread(self._watcher.stop)
+            self._watcher = None
+
+    def claimed(self) -> set[str]:
+        """Return the ULIDs of what an earlier run claimed and has not moved on."""
+        return {claim.ulid for claim in claimed(self.folder)}
+
+    def pause(self) -> None:
+        """Claim nothing until ``resume``, but for what is on its way out of ``claims``."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._paused = False
+        self._bell.set()
+
+    async def claims(self) -> AsyncIterator[Claim]:
+        """Yield each file once it is ours, durably: first what an earlier run had claimed.
+
+        At most ``CHUNK`` files are claimed ahead of what is taken from here.
+        """
+        for claim in await asyncio.to_thread(claimed, self.folder):
+            yield claim
+        while not self._stopped:
+            # The folder is looked at in a thread: disks may be slow.
+            found = [] if self._paused else await asyncio.to_thread(self._round)
+            for claim in found:
+                yield claim
+            if not found:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for an event, a file that settles, or the next scan."""
+        waits = (self._next_scan - time.monotonic(), self._settling.next_due_s())
+        wait_s = max(0.001, min(w for w in waits if w is not None))
+        try:
+            async with asyncio.timeout(None if self._paused else wait_s):
+                await self._bell.wait()
+        except TimeoutError:
+            return
+        self._bell.clear()
+
+    def _notice(self, sign: Sign, name: str) -> None:
+        """Take a hint, in the watcher's thread."""
+        with self._lock:
+            self._events += 1
+            if sign is Sign.GONE:
+                self._events = _BURST
+            elif not ignorable(name) and (len(self._hints) < _MAX_HINTS or name in self._hints):
+                self._hints[name] = max(sign, self._hints.get(name, sign))
+            ring, self._rung = not self._rung, True
+        if ring and self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._bell.set)
+
+    def _take_hints(self) -> tuple[dict[str, Sign], bool]:
+        """Return the hints, and whether events may have been lost."""
+        with self._lock:
+            hints, self._hints = self._hints, {}
+            self._rung = False
+            burst = self._events >= _BURST
+            if burst:
+                self._events = 0
+        return hints, burst
+
+    def _round(self) -> list[Claim]:
+        """Look at what was hinted at or has settled, else at the whole folder; claim a chunk."""
+        try:
+            hints, burst = self._take_hints()
+            if burst:
+                self._next_scan = 0.0
+            hints |= {n: Sign.CREATED for n in self._settling.due() if n not in hints}
+            ready = [found for name, sign in hints.items() if (found := self._look(name, sign))]
+            self._settled.extendleft(reversed(ready))
+            if not self._settled and time.monotonic() >= self._next_scan:
+                self._scan()
+            return self._claim()
+        except OSError as error:
+            self._trouble(f"the inbox cannot be worked on: {error}")
+            self._next_scan = time.monotonic() + self._scan_s
+            return []
+
+    def _look(self, name: str, sign: Sign | None) -> tuple[str, Signature] | None:
+        try:
+            status = os.lstat(self.folder / name)
+        except OSError:
+            self._settling.forget(name)
+            return None
+        return self._judge(name, status, sign)
+
+    def _judge(
+        self, name: str, status: os.stat_result, sign: Sign | None
+    ) -> tuple[str, Signature] | None:
+        """Return a file that can be claimed now, and what it looks like."""
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+            self._trouble(f"{name} is {kind} and is left alone: drop the file itself")
+            return None
+        return (name, signature(status)) if self._settling.ready(name, status, sign) else None
+
+    def _scan(self) -> None:
+        """Find the oldest settled files, in memory that does not grow with the folder."""
+        self._prepare()
+        oldest = heapq.nsmallest(_WINDOW, self._candidates())
+        self._settled.extend((name, look) for _, name, look in oldest)
+        self._next_scan = 0.0 if len(oldest) == _WINDOW else time.monotonic() + self._scan_s
+
+    def _candidates(self) -> Iterator[tuple[int, str, Signature]]:
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if ignorable(entry.name):
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if found := self._judge(entry.name, status, None):
+                    yield status.st_mtime_ns, *found
+
+    def _claim(self) -> list[Claim]:
+        """Claim the next chunk of settled files."""
+        claims: list[Claim] = []
+        while self._settled and len(claims) < CHUNK:
+            name, look = self._settled.popleft()
+            mark = ulid()
+            target = self._claimed / f"{mark}-{_short(name)}"
+            try:
+                # Another file of the same name may have taken its place since: that one has not settled.
+                if signature(os.lstat(self.folder / name)) != look:
+                    continue
+                (self.folder / name).rename(target)
+            except FileNotFoundError:
+                continue  # another claimer was faster, or its owner took it back
+            claims.append(Claim(mark, name, target))
+        if claims:
+            # Before anybody is told: after a power cut, a file must not be in the inbox and in the store.
+            files.sync_directory(self._claimed)
+            files.sync_directory(self.folder)
+        return claims
+
+    def _prepare(self) -> None:
+        """Make sure that the folder is there, and that the one that is there is the one watched."""
+        files.make_folder(self.folder)
+        files.make_folder(self._claimed, 0o700)
+        status = self.folder.stat()
+        if self._polls or self._watched == (status.st_dev, status.st_ino):
+            return
+        if self._watcher:
+            self._watcher.stop()
+            self._watcher = None
+            self._trouble("the inbox was removed or renamed, and is watched anew")
+        try:
+            self._watcher = Watcher(self.folder, self._notice)
+            self._watched = (status.st_dev, status.st_ino)
+        except OSError as error:
+            self._trouble(f"no events, so it is looked at every {self._scan_s} s: {error.strerror}")
+
+    def _trouble(self, message: str) -> None:
+        """Log what somebody should know, each thing once in a while."""
+        if message not in self._told:
+            if len(self._told) > 1000:  # noqa: PLR2004 (a bound on memory)
+                self._told.clear()
+            self._told.add(message)
+            self._log.warning(Action.INBOX_TROUBLE, message=message)
+
+
+def _short(name: str) -> str:
+    """Return a name with room for a ULID in front; its ending is kept."""
+    raw = os.fsencode(name)
+    if len(raw) <= _NAME_BYTES:
+        return name
+    stem, ending = os.path.splitext(raw)  # noqa: PTH122 (a name in bytes)
+    ending = ending[:20]
+    return os.fsdecode(stem[: _NAME_BYTES - len(ending)] + ending)

@@ -1,0 +1,129 @@
+"""When is a dropped file whole? Moved in: at once. Else when it says so itself, or held still."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from batchd.spool.watch import Sign
+
+#: Left alone: whoever writes such a name renames it when it is done.
+_UNFINISHED = ("~", ".tmp", ".part", ".swp")
+#: A larger JSON file is not parsed when it is closed, but settles.
+_PEEK_BYTES = 4 << 20
+#: Files that are watched for stillness at a time; the others' turn comes.
+_MAX_WATCHED = 10_000
+
+#: What changes with a file: its inode, size, and times of data and status.
+Signature = tuple[int, int, int, int]
+
+
+def ignorable(name: str) -> bool:
+    """Whether a name says that it is none of our business."""
+    return name.startswith(".") or name.endswith(_UNFINISHED)
+
+
+def signature(status: os.stat_result) -> Signature:
+    """Return what is different once a file has been touched or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    signature: Signature
+    since: float
+
+
+class Settling:
+    """Remembers files that are not known to be whole, until they held still for long enough."""
+
+    def __init__(self, folder: Path, settle_s: float, *, local_clock: bool) -> None:
+        self._folder = folder
+        self._settle_s = settle_s
+        #: Whether the file system's clock is ours: it is not on NFS.
+        self._local_clock = local_clock
+        self._seen: dict[str, _Seen] = {}
+
+    def ready(self, name: str, status: os.stat_result, sign: Sign | None) -> bool:
+        """Whether a file may be taken now, after what the event said, or the scan (None)."""
+        whole = (
+            sign is Sign.MOVED
+            or (sign is Sign.CLOSED and self._complete(name, status.st_size))
+            or (self._quiet(name, status) and not self._being_written(name))
+        )
+        if whole:
+            self._seen.pop(name, None)
+        elif name not in self._seen and len(self._seen) < _MAX_WATCHED:
+            self._seen[name] = _Seen(signature(status), time.monotonic())
+        return whole
+
+    def due(self) -> list[str]:
+        """Return the names that may have settled by now; who asks looks at each with ``ready``."""
+        latest = time.monotonic() - self._settle_s
+        return [name for name, seen in self._seen.items() if seen.since <= latest]
+
+    def next_due_s(self) -> float | None:
+        """Return in how many seconds ``due`` will have a name; None where nothing is watched."""
+        first = min((seen.since for seen in self._seen.values()), default=None)
+        return None if first is None else max(0.0, first + self._settle_s - time.monotonic())
+
+    def forget(self, name: str) -> None:
+        """Note that a file is gone."""
+        self._seen.pop(name, None)
+
+    def _quiet(self, name: str, status: os.stat_result) -> bool:
+        now = time.monotonic()
+        # Nothing that a program can set moves ctime back: an old one is stillness that was seen already.
+        if self._local_clock and time.time() - status.st_ctime >= self._settle_s:
+            return True
+        seen = self._seen.get(name)
+        if seen and seen.signature == signature(status):
+            return now - seen.since >= self._settle_s
+        if seen:
+            self._seen[name] = _Seen(signature(status), now)
+        return self._settle_s == 0
+
+    def _complete(self, name: str, size: int) -> bool:
+        """Whether a closed file is whole JSON. No other form shows whether more is to come."""
+        if not name.lower().endswith(".json") or size > _PEEK_BYTES:
+            return False
+        try:
+            descriptor = self._open(name)
+            with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+                msgspec.json.decode(file.read(_PEEK_BYTES + 1), type=msgspec.Raw)
+        except (OSError, ValueError, RecursionError):
+            return False
+        return True
+
+    def _being_written(self, name: str) -> bool:
+        """Whether somebody has the file open for writing: a slow writer may rest for any time.
+
+        The kernel grants a read lease only where nobody has. Where it does not say (another
+        owner's file, some file systems), stillness has to do.
+        """
+        try:
+            descriptor = self._open(name)
+        except OSError:
+            return False
+        try:
+            # The signal for a writer who comes in this instant: SIGURG is ignored, SIGIO would kill us.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            self._seen[name] = _Seen(signature(os.fstat(descriptor)), time.monotonic())
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _open(self, name: str) -> int:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(self._folder / name, flags)
