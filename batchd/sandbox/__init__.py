@@ -1,0 +1,13 @@
+"""The sandbox: the only place where model-written text becomes a process.
+
+A ``Sandbox`` opens one ``Workplace`` a task; each of its commands runs under bubblewrap, in
+namespaces of its own, and nothing that a command started outlives it.
+"""
+
+from __future__ import annotations
+
+from batchd.sandbox.probe import Finding, check
+from batchd.sandbox.process import Ran
+from batchd.sandbox.workplace import Sandbox, Workplace
+
+__all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check"]

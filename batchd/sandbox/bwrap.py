@@ -1,0 +1,187 @@
+"""The argument list of bubblewrap: what a command sees, and what it does not.
+
+Nothing secret may stand in the environment or on the command line of bwrap itself: it is PID 1
+inside, where both can be read. So its environment is empty, and its arguments come by a descriptor.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.errors import SandboxError
+from batchd.records import SandboxPolicy
+from batchd.sandbox import seccomp
+from batchd.sandbox.identity import Identity, as_root, limits, prefix
+
+#: Where a command finds its task's directory.
+TASK = "/task"
+#: What a pipe takes at once, for anybody (bytes): the arguments must fit.
+_MOST_ARGUMENTS = 1 << 20
+_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+#: Of /etc, what programs need and what holds no secret. Shell patterns.
+_ETC = (
+    *("alternatives", "crypto-policies", "fonts", "java-*-openjdk", "ld.so.cache", "localtime"),
+    *("pki/ca-trust", "pki/tls/certs", "services", "ssl/certs", "ssl/openssl.cnf"),
+)
+_ETC_ROOT = Path("/etc")
+_ETC_NETWORK = ("resolv.conf", "hosts")
+_HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
+_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
+# Lowest in git's order, so that a repository's own identity wins; and yet "protected", so that
+# safe.directory counts, without which git refuses repositories of other owners.
+_GITCONFIG = (
+    "[safe]\n\tdirectory = *\n[user]\n\tname = batchd\n\temail = batchd@localhost\n"
+    "[init]\n\tdefaultBranch = main\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is the same for all commands of a workplace."""
+
+    #: The options, each with its terminator, up to those that name descriptors.
+    options: bytes
+    #: Files that bwrap writes, by path.
+    files: Mapping[str, bytes]
+    #: The system call filter.
+    filter: bytes
+    #: What stands before every command.
+    before: tuple[str, ...]
+    #: The limits that are set from outside: the kernel's number, and the value.
+    limits: tuple[tuple[int, int], ...]
+
+
+def view(
+    policy: SandboxPolicy, identity: Identity, env: Mapping[str, str], *, network: bool
+) -> View:
+    """Return what commands see. Raises ``SandboxError`` for an environment that cannot be passed on."""
+    options = [
+        *_namespaces(network=network),
+        *("--die-with-parent", "--new-session", "--hostname", "batchd"),
+        *_privileges(),
+        *_folder("/etc"),
+        *_system(network=network),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *_tmpfs(policy.tmp_bytes, "/tmp"),  # noqa: S108 (the sandbox's own)
+        *_tmpfs(max(policy.tmp_bytes // 4, 1 << 16), "/dev/shm"),  # noqa: S108 (the sandbox's own)
+        *_folder("/run"),
+        *_folder("/var"),
+        *("--symlink", "/tmp", "/var/tmp"),  # noqa: S108 (the sandbox's own)
+        *("--remount-ro", "/", "--remount-ro", "/dev", "--chdir", TASK, "--clearenv"),
+    ]
+    for name, value in environment(identity, env, home="/tmp").items():  # noqa: S108 (the sandbox's own)
+        options += ["--setenv", name, value]
+    blob = encoded(options)
+    if len(blob) > _MOST_ARGUMENTS // 2:
+        raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
+    # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
+    outside = as_root()
+    return View(
+        options=blob,
+        files=_files(identity, network=network),
+        filter=seccomp.program(platform.machine()),
+        before=tuple(prefix(policy, identity, limited=outside)),
+        limits=tuple((kind, value) for _, kind, value in limits(policy)) if outside else (),
+    )
+
+
+def encoded(options: Iterable[str]) -> bytes:
+    """Return options as ``--args`` reads them."""
+    return b"".join(option.encode("utf-8", "replace") + b"\0" for option in options)
+
+
+def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
+    """Return the whole environment of a command.
+
+    Raises ``SandboxError`` where a name or value holds a NUL, which would end an option of bwrap and begin another.
+    """
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise SandboxError(
+                f"the task's env holds a name or value that no process can have: {name!r}"
+            )
+    return {
+        "PATH": _PATH,
+        "HOME": home,
+        "USER": identity.name,
+        "LOGNAME": identity.name,
+        "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PAGER": "cat",
+        **env,
+    }
+
+
+def _namespaces(*, network: bool) -> list[str]:
+    if not as_root():
+        shared = ["--share-net"] if network else []
+        return ["--unshare-all", *shared, "--unshare-user", "--disable-userns"]
+    # --unshare-all would make a user namespace too; in it, the directory's owner has no number.
+    options = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    return options if network else [*options, "--unshare-net"]
+
+
+def _privileges() -> list[str]:
+    # What setpriv needs to become the directory's owner, and bwrap to enter a directory that is open
+    # to its owner alone; setpriv leaves none of them.
+    needed = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
+    kept = needed if as_root() else ()
+    return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
+
+
+def _system(*, network: bool) -> list[str]:
+    """Return the read-only part of the system: /usr, what leads to it, and a little of /etc."""
+    options = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            options += ["--ro-bind", str(path), str(path)]
+    for path in _etc(network=network):
+        if path.parent != _ETC_ROOT:
+            options += _folder(str(path.parent))
+        options += ["--ro-bind-try", str(path), str(path)]
+    return options
+
+
+@functools.cache
+def _etc(*, network: bool) -> tuple[Path, ...]:
+    patterns = (*_ETC, *(_ETC_NETWORK if network else ()))
+    return tuple(path for pattern in patterns for path in sorted(_ETC_ROOT.glob(pattern)))
+
+
+def _folder(path: str) -> list[str]:
+    # bwrap makes missing parents for their owner alone.
+    return ["--perms", "0755", "--dir", path]
+
+
+def _tmpfs(size: int, path: str) -> list[str]:
+    return ["--perms", "1777", "--size", str(size), "--tmpfs", path]
+
+
+def _files(identity: Identity, *, network: bool) -> dict[str, bytes]:
+    uid, gid, name = identity.uid, identity.gid, identity.name
+    passwd = f"root:x:0:0:root:/:/usr/sbin/nologin\n{name}:x:{uid}:{gid}::/tmp:/bin/sh\n"
+    group = f"root:x:0:\n{name}:x:{gid}:\n"
+    files = {
+        "/etc/passwd": passwd,
+        "/etc/group": group,
+        "/etc/nsswitch.conf": _NSSWITCH,
+        "/etc/gitconfig": _GITCONFIG,
+    }
+    if not network:
+        files["/etc/hosts"] = _HOSTS
+    return {path: text.encode() for path, text in files.items()}
+
+
+@functools.cache
+def shell() -> str:
+    """Return the shell that runs commands."""
+    return "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"

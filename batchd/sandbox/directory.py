@@ -1,0 +1,159 @@
+"""A task's directory: opened so that no symbolic link can lead elsewhere, and listed in the same way.
+
+An agent may write anything into it while we look: links, FIFOs, trees as deep as it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchd.errors import SandboxError
+from batchd.sandbox.identity import Identity, as_root
+
+_SYS_OPENAT2 = 437  # on all processors
+_AT_FDCWD = -100
+_RESOLVE_NO_XDEV = 0x01
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+_FRESH_MODE = 0o755
+#: Folders that tools fill: of no interest to whoever asks what a task changed.
+_SKIPPED = frozenset(
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        "node_modules",
+        ".venv",
+        "venv",
+        "__pycache__",
+        ".cache",
+        ".npm",
+        ".tox",
+    }
+    | {".mypy_cache", ".pytest_cache", ".ruff_cache"}
+)
+
+#: A file's size in bytes and the time of its last change in nanoseconds.
+Stamp = tuple[int, int]
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _openat2(directory: int, path: str | bytes, resolve: int) -> int:
+    """Open a directory. Raises ``OSError``."""
+    how = struct.pack("=QQQ", _FLAGS, 0, resolve)
+    for _ in range(16):
+        # EAGAIN: something was renamed meanwhile, so that the kernel cannot tell whether the path is safe.
+        descriptor: int = _libc().syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(directory),
+            ctypes.c_char_p(os.fsencode(path)),
+            ctypes.c_char_p(how),
+            ctypes.c_size_t(len(how)),
+        )
+        number = ctypes.get_errno()
+        if descriptor >= 0 or number not in {errno.EAGAIN, errno.EINTR}:
+            break
+    if descriptor < 0:
+        raise OSError(number, os.strerror(number), os.fsdecode(path))
+    return descriptor
+
+
+def opened(path: str) -> int:
+    """Open the directory that a task works in; no part of its path may be a symbolic link. Raises ``SandboxError``."""
+    try:
+        return _openat2(_AT_FDCWD, path, _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise SandboxError(
+                f"{path}: a symbolic link stands in the way of the task's directory"
+            ) from error
+        raise SandboxError(f"the task's directory cannot be opened: {error}") from error
+
+
+def fresh(path: str, user: str) -> int:
+    """Make a task's own directory where it is not there yet, and open it; as root it goes to ``user``.
+
+    Raises ``SandboxError``.
+    What lies above it is batchd's own: no agent writes there, and links in it are the user's.
+    """
+    parent, name = Path(path).parent, Path(path).name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        above = os.open(parent.resolve(), _FLAGS)
+    except OSError as error:
+        raise SandboxError(f"the task's directory cannot be made: {error}") from error
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, _FRESH_MODE, dir_fd=above)
+        directory = _openat2(above, name, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
+    except OSError as error:
+        raise SandboxError(f"the task's directory cannot be made: {error}") from error
+    finally:
+        os.close(above)
+    if as_root() and os.fstat(directory).st_uid == 0:
+        owner = Identity.named(user)
+        os.fchown(directory, owner.uid, owner.gid)
+    return directory
+
+
+def files(directory: int, limit: int, seconds: float) -> dict[str, Stamp] | None:
+    """Return the files below a directory by path; None where there are more than ``limit``, or time runs out.
+
+    Links are listed, never followed; FIFOs and the like are not. Folders that tools fill, and those that
+    cannot be read or lie deeper than a path can be long, are left out. Names that are not UTF-8 are escaped.
+    """
+    deadline = time.monotonic() + seconds
+    found: dict[str, Stamp] = {}
+    waiting = [""]
+    seen = 0
+    while waiting:
+        folder = waiting.pop()
+        for entry in _entries(directory, folder):
+            seen += 1
+            if seen > limit or (seen % 256 == 0 and time.monotonic() > deadline):
+                return None
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name not in _SKIPPED:
+                    waiting.append(path)
+                continue
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                    found[_shown(path)] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
+    """Give what lies in a folder below ``directory``; nothing where it cannot be read."""
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
+    try:
+        descriptor = _openat2(directory, folder or ".", resolve)
+    except OSError:
+        return
+    try:
+        with os.scandir(descriptor) as entries:
+            yield from entries
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,91 @@
+"""Runs one command to its end: time limit, output, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchd.errors import SandboxError
+from batchd.sandbox.child import Child
+from batchd.sandbox.launch import memory_file
+from batchd.sandbox.output import Output, Reader
+
+#: Starts a command, given the descriptors of its input and of its output.
+Start = Callable[[int, int], Child]
+#: What a shell answers for a command that cannot be executed.
+_CANNOT_RUN = 126
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """How a command ended."""
+
+    #: As a shell tells it (128 and the signal for a killed one); None where time ran out.
+    exit_code: int | None
+    #: Standard output and error as they came; valid Unicode, bytes that are not UTF-8 replaced.
+    output: str
+    timed_out: bool = False
+    #: Whether the middle of the output was cut out, which it then says.
+    cut: bool = False
+    #: From its start to the death of all that it started.
+    seconds: float = 0.0
+
+
+async def run(start: Start, *, stdin: bytes | None, timeout_s: float, limit: int) -> Ran:
+    """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output.
+
+    Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    output = Output(limit)
+    try:
+        read_end, write_end = os.pipe()
+        reader = Reader(read_end, output)
+        try:
+            child = _begin(start, stdin, write_end)
+            timed_out = await _to_the_end(child, timeout_s)
+        finally:
+            reader.close(drain=True)
+    except OSError as error:
+        if error.errno == errno.E2BIG:
+            return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
+        raise SandboxError(f"a command could not be run: {error}") from error
+    if not (child.reached or timed_out):
+        raise SandboxError(f"the sandbox could not be set up: {output.text().strip()}")
+    return Ran(
+        exit_code=None if timed_out else child.exit_code,
+        output=output.text(),
+        timed_out=timed_out,
+        cut=bool(output.cut),
+        seconds=clock() - began,
+    )
+
+
+def _begin(start: Start, stdin: bytes | None, write_end: int) -> Child:
+    """Start the child; afterwards it alone holds its ends."""
+    source = subprocess.DEVNULL
+    try:
+        if stdin is not None:
+            source = memory_file(stdin)
+        return start(source, write_end)
+    finally:
+        os.close(write_end)
+        if source != subprocess.DEVNULL:
+            os.close(source)
+
+
+async def _to_the_end(child: Child, timeout_s: float) -> bool:
+    """Return, when all of it is dead, whether its time ran out."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await child.wait()
+    except TimeoutError:
+        return True
+    finally:
+        await child.end()
+    return False

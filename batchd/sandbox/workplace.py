@@ -1,0 +1,167 @@
+"""The door to the room: ``Sandbox``, one a process, and ``Workplace``, one a task."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+from batchd.errors import SandboxError
+from batchd.records import SandboxPolicy
+from batchd.sandbox import bwrap, directory, facts, launch, probe, process
+from batchd.sandbox.child import Child, prepare_process
+from batchd.sandbox.identity import Identity, home, prefix, runner
+
+#: Starts a command, given the descriptors of its input and its output.
+_Starter = Callable[[Sequence[bytes], int, int], Child]
+#: What workplaces of one kind answered, and when.
+_Known = dict[tuple[object, ...], tuple[str, float]]
+
+_FACTS_S = 30.0
+#: Long enough that task after task need not ask again, short enough to notice what is installed (seconds).
+_FACTS_KEPT_S = 600.0
+
+
+class Sandbox:
+    """Opens the directories of tasks as places where commands can run.
+
+    Raises ``SandboxUnavailableError``, with the mend, where the policy's backend does not work. Use
+    it from one thread that stays: commands die with the thread that started them.
+    """
+
+    def __init__(self, policy: SandboxPolicy) -> None:
+        self._policy = policy
+        self._bwrap = probe.ready(policy)
+        self._known: _Known = {}
+
+    async def open(
+        self, path: str, *, fresh: bool, network: bool, env: Mapping[str, str]
+    ) -> Workplace:
+        """Open a task's directory for commands with ``env`` beside the usual variables.
+
+        A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
+        be used, an environment that no process can have, and a network that the policy does not grant.
+        """
+        if network and not self._policy.network:
+            raise SandboxError("the task asks for the network, but `[sandbox] network` is false")
+        prepare_process()
+        descriptor = directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
+        try:
+            who = runner(self._policy, os.fstat(descriptor), path)
+            start, shown = self._starter(descriptor, path, who, env, network=network)
+            told = functools.partial(
+                facts.line,
+                user=who.name,
+                directory=shown,
+                network=network or not self._bwrap,
+                lasting_tmp=not self._bwrap,
+            )
+            key = (who, network, env.get("PATH"))
+            return Workplace(self._policy, descriptor, start, _Facts(self._known, key, told))
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _starter(
+        self, descriptor: int, path: str, who: Identity, env: Mapping[str, str], *, network: bool
+    ) -> tuple[_Starter, str]:
+        """Return what starts commands in a directory, and the directory's name as they see it."""
+        if self._bwrap:
+            view = bwrap.view(self._policy, who, env, network=network)
+            confined = functools.partial(launch.sandboxed, self._bwrap, view, descriptor)
+            return lambda command, stdin, output: confined(
+                command, stdin=stdin, output=output
+            ), bwrap.TASK
+        before = [os.fsencode(word) for word in prefix(self._policy, who, limited=False)]
+        plain = functools.partial(
+            launch.plain, descriptor, bwrap.environment(who, env, home=home(who))
+        )
+        return lambda command, stdin, output: plain(
+            [*before, *command], stdin=stdin, output=output
+        ), path
+
+
+class Workplace:
+    """A task's directory, and the commands that run in it. A context manager that closes itself."""
+
+    def __init__(
+        self, policy: SandboxPolicy, descriptor: int, start: _Starter, facts_: _Facts
+    ) -> None:
+        self._policy = policy
+        self._descriptor = descriptor
+        self._start = start
+        self._facts = facts_
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the directory; nothing of its commands is left by then."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float,
+        max_output_bytes: int | None = None,
+    ) -> process.Ran:
+        """Run a command; it and all that it started are dead when this returns, or raises.
+
+        ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number by default.
+        Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
+        """
+        if self._descriptor < 0:
+            raise SandboxError("the task's directory is closed")
+        if any("\0" in word for word in argv):
+            return process.Ran(exit_code=126, output="a command cannot hold NUL characters\n")
+        command = [word.encode("utf-8", "replace") for word in argv]
+        limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
+        return await process.run(
+            functools.partial(self._start, command), stdin=stdin, timeout_s=timeout_s, limit=limit
+        )
+
+    async def shell(self, command: str, *, timeout_s: float) -> process.Ran:
+        """Run a shell command, in bash where there is one. Otherwise like ``run``."""
+        return await self.run([bwrap.shell(), "-c", command], timeout_s=timeout_s)
+
+    async def facts(self) -> str:
+        """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
+        return await self._facts.get(self)
+
+    def files(
+        self, limit: int = 20_000, seconds: float = 2.0
+    ) -> Mapping[str, directory.Stamp] | None:
+        """Return size in bytes and modification time in nanoseconds of the files here, by path.
+
+        None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long as it takes.
+        Links are not followed; what tools keep for themselves (``.git``, ``node_modules``, …) is left out.
+        """
+        return directory.files(self._descriptor, limit, seconds)
+
+
+class _Facts:
+    """The facts of one workplace, asked for once for all that are alike."""
+
+    def __init__(self, known: _Known, key: tuple[object, ...], told: Callable[[str], str]) -> None:
+        self._known = known
+        self._key = key
+        self._told = told
+
+    async def get(self, place: Workplace) -> str:
+        now = time.monotonic()
+        answer, asked_at = self._known.get(self._key, ("", -_FACTS_KEPT_S))
+        if now - asked_at >= _FACTS_KEPT_S:
+            ran = await place.run(["/bin/sh", "-c", facts.SCRIPT], timeout_s=_FACTS_S)
+            answer = ran.output if ran.exit_code == 0 else ""
+            if answer:
+                self._known[self._key] = (answer, now)
+        return self._told(answer)
