@@ -1,0 +1,318 @@
+"""The agent with a real sandbox and a real HTTP server, in this process: rounds, tools, faults, and resume at every event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import agent, events, wire
+from batchd.agent import evaluate, tools
+from batchd.demo.server import ModelServer
+from batchd.demo.settings import Settings
+from batchd.llm import ModelClient
+from batchd.records import (
+    Batch,
+    Endpoint,
+    ErrorInfo,
+    Failure,
+    Limits,
+    ModelSetup,
+    Reason,
+    Ref,
+    SandboxPolicy,
+    Status,
+    Task,
+    ToolCall,
+)
+from batchd.sandbox import Sandbox
+from batchd.taskstate import TaskState, Verdict
+
+
+@dataclass
+class Grantor:
+    """A host whose governor grants every call and gives up after two failures; its journal is a list."""
+
+    client: ModelClient
+    sandbox: Sandbox
+    stop: agent.StopSignal = field(default_factory=agent.StopSignal)
+    durable: list[events.Event] = field(default_factory=list)
+    failures: int = 0
+
+    def clock(self) -> float:
+        """Return the time."""
+        return time.time()
+
+    def _commit(self, seq: int, bodies: tuple[Any, ...]) -> None:
+        assert seq == len(self.durable)
+        self.durable += wire.unraw(bodies)
+
+    async def ask(self, ask: wire.Ask) -> agent.Reply:
+        """Commit, and grant."""
+        self._commit(ask.seq, ask.events)
+        granted = events.CallStarted(
+            at=self.clock(),
+            purpose=ask.purpose,
+            input_tokens=ask.input_tokens,
+            max_output_tokens=ask.max_output_tokens,
+        )
+        self.durable.append(granted)
+        return granted
+
+    async def failed(self, failed: wire.Failed) -> agent.Reply:
+        """Grant once more, then give up."""
+        self.failures += 1
+        if self.failures == 1:
+            return await self.ask(failed.ask)
+        self._commit(failed.ask.seq, failed.ask.events)
+        failure: Failure = failed.failure
+        return events.CallDenied(
+            at=self.clock(),
+            status=Status.ERROR,
+            reason=Reason.PROVIDER_UNAVAILABLE,
+            error=ErrorInfo(type=failure.kind, message=failure.message),
+        )
+
+    async def record(self, record: wire.Record) -> None:
+        """Commit."""
+        self._commit(record.seq, record.events)
+
+    def progress(self, step: str, detail: str) -> None:
+        """Tell nobody."""
+
+    def finish(
+        self,
+        state: TaskState,
+        verdict: Verdict,
+        files: Mapping[str, tuple[int, int]] | None,
+        at: float,
+    ) -> events.TaskFinished:
+        """End without a result's text."""
+        result = json.dumps({"files": sorted(files or ()), "answer": state.answer})
+        return events.TaskFinished(
+            at=at, status=verdict.status, reason=verdict.reason, result=result
+        )
+
+
+@dataclass
+class Scene:
+    """A server, a host and a spool for the tasks of one test."""
+
+    server: ModelServer
+    host: Grantor
+    spool: Path
+
+    async def call_in_flight(self) -> None:
+        """Wait until the server has a request that it has not answered."""
+        while self.server.totals.open == 0:  # noqa: ASYNC110 (the server has no event for it)
+            await asyncio.sleep(0.01)
+
+    async def run(self, task: Task, history: list[events.Event] | None = None) -> agent.Ended:
+        """Run a task from its history to its end."""
+        setup = ModelSetup(name=task.model)
+        self.host.durable = list(history or ())
+        self.host.failures = 0
+        batch = Batch(
+            name="b", claim="c", outbox=str(self.spool), request="request.json", received_at=0.0
+        )
+        run = wire.Run(
+            ref=Ref("b", task.id),
+            attempt=1,
+            task=task,
+            batch=batch,
+            terms=events.Terms(model=setup, judge=setup),
+            queued_at=time.time(),
+            history=wire.raw(self.host.durable),
+        )
+        ended = await agent.run(run, self.host)
+        if ended.outcome != "stale":
+            assert self.host.durable == list(ended.events)
+        return ended
+
+
+def scene(tmp_path: Path, play: Callable[[Scene], Awaitable[None]], **settings: Any) -> None:
+    """Play a test with everything open and closed around it."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "b").mkdir()
+
+    async def open_and_play() -> None:
+        async with ModelServer(Settings(**settings)) as server:
+            client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            try:
+                host = Grantor(client, Sandbox(SandboxPolicy()))
+                await play(Scene(server, host, tmp_path))
+            finally:
+                await client.aclose()
+
+    asyncio.run(open_and_play())
+
+
+def task(model: str, **changes: Any) -> Task:
+    """Return a task for a model of the stand-in."""
+    defaults = {"id": "001", "first_prompt": "Do it", "evaluator": "none"}
+    return Task(model=f"demo/{model}", **{**defaults, **changes})
+
+
+def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> None:
+    """Wherever the journal ends, the task goes on from there: completed, each recorded answer used, none asked again."""
+
+    async def play(scene: Scene) -> None:
+        job = task("judge-no-1+steps-3", evaluator="judge")
+        whole = list((await scene.run(job)).events)
+        answers = [e for e in whole if isinstance(e, events.CallAnswered)]
+        assert len(answers) == 6  # two rounds of work, two verdicts
+        for cut in range(1, len(whole)):
+            history = whole[:cut]
+            scene.server.control(reset=True)
+            ended = await scene.run(job, history)
+            assert ended.state.finished is not None
+            assert ended.state.finished.status is Status.COMPLETED
+            paid = sum(isinstance(e, events.CallAnswered) for e in history)
+            asked = scene.server.totals.requests
+            assert paid + asked == ended.state.usage.calls
+            in_flight = isinstance(history[-1], events.CallStarted)
+            assert ended.state.unsettled_calls == in_flight
+
+    scene(tmp_path, play)
+
+
+def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
+    """Files are written, read and edited with their line ends kept; what goes wrong is told, with the mend."""
+
+    async def play(scene: Scene) -> None:
+        place = await scene.host.sandbox.open(
+            str(tmp_path / "b" / "t"), fresh=True, network=False, env={}
+        )
+
+        async def use(name: str, **arguments: Any) -> Any:
+            request = tools.parse(ToolCall("1", name, json.dumps(arguments)))
+            assert not isinstance(request, str), request
+            return await tools.run(request, place, 10.0)
+
+        with place:
+            assert (
+                await use("write_file", path="a/b.txt", content="1\r\n2\r\n3\r\n")
+            ).exit_code == 0
+            assert (await use("edit_file", path="a/b.txt", old="2\n3", new="two\n3")).exit_code == 0
+            assert (tmp_path / "b/t/a/b.txt").read_bytes() == b"1\r\ntwo\r\n3\r\n"
+            assert (await use("read_file", path="a/b.txt", start=2, lines=1)).text == "two\r\n"
+            twice = await use("edit_file", path="a/b.txt", old="\r\n", new="")
+            assert "occurs 3 times" in twice.text
+            assert (
+                "does not occur" in (await use("edit_file", path="a/b.txt", old="x", new="")).text
+            )
+            assert "No such file" in (await use("read_file", path="none")).text
+            failed = await use("shell", command="echo out; echo err >&2; exit 3")
+            assert (failed.text, failed.exit_code) == ("out\nerr\n[exit code 3]", 3)
+            slow = await tools.run(tools.Request("shell", {"command": "sleep 60"}), place, 0.3)
+            assert (slow.outcome, slow.exit_code) == ("timed_out", None)
+            assert "killed after 0.3 s" in slow.text
+
+    scene(tmp_path, play)
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "reason"),
+    [
+        ("steps-3", Status.COMPLETED, None),
+        ("text-tool+steps-1", Status.COMPLETED, None),
+        ("bad-tool-json+steps-2", Status.COMPLETED, None),
+        ("unknown-tool+steps-2", Status.COMPLETED, None),
+        ("length-2+steps-1", Status.COMPLETED, None),
+        ("length-tool+steps-1", Status.COMPLETED, None),
+        ("surrogate", Status.COMPLETED, None),
+        ("no-usage+steps-2", Status.COMPLETED, None),
+        ("500-1+steps-2", Status.COMPLETED, None),
+        ("loop", Status.ERROR, Reason.LOOP),
+        ("html", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("cut", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("hang", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
+        ("drip", Status.ERROR, Reason.PROVIDER_UNAVAILABLE),
+    ],
+)
+def test_every_kind_of_answer_ends_in_a_typed_status(
+    tmp_path: Path, model: str, status: Status, reason: Reason | None
+) -> None:
+    """Untidy answers are coped with; what cannot be coped with ends as an error of its kind, in bounded time."""
+
+    async def play(scene: Scene) -> None:
+        check = "false" if model == "loop" else ""
+        job = task(model, limits=Limits(call_timeout_s=1.0), check=check)
+        ended = await scene.run(job)
+        assert ended.state.finished is not None
+        assert (ended.state.finished.status, ended.state.finished.reason) == (status, reason)
+
+    scene(tmp_path, play)
+
+
+def test_the_answer_must_satisfy_the_output_schema(tmp_path: Path) -> None:
+    """A final answer that the schema refuses opens another round; a schema gone wild is killed, not waited for."""
+
+    async def play(scene: Scene) -> None:
+        job = task("steps-1", output_schema={"type": "object"}, limits=Limits(max_iterations=2))
+        ended = await scene.run(job)
+        assert ended.state.finished is not None
+        assert ended.state.finished.reason is Reason.MAX_ITERATIONS
+        assert ended.state.evaluation is not None
+        assert "must be JSON" in ended.state.evaluation.feedback
+        wild = {"type": "string", "pattern": "^(a+)+$"}
+        verdict = await evaluate.output_schema(wild, '"' + "a" * 60 + 'b"')
+        assert not verdict.done
+        assert "could not be validated" in verdict.feedback
+
+    scene(tmp_path, play)
+
+
+def test_a_cancelled_task_ends_at_once_and_books_the_open_call(tmp_path: Path) -> None:
+    """Cancelling breaks off a hanging call; the task ends as cancelled with that call unsettled."""
+
+    async def play(scene: Scene) -> None:
+        running = asyncio.create_task(scene.run(task("hang")))
+        await scene.call_in_flight()
+        scene.host.stop.request(events.CancelRequested(at=time.time(), message="by hand"))
+        ended = await asyncio.wait_for(running, 5)
+        assert ended.state.finished is not None
+        assert ended.state.finished.status is Status.CANCELLED
+        assert ended.state.unsettled_calls == 1
+
+    scene(tmp_path, play)
+
+
+def test_a_drained_task_stops_at_a_durable_point_and_goes_on_later(tmp_path: Path) -> None:
+    """Drain waits for the answer, records it, and the next attempt uses it."""
+
+    async def play(scene: Scene) -> None:
+        job = task("latency-0.2+steps-2")
+        running = asyncio.create_task(scene.run(job))
+        await scene.call_in_flight()
+        scene.host.stop.request(events.Suspended(at=time.time(), cause="drain"))
+        ended = await running
+        assert ended.outcome == "suspended"
+        assert ended.state.usage.calls == 1
+        scene.host.stop = agent.StopSignal()
+        again = await scene.run(job, list(ended.events))
+        assert again.state.finished is not None
+        assert again.state.finished.status is Status.COMPLETED
+        assert (scene.server.totals.requests, again.state.unsettled_calls) == (2, 0)
+
+    scene(tmp_path, play)
+
+
+def test_the_wall_clock_of_a_task_also_ends_a_call_and_a_tool(tmp_path: Path) -> None:
+    """A task's own time limit is kept although call and tool limits are longer."""
+
+    async def play(scene: Scene) -> None:
+        for model in ("hang", "latency-0.1+loop"):
+            begun = time.monotonic()
+            ended = await scene.run(task(model, limits=Limits(timeout_s=1.0), check="false"))
+            assert time.monotonic() - begun < 4
+            assert ended.state.finished is not None
+            assert ended.state.finished.reason in {Reason.WALL_CLOCK, Reason.LOOP}
+
+    scene(tmp_path, play)
