@@ -1,0 +1,8 @@
+"""The daemon: the composition root, which joins the rooms and holds no logic of theirs."""
+
+from __future__ import annotations
+
+from batchd.daemon.listener import Listener
+from batchd.daemon.service import Daemon
+
+__all__ = ["Daemon", "Listener"]

@@ -1,0 +1,43 @@
+"""A task that a worker works on, as the daemon sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from batchd import wire
+from batchd.daemon.lines import TaskLog
+from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
+from batchd.pool.process import Worker
+from batchd.records import ModelSetup, Purpose, Ref, Task
+
+
+@dataclass(slots=True, eq=False)
+class Active:
+    """One attempt at one task."""
+
+    ref: Ref
+    worker: Worker
+    #: 0 until the store has given it one; then the rest is known too.
+    attempt: int = 0
+    task: Task | None = None
+    terms: Terms | None = None
+    log: TaskLog | None = None
+    #: What it is doing, for people, and since when.
+    step: str = "starting"
+    detail: str = ""
+    since: float = field(default_factory=time.time)
+    #: What it was asked to end with.
+    stop: CancelRequested | Suspended | None = None
+    #: Its request that waits at the governor; the events are committed by ``flushed``.
+    waiting: wire.Ask | None = None
+    flushed: asyncio.Task[None] | None = None
+    #: The durable ends of the attempt.
+    finished: TaskFinished | None = None
+    suspended: Suspended | None = None
+
+    def setup(self, purpose: Purpose) -> ModelSetup:
+        """Return how the model for ``purpose`` is called."""
+        assert self.terms is not None
+        return self.terms.judge if purpose is Purpose.JUDGE else self.terms.model

@@ -1,0 +1,240 @@
+"""Open batches: from the store's promise to the last file in the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from batchd import results
+from batchd.daemon.core import Core
+from batchd.daemon.lines import TaskLog
+from batchd.errors import Problem
+from batchd.events import Resumed, TaskFinished, TaskStarted
+from batchd.log import Action
+from batchd.records import Batch, ErrorInfo, Reason, Ref, Status, Task
+from batchd.schedule import Queued
+from batchd.spool import outbox
+from batchd.store import QueuedTask
+from batchd.taskstate import TaskState
+
+#: Results that are read in one go, before others get their turn.
+_CHUNK = 50
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A batch whose summary is not written yet."""
+
+    batch: Batch
+    #: The ids of tasks without a confirmed result.
+    left: set[str]
+    #: Set when the dropped file lies in its folder.
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Batches:
+    """Takes batches up, and sees to it that each task and each batch has its files."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._open: dict[str, _Open] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, name: str) -> Batch | None:
+        """Return an open batch."""
+        known = self._open.get(name)
+        return known.batch if known else None
+
+    async def done(self, name: str) -> None:
+        """Wait until a batch's summary is written."""
+        if name in self._open:
+            await self._open[name].done.wait()
+
+    # Taking up
+
+    async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
+        """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
+        core = self._core
+        batch = await core.durable(partial(core.store.add_batch, batch, tasks))
+        if batch.name not in self._open:
+            self._open[batch.name] = _Open(batch, {task.id for task in tasks})
+            core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
+            for queued in core.store.queued(batch.name):
+                core.schedule.add(_queued(queued))
+            core.log.info(
+                Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
+            )
+            core.listeners.batch_received(batch, tasks)
+            core.wake()
+        return batch
+
+    async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
+        """Store a refused file; return its batch with its final name. Then call ``moved``."""
+        core = self._core
+        batch = await core.durable(partial(core.store.reject, batch, problems))
+        if batch.name not in self._open:
+            known = self._open[batch.name] = _Open(batch, set())
+            errors = [str(problem) for problem in problems]
+            core.log.warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
+            core.listeners.batch_rejected(batch, problems)
+            core.spawn(self._close(known))
+        return batch
+
+    def moved(self, name: str) -> None:
+        """Say that a batch's file lies in its folder, so that its summary may be the last file."""
+        if name in self._open:
+            self._open[name].moved.set()
+
+    def restore(self, claimed: set[str]) -> None:
+        """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
+        core, restored = self._core, self._core.store.restore()
+        core.governor.money.open_day(core.store.day_money(time.time()).total)
+        for batch in restored.batches:
+            known = self._open[batch.name] = _Open(batch, set())
+            if batch.claim not in claimed:
+                known.moved.set()
+            spent = core.store.batch_money(batch.name).total if batch.budget_usd else 0.0
+            core.governor.money.open_batch(batch.name, batch.budget_usd, spent)
+        for queued in restored.queued:
+            self._open[queued.ref.batch].left.add(queued.ref.task)
+            core.schedule.add(_queued(queued))
+        for ref in restored.unpublished:
+            self._open[ref.batch].left.add(ref.task)
+            core.spawn(self.publish(ref))
+        for ref, status in restored.ended:
+            self._cancel_dependants(ref, status)
+        for known in self._open.values():
+            if not known.left:
+                core.spawn(self._close(known))
+
+    # A task's end
+
+    async def finish(
+        self, ref: Ref, status: Status, reason: Reason, message: str, *, details: str = ""
+    ) -> None:
+        """End a task that no worker can end itself, and publish its result.
+
+        ``details`` are for the log alone.
+        """
+        core, batch, now = self._core, self.get(ref.batch), time.time()
+        if batch is None or ref.task not in self._open[ref.batch].left:
+            return  # somebody else has ended it meanwhile
+        task, events = core.store.task(ref), core.store.events(ref)
+        state = TaskState.of(task.first_prompt, events)
+        started = any(isinstance(e, TaskStarted) for e in events)
+        text = results.result(
+            batch,
+            task,
+            state,
+            status=status,
+            reason=reason,
+            error=ErrorInfo(type=reason, message=message, retries=state.retries),
+            queued_at=batch.received_at,
+            finished_at=now,
+            attempts=started + sum(isinstance(e, Resumed) for e in events),
+            files=None,
+        )
+        event = TaskFinished(at=now, status=status, reason=reason, result=text)
+        if await core.durable(partial(core.store.finish, ref, event, attempt=None)):
+            TaskLog(ref, 0, task.model).event(event)
+            core.listeners.task_event(ref, event)
+        if details:
+            core.log.error(
+                Action.TASK_FINISHED, batch=ref.batch, task=ref.task, reason=reason, details=details
+            )
+        await self.publish(ref)
+
+    async def publish(self, ref: Ref) -> None:
+        """Write a task's files as the store has them, and note it."""
+        core, batch = self._core, self.get(ref.batch)
+        if batch is None:
+            return
+        folder = Path(batch.folder)
+        events = core.store.events(ref)
+        finished = events[-1]
+        assert isinstance(finished, TaskFinished)
+
+        def write() -> None:
+            if isinstance(events[0], TaskStarted):
+                text = results.transcript(events)
+                outbox.publish(folder / f"{ref.task}.jsonl", text.encode(), replace=True)
+            outbox.publish(folder / f"{ref.task}.json", finished.result.encode(), replace=True)
+
+        await core.on_disk(write)
+        await self.confirm(ref, finished)
+
+    async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
+        """Note that a task's files are written."""
+        core, known = self._core, self._open[ref.batch]
+        await core.durable(partial(core.store.published, ref))
+        if ref.task not in known.left:
+            return
+        known.left.remove(ref.task)
+        core.listeners.task_finished(ref, finished)
+        self._cancel_dependants(ref, finished.status)
+        if not known.left:
+            core.spawn(self._close(known))
+        core.wake()
+
+    def _cancel_dependants(self, ref: Ref, status: Status) -> None:
+        message = f"it comes after {ref.task}, which ended as {status}"
+        for dependant in self._core.schedule.done(ref, status):
+            self._core.spawn(self.finish(dependant, Status.CANCELLED, Reason.DEPENDENCY, message))
+
+    # A batch's end
+
+    async def _close(self, known: _Open) -> None:
+        """Write a batch's last files, the summary last of all."""
+        core, batch = self._core, known.batch
+        await known.moved.wait()
+        folder, now = Path(batch.folder), time.time()
+        problems = core.store.problems(batch.name)
+        texts = [] if problems else await self._texts(batch.name)
+
+        def write() -> str:
+            if problems:
+                summary = results.rejected(batch, problems, now)
+            else:
+                lines = "".join(results.line(text) for text in texts)
+                outbox.publish(folder / "results.jsonl", lines.encode(), replace=True)
+                summary = results.summary(batch, texts, now)
+            outbox.publish(folder / "summary.json", summary.encode(), replace=True)
+            return summary
+
+        summary = await core.on_disk(write)
+        await core.durable(partial(core.store.batch_published, batch.name))
+        del self._open[batch.name]
+        core.governor.money.close_batch(batch.name)
+        if not problems:
+            core.log.info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(texts))
+            core.listeners.batch_finished(batch, summary)
+        known.done.set()
+
+    async def _texts(self, name: str) -> list[str]:
+        texts = []
+        for _, text in self._core.store.results(name):
+            texts.append(text)
+            if len(texts) % _CHUNK == 0:
+                await asyncio.sleep(0)
+        return texts
+
+
+def _queued(task: QueuedTask) -> Queued:
+    """Return what the schedule must know of a stored task."""
+    return Queued(
+        ref=task.ref,
+        priority=task.priority,
+        order=task.order,
+        directory=task.directory,
+        after=task.after,
+        provider=task.model.partition("/")[0],
+        begun=task.attempt > 0,
+        suspect=task.crashes > 0,
+    )

@@ -1,0 +1,173 @@
+"""Joins workers, governor and store: a request is flushed, granted, committed, answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+
+from batchd import events as vocabulary
+from batchd import wire
+from batchd.daemon.active import Active
+from batchd.daemon.core import Core
+from batchd.daemon.lines import TaskLog
+from batchd.errors import StaleAttemptError
+from batchd.events import (
+    CallAnswered,
+    CallDenied,
+    CallStarted,
+    CancelRequested,
+    Event,
+    Suspended,
+    TaskFinished,
+)
+from batchd.governor import Call, Grant, Refusal
+
+
+class Calls:
+    """Serves what running tasks ask for."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def record(self, active: Active, record: wire.Record) -> None:
+        """Make events durable, then acknowledge them."""
+        self._core.spawn(self._record(active, record))
+
+    def ask(self, active: Active, ask: wire.Ask) -> None:
+        """Make the call's events durable; answer when the governor does."""
+        if active.stop is not None:
+            self._core.spawn(self._deny(active, ask, active.stop))
+            return
+        active.waiting = ask
+        self._core.governor.ask(self._call(active, ask), partial(self._decided, active))
+        self._flush(active)
+
+    def failed(self, active: Active, failed: wire.Failed) -> None:
+        """Serve a call that failed, like ``ask``."""
+        governor, ask = self._core.governor, failed.ask
+        if active.stop is not None:
+            if not failed.failure.unsettled:
+                governor.answered(active.ref, 0.0)
+            self._core.spawn(self._deny(active, ask, active.stop))
+            return
+        active.waiting = ask
+        call = self._call(active, ask)
+        governor.failed(call, failed.failure, partial(self._decided, active))
+        self._flush(active)
+
+    def stop(self, active: Active, event: CancelRequested | Suspended) -> bool:
+        """Have the task end with ``event`` at its next request; return whether one waited."""
+        active.stop = event
+        ask = active.waiting
+        if ask is None or not self._core.governor.withdraw(active.ref):
+            return False
+        active.waiting = None
+        self._core.spawn(self._deny(active, ask, event))
+        return True
+
+    def _call(self, active: Active, ask: wire.Ask) -> Call:
+        return Call(
+            ref=active.ref,
+            model=ask.model,
+            price=active.setup(ask.purpose).price,
+            input_tokens=ask.input_tokens,
+            max_output_tokens=ask.max_output_tokens,
+        )
+
+    def _decided(self, active: Active, decision: Grant | Refusal) -> None:
+        """The governor has answered the request that waits."""
+        ask, active.waiting = active.waiting, None
+        assert ask is not None, "the governor answers once"
+        now = time.time()
+        if isinstance(decision, Grant):
+            event = CallStarted(
+                at=now,
+                purpose=ask.purpose,
+                input_tokens=ask.input_tokens,
+                max_output_tokens=ask.max_output_tokens,
+                reserved_usd=decision.reserved_usd,
+            )
+            self._core.spawn(self._grant(active, ask, event))
+        else:
+            denied = CallDenied(
+                at=now, status=decision.status, reason=decision.reason, error=decision.error
+            )
+            self._core.spawn(self._deny(active, ask, denied))
+
+    def _flush(self, active: Active) -> None:
+        """A request that has to wait is a flush all the same: commit its events now."""
+        ask = active.waiting
+        if ask is not None and ask.events:
+            active.waiting = replace(ask, seq=ask.seq + len(ask.events), events=())
+            active.flushed = self._core.spawn(self._early(active, ask))
+
+    async def _early(self, active: Active, ask: wire.Ask) -> None:
+        await self._commit(active, ask.seq, ask.events)
+
+    async def _record(self, active: Active, record: wire.Record) -> None:
+        if await self._commit(active, record.seq, record.events):
+            seq = record.seq + len(record.events)
+            active.worker.channel.send(wire.Ack(active.ref, active.attempt, seq))
+
+    async def _grant(self, active: Active, ask: wire.Ask, event: CallStarted) -> None:
+        if await self._commit(active, ask.seq, ask.events, event):
+            active.worker.channel.send(wire.Granted(active.ref, active.attempt, event))
+        else:
+            self._core.governor.answered(active.ref, 0.0)
+
+    async def _deny(
+        self, active: Active, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
+    ) -> None:
+        if await self._commit(active, ask.seq, ask.events):
+            event = replace(event, at=time.time())
+            body = msgspec.Raw(vocabulary.encode(event))
+            active.worker.channel.send(
+                wire.Denied(ref=active.ref, attempt=active.attempt, event=body)
+            )
+
+    async def _commit(
+        self,
+        active: Active,
+        seq: int,
+        events: Sequence[msgspec.Raw],
+        call: CallStarted | None = None,
+    ) -> bool:
+        """Store events and tell of them; False, and the worker is told, where the attempt is stale."""
+        core, ref, attempt = self._core, active.ref, active.attempt
+        if active.flushed is not None and active.flushed is not asyncio.current_task():
+            await active.flushed
+        try:
+            if call is not None:
+                told = await core.durable(partial(core.store.ask, ref, attempt, seq, events, call))
+                told.append(call)
+            elif events:
+                told = await core.durable(partial(core.store.record, ref, attempt, seq, events))
+            else:
+                told = []
+        except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
+            active.worker.channel.send(wire.Nack(ref, attempt))
+            return False
+        for event in told:
+            self._tell(active, event)
+        return True
+
+    def _tell(self, active: Active, event: Event) -> None:
+        """Pass on what a durable event says."""
+        if isinstance(event, CallAnswered):
+            price = active.setup(event.purpose).price
+            cost = price.cost(event.answer.usage).total if price else 0.0
+            self._core.governor.answered(active.ref, cost)
+        elif isinstance(event, TaskFinished):
+            active.finished = event
+        elif isinstance(event, Suspended):
+            active.suspended = event
+        if active.log is None:
+            assert active.task is not None, "it has begun"
+            active.log = TaskLog(active.ref, active.worker.pid, active.task.model)
+        active.log.event(event)
+        self._core.listeners.task_event(active.ref, event)

@@ -1,0 +1,99 @@
+"""What the daemon's parts share: the rooms below, and the running tasks of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from batchd.config import Config
+from batchd.daemon.listener import Listeners
+from batchd.errors import StaleAttemptError, StoreError
+from batchd.governor import Governor
+from batchd.log import Action, get_logger
+from batchd.pricing import Prices
+from batchd.schedule import Schedule
+from batchd.store import Store
+
+T = TypeVar("T")
+
+#: The pause after the disk refused something.
+TROUBLE_S = 1.0
+
+
+def _nothing() -> None:
+    """Stand in until the dispatcher is there."""
+
+
+@dataclass(slots=True, eq=False)
+class Core:
+    """The rooms that the daemon joins."""
+
+    config: Config
+    prices: Prices
+    store: Store
+    governor: Governor
+    listeners: Listeners
+    schedule: Schedule = field(default_factory=Schedule)
+    log: Any = field(default_factory=get_logger)
+    #: Nothing new is begun.
+    closing: bool = False
+    #: Called where a slot or a task may have become free.
+    wake: Callable[[], None] = _nothing
+    #: Done when a part broke: a bug, which ends the daemon.
+    broken: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _endless: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(
+        self, work: Coroutine[Any, Any, None], *, endless: bool = False
+    ) -> asyncio.Task[None]:
+        """Run ``work`` beside everything else. ``endless``: nobody waits for its end."""
+        task = asyncio.get_running_loop().create_task(work)
+        (self._endless if endless else self._tasks).add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write to the store, again and again where it cannot: what waits is kept.
+
+        Raises ``StaleAttemptError``.
+        """
+        while True:
+            try:
+                return await write()
+            except StaleAttemptError:
+                raise
+            except StoreError as error:
+                self._trouble(Action.STORE_TROUBLE, error)
+                await asyncio.sleep(TROUBLE_S)
+
+    async def on_disk(self, write: Callable[[], T]) -> T:
+        """Write to the outbox in a thread, again and again where it cannot."""
+        while True:
+            try:
+                return await asyncio.to_thread(write)
+            except OSError as error:
+                self._trouble(Action.OUTBOX_TROUBLE, error)
+                await asyncio.sleep(TROUBLE_S)
+
+    async def settle(self) -> None:
+        """Wait for all that was spawned, at the end; what still tries is given up."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=TROUBLE_S)
+        rest = self._tasks | self._endless
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    def _trouble(self, action: Action, error: Exception) -> None:
+        self.log.error(action, message=str(error))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._endless.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self.broken.done():
+            self.broken.set_exception(error)

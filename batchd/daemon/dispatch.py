@@ -1,0 +1,272 @@
+"""Running tasks: what starts next, what workers say, what happens when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from batchd import terms, wire
+from batchd.daemon.active import Active
+from batchd.daemon.batches import Batches
+from batchd.daemon.calls import Calls
+from batchd.daemon.core import Core
+from batchd.errors import InputError, StaleAttemptError
+from batchd.events import CancelRequested, Suspended, TaskStarted, Terms, decode
+from batchd.log import Action
+from batchd.pool.process import Worker
+from batchd.pool.supervisor import Supervisor
+from batchd.records import Reason, Ref, Status, Task
+from batchd.store import Dispatched
+
+#: Dispatches of one task that may bring no event before it is given up.
+_MAX_BARREN = 10
+_CANCELLED = "cancelled"
+
+
+class Dispatcher:
+    """Fills the pool's slots; the pool's ``Handler``."""
+
+    def __init__(self, core: Core, batches: Batches) -> None:
+        self._core = core
+        self._batches = batches
+        self._calls = Calls(core)
+        self._active: dict[Ref, Active] = {}
+        #: Slots whose pause between two tasks is not over.
+        self._resting = 0
+        self.pool: Supervisor
+        core.wake = self.pump
+
+    @property
+    def active(self) -> tuple[Active, ...]:
+        """The tasks that workers work on."""
+        return tuple(self._active.values())
+
+    def pump(self) -> None:
+        """Start whatever can start."""
+        core = self._core
+        while not core.closing and self.pool.slot_alone() and (ref := core.schedule.take_suspect()):
+            self._reserve(ref, alone=True)
+        free = 0 if core.closing else self.pool.slots() - self._resting
+        for ref in core.schedule.take(free) if free > 0 else ():
+            self._reserve(ref)
+
+    def drain(self) -> None:
+        """Start nothing more, and have requests that wait answered with a suspension."""
+        self._core.closing = True
+        for active in self.active:
+            if active.stop is None:
+                self._calls.stop(active, Suspended(at=time.time(), cause="drain"))
+
+    def cancel(self, ref: Ref, message: str) -> None:
+        """End a task that has not ended."""
+        active = self._active.get(ref)
+        if active is not None:
+            event = CancelRequested(at=time.time(), message=message)
+            if not self._calls.stop(active, event):
+                self.pool.send(ref, wire.Cancel(ref, active.attempt, message))
+        elif ref in self._core.schedule:
+            self._core.schedule.remove(ref)
+            self._core.spawn(self._cancelled(ref, message))
+
+    async def _cancelled(self, ref: Ref, message: str) -> None:
+        await self._batches.finish(ref, Status.CANCELLED, Reason.USER, message or _CANCELLED)
+
+    # Starting
+
+    def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
+        active = self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
+        self._core.spawn(self._start(active))
+
+    async def _start(self, active: Active) -> None:
+        core, ref = self._core, active.ref
+        worker = str(active.worker.pid or "")
+        try:
+            given = await core.durable(partial(core.store.dispatch, ref, worker))
+        except StaleAttemptError:  # it has ended meanwhile
+            self._drop(active)
+            return
+        batch = self._batches.get(ref.batch)
+        assert batch is not None, "a batch is open while its tasks are"
+        task = active.task = core.store.task(ref)
+        active.attempt = given.attempt
+        if isinstance(active.stop, Suspended):
+            self._drop(active)
+            await self._suspend(active, active.stop)
+            return
+        if refusal := self._refusal(active, task, given):
+            self._drop(active)
+            await self._batches.finish(ref, *refusal)
+            return
+        assert active.terms is not None, "there is no refusal"
+        history = tuple(msgspec.Raw(body) for body in given.history)
+        self._open_account(task, ref, resumed=bool(history))
+        run = wire.Run(
+            ref=ref,
+            attempt=given.attempt,
+            task=task,
+            batch=batch,
+            terms=active.terms,
+            queued_at=given.queued_at,
+            history=history,
+        )
+        if not self.pool.run(active.worker, run):
+            await self._recover(active, counted=False)
+
+    def _open_account(self, task: Task, ref: Ref, *, resumed: bool) -> None:
+        spent = self._core.store.task_money(ref).total if resumed else 0.0
+        self._core.governor.money.open_task(ref, task.limits.max_cost_usd, spent)
+
+    def _refusal(
+        self, active: Active, task: Task, given: Dispatched
+    ) -> tuple[Status, Reason, str] | None:
+        """Return how a task ends that is not to start after all; else its terms are set."""
+        core = self._core
+        if isinstance(active.stop, CancelRequested):
+            return Status.CANCELLED, Reason.USER, active.stop.message or _CANCELLED
+        if given.barren > _MAX_BARREN:
+            message = f"it was started {given.barren} times and never got anywhere"
+            return Status.ERROR, Reason.WORKER_CRASHED, message
+        capped = core.governor.capped(active.ref)
+        try:
+            active.terms = _kept(given.history) or terms.terms(
+                task, core.config, core.prices, capped=capped
+            )
+        except InputError as error:
+            return Status.ERROR, Reason.BAD_REQUEST, str(error)
+        return None
+
+    def _drop(self, active: Active) -> None:
+        """Give a slot back in which nothing was started."""
+        del self._active[active.ref]
+        self.pool.release(active.worker, active.ref)
+
+    # What the pool tells
+
+    def message(self, worker: Worker, message: Any) -> None:
+        """Serve a message of a worker."""
+        ref, attempt = _address(message)
+        active = self._active.get(ref)
+        if active is None or active.attempt != attempt or active.worker is not worker:
+            if not isinstance(message, wire.Progress | wire.Done):
+                worker.channel.send(wire.Nack(ref, attempt))
+            return
+        match message:
+            case wire.Record():
+                self._calls.record(active, message)
+            case wire.Ask():
+                self._calls.ask(active, message)
+            case wire.Failed():
+                self._calls.failed(active, message)
+            case wire.Progress(step=step, detail=detail):
+                active.step, active.detail, active.since = step, detail, time.time()
+                self._core.listeners.task_progress(ref, step, detail)
+            case wire.Done():
+                self._done(active, message)
+
+    def started(self, worker: Worker) -> None:
+        """Note that a worker is up."""
+        self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
+
+    def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
+        """Take the tasks of a dead worker back."""
+        core = self._core
+        if (lost or not worker.greeted) and not core.closing:
+            tasks = [str(ref) for ref in lost]
+            core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
+        for ref, attempt in lost.items():
+            active = self._active.get(ref)
+            # Without an attempt it is still being started: that finds the worker dead by itself.
+            if active is not None and active.worker is worker and attempt:
+                core.spawn(self._recover(active, counted=counted and not core.closing))
+        self.pump()
+
+    def _done(self, active: Active, done: wire.Done) -> None:
+        core, ref = self._core, active.ref
+        if done.outcome == "published" and active.finished is not None:
+            del self._active[ref]
+            core.governor.close_task(ref)
+            core.spawn(self._batches.confirm(ref, active.finished))
+        elif done.outcome == "suspended" and active.suspended is not None:
+            core.spawn(self._suspend(active, active.suspended))
+        elif done.outcome == "failed":
+            core.spawn(self._fail(active, done.message))
+        else:
+            core.spawn(self._recover(active, counted=True))
+        self._rest()
+        self.pump()
+
+    def _rest(self) -> None:
+        """Keep a slot free for the pause between two tasks."""
+        if pause := self._core.config.pool.rest_s:
+            self._resting += 1
+            asyncio.get_running_loop().call_later(pause, self._rested)
+
+    def _rested(self) -> None:
+        self._resting -= 1
+        self.pump()
+
+    def _forget(self, active: Active) -> None:
+        self._active.pop(active.ref, None)
+        self._core.governor.close_task(active.ref)
+
+    async def _suspend(self, active: Active, event: Suspended) -> None:
+        """Note that a task gave its slot back."""
+        self._forget(active)
+        status = Status.PARKED if event.cause == "park" else Status.QUEUED
+        await self._core.durable(
+            partial(self._core.store.suspend, active.ref, active.attempt, status, event.message)
+        )
+        self._core.schedule.release(active.ref)
+
+    async def _fail(self, active: Active, traceback: str) -> None:
+        """End a task at which an agent broke: a bug, told in the log alone."""
+        self._forget(active)
+        if active.finished is not None:
+            self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=traceback)
+            await self._batches.publish(active.ref)
+            return
+        message = "an error inside batchd ended this task; the log has the details"
+        await self._batches.finish(
+            active.ref, Status.ERROR, Reason.INTERNAL, message, details=traceback
+        )
+
+    async def _recover(self, active: Active, *, counted: bool) -> None:
+        """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it."""
+        core, ref = self._core, active.ref
+        crashes = 0
+        try:
+            if counted:
+                crashes = await core.durable(partial(core.store.worker_lost, ref, active.attempt))
+            elif active.attempt:
+                await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
+        except StaleAttemptError:
+            pass  # it has ended: what it ended with is told by `finished`
+        self._forget(active)
+        if core.closing:
+            return
+        if active.finished is not None:
+            await self._batches.publish(ref)
+        elif isinstance(active.stop, CancelRequested):
+            await self._cancelled(ref, active.stop.message)
+        elif crashes >= core.config.pool.max_attempts:
+            message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
+            await self._batches.finish(ref, Status.ERROR, Reason.WORKER_CRASHED, message)
+        else:
+            core.schedule.release(ref, suspect=counted)
+            self.pump()
+
+
+def _address(message: Any) -> tuple[Ref, int]:
+    ask = message.ask if isinstance(message, wire.Failed) else message
+    return ask.ref, ask.attempt
+
+
+def _kept(history: tuple[bytes, ...]) -> Terms | None:
+    """Return the terms that a task has started under."""
+    first = decode(history[0]) if history else None
+    return first.terms if isinstance(first, TaskStarted) else None

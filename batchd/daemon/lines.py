@@ -1,0 +1,149 @@
+"""The log's lines about tasks, rendered from committed events: one writer, one vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from batchd.events import (
+    CallAnswered,
+    CallDenied,
+    CallFailed,
+    CallStarted,
+    Compacted,
+    Event,
+    Resumed,
+    RoundEvaluated,
+    Suspended,
+    TaskFinished,
+    TaskStarted,
+    ToolRan,
+)
+from batchd.log import Action, get_logger
+from batchd.records import FailureKind, Purpose, Reason, Ref
+
+#: What a line quotes of a command, an answer or a verdict, in characters.
+_QUOTED = 200
+
+
+class Line(NamedTuple):
+    """A log line: its level, its action, its fields."""
+
+    level: str
+    action: Action
+    fields: dict[str, Any]
+
+
+class TaskLog:
+    """Writes the lines of one attempt at a task."""
+
+    def __init__(self, ref: Ref, worker: int, model: str) -> None:
+        self._log = get_logger(batch=ref.batch, task=ref.task, worker=worker)
+        self._model = model
+        #: Whether a round's beginning is still to be told.
+        self._between_rounds = True
+
+    def event(self, event: Event) -> None:
+        """Write what a committed event tells, if it tells anything."""
+        if isinstance(event, CallStarted):
+            if self._between_rounds and event.purpose is Purpose.AGENT:
+                self._log.info(Action.ROUND_STARTED)
+                self._between_rounds = False
+            return
+        if isinstance(event, RoundEvaluated) and event.final:
+            self._between_rounds = True
+        render = _LINES.get(type(event))
+        line = render(event) if render else None
+        if line is not None:
+            if line.action in {Action.MODEL_CALLED, Action.MODEL_FAILED}:
+                line.fields["gen_ai.request.model"] = self._model
+            getattr(self._log, line.level)(line.action, **line.fields)
+
+
+def _quote(text: str) -> str:
+    text = " ".join(text[: 2 * _QUOTED].split())
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+def _started(event: TaskStarted) -> Line:
+    return Line("info", Action.TASK_STARTED, {"model": event.terms.model.name, "attempt": 1})
+
+
+def _resumed(event: Resumed) -> Line:
+    return Line("info", Action.TASK_STARTED, {"attempt": event.attempt, "resumed": True})
+
+
+def _answered(event: CallAnswered) -> Line:
+    answer, usage = event.answer, event.answer.usage
+    fields = {
+        "purpose": event.purpose.value,
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "gen_ai.response.finish_reasons": [answer.finish_reason],
+        "seconds": round(answer.seconds, 3),
+        "tools": [call.name for call in event.calls],
+    }
+    if usage.estimated:
+        fields["estimated"] = True
+    return Line("info", Action.MODEL_CALLED, fields)
+
+
+def _failed(event: CallFailed) -> Line:
+    failure = event.failure
+    limited = failure.kind is FailureKind.RATE_LIMITED
+    fields: dict[str, Any] = {"error": failure.kind.value, "message": _quote(failure.message)}
+    if failure.http_status is not None:
+        fields["http_status"] = failure.http_status
+    if failure.retry_after_s is not None:
+        fields["retry_after_s"] = failure.retry_after_s
+    return Line("warning", Action.RATE_LIMITED if limited else Action.MODEL_FAILED, fields)
+
+
+def _denied(event: CallDenied) -> Line | None:
+    if event.reason is not Reason.BUDGET:
+        return None  # the task's end tells it
+    return Line("warning", Action.BUDGET_REACHED, {"message": event.error.message})
+
+
+def _tool_ran(event: ToolRan) -> Line:
+    fields: dict[str, Any] = {"tool": event.call.name, "arguments": _quote(event.call.arguments)}
+    if event.exit_code is not None:
+        fields["exit_code"] = event.exit_code
+    if event.outcome != "ran":
+        fields["outcome"] = event.outcome
+    return Line("info", Action.TOOL_RAN, {**fields, "seconds": round(event.seconds, 3)})
+
+
+def _evaluated(event: RoundEvaluated) -> Line:
+    verdict = event.evaluation
+    fields = {"by": verdict.by, "done": verdict.done, "feedback": _quote(verdict.feedback)}
+    return Line("info", Action.ROUND_EVALUATED, fields)
+
+
+def _compacted(event: Compacted) -> Line:
+    fields = {"elided": len(event.elided), "summarised": event.end - event.start}
+    return Line("info", Action.CONTEXT_COMPACTED, fields)
+
+
+def _suspended(event: Suspended) -> Line:
+    return Line("info", Action.TASK_PARKED, {"cause": event.cause, "message": event.message})
+
+
+def _finished(event: TaskFinished) -> Line:
+    fields = {"status": event.status.value, "reason": event.reason and event.reason.value}
+    return Line("info", Action.TASK_FINISHED, fields)
+
+
+_LINES: Mapping[type[Event], Callable[[Any], Line | None]] = {
+    TaskStarted: _started,
+    Resumed: _resumed,
+    CallAnswered: _answered,
+    CallFailed: _failed,
+    CallDenied: _denied,
+    ToolRan: _tool_ran,
+    RoundEvaluated: _evaluated,
+    Compacted: _compacted,
+    Suspended: _suspended,
+    TaskFinished: _finished,
+}

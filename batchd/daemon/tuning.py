@@ -1,0 +1,46 @@
+"""What the rooms are told of the configuration, in their own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from batchd import wire
+from batchd.config import Config
+from batchd.errors import NotPossibleError
+from batchd.pool.supervisor import Shape
+from batchd.records import Endpoint
+
+_HEARTBEAT_S = 2.0
+
+
+def endpoints(config: Config) -> tuple[dict[str, Endpoint], dict[str, str]]:
+    """Return where providers are reached, and why others cannot be."""
+    known: dict[str, Endpoint] = {}
+    missing: dict[str, str] = {}
+    for name in config.providers:
+        try:
+            known[name] = config.endpoint(name)
+        except NotPossibleError as error:
+            missing[name] = str(error)
+    return known, missing
+
+
+def shape(config: Config) -> Shape:
+    """Return how large the pool is."""
+    pool = config.pool
+    return Shape(
+        processes=pool.processes,
+        heartbeat_timeout_s=pool.heartbeat_timeout_s,
+        max_tasks_per_process=pool.max_tasks_per_process,
+        max_rss_bytes=pool.max_rss_mb << 20,
+    )
+
+
+def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.Settings:
+    """Return what workers need of the configuration."""
+    return wire.Settings(
+        endpoints=known,
+        sandbox=config.sandbox_policy(),
+        agents_per_process=config.pool.agents_per_process,
+        heartbeat_s=min(_HEARTBEAT_S, config.pool.heartbeat_timeout_s / 4),
+    )

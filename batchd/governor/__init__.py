@@ -1,0 +1,210 @@
+"""Permits for model calls: the only owner of retry, wait, give up, and of all money.
+
+A call asks, and is answered at its time: granted, with what it may cost set aside, or refused
+for good. A failed call asks the same way. Nothing here does any I/O; all of it belongs to one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+
+from batchd.config import Config
+from batchd.governor.money import Treasury
+from batchd.governor.provider import Answer, Call, Grant, Permit, Provider, Refusal
+from batchd.records import ErrorInfo, Failure, FailureKind, Reason, Ref, Status, Usage
+
+__all__ = ["Answer", "Call", "Governor", "Grant", "Refusal"]
+
+#: Failures that end the task. After all others the same request is sent again.
+_FATAL: Mapping[FailureKind, Reason] = {
+    FailureKind.AUTH: Reason.AUTH,
+    FailureKind.QUOTA: Reason.QUOTA,
+    FailureKind.FORBIDDEN: Reason.BAD_REQUEST,
+    FailureKind.BAD_REQUEST: Reason.BAD_REQUEST,
+    FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
+    FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
+}
+
+
+class Governor:
+    """Answers every request for a model call, at its time."""
+
+    def __init__(
+        self,
+        config: Config,
+        missing: Mapping[str, str],
+        *,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """``missing``: why a provider cannot be called at all, by its name: it has no key."""
+        self._config = config
+        self._missing = missing
+        self._jitter = jitter
+        self.money = Treasury(config.budget.per_day_usd, clock)
+        self._providers: dict[str, Provider] = {}
+        self._permits: dict[Ref, Permit] = {}
+        #: Waiting for money that is set aside for calls under way.
+        self._short: list[Permit] = []
+
+    def retune(self, config: Config, missing: Mapping[str, str]) -> None:
+        """Take over a new configuration."""
+        self._config, self._missing = config, missing
+        self.money.limit_day(config.budget.per_day_usd)
+        for name, provider in self._providers.items():
+            self._tune(name, provider)
+            provider.pump()
+
+    def ask(self, call: Call, answer: Answer) -> None:
+        """Request a permit; ``answer`` is called with it, perhaps at once."""
+        permit = self._permits[call.ref] = Permit(call, answer)
+        provider = self._provider(call)
+        provider.join(permit)
+        provider.pump()
+
+    def failed(self, call: Call, failure: Failure, answer: Answer) -> None:
+        """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
+        before = self._permits.get(call.ref)
+        retries = before.retries if before else 0
+        if before is not None and before.granted:
+            self._end(before, before.reserved if failure.unsettled else 0.0)
+        refusal = self._final(failure, retries)
+        if refusal is not None:
+            answer(refusal)
+            return
+        permit = self._permits[call.ref] = Permit(call, answer, retries + 1)
+        self._try_later(permit, failure)
+
+    def answered(self, ref: Ref, cost_usd: float) -> None:
+        """Say that the granted call was answered, and what it cost."""
+        permit = self._permits.get(ref)
+        if permit is not None and permit.granted:
+            self._end(permit, cost_usd)
+
+    def withdraw(self, ref: Ref) -> bool:
+        """Take back a request that waits, without an answer; False if none does."""
+        permit = self._permits.get(ref)
+        if permit is None or permit.granted:
+            return False
+        del self._permits[ref]
+        if permit.timer is not None:
+            permit.timer.cancel()
+        self._provider(permit.call).leave(permit)
+        if permit in self._short:
+            self._short.remove(permit)
+        return True
+
+    def close_task(self, ref: Ref) -> None:
+        """Forget a task that nobody works on now; a call of it under way counts as perhaps paid."""
+        if not self.withdraw(ref) and (permit := self._permits.get(ref)):
+            self._end(permit, permit.reserved)
+        self.money.close_task(ref)
+
+    def capped(self, ref: Ref) -> bool:
+        """Whether a limit of the task's batch or of the day is active."""
+        return any(purse.limit for purse in self.money.purses(ref))
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their permit."""
+        return sum(not p.granted for p in self._permits.values())
+
+    def told(self) -> dict[str, dict[str, float | int]]:
+        """Return what `status` shows, by provider."""
+        return {name: provider.told() for name, provider in self._providers.items()}
+
+    def _provider(self, call: Call) -> Provider:
+        provider = self._providers.get(call.provider)
+        if provider is None:
+            provider = self._providers[call.provider] = Provider(self._serve)
+            self._tune(call.provider, provider)
+        return provider
+
+    def _tune(self, name: str, provider: Provider) -> None:
+        known = self._config.providers.get(name)
+        provider.max_concurrent = known.max_concurrent if known else 1
+        provider.refusal = self._missing.get(name, "" if known else f"no provider {name}")
+
+    def _serve(self, permit: Permit) -> None:
+        """Grant or refuse a permit whose turn it is, or let it wait for money."""
+        call, provider = permit.call, self._provider(permit.call)
+        amount = _most(call)
+        purses = self.money.purses(call.ref)
+        if provider.refusal:
+            self._refuse(permit, Status.ERROR, Reason.AUTH, provider.refusal)
+        elif amount is None and (capped := [p for p in purses if p.limit]):
+            message = f"no price is known of {call.model}, so {capped[0].name} cannot be held"
+            self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
+        elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
+            purse = broken[0]
+            message = (
+                f"{purse.name} of ${purse.limit:.4f} is reached: ${purse.spent:.4f} is spent, "
+                f"and the next call may cost ${amount:.4f}"
+            )
+            self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+        elif not all(p.holds(amount or 0.0) for p in purses):
+            self._short.append(permit)
+        else:
+            permit.granted, permit.reserved = True, amount or 0.0
+            for purse in purses:
+                purse.reserved += permit.reserved
+            provider.enter()
+            permit.answer(Grant(amount))
+
+    def _refuse(self, permit: Permit, status: Status, reason: Reason, message: str) -> None:
+        del self._permits[permit.call.ref]
+        error = ErrorInfo(type=reason, message=message, retries=permit.retries)
+        permit.answer(Refusal(status, reason, error))
+
+    def _end(self, permit: Permit, spent: float) -> None:
+        """A granted call has its outcome: make room for others."""
+        del self._permits[permit.call.ref]
+        provider = self._provider(permit.call)
+        provider.exit()
+        self.money.settle(permit.call.ref, permit.reserved, spent)
+        short, self._short = self._short, []
+        for other in reversed(short):
+            self._provider(other.call).join(other, first=True)
+        for each in {provider, *(self._provider(other.call) for other in short)}:
+            each.pump()
+
+    def _final(self, failure: Failure, retries: int) -> Refusal | None:
+        """Return how a failure ends the task; None if the call is to be made again."""
+        reason, message = _FATAL.get(failure.kind), failure.message
+        if reason is None:
+            if retries < self._config.governor.max_retries:
+                return None
+            reason = Reason.PROVIDER_UNAVAILABLE
+            message = f"{message} (after {retries + 1} tries)"
+        error = ErrorInfo(
+            type=reason, message=message, http_status=failure.http_status, retries=retries
+        )
+        return Refusal(Status.ERROR, reason, error)
+
+    def _try_later(self, permit: Permit, failure: Failure) -> None:
+        """Queue a failed call again: after what the provider asked of all, or its own backoff."""
+        governor, provider = self._config.governor, self._provider(permit.call)
+        if failure.retry_after_s is not None:
+            provider.pause(failure.retry_after_s)
+            self._rejoin(permit)
+            return
+        longest = governor.first_backoff_s * 2.0 ** (permit.retries - 1)
+        delay = self._jitter() * min(governor.max_backoff_s, longest)
+        permit.timer = asyncio.get_running_loop().call_later(delay, self._rejoin, permit)
+
+    def _rejoin(self, permit: Permit) -> None:
+        permit.timer = None
+        provider = self._provider(permit.call)
+        provider.join(permit, first=True)
+        provider.pump()
+
+
+def _most(call: Call) -> float | None:
+    """Return what a call may cost at most, in dollars; None where no price is known."""
+    if call.price is None:
+        return None
+    most = Usage(input_tokens=call.input_tokens, output_tokens=call.max_output_tokens)
+    return call.price.cost(most).total

@@ -1,0 +1,84 @@
+"""Money: what may still be spent, by task, by batch and by day."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchd.records import Ref
+
+_DAY_S = 86400.0
+
+
+@dataclass(slots=True)
+class Purse:
+    """The money of a task, a batch or a day. What may have been paid counts as spent."""
+
+    #: For people: ``the task's limit``.
+    name: str
+    #: 0: none.
+    limit: float
+    spent: float = 0.0
+    #: Set aside for calls under way.
+    reserved: float = 0.0
+
+    def holds(self, amount: float) -> bool:
+        """Whether ``amount`` can be set aside now."""
+        return not self.limit or self.spent + self.reserved + amount <= self.limit
+
+    def could_hold(self, amount: float) -> bool:
+        """Whether it could be, were nothing under way: then it is worth waiting."""
+        return not self.limit or self.spent + amount <= self.limit
+
+
+class Treasury:
+    """All purses. A call's money is set aside in three of them, and settled in the same ones."""
+
+    def __init__(self, per_day_usd: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._day = Purse("the day's budget", per_day_usd)
+        self._today = self._date()
+        self._batches: dict[str, Purse] = {}
+        self._tasks: dict[Ref, Purse] = {}
+
+    def open_day(self, spent: float) -> None:
+        """Say what was spent today before the daemon started."""
+        self._day.spent = spent
+
+    def open_batch(self, name: str, budget_usd: float, spent: float) -> None:
+        """Take up a batch that has spent ``spent`` so far."""
+        self._batches[name] = Purse("the batch's budget", budget_usd, spent)
+
+    def close_batch(self, name: str) -> None:
+        """Forget a batch that has ended."""
+        self._batches.pop(name, None)
+
+    def open_task(self, ref: Ref, max_cost_usd: float, spent: float) -> None:
+        """Take up a task that has spent ``spent`` so far."""
+        self._tasks[ref] = Purse("the task's limit", max_cost_usd, spent)
+
+    def close_task(self, ref: Ref) -> None:
+        """Forget a task that nobody works on."""
+        self._tasks.pop(ref, None)
+
+    def limit_day(self, per_day_usd: float) -> None:
+        """Change the day's budget."""
+        self._day.limit = per_day_usd
+
+    def purses(self, ref: Ref) -> list[Purse]:
+        """Return the purses that a call of this task draws on."""
+        if self._today != self._date():
+            self._today = self._date()
+            self._day.spent = 0.0
+        own = (self._tasks.get(ref), self._batches.get(ref.batch), self._day)
+        return [purse for purse in own if purse is not None]
+
+    def settle(self, ref: Ref, reserved: float, spent: float) -> None:
+        """Turn what was set aside for a call into what it cost."""
+        for purse in self.purses(ref):
+            # Sums of floats: a rest of a billionth is none.
+            purse.reserved = max(0.0, purse.reserved - reserved)
+            purse.spent += spent
+
+    def _date(self) -> int:
+        return int(self._clock() // _DAY_S)

@@ -1,0 +1,125 @@
+"""One provider: who waits for it, who is under way, and when it wants to be left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchd.records import ErrorInfo, Price, Reason, Ref, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A model call that a task wants to make."""
+
+    ref: Ref
+    #: ``provider/model``.
+    model: str
+    #: None: none is known.
+    price: Price | None
+    #: Estimated.
+    input_tokens: int
+    max_output_tokens: int
+
+    @property
+    def provider(self) -> str:
+        """The provider's name in the configuration."""
+        return self.model.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Make the call now."""
+
+    #: What was set aside for it; None where no price is known.
+    reserved_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Make no call: the task ends."""
+
+    status: Status
+    reason: Reason
+    error: ErrorInfo
+
+
+Answer: TypeAlias = Callable[[Grant | Refusal], None]
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """A call's permit: wanted at first, then granted, until the call has its outcome."""
+
+    call: Call
+    answer: Answer
+    #: Failed requests so far.
+    retries: int = 0
+    granted: bool = False
+    #: What is set aside for it, in dollars.
+    reserved: float = 0.0
+    #: Ends a backoff.
+    timer: asyncio.TimerHandle | None = None
+
+
+class Provider:
+    """The queue before one provider: first come, first served."""
+
+    def __init__(self, serve: Callable[[Permit], None]) -> None:
+        """``serve`` answers a permit whose turn it is; where that grants it, it calls ``enter``."""
+        self.max_concurrent = 1
+        #: Why it cannot be called at all.
+        self.refusal = ""
+        self._serve = serve
+        self._waiting: deque[Permit] = deque()
+        self._under_way = 0
+        self._paused_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def join(self, permit: Permit, *, first: bool = False) -> None:
+        """Queue a permit: at the end, or, where it has waited before, at the front."""
+        if first:
+            self._waiting.appendleft(permit)
+        else:
+            self._waiting.append(permit)
+
+    def leave(self, permit: Permit) -> None:
+        """Take a permit out of the queue."""
+        if permit in self._waiting:
+            self._waiting.remove(permit)
+
+    def enter(self) -> None:
+        """Count a call as under way."""
+        self._under_way += 1
+
+    def exit(self) -> None:
+        """Count a call as no longer under way."""
+        self._under_way -= 1
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody call for so long: what it asked for with Retry-After."""
+        until = asyncio.get_running_loop().time() + seconds
+        self._paused_until = max(self._paused_until, until)
+
+    def pump(self) -> None:
+        """Serve all whose turn it is."""
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._under_way < self.max_concurrent:
+            if loop.time() < self._paused_until and not self.refusal:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = loop.call_at(self._paused_until, self.pump)
+                return
+            self._serve(self._waiting.popleft())
+
+    def told(self) -> dict[str, float | int]:
+        """Return what `status` shows."""
+        paused = self._paused_until - asyncio.get_running_loop().time()
+        return {
+            "under_way": self._under_way,
+            "waiting": len(self._waiting),
+            "paused_s": round(max(0.0, paused), 1),
+        }

@@ -1,0 +1,86 @@
+"""Frames of ``wire`` over a stream socket: the same class at both ends.
+
+A ``Protocol`` rather than streams: a message costs one call, not a task that wakes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from batchd import wire
+
+_HEAD = 4
+
+
+class Channel(asyncio.Protocol):
+    """One end of the connection between the daemon and a worker."""
+
+    def __init__(self, on_message: Callable[[Any], None], on_lost: Callable[[str], None]) -> None:
+        """``on_lost`` is called once, with the cause where the peer broke the protocol."""
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._cause = ""
+        #: What was sent before there was a transport.
+        self._early: list[bytes] = []
+
+    async def attach(self, sock: socket.socket) -> None:
+        """Take over ``sock``; messages begin to arrive."""
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
+
+    def send(self, message: wire.Down | wire.Up) -> None:
+        """Write a message in one piece; one to a peer that is gone is dropped."""
+        frame = wire.pack(message)
+        if self._transport is None:
+            self._early.append(frame)
+        elif not self._transport.is_closing():
+            self._transport.write(frame)
+
+    def close(self) -> None:
+        """Close once everything is written; ``on_lost`` follows."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio calls this."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.writelines(self._early)
+        self._early.clear()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio calls this."""
+        self._on_lost(self._cause or (str(exc) if exc else ""))
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio calls this: hand on every whole frame."""
+        buffer, start = self._buffer, 0
+        buffer += data
+        while len(buffer) - start >= _HEAD and not self._cause:
+            end = start + _HEAD + int.from_bytes(buffer[start : start + _HEAD], "big")
+            if end - start > wire.MAX_FRAME:
+                self._abort(f"a frame of {end - start} bytes")
+            elif end > len(buffer):
+                break
+            else:
+                self._deliver(bytes(buffer[start + _HEAD : end]))
+                start = end
+        del buffer[:start]
+
+    def _deliver(self, body: bytes) -> None:
+        try:
+            message = wire.unpack(body)
+        except (msgspec.MsgspecError, KeyError) as error:
+            self._abort(f"an unreadable frame: {error}")
+        else:
+            self._on_message(message)
+
+    def _abort(self, cause: str) -> None:
+        self._cause = cause
+        assert self._transport is not None
+        self._transport.abort()

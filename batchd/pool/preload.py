@@ -1,0 +1,17 @@
+"""What the fork server loads once, for every worker to share: imported there, and nowhere else.
+
+The fork server ignores an import error here, and would then fork workers that load everything
+themselves; the worker imports the same modules, so that the error shows there.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import batchd.pool.worker  # noqa: F401 (imported for its weight: openai, the agent, the sandbox)
+from batchd import tokens
+
+tokens.load()
+gc.collect()
+# Objects that the collector never touches stay in pages that all workers share.
+gc.freeze()

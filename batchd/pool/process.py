@@ -1,0 +1,138 @@
+"""One worker process, as the daemon holds it: how it is forked, and how it ends.
+
+Its pidfd is the truth about its life: the fork server's own word is not, for when that server
+dies, ``multiprocessing`` takes all its children for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing import reduction
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from batchd.pool.channel import Channel
+from batchd.pool.start import child
+from batchd.records import Ref
+
+#: What a worker that was told to end gets before it is killed.
+_LEAVE_S = 10.0
+
+_FORKSERVER = multiprocessing.get_context("forkserver")
+
+
+class Worker:
+    """A worker process."""
+
+    def __init__(self, on_message: Callable[[Worker, Any], None]) -> None:
+        now = asyncio.get_running_loop().time()
+        self.channel = Channel(lambda message: on_message(self, message), self._lost)
+        self.pid = 0
+        #: The tasks that it works on, and the attempt of each.
+        self.tasks: dict[Ref, int] = {}
+        #: Whether it is kept for one task alone, until that is done.
+        self.alone = False
+        #: Gets no more tasks, and ends when it has none.
+        self.retiring = False
+        self.tasks_done = 0
+        #: Resident memory in bytes.
+        self.rss = 0
+        #: Whether it has said Hello.
+        self.greeted = False
+        #: When it was last heard of, and last had a task, by the loop's clock.
+        self.heard_at = self.idle_since = now
+        #: Why it ended, as far as that is known.
+        self.cause = ""
+        self._process: BaseProcess | None = None
+        self._pidfd = -1
+        self._exited = asyncio.Event()
+        #: Set when the channel is closed: all that the worker sent is read.
+        self._silent = asyncio.Event()
+
+    async def fork(self, lock: int, agent: str) -> None:
+        """Start it. Raises ``OSError`` or ``EOFError`` where the fork server died under our hands."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await self.channel.attach(ours)
+            self._process = await asyncio.to_thread(_launch, theirs, lock, agent)
+        self.pid = self._process.pid or 0
+        self.heard_at = loop.time()
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            self._exited.set()
+        else:
+            loop.add_reader(self._pidfd, self._has_exited)
+            if self.cause:
+                self.kill(self.cause)
+
+    def kill(self, cause: str) -> None:
+        """End it at once; also before it has started."""
+        self.cause = self.cause or cause
+        if self._pidfd >= 0 and not self._exited.is_set():
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def ended(self) -> None:
+        """Return when it has exited and all that it sent is read."""
+        events = [asyncio.ensure_future(e.wait()) for e in (self._exited, self._silent)]
+        await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+        if not self._exited.is_set():  # told to end, or it closed its socket itself
+            await asyncio.wait(events, timeout=_LEAVE_S)
+            self.kill("it did not end when told to")
+        await asyncio.wait(events)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        assert self._process is not None
+        await asyncio.to_thread(self._process.join, 1.0)
+        code = self._process.exitcode
+        if code is not None:
+            self._process.close()
+            self.cause = self.cause or _told(code)
+
+    def _has_exited(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self.retiring = True
+        self._exited.set()
+
+    def _lost(self, cause: str) -> None:
+        self.cause = self.cause or cause
+        self.retiring = True
+        self._silent.set()
+
+
+def preload(module: str) -> None:
+    """Have the fork server load ``module`` once, for all workers."""
+    _FORKSERVER.set_forkserver_preload([module])
+
+
+def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
+    """Fork a worker: a few milliseconds, or a second where the fork server has to be started."""
+    arguments = (sock, _Descriptor(lock), agent)
+    process = _FORKSERVER.Process(target=child, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+class _Descriptor:
+    """A descriptor that travels to a new process with its arguments."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self._fd),)
+
+
+def _received(duplicate: Any) -> int:
+    fd: int = duplicate.detach()
+    return fd
+
+
+def _told(code: int) -> str:
+    return f"it exited with {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -1,0 +1,233 @@
+"""The daemon's half of the pool: starts workers, gives them tasks, watches them, buries them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from batchd import __version__, wire
+from batchd.pool.process import Worker, preload
+from batchd.records import Ref
+
+#: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
+_START_S = 60.0
+#: A worker without a task for so long ends, the last one apart.
+_IDLE_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
+
+
+class Handler(Protocol):
+    """What the pool tells the daemon; called on the loop."""
+
+    def message(self, worker: Worker, message: Any) -> None:
+        """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came; a ``Done`` has freed its slot."""
+
+    def started(self, worker: Worker) -> None:
+        """A worker is up."""
+
+    def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
+        """A worker has ended with tasks ``lost``, by attempt; 0 where none was started. ``counted``: they may have killed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How large the pool is, and when a worker is replaced: ``[pool]`` of the configuration."""
+
+    processes: int = 4
+    #: A worker silent for longer is killed.
+    heartbeat_timeout_s: float = 30.0
+    #: A worker is replaced after so many tasks; 0: never.
+    max_tasks_per_process: int = 0
+    #: A worker is replaced when its resident memory passes this; 0: never.
+    max_rss_bytes: int = 0
+
+
+class Supervisor:
+    """The pool. ``start`` it within a running loop; ``close`` ends every worker."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        settings: wire.Settings,
+        handler: Handler,
+        lock: int,
+        agent: str = "batchd.agent:run",
+    ) -> None:
+        """``lock``: a descriptor of the spool's lock. ``agent``: what works on a task, ``module:function``."""
+        self._shape = shape
+        self._settings = settings
+        self._handler = handler
+        self._lock = lock
+        self._agent = agent
+        self._workers: list[Worker] = []
+        self._lives: set[asyncio.Task[None]] = set()
+        #: Workers that ended before they were up, running.
+        self._failures = 0
+        self._closing = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The workers that live."""
+        return tuple(self._workers)
+
+    def start(self) -> None:
+        """Begin to watch, and keep one worker warm."""
+        preload("batchd.pool.preload")
+        self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
+        self._start_worker()
+
+    def slots(self) -> int:
+        """Return how many tasks could be run now."""
+        each = self._settings.agents_per_process
+        new = max(0, self._shape.processes - len(self._workers))
+        return new * each + sum(each - len(w.tasks) for w in self._open())
+
+    def slot_alone(self) -> bool:
+        """Return whether a task could have a process of its own now."""
+        return len(self._workers) < self._shape.processes or any(not w.tasks for w in self._open())
+
+    def reserve(self, ref: Ref, *, alone: bool = False) -> Worker:
+        """Give a slot to a task; there must be one, by ``slots`` or ``slot_alone``."""
+        worker = min(self._open(), key=lambda w: len(w.tasks), default=None)
+        if worker is None or (worker.tasks and len(self._workers) < self._shape.processes):
+            worker = self._start_worker()
+        worker.alone = alone
+        worker.tasks[ref] = 0
+        return worker
+
+    def run(self, worker: Worker, run: wire.Run) -> bool:
+        """Start a task in its slot; False if the worker has died meanwhile."""
+        if run.ref not in worker.tasks or worker not in self._workers:
+            return False
+        worker.tasks[run.ref] = run.attempt
+        worker.channel.send(run)
+        return True
+
+    def release(self, worker: Worker, ref: Ref) -> None:
+        """Take a slot back in which nothing was started."""
+        if worker.tasks.pop(ref, None) is not None:
+            self._slot_freed(worker)
+
+    def send(self, ref: Ref, message: wire.Down) -> bool:
+        """Send a message to the worker that works on a task; False if none does."""
+        for worker in self._workers:
+            if ref in worker.tasks:
+                worker.channel.send(message)
+                return True
+        return False
+
+    def retune(self, shape: Shape, settings: wire.Settings) -> None:
+        """Take over a new configuration; running tasks go on under it where they are."""
+        self._shape, self._settings = shape, settings
+        for worker in self._workers:
+            worker.channel.send(wire.Retune(settings))
+        for worker in self._workers[shape.processes :]:
+            self._retire(worker)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let agents reach a durable point for at most ``timeout_s``, then end every worker."""
+        for worker in self.workers:
+            worker.retiring = True
+            worker.channel.send(wire.Drain())
+        if self._lives:
+            await asyncio.wait(set(self._lives), timeout=timeout_s)
+        await self.close()
+
+    async def close(self) -> None:
+        """End every worker at once."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._closing.set()
+        for worker in self.workers:
+            worker.retiring = True
+            worker.kill("the daemon stops")
+        await asyncio.gather(*self._lives)
+
+    def _open(self) -> Iterator[Worker]:
+        each = self._settings.agents_per_process
+        return (w for w in self._workers if not w.retiring and not w.alone and len(w.tasks) < each)
+
+    def _retire(self, worker: Worker) -> None:
+        worker.retiring = True
+        if not worker.tasks:
+            worker.channel.close()
+
+    # A worker's life
+
+    def _start_worker(self) -> Worker:
+        worker = Worker(self._received)
+        worker.channel.send(wire.Hello(version=__version__, settings=self._settings))
+        self._workers.append(worker)
+        life = asyncio.get_running_loop().create_task(self._live(worker))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+        return worker
+
+    async def _live(self, worker: Worker) -> None:
+        """Start a worker, wait for its end, and tell of it."""
+        if self._failures:
+            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+        try:
+            if not self._closing.is_set():
+                await worker.fork(self._lock, self._agent)
+                await worker.ended()
+        except (OSError, EOFError) as error:  # the fork server died; the next start makes a new one
+            worker.cause = f"it could not be started: {error or 'the fork server died'}"
+            worker.channel.close()
+        self._failures = 0 if worker.greeted else self._failures + 1
+        self._workers.remove(worker)
+        self._handler.died(worker, worker.tasks, counted=worker.greeted)
+
+    def _received(self, worker: Worker, message: Any) -> None:
+        worker.heard_at = asyncio.get_running_loop().time()
+        match message:
+            case wire.Heartbeat():
+                worker.rss = message.rss
+            case wire.Hello(version=version):
+                worker.greeted = version == __version__
+                if worker.greeted:
+                    self._handler.started(worker)
+                else:
+                    worker.kill(f"it is batchd {version}")
+            case wire.Done(ref=ref, attempt=attempt):
+                if worker.tasks.get(ref) == attempt:
+                    del worker.tasks[ref]
+                    worker.tasks_done += 1
+                    self._slot_freed(worker)
+                self._handler.message(worker, message)
+            case _:
+                self._handler.message(worker, message)
+
+    def _slot_freed(self, worker: Worker) -> None:
+        worker.alone = False
+        worker.idle_since = worker.heard_at
+        tasks, rss = self._shape.max_tasks_per_process, self._shape.max_rss_bytes
+        if worker.retiring or 0 < tasks <= worker.tasks_done or 0 < rss < worker.rss:
+            self._retire(worker)
+
+    async def _watch_workers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self._settings.heartbeat_s
+            await asyncio.sleep(self._settings.heartbeat_s)
+            now = loop.time()
+            if now - due > self._settings.heartbeat_s:
+                continue  # this loop was late itself: what the workers sent is yet to be read
+            for worker in self.workers:
+                limit = self._shape.heartbeat_timeout_s if worker.greeted else _START_S
+                if now - worker.heard_at > limit:
+                    worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
+                elif self._superfluous(worker, now):
+                    self._retire(worker)
+            if not self._workers:
+                self._start_worker()
+
+    def _superfluous(self, worker: Worker, now: float) -> bool:
+        idle = not worker.tasks and not worker.retiring and now - worker.idle_since > _IDLE_S
+        return idle and sum(not w.retiring for w in self._workers) > 1

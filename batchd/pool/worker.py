@@ -1,0 +1,242 @@
+"""A worker process: one loop, one model client, one sandbox, and a task of the loop for each agent.
+
+It owns no durable state. It ends when the daemon's socket does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import resource
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from batchd import __version__, results, wire
+from batchd.agent import Ended, Host, Reply, StopSignal
+from batchd.errors import StaleAttemptError
+from batchd.events import CancelRequested, Suspended, TaskFinished, decode
+from batchd.llm import ModelClient
+from batchd.pool.channel import Channel
+from batchd.records import Ref
+from batchd.sandbox import Sandbox
+from batchd.spool import outbox
+from batchd.taskstate import TaskState, Verdict
+
+Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
+
+
+def main(sock: socket.socket, agent: str) -> None:
+    """Work until the daemon closes ``sock`` or drains; ``agent`` is ``module:function``."""
+    module, _, function = agent.partition(":")
+    asyncio.run(Worker(getattr(importlib.import_module(module), function)).work(sock))
+
+
+class Worker:
+    """The process: joins the socket, the shared tools and the agents."""
+
+    client: ModelClient
+    sandbox: Sandbox
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._hosts: dict[Ref, AgentHost] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._settings: wire.Settings | None = None
+        self._draining = False
+        self._ended = asyncio.Event()
+        self.channel = Channel(self._received, self._lost)
+
+    async def work(self, sock: socket.socket) -> None:
+        """Serve until the daemon is gone or has drained this worker."""
+        await self.channel.attach(sock)
+        heart = asyncio.create_task(self._beat())
+        await self._ended.wait()
+        for task in (heart, *self._tasks):
+            task.cancel()
+        await asyncio.gather(heart, *self._tasks, return_exceptions=True)
+        if self._settings is not None:
+            await self.client.aclose()
+        self.channel.close()
+
+    def _lost(self, cause: str) -> None:
+        if cause:
+            sys.stderr.write(f"batchd worker {os.getpid()}: {cause}\n")
+        self._ended.set()
+
+    async def _beat(self) -> None:
+        while True:
+            self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts)))
+            await asyncio.sleep(self._settings.heartbeat_s if self._settings else 1.0)
+
+    def _received(self, message: wire.Down) -> None:
+        match message:
+            case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack():
+                host = self._hosts.get(message.ref)
+                if host is not None and host.attempt == message.attempt:
+                    host.answered(message)
+            case wire.Run():
+                self._start(message)
+            case wire.Cancel():
+                self._stop(message, CancelRequested(at=time.time(), message=message.message))
+            case wire.Park():
+                self._stop(message, Suspended(at=time.time(), cause="park", message=message.cause))
+            case wire.Drain():
+                self._drain()
+            case wire.Hello(version=version, settings=settings):
+                self._greeted(version, settings)
+            case wire.Retune():
+                self._settings = message.settings
+                self.sandbox = Sandbox(message.settings.sandbox)
+                self.client.retune(message.settings.endpoints)
+
+    def _greeted(self, version: str, settings: wire.Settings | None) -> None:
+        if version != __version__ or settings is None:
+            self._lost(f"this is batchd {__version__}, the daemon is {version}: start it anew")
+            return
+        self._settings = settings
+        self.client = ModelClient(settings.endpoints)
+        self.sandbox = Sandbox(settings.sandbox)
+        self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
+
+    def _start(self, run: wire.Run) -> None:
+        host = self._hosts[run.ref] = AgentHost(self, run)
+        task = asyncio.get_running_loop().create_task(self._work_on(run, host))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _stop(self, message: wire.Cancel | wire.Park, event: CancelRequested | Suspended) -> None:
+        host = self._hosts.get(message.ref)
+        if host is not None and host.attempt == message.attempt:
+            host.stop.request(event)
+
+    def _drain(self) -> None:
+        self._draining = True
+        for host in self._hosts.values():
+            host.stop.request(Suspended(at=time.time(), cause="drain"))
+        if not self._hosts:
+            self._ended.set()
+
+    async def _work_on(self, run: wire.Run, host: AgentHost) -> None:
+        try:
+            done = await self._outcome(run, host)
+        finally:
+            del self._hosts[run.ref]
+        self.channel.send(done)
+        if self._draining and not self._hosts:
+            self._ended.set()
+
+    async def _outcome(self, run: wire.Run, host: AgentHost) -> wire.Done:
+        """Run the agent and publish what it ends with; here, at the edge, every error is caught."""
+        ref, attempt = run.ref, run.attempt
+        try:
+            ended = await self._agent(run, host)
+            if ended.outcome != "finished":
+                return wire.Done(ref, attempt, ended.outcome)
+            await asyncio.to_thread(_publish, run, ended)
+        except StaleAttemptError:
+            return wire.Done(ref, attempt, "stale")
+        except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)
+            return wire.Done(ref, attempt, "failed", traceback.format_exc())
+        return wire.Done(ref, attempt, "published")
+
+
+def _publish(run: wire.Run, ended: Ended) -> None:
+    """Write transcript and result: the result last, for it says where the transcript is."""
+    assert ended.state.finished is not None
+    folder = Path(run.batch.folder)
+    transcript = results.transcript(ended.events)
+    outbox.publish(folder / f"{run.ref.task}.jsonl", transcript.encode(), replace=True)
+    result = ended.state.finished.result
+    outbox.publish(folder / f"{run.ref.task}.json", result.encode(), replace=True)
+
+
+class AgentHost:
+    """What one agent may use of the outside: its ``agent.Host``."""
+
+    def __init__(self, worker: Worker, run: wire.Run) -> None:
+        self.stop = StopSignal()
+        self.attempt = run.attempt
+        self.client = worker.client
+        self.sandbox = worker.sandbox
+        self._run = run
+        self._channel = worker.channel
+        #: The answer to the one message that may be out.
+        self._answer: asyncio.Future[Any] | None = None
+
+    def clock(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return time.time()
+
+    async def ask(self, ask: wire.Ask) -> Reply:
+        """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
+        reply: Reply = await self._exchange(ask)
+        return reply
+
+    async def failed(self, failed: wire.Failed) -> Reply:
+        """Commit the events and wait for what the governor says; raises ``StaleAttemptError``."""
+        reply: Reply = await self._exchange(failed)
+        return reply
+
+    async def record(self, record: wire.Record) -> None:
+        """Return when the events are durable; raises ``StaleAttemptError``."""
+        await self._exchange(record)
+
+    def progress(self, step: str, detail: str) -> None:
+        """Tell people what the task is doing."""
+        self._channel.send(
+            wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail)
+        )
+
+    def finish(
+        self,
+        state: TaskState,
+        verdict: Verdict,
+        files: Mapping[str, tuple[int, int]] | None,
+        at: float,
+    ) -> TaskFinished:
+        """Return the last event, with the result's text."""
+        run = self._run
+        text = results.result(
+            run.batch,
+            run.task,
+            state,
+            status=verdict.status,
+            reason=verdict.reason,
+            error=verdict.error,
+            queued_at=run.queued_at,
+            finished_at=at,
+            attempts=run.attempt,
+            files=files,
+        )
+        return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
+
+    async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
+        self._answer = asyncio.get_running_loop().create_future()
+        self._channel.send(message)
+        return await self._answer
+
+    def answered(self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack) -> None:
+        """Hand the daemon's answer to the agent that waits for it."""
+        if self._answer is None or self._answer.done():
+            return
+        match message:
+            case wire.Granted(event=event):
+                self._answer.set_result(event)
+            case wire.Denied(event=event):
+                self._answer.set_result(decode(bytes(event)))
+            case wire.Ack():
+                self._answer.set_result(None)
+            case wire.Nack():
+                self._answer.set_exception(StaleAttemptError())
+
+
+def _rss() -> int:
+    """Return this process's resident memory in bytes."""
+    with Path("/proc/self/statm").open("rb") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
