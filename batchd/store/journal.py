@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from batchd import events as vocabulary
-from batchd.errors import StaleAttemptError, StoreError
+from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
 from batchd.records import Ref, Status
 from batchd.store.bodies import pack, unpack
@@ -57,7 +57,7 @@ _tally = attrgetter(*TALLY_COLUMNS)
 class Journal:
     """The tasks as the open transaction sees them.
 
-    Every operation refuses, with a ``StoreError``, before it changes anything.
+    Every operation refuses, with a ``StaleAttemptError``, before it changes anything.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -71,7 +71,7 @@ class Journal:
         self._ledger = Ledger()
 
     def line(self, ref: Ref) -> TaskLine:
-        """Return a task's row. Raises ``StoreError`` where there is no such task."""
+        """Return a task's row. Raises ``ValueError`` where there is no such task."""
         line = self._touched.get(ref) or self._lines.get(ref) or self._load(ref)
         self._touched[ref] = line
         return line
@@ -162,7 +162,7 @@ class Journal:
     def _load(self, ref: Ref) -> TaskLine:
         row = self.db.execute(_LOAD, (ref.batch, ref.task)).fetchone()
         if row is None:
-            raise StoreError(f"no task {ref}")
+            raise ValueError(f"no task {ref}")
         line = TaskLine(*row)
         first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))
         for (body,) in first:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import msgspec
 
-from batchd.errors import Problem, StaleAttemptError, StoreError
+from batchd.errors import Problem, StaleAttemptError
 from batchd.records import Batch, Ref, Status, Task
 from batchd.store.bodies import pack_task
 from batchd.store.journal import Journal
@@ -128,7 +128,7 @@ def suspend(
 ) -> None:
     """Give a task another status between two attempts."""
     if status.final or status is Status.RUNNING:
-        raise StoreError(f"{ref}: {status} is no status to wait in")
+        raise ValueError(f"{ref}: {status} is no status to wait in")
     line = journal.line(ref)
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
@@ -155,7 +155,7 @@ def published(journal: Journal, ref: Ref) -> None:
         (ref.task, ref.batch),
     )
     if not cursor.rowcount:
-        raise StoreError(f"{ref} has no result yet")
+        raise ValueError(f"{ref} has no result yet")
 
 
 def batch_published(journal: Journal, name: str, now: float) -> None:
@@ -170,7 +170,7 @@ def batch_published(journal: Journal, name: str, now: float) -> None:
     ).fetchone()
     if finished_at is None or missing:
         why = f"the result of {missing[0]} is not published" if missing else "no such batch"
-        raise StoreError(f"{name} cannot be published: {why}")
+        raise ValueError(f"{name} cannot be published: {why}")
     if published_at is None:
         db.execute(
             "UPDATE batches SET published_at = ?1, prune_from = CASE WHEN tasks THEN ?1 END"

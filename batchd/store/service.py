@@ -31,7 +31,8 @@ class Store:
 
     What is awaited is durable when it returns; any number of calls share a sync of the disk.
     Each raises ``StoreError`` where the disk is full or broken: nothing of the call is stored
-    then, and it can be made again. What is not awaited reads what is durable.
+    then, and it can be made again; ``ValueError`` for what no correct caller asks for, as for a
+    task that does not exist. What is not awaited reads what is durable.
 
     Only who holds the spool's lock may open one.
     """

@@ -211,6 +211,8 @@ def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> No
             await store.dispatch(ref)
         with pytest.raises(StaleAttemptError):
             await store.suspend(ref, 2, Status.PARKED)
+        with pytest.raises(ValueError, match="no task b/2"):
+            await store.dispatch(Ref("b", "2"))
         with pytest.raises(ValueError, match="not an event"):
             await store.record(ref, 2, 2, [msgspec.Raw(b'["NoSuchEvent", {}]')])
 
@@ -485,13 +487,13 @@ def test_published_means_everything_is_there(store: Store, tmp_path: Path) -> No
 
     async def scenario() -> None:
         await store.add_batch(_batch(tmp_path), [_task("1"), _task("2")])
-        with pytest.raises(StoreError, match="b/1 has no result yet"):
+        with pytest.raises(ValueError, match="b/1 has no result yet"):
             await store.published(Ref("b", "1"))
         await _finish(store, Ref("b", "1"))
         await store.finish(Ref("b", "2"), _finished(), attempt=None)
-        with pytest.raises(StoreError, match="the result of 2 is not published"):
+        with pytest.raises(ValueError, match="the result of 2 is not published"):
             await store.batch_published("b")
-        with pytest.raises(StoreError, match="no such batch"):
+        with pytest.raises(ValueError, match="no such batch"):
             await store.batch_published("x")
         await store.published(Ref("b", "2"))
         for _ in range(2):
