@@ -30,7 +30,7 @@ __all__ = ["CHUNK", "Claim", "Inbox", "claimed", "drop", "ulid"]
 #: Files claimed at a time: they share their syncs, and are all that is handed out ahead of need.
 CHUNK = 256
 #: What one scan brings: the oldest files. The next scan brings the rest.
-_WINDOW = 8192
+_WINDOW = 32_768
 #: More hints than these are no use: a scan finds it all.
 _MAX_HINTS = 4096
 #: After so many events the kernel's queue may have run over, so that some were lost.
@@ -174,6 +174,8 @@ class Inbox:
         with self._lock:
             self._events += 1
             if sign is Sign.GONE:
+                # A folder made in its place may well have the same inode.
+                self._watched = None
                 self._events = _BURST
             elif not ignorable(name) and (len(self._hints) < _MAX_HINTS or name in self._hints):
                 self._hints[name] = max(sign, self._hints.get(name, sign))
@@ -271,7 +273,7 @@ class Inbox:
         files.make_folder(self.folder)
         files.make_folder(self._claimed, 0o700)
         status = self.folder.stat()
-        if self._polls or self._watched == (status.st_dev, status.st_ino):
+        if self._polls or self._stopped or self._watched == (status.st_dev, status.st_ino):
             return
         if self._watcher:
             self._watcher.stop()

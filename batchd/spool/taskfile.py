@@ -64,18 +64,24 @@ def read(path: Path, max_bytes: int) -> bytes:
     def refused(message: str) -> TaskFileError:
         return TaskFileError((Problem("", message),), path.name)
 
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise refused("it is no regular file")
+            size, data = status.st_size, b""
+            if size <= max_bytes:
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise refused(f"the file cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb", closefd=True) as file:  # noqa: PTH123 (a descriptor has no path)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise refused("it is no regular file")
-        data = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
-    if max(status.st_size, len(data)) > max_bytes:
-        size, limit = max(status.st_size, len(data)) / 1e6, max_bytes / 1e6
-        raise refused(f"the file has {size:,.1f} MB, [spool] max_file_bytes allows {limit:,.1f}")
+    if max(size, len(data)) > max_bytes:
+        has, may = max(size, len(data)) / 1e6, max_bytes / 1e6
+        raise refused(f"the file has {has:,.1f} MB, [spool] max_file_bytes allows {may:,.1f}")
     return data
 
 

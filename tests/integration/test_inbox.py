@@ -1,0 +1,443 @@
+"""Real folders, real inotify: every way in which a file gets into the inbox, and out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from batchd import config
+from batchd.config import Config
+from batchd.spool import files, inbox, ulid
+from batchd.spool.inbox import Claim, Inbox
+
+TASK = b'{"first_prompt": "x"}'
+
+
+def _spool(folder: Path, **spool: object) -> Config:
+    keys = {"settle_s": 0.15, "scan_s": 60.0, **spool}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    (folder / "config.toml").write_text("\n".join(["[spool]", *lines]))
+    return config.load(folder / "config.toml", {})
+
+
+class Claims:
+    """What an inbox has handed out so far."""
+
+    def __init__(self) -> None:
+        self.all: list[Claim] = []
+        self._more = asyncio.Event()
+
+    @property
+    def names(self) -> list[str]:
+        """The names, in order."""
+        return [claim.name for claim in self.all]
+
+    async def collect(self, box: Inbox) -> None:
+        """Take everything from the inbox."""
+        async for claim in box.claims():
+            self.all.append(claim)
+            self._more.set()
+
+    async def until(self, count: int, within_s: float = 10.0) -> None:
+        """Wait for so many claims."""
+        async with asyncio.timeout(within_s):
+            while len(self.all) < count:
+                self._more.clear()
+                await self._more.wait()
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@contextlib.asynccontextmanager
+async def _watching(settings: Config) -> AsyncIterator[tuple[Inbox, Claims]]:
+    box, claims = Inbox(settings), Claims()
+    await box.start()
+    task = asyncio.create_task(claims.collect(box))
+    # Its first scan is behind it once it has found this.
+    inbox.drop(box.folder, "mark.json", TASK)
+    await claims.until(1)
+    claims.all.pop().path.unlink()
+    try:
+        yield box, claims
+    finally:
+        await box.stop()
+        await task
+
+
+def test_every_way_in(tmp_path: Path) -> None:
+    """Moved in, closed when complete, written slowly, linked: each file is claimed once, at its time."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path)) as (box, claims):
+            began = time.monotonic()
+            (tmp_path / "outside.md").write_bytes(b"prompt")
+            (tmp_path / "outside.md").rename(box.folder / "moved.md")
+            (box.folder / "closed.json").write_bytes(TASK)
+            await claims.until(2)
+            # Both need no settling. The bound is loose for a busy machine; the benchmarks measure.
+            assert time.monotonic() - began < 0.14
+            (box.folder / "closed.md").write_bytes(b"prompt")
+            (tmp_path / "outside.txt").write_bytes(b"prompt")
+            (box.folder / "linked.txt").hardlink_to(tmp_path / "outside.txt")
+            await claims.until(4)
+            assert time.monotonic() - began > 0.15
+            assert sorted(claims.names) == ["closed.json", "closed.md", "linked.txt", "moved.md"]
+            assert _names(box.folder) == {".claimed"}
+            for claim in claims.all:
+                assert claim.path == box.folder / ".claimed" / f"{claim.ulid}-{claim.name}"
+                assert claim.path.read_bytes() in {b"prompt", TASK}
+                assert abs(claim.received_at - time.time()) < 60
+
+    asyncio.run(play())
+
+
+def test_a_file_written_slowly_is_left_until_it_is_closed(tmp_path: Path) -> None:
+    """A writer that rests for longer than settle_s keeps its file, also one that opens it again and again."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
+            path = box.folder / "slow.md"
+            with path.open("wb") as file:
+                for part in (b"a", b"b", b"c"):
+                    file.write(part)
+                    file.flush()
+                    await asyncio.sleep(0.3)  # longer than settle_s: what is tested is this rest
+                assert claims.all == []
+            for part in (b"d", b"e", b"f"):
+                with path.open("ab") as file:
+                    file.write(part)
+                await asyncio.sleep(0.05)
+            await claims.until(1)
+            assert claims.all[0].path.read_bytes() == b"abcdef"
+
+    asyncio.run(play())
+
+
+def test_what_is_not_for_us_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Unfinished names, symbolic links, FIFOs, sockets and folders stay where they are; links are told."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
+            (tmp_path / "target.json").write_bytes(TASK)
+            left = [".hidden.json", "a.json~", "a.tmp", "a.json.part", ".a.json.swp"]
+            for name in left:
+                (tmp_path / "new").write_bytes(TASK)
+                (tmp_path / "new").rename(box.folder / name)
+            (box.folder / "link.json").symlink_to(tmp_path / "target.json")
+            os.mkfifo(box.folder / "fifo.json")
+            (box.folder / "folder.json").mkdir()
+            await asyncio.sleep(0.5)  # several scans: what is tested is that nothing happens
+            (tmp_path / "target.json").rename(box.folder / "good.json")
+            await claims.until(1)
+            assert claims.names == ["good.json"]
+            left += [".claimed", "link.json", "fifo.json", "folder.json"]
+            assert _names(box.folder) == set(left)
+
+    asyncio.run(play())
+    told = capfd.readouterr()
+    assert (told.out + told.err).count("link.json is a symbolic link and is left alone") == 1
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    """Names with newlines, bytes that are not UTF-8, and of 255 bytes are claimed and told as they are."""
+    names = [
+        b"a\nb.json",
+        b"\xff\xfe.json",
+        b"-rf.json",
+        b"x" * 250 + b".json",
+        "任务.json".encode(),
+    ]
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path)) as (box, claims):
+            for name in names:
+                (tmp_path / "new").write_bytes(TASK)
+                (tmp_path / "new").rename(box.folder / os.fsdecode(name))
+            await claims.until(len(names))
+            assert {os.fsencode(n) for n in claims.names} == set(names)
+            again = inbox.claimed(box.folder)
+            assert [c.ulid for c in again] == sorted(c.ulid for c in claims.all)
+            assert all(c.path.read_bytes() == TASK for c in again)
+            assert all(c.name.endswith(".json") for c in again)
+
+    asyncio.run(play())
+
+
+def test_a_burst_is_claimed_whole_in_order_and_once(tmp_path: Path) -> None:
+    """2,000 files at once, more than there is room for hints, are each claimed exactly once."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path)) as (box, claims):
+
+            def drop() -> None:
+                for number in range(2000):
+                    (box.folder / f"{number}.json").write_bytes(TASK)
+
+            await asyncio.to_thread(drop)
+            await claims.until(2000, within_s=30)
+            assert len(set(claims.names)) == 2000
+            assert len({c.ulid for c in claims.all}) == 2000
+
+    asyncio.run(play())
+
+
+def test_lost_events_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where hints are dropped, as when the kernel's queue runs over, a scan finds the rest at once."""
+    monkeypatch.setattr(inbox, "_MAX_HINTS", 10)
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path)) as (box, claims):
+
+            def drop() -> None:
+                for number in range(1200):
+                    (tmp_path / "new").write_bytes(TASK)
+                    (tmp_path / "new").rename(box.folder / f"{number}.json")
+
+            await asyncio.to_thread(drop)
+            await claims.until(1200, within_s=30)
+            assert len(set(claims.names)) == 1200
+
+    asyncio.run(play())
+
+
+def test_the_oldest_come_first_and_no_more_than_needed(tmp_path: Path) -> None:
+    """What lies there at the start is claimed by age, a chunk ahead of whoever takes it."""
+
+    async def play() -> None:
+        settings = _spool(tmp_path, settle_s=0.0)
+        box = Inbox(settings)
+        await box.start()
+        for number in range(600):
+            path = box.folder / f"{number}.md"
+            path.write_bytes(b"x")
+            os.utime(path, ns=(0, (1000 - number) * 10**9))
+        await box.stop()
+        box = Inbox(settings)
+        await box.start()
+        claims = box.claims()
+        first = [await anext(claims) for _ in range(3)]
+        assert [c.name for c in first] == ["599.md", "598.md", "597.md"]
+        assert len(inbox.claimed(box.folder)) == inbox.CHUNK
+        rest = [await anext(claims) for _ in range(597)]
+        assert rest[-1].name == "0.md"
+        await box.stop()
+
+    asyncio.run(play())
+
+
+_CLAIMER = """
+import asyncio, sys
+from pathlib import Path
+from batchd import config
+from batchd.spool.inbox import Inbox
+async def main():
+    box = Inbox(config.load(Path(sys.argv[1]), {}))
+    await box.start()
+    print("ready", flush=True)
+    async for claim in box.claims():
+        print(claim.name, flush=True)
+asyncio.run(main())
+"""
+
+
+def test_two_claimers_share_an_inbox(tmp_path: Path) -> None:
+    """Two processes on one inbox: each of 1,000 files goes to exactly one of them."""
+    _spool(tmp_path, scan_s=0.1)
+    command = [sys.executable, "-c", _CLAIMER, str(tmp_path / "config.toml")]
+    outputs = [(tmp_path / f"out{n}").open("w+") for n in (1, 2)]
+    with contextlib.ExitStack() as stack:
+        for output in outputs:
+            stack.enter_context(output)
+        claimers = [
+            subprocess.Popen(command, stdout=o, cwd=Path(__file__).parents[2]) for o in outputs
+        ]
+        for claimer in claimers:
+            stack.callback(claimer.wait)
+            stack.callback(claimer.kill)
+
+        def lines() -> list[list[str]]:
+            return [(tmp_path / f"out{n}").read_text().split() for n in (1, 2)]
+
+        _wait_for(lambda: all(found[:1] == ["ready"] for found in lines()))
+        for number in range(1000):
+            (tmp_path / "new").write_bytes(TASK)
+            (tmp_path / "new").rename(tmp_path / f"inbox/{number}.json")
+        _wait_for(lambda: sum(map(len, lines())) >= 1002)
+        _wait_for(lambda: _names(tmp_path / "inbox") == {".claimed"})
+        names = [name for found in lines() for name in found if name != "ready"]
+        assert sorted(names) == sorted(f"{n}.json" for n in range(1000))
+
+
+def _wait_for(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.02)
+
+
+def test_claims_of_an_earlier_run_come_again(tmp_path: Path) -> None:
+    """What a killed daemon had claimed is handed out first, under the same ULID; other files there are not."""
+
+    async def play() -> None:
+        settings = _spool(tmp_path)
+        async with _watching(settings) as (box, claims):
+            for name in ("a.json", "b-c.json"):
+                inbox.drop(box.folder, name, TASK)
+            await claims.until(2)
+            (box.folder / ".claimed/stray").write_bytes(b"")
+        again = Inbox(settings)
+        assert again.claimed() == {c.ulid for c in claims.all}
+        await again.start()
+        stream = again.claims()
+        assert [await anext(stream), await anext(stream)] == claims.all
+        await again.stop()
+
+    asyncio.run(play())
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    return folder.stat().st_dev, folder.stat().st_ino
+
+
+@pytest.mark.parametrize("harm", ["removed", "renamed", "emptied"])
+def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> None:
+    """Removed, renamed, or without its .claimed: the folder is made and watched again, and goes on."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
+            old = box.folder.stat().st_ino
+            if harm == "removed":
+                shutil.rmtree(box.folder)
+            elif harm == "renamed":
+                box.folder.rename(tmp_path / "old")
+            else:
+                shutil.rmtree(box.folder / ".claimed")
+            await asyncio.to_thread(_wait_for, (box.folder / ".claimed").exists)
+            if harm == "renamed":
+                assert box.folder.stat().st_ino != old
+            inbox.drop(box.folder, "new.json", TASK)
+            await claims.until(1)
+            await asyncio.to_thread(_wait_for, lambda: box._watched == _identity(box.folder))
+            # The new folder's events count: a scan alone would take a minute now.
+            box._scan_s, box._next_scan = 60.0, time.monotonic() + 60
+            await asyncio.sleep(0.15)  # lets a wait that began with the old scan_s run out
+            inbox.drop(box.folder, "newer.json", TASK)
+            await claims.until(2)
+
+    asyncio.run(play())
+
+
+def test_polling_needs_no_events(tmp_path: Path) -> None:
+    """With watch = "poll", two looks at a file that holds still are enough; a growing one waits."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, watch="poll", scan_s=0.05)) as (box, claims):
+            assert box._watcher is None
+            path = box.folder / "a.md"
+            for _ in range(5):
+                with path.open("ab") as file:
+                    file.write(b"x")
+                await asyncio.sleep(0.08)
+            assert claims.all == []
+            await claims.until(1)
+            assert claims.all[0].path.read_bytes() == b"xxxxx"
+
+    asyncio.run(play())
+
+
+def test_pause(tmp_path: Path) -> None:
+    """While paused nothing is claimed; at resume all of it is."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.05)) as (box, claims):
+            box.pause()
+            inbox.drop(box.folder, "a.json", TASK)
+            await asyncio.sleep(0.3)
+            assert claims.all == []
+            assert (box.folder / "a.json").exists()
+            box.resume()
+            await claims.until(1)
+
+    asyncio.run(play())
+
+
+def test_a_file_that_takes_anothers_place_settles_anew(tmp_path: Path) -> None:
+    """Between settling and claim a name may come to stand for another file: that one is not taken."""
+
+    async def play() -> None:
+        box = Inbox(_spool(tmp_path))
+        await box.start()
+        path = box.folder / "a.md"
+        path.write_bytes(b"old")
+        look = inbox.signature(path.lstat())
+        path.unlink()
+        path.write_bytes(b"new, and")
+        box._settled.append(("a.md", look))
+        assert box._claim() == []
+        assert path.exists()
+        await box.stop()
+
+    asyncio.run(play())
+
+
+def test_a_disk_that_fails_for_a_while_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where the folder cannot be worked on, it is told once and tried again; no file is lost."""
+
+    def fail(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.05)) as (box, claims):
+            with monkeypatch.context() as broken:
+                broken.setattr(files, "make_folder", fail)
+                await asyncio.sleep(0.3)  # several scans
+            inbox.drop(box.folder, "a.json", TASK)
+            await claims.until(1)
+
+    asyncio.run(play())
+    told = capfd.readouterr()
+    assert (told.out + told.err).count("the inbox cannot be worked on") == 1
+
+
+def test_an_inbox_that_cannot_be_made(tmp_path: Path) -> None:
+    """Where a file stands in the folder's place, the start fails, and says so."""
+    settings = _spool(tmp_path)
+    (tmp_path / "inbox").write_bytes(b"")
+    with pytest.raises(OSError, match="inbox"):
+        asyncio.run(Inbox(settings).start())
+
+
+def test_drop_never_replaces(tmp_path: Path) -> None:
+    """A name that is taken gets a number; no name escapes the inbox; the file is whole when it is seen."""
+    box = tmp_path / "inbox"
+    assert [inbox.drop(box, "a.json", TASK).name for _ in range(3)] == [
+        *("a.json", "a-2.json", "a-3.json")
+    ]
+    assert inbox.drop(box, "../../.hidden/\0x.json", TASK).parent == box
+    assert not any(p.name.startswith(".") for p in box.iterdir())
+
+
+def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """26 characters, each greater than the one before, also within a millisecond and with the clock set back."""
+    made = [ulid.ulid() for _ in range(5000)]
+    assert all(ulid.PATTERN.fullmatch(u) for u in made)
+    assert made == sorted(set(made))
+    assert abs(ulid.time_of(made[-1]) - time.time()) < 10
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    assert ulid.ulid() > made[-1]

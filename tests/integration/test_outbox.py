@@ -1,0 +1,155 @@
+"""Files that appear whole in the outbox, on real file systems."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchd.records import Batch
+from batchd.spool import files, outbox
+
+
+def _batch(folder: Path) -> Batch:
+    return Batch(name="b", claim="c", outbox=str(folder), request="request.json", received_at=0.0)
+
+
+def test_publish(tmp_path: Path) -> None:
+    """The folder is made, the content whole, nothing else left; what may not be replaced is kept."""
+    path = tmp_path / "outbox/b/001.json"
+    outbox.publish(path, b"one", replace=True)
+    outbox.publish(path, b"two", replace=True)
+    with pytest.raises(FileExistsError):
+        outbox.publish(path, b"three", replace=False)
+    outbox.publish(path.with_name("002.json"), b"new", replace=False)
+    assert path.read_bytes() == b"two"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["001.json", "002.json"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """A failure is raised, the old file stands, and no temporary one is left."""
+    path = tmp_path / "b/001.json"
+    outbox.publish(path, b"old", replace=True)
+
+    def fail(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        files.write_whole(path, fail, replace=True)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["001.json"]
+
+
+def _publish_for_ever(path: Path, letter: bytes) -> None:
+    while True:
+        outbox.publish(path, letter * 300_000, replace=True)
+
+
+def test_readers_see_whole_files_whoever_writes_and_dies(tmp_path: Path) -> None:
+    """Two writers of one file, killed at any point: a reader sees one or the other; the summary clears up."""
+    path = tmp_path / "b/001.json"
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(3):
+        writers = [spawn.Process(target=_publish_for_ever, args=(path, x)) for x in (b"a", b"b")]
+        for writer in writers:
+            writer.start()
+        seen = 0
+        while seen < 20:
+            if path.exists():
+                data = path.read_bytes()
+                assert len(data) == 300_000
+                assert len(set(data)) == 1
+                seen += 1
+        for writer in writers:
+            assert writer.pid
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.join()
+            writer.close()
+    # What a writer that still lives has begun is not for us to clear away.
+    alive = path.with_name(f".002.json.{os.getpid()}-9.tmp")
+    alive.write_bytes(b"")
+    outbox.publish(path.with_name("summary.json"), b"{}", replace=True)
+    assert sorted(p.name for p in path.parent.iterdir()) == [alive.name, "001.json", "summary.json"]
+
+
+def test_the_request_is_moved_and_can_be_moved_again(tmp_path: Path) -> None:
+    """The claimed file lies in its batch's folder, untouched; a second move changes nothing."""
+    claimed = tmp_path / "claimed"
+    claimed.write_bytes(b"\xff not even text")
+    batch = _batch(tmp_path / "outbox")
+    target = outbox.publish_request(claimed, batch)
+    assert target == tmp_path / "outbox/b/request.json"
+    assert outbox.publish_request(claimed, batch) == target
+    assert target.read_bytes() == b"\xff not even text"
+    assert not claimed.exists()
+    target.unlink()
+    with pytest.raises(FileNotFoundError):
+        outbox.publish_request(claimed, batch)
+
+
+@pytest.mark.skipif(
+    Path("/dev/shm").stat().st_dev == Path("/tmp").stat().st_dev, reason="needs two file systems"
+)
+def test_the_request_crosses_file_systems(tmp_path: Path) -> None:
+    """Between file systems it is copied whole, then unlinked, also when a crash had come between."""
+    claimed = Path("/dev/shm") / f"batchd-test-{os.getpid()}"
+    batch = _batch(tmp_path / "outbox")
+    try:
+        for _ in range(2):
+            claimed.write_bytes(b"x" * 3_000_000)
+            target = outbox.publish_request(claimed, batch)
+            assert target.read_bytes() == b"x" * 3_000_000
+            assert not claimed.exists()
+        assert [p.name for p in target.parent.iterdir()] == ["request.json"]
+    finally:
+        claimed.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("task.json", "task"),
+        ("my tasks (1).v2.jsonl", "my-tasks-1-v2"),
+        ("../../etc/passwd", "passwd"),
+        ("-rf .json", "rf"),
+        ("a\nb\x1b[31m.json", "a-b-31m"),
+        ("任务.json", "任务"),
+        ("\udcff.json", "batch"),
+        ("...", "batch"),
+        ("e\u0301.md", "é"),
+        ("x" * 300 + ".json", "x" * 100),
+        ("任" * 50, "任" * 33),
+    ],
+)
+def test_names_of_batches(filename: str, name: str) -> None:
+    """Letters, digits, _ and - at most 100 bytes, cut between characters, whatever the file was called."""
+    assert outbox.batch_name(filename) == name
+
+
+def test_a_rename_without_replacing_works_where_the_kernel_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On file systems without RENAME_NOREPLACE the check is made by hand."""
+    monkeypatch.setattr(files, "_renameat2", lambda: None)
+    outbox.publish(tmp_path / "a", b"1", replace=False)
+    with pytest.raises(FileExistsError):
+        outbox.publish(tmp_path / "a", b"2", replace=False)
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_publishing_needs_nothing_heavy() -> None:
+    """Workers publish: it loads neither pydantic nor watchdog."""
+    script = "import sys; from batchd.spool import outbox; print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert not {"pydantic", "watchdog", "structlog"} & set(out.stdout.split())

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from batchd import config, records
+from batchd.config import sections
+from batchd.errors import ConfigError, NotPossibleError, UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def _problems(path: Path | None, environ: dict[str, str]) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, environ)
+    return {p.place: str(p).removeprefix(f"{p.place}: ") for p in caught.value.problems}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """Return where a test writes its config.toml."""
+    return tmp_path / "config.toml"
+
+
+def test_the_shipped_file_says_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config.toml at top level is the built-in configuration, to the last preset, so neither can drift."""
+    (tmp_path / "config.toml").write_bytes((ROOT / "config.toml").read_bytes())
+    shipped = config.load(tmp_path / "config.toml", {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").unlink()
+    built_in = config.load(None, {"HOME": str(tmp_path)})
+    assert built_in.file == ""
+    assert replace(shipped, file="") == built_in
+
+
+def test_the_shipped_file_has_every_key_with_a_comment() -> None:
+    """Whoever opens config.toml finds each key of each section, and what it means."""
+    text = (ROOT / "config.toml").read_text()
+    for section in fields(sections.Sections):
+        if section.name in {"providers", "models"}:
+            continue
+        kind = section.default_factory
+        table = text.partition(f"\n[{section.name}]")[2].partition("\n[")[0]
+        for key in fields(kind):  # type: ignore[arg-type] # (they are dataclasses)
+            if key.name not in {"ceiling", "compare"}:
+                assert re.search(rf"^{key.name} = .*\S\s+# ", table, re.MULTILINE), key.name
+    openai = text.partition("[providers.openai]")[2].partition("\n[")[0]
+    for key in fields(sections.Provider):
+        assert re.search(rf"^{key.name} = .* # ", openai, re.MULTILINE), key.name
+
+
+def test_every_key_is_documented() -> None:
+    """Each field of each section has a docstring behind it."""
+    tree = ast.parse(Path(sections.__file__).read_text())
+    for cls in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name != "Sections"):
+        for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
+                assert isinstance(after, ast.Expr), ast.unparse(field)
+
+
+def test_everything_wrong_is_told_at_once(written: Path) -> None:
+    """Unknown keys, wrong types and bad values: each with its place, the reason and the nearest key."""
+    written.write_text(
+        '[pool]\nproceses = 3\nagents_per_process = "4"\nrest_s = nan\nmax_attempts = true\n'
+        '[pol]\nx = 1\n[agent]\nmodel = "opnai/x"\n[providers.mine]\nrpm = -1\n'
+        '[models."openai/x"]\noutput = 1\n[limits.ceiling]\ntimout_s = 3\n[cost]\ncompare = ["a", 3]\n'
+        '[sandbox]\nbackend = "docker"\n[spool]\nscan_s = "5"\n[budget]\nper_day_usd = -1.5\nlog = {}\n'
+    )
+    assert _problems(written, {}) == {
+        "[pool] proceses": "there is no such key (do you mean processes?)",
+        "[pool] agents_per_process": "it must be a valid integer",
+        "[pool] rest_s": "it must be a finite number",
+        "[pool] max_attempts": "it must be a valid integer",
+        "[pol]": "there is no such key (do you mean pool?)",
+        "[providers.mine] base_url": "this key is needed",
+        "[providers.mine] rpm": "it must be greater than or equal to 0",
+        '[models."openai/x"] output': (
+            "there is no such key (known are cached_input_usd_per_mtok, context_window,"
+            " input_usd_per_mtok, output_usd_per_mtok)"
+        ),
+        "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",
+        "[cost] compare[1]": "it must be a valid string",
+        "[sandbox] backend": "it must be 'bwrap' or 'none'",
+        "[spool] scan_s": "it must be a valid number",
+        "[budget] per_day_usd": "it must be greater than or equal to 0",
+        "[budget] log": "there is no such key (known are per_day_usd)",
+    }
+
+
+def test_contradictions_are_told(written: Path) -> None:
+    """Models without a provider, addresses that are none, folders within one another."""
+    written.write_text(
+        '[agent]\nmodel = "opnai/x"\n[evaluation]\njudge_model = "gpt"\n'
+        '[providers.mine]\nbase_url = "https://user:secret@host/v1"\n'
+        '[paths]\ninbox = "in"\noutbox = "in/out"\nstate = "in"\n'
+    )
+    found = _problems(written, {})
+    assert found.keys() == {
+        *("[agent] model", "[evaluation] judge_model", "[providers.mine] base_url"),
+        *("[paths] outbox", "[paths] state"),
+    }
+    assert "do you mean openai?" in found["[agent] model"]
+    assert found["[evaluation] judge_model"].startswith("'gpt' is not provider/model")
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "reason"),
+    [
+        (b"[pool]\nprocesses = \n", "line 2, column 13", "Invalid value"),
+        (
+            b"[pool]\nprocesses = 1\nprocesses = 2\n",
+            "line 3, column 14",
+            "Cannot overwrite a value",
+        ),
+        (b"a = '\xff'", "byte 5", "the file is not UTF-8"),
+        (b"a = " + b"[" * 100_000, "", "it is nested too deep"),
+        (None, "", "the file cannot be read: No such file or directory"),
+    ],
+)
+def test_a_broken_file_is_told_by_line_and_column(
+    written: Path, data: bytes | None, place: str, reason: str
+) -> None:
+    """What is no TOML is refused with its place, and a file that is asked for must be there."""
+    if data is not None:
+        written.write_bytes(data)
+    assert _problems(written, {}) == {place: reason}
+
+
+def test_variables_override_every_key(written: Path) -> None:
+    """BATCHD_SECTION__KEY wins over the file and the presets, in nested tables too, each with its type."""
+    written.write_text('[pool]\nprocesses = 2\n[providers.my-server]\nbase_url = "http://a"\n')
+    loaded = config.load(
+        written,
+        {
+            "BATCHD_POOL__PROCESSES": "8",
+            "BATCHD_POOL__REST_S": "1",
+            "BATCHD_SANDBOX__NETWORK": "true",
+            "BATCHD_PROVIDERS__OPENAI__BASE_URL": "http://127.0.0.1:1/v1",
+            "BATCHD_PROVIDERS__MY_SERVER__EXTRA_BODY": '{a = [1, "x"]}',
+            "BATCHD_LIMITS__CEILING__MAX_COST_USD": "2.5",
+            "BATCHD_COST__COMPARE": '["openai/gpt-4"]',
+            "BATCHD_LOG__FILE": "123",
+            "BATCHD_PATHS__INBOX": "elsewhere",
+            "BATCHD_UNRELATED": "x",
+        },
+    )
+    assert (loaded.pool.processes, loaded.pool.rest_s, loaded.sandbox.network) == (8, 1.0, True)
+    assert loaded.providers["openai"].base_url == "http://127.0.0.1:1/v1"
+    assert loaded.providers["my-server"].extra_body == {"a": [1, "x"]}
+    assert loaded.limits.ceiling.max_cost_usd == 2.5
+    assert loaded.cost.compare == ("openai/gpt-4",)
+    assert loaded.log.file == str(written.parent / "123")
+    assert loaded.paths.inbox == str(written.parent / "elsewhere")
+
+
+def test_a_wrong_variable_is_told_by_its_name(written: Path) -> None:
+    """The place of a problem is the variable that brought it, whatever is wrong with it."""
+    written.write_text("")
+    environ = {
+        "BATCHD_POOL__PROCESSES": "many",
+        "BATCHD_POOL__PROCESSS": "1",
+        "BATCHD_POOLS__X": "1",
+        "BATCHD_LOG__LEVEL": "loud",
+        "BATCHD_AGENT__MODEL__X": "1",
+        "BATCHD_PATHS__INBOX": "a\udcff",
+    }
+    assert _problems(written, environ).keys() == environ.keys()
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """./config.toml goes before the user's own; paths are relative to the file, ~ is the home."""
+    own = tmp_path / "home/.config/batchd/config.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('[paths]\ninbox = "~/in"\noutbox = "../out"\n')
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    loaded = config.load(None, {"HOME": str(tmp_path / "home")})
+    assert loaded.file == str(own)
+    assert loaded.paths.inbox == str(tmp_path / "home/in")
+    assert loaded.paths.outbox == str(own.parent.parent / "out")
+    (here / "config.toml").write_text("")
+    assert config.load(None, {"HOME": str(tmp_path / "home")}).file == str(here / "config.toml")
+
+
+def test_keys_come_from_the_environment_a_file_or_nowhere(written: Path) -> None:
+    """A missing key names the variable or file; a credential of systemd is found by its name."""
+    credentials = written.parent / "credentials"
+    credentials.mkdir()
+    (credentials / "deepseek").write_text("sk-from-systemd\n")
+    (written.parent / "key").write_text("sk-from-file\n")
+    written.write_text(
+        '[providers.openrouter]\napi_key_file = "key"\n[providers.deepseek]\napi_key_file = "deepseek"\n'
+        '[providers.anthropic]\napi_key_file = "absent"\n'
+    )
+    environ = {"OPENAI_API_KEY": "sk-secret", "CREDENTIALS_DIRECTORY": str(credentials)}
+    loaded = config.load(written, environ)
+    assert loaded.endpoint("openai").api_key == "sk-secret"
+    assert loaded.endpoint("openrouter").api_key == "sk-from-file"
+    assert loaded.endpoint("deepseek").api_key == "sk-from-systemd"
+    assert loaded.endpoint("ollama").api_key == ""
+    with pytest.raises(NotPossibleError, match=r"anthropic .* the file .*/absent: No such file"):
+        loaded.endpoint("anthropic")
+    with pytest.raises(NotPossibleError, match="set the environment variable OPENAI_API_KEY"):
+        config.load(written, {}).endpoint("openai")
+    with pytest.raises(UsageError, match="no provider 'nobody' is configured"):
+        loaded.endpoint("nobody")
+    (written.parent / "key").write_text("two\nlines")
+    with pytest.raises(NotPossibleError, match="holds no key"):
+        loaded.endpoint("openrouter")
+
+
+def test_no_secret_is_shown(written: Path) -> None:
+    """Neither keys nor headers nor the environment appear in any repr."""
+    written.write_text('[providers.openai]\nheaders = {X-Key = "sk-in-a-header"}\n')
+    loaded = config.load(written, {"OPENAI_API_KEY": "sk-secret"})
+    assert "sk-" not in repr(loaded) + repr(loaded.endpoint("openai"))
+
+
+def test_limits_and_policy_have_the_fields_of_the_records() -> None:
+    """What tasks and workers are told has every field of the records, with the same defaults."""
+    assert sections.Limits().record() == records.Limits()
+    assert config.Config().sandbox_policy() == records.SandboxPolicy()
+    names = {f.name for f in fields(records.Limits)}
+    assert {f.name for f in fields(sections.Caps)} == names
+    assert all(
+        is_dataclass(f.default_factory) or f.name in {"providers", "models"}
+        for f in fields(sections.Sections)
+    )
+
+
+def test_reading_a_configuration_loads_nothing_heavy() -> None:
+    """A process that only handles a Config does not import pydantic, tomli or structlog."""
+    script = "import sys; from batchd import config, log; config.Config(); print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert not {"pydantic", "tomli", "structlog"} & set(out.stdout.split())

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from batchd import log
+from batchd.log import Action
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+    root = logging.getLogger()
+    root.handlers = [h for h in root.handlers if not isinstance(h, log._Library)]
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_is_one_line_of_json_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time, level and event come first; control characters, surrogates and odd values cannot break a line."""
+    log.configure("info", "json")
+    log.get_logger(batch="b", task="001", worker=3).info(
+        Action.TOOL_RAN,
+        command="rm\n\x1b[31m \u202e\ud800",
+        deep=["\ud800", {"x": object}],
+        **{"gen_ai.usage.input_tokens": 12},
+    )
+    log.get_logger().debug(Action.TASK_STARTED)
+    (line,) = _lines(capsys.readouterr().err)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert line["timestamp"].endswith("Z")
+    assert line["event"] == "tool_ran"
+    assert (line["batch"], line["task"], line["worker"]) == ("b", "001", 3)
+    assert line["command"] == r"rm\n\x1b[31m \u202e\ud800"
+    assert line["gen_ai.usage.input_tokens"] == 12
+
+
+def test_keys_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """What looks like a key, in a message or a command, is cut out."""
+    log.configure("info", "json")
+    log.get_logger().info(
+        Action.MODEL_FAILED,
+        message="Incorrect API key provided: sk-proj-abcdefghijklmn",
+        command="curl -H 'Authorization: Bearer abcdefghijklmnop'",
+    )
+    err = capsys.readouterr().err
+    assert "abcdefghijkl" not in err
+    assert err.count("[secret]") == 2
+
+
+def test_columns_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
+    """The console format is for people, and escapes what could steer their terminal."""
+    log.configure("info", "console")
+    log.get_logger().warning(Action.WORKER_DIED, message="\x1b[2Jgone")
+    err = capsys.readouterr().err
+    assert "worker_died" in err
+    assert "\x1b[2J" not in err
+
+
+def test_the_file_survives_logrotate(tmp_path: Path) -> None:
+    """A renamed or deleted log file is made anew at the next line, in JSON; a full disk stops nothing."""
+    path = tmp_path / "batchd.log"
+    log.configure("info", "console", str(path))
+    logger = log.get_logger()
+    logger.info(Action.DAEMON_STARTED)
+    path.rename(tmp_path / "batchd.log.1")
+    logger.info(Action.DAEMON_STOPPING)
+    assert [x["event"] for x in _lines(path.read_text())] == ["daemon_stopping"]
+    assert [x["event"] for x in _lines((tmp_path / "batchd.log.1").read_text())] == [
+        "daemon_started"
+    ]
+    path.unlink()
+    logger.info(Action.CONFIG_RELOADED)
+    assert [x["event"] for x in _lines(path.read_text())] == ["config_reloaded"]
+    log.configure("info", "json", "/dev/full")
+    logger.info(Action.CONFIG_RELOADED)
+
+
+def test_exceptions_and_libraries_speak_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A traceback is a field of its line, and a library's warning is a line of ours."""
+    log.configure("info", "json")
+    try:
+        int("no")
+    except ValueError:
+        log.get_logger().exception(Action.STORE_TROUBLE)
+    logging.getLogger("watchdog").warning("overflow %d", 3)
+    first, second = _lines(capsys.readouterr().err)
+    assert first["exception"].splitlines()[-1].startswith("ValueError: ")
+    assert (second["event"], second["message"]) == ("library_warned", "overflow 3")
+
+
+def test_the_level_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reload of the configuration changes the level of loggers that exist."""
+    log.configure("warning", "json")
+    logger = log.get_logger()
+    logger.info(Action.TASK_STARTED)
+    log.configure("debug", "json")
+    log.get_logger().debug(Action.TASK_FINISHED)
+    assert [x["event"] for x in _lines(capsys.readouterr().err)] == ["task_finished"]

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from batchd import config, records
+from batchd.config import Config
+from batchd.errors import TaskFileError
+from batchd.spool import taskfile, taskspec
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Config:
+    """A configuration with a workspace that is clear of the spool."""
+    for name in ("work/site", "more/deep", "inbox", "outbox", "keys"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "config.toml").write_text(
+        '[workspace]\nroot = "work"\nallow = ["more"]\n[limits]\nmax_calls = 50\n'
+        "[limits.ceiling]\nmax_calls = 200\nmax_tokens = 1000\n"
+        '[providers.openai]\napi_key_file = "keys/openai"\n'
+    )
+    return config.load(tmp_path / "config.toml", {})
+
+
+def _problems(data: Any, spool: Config, name: str = "x.json") -> dict[str, str]:
+    raw = data if isinstance(data, bytes) else json.dumps(data).encode()
+    with pytest.raises(TaskFileError) as caught:
+        taskfile.parse(raw, name, spool)
+    assert all(len(str(p)) < 600 for p in caught.value.problems)
+    return {p.place: str(p).removeprefix(f"{p.place}: ") for p in caught.value.problems}
+
+
+def _tasks(data: Any, spool: Config, name: str = "x.json") -> tuple[records.Task, ...]:
+    raw = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return taskfile.parse(raw, name, spool).tasks
+
+
+def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:
+    """Batch keys are defaults, the task's own win, ids are places, limits come from three layers."""
+    parsed = taskfile.parse(
+        b"""{"model": "deepseek/deepseek-chat", "budget_usd": 5.0, "limits": {"max_cost_usd": 0.50},
+             "env": {"A": "1", "B": "1"}, "tasks": [
+               {"dir": "", "first_prompt": "Write a number guessing game in Python"},
+               {"id": "calc", "dir": "site", "first_prompt": "\xe2\x80\xa6", "check": "node --test", "priority": 5,
+                "after": ["001", "001"], "limits": {"max_calls": 7}, "env": {"B": "2"}, "model": "openai/x",
+                "metadata": {"n": [1, null]}, "tags": ["a"]}]}""",
+        "task.json",
+        spool,
+    )
+    first, second = parsed.tasks
+    assert parsed.budget_usd == 5.0
+    assert first == records.Task(
+        id="001",
+        first_prompt="Write a number guessing game in Python",
+        model="deepseek/deepseek-chat",
+        limits=records.Limits(max_calls=50, max_cost_usd=0.5, max_tokens=1000),
+        env={"A": "1", "B": "1"},
+    )
+    assert second == records.Task(
+        id="calc",
+        first_prompt="…",
+        model="openai/x",
+        dir=str(tmp_path / "work/site"),
+        priority=5,
+        after=("001",),
+        evaluator="none",
+        check="node --test",
+        limits=records.Limits(max_calls=7, max_cost_usd=0.5, max_tokens=1000),
+        env={"A": "1", "B": "2"},
+        tags=("a",),
+        metadata={"n": [1, None]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "prompts"),
+    [
+        (b'[{"first_prompt": "a"}, {"first_prompt": "b"}]', "x.json", ["a", "b"]),
+        (b'{"first_prompt": "a", "budget_usd": 1}', "X.JSON", ["a"]),
+        (b'{"first_prompt": "a", "tasks": [{}, {"first_prompt": "b"}]}', "x.json", ["a", "b"]),
+        (
+            b'\xef\xbb\xbf{"first_prompt": "a"}\r\n\r\n{"first_prompt": "b"}\r\n',
+            "x.jsonl",
+            ["a", "b"],
+        ),
+        ('\ufeff# Title\r\n\r\n{"no": "json"}\r'.encode(), "x.md", ['# Title\n\n{"no": "json"}\n']),
+        (
+            '{"first_prompt": "a\u2028"}\r{"first_prompt": "b"}'.encode(),
+            "x.jsonl",
+            ["a\u2028", "b"],
+        ),
+        (b"just do it", "x.txt", ["just do it"]),
+    ],
+)
+def test_every_form(data: bytes, name: str, prompts: list[str], spool: Config) -> None:
+    """Batch, bare list, single task, a task a line, plain prompt; with BOM, CRLF and lone CR."""
+    assert [t.first_prompt for t in _tasks(data, spool, name)] == prompts
+
+
+def test_ids_are_three_digit_places(spool: Config) -> None:
+    """Without ids the 1st is 001 and the 1000th 1000."""
+    tasks = _tasks([{"first_prompt": "x"}] * 1000, spool)
+    assert (tasks[0].id, tasks[98].id, tasks[999].id) == ("001", "099", "1000")
+
+
+def test_who_evaluates(spool: Config) -> None:
+    """The key as given; else none where there is a check; else what the configuration says."""
+    specs = [{}, {"check": "true"}, {"check": "true", "evaluator": "judge"}, {"evaluator": "none"}]
+    tasks = _tasks([{"first_prompt": "x", **s} for s in specs], spool)
+    assert [t.evaluator for t in tasks] == ["judge", "none", "judge", "none"]
+
+
+def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
+    """One look at a file tells everything: also of a task that has another error already."""
+    found = _problems(
+        {
+            "modell": "x",
+            "limits": {"max_call": 3, "max_calls": 201},
+            "id": "x",
+            "tasks": [
+                {"dir": "..", "first_prompt": " "},
+                {"id": "request", "first_prompt": 3, "limits": {"timeout_s": "x", "max_tokens": 0}},
+                {"id": "a b", "first_promt": "x", "limits": {"call_timeout_s": 0}},
+                {"first_prompt": "x", "after": ["005", "9"]},
+                {
+                    "first_prompt": "x",
+                    "after": ["004"],
+                    "model": "opnai/x",
+                    "network": True,
+                    "env": {"a b": "c", "D": "\0"},
+                    "check": "a\0",
+                    "output_schema": {
+                        "type": "objekt",
+                        "properties": {"x": {"pattern": "("}, "y": {"$ref": "http://169.254.0.1/"}},
+                    },
+                },
+                3,
+                {"id": "004", "first_prompt": "x", "dir": "nope", "priority": 1.5},
+            ],
+        },
+        spool,
+    )
+    assert found == {
+        "modell": "there is no such key (do you mean model?)",
+        "id": found["id"],
+        "limits.max_call": "there is no such key (do you mean max_calls?)",
+        "tasks[0].dir": f"{tmp_path} lies outside of [workspace] root and allow",
+        "tasks[0].first_prompt": "this key is needed",
+        "tasks[1].id": "'request' is reserved for a file of the batch",
+        "tasks[1].first_prompt": "it must be a valid string",
+        "tasks[1].limits.timeout_s": "it must be a valid number",
+        "tasks[2].id": "it must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
+        "tasks[2].first_promt": "there is no such key (do you mean first_prompt?)",
+        "tasks[2].first_prompt": "this key is needed",
+        "tasks[2].limits.call_timeout_s": "it must be greater than 0",
+        "tasks[3].after": "the tasks wait for each other: 004 → 005 → 004",
+        "tasks[3].after[1]": "no task has the id '9'",
+        "tasks[4].model": (
+            "no provider 'opnai' is configured (do you mean openai?"
+            " known are anthropic, deepseek, local, ollama, openai, openrouter)"
+        ),
+        "tasks[4].network": "[sandbox] network does not allow it",
+        "tasks[4].env['a b']": "a variable's name is letters, digits and _, and begins with no digit",
+        "tasks[4].env.D": "it cannot hold a NUL character",
+        "tasks[4].check": "it cannot hold a NUL character",
+        "tasks[4].output_schema.type": (
+            "it is no valid JSON Schema: 'objekt' is not valid under any of the given schemas"
+        ),
+        "tasks[4].output_schema.properties.x.pattern": (
+            "it is no valid JSON Schema: '(' is not a 'regex'"
+        ),
+        "tasks[4].output_schema.properties.y['$ref']": "it must lie in this schema (#/$defs/…)",
+        "tasks[5]": "it must be an object",
+        "tasks[6].dir": f"{tmp_path}/work/nope does not exist",
+        "tasks[6].priority": "it must be a valid integer",
+        "tasks[6].id": (
+            "the task at place 4 has the id '004' too (without an id, its 3-digit place is its id)"
+        ),
+    }
+
+
+def test_ceilings_bind(spool: Config) -> None:
+    """A file may not ask for more than [limits.ceiling], nor for no limit; defaults are lowered."""
+    found = _problems({"first_prompt": "x", "limits": {"max_calls": 201, "max_tokens": 0}}, spool)
+    assert found == {
+        "limits.max_calls": "201 is above [limits.ceiling], 200",
+        "limits.max_tokens": "no limit is above [limits.ceiling], 1,000",
+    }
+    (task,) = _tasks({"first_prompt": "x"}, spool)
+    assert (task.limits.max_calls, task.limits.max_tokens) == (50, 1000)
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "told"),
+    [
+        ('{"tasks": [{"first_prompt": "x",}]}', "line 1, column 33", "remove that comma"),
+        ('[\n  {"first_prompt": "x"},\n]', "line 3, column 1", "remove that comma"),
+        ("{'a': 1}", "line 1, column 2", "double quotes"),
+        ('{"a": 1 // why\r\n}', "line 1, column 9", "no comments"),
+        ("{\u201ctasks\u201d: []}", "line 1, column 2", "typographic"),
+        ("{tasks: []}", "line 1, column 2", 'write "tasks"'),
+        ('{"a": True}', "line 1, column 7", "write true"),
+        ('{"a": "x\ny"}', "line 1, column 9", r"write \n"),
+        ('{"a":\r\n "x', "line 2, column 2", 'a closing " is missing'),
+        ('{"a": "c:\\d"}', "line 1, column 10", r"write \\"),
+        ('{"a": 1}\n{"a": 2}', "line 2, column 1", "name the file .jsonl"),
+        ('{"a": 1 "b": 2}', "line 1, column 9", "a comma is missing"),
+        ('{"a" 1}', "line 1, column 6", "a colon is missing"),
+        ('{"tasks": [', "line 1, column 12", "cut off"),
+        (" \n", "", "the file is empty"),
+        ('"x"', "", "it must be an object"),
+        ("[]", "tasks", "the file holds no task"),
+        ('{"task": []}', "tasks", "here is 'task'"),
+        ('{"tasks": {}}', "tasks", "it must be a list"),
+        ('[{"first_prompt": "a", "first_prompt": "b"}]', "[0].first_prompt", "given twice"),
+        (r'{"first_prompt": "\ud83d"}', "first_prompt", r"holds \ud83d, half of a surrogate pair"),
+        ('{"first_prompt": "a", "metadata": {"b": NaN}}', "metadata.b", "NaN"),
+        (
+            '{"first_prompt": "a", "limits": {"timeout_s": 1e999}}',
+            "limits.timeout_s",
+            "beyond 1e308",
+        ),
+        ('{"tasks": [' + "1" * 5000 + "]}", "", "a number of more than 4300 digits"),
+        ("[" * 100_000, "", "nested too deep"),
+        ('{"a":' * 100_000, "", "nested too deep"),
+        (
+            '[{"first_prompt": "a", "metadata": {"a": ' + "[" * 200 + "]" * 200 + "}}]",
+            "[0].metadata.a",
+            "nested deeper than 64 levels",
+        ),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_mend(
+    source: str, place: str, told: str, spool: Config
+) -> None:
+    """The commonest mistakes are named with line, column and mend; nothing crashes, nothing is guessed."""
+    found = _problems(source.encode(), spool)
+    if sys.version_info >= (3, 13) and "remove that comma" in told:
+        (found_at,) = found  # newer Pythons point at the comma itself
+        assert found_at.startswith("line ")
+        place = found_at
+    assert place in found
+    assert told in found[place]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "place", "told"),
+    [
+        ("{}".encode("utf-16"), "x.json", "", "the file is UTF-16 (save it as UTF-8)"),
+        ('{"a": 1}'.encode("utf-16-be"), "x.json", "", "the file is UTF-16 (save it as UTF-8)"),
+        (b"\x7fELF" + bytes(range(1, 30)) + b"\0" + b"x" * 100, "x.md", "", "the file is not text"),
+        ('{\n"a": "é"}'.encode("latin-1"), "x.json", "line 2, column 7", "byte 0xe9 is not UTF-8"),
+        (b"tasks: []", "x.yaml", "", "the ending '.yaml' is not known"),
+        (b"", "x.md", "", "the file is empty"),
+    ],
+)
+def test_other_encodings_and_endings_are_named(
+    data: bytes, name: str, place: str, told: str, spool: Config
+) -> None:
+    """What is not UTF-8, not text or of no known form is refused by its name."""
+    assert told in _problems(data, spool, name)[place]
+
+
+def test_lines_are_told_by_their_numbers(spool: Config) -> None:
+    """A broken line keeps its place, so that ids and the other lines are judged as meant."""
+    data = b'{"first_prompt": "a"}\n\n{"first_prompt":}\n{"first_prompt": "c", "x": 1, "after": ["002"]}\n'
+    found = _problems(data, spool, "x.jsonl")
+    assert set(found) == {"line 3, column 17", "line 4, x"}
+
+
+def test_long_chains_and_many_errors(spool: Config) -> None:
+    """20,000 tasks in one chain, and in one circle, need no deep stack; a flood of errors is cut."""
+    chain = [{"first_prompt": "x", "after": [f"{i:03d}"] if i else []} for i in range(20_000)]
+    assert len(_tasks(chain, spool)) == 20_000
+    chain[0]["after"] = ["20000"]
+    (told,) = _problems(chain, spool).values()
+    assert told.count("→") == 11
+    found = _problems([{"first_prompt": "x", "x": 1}] * 1000, spool)
+    assert len(found) == taskfile.MAX_PROBLEMS + 1
+    assert found[""] == "and 800 more errors"
+
+
+def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> None:
+    """Nothing that equals, holds or lies in inbox, outbox, state, configuration or key files; no way out."""
+    work = tmp_path / "work"
+    for name, target in {
+        "out": tmp_path / "more/deep",
+        "in": tmp_path / "inbox",
+        "etc": Path("/etc"),
+    }.items():
+        (work / name).symlink_to(target)
+    (work / "loop").symlink_to("loop")
+    (work / "file").write_text("")
+
+    def refused(directory: str, **keys: Any) -> str:
+        return _problems({"first_prompt": "x", "dir": directory, **keys}, spool).get("dir", "")
+
+    def real(directory: str) -> str:
+        return _tasks({"first_prompt": "x", "dir": directory}, spool)[0].dir
+
+    assert real("site") == real(str(work / "site/../site/")) == str(work / "site")
+    assert real(".") == str(work)
+    assert real("out") == real(str(tmp_path / "more/deep")) == str(tmp_path / "more/deep")
+    outside = "lies outside of [workspace] root and allow"
+    assert outside in refused("etc")
+    assert outside in refused("../outbox")
+    assert outside in refused("/")
+    assert outside in refused(str(work) + "-2")
+    assert "is no directory" in refused("file")
+    assert "does not exist" in refused("loop")
+    assert "NUL" in refused("a\0b")
+    # With the workspace around everything, the spool itself still is nobody's.
+    spool = replace(spool, workspace=config.sections.Workspace(root=str(tmp_path)))
+    (tmp_path / ".batchd").mkdir()
+    (tmp_path / "keys/openai").write_text("sk")
+    assert real("work") == str(work)
+    assert refused(".") == f"{tmp_path} holds the inbox folder"
+    assert refused("work/in") == f"{tmp_path}/inbox is the inbox folder"
+    assert refused("outbox/a/001") == f"{tmp_path}/outbox/a/001 lies in the outbox folder"
+    assert refused(".batchd") == f"{tmp_path}/.batchd is the state folder"
+    assert refused("keys") == f"{tmp_path}/keys holds a key file"
+    assert "holds" in refused(str(tmp_path.parent)) or outside in refused(str(tmp_path.parent))
+    spool = replace(spool, file=str(work / "site/config.toml"))
+    assert refused("work/site") == f"{work}/site holds the configuration"
+
+
+def test_a_directory_that_another_task_makes(spool: Config) -> None:
+    """What does not exist yet is taken only where the task waits for others, which may make it."""
+    tasks = [
+        {"first_prompt": "x", "dir": "site"},
+        {"first_prompt": "x", "dir": "site/new", "after": ["001"]},
+    ]
+    assert _tasks(tasks, spool)[1].dir.endswith("/site/new")
+    del tasks[1]["after"]
+    assert set(_problems(tasks, spool)) == {"[1].dir"}
+
+
+def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
+    """2 GB are refused by their size, unread; links, FIFOs and folders by their kind, without hanging."""
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as file:
+        file.truncate(2 << 30)
+    (tmp_path / "link.json").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "fifo.json")
+    (tmp_path / "folder.json").mkdir()
+    for name, told in {
+        "huge.json": "2,147.5 MB, [spool] max_file_bytes allows 1.0",
+        "link.json": "cannot be read",
+        "fifo.json": "no regular file",
+        "folder.json": "no regular file",
+        "absent.json": "No such file",
+    }.items():
+        with pytest.raises(TaskFileError, match=told.replace("[", r"\[")):
+            taskfile.read(tmp_path / name, 1_000_000)
+
+
+def test_the_schema_describes_what_is_taken(spool: Config) -> None:
+    """`batchd schema task`: valid itself, takes what parse takes, refuses typos, documents every key."""
+    schema = taskfile.schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for good in (
+        [{"first_prompt": "x", "limits": {"max_calls": 3}}],
+        {"first_prompt": "x"},
+        {"budget_usd": 3, "tasks": [{"id": "a", "first_prompt": "x", "after": []}]},
+    ):
+        assert validator.is_valid(good)
+        assert _tasks(good, spool)
+    assert not validator.is_valid([{"first_promt": "x"}])
+    for model in ("BatchSpec", "TaskSpec", "Limits"):
+        for key, value in schema["$defs"][model]["properties"].items():
+            assert value.get("description") or "$ref" in str(value), key
+
+
+def test_limits_of_the_file_are_those_of_the_records() -> None:
+    """A task's limits have every field of the records."""
+    assert taskspec.Limits.model_fields.keys() == records.Limits.__dataclass_fields__.keys()
