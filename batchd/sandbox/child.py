@@ -1,9 +1,7 @@
-"""One child process and all that it starts: how it is leashed, killed and waited for.
+"""One child process and all that it starts: how it is watched, killed and waited for.
 
-Nothing that a command started may live on: not after a time limit, not after the command's own
-end, not when the worker itself is killed at any moment. bwrap's ``--die-with-parent`` covers most
-of it, but neither bwrap's first milliseconds (it asks for that signal late) nor the time from its
-own end to the death of the last process inside.
+Nothing that a command started may live on: not after a time limit, and not after the command's own
+end. bwrap ends before the last process inside is dead, so the end of bwrap is not enough.
 """
 
 from __future__ import annotations
@@ -11,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import functools
 import os
 import re
 import resource
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 
 from batchd.errors import SandboxError
+from batchd.sandbox.guard import guard
 
 _PR_SET_CHILD_SUBREAPER = 36
-_F_SETSIG = 10
 #: How long the death of a killed process may take (seconds); only a stuck file system needs it.
 _DYING_S = 10.0
 _POLL_S = 0.001
@@ -43,42 +41,14 @@ def prepare_process() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class Leash:
-    """Kills its wearer the moment this process is gone, whatever killed it.
-
-    When the last write end of the pipe closes, the kernel sends SIGKILL to the owner of the read end. That
-    end must stay open on the other side: bwrap's ``--sync-fd`` keeps it for as long as the sandbox lives.
-    """
-
-    def __init__(self) -> None:
-        #: For the wearer.
-        self.end, self._held = os.pipe()
-
-    def put_on(self, owner: int) -> None:
-        """Bind a process or, by a negative number, a process group, in place of the one before."""
-        fcntl.fcntl(self.end, fcntl.F_SETOWN, owner)
-        fcntl.fcntl(self.end, _F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(self.end, fcntl.F_SETFL, fcntl.fcntl(self.end, fcntl.F_GETFL) | os.O_ASYNC)
-
-    def close(self) -> None:
-        """Close both ends, once the wearer is dead."""
-        os.close(self.end)
-        os.close(self._held)
-
-
 class Child:
     """A running child, the leader of its own process group; to be ended in any case."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        status: int | None = None,
-        leash: Leash | None = None,
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], status: int | None = None) -> None:
+        guard().watch(process.pid)
         self._process = process
         self._status = status
         self._reports = status is not None
-        self._leash = leash
         self._report = b""
         #: The first process inside the sandbox, as the outside numbers it.
         self._inner: int | None = None
@@ -114,29 +84,59 @@ class Child:
         try:
             self._kill()
             cancelled = await _dead(self._process.pid)
-            if self._process.poll() is None:
+            if _running(os.P_PID, self._process.pid, os.WNOWAIT):
                 raise SandboxError("a command cannot be killed: it hangs in the kernel")
             self._read_status()
+            self._reap()
             if self._inner is None:
-                await self._reap_group()
-            elif _alive(os.P_PID, self._inner):
-                # Our child now, and not waited for: the number is still its own.
-                os.kill(self._inner, signal.SIGKILL)
-                cancelled = await _dead(self._inner) or cancelled
-                _alive(os.P_PID, self._inner)
+                cancelled = await self._end_group() or cancelled
+            else:
+                cancelled = await self._end_inner(self._inner) or cancelled
         finally:
             self.close()
         if cancelled:
             raise asyncio.CancelledError
 
+    async def _end_inner(self, inner: int) -> bool:
+        """Kill what is left of the sandbox by killing its first process."""
+        cancelled = False
+        if _running(os.P_PID, inner, os.WNOWAIT):
+            # Our child since bwrap is gone, and not waited for: the number is still its own.
+            os.kill(inner, signal.SIGKILL)
+            cancelled = await _dead(inner)
+        guard().forget(inner)
+        _running(os.P_PID, inner)
+        return cancelled
+
+    async def _end_group(self) -> bool:
+        """Wait for what was killed with the child: a plain command's processes, or an inner one not yet reported."""
+        cancelled = False
+        deadline = time.monotonic() + _DYING_S
+        while (running := _running(os.P_PGID, self._process.pid)) is not None:
+            if time.monotonic() > deadline:
+                break
+            if running:
+                try:
+                    await asyncio.sleep(_POLL_S)
+                except asyncio.CancelledError:
+                    cancelled = True
+        return cancelled
+
     def end_now(self) -> None:
         """Wait for a short command's own end, without a loop."""
+        descriptor = os.pidfd_open(self._process.pid)
         try:
-            self._process.wait(_DYING_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            self._process.wait()
+            if not select.select([descriptor], [], [], _DYING_S)[0]:
+                self._kill()
+                select.select([descriptor], [], [], _DYING_S)
+        finally:
+            os.close(descriptor)
         self._read_status()
+        self._reap()
+        if self._inner is not None:
+            # Dying with bwrap, and ours to wait for only where this process adopts orphans.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._inner, 0)
         self.close()
 
     def close(self) -> None:
@@ -144,9 +144,6 @@ class Child:
         if self._status is not None:
             os.close(self._status)
             self._status = None
-        if self._leash is not None:
-            self._leash.close()
-            self._leash = None
 
     def _kill(self) -> None:
         # Not waited for yet, so the number is still its own. bwrap's inner process leaves this
@@ -156,10 +153,10 @@ class Child:
 
     def _on_status(self) -> None:
         self._read_status()
+        if self._inner is not None:
+            guard().watch(self._inner)
         if self._status is not None:
             asyncio.get_running_loop().remove_reader(self._status)
-        if self._leash is not None and self._inner is not None:
-            self._leash.put_on(self._inner)
 
     def _read_status(self) -> None:
         """Take in what bwrap has said so far: first its inner process, at the end the exit code."""
@@ -167,24 +164,20 @@ class Child:
             return
         with contextlib.suppress(BlockingIOError):
             self._report += os.read(self._status, 4096)
-        if found := _INNER.search(self._report):
+        if self._inner is None and (found := _INNER.search(self._report)):
             self._inner = int(found[1])
 
-    async def _reap_group(self) -> None:
-        """Reap the inner process of a bwrap that was killed before it could report it."""
-        if self._status is None:
-            return
-        deadline = time.monotonic() + _DYING_S
-        while _alive(os.P_PGID, self._process.pid) and time.monotonic() < deadline:  # noqa: ASYNC110 (a group has no pidfd to wait for)
-            await asyncio.sleep(_POLL_S)
+    def _reap(self) -> None:
+        guard().forget(self._process.pid)
+        self._process.poll()
 
 
-def _alive(kind: int, number: int, options: int = 0) -> bool:
-    """Return whether a child of this process, or of its group, still runs; one that does not is reaped."""
+def _running(kind: int, number: int, options: int = 0) -> bool | None:
+    """Return whether a child of this process, or of its group, runs; one that does not is reaped. None: there is none."""
     try:
         return os.waitid(kind, number, os.WEXITED | os.WNOHANG | options) is None
     except ChildProcessError:
-        return False
+        return None
 
 
 @contextlib.contextmanager
@@ -208,7 +201,7 @@ def _settle(ended: asyncio.Future[None]) -> None:
 
 async def _dead(pid: int) -> bool:
     """Wait for the death of a killed child, and return whether this was cancelled meanwhile."""
-    if not _alive(os.P_PID, pid, os.WNOWAIT):
+    if not _running(os.P_PID, pid, os.WNOWAIT):
         return False
     clock = asyncio.get_running_loop().time
     deadline = clock() + _DYING_S

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from batchd.sandbox.bwrap import TASK, View, encoded
-from batchd.sandbox.child import Child, Leash
+from batchd.sandbox.child import Child
 
 #: Where memory runs out, the kernel takes a command before it takes the daemon.
 _OOM_SCORE = "800"
@@ -38,14 +38,12 @@ def sandboxed(
     The sandbox ends with the thread that calls this, so call it from one that stays.
     """
     with contextlib.ExitStack() as passed, contextlib.ExitStack() as kept:
-        leash = Leash()
-        kept.callback(leash.close)
         status, status_end = os.pipe()
         kept.callback(os.close, status)
         passed.callback(os.close, status_end)
         os.set_blocking(status, False)
-        options = ["--sync-fd", str(leash.end), "--json-status-fd", str(status_end)]
-        descriptors = [leash.end, status_end, directory]
+        options = ["--json-status-fd", str(status_end)]
+        descriptors = [status_end, directory]
         for words, data, path in _contents(view):
             descriptor = memory_file(data)
             passed.callback(os.close, descriptor)
@@ -62,12 +60,11 @@ def sandboxed(
             output=output,
             descriptors=(*descriptors, wanted),
         )
-        child = Child(process, status, leash)
+        child = Child(process, status)
         kept.pop_all()
-        # bwrap waits for its arguments: whenever this process dies, the child is either leashed or
-        # without them. One that is dead already says so at its end.
+        # bwrap waits for its arguments: whenever this process dies, the child is either known to the
+        # guard or without them. One that is dead already says so at its end.
         with contextlib.suppress(ProcessLookupError, BrokenPipeError):
-            leash.put_on(-process.pid)
             for kind, value in view.limits:
                 resource.prlimit(process.pid, kind, (value, value))
             _fill(arguments, encoded(options) + view.options)

@@ -1,0 +1,399 @@
+"""What hostile commands try from inside the sandbox, against a batchd that runs as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parents[2]
+SECRET = "sk-secret-of-the-operator-4711"
+AS_ROOT = os.geteuid() == 0
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+
+#: Runs commands in a fresh sandbox, as JSON tells it, and tells how they ended.
+DRIVER = """
+import asyncio, json, os, sys
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Sandbox
+asked = json.load(sys.stdin)
+async def main():
+    sandbox = Sandbox(SandboxPolicy(**asked["policy"]))
+    opening = sandbox.open(asked["folder"], fresh=True, network=asked["network"], env=asked["env"])
+    with await opening as place:
+        ends = [await place.run(argv, timeout_s=asked["timeout_s"]) for argv in asked["commands"]]
+        print(json.dumps([[e.exit_code, e.output, e.timed_out, e.seconds] for e in ends]))
+asyncio.run(main())
+"""
+
+
+class Attack:
+    """Commands in sandboxes of a batchd of its own, with a key in its environment."""
+
+    def __init__(self, python: Sequence[str], source: Path, folder: Path) -> None:
+        self._python = python
+        self._source = source
+        #: The task's directory, fresh.
+        self.folder = folder / "task"
+
+    def run(
+        self,
+        *commands: str | Sequence[str],
+        env: Mapping[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
+        network: bool = False,
+        timeout_s: float = 20.0,
+        descriptors: Sequence[int] = (),
+    ) -> list[tuple[int | None, str, bool, float]]:
+        """Run each (a string in a shell) and return exit code, output, whether time ran out, and seconds."""
+        asked = {
+            "folder": str(self.folder),
+            "env": env or {},
+            "policy": policy or {},
+            "network": network,
+            "timeout_s": timeout_s,
+            "commands": [["bash", "-c", c] if isinstance(c, str) else c for c in commands],
+        }
+        ended = subprocess.run(
+            [*self._python, "-c", DRIVER],
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            check=False,
+            timeout=100,
+            cwd=self._source,
+            env={**os.environ, "OPENAI_API_KEY": SECRET, "PYTHONPATH": str(self._source)},
+            pass_fds=descriptors,
+        )
+        assert ended.returncode == 0, ended.stderr.decode()
+        return [tuple(end) for end in json.loads(ended.stdout)]
+
+    def python(self, code: str, **options: Any) -> str:
+        """Run Python code inside; it must end well; return what it printed."""
+        [(exit_code, output, _, _)] = self.run(["python3", "-c", code], **options)
+        assert exit_code == 0, output
+        return output
+
+
+def _open_to_all() -> Path:
+    return Path(tempfile.mkdtemp(prefix="batchd-attack-"))
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Path]:
+    """The sandbox's code where every user can read it: the checkout may be private."""
+    folder = _open_to_all()
+    package = folder / "batchd"
+    package.mkdir()
+    for name in ("__init__.py", "records.py", "errors.py"):
+        shutil.copy(HERE / "batchd" / name, package)
+    shutil.copytree(HERE / "batchd" / "sandbox", package / "sandbox")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["root", "unprivileged"] if AS_ROOT else ["unprivileged"])
+def attack(request: pytest.FixtureRequest, source: Path) -> Iterator[Attack]:
+    """An attack on a batchd that runs as root, or as an ordinary user."""
+    python = [sys.executable]
+    if AS_ROOT and request.param == "unprivileged":
+        python = [*NOBODY, "/usr/bin/python3"]
+        if subprocess.run([*python, "-c", "import enum; enum.StrEnum"], check=False).returncode:
+            pytest.skip("no Python 3.11 that an ordinary user could run")
+    folder = _open_to_all()
+    folder.chmod(0o777)
+    yield Attack(python, source, folder)
+    shutil.rmtree(folder)
+
+
+def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:
+    """Neither in any /proc/*/environ or cmdline nor in the environment; nor is the task's own env in a command line."""
+    found = attack.python(
+        "import glob\n"
+        "for path in glob.glob('/proc/[0-9]*/*') + glob.glob('/proc/[0-9]*/task/*/environ'):\n"
+        "    if path.split('/')[-1] in ('environ', 'cmdline', 'maps', 'comm', 'mountinfo'):\n"
+        "        try: print(path, open(path, 'rb').read())\n"
+        "        except OSError as error: print(path, error.errno)\n",
+        env={"TASK_TOKEN": "task-token-42"},
+    )
+    assert "/proc/1/" in found
+    assert SECRET not in found
+    lines = [line for line in found.splitlines() if "/cmdline" in line]
+    assert not any("task-token-42" in line for line in lines)
+    assert len({line.split("/")[2] for line in lines}) <= 4, "the host's processes are visible"
+
+
+def test_nothing_of_the_host_is_writable_or_can_be_made_so(attack: Attack) -> None:
+    """Remounting is refused; /, /usr, /etc, /dev and /proc/sys take no file; the host's secrets are not there."""
+    marker = Path("/usr/batchd-was-here")
+    ends = attack.run(
+        "mount -o remount,bind,rw /usr; mount -t tmpfs none /task; umount /usr; umount -l /proc",
+        f"touch {marker}",
+        "echo x > /etc/passwd",
+        "touch /x",
+        "touch /dev/x",
+        "mknod /task/sda b 8 0",
+        "echo 1 > /proc/sys/kernel/panic",
+        "echo c > /proc/sysrq-trigger",
+        "ls /root /home /work /srv /var/lib /sys /boot",
+        "cat /etc/shadow /proc/kcore",
+        "chroot / true",
+        "pivot_root . .",
+    )
+    assert all(exit_code != 0 for exit_code, *_ in ends), ends
+    assert not marker.exists()
+    assert "cannot access" in ends[8][1]
+
+
+def test_no_privilege_can_be_gained(attack: Attack) -> None:
+    """No capability, no setuid program, no other user, no new namespace."""
+    status, become, *namespaces = attack.run(
+        "cat /proc/self/status; id -u",
+        ["python3", "-c", "import os\nfor n in (0, 1):\n  os.setuid(n)"],
+        "unshare -Ur id",
+        "unshare -m true",
+        "unshare -n true",
+        "su -c id; sudo id; pkexec id; find / -xdev -perm -4000 -exec {} -c id ';' 2>&1 | grep uid=0",
+        ["python3", "-c", "import os; os.chown('/task', 0, 0)"],
+        "cp /bin/bash /task/b && chmod 6755 /task/b && /task/b -pc 'id -u' | grep -x 0",
+        ["nsenter", "-t", "1", "-m", "true"],
+        "echo 1 > /proc/1/oom_score_adj; kill -9 1; kill -9 -1; echo survived >&2; exit 9",
+    )
+    lines = dict(line.split(":\t") for line in status[1].splitlines() if ":\t" in line)
+    for caps in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(lines[caps], 16) == 0
+    assert lines["NoNewPrivs"] == "1"
+    assert lines["Seccomp"] == "2"
+    assert status[1].splitlines()[-1] != "0"
+    assert lines["Groups"].split() in ([], ["65534"])
+    assert become[0] == 1
+    assert all(exit_code != 0 for exit_code, *_ in namespaces), namespaces
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
+def test_dangerous_system_calls_are_refused(attack: Attack) -> None:
+    """By the filter, under their numbers, whatever the arguments; new namespaces by clone too; 32-bit calls kill."""
+    code = """
+import ctypes, json
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*args):
+    ctypes.set_errno(0)
+    given = [ctypes.c_long(a) for a in args]
+    return libc.syscall(*given) and ctypes.get_errno()
+calls = {
+    "ptrace": (101, 0, 0, 0, 0), "process_vm_readv": (310, 1, 0, 0, 0, 0, 0), "bpf": (321, 0, 0, 0),
+    "keyctl": (250, 0, -3, 1), "add_key": (248, 0, 0, 0, 0, -3), "userfaultfd": (323, 1),
+    "io_uring_setup": (425, 1, 0), "io_uring_enter": (426, -1, 0, 0, 0, 0, 0), "io_uring_register": (427, -1, 0, 0, 0),
+    "perf_event_open": (298, 0, 0, -1, -1, 0), "mount": (165, 0, 0, 0, 0, 0), "umount2": (166, 0, 0),
+    "fsopen": (430, 0, 0), "open_tree": (428, -100, 0, 0), "move_mount": (429, -1, 0, -1, 0, 0),
+    "mount_setattr": (442, -1, 0, 0, 0, 0), "setns": (308, -1, 0), "unshare": (272, 0x10000000), "unshare0": (272, 0),
+    "clone": (56, 0x10000000 | 17, 0, 0, 0, 0), "clone_net": (56, 0x40000000 | 17, 0, 0, 0, 0),
+    "clone_high": (56, (1 << 40) | 0x20000000 | 17, 0, 0, 0, 0), "open_by_handle_at": (304, -1, 0, 0),
+    "kexec_load": (246, 0, 0, 0, 0), "init_module": (175, 0, 0, 0), "syslog": (103, 3, 0, 0), "kcmp": (312, 1, 1, 0, 0, 0),
+    "pidfd_getfd": (438, -1, 0, 0), "fanotify_init": (300, 0, 0), "quotactl": (179, 0, 0, 0, 0), "acct": (163, 0),
+}
+print(json.dumps({name: call(*args) for name, args in calls.items()} | {"clone3": call(435, 0, 0), "x32": call(0x40000000 | 39)}))
+"""
+    answers = json.loads(attack.python(code))
+    assert (answers.pop("clone3"), answers.pop("x32")) == (errno.ENOSYS, errno.ENOSYS)
+    assert {name: number for name, number in answers.items() if number != errno.EPERM} == {}
+    legacy = (
+        "import ctypes, mmap\n"
+        "m = mmap.mmap(-1, 4096, prot=7)\n"
+        "m.write(bytes.fromhex('b814000000cd80c3'))\n"  # mov eax, 20 (getpid); int 0x80; ret
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()\n"
+    )
+    [(exit_code, *_)] = attack.run(["python3", "-c", legacy])
+    assert exit_code == 128 + 31, "killed by SIGSYS"
+
+
+def test_the_network_and_the_sockets_of_the_host_are_out_of_reach(attack: Attack) -> None:
+    """Loopback, abstract and file sockets, and odd families; its own loopback works."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as loopback,
+        contextlib.closing(socket.socket(socket.AF_UNIX)) as abstract,
+    ):
+        name = f"batchd-{os.getpid()}-{id(attack)}"
+        abstract.bind("\0" + name)
+        abstract.listen()
+        code = f"""
+import errno, json, socket
+def tried(family, kind, address, protocol=0):
+    try:
+        with socket.socket(family, kind, protocol) as s:
+            s.settimeout(3)
+            s.connect(address) if address else None
+        return "open"
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+own = socket.create_server(("127.0.0.1", 0))
+print(json.dumps([
+    tried(socket.AF_INET, 1, ("127.0.0.1", {loopback.getsockname()[1]})),
+    tried(socket.AF_UNIX, 1, "\\0{name}"),
+    tried(socket.AF_UNIX, 1, "/run/systemd/private"),
+    tried(socket.AF_UNIX, 1, "/var/run/docker.sock"),
+    tried(socket.AF_INET, 1, ("1.1.1.1", 80)),
+    *(tried(family, kind, None, protocol) for family, kind, protocol in
+      [(40, 1, 0), (38, 5, 0), (17, 3, 0), (31, 1, 0), (29, 3, 1), (30, 1, 0), (16, 3, 12), (21, 5, 0), (44, 3, 0)]),
+    tried(socket.AF_INET, 1, own.getsockname()),
+    tried(socket.AF_NETLINK, 3, None),
+]))
+"""
+        *refused, own, route = json.loads(attack.python(code))
+    assert refused[:5] == ["ECONNREFUSED", "ECONNREFUSED", "ENOENT", "ENOENT", "ENETUNREACH"]
+    assert set(refused[5:]) == {"EAFNOSUPPORT"}
+    assert (own, route) == ("open", "open")
+
+
+def test_nobody_types_into_the_operators_terminal(attack: Attack) -> None:
+    """TIOCSTI and TIOCLINUX are refused, also with high bits set; there is no controlling terminal at all."""
+    code = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+master, slave = os.openpty()
+for request in (0x5412, 0x541C, (1 << 32) | 0x5412):
+    letter = ctypes.c_char(b"x")
+    ended = libc.syscall(ctypes.c_long(16 if os.uname().machine == "x86_64" else 29), ctypes.c_long(slave),
+                         ctypes.c_ulong(request), ctypes.byref(letter))
+    assert (ended, ctypes.get_errno()) == (-1, errno.EPERM), request
+try:
+    os.open("/dev/tty", os.O_RDWR)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    assert attack.python(code) == "ENXIO\n"
+
+
+def test_no_descriptor_is_inherited(attack: Attack) -> None:
+    """Whatever batchd has open, inheritable or not, a command has three descriptors."""
+    with Path("/etc/hostname").open() as file:
+        fcntl.fcntl(file, fcntl.F_SETFD, 0)
+        listed = attack.python(
+            "import os\nfor n in os.listdir('/proc/self/fd'):\n"
+            "  try: print(n, os.readlink(f'/proc/self/fd/{n}'))\n  except OSError: pass\n",
+            descriptors=[file.fileno()],
+        )
+    places = dict(line.split(" ", 1) for line in listed.splitlines())
+    assert set(places) == {"0", "1", "2"}
+    assert places["0"] == "/dev/null"
+    assert places["1"] == places["2"]
+    assert places["1"].startswith("pipe:")
+
+
+def test_limits_hold(attack: Attack) -> None:
+    """Memory, file size, /tmp, /dev/shm, core files; a fork bomb is counted, and dies with its command."""
+    policy = {
+        "max_memory_bytes": 256 << 20,
+        "max_file_bytes": 8 << 20,
+        "tmp_bytes": 4 << 20,
+        "max_processes": 4 if AS_ROOT else 40,
+    }
+    memory, size, tmp, shm, core, bomb, after = attack.run(
+        ["python3", "-c", "x = bytearray(1 << 30)"],
+        "head -c 20000000 /dev/zero > big; wc -c < big",
+        "head -c 6000000 /dev/zero > /tmp/big",
+        "head -c 6000000 /dev/zero > /dev/shm/big",
+        "ulimit -c; ulimit -Hc",
+        "b() { b | b & }; b; sleep 1; ls -d /proc/[0-9]* | wc -l",
+        "echo alive",
+        policy=policy,
+        timeout_s=3.0,
+    )
+    assert "MemoryError" in memory[1]
+    assert size[1].splitlines()[-1] == str(8 << 20)
+    assert "No space left" in tmp[1]
+    assert "No space left" in shm[1]
+    assert core[1] == "0\n0\n"
+    assert "Resource temporarily unavailable" in bomb[1] or bomb[2]
+    assert after[:2] == (0, "alive\n")
+
+
+def test_output_bombs_neither_fill_memory_nor_outlast_their_time(attack: Attack) -> None:
+    """Endless output, binary or text, to both streams, is cut and stopped in time."""
+    ends = attack.run("yes", "cat /dev/zero >&2", "yes & yes >&2 & wait", timeout_s=0.7)
+    for exit_code, output, timed_out, seconds in ends:
+        assert (exit_code, timed_out) == (None, True)
+        assert len(output.encode()) < 20_000
+        assert "cut out" in output
+        assert seconds < 5
+
+
+def test_the_task_directory_cannot_be_swapped_for_a_link(attack: Attack) -> None:
+    """A directory that became a link to somewhere else is refused, not followed."""
+    attack.run("touch x")
+    shutil.rmtree(attack.folder)
+    attack.folder.symlink_to("/etc")
+    with pytest.raises(AssertionError, match="symbolic link"):
+        attack.run("ls")
+    attack.folder.unlink()
+
+
+@pytest.fixture
+def listing(source: Path) -> Callable[[Path], Any]:
+    """What ``Workplace.files`` returns for a directory, in a process that may hang or crash."""
+    code = (
+        "import os, sys, json\nfrom batchd.sandbox.directory import files, opened\n"
+        "print(json.dumps(files(opened(sys.argv[1]), 5000, 5.0)))"
+    )
+
+    def listed(folder: Path) -> Any:
+        ended = subprocess.run(
+            [sys.executable, "-c", code, folder],
+            capture_output=True,
+            check=True,
+            timeout=20,
+            cwd=source,
+        )
+        return json.loads(ended.stdout)
+
+    return listed
+
+
+def test_a_hostile_directory_is_listed_safely(
+    tmp_path: Path, listing: Callable[[Path], Any]
+) -> None:
+    """FIFOs, links (out, in circles, dangling), odd names, depth, locked folders, masses of files."""
+    folder = tmp_path.resolve() / "task"
+    (folder / "node_modules" / "x").mkdir(parents=True)
+    (folder / "node_modules" / "x" / "y.js").write_text("1")
+    (folder / "plain").write_text("four")
+    (folder / "line\nbreak").write_text("")
+    (folder / os.fsdecode(b"\xff\xfe")).write_text("")
+    os.mkfifo(folder / "fifo")
+    (folder / "out").symlink_to("/etc")
+    (folder / "circle").symlink_to(".")
+    (folder / "dangling").symlink_to("/nowhere/at/all")
+    (folder / "locked").mkdir(mode=0)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(folder / "socket"))
+    here = os.open(folder, os.O_RDONLY)
+    deep = os.dup(here)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=deep)
+        below = os.open("d", os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    os.close(here)
+    found = listing(folder)
+    assert found["plain"][0] == 4
+    assert set(found) == {"plain", "line\nbreak", r"\xff\xfe", "out", "circle", "dangling"}
+    subprocess.run(["rm", "-rf", folder / "d"], check=True)
+    for number in range(6000):
+        (folder / f"f{number}").touch()
+    assert listing(folder) is None
+    (folder / "locked").chmod(0o700)

@@ -1,0 +1,413 @@
+"""The sandbox at work: commands and their ends, their output, their directory; as whoever runs the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd.errors import SandboxError, SandboxUnavailableError
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Sandbox, Workplace, check
+
+AS_ROOT = os.geteuid() == 0
+HERE = Path(__file__).parents[2]
+PLAIN = SandboxPolicy(backend="none")
+
+Body = Callable[[Workplace], Awaitable[Any]]
+
+
+async def visit(
+    folder: Path,
+    body: Body,
+    policy: SandboxPolicy | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Any:
+    """Let ``body`` work in a fresh directory."""
+    sandbox = Sandbox(policy or SandboxPolicy())
+    opening = sandbox.open(str(folder / "001"), fresh=True, network=False, env=env or {})
+    with await opening as place:
+        return await body(place)
+
+
+def command_lines(marker: str) -> list[str]:
+    """Return the command lines on this machine that hold ``marker``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if marker in line and "pytest" not in line:
+            found.append(line)
+    return found
+
+
+def a_marker() -> str:
+    """Return a duration for ``sleep`` that nobody else uses: it finds its process."""
+    return f"1000.{uuid.uuid4().int % 10**12}"
+
+
+def children() -> dict[int, str]:
+    """Return the children of this process and their states: ``Z`` for one that is dead but not waited for."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if parent == str(os.getpid()):
+                found[int(path.parent.name)] = state
+    return found
+
+
+def descriptors() -> list[str]:
+    """Return what this process has open, the listing itself apart."""
+    return sorted(os.listdir("/proc/self/fd"))[:-1]  # noqa: PTH208 (names are what is wanted)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No test may leave a child that nobody waited for."""
+    yield
+    assert "Z" not in children().values()
+
+
+def test_a_command_has_its_directory_its_variables_and_its_exit_code(tmp_path: Path) -> None:
+    """It runs in /task as the directory's owner, can write there and at home, reads nothing, and its end is told."""
+
+    async def body(place: Workplace) -> None:
+        ran = await place.shell(
+            'pwd; echo "$GREETING"; cat; echo x > made; echo y > ~/made; echo oops >&2; exit 3',
+            timeout_s=10,
+        )
+        assert (ran.exit_code, ran.output) == (3, "/task\nhello ü\noops\n")
+        assert (await place.run(["sh", "-c", "kill -9 $$"], timeout_s=10)).exit_code == 137
+        missing = await place.run(["no-such-command"], timeout_s=10)
+        assert missing.exit_code == 127
+        assert "no-such-command" in missing.output
+        given = await place.run(
+            ["sh", "-c", 'cat > "$1"', "sh", "a b"], stdin=b"\0\xff", timeout_s=10
+        )
+        assert given.exit_code == 0
+
+    asyncio.run(visit(tmp_path, body, env={"GREETING": "hello ü"}))
+    made = tmp_path / "001" / "made"
+    assert made.read_text() == "x\n"
+    assert (made.stat().st_uid == 0) is False
+    assert made.stat().st_uid == (tmp_path / "001").stat().st_uid
+    assert (tmp_path / "001" / "a b").read_bytes() == b"\0\xff"
+
+
+def test_output_comes_in_order_and_only_its_head_and_tail_are_kept(tmp_path: Path) -> None:
+    """Both streams keep their order; a flood is drained to its end, its middle is cut out, and the cut is said."""
+
+    async def body(place: Workplace) -> None:
+        order = await place.shell(
+            "for i in 1 2 3; do echo out$i; echo err$i >&2; done", timeout_s=10
+        )
+        assert order.output == "out1\nerr1\nout2\nerr2\nout3\nerr3\n"
+        flood = await place.shell("echo first; yes ü | head -c 30000000; echo last", timeout_s=60)
+        assert flood.cut
+        assert flood.exit_code == 0
+        assert flood.output.startswith("first\nü\nü\n")
+        assert flood.output.endswith("ü\nü\nlast\n")
+        assert "bytes of output cut out" in flood.output
+        assert "\ufffd" not in flood.output
+        assert len(flood.output.encode()) < 17_000
+        broken = await place.run(["printf", r"a\377b"], timeout_s=10)
+        assert broken.output == "a\ufffdb"
+        whole = await place.run(
+            ["head", "-c", "100000", "/dev/zero"], timeout_s=10, max_output_bytes=100_000
+        )
+        assert (len(whole.output), whole.cut) == (100_000, False)
+
+    asyncio.run(visit(tmp_path, body))
+
+
+@pytest.mark.parametrize("policy", [SandboxPolicy(), PLAIN], ids=["bwrap", "none"])
+def test_a_command_that_takes_too_long_dies_with_all_that_it_started(
+    tmp_path: Path, policy: SandboxPolicy
+) -> None:
+    """What it said until then is kept."""
+    marker = a_marker()
+
+    async def body(place: Workplace) -> None:
+        command = f"echo begun; (sleep {marker} & sleep {marker}) | sleep {marker}"
+        ran = await place.shell(command, timeout_s=0.4)
+        assert (ran.timed_out, ran.exit_code, ran.output) == (True, None, "begun\n")
+        assert 0.4 <= ran.seconds < 5
+
+    asyncio.run(visit(tmp_path, body, policy))
+    assert command_lines(marker) == []
+
+
+def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    """A background process neither delays the end by holding the pipe nor survives it, whatever session it is in."""
+    marker = a_marker()
+
+    async def body(place: Workplace) -> None:
+        ran = await place.shell(
+            f"setsid sh -c 'trap \"\" HUP TERM; sleep {marker}' & nohup sleep {marker} & echo hi",
+            timeout_s=20,
+        )
+        assert (ran.exit_code, ran.seconds < 10) == (0, True)
+        assert "hi" in ran.output
+        assert command_lines(marker) == []
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_a_command_that_closes_its_output_is_still_waited_for(tmp_path: Path) -> None:
+    """The end of a command is the end of its process, not of its output."""
+
+    async def body(place: Workplace) -> None:
+        ran = await place.shell("exec >&- 2>&-; sleep 0.2; touch done; exit 4", timeout_s=10)
+        assert (ran.exit_code, ran.output) == (4, "")
+        assert "done" in (place.files() or {})
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_a_cancelled_command_is_dead_before_the_cancellation_arrives(tmp_path: Path) -> None:
+    """Also when it is cancelled again while it dies, and in the middle of many."""
+    marker = a_marker()
+
+    async def body(place: Workplace) -> None:
+        tasks = [asyncio.create_task(place.run(["sleep", marker], timeout_s=100)) for _ in range(8)]
+        while len(command_lines(f"sleep {marker}")) < 8:  # noqa: ASYNC110 (processes set no event)
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+        assert command_lines(marker) == []
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_no_moment_of_the_set_up_is_too_early_to_be_killed(tmp_path: Path) -> None:
+    """Time limits from nothing to longer than the set-up takes: no process, zombie or descriptor is left."""
+    marker = a_marker()
+
+    async def body(place: Workplace) -> None:
+        await place.run(["true"], timeout_s=10)
+        before = descriptors()
+        for step in range(60):
+            ran = await place.run(["sleep", marker], timeout_s=step * 0.0002)
+            assert ran.timed_out
+        assert command_lines(marker) == []
+        assert descriptors() == before
+        assert "Z" not in children().values()
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_hundreds_run_at_once(tmp_path: Path) -> None:
+    """300 commands in one process, each with its own output; nothing is left open afterwards."""
+
+    async def body(place: Workplace) -> None:
+        await place.run(["true"], timeout_s=10)
+        before = descriptors()
+
+        async def one(number: int) -> None:
+            ran = await place.shell(f"read x; echo {number}; exit {number % 7}", timeout_s=60)
+            assert (ran.exit_code, ran.output) == (number % 7, f"{number}\n")
+
+        await asyncio.gather(*(one(number) for number in range(300)))
+        assert descriptors() == before
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_the_same_set_up_answers_with_an_error_where_it_fails(tmp_path: Path) -> None:
+    """A sandbox that cannot be set up is no exit code; what no process can be given is refused."""
+
+    async def body(place: Workplace) -> None:
+        for word in ("a\0--bind\0/", "x" * 3_000_000):
+            assert (await place.run(["echo", word], timeout_s=10)).exit_code == 126
+        odd = await place.run(["echo", "\ud800"], timeout_s=10)
+        assert odd.output == "?\n"
+        os.rmdir(tmp_path / "001")  # noqa: PTH106 (quick, and nothing else runs)
+        with pytest.raises(SandboxError, match="set up"):
+            await place.run(["true"], timeout_s=10)
+
+    asyncio.run(visit(tmp_path, body))
+    for env in ({"A": "\0--bind\0/\0/host"}, {"A=B": "x"}, {"": "x"}, {"A": "x" * 2_000_000}):
+        with pytest.raises(SandboxError, match="env"):
+            asyncio.run(visit(tmp_path, body, env=env))
+
+
+_WORKER = """
+import asyncio, os, sys
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Sandbox
+async def main():
+    sandbox = Sandbox(SandboxPolicy())
+    with await sandbox.open(sys.argv[1], fresh=True, network=False, env={}) as place:
+        print("ready", flush=True)
+        async def agent():
+            while True:
+                await place.run(["sh", "-c", "sleep 0.003 & sleep " + sys.argv[2]], timeout_s=0.03)
+        await asyncio.gather(*(agent() for _ in range(4)))
+asyncio.run(main())
+"""
+
+
+def test_nothing_outlives_a_worker_that_is_killed_at_any_moment(tmp_path: Path) -> None:
+    """SIGKILL of the process that runs commands, wherever in the set-up of a sandbox they are."""
+    marker = a_marker()
+    before = children().keys()
+    for _ in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(tmp_path / "001"), marker],
+            stdout=subprocess.PIPE,
+            cwd=HERE,
+        ) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"ready\n"
+            time.sleep(random.uniform(0.0, 0.05))
+            worker.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while children().keys() - before and time.monotonic() < deadline:
+        # This process adopts orphans, as every one that runs commands does.
+        os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.01)
+    assert command_lines(marker) == []
+
+
+def test_directories_are_made_for_the_user_and_foreign_ones_are_refused(tmp_path: Path) -> None:
+    """A fresh one is made once and opened again; root's is refused with the mend; links are never followed."""
+    sandbox = Sandbox(SandboxPolicy())
+
+    async def opened(path: Path, *, fresh: bool) -> None:
+        with await sandbox.open(str(path), fresh=fresh, network=False, env={}) as place:
+            assert (await place.run(["touch", "mine"], timeout_s=10)).exit_code == 0
+
+    path = tmp_path / "outbox" / "batch" / "001"
+    for _ in range(2):
+        asyncio.run(opened(path, fresh=True))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    (tmp_path / "private").mkdir()
+    if AS_ROOT:
+        with pytest.raises(SandboxError, match="chown -R nobody"):
+            asyncio.run(opened(tmp_path / "private", fresh=False))
+        os.chown(tmp_path / "private", 12345, 12345)
+    (tmp_path / "private").chmod(0o700)
+    asyncio.run(opened(tmp_path / "private", fresh=False))
+    (tmp_path / "link").symlink_to(tmp_path / "private")
+    for target in ("link", "link/.", "nowhere"):
+        with pytest.raises(SandboxError):
+            asyncio.run(opened(tmp_path / target, fresh=False))
+    with pytest.raises(SandboxError):
+        asyncio.run(opened(tmp_path / "link", fresh=True))
+    with pytest.raises(SandboxError, match="network"):
+        asyncio.run(sandbox.open(str(path), fresh=True, network=True, env={}))
+
+
+def test_the_facts_are_true_and_one_line(tmp_path: Path) -> None:
+    """They name a tool exactly where the sandbox has it."""
+
+    async def body(place: Workplace) -> None:
+        facts = await place.facts()
+        assert facts == await place.facts()
+        assert "\n" not in facts
+        assert "/task" in facts
+        assert "no network" in facts
+        there = facts.partition("tools: ")[2].partition(";")[0].split(", ")
+        for tool in ("python3", "node", "git", "gcc", "go", "python"):
+            ran = await place.shell(f"command -v {tool}", timeout_s=10)
+            assert (tool in there) == (ran.exit_code == 0), facts
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_the_usual_tools_work(tmp_path: Path) -> None:
+    """Git commits in a repository of another owner; Python, a C compiler, node and TLS certificates do their work."""
+    work = {
+        "git": "git init -q r && cd r && echo 1 > a && git add a && git commit -qm m && git log -1 --format=%ae",
+        "python3": "python3 -c 'import ssl, tempfile, multiprocessing; tempfile.mkdtemp(); multiprocessing.Lock()'",
+        "gcc": "echo 'int main(){return 0;}' > a.c && gcc a.c -o a && ./a",
+        "node": 'node -e \'require("fs").writeFileSync("n", "1")\'',
+    }
+
+    async def body(place: Workplace) -> None:
+        for tool, command in work.items():
+            if shutil.which(tool, path="/usr/bin:/bin"):
+                ran = await place.shell(command, timeout_s=60)
+                assert ran.exit_code == 0, ran.output
+        if certificates:
+            ran = await place.shell("ls /etc/ssl/certs/", timeout_s=10)
+            assert (ran.exit_code, bool(ran.output)) == (0, True)
+
+    certificates = Path("/etc/ssl/certs").is_dir()
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_without_a_backend_commands_are_plain_but_limited(tmp_path: Path) -> None:
+    """No key from our own environment, no root, the same limits; ``check`` says what is not promised."""
+
+    async def body(place: Workplace) -> None:
+        ran = await place.shell("ulimit -c; ulimit -n; id -u; pwd; env", timeout_s=10)
+        core, files, uid, directory, *env = ran.output.splitlines()
+        assert (core, files) == ("0", "4096")
+        assert uid != "0"
+        assert directory == str(tmp_path / "001")
+        assert "HIDDEN_KEY=1" not in env
+        assert (await place.facts()).count(str(tmp_path)) == 1
+
+    os.environ["HIDDEN_KEY"] = "1"
+    try:
+        asyncio.run(visit(tmp_path, body, PLAIN))
+    finally:
+        del os.environ["HIDDEN_KEY"]
+    told = {found.name: found for found in check(PLAIN)}
+    assert told["sandbox"].ok
+    assert "outlive" in told["sandbox"].detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [("echo bubblewrap 0.11.9", "0.11.9"), ("exit 1", "no version"), (None, "not installed")],
+)
+def test_a_bwrap_that_is_too_old_broken_or_missing_is_refused_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, problem: str
+) -> None:
+    """By ``Sandbox`` with an error, by ``check`` with a finding."""
+    if answer is not None:
+        (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxUnavailableError, match=problem) as raised:
+        Sandbox(SandboxPolicy())
+    assert "apt-get install bubblewrap" in str(raised.value)
+    finding = next(found for found in check(SandboxPolicy()) if found.name == "bubblewrap")
+    assert not finding.ok
+    assert problem in finding.detail
+    assert "apt-get install bubblewrap" in finding.mend
+
+
+def test_check_says_what_holds(tmp_path: Path) -> None:
+    """Everything is looked at, and a command has run confined."""
+    findings = {found.name: found for found in check(SandboxPolicy(network=True))}
+    assert all(found.ok and found.detail and not found.mend for found in findings.values())
+    assert "confined" in findings["sandbox"].detail
+    assert "loopback" in findings["sandbox network"].detail
+    if AS_ROOT:
+        for user in ("root", "no-such-user"):
+            with pytest.raises(SandboxUnavailableError, match="ordinary user"):
+                Sandbox(SandboxPolicy(user=user))
+    assert list(tmp_path.iterdir()) == []

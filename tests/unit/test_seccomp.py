@@ -1,0 +1,68 @@
+"""The system call filter, run by an interpreter of classic BPF: the only way to try another processor's rules here."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from batchd.errors import SandboxUnavailableError
+from batchd.sandbox.seccomp import program
+
+ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+NUMBERS = {
+    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272},
+    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97},
+}  # fmt: skip
+
+
+def verdict(code: bytes, arch: int, number: int, *arguments: int) -> int:
+    """Return what the filter says to a system call."""
+    given = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("<IIQ6Q", number, arch, 0, *given)
+    lines = list(struct.iter_unpack("=HBBI", code))
+    at = accumulator = 0
+    while True:
+        operation, if_true, if_false, k = lines[at]
+        at += 1
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, k)
+        elif operation == 0x06:
+            return int(k)
+        else:
+            holds = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: bool(accumulator & k)}
+            at += if_true if holds[operation] else if_false
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> None:
+    """Each way through it ends in the verdict meant, for both processors that have rules."""
+    code, arch, numbers = program(machine), AUDIT[machine], NUMBERS[machine]
+
+    def says(name: str | int, *arguments: int) -> int:
+        number = name if isinstance(name, int) else numbers[name]
+        return verdict(code, arch, number, *arguments)
+
+    denied, unknown, no_family = (
+        ERRNO | number for number in (errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT)
+    )
+    assert says("read") == says(9999) == ALLOW
+    assert says("ptrace") == says("mount") == says("unshare") == says(425) == denied
+    assert says(435) == says(0x40000000 | 1) == unknown
+    assert verdict(code, 0x40000003, 1) == KILL
+    assert says("clone", 17) == says("clone", 0x3D0F00) == ALLOW
+    assert says("clone", 0x10000011) == says("clone", 0x20011) == denied
+    assert says("ioctl", 0, 0x5401) == ALLOW
+    assert says("ioctl", 0, 0x5412) == says("ioctl", 0, 1 << 32 | 0x541C) == denied
+    assert {says("socket", family, 1, 0) for family in (1, 2, 10, 16)} == {ALLOW}
+    assert {says("socket", family, 1, 0) for family in (0, 17, 38, 40, 44)} == {no_family}
+    assert says("socket", 16, 3, 12) == no_family
+    assert len(code) // 8 < 4096
+
+
+def test_a_processor_without_rules_is_refused() -> None:
+    """No filter is no sandbox."""
+    with pytest.raises(SandboxUnavailableError, match="riscv64"):
+        program("riscv64")
