@@ -44,20 +44,21 @@ format = "json"
 """
 
 _CLOSING = """\
-Where things lie:
-  results       {spool}/outbox/task/001.json, …, results.jsonl, summary.json
-  files made    {spool}/outbox/task/001/, …
-  transcripts   {spool}/outbox/task/001.jsonl, …
-  daemon's log  {spool}/daemon.log
-  requests      {spool}/server.jsonl, as the model's server saw them
+Where things lie, in {spool}:
+  outbox/task/001.json, …     the results; results.jsonl, summary.json
+  outbox/task/001/, …         the files that the tasks made
+  outbox/task/001.jsonl, …    the transcripts
+  daemon.log                  the daemon's log
+  server.jsonl                the requests, as the model's server saw them
 
-The model was a stand-in: a server on this machine that replays the recorded answers of a real
-model. Everything else was real: the daemon, the sandbox, the commands, the files. Its prices
-are invented. For a real model, with a key:
+The model was a stand-in: a server on this machine that replays what a real model
+once answered. All else was real: the daemon, the sandbox, the commands, the files.
+The stand-in's prices are invented. With a real model:
 
-  export OPENAI_API_KEY=…       (README.md, "Real providers", has the others)
-  batchd check                  what would fail, and how to mend it
-  batchd run task.json          here and now; or `batchd serve`, and drop files into inbox/
+  . .venv/bin/activate
+  export OPENAI_API_KEY=…     or another provider: see "Real providers" in README.md
+  batchd check                what would fail, and how to mend it
+  batchd run task.json        here and now; or `batchd serve`, and drop into inbox/
 """
 
 

@@ -10,6 +10,8 @@ from batchd.log import escape
 
 #: Longer lists are cut here; summary.json has them all.
 _MOST_ROWS = 50
+#: Messages of tasks that did not complete.
+_MOST_CAUSES = 10
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
@@ -66,15 +68,18 @@ def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:
             MARKS.get(t["status"], " "),
             t["task"],
             t["status"],
+            t["reason"] or "",
             str(t["iterations"]),
             duration(t["run_s"]),
             f"{t['total_tokens']:,}",
             money(t["cost"]),
-            f"{t['reason']}: {t['message'] or ''}".rstrip(": ") if t["reason"] else "",
         )
         for t in tasks[:_MOST_ROWS]
     ]
-    heads = ("", "TASK", "STATUS", "ROUNDS", "TIME", "TOKENS", "COST", "WHY")
-    found = table(heads, rows, right=("ROUNDS", "TIME", "TOKENS", "COST"), flexible="WHY")
+    heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "TIME", "TOKENS", "COST")
+    found = table(heads, rows, right=("ROUNDS", "TIME", "TOKENS", "COST"), flexible="TASK")
     more = len(tasks) - len(rows)
-    return found + ([f"… and {more} more, in summary.json"] if more > 0 else [])
+    found += [f"… and {more:,} more, in summary.json"] if more > 0 else []
+    causes = [f"{t['task']}: {t['message']}" for t in tasks if t["message"]]
+    told = [escape(cause) for cause in causes[:_MOST_CAUSES]]
+    return [*found, "", *told] if told else found

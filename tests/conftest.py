@@ -1,0 +1,153 @@
+"""What tests of several kinds share: a stand-in model server, and spools with real processes on them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import control
+from batchd.errors import NoDaemonError
+
+_CONFIG = """\
+[agent]
+model = "standin/{model}"
+[providers.standin]
+base_url = "{base_url}"
+[models."standin/{model}"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[pool]
+processes = 2
+drain_s = 2
+[evaluation]
+by = "none"
+[governor]
+max_retries = 1
+first_backoff_s = 0.05
+"""
+
+
+@dataclass(frozen=True)
+class Spool:
+    """A folder with a configuration, and commands that work on it."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """An environment without anybody's own batchd settings and keys."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
+        mine = {
+            "COLUMNS": "80",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "TMPDIR": str(self.folder),
+        }
+        return {k: v for k, v in kept.items() if not k.endswith("_API_KEY")} | mine
+
+    def batchd(
+        self, *arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            input=stdin.decode(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=self.environment,
+            cwd=cwd or self.folder,
+        )
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """Return a command line."""
+        config = str(self.folder / "config.toml")
+        return [sys.executable, "-m", "batchd", "--config", config, *map(str, arguments)]
+
+    def write(self, name: str, tasks: Sequence[Mapping[str, Any]], **batch: Any) -> Path:
+        """Write a task file beside the inbox."""
+        path = self.folder / name
+        path.write_text(json.dumps({**batch, "tasks": tasks}), "utf-8")
+        return path
+
+    def result(self, batch: str, task: str) -> dict[str, Any]:
+        """Return a result, or with ``summary`` the summary."""
+        found: dict[str, Any] = json.loads(
+            (self.folder / "outbox" / batch / f"{task}.json").read_bytes()
+        )
+        return found
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a daemon, from the moment that it answers to its drained end."""
+        log = self.folder / "daemon.log"
+        with (
+            log.open("ab") as stderr,
+            subprocess.Popen(self.command("serve"), stderr=stderr, env=self.environment) as process,
+        ):
+            try:
+                self.eventually(lambda: self.answers() or process.poll() is not None)
+                assert process.poll() is None, log.read_text()
+                yield process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(30)
+                finally:
+                    process.kill()
+
+    @staticmethod
+    def eventually(condition: Callable[[], object]) -> None:
+        """Wait until ``condition`` holds; fail where it does not within half a minute."""
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, "this never came true"
+            time.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Tell whether a daemon runs here."""
+        try:
+            control.request(self.folder / ".batchd", "status")
+        except NoDaemonError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def stand_in(*options: str) -> Iterator[str]:
+    """Run the stand-in model server as a process; its base URL."""
+    command = [sys.executable, "-m", "batchd.demo.server", "--no-count", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            ready, _, _ = select.select([process.stdout], [], [], 30)
+            assert ready, "the stand-in server does not start"
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def model_server() -> Iterator[str]:
+    """One stand-in server for all tests that change nothing about it; its base URL."""
+    with stand_in() as base_url:
+        yield base_url
+
+
+@pytest.fixture
+def spool(tmp_path: Path, model_server: str) -> Spool:
+    """A fresh spool, whose model answers in two calls."""
+    (tmp_path / "config.toml").write_text(_CONFIG.format(base_url=model_server, model="steps-2"))
+    return Spool(tmp_path)

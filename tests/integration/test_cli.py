@@ -1,0 +1,333 @@
+"""The commands, as processes, against the stand-in model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+# An escape sequence that would clear a terminal, and a mark that turns text around.
+HOSTILE = "make \x1b[2J \u202etxt"
+
+
+def test_wrong_use_ends_with_2_and_one_clear_message(spool: Any, tmp_path: Path) -> None:
+    """No command, an unknown one, a missing file, a file without a name: exit 2, no traceback."""
+    for arguments in (
+        (),
+        ("frobnicate",),
+        ("submit", "absent.json"),
+        ("submit",),
+        ("submit", "a.json", "--each", "x"),
+        ("run",),
+        ("cost", "--tokens", "many"),
+        ("status", "a/b/c"),
+    ):
+        done = spool.batchd(*arguments)
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip()
+    (tmp_path / "config.toml").write_text("[pool]\nproceses = 2\n[agent]\nmodel = 5\n")
+    done = spool.batchd("status")
+    assert done.returncode == 2
+    assert "[pool] proceses" in done.stderr
+    assert "processes" in done.stderr
+    assert "[agent] model" in done.stderr
+
+
+def test_version_and_global_option_on_either_side(spool: Any) -> None:
+    """`--version` prints it; `--config` may stand before or after the command."""
+    assert spool.batchd("--version").stdout.startswith("batchd ")
+    config = spool.folder / "config.toml"
+    command = [sys.executable, "-m", "batchd", "status", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No daemon runs here" in done.stdout
+
+
+def test_submit_refuses_a_broken_file_with_all_errors(spool: Any) -> None:
+    """Nothing is dropped; every error stands there with its place."""
+    path = spool.write(
+        "bad.json", [{"first_promt": "x"}, {"first_prompt": "y", "priority": "high"}]
+    )
+    done = spool.batchd("submit", path)
+    assert done.returncode == 2
+    assert "tasks[0]" in done.stderr
+    assert "first_prompt" in done.stderr
+    assert "tasks[1].priority" in done.stderr
+    assert not list(spool.folder.glob("inbox/*"))
+
+
+def test_submit_without_a_daemon(spool: Any) -> None:
+    """A file may wait for a daemon; a person who wants to wait is told that there is none."""
+    path = spool.write("later.json", [{"first_prompt": "x"}])
+    done = spool.batchd("submit", path, "--wait")
+    assert done.returncode == 3
+    assert "no daemon runs" in done.stderr
+    assert not list(spool.folder.glob("inbox/*"))
+    done = spool.batchd("submit", path, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["daemon"] is False
+    assert (spool.folder / "inbox/later.json").read_bytes() == path.read_bytes()
+
+
+def test_submit_each_makes_a_task_of_every_directory(spool: Any) -> None:
+    """One prompt, many directories: their names are the tasks' ids; plain files do not count."""
+    for name in ("alpha", "beta"):
+        (spool.folder / "repos" / name).mkdir(parents=True)
+    (spool.folder / "repos/notes.txt").touch()
+    done = spool.batchd("submit", "--prompt", "upgrade it", "--each", "repos/*", "--name", "up")
+    assert (done.returncode, "2 tasks" in done.stdout) == (0, True)
+    dropped = json.loads((spool.folder / "inbox/up.json").read_bytes())
+    assert [t["id"] for t in dropped["tasks"]] == ["alpha", "beta"]
+    assert spool.batchd("submit", "--prompt", "x", "--each", "none/*").returncode == 2
+
+
+def test_run_works_without_a_daemon(spool: Any) -> None:
+    """Lines tell what happens, the summary has the seed's figures, results lie in the outbox, nothing else is left."""
+    path = spool.write("two.json", [{"first_prompt": HOSTILE}, {"first_prompt": "y"}])
+    done = spool.batchd("run", path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "two: 2 tasks",
+        "001 starts: make \\x1b[2J \\u202etxt",
+        "✓ 002 completed in",
+        "two: 2 of 2 tasks completed in",
+        "2 completed, 0 failed, 0 timed out, 0 cancelled",
+        "100.0 %",
+        " in (",
+        "tokens on average",
+        "The same tokens elsewhere:",
+        "openai/gpt-4",
+    ):
+        assert words in done.stdout
+    assert not set("\x1b\u202e") & set(done.stdout)
+    assert max(map(len, done.stdout.splitlines())) <= 80 + len(str(spool.folder))
+    assert spool.result("two", "summary")["counts"]["completed"] == 2
+    assert not list(spool.folder.glob(".batchd/*"))
+
+
+def test_run_serial_and_a_trial(spool: Any) -> None:
+    """`--first 1` works on one task alone, `--serial` on one at a time; `--json` prints the summaries."""
+    path = spool.write("many.json", [{"first_prompt": str(i)} for i in range(3)])
+    done = spool.batchd("run", path, "--serial", "--first", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    (summary,) = json.loads(done.stdout)
+    assert [t["task"] for t in summary["tasks"]] == ["001"]
+
+
+def test_run_ends_with_1_when_a_task_fails(spool: Any) -> None:
+    """A failed task shows its reason, does not touch the other, and makes the exit code 1."""
+    path = spool.write(
+        "mixed.json", [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/403"}]
+    )
+    done = spool.batchd("run", path)
+    assert done.returncode == 1, done.stderr
+    assert "1 of 2 tasks completed" in done.stdout
+    assert "✗" in done.stdout
+    assert spool.result("mixed", "001")["status"] == "completed"
+    assert spool.result("mixed", "002")["status"] == "error"
+
+
+def _on_a_terminal(
+    spool: Any, *arguments: str, answers: tuple[tuple[str, str], ...]
+) -> tuple[int, str]:
+    """Run a command on a terminal of its own; give each answer when its question shows."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(spool.folder)
+        os.execv(sys.executable, spool.command(*arguments))
+    seen, waiting, deadline = "", list(answers), time.monotonic() + 60
+    with contextlib.suppress(OSError):  # a terminal whose other side is gone
+        while time.monotonic() < deadline:
+            if select.select([terminal], [], [], 1)[0]:
+                seen += os.read(terminal, 65536).decode("utf-8", "replace")
+            if waiting and waiting[0][0] in seen:
+                os.write(terminal, waiting.pop(0)[1].encode())
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), seen
+
+
+def test_run_called_bare_asks(spool: Any) -> None:
+    """On a terminal, `run` asks for file and mode, as the seed did, and draws progress."""
+    spool.write("task.json", [{"first_prompt": str(i)} for i in range(4)])
+    code, seen = _on_a_terminal(spool, "run", answers=(("Task file", "\n"), ("Choose", "3\n")))
+    assert "4 tasks. How shall they run?" in seen
+    assert code == 0, seen
+    assert "3 of 3 tasks completed" in seen
+    assert "\x1b[" in seen
+
+
+def test_a_batch_through_a_daemon(spool: Any) -> None:
+    """Submitted, watched, looked at in every way, by people and by programs."""
+    path = spool.write("work.json", [{"first_prompt": HOSTILE}, {"id": "b", "first_prompt": "y"}])
+    with spool.serving():
+        done = spool.batchd("submit", "--wait", path)
+        assert done.returncode == 0, done.stderr
+        assert "2 of 2 tasks completed" in done.stdout
+        # The same name again: it waits for its own batch, not for the old one.
+        again = json.loads(spool.batchd("submit", "--wait", "--json", path).stdout)
+        assert [s["batch"] for s in again] == ["work-2"]
+
+        table = spool.batchd("status").stdout
+        assert re.search(r"work-2 +completed +2/2", table)
+        assert "Daemon" in table
+        one = json.loads(spool.batchd("status", "work", "--json").stdout)
+        assert [(t["task"], t["status"]) for t in one["tasks"]] == [
+            ("001", "completed"),
+            ("b", "completed"),
+        ]
+        assert "steps-2" in spool.batchd("status", "work/b").stdout
+
+    # All of it stands in the store, daemon or not.
+    logs = spool.batchd("logs", "work").stdout
+    for action in ("task_started", "model_called", "tool_ran", "round_evaluated", "task_finished"):
+        assert action in logs
+    events = [
+        json.loads(line) for line in spool.batchd("logs", "work/b", "--json").stdout.splitlines()
+    ]
+    assert (events[0]["event"], events[-1]["event"]) == ("TaskStarted", "TaskFinished")
+    assert {e["task"] for e in events} == {"b"}
+
+    spent = json.loads(spool.batchd("cost", "--json").stdout)
+    usage = spool.result("work", "summary")["usage"]
+    assert {r["batch"]: r["input_tokens"] for r in spent}["work"] == usage["input_tokens"]
+    assert "standin/steps-2" in spool.batchd("cost", "--by", "model").stdout
+    compared = json.loads(
+        spool.batchd("cost", "work", "--compare", "openai/gpt-4", "x/y", "--json").stdout
+    )
+    assert [(c["model"], c["total"] is None) for c in compared] == [
+        ("openai/gpt-4", False),
+        ("x/y", True),
+    ]
+    assert spool.batchd("status", "nothing").returncode != 0
+
+
+def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
+    """A task whose model hangs is cancelled; whoever waits for it gets exit code 1 and the reason."""
+    path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
+    wait = spool.command("submit", "--wait", path)
+    with spool.serving(), subprocess.Popen(wait, stdout=subprocess.PIPE) as waiter:
+        spool.eventually(lambda: "CallStarted" in spool.batchd("status", "stuck/001").stdout)
+        done = spool.batchd("cancel", "stuck", "-m", "changed my mind")
+        assert (done.returncode, "1 task cancelled" in done.stdout) == (0, True)
+        output, _ = waiter.communicate(timeout=30)
+    assert waiter.returncode == 1
+    assert "changed my mind" in output.decode()
+    assert spool.result("stuck", "001")["status"] == "cancelled"
+    assert spool.batchd("cancel", "stuck").returncode == 3
+
+
+def test_run_interrupted_keeps_what_it_has(spool: Any) -> None:
+    """Ctrl-C stops a run within `drain_s`: 130, what is done stays, and the journal of the rest is named."""
+    path = spool.write(
+        "half.json", [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/hang"}]
+    )
+    with subprocess.Popen(
+        spool.command("run", path),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=spool.environment,
+    ) as process:
+        spool.eventually((spool.folder / "outbox/half/001.json").exists)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Stopped: 1 of 2 tasks done" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    assert list(spool.folder.glob(".batchd/run-*/batchd.db"))
+
+
+def test_schemas_hold_real_files(spool: Any) -> None:
+    """What `schema` prints fits what was written and what came out."""
+    path = spool.write("real.json", [{"first_prompt": "x"}])
+    assert spool.batchd("run", path, "--json").returncode == 0
+    schemas = {
+        k: json.loads(spool.batchd("schema", k).stdout) for k in ("task", "result", "summary")
+    }
+    for kind, instance in (
+        ("task", json.loads(path.read_bytes())),
+        ("result", spool.result("real", "001")),
+        ("summary", spool.result("real", "summary")),
+    ):
+        jsonschema.Draft202012Validator.check_schema(schemas[kind])
+        jsonschema.validate(instance, schemas[kind])
+
+
+def test_check_says_what_would_fail(spool: Any) -> None:
+    """All well: 0. A key that is missing, a server that is gone: 3, each with its mend."""
+    done = spool.batchd("check")
+    assert done.returncode == 0, done.stdout
+    assert "provider standin" in done.stdout
+    config = spool.folder / "config.toml"
+    config.write_text(
+        '[agent]\nmodel = "openai/gpt-5-mini"\n[evaluation]\njudge_model = "gone/x"\n'
+        '[providers.gone]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    )
+    lines = json.loads(spool.batchd("check", "--json").stdout)
+    failed = {line["what"]: line for line in lines if line["verdict"] == "failed"}
+    assert set(failed) == {"provider openai", "provider gone"}
+    assert "OPENAI_API_KEY" in failed["provider openai"]["detail"]
+    assert failed["provider gone"]["mend"]
+    assert spool.batchd("check", "--offline").returncode == 3
+
+
+def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
+    """Ctrl-C ends a command with 130, a reader that has seen enough ends it too: nothing on stderr."""
+    path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
+    with spool.serving():
+        assert spool.batchd("submit", path).returncode == 0
+        spool.eventually(lambda: spool.batchd("status", "stuck").returncode == 0)
+        with subprocess.Popen(
+            spool.command("logs", "-f", "stuck"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as follower:
+            assert follower.stdout is not None
+            assert b"task_started" in follower.stdout.readline()
+            follower.send_signal(signal.SIGINT)
+            _, errors = follower.communicate(timeout=10)
+            assert (follower.returncode, errors) == (130, b"")
+        spool.batchd("cancel", "stuck")
+    piped = f"{' '.join(spool.command('schema', 'task'))} | head -1"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+@pytest.mark.parametrize(
+    "heavy", ["openai", "rich", "structlog", "tiktoken", "genai_prices", "asyncio"]
+)
+def test_status_loads_nothing_heavy(spool: Any, heavy: str) -> None:
+    """What only others need is not loaded by `status`, which answers within 250 ms."""
+    command = spool.command("status")
+    command[1:1] = ["-X", "importtime"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE)
+
+
+def test_demo_completes_everything(spool: Any) -> None:
+    """The sample file goes the whole way; it is told where everything lies, and all of it is there."""
+    done = spool.batchd("demo", "--speed", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 of 3 tasks completed" in done.stdout
+    assert "stand-in" in done.stdout
+    assert "OPENAI_API_KEY" in done.stdout
+    (folder,) = re.findall(r"A fresh spool: (.+)", done.stdout)
+    for name in (
+        "outbox/task/001.json",
+        "outbox/task/001.jsonl",
+        "outbox/task/summary.json",
+        "daemon.log",
+        "server.jsonl",
+    ):
+        assert Path(folder, name).stat().st_size
