@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchd.cli.common import MARKS, duration, money
-from batchd.cli.progress import Picture
+from batchd.cli.screens import Picture
 from batchd.records import Status
 
 _WIDTH = 80
@@ -68,7 +68,7 @@ class Live:
 
     def _draw(self, picture: Picture) -> Group:
         rows = max(1, self._console.height - 4)
-        tasks = Table.grid(padding=(0, 1))
+        tasks = Table.grid(padding=(0, 1), expand=True)
         for justify in _JUSTIFY:
             tasks.add_column(justify=justify, no_wrap=True)
         tasks.add_column(no_wrap=True, overflow="ellipsis", ratio=1)

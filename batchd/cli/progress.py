@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
 
 from batchd.cli.common import MARKS, clipped, counted, duration, money
+from batchd.cli.screens import Lines, Picture, Screen, Silence
 from batchd.errors import StoreError
 from batchd.log import escape
 from batchd.records import Ref, Status
@@ -26,56 +25,6 @@ _WIDTH = 80
 _POLL_S = 0.2
 #: Of the time, what looking may take at most.
 _SHARE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What is watched, as of now."""
-
-    batches: Sequence[BatchRow]
-    #: Running and parked.
-    running: Sequence[TaskRow]
-    prompts: dict[Ref, str]
-
-
-class Screen(Protocol):
-    """Where progress is shown."""
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave nothing on the screen but the lines told."""
-
-    def show(self, news: Sequence[str], picture: Picture) -> None:
-        """Tell each line of ``news`` for good, and show the picture until the next."""
-
-
-class Lines:
-    """For files and pipes: lines alone, each with its time."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, news: Sequence[str], picture: Picture) -> None:  # noqa: ARG002 (a picture is for terminals)
-        """Print the news."""
-        for line in news:
-            print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
-
-
-class Silence(Lines):
-    """For programs, which want the end alone."""
-
-    def show(self, news: Sequence[str], picture: Picture) -> None:
-        """Show nothing."""
 
 
 @dataclass(slots=True)
@@ -136,9 +85,9 @@ def _ended(task: TaskRow) -> str:
     why = f" ({task.reason})" if task.reason else ""
     took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
     return (
-        f"{MARKS[task.status]} {task.ref.task} {task.status}{why} in {duration(took)}, "
-        f"{counted(task.round, 'round')}, {counted(task.calls, 'call')}, "
-        f"{task.input_tokens + task.output_tokens:,} tokens, {money(task.cost_usd)}"
+        f"{MARKS[task.status]} {task.ref.task} {task.status}{why}: {duration(took)}, "
+        f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} tokens, "
+        f"{money(task.cost_usd)}"
     )
 
 

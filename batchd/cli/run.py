@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     for name, data in files:
         taskfile.parse(data, name, settings)  # every error now, before anything is paid
     settings = _private(settings, serial=args.serial, processes=args.processes)
-    # The journal has everything; what people must know now stands out among the progress.
-    log.configure("warning", settings.log.format, settings.log.file)
+    # What tasks meet stands in the journal, and progress tells how they end: that is for people.
+    log.configure("error", settings.log.format, settings.log.file)
     with _progress(settings, quiet=args.json):
         batches = asyncio.run(_work(settings, files))
     return _end(settings, batches, as_json=args.json)

@@ -102,7 +102,7 @@ def test_run_works_without_a_daemon(spool: Any) -> None:
     for words in (
         "two: 2 tasks",
         "001 starts: make \\x1b[2J \\u202etxt",
-        "✓ 002 completed in",
+        "✓ 002 completed:",
         "two: 2 of 2 tasks completed in",
         "2 completed, 0 failed, 0 timed out, 0 cancelled",
         "100.0 %",

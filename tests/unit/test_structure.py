@@ -24,13 +24,15 @@ class Room:
 
 
 LEAVES = ("records", "errors", "log")
+#: The vocabulary and its fold: one room, two modules.
+EVENTS = ("events", "taskstate")
 FACES = (
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
-    *("events", "taskstate", "results", "sandbox"),
+    *(*EVENTS, "results", "formats", "sandbox"),
 )
 
-#: The longest name that fits counts. `taskstate` is the fold of `events`, and lives beside it.
+#: The longest name that fits counts.
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
@@ -43,15 +45,23 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "llm": Room(2, ("tokens",)),
     "sandbox": Room(2),
     "spool": Room(2, ("config",)),
-    "results": Room(2, ("events", "taskstate", "pricing")),
-    "schedule": Room(2, ("events", "taskstate")),
+    # The data classes that `results` fills, apart because the room outgrew itself.
+    "formats": Room(2),
+    "results": Room(2, (*EVENTS, "pricing", "formats")),
+    "schedule": Room(2, EVENTS),
     "governor": Room(2, ("pricing", "config")),
-    "store": Room(2, ("events", "taskstate")),
-    "wire": Room(2, ("events", "taskstate")),
+    "store": Room(2, EVENTS),
+    "wire": Room(2, EVENTS),
     "terms": Room(2, ("config", "pricing", "events")),
-    "agent": Room(3, ("llm", "sandbox", "events", "taskstate", "tokens", "pricing", "wire")),
+    "agent": Room(3, ("llm", "sandbox", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
-    "pool.worker": Room(4, ("wire", "agent", "results", "spool.outbox", "llm", "sandbox", "pool")),
+    # The child joins the agent's rooms, and carries events from them to the wire.
+    "pool.worker": Room(
+        4,
+        ("pool", "wire", "agent", "results", "spool.outbox", "llm", "sandbox", *EVENTS),
+    ),
+    # Names what the fork server loads ahead.
+    "pool.preload": Room(4, ("pool", "llm", "tokens")),
     "control": Room(4, ("wire",)),
 }
 ROOMS: Mapping[str, Room] = {
