@@ -27,6 +27,9 @@ from batchd.events import (
 )
 from batchd.governor import Call, Grant, Refusal
 
+#: How the journal's text of an answer begins.
+_ANSWERED = b'["CallAnswered"'
+
 
 class Calls:
     """Serves what running tasks ask for."""
@@ -36,10 +39,13 @@ class Calls:
 
     def record(self, active: Active, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
+        self._settle(active, record.events)
         self._core.spawn(self._record(active, record))
 
     def ask(self, active: Active, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
+        # First the call before: its permit may be the very one that this request waits for.
+        self._settle(active, ask.events)
         if active.stop is not None:
             self._core.spawn(self._deny(active, ask, active.stop))
             return
@@ -69,6 +75,16 @@ class Calls:
         active.waiting = None
         self._core.spawn(self._deny(active, ask, event))
         return True
+
+    def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
+        """Give back the permit of a call that has its answer among these events."""
+        for body in bodies:
+            if bytes(body).startswith(_ANSWERED):
+                event = vocabulary.decode(bytes(body))
+                assert isinstance(event, CallAnswered)
+                price = active.setup(event.purpose).price
+                cost = price.cost(event.answer.usage).total if price else 0.0
+                self._core.governor.answered(active.ref, cost)
 
     def _call(self, active: Active, ask: wire.Ask) -> Call:
         return Call(
@@ -158,11 +174,7 @@ class Calls:
 
     def _tell(self, active: Active, event: Event) -> None:
         """Pass on what a durable event says."""
-        if isinstance(event, CallAnswered):
-            price = active.setup(event.purpose).price
-            cost = price.cost(event.answer.usage).total if price else 0.0
-            self._core.governor.answered(active.ref, cost)
-        elif isinstance(event, TaskFinished):
+        if isinstance(event, TaskFinished):
             active.finished = event
         elif isinstance(event, Suspended):
             active.suspended = event
