@@ -1,0 +1,59 @@
+"""The units that are shipped, as systemd itself reads them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from batchd.config.sections import Pool
+
+UNITS = Path(__file__).parents[2] / "systemd"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="there is no systemd here"
+)
+
+
+def _analyze(*arguments: str | Path, runtime: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "manager"), [("batchd.service", "--system"), ("batchd-user.service", "--user")]
+)
+def test_a_unit_has_nothing_that_systemd_would_ignore(
+    tmp_path: Path, name: str, manager: str
+) -> None:
+    """`systemd-analyze verify` finds nothing to say; only the program's path is another one here."""
+    text = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", (UNITS / name).read_text())
+    (tmp_path / name).write_text(text)
+    done = _analyze(manager, "verify", tmp_path / name, runtime=tmp_path)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_system_unit_is_hardened(tmp_path: Path) -> None:
+    """systemd's own measure of what a service may do: 3.0 or less."""
+    unit = UNITS / "batchd.service"
+    done = _analyze("security", "--offline=true", "--no-pager", unit, runtime=tmp_path)
+    exposure = re.search(r"Overall exposure level for batchd.service: ([\d.]+)", done.stdout)
+    assert exposure, done.stderr
+    print(exposure[0])
+    assert float(exposure[1]) <= 3.0
+
+
+@pytest.mark.parametrize("name", ["batchd.service", "batchd-user.service"])
+def test_systemd_waits_longer_than_the_daemon_drains(name: str) -> None:
+    """TimeoutStopSec leaves the default `drain_s` its time, and some."""
+    (seconds,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", (UNITS / name).read_text())
+    assert int(seconds) > Pool().drain_s + 10
