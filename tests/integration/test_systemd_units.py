@@ -43,12 +43,11 @@ def test_a_unit_has_nothing_that_systemd_would_ignore(
 
 
 def test_the_system_unit_is_hardened(tmp_path: Path) -> None:
-    """systemd's own measure of what a service may do: 3.0 or less."""
+    """What a service may do, by the measure of systemd itself: 3.0 or less."""
     unit = UNITS / "batchd.service"
     done = _analyze("security", "--offline=true", "--no-pager", unit, runtime=tmp_path)
     exposure = re.search(r"Overall exposure level for batchd.service: ([\d.]+)", done.stdout)
     assert exposure, done.stderr
-    print(exposure[0])
     assert float(exposure[1]) <= 3.0
 
 
