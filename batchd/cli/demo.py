@@ -32,6 +32,7 @@ model = "standin/demo"
 
 [providers.standin]
 base_url = "{base_url}"
+tools = "text"  # as in the recorded conversations
 
 [models."standin/demo"]
 input_usd_per_mtok = 0.28
