@@ -1,6 +1,6 @@
 """What the sandbox costs: the median time of `true` in it, above that of a plain one, in the same run.
 
-Run it as ``python benchmarks/sandbox.py``. Exit code 1 where the bound does not hold.
+Run it as ``python benchmarks/bench_sandbox.py``. Exit code 1 where the bound does not hold.
 """
 
 from __future__ import annotations
