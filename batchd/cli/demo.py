@@ -66,7 +66,7 @@ The stand-in's prices are invented. With a real model:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--speed", type=float, default=400.0, metavar="N", help="tokens a second of the model (400)"
+        "--speed", type=float, default=80.0, metavar="N", help="tokens a second of the model (80)"
     )
 
 
