@@ -39,8 +39,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Sections, str]:
     except ValidationError as error:
         problems += [_problem(e, variables) for e in error.errors(include_url=False)]
         raise ConfigError(tuple(problems), source) from None
+    problems += [_named(p, place, variables) for place, p in _controls(raw, ())]
+    if problems:
+        raise ConfigError(tuple(problems), source)
     sections = _absolute(sections, file.absolute().parent if file else Path.cwd(), environ)
-    problems += [_named(p, place, variables) for place, p in _contradictions(sections)]
+    problems = [_named(p, place, variables) for place, p in _contradictions(sections)]
     if problems:
         raise ConfigError(tuple(problems), source)
     return sections, str(file.absolute()) if file else ""
@@ -183,6 +186,21 @@ def written(place: Place) -> str:
     index = "".join(f"[{k}]" for k in place if isinstance(k, int))
     table = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in names[:-1] or names)
     return f"[{table}]" + (f" {names[-1]}{index}" if len(names) > 1 else index)
+
+
+def _controls(value: Any, place: Place) -> Iterator[tuple[Place, Problem]]:
+    """Find what no path, header, name or address may hold; ``extra_body`` alone is free text."""
+    if isinstance(value, str) and not value.isprintable():
+        yield place, Problem("", "it holds control characters")
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            if not key.isprintable():
+                yield place, Problem("", f"the key {key!a} holds control characters")
+            elif key != "extra_body":
+                yield from _controls(below, (*place, key))
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _controls(below, (*place, index))
 
 
 def _absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sections:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import cached_property
 from pathlib import Path
 
 from batchd.config import Config
+from batchd.log import escape
 
 
 class Directories:
@@ -38,16 +40,23 @@ class Directories:
 
     def problem(self, directory: str, *, must_exist: bool) -> str:
         """Return why a task may not work in ``dir``; empty: it may."""
-        if "\0" in directory:
-            return "a path cannot hold a NUL character"
+        # Journals and results are UTF-8 and logs have lines; a link may lead to what is neither.
+        if escape(directory) != directory:
+            return f"a path cannot hold control characters or half characters: {escape(directory)}"
         real = self.real(directory)
+        if escape(real) != real:
+            return f"its real path is not UTF-8, or holds control characters: {escape(real)}"
         if real not in self._known:
             self._known[real] = self._refusal(real)
         if refusal := self._known[real]:
             return refusal
-        if Path(real).is_dir() or not (must_exist or Path(real).exists()):
-            return ""
-        return f"{real} is no directory" if Path(real).exists() else f"{real} does not exist"
+        try:
+            status = Path(real).stat()
+        except FileNotFoundError:
+            return f"{real} does not exist" if must_exist else ""
+        except OSError as error:
+            return f"{real} cannot be used: {error.strerror}"
+        return "" if stat.S_ISDIR(status.st_mode) else f"{real} is no directory"
 
     def _refusal(self, real: str) -> str | None:
         if not any(_within(real, top) for top in self._open):

@@ -7,6 +7,7 @@ of it is lost. Events are hints that wake us; what counts is what a look at the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import os
 import re
@@ -177,11 +178,16 @@ class Inbox:
                 # A folder made in its place may well have the same inode.
                 self._watched = None
                 self._events = _BURST
-            elif not ignorable(name) and (len(self._hints) < _MAX_HINTS or name in self._hints):
-                self._hints[name] = max(sign, self._hints.get(name, sign))
+            elif name in self._hints or len(self._hints) < _MAX_HINTS:
+                if not ignorable(name):
+                    self._hints[name] = max(sign, self._hints.get(name, sign))
+            else:
+                self._events = _BURST  # it is dropped: a scan is to find it
             ring, self._rung = not self._rung, True
-        if ring and self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._bell.set)
+        if ring and self._loop:
+            # A closed loop raises; nobody listens there any more.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._bell.set)
 
     def _take_hints(self) -> tuple[dict[str, Sign], bool]:
         """Return the hints, and whether events may have been lost."""

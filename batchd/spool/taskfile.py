@@ -17,6 +17,7 @@ from batchd import records
 from batchd.config import Config
 from batchd.config.loading import complaint
 from batchd.errors import Problem, TaskFileError
+from batchd.log import escape
 from batchd.spool import crosscheck, decoding, taskspec
 from batchd.spool.decoding import Place
 
@@ -62,7 +63,7 @@ def read(path: Path, max_bytes: int) -> bytes:
     """
 
     def refused(message: str) -> TaskFileError:
-        return TaskFileError((Problem("", message),), path.name)
+        return TaskFileError((Problem("", message),), escape(path.name))
 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -94,7 +95,7 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     problems: list[Problem] = []
     document = _document(data, Path(filename).suffix.lower(), problems)
     if document is None:
-        raise TaskFileError(tuple(problems), filename)
+        raise TaskFileError(tuple(problems), escape(filename))
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
     if batch.first_prompt is None and document.batch.get("first_prompt") is not None:
         # It is reported as wrong; its tasks need not be told that it is missing.
@@ -129,7 +130,7 @@ def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
     shown = once[:MAX_PROBLEMS]
     if len(once) > len(shown):
         shown.append(Problem("", f"and {len(once) - len(shown)} more errors"))
-    return TaskFileError(tuple(shown), filename)
+    return TaskFileError(tuple(shown), escape(filename))
 
 
 def _id(raw: Any, index: int) -> str:

@@ -111,6 +111,21 @@ def test_contradictions_are_told(written: Path) -> None:
     assert found["[evaluation] judge_model"].startswith("'gpt' is not provider/model")
 
 
+def test_control_characters_are_refused(written: Path) -> None:
+    """A NUL in a path, a line break in a header or a name is told, not run into; a body is free text."""
+    written.write_text(
+        '[paths]\ninbox = "a\\u0000b"\n[workspace]\nallow = ["ok", "a\\n"]\n'
+        '[providers.openai]\nheaders = {"X" = "a\\r\\nEvil: 1"}\nextra_body = {stop = ["\\n"]}\n'
+        '[providers."a\\nb"]\nbase_url = "http://x"\n'
+    )
+    assert _problems(written, {}) == {
+        "[paths] inbox": "it holds control characters",
+        "[workspace] allow[1]": "it holds control characters",
+        "[providers.openai.headers] X": "it holds control characters",
+        "[providers]": r"the key 'a\nb' holds control characters",
+    }
+
+
 @pytest.mark.parametrize(
     ("data", "place", "reason"),
     [
