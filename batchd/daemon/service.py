@@ -150,7 +150,6 @@ class Daemon:
         inbox = Inbox(config) if self._watch else None
         batches.restore(inbox.claimed() if inbox else set())
         server = control.Server(state, Commands(core, batches, dispatcher).table())
-        await server.start()
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
         undo.push_async_callback(self._drain)
@@ -158,6 +157,7 @@ class Daemon:
             await inbox.start()
             undo.push_async_callback(inbox.stop)
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
+        await server.start()  # last, for who waits for it takes it for the sign that all is up
         core.spawn(self._tick(), endless=True)
         core.spawn(self._reloads(), endless=True)
         core.log.info(

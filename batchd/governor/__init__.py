@@ -69,6 +69,9 @@ class Governor:
         """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
         before = self._permits.get(call.ref)
         retries = before.retries if before else 0
+        if failure.retry_after_s is not None and failure.kind not in _FATAL:
+            # Before the next in line takes the place of this call.
+            self._provider(call).pause(failure.retry_after_s)
         if before is not None and before.granted:
             self._end(before, before.reserved if failure.unsettled else 0.0)
         refusal = self._final(failure, retries)
@@ -186,9 +189,8 @@ class Governor:
 
     def _try_later(self, permit: Permit, failure: Failure) -> None:
         """Queue a failed call again: after what the provider asked of all, or its own backoff."""
-        governor, provider = self._config.governor, self._provider(permit.call)
+        governor = self._config.governor
         if failure.retry_after_s is not None:
-            provider.pause(failure.retry_after_s)
             self._rejoin(permit)
             return
         longest = governor.first_backoff_s * 2.0 ** (permit.retries - 1)

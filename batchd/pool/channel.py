@@ -53,9 +53,9 @@ class Channel(asyncio.Protocol):
         self._transport.writelines(self._early)
         self._early.clear()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's; a reset says less than the exit code)
         """Asyncio calls this."""
-        self._on_lost(self._cause or (str(exc) if exc else ""))
+        self._on_lost(self._cause)
 
     def data_received(self, data: bytes) -> None:
         """Asyncio calls this: hand on every whole frame."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 
 import batchd.pool.worker  # noqa: F401 (imported for its weight: openai, the agent, the sandbox)
-from batchd import tokens
+from batchd import llm, tokens
 
 tokens.load()
+llm.tls()
 gc.collect()
 # Objects that the collector never touches stay in pages that all workers share.
 gc.freeze()

@@ -50,6 +50,8 @@ class Worker:
         self.cause = ""
         self._process: BaseProcess | None = None
         self._pidfd = -1
+        #: How it broke the protocol of the channel.
+        self._broken = ""
         self._exited = asyncio.Event()
         #: Set when the channel is closed: all that the worker sent is read.
         self._silent = asyncio.Event()
@@ -93,7 +95,7 @@ class Worker:
         code = self._process.exitcode
         if code is not None:
             self._process.close()
-            self.cause = self.cause or _told(code)
+            self.cause = self.cause or self._broken or _told(code)
 
     def _has_exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -101,7 +103,7 @@ class Worker:
         self._exited.set()
 
     def _lost(self, cause: str) -> None:
-        self.cause = self.cause or cause
+        self._broken = cause
         self.retiring = True
         self._silent.set()
 

@@ -1,0 +1,432 @@
+"""The daemon with real workers, a real model server and SIGKILL, judged by the server's log and the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import config, control
+from batchd.daemon import Daemon, Listener
+from batchd.demo.server import ModelServer
+from batchd.demo.settings import Settings
+from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
+from batchd.events import Event, TaskFinished
+from batchd.records import Ref
+
+_CONFIG = """\
+[agent]
+model = "standin/{model}"
+[providers.standin]
+base_url = "{base_url}"
+max_concurrent = {max_concurrent}
+[models."standin/{model}"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[pool]
+processes = 2
+agents_per_process = {agents}
+heartbeat_timeout_s = 2.0
+drain_s = 5
+[evaluation]
+by = "none"
+[governor]
+max_retries = 1
+first_backoff_s = 0.05
+"""
+
+
+def configured(
+    folder: Path, base_url: str, model: str, *, agents: int = 1, max_concurrent: int = 32
+) -> config.Config:
+    """Return a configuration for a spool in ``folder``, which is written there too."""
+    text = _CONFIG.format(
+        model=model, base_url=base_url, agents=agents, max_concurrent=max_concurrent
+    )
+    (folder / "config.toml").write_text(text)
+    return config.load(folder / "config.toml", {})
+
+
+def task_file(count: int, **more: Any) -> bytes:
+    """Return a task file of ``count`` tasks that all differ."""
+    tasks = [{"first_prompt": f"task number {i}", **more} for i in range(count)]
+    return json.dumps({"tasks": tasks}).encode()
+
+
+def results(folder: Path, batch: str) -> list[dict[str, Any]]:
+    """Return the results in a batch's folder, by id; each must be whole."""
+    found = [p for p in (folder / "outbox" / batch).glob("*.json") if p.stem.isdigit()]
+    return [json.loads(p.read_bytes()) for p in sorted(found)]
+
+
+class Server:
+    """A stand-in server of one's own, as a process."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+
+    def totals(self) -> dict[str, Any]:
+        """Return what the server delivered, by its own count."""
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/totals") as answer:
+            told: dict[str, Any] = json.load(answer)
+        return told
+
+
+@pytest.fixture
+def slow_server() -> Iterator[Server]:
+    """A server that takes a moment for each answer, so that there is something to interrupt."""
+    command = [sys.executable, "-m", "batchd.demo.server", "--no-count", "--latency", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield Server(process.stdout.readline().split()[-1])
+        process.terminate()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Wait until something outside this process is so."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 (other processes set no events)
+            await asyncio.sleep(0.01)
+
+
+class Watching(Listener):
+    """Notes what it is told; sets an event once ``count`` events of tasks were durable."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.events: list[tuple[Ref, Event]] = []
+        self.finished: list[Ref] = []
+        self.enough = asyncio.Event()
+        self._count = count
+
+    def task_event(self, ref: Ref, event: Event) -> None:
+        """Count."""
+        self.events.append((ref, event))
+        if len(self.events) >= self._count:
+            self.enough.set()
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
+        """Note."""
+        assert finished.result
+        self.finished.append(ref)
+
+
+def test_a_dropped_file_becomes_results_that_add_up(tmp_path: Path) -> None:
+    """Each task has one result, the summary comes last, and the tokens are those that the server delivered."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "steps-3", agents=4)
+            watching = Watching()
+            async with Daemon(settings, listeners=[watching]):
+                (tmp_path / "new").write_bytes(task_file(12))
+                (tmp_path / "new").rename(tmp_path / "inbox" / "games.json")
+                await until((tmp_path / "outbox/games/summary.json").exists)
+            delivered = server.totals
+        found = results(tmp_path, "games")
+        assert [r["status"] for r in found] == ["completed"] * 12
+        assert len(watching.finished) == 12
+        for field in ("input_tokens", "output_tokens", "cached_input_tokens"):
+            assert sum(r["usage"][field] for r in found) == getattr(delivered.usage, field)
+        assert delivered.requests == 36
+        folder = tmp_path / "outbox/games"
+        assert (folder / "request.json").read_bytes() == task_file(12)
+        assert len((folder / "results.jsonl").read_text().splitlines()) == 12
+        newest = max(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns)
+        assert newest.name == "summary.json"
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, slow_server: Server) -> None:
+    """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again."""
+
+    async def scenario() -> None:
+        settings = configured(tmp_path, slow_server.base_url, "steps-4", agents=2)
+        watching = Watching(count=14)
+        async with Daemon(settings, listeners=[watching]) as daemon:
+            batch = await daemon.submit("b.json", task_file(4))
+            await watching.enough.wait()
+            status = control.request
+            told = await asyncio.to_thread(status, tmp_path / ".batchd", "status")
+            for worker in told["workers"]:
+                os.kill(worker["pid"], signal.SIGKILL)
+            await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    found = results(tmp_path, "b")
+    assert [r["status"] for r in found] == ["completed"] * 4
+    assert {r["attempts"] for r in found} <= {1, 2}
+    assert max(r["attempts"] for r in found) == 2
+    _nothing_paid_twice(slow_server, found, calls=16)
+
+
+def _nothing_paid_twice(server: Server, found: Sequence[Mapping[str, Any]], *, calls: int) -> None:
+    """All calls were answered and counted; what was asked for again is counted as unsettled."""
+    totals = server.totals()
+    unsettled = sum(r["usage"]["unsettled_calls"] for r in found)
+    assert sum(r["usage"]["calls"] for r in found) == calls
+    assert totals["repeated"] <= unsettled
+    assert totals["requests"] == calls + unsettled
+
+
+def _serve(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "batchd", "--config", str(folder / "config.toml"), "serve"]
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, stderr=log)
+
+
+def _answers(folder: Path) -> bool:
+    try:
+        control.request(folder / ".batchd", "status")
+    except NoDaemonError:
+        return False
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
+    tmp_path: Path, slow_server: Server, ending: signal.Signals
+) -> None:
+    """After SIGKILL at most the calls in flight are paid again; after SIGTERM, which drains, none is."""
+    configured(tmp_path, slow_server.base_url, "steps-4", agents=2)
+    (tmp_path / "inbox").mkdir()
+
+    async def scenario() -> None:
+        with _serve(tmp_path) as daemon:
+            await until(lambda: _answers(tmp_path))
+            (tmp_path / "new").write_bytes(task_file(8))
+            (tmp_path / "new").rename(tmp_path / "inbox" / "b.json")
+            await until(lambda: slow_server.totals()["requests"] > 9)
+            told = control.request(tmp_path / ".batchd", "status")
+            daemon.send_signal(ending)
+            assert daemon.wait(20) == (0 if ending == signal.SIGTERM else -ending)
+            await until(lambda: not any(_alive(w["pid"]) for w in told["workers"]), 2)
+        assert len(results(tmp_path, "b")) < 8
+        with _serve(tmp_path) as daemon:
+            await until((tmp_path / "outbox/b/summary.json").exists)
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(20) == 0
+
+    asyncio.run(scenario())
+    found = results(tmp_path, "b")
+    assert [r["status"] for r in found] == ["completed"] * 8
+    _nothing_paid_twice(slow_server, found, calls=32)
+    if ending == signal.SIGTERM:
+        assert slow_server.totals()["repeated"] == 0
+        assert not any(r["usage"]["unsettled_calls"] for r in found)
+
+
+def test_a_second_daemon_is_refused(tmp_path: Path, slow_server: Server) -> None:
+    """It says who has the spool, and disturbs nothing."""
+
+    async def scenario() -> None:
+        settings = configured(tmp_path, slow_server.base_url, "steps-2")
+        async with Daemon(settings):
+            with pytest.raises(SpoolLockedError, match=re.compile(rf"\b{os.getpid()}\b")):
+                async with Daemon(settings):
+                    pass
+            told = await asyncio.to_thread(control.request, tmp_path / ".batchd", "status")
+            assert told["pid"] == os.getpid()
+        async with Daemon(settings):
+            pass
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers find ``scripted_agents``."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
+    """A task that kills its workers ends as worker_crashed; its neighbours in the process complete."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "steps-2", agents=4)
+            tasks = [{"first_prompt": f"work {i}"} for i in range(6)]
+            tasks[2]["first_prompt"] = "die"
+            data = json.dumps({"tasks": tasks}).encode()
+            async with Daemon(settings, agent="scripted_agents:dies") as daemon:
+                batch = await daemon.submit("b.json", data)
+                await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    by_id = {r["task"]: r for r in results(tmp_path, "b")}
+    poison = by_id.pop("003")
+    assert (poison["status"], poison["reason"]) == ("error", "worker_crashed")
+    assert "SIGKILL" in poison["error"]["message"]
+    assert {r["status"] for r in by_id.values()} == {"completed"}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_bug_in_an_agent_is_one_typed_result(tmp_path: Path) -> None:
+    """It ends its task as internal; the traceback is nowhere in the outbox."""
+
+    async def scenario() -> None:
+        settings = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-2")
+        async with Daemon(settings, agent="scripted_agents:breaks") as daemon:
+            batch = await daemon.submit("b.json", task_file(2))
+            await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    found = results(tmp_path, "b")
+    assert [(r["status"], r["reason"]) for r in found] == [("error", "internal")] * 2
+    assert "Traceback" not in (tmp_path / "outbox/b/results.jsonl").read_text()
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_stopped_worker_is_killed_and_its_task_resumed(tmp_path: Path) -> None:
+    """A worker whose heartbeat is late is ended by its pidfd, even when it is stopped."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "steps-2")
+            async with Daemon(settings, agent="scripted_agents:stops_its_process") as daemon:
+                batch = await daemon.submit("b.json", task_file(1))
+                await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    assert [r["status"] for r in results(tmp_path, "b")] == ["completed"]
+
+
+def test_cancel_reaches_tasks_that_run_wait_and_depend(tmp_path: Path) -> None:
+    """Running, waiting for a permit, queued or dependent: each ends as cancelled, with a result."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "hang", max_concurrent=1)
+            tasks = [{"id": i, "first_prompt": i} for i in ("a", "b", "c", "d")]
+            tasks.append({"id": "e", "first_prompt": "e", "after": ["d"]})  # type: ignore[dict-item]
+            watching = Watching(count=3)
+            async with Daemon(settings, listeners=[watching]) as daemon:
+                batch = await daemon.submit("b.json", json.dumps({"tasks": tasks}).encode())
+                await watching.enough.wait()  # two have started, one of them makes its call
+                ask = asyncio.to_thread(
+                    control.request, tmp_path / ".batchd", "cancel", target="b", message="enough"
+                )
+                assert await ask == {"cancelled": 5}
+                await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    found = [json.loads(p.read_bytes()) for p in (tmp_path / "outbox/b").glob("?.json")]
+    assert [r["status"] for r in found] == ["cancelled"] * 5
+    assert {r["error"]["message"] for r in found if r["task"] in "abcd"} == {"enough"}
+
+
+def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> None:
+    """They end as cancelled/dependency, and say what they came after."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "401")
+            tasks = [
+                {"id": "first", "first_prompt": "x"},
+                {"id": "second", "first_prompt": "x", "after": ["first"]},
+                {"id": "third", "first_prompt": "x", "after": ["second"]},
+            ]
+            async with Daemon(settings) as daemon:
+                batch = await daemon.submit("b.json", json.dumps({"tasks": tasks}).encode())
+                await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    folder = tmp_path / "outbox/b"
+    first, second, third = (
+        json.loads((folder / f"{i}.json").read_bytes()) for i in ("first", "second", "third")
+    )
+    assert (first["status"], first["reason"]) == ("error", "auth")
+    for dependant in (second, third):
+        assert (dependant["status"], dependant["reason"]) == ("cancelled", "dependency")
+    assert "first" in second["error"]["message"]
+
+
+def test_a_broken_file_is_rejected_with_all_its_errors(tmp_path: Path) -> None:
+    """The summary holds them; the file is kept untouched."""
+
+    async def scenario() -> None:
+        settings = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-2")
+        async with Daemon(settings):
+            (tmp_path / "new").write_text('{"tasks": [{"first_promt": "x"}, {"first_prompt": 3}]}')
+            (tmp_path / "new").rename(tmp_path / "inbox" / "bad.json")
+            await until((tmp_path / "outbox/bad/summary.json").exists)
+
+    asyncio.run(scenario())
+    summary = json.loads((tmp_path / "outbox/bad/summary.json").read_bytes())
+    assert summary["status"] == "rejected"
+    assert len(summary["errors"]) >= 2
+    assert "first_promt" in (tmp_path / "outbox/bad/request.json").read_text()
+
+
+def test_the_control_socket_is_private_and_refuses_nonsense(tmp_path: Path) -> None:
+    """Mode 0600; unknown verbs and batches are refused in words; without a daemon it says so."""
+    with pytest.raises(NoDaemonError):
+        control.request(tmp_path, "status")
+
+    async def scenario() -> None:
+        settings = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-2")
+        state = tmp_path / ".batchd"
+        async with Daemon(settings):
+            assert stat.S_IMODE((state / "control.sock").stat().st_mode) == 0o600
+            for verb, arguments in (("dance", {}), ("cancel", {"target": "none"}), ("cancel", {})):
+                with pytest.raises(UsageError):
+                    await asyncio.to_thread(control.request, state, verb, **arguments)
+        with pytest.raises(NoDaemonError):
+            control.request(state, "status")
+
+    asyncio.run(scenario())
+
+
+def test_one_shot_runs_resume_what_a_crash_left(tmp_path: Path) -> None:
+    """What a process that runs files once left behind in its state is finished by the next one."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(latency_s=0.05)) as server:
+            settings = configured(tmp_path, server.base_url, "steps-3")
+            daemon = Daemon(settings, watch=False)
+            run = asyncio.ensure_future(daemon.run_once([("b.json", task_file(3))]))
+            await until(lambda: len(server.requests) > 2)
+            daemon.stop()
+            assert await run == ["b"]
+            assert not (tmp_path / "outbox/b/summary.json").exists()
+            async with Daemon(settings, watch=False) as again:
+                await again.batch_done("b")
+        assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 3
+        assert server.totals.repeated == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
+    """An idle daemon keeps a worker warm, so that a file's first call needs no process to start."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(count=False)) as server:
+            settings = configured(tmp_path, server.base_url, "steps-1")
+            async with Daemon(settings) as daemon:
+                await daemon.batch_done((await daemon.submit("warm.json", task_file(1))).name)
+                dropped = time.time()
+                await daemon.batch_done((await daemon.submit("b.json", task_file(1))).name)
+                assert server.requests[-1].at - dropped < 1.0  # the bound itself is benchmarked
+
+    asyncio.run(scenario())

@@ -1,0 +1,254 @@
+"""The governor: who is granted when, what is set aside, what ends a task. Time is the loop's own, made short."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from batchd.config import Config
+from batchd.config.sections import Budget, Provider
+from batchd.config.sections import Governor as Section
+from batchd.governor import Call, Governor, Grant, Refusal
+from batchd.records import Failure, FailureKind, Price, Rate, Reason, Ref, Status
+
+#: A dollar a thousand tokens: 500 in and 500 out cost at most one.
+PRICE = Price(rates=(Rate(input=1000, cached_input=1000, output=1000),), source="config")
+
+
+def governor(
+    *, max_concurrent: int = 2, per_day: float = 0.0, missing: Mapping[str, str] | None = None
+) -> Governor:
+    """Return a governor over one provider, with short waits and no jitter."""
+    config = Config(
+        providers={"p": Provider(base_url="http://x", max_concurrent=max_concurrent)},
+        governor=Section(max_retries=2, first_backoff_s=0.02, max_backoff_s=0.05),
+        budget=Budget(per_day_usd=per_day),
+    )
+    return Governor(config, missing or {}, jitter=lambda: 1.0)
+
+
+class Task:
+    """A task that asks, and notes what it is answered and when."""
+
+    def __init__(self, governor: Governor, name: str, *, limit: float = 0.0) -> None:
+        self.ref = Ref("b", name)
+        self.answers: list[Grant | Refusal] = []
+        self.at: list[float] = []
+        self.answered = asyncio.Event()
+        self._governor = governor
+        governor.money.open_task(self.ref, limit, 0.0)
+
+    def call(self, price: Price | None = None) -> Call:
+        """Return its next call."""
+        return Call(ref=self.ref, model="p/m", price=price, input_tokens=500, max_output_tokens=500)
+
+    def ask(self, price: Price | None = None) -> None:
+        """Request a permit."""
+        self._governor.ask(self.call(price), self._answered)
+
+    def failed(self, kind: FailureKind, retry_after_s: float | None = None) -> None:
+        """Say that its call failed."""
+        failure = Failure(kind=kind, message="no", retry_after_s=retry_after_s)
+        self.answered.clear()
+        self._governor.failed(self.call(), failure, self._answered)
+
+    def _answered(self, answer: Grant | Refusal) -> None:
+        self.answers.append(answer)
+        self.at.append(time.monotonic())
+        self.answered.set()
+
+    @property
+    def refusal(self) -> Refusal:
+        """The last answer, which must be a refusal."""
+        (answer,) = self.answers[-1:]
+        assert isinstance(answer, Refusal)
+        return answer
+
+
+def test_permits_are_granted_in_order_up_to_the_limit() -> None:
+    """First come, first served; a call's end makes room for exactly the next one."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=2)
+        tasks = [Task(g, str(i)) for i in range(4)]
+        for task in tasks:
+            task.ask()
+        assert [len(t.answers) for t in tasks] == [1, 1, 0, 0]
+        assert g.waiting == 2
+        g.answered(tasks[0].ref, 0.0)
+        assert [len(t.answers) for t in tasks] == [1, 1, 1, 0]
+        g.close_task(tasks[1].ref)  # its worker died
+        assert [len(t.answers) for t in tasks] == [1, 1, 1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_withdrawn_request_is_never_answered() -> None:
+    """Its place in the queue is gone; one that is granted cannot be withdrawn."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1)
+        first, second, third = (Task(g, n) for n in "abc")
+        for task in (first, second, third):
+            task.ask()
+        assert not g.withdraw(first.ref)
+        assert g.withdraw(second.ref)
+        g.answered(first.ref, 0.0)
+        assert (second.answers, len(third.answers)) == ([], 1)
+
+    asyncio.run(scenario())
+
+
+def test_retry_after_is_waited_out_by_everyone() -> None:
+    """A 429 pauses the provider, not only the call that met it, which then goes first."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1)
+        first, second = Task(g, "a"), Task(g, "b")
+        first.ask()
+        second.ask()
+        begun = time.monotonic()
+        first.failed(FailureKind.RATE_LIMITED, retry_after_s=0.1)
+        await asyncio.sleep(0.15)
+        assert len(first.answers) == 2
+        assert first.at[1] - begun >= 0.1
+        g.answered(first.ref, 0.0)
+        assert isinstance(second.answers[0], Grant)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
+    """max_retries times; the end names the provider and counts the tries."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+        task.ask()
+        begun = time.monotonic()
+        for _ in range(2):
+            task.failed(FailureKind.OVERLOADED)
+            await task.answered.wait()
+        assert task.at[1] - begun >= 0.02
+        assert task.at[2] - task.at[1] >= 0.04
+        task.failed(FailureKind.OVERLOADED)
+        assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
+        assert task.refusal.error.retries == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (FailureKind.AUTH, Reason.AUTH),
+        (FailureKind.QUOTA, Reason.QUOTA),
+        (FailureKind.FORBIDDEN, Reason.BAD_REQUEST),
+        (FailureKind.BAD_REQUEST, Reason.BAD_REQUEST),
+        (FailureKind.CONTENT_FILTER, Reason.CONTENT_FILTER),
+        (FailureKind.CONTEXT_OVERFLOW, Reason.CONTEXT_OVERFLOW),
+    ],
+)
+def test_what_no_repetition_mends_ends_the_task(kind: FailureKind, reason: Reason) -> None:
+    """At once, with its own reason, and its permit is free."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1)
+        first, second = Task(g, "a"), Task(g, "b")
+        first.ask()
+        first.failed(kind)
+        assert (first.refusal.status, first.refusal.reason) == (Status.ERROR, reason)
+        second.ask()
+        assert isinstance(second.answers[0], Grant)
+
+    asyncio.run(scenario())
+
+
+def test_money_is_set_aside_before_the_call_and_settled_after_it() -> None:
+    """A limit holds against what is spent, what is under way and what the next call may cost."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9)
+        g.money.open_batch("b", 2.0, 0.0)
+        first, second, third = (Task(g, n) for n in "abc")
+        for task in (first, second, third):
+            task.ask(PRICE)
+        # The third waits: what the others do not use up may be enough for it.
+        assert [len(t.answers) for t in (first, second, third)] == [1, 1, 0]
+        g.answered(first.ref, 0.25)
+        assert third.answers == []
+        g.answered(second.ref, 0.25)
+        assert third.answers == [Grant(1.0)]
+        g.close_task(third.ref)  # its worker died: perhaps paid
+        first.ask(PRICE)
+        assert (first.refusal.status, first.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+        assert "batch" in first.refusal.error.message
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [FailureKind.TIMEOUT, FailureKind.RATE_LIMITED])
+def test_a_failure_that_may_have_been_billed_counts_as_spent(kind: FailureKind) -> None:
+    """A timeout may have been paid, a 429 was not."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a", limit=1.5)
+        task.ask(PRICE)
+        failure = Failure(kind=kind, message="no")
+        g.failed(task.call(PRICE), failure, task._answered)
+        await asyncio.sleep(0.05)
+        granted = isinstance(task.answers[-1], Grant)
+        assert granted == (not failure.unsettled)
+
+    asyncio.run(scenario())
+
+
+def test_the_day_ends_at_midnight_utc() -> None:
+    """What was spent yesterday does not count today."""
+
+    async def scenario() -> None:
+        now = [86400.0 * 3 - 1]
+        config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
+        g = Governor(config, {}, clock=lambda: now[0])
+        g.money.open_day(0.5)
+        task = Task(g, "a")
+        task.ask(PRICE)
+        assert task.refusal.reason is Reason.BUDGET
+        now[0] += 2
+        task.ask(PRICE)
+        assert task.answers[-1] == Grant(1.0)
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_counted_cannot_be_capped() -> None:
+    """A model without a price is refused where a limit is active, and granted where none is."""
+
+    async def scenario() -> None:
+        g = governor(per_day=5.0)
+        task = Task(g, "a")
+        task.ask(None)
+        assert task.refusal.reason is Reason.BAD_REQUEST
+        free = Task(governor(), "a")
+        free.ask(None)
+        assert free.answers == [Grant(None)]
+
+    asyncio.run(scenario())
+
+
+def test_a_provider_without_its_key_is_never_called() -> None:
+    """The task ends with the message that says what to set."""
+
+    async def scenario() -> None:
+        g = governor(missing={"p": "set the environment variable P_KEY"})
+        task = Task(g, "a")
+        task.ask()
+        assert task.refusal.reason is Reason.AUTH
+        assert "P_KEY" in task.refusal.error.message
+
+    asyncio.run(scenario())
