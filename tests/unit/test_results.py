@@ -125,7 +125,7 @@ def test_an_unknown_price_gives_null_and_an_open_call_is_unsettled() -> None:
 def test_long_inputs_are_priced_at_their_own_rate() -> None:
     """Where a model costs more above a size, each call is priced by its own input."""
     small = PRICE.cost(Usage(input_tokens=200_000 - 1))
-    large = PRICE.cost(Usage(input_tokens=200_000))
+    large = PRICE.cost(Usage(input_tokens=200_001))
     assert large.total == pytest.approx(2 * small.total, rel=1e-4)
 
 
