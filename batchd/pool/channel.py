@@ -15,9 +15,11 @@ import msgspec
 from batchd import wire
 
 _HEAD = 4
+#: Bytes read at a time.
+_READ = 1 << 16
 
 
-class Channel(asyncio.Protocol):
+class Channel(asyncio.BufferedProtocol):
     """One end of the connection between the daemon and a worker."""
 
     def __init__(self, on_message: Callable[[Any], None], on_lost: Callable[[str], None]) -> None:
@@ -25,6 +27,9 @@ class Channel(asyncio.Protocol):
         self._on_message = on_message
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
+        #: Where the kernel puts what arrives: a fresh piece of memory a read costs more than the read.
+        self._space = memoryview(bytearray(_READ))
+        #: The beginning of a frame whose rest has not arrived.
         self._buffer = bytearray()
         self._cause = ""
         #: What was sent before there was a transport.
@@ -57,10 +62,14 @@ class Channel(asyncio.Protocol):
         """Asyncio calls this."""
         self._on_lost(self._cause)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's guess)
+        """Asyncio calls this."""
+        return self._space
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Asyncio calls this: hand on every whole frame."""
         buffer, start = self._buffer, 0
-        buffer += data
+        buffer += self._space[:nbytes]
         while len(buffer) - start >= _HEAD and not self._cause:
             end = start + _HEAD + int.from_bytes(buffer[start : start + _HEAD], "big")
             if end - start > wire.MAX_FRAME:

@@ -76,8 +76,10 @@ class Worker:
 
     def kill(self, cause: str) -> None:
         """End it at once; also before it has started."""
+        if self._exited.is_set():
+            return
         self.cause = self.cause or cause
-        if self._pidfd >= 0 and not self._exited.is_set():
+        if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def ended(self) -> None:

@@ -28,6 +28,9 @@ from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
 
+#: How soon the daemon learns what a task does.
+_NEWS_S = 0.1
+
 Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
 
 
@@ -49,6 +52,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._settings: wire.Settings | None = None
         self._draining = False
+        #: What tasks do now, as far as the daemon does not know it yet.
+        self._news: dict[Ref, wire.Progress] = {}
         self._ended = asyncio.Event()
         self.channel = Channel(self._received, self._lost)
 
@@ -63,6 +68,17 @@ class Worker:
         if self._settings is not None:
             await self.client.aclose()
         self.channel.close()
+
+    def tell(self, progress: wire.Progress) -> None:
+        """Let people know soon: of steps that follow in no time, the last one is enough."""
+        if not self._news:
+            asyncio.get_running_loop().call_later(_NEWS_S, self._tell_news)
+        self._news[progress.ref] = progress
+
+    def _tell_news(self) -> None:
+        for progress in self._news.values():
+            self.channel.send(progress)
+        self._news.clear()
 
     def _lost(self, cause: str) -> None:
         if cause:
@@ -127,6 +143,7 @@ class Worker:
             done = await self._outcome(run, host)
         finally:
             del self._hosts[run.ref]
+            self._news.pop(run.ref, None)
         self.channel.send(done)
         if self._draining and not self._hosts:
             self._ended.set()
@@ -166,6 +183,7 @@ class AgentHost:
         self.sandbox = worker.sandbox
         self._run = run
         self._channel = worker.channel
+        self._tell = worker.tell
         #: The answer to the one message that may be out.
         self._answer: asyncio.Future[Any] | None = None
 
@@ -189,9 +207,7 @@ class AgentHost:
 
     def progress(self, step: str, detail: str) -> None:
         """Tell people what the task is doing."""
-        self._channel.send(
-            wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail)
-        )
+        self._tell(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
 
     def finish(
         self,

@@ -178,7 +178,8 @@ def _nothing_paid_twice(server: Server, found: Sequence[Mapping[str, Any]], *, c
     unsettled = sum(r["usage"]["unsettled_calls"] for r in found)
     assert sum(r["usage"]["calls"] for r in found) == calls
     assert totals["repeated"] <= unsettled
-    assert totals["requests"] == calls + unsettled
+    # A call that was granted, but not yet sent, counts as perhaps paid too.
+    assert calls <= totals["requests"] <= calls + unsettled
 
 
 def _serve(folder: Path) -> subprocess.Popen[bytes]:
@@ -415,6 +416,39 @@ def test_one_shot_runs_resume_what_a_crash_left(tmp_path: Path) -> None:
         assert server.totals.repeated == 0
 
     asyncio.run(scenario())
+
+
+def test_a_reload_takes_a_valid_configuration_and_keeps_the_old_one_otherwise(
+    tmp_path: Path,
+) -> None:
+    """SIGHUP with a mistake in the file changes nothing; without one, tasks go by the new file."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(count=False)) as server:
+            old = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-1")
+            path = tmp_path / "config.toml"
+            path.write_text("[pool]\nprocesses = 'many'\n")
+            daemon = Daemon(old, reload=lambda: config.load(path, {}))
+            run = asyncio.ensure_future(daemon.run())
+            await until(lambda: _answers_off_loop(tmp_path))
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.1)
+            assert daemon._core.config.pool.processes == 2
+            new = configured(tmp_path, server.base_url, "steps-1", agents=3)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: daemon._core.config == new)
+            batch = await daemon.submit("b.json", task_file(3))
+            await daemon.batch_done(batch.name)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await run
+
+    asyncio.run(scenario())
+    assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 3
+
+
+def _answers_off_loop(folder: Path) -> bool:
+    """Tell whether a daemon of this very loop is up: asking it would block the loop."""
+    return (folder / ".batchd/control.sock").exists()
 
 
 def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
