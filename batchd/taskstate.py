@@ -258,7 +258,17 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
         cut=cut and not stopped,
         empty_cuts=0 if stopped else empty_cuts,
         stopped=stopped,
+        verdict=_filtered(answer) if stopped else None,
     )
+
+
+def _filtered(answer: Answer) -> Verdict | None:
+    """Return the end of a task whose answer the provider withheld; it is paid all the same."""
+    if answer.finish_reason != "content_filter" or answer.content.strip():
+        return None
+    message = f"{answer.model or 'the model'} gave no answer: the provider filtered its content"
+    error = ErrorInfo(type=Reason.CONTENT_FILTER, message=message)
+    return Verdict(status=Status.ERROR, reason=Reason.CONTENT_FILTER, error=error)
 
 
 def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:

@@ -190,7 +190,4 @@ def _read(place: Place, body: bytes, request: Request, seconds: float) -> Answer
             f"it broke off with {choice.finish_reason}",
             http_status=_HTTP_OK,
         )
-    found = answer.answer(completion, choice.message, request, seconds)
-    if found.finish_reason == "content_filter" and not (found.content.strip() or found.tool_calls):
-        return place.failure(FailureKind.CONTENT_FILTER, http_status=_HTTP_OK)
-    return found
+    return answer.answer(completion, choice.message, request, seconds)

@@ -125,7 +125,6 @@ def test_a_task_of_calls_and_tools() -> None:
         ("context-overflow", FailureKind.CONTEXT_OVERFLOW, 400, "window"),
         ("llama-overflow", FailureKind.CONTEXT_OVERFLOW, 400, "window"),
         ("prompt-filter", FailureKind.CONTENT_FILTER, 400, "refuses the content"),
-        ("content-filter", FailureKind.CONTENT_FILTER, 200, "refuses the content"),
         ("html", FailureKind.BAD_ANSWER, 200, "an HTML page"),
         ("broken-json", FailureKind.BAD_ANSWER, 200, "broken JSON"),
         ("no-choices", FailureKind.BAD_ANSWER, 200, "no choices"),
