@@ -159,7 +159,8 @@ class Daemon:
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         core.spawn(self._tick(), endless=True)
-        core.spawn(self._reloads(), endless=True)
+        if self._reload is not None:
+            core.spawn(self._reloads(self._reload), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )
@@ -196,7 +197,8 @@ class Daemon:
         handlers = {
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.stop,
-            signal.SIGHUP: self._hangup.set,
+            # With nothing to reload it means what it says: the terminal is gone.
+            signal.SIGHUP: self._hangup.set if self._reload else self.stop,
         }
         for signum, handler in handlers.items():
             loop.add_signal_handler(signum, handler)
@@ -227,16 +229,14 @@ class Daemon:
                 await core.durable(lambda: core.store.prune(time.time()))
             await asyncio.sleep(every_s)
 
-    async def _reloads(self) -> None:
+    async def _reloads(self, reload: Callable[[], Config]) -> None:
         """Read the configuration again at each SIGHUP; keep the old one where the new one is wrong."""
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            if self._reload is None:
-                continue
             self._systemd.reloading()
             try:
-                self._retune(await asyncio.to_thread(self._reload))
+                self._retune(await asyncio.to_thread(reload))
             except BatchdError as error:
                 message = str(error)
                 self._core.log.error(Action.CONFIG_RELOADED, kept_old=True, message=message)  # noqa: TRY400 (a user's mistake has no traceback)
