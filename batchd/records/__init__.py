@@ -1,0 +1,61 @@
+"""The values that every room passes around: frozen, without I/O.
+
+Money is in US dollars, times are seconds since the epoch (UTC), durations are
+seconds, sizes are bytes, and models are named ``provider/model``.
+"""
+
+from batchd.records.models import (
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Message,
+    ModelSetup,
+    Purpose,
+    ToolCall,
+)
+from batchd.records.money import (
+    Cost,
+    Price,
+    Rate,
+    Spend,
+    Usage,
+)
+from batchd.records.policy import SandboxPolicy
+from batchd.records.tasks import (
+    Batch,
+    ErrorInfo,
+    Evaluation,
+    FileChanges,
+    Limits,
+    Reason,
+    Ref,
+    Status,
+    Task,
+)
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "Cost",
+    "Endpoint",
+    "ErrorInfo",
+    "Evaluation",
+    "Failure",
+    "FailureKind",
+    "FileChanges",
+    "Limits",
+    "Message",
+    "ModelSetup",
+    "Price",
+    "Purpose",
+    "Rate",
+    "Reason",
+    "Ref",
+    "SandboxPolicy",
+    "Spend",
+    "Status",
+    "Task",
+    "ToolCall",
+    "Usage",
+]

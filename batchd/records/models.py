@@ -1,0 +1,139 @@
+"""Model calls: what goes out, what comes back, and how a model is reached."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchd.records.money import Price, Usage
+
+
+class Purpose(enum.StrEnum):
+    """What a model call was made for."""
+
+    AGENT = "agent"
+    JUDGE = "judge"
+    COMPACTION = "compaction"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call as the model wrote it."""
+
+    id: str
+    name: str
+    #: JSON text; may be malformed, or cut off.
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation, in the terms of chat completions."""
+
+    #: ``system``, ``user``, ``assistant`` or ``tool``.
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    #: For the role ``tool``: the call that this answers; None under the text protocol, which sends it as ``user``.
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model answered to one call."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    #: ``stop``, ``tool_calls``, ``length`` or ``content_filter``.
+    finish_reason: str = "stop"
+    #: The model's visible thinking, where the provider sends it.
+    reasoning: str = ""
+    usage: Usage = field(default_factory=Usage)
+    #: The model that the provider says it used.
+    model: str = ""
+    #: From the request to the last byte.
+    seconds: float = 0.0
+
+
+class FailureKind(enum.StrEnum):
+    """What went wrong with a model call, as far as one call can tell."""
+
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    BAD_ANSWER = "bad_answer"
+    AUTH = "auth"
+    QUOTA = "quota"
+    FORBIDDEN = "forbidden"
+    BAD_REQUEST = "bad_request"
+    CONTENT_FILTER = "content_filter"
+    CONTEXT_OVERFLOW = "context_overflow"
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the provider may have done, and billed, the work all the same."""
+        return self in {FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.BAD_ANSWER}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A model call that brought no answer."""
+
+    kind: FailureKind
+    #: One line for people, without secrets.
+    message: str
+    http_status: int | None = None
+    #: What the provider asked us to wait, if it did.
+    retry_after_s: float | None = None
+    #: Its rate limit headers, lower-case names.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: Whether the request may have reached the provider.
+    sent: bool = True
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the provider may have done, and billed, the work all the same."""
+        return self.sent and self.kind.unsettled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSetup:
+    """How a model is called; frozen into the journal when a task starts."""
+
+    #: ``provider/model``.
+    name: str
+    #: None: no price is known.
+    price: Price | None = None
+    #: Tokens that fit into its window; 0 if unknown.
+    context_window: int = 0
+    #: ``native``, ``text`` or ``auto``.
+    tools: str = "auto"
+    #: The request field that carries the limit on output tokens.
+    output_limit_field: str = "max_completion_tokens"
+    #: How a judge is bound to its JSON: ``json_schema``, ``json_object`` or ``none``.
+    json_mode: str = "json_schema"
+    #: Sent along in every request body, over our own fields.
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def provider(self) -> str:
+        """The provider's name in the configuration."""
+        return self.name.partition("/")[0]
+
+    @property
+    def model(self) -> str:
+        """The model's name at the provider."""
+        return self.name.partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a provider is reached. Never stored, never logged."""
+
+    base_url: str
+    api_key: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    max_concurrent: int = 32

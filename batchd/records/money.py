@@ -1,0 +1,99 @@
+"""Tokens and money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call or of many, as the provider counts them."""
+
+    calls: int = 0
+    #: All input, the cached part included.
+    input_tokens: int = 0
+    #: The part of the input that was read from the provider's prompt cache.
+    cached_input_tokens: int = 0
+    #: The part that was written to it, where the provider says so: some bill that apart.
+    cache_write_tokens: int = 0
+    #: All output, the reasoning included.
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    #: Whether any of it was counted here because the provider sent no usage.
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Money, in US dollars."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Input and output together."""
+        return self.input + self.output
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.input + other.input, self.output + other.output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What a million tokens cost in calls whose input is longer than ``above`` tokens."""
+
+    input: float
+    #: Input read from the provider's prompt cache.
+    cached_input: float
+    output: float
+    above: int = 0
+    #: Input written to that cache; None: like any input.
+    cache_write: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model costs: one rate, or several where long inputs cost more."""
+
+    #: By ascending ``above``; the first is 0.
+    rates: tuple[Rate, ...]
+    #: Where the numbers come from: ``genai-prices`` or ``config``.
+    source: str
+
+    def cost(self, usage: Usage) -> Cost:
+        """Return the price of one call (of many only where there is one rate)."""
+        rate = [r for r in self.rates if r.above < max(usage.input_tokens, 1)][-1]
+        fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
+        write = rate.input if rate.cache_write is None else rate.cache_write
+        spent = (
+            fresh * rate.input
+            + usage.cached_input_tokens * rate.cached_input
+            + usage.cache_write_tokens * write
+        )
+        return Cost(spent / 1e6, usage.output_tokens * rate.output / 1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """Tokens used, and what they cost."""
+
+    usage: Usage = field(default_factory=Usage)
+    #: None: no price is known.
+    cost: Cost | None = None

@@ -1,0 +1,191 @@
+"""Tasks and batches: what is asked for, and how it ends."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Status(enum.StrEnum):
+    """Where a task stands. The last four are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    COMPLETED = "completed"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether a task in this status has its result."""
+        return self not in {Status.QUEUED, Status.RUNNING, Status.PARKED}
+
+
+class Reason(enum.StrEnum):
+    """Why a task did not complete. ``completed`` alone has no reason."""
+
+    # timeout: a limit ran out first
+    MAX_ITERATIONS = "max_iterations"
+    MAX_CALLS = "max_calls"
+    TOKENS = "tokens"
+    BUDGET = "budget"
+    WALL_CLOCK = "wall_clock"
+    # error
+    AUTH = "auth"
+    QUOTA = "quota"
+    BAD_REQUEST = "bad_request"
+    CONTENT_FILTER = "content_filter"
+    CONTEXT_OVERFLOW = "context_overflow"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    EVALUATOR = "evaluator"
+    LOOP = "loop"
+    SANDBOX = "sandbox"
+    DISK = "disk"
+    WORKER_CRASHED = "worker_crashed"
+    INTERNAL = "internal"
+    # cancelled
+    USER = "user"
+    DEPENDENCY = "dependency"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """The name of one task: unique over the life of a spool."""
+
+    #: The batch's name, which is its folder in the outbox.
+    batch: str
+    #: The task's id within the batch.
+    task: str
+
+    def __str__(self) -> str:
+        return f"{self.batch}/{self.task}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a task may use up. 0 means no limit of its own."""
+
+    #: Rounds of work and evaluation.
+    max_iterations: int = 10
+    #: Model calls, evaluations and compactions included.
+    max_calls: int = 100
+    #: Tokens over all calls, input and output together.
+    max_tokens: int = 0
+    #: Output tokens of one call.
+    max_output_tokens: int = 8192
+    #: Money over all calls.
+    max_cost_usd: float = 0.0
+    #: Time at work; parked time does not count.
+    timeout_s: float = 3600.0
+    #: One model call, from request to the last byte.
+    call_timeout_s: float = 600.0
+    #: One command or file tool.
+    tool_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One job for one agent, as the task file asks for it, defaults filled in."""
+
+    #: Unique in its batch.
+    id: str
+    #: The user's request: the first message of the conversation.
+    first_prompt: str
+    #: ``provider/model``.
+    model: str
+    #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
+    dir: str = ""
+    #: Replaces the opening of batchd's own system prompt.
+    system_prompt: str = ""
+    #: Higher goes first.
+    priority: int = 0
+    #: Ids in the same batch that must have completed before this one starts.
+    after: tuple[str, ...] = ()
+    #: ``judge`` or ``none``: what evaluates a round where there is no ``check``.
+    evaluator: str = "judge"
+    #: A shell command; exit 0 accepts the round.
+    check: str = ""
+    #: A JSON Schema that the final answer must satisfy.
+    output_schema: Mapping[str, Any] | None = None
+    limits: Limits = field(default_factory=Limits)
+    #: Whether its commands may use the network.
+    network: bool = False
+    #: Environment variables of its commands.
+    env: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    #: Returned untouched in the result.
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One dropped file, and the folder in the outbox that answers it."""
+
+    #: Its folder in the outbox; never used twice.
+    name: str
+    #: The unique mark of the claim (a ULID).
+    claim: str
+    #: The folder of the outbox it began with, an absolute path.
+    outbox: str
+    #: The name under which the dropped file lies in its folder: ``request.json``, ``request.md``, …
+    request: str
+    received_at: float
+    #: Caps the whole batch; 0 for none.
+    budget_usd: float = 0.0
+    #: The batch that this one runs again, if any.
+    retry_of: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The absolute path of its folder in the outbox."""
+        return f"{self.outbox}/{self.name}"
+
+    def directory(self, task: Task) -> str:
+        """Return the absolute path of the directory that a task works in."""
+        return task.dir or f"{self.folder}/{task.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The verdict on one round."""
+
+    #: ``check``, ``output_schema``, ``judge`` or ``none``.
+    by: str
+    done: bool
+    feedback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """The ``error`` of a result."""
+
+    type: str
+    message: str
+    http_status: int | None = None
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileChanges:
+    """What became of the files in a task's directory: paths, sorted."""
+
+    created: tuple[str, ...] = ()
+    modified: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+    @classmethod
+    def between(
+        cls, before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+    ) -> FileChanges:
+        """Compare two listings of path to (size, mtime)."""
+        return cls(
+            created=tuple(sorted(after.keys() - before.keys())),
+            modified=tuple(
+                sorted(p for p in after.keys() & before.keys() if after[p] != before[p])
+            ),
+            deleted=tuple(sorted(before.keys() - after.keys())),
+        )
