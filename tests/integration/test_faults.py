@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections import Counter
-
-from conftest import Spool
+from typing import Any
 
 #: What the stand-in does, and how a task must end: status and reason.
 FAULTS: dict[str, tuple[str, str | None]] = {
@@ -49,7 +48,7 @@ _UNCOUNTED = {"no-usage+steps-2"}
 
 
 def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
-    spool: Spool, model_server: str
+    spool: Any, model_server: str
 ) -> None:
     """None hangs, the good ones are untouched, and tokens add up to what the server delivered, judge included."""
     config = spool.folder / "config.toml"
