@@ -10,13 +10,14 @@ import functools
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import seccomp
 from batchd.sandbox.identity import Identity, as_root, limits, prefix
+from batchd.sandbox.memory import lasting
 
 #: Where a command finds its task's directory.
 TASK = "/task"
@@ -46,10 +47,8 @@ class View:
 
     #: The options, each with its terminator, up to those that name descriptors.
     options: bytes
-    #: Files that bwrap writes, by path.
-    files: Mapping[str, bytes]
-    #: The system call filter.
-    filter: bytes
+    #: What bwrap reads from descriptors: the words before one, the path of the file to open for it, the words behind.
+    contents: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]
     #: What stands before every command.
     before: tuple[str, ...]
     #: The limits that are set from outside: the kernel's number, and the value.
@@ -60,6 +59,18 @@ def view(
     policy: SandboxPolicy, identity: Identity, env: Mapping[str, str], *, network: bool
 ) -> View:
     """Return what commands see. Raises ``SandboxError`` for an environment that cannot be passed on."""
+    common = _common(policy, identity, network=network)
+    variables = environment(identity, env, home="/tmp")  # noqa: S108 (the sandbox's own)
+    words = (w for name, value in variables.items() for w in ("--setenv", name, value))
+    blob = common.options + encoded(words)
+    if len(blob) > _MOST_ARGUMENTS // 2:
+        raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
+    return replace(common, options=blob)
+
+
+@functools.cache
+def _common(policy: SandboxPolicy, identity: Identity, *, network: bool) -> View:
+    """Return what is the same whatever the environment; a process has few of these, and asks for them always again."""
     options = [
         *_namespaces(network=network),
         *("--die-with-parent", "--new-session", "--hostname", "batchd"),
@@ -74,17 +85,17 @@ def view(
         *("--symlink", "/tmp", "/var/tmp"),  # noqa: S108 (the sandbox's own)
         *("--remount-ro", "/", "--remount-ro", "/dev", "--chdir", TASK, "--clearenv"),
     ]
-    for name, value in environment(identity, env, home="/tmp").items():  # noqa: S108 (the sandbox's own)
-        options += ["--setenv", name, value]
-    blob = encoded(options)
-    if len(blob) > _MOST_ARGUMENTS // 2:
-        raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
     # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
     outside = as_root()
     return View(
-        options=blob,
-        files=_files(identity, network=network),
-        filter=seccomp.program(platform.machine()),
+        options=encoded(options),
+        contents=(
+            (("--seccomp",), lasting(seccomp.program(platform.machine())), ()),
+            *(
+                (("--perms", "0444", "--file"), lasting(data), (path,))
+                for path, data in _files(identity, network=network).items()
+            ),
+        ),
         before=tuple(prefix(policy, identity, limited=outside)),
         limits=tuple((kind, value) for _, kind, value in limits(policy)) if outside else (),
     )

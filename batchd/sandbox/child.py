@@ -15,7 +15,6 @@ import re
 import resource
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -44,9 +43,11 @@ def prepare_process() -> None:
 class Child:
     """A running child, the leader of its own process group; to be ended in any case."""
 
-    def __init__(self, process: subprocess.Popen[bytes], status: int | None = None) -> None:
-        guard().watch(process.pid)
-        self._process = process
+    def __init__(self, pid: int, status: int | None = None) -> None:
+        guard().watch(pid)
+        self.pid = pid
+        #: As ``subprocess`` tells it: negative for a signal. 0 until it was waited for.
+        self._returncode = 0
         self._status = status
         self._reports = status is not None
         self._report = b""
@@ -56,13 +57,12 @@ class Child:
     @property
     def reached(self) -> bool:
         """Whether the command itself was started; false where its sandbox could not be set up."""
-        return not self._reports or b'"exit-code"' in self._report or self._process.returncode < 0
+        return not self._reports or b'"exit-code"' in self._report or self._returncode < 0
 
     @property
     def exit_code(self) -> int:
         """The exit code as a shell tells it: 128 and the signal for one that was killed."""
-        code: int = self._process.returncode
-        return 128 - code if code < 0 else code
+        return 128 - self._returncode if self._returncode < 0 else self._returncode
 
     async def wait(self) -> None:
         """Return when the command has ended; what it started may still run."""
@@ -70,7 +70,7 @@ class Child:
         if self._status is not None:
             loop.add_reader(self._status, self._on_status)
         try:
-            with _watched(self._process.pid) as ended:
+            with _watched(self.pid) as ended:
                 await ended
         finally:
             if self._status is not None:
@@ -83,15 +83,16 @@ class Child:
         """
         try:
             self._kill()
-            cancelled = await _dead(self._process.pid)
-            if _running(os.P_PID, self._process.pid, os.WNOWAIT):
+            cancelled = await _dead(self.pid)
+            if _running(os.P_PID, self.pid, os.WNOWAIT):
                 raise SandboxError("a command cannot be killed: it hangs in the kernel")
             self._read_status()
-            self._reap()
             if self._inner is None:
+                self._reap()
                 cancelled = await self._end_group() or cancelled
             else:
                 cancelled = await self._end_inner(self._inner) or cancelled
+                self._reap()
         finally:
             self.close()
         if cancelled:
@@ -104,15 +105,13 @@ class Child:
             # Our child since bwrap is gone, and not waited for: the number is still its own.
             os.kill(inner, signal.SIGKILL)
             cancelled = await _dead(inner)
-        guard().forget(inner)
-        _running(os.P_PID, inner)
         return cancelled
 
     async def _end_group(self) -> bool:
         """Wait for what was killed with the child: a plain command's processes, or an inner one not yet reported."""
         cancelled = False
         deadline = time.monotonic() + _DYING_S
-        while (running := _running(os.P_PGID, self._process.pid)) is not None:
+        while (running := _running(os.P_PGID, self.pid)) is not None:
             if time.monotonic() > deadline:
                 break
             if running:
@@ -124,7 +123,7 @@ class Child:
 
     def end_now(self) -> None:
         """Wait for a short command's own end, without a loop."""
-        descriptor = os.pidfd_open(self._process.pid)
+        descriptor = os.pidfd_open(self.pid)
         try:
             if not select.select([descriptor], [], [], _DYING_S)[0]:
                 self._kill()
@@ -132,11 +131,11 @@ class Child:
         finally:
             os.close(descriptor)
         self._read_status()
-        self._reap()
         if self._inner is not None:
             # Dying with bwrap, and ours to wait for only where this process adopts orphans.
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._inner, 0)
+                os.waitid(os.P_PID, self._inner, os.WEXITED | os.WNOWAIT)
+        self._reap()
         self.close()
 
     def close(self) -> None:
@@ -149,7 +148,7 @@ class Child:
         # Not waited for yet, so the number is still its own. bwrap's inner process leaves this
         # group only after its number was reported.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
 
     def _on_status(self) -> None:
         self._read_status()
@@ -168,8 +167,11 @@ class Child:
             self._inner = int(found[1])
 
     def _reap(self) -> None:
-        guard().forget(self._process.pid)
-        self._process.poll()
+        """Wait for the processes that are dead."""
+        guard().forget(self.pid, self._inner)
+        self._returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, os.WNOHANG)[1])
+        if self._inner is not None:
+            _running(os.P_PID, self._inner)
 
 
 def _running(kind: int, number: int, options: int = 0) -> bool | None:

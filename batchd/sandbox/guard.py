@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 
 # Numbers are forgotten before they can be used again: while their process, dead, is not waited for yet.
 _SCRIPT = """
@@ -23,7 +24,16 @@ while read -r told; do
         -*) live="${live%% $number *} ${live#* $number }" ;;
     esac
 done
+[ "$live" = ' ' ] && exit
 for number in $live; do kill -9 -$number; kill -9 $number; done
+# The first process of a sandbox leaves bwrap's group before it is bound to bwrap's life, and we may not have
+# been told of it: it bears the name that bwrap was started with.
+for file in /proc/[0-9]*/cmdline; do
+    line=
+    read -r line <"$file"
+    number=${file#/proc/}
+    case $line in "$NAME"*) kill -9 "${number%/cmdline}" ;; esac
+done
 """
 
 
@@ -32,7 +42,9 @@ class Guard:
 
     def __init__(self) -> None:
         self._live: set[int] = set()
-        self._told = _started()
+        #: What bwrap must be started as, so that its processes are known by it.
+        self.name = f"bwrap:{secrets.token_hex(8)}"
+        self._told = _started(self.name)
 
     def watch(self, number: int) -> None:
         """Kill this process, and the group of the same number, when we are gone. Raises ``OSError``."""
@@ -41,17 +53,18 @@ class Guard:
             os.write(self._told, b"+%d\n" % number)
         except BrokenPipeError:
             os.close(self._told)
-            self._told = _started()
+            self._told = _started(self.name)
             os.write(self._told, b"".join(b"+%d\n" % live for live in sorted(self._live)))
 
-    def forget(self, number: int) -> None:
-        """Do not any more; call it before the process is waited for."""
-        self._live.discard(number)
+    def forget(self, *numbers: int | None) -> None:
+        """Do not any more; call it before the processes are waited for. What it never watched does not matter."""
+        known = self._live.intersection(numbers)
+        self._live -= known
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._told, b"-%d\n" % number)
+            os.write(self._told, b"".join(b"-%d\n" % number for number in known))
 
 
-def _started() -> int:
+def _started(name: str) -> int:
     """Start the process, and return the pipe to it."""
     heard, told = os.pipe()
     devnull = os.devnull
@@ -59,7 +72,7 @@ def _started() -> int:
         os.posix_spawn(
             "/bin/sh",
             ["/bin/sh", "-c", _SCRIPT],
-            {},
+            {"NAME": name},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, heard, 0),
                 (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),

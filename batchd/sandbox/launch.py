@@ -3,122 +3,142 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import os
 import resource
-import subprocess
+import signal
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from batchd.sandbox.bwrap import TASK, View, encoded
 from batchd.sandbox.child import Child
+from batchd.sandbox.guard import guard
+from batchd.sandbox.memory import write_all
 
 #: Where memory runs out, the kernel takes a command before it takes the daemon.
-_OOM_SCORE = "800"
+_OOM_SCORE = b"800"
 _PIPE_BYTES = 1 << 16
-
-
-def memory_file(data: bytes) -> int:
-    """Return a descriptor from which ``data`` can be read once."""
-    descriptor = os.memfd_create("batchd", os.MFD_CLOEXEC)
-    try:
-        _write(descriptor, data)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+_SYS_CLOSE_RANGE = 436  # on all processors
+_CLOSE_RANGE_CLOEXEC = 4
+#: Enters the directory on descriptor 3, as ``posix_spawn`` cannot, and becomes the command.
+_ENTER = 'cd -P /proc/self/fd/3 && exec 3<&- && exec "$@"'
 
 
 def sandboxed(
-    bwrap: str, view: View, directory: int, command: Sequence[bytes], *, stdin: int, output: int
+    bwrap: str,
+    view: View,
+    directory: int,
+    command: Sequence[bytes],
+    *,
+    stdin: int | None,
+    output: int,
 ) -> Child:
     """Start ``command`` in a sandbox of its own. Raises ``OSError``.
 
     The sandbox ends with the thread that calls this, so call it from one that stays.
     """
-    with contextlib.ExitStack() as passed, contextlib.ExitStack() as kept:
-        status, status_end = os.pipe()
-        kept.callback(os.close, status)
-        passed.callback(os.close, status_end)
+    status, status_end = os.pipe()
+    passed = [status_end]
+    try:
         os.set_blocking(status, False)
-        options = ["--json-status-fd", str(status_end)]
-        descriptors = [status_end, directory]
-        for words, data, path in _contents(view):
-            descriptor = memory_file(data)
-            passed.callback(os.close, descriptor)
-            descriptors.append(descriptor)
-            options += [*words, str(descriptor), *path]
-        options += ["--bind-fd", str(directory), TASK]
+        options = ["--json-status-fd", str(status_end), "--bind-fd", str(directory), TASK]
+        for before, path, behind in view.contents:
+            descriptor = os.open(path, os.O_RDONLY)
+            passed.append(descriptor)
+            options += [*before, str(descriptor), *behind]
         wanted, arguments = os.pipe()
-        passed.callback(os.close, wanted)
-        passed.callback(os.close, arguments)
-        process = _spawn(
-            [bwrap, "--args", str(wanted), "--", *view.before, *command],
-            env={},
-            stdin=stdin,
-            output=output,
-            descriptors=(*descriptors, wanted),
-        )
-        child = Child(process, status)
-        kept.pop_all()
-        # bwrap waits for its arguments: whenever this process dies, the child is either known to the
-        # guard or without them. One that is dead already says so at its end.
-        with contextlib.suppress(ProcessLookupError, BrokenPipeError):
-            for kind, value in view.limits:
-                resource.prlimit(process.pid, kind, (value, value))
-            _fill(arguments, encoded(options) + view.options)
+        try:
+            passed.append(wanted)
+            words: list[str | bytes] = ["--args", str(wanted), "--", *view.before, *command]
+            # Each onto itself: that leaves it open at the exec.
+            same = [(descriptor, descriptor) for descriptor in (*passed, directory)]
+            pid = _spawn(bwrap, [guard().name, *words], {}, same, stdin=stdin, output=output)
+            child = Child(pid, status)
+            # bwrap waits for its arguments: whenever this process dies, the child is either known to
+            # the guard or without them. One that is dead already says so at its end.
+            with contextlib.suppress(ProcessLookupError, BrokenPipeError):
+                for kind, value in view.limits:
+                    resource.prlimit(child.pid, kind, (value, value))
+                _fill(arguments, encoded(options) + view.options)
+        finally:
+            os.close(arguments)
+    except BaseException:
+        os.close(status)
+        raise
+    finally:
+        for descriptor in passed:
+            os.close(descriptor)
     return child
 
 
 def plain(
-    directory: int, env: Mapping[str, str], command: Sequence[bytes], *, stdin: int, output: int
+    directory: int,
+    env: Mapping[str, str],
+    command: Sequence[bytes],
+    *,
+    stdin: int | None,
+    output: int,
 ) -> Child:
     """Start ``command`` as a process group of its own, without any protection. Raises ``OSError``."""
-    place = f"/proc/self/fd/{directory}"
-    return Child(_spawn(command, env=env, stdin=stdin, output=output, cwd=place))
-
-
-def _contents(view: View) -> Iterable[tuple[tuple[str, ...], bytes, tuple[str, ...]]]:
-    """Return what bwrap reads from descriptors: the words before it, the bytes, the words behind."""
-    yield ("--seccomp",), view.filter, ()
-    for path, data in view.files.items():
-        yield ("--perms", "0444", "--file"), data, (path,)
+    argv: list[str | bytes] = ["sh", "-c", _ENTER, "sh", *command]
+    return Child(_spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
 
 
 def _spawn(
-    argv: Sequence[str | bytes],
-    *,
+    path: str,
+    argv: list[str | bytes],
     env: Mapping[str, str],
-    stdin: int,
+    passed: Iterable[tuple[int, int]],
+    *,
+    stdin: int | None,
     output: int,
-    descriptors: Sequence[int] = (),
-    cwd: str = "/",
-) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+) -> int:
+    """Start a program that gets, beside the usual three, only these descriptors, each under its new number.
+
+    Without ``stdin`` it has nothing to read. ``posix_spawn`` costs half of what ``Popen`` does.
+    """
+    source = (
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+        if stdin is None
+        else (os.POSIX_SPAWN_DUP2, stdin, 0)
+    )
+    copies = ((os.POSIX_SPAWN_DUP2, *pair) for pair in ((output, 1), (output, 2), *passed))
+    _withhold()
+    pid = os.posix_spawn(
+        path,
         argv,
-        env=env,
-        stdin=stdin,
-        stdout=output,
-        stderr=output,
-        pass_fds=descriptors,
-        cwd=cwd,
+        env,
+        file_actions=(source, *copies),
         # No terminal to reach, and a process group to kill.
-        start_new_session=True,
+        setsid=True,
+        # Ignored by Python, which its children would inherit.
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
     )
     with contextlib.suppress(OSError):
-        Path(f"/proc/{process.pid}/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
-    return process
+        score = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(score, _OOM_SCORE)
+        finally:
+            os.close(score)
+    return pid
+
+
+def _withhold() -> None:
+    """Have every descriptor of this process closed at an exec, also one that a library left open for it."""
+    arguments = map(ctypes.c_long, (_SYS_CLOSE_RANGE, 3, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC))
+    if _libc().syscall(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"close_range: {os.strerror(number)}")
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _fill(pipe: int, data: bytes) -> None:
     """Write to a pipe that nobody may be reading yet."""
     if len(data) > _PIPE_BYTES:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, len(data))
-    _write(pipe, data)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    write_all(pipe, data)

@@ -165,7 +165,7 @@ def _trial(path: str, policy: SandboxPolicy, who: Identity, directory: int) -> t
     try:
         try:
             start = functools.partial(launch.sandboxed, path, seen, directory, command)
-            child = start(stdin=subprocess.DEVNULL, output=write_end)
+            child = start(stdin=None, output=write_end)
         finally:
             os.close(write_end)
         child.end_now()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
 from batchd.sandbox.child import Child
-from batchd.sandbox.launch import memory_file
+from batchd.sandbox.memory import memory_file
 from batchd.sandbox.output import Output, Reader
 
-#: Starts a command, given the descriptors of its input and of its output.
-Start = Callable[[int, int], Child]
+#: Starts a command, given the descriptors of its input, if it has any, and of its output.
+Start = Callable[[int | None, int], Child]
 #: What a shell answers for a command that cannot be executed.
 _CANNOT_RUN = 126
 
@@ -68,14 +67,14 @@ async def run(start: Start, *, stdin: bytes | None, timeout_s: float, limit: int
 
 def _begin(start: Start, stdin: bytes | None, write_end: int) -> Child:
     """Start the child; afterwards it alone holds its ends."""
-    source = subprocess.DEVNULL
+    source = None
     try:
         if stdin is not None:
             source = memory_file(stdin)
         return start(source, write_end)
     finally:
         os.close(write_end)
-        if source != subprocess.DEVNULL:
+        if source is not None:
             os.close(source)
 
 

@@ -14,8 +14,8 @@ from batchd.sandbox import bwrap, directory, facts, launch, probe, process
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.identity import Identity, home, prefix, runner
 
-#: Starts a command, given the descriptors of its input and its output.
-_Starter = Callable[[Sequence[bytes], int, int], Child]
+#: Starts a command, given the descriptors of its input, if it has any, and its output.
+_Starter = Callable[[Sequence[bytes], int | None, int], Child]
 #: What workplaces of one kind answered, and when.
 _Known = dict[tuple[object, ...], tuple[str, float]]
 
