@@ -97,9 +97,10 @@ def source() -> Iterator[Path]:
     folder = _open_to_all()
     package = folder / "batchd"
     package.mkdir()
-    for name in ("__init__.py", "records.py", "errors.py"):
+    for name in ("__init__.py", "errors.py"):
         shutil.copy(HERE / "batchd" / name, package)
-    shutil.copytree(HERE / "batchd" / "sandbox", package / "sandbox")
+    for name in ("records", "sandbox"):
+        shutil.copytree(HERE / "batchd" / name, package / name)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
     yield folder
