@@ -59,6 +59,8 @@ def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
         {"id": f"t{i:02}", "first_prompt": f"do {fault}", "model": f"standin/{fault}"}
         for i, fault in enumerate(FAULTS)
     ]
+    server = model_server.removesuffix("/v1")
+    urllib.request.urlopen(f"{server}/control", data=b'{"reset": true}').close()
     ran = spool.batchd("run", spool.write("faults.json", tasks))
     assert ran.returncode == 1, ran.stderr
     ended = {}
@@ -76,6 +78,6 @@ def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
         for part in usage["by_purpose"].values():
             if not part["estimated"]:
                 ours += Counter({k: part[k] for k in ("input_tokens", "output_tokens")})
-    with urllib.request.urlopen(f"{model_server.removesuffix('/v1')}/totals") as answer:
+    with urllib.request.urlopen(f"{server}/totals") as answer:
         theirs = json.load(answer)["usage"]
     assert ours == Counter({k: theirs[k] for k in ours})
