@@ -11,7 +11,7 @@ import gzip
 import hashlib
 from binascii import a2b_base64
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import count as numbers
 from typing import TYPE_CHECKING
@@ -79,8 +79,16 @@ def count_messages(messages: Sequence[Message]) -> int:
 
 
 def _count_message(message: Message) -> int:
+    if message.role == "system":
+        return MESSAGE_TOKENS + _count_prompt(message.content)
     calls = (count(c.name) + count(c.arguments) + TOOL_CALL_TOKENS for c in message.tool_calls)
     return MESSAGE_TOKENS + count(message.content) + sum(calls)
+
+
+@lru_cache(maxsize=32)
+def _count_prompt(text: str) -> int:
+    """Return ``count(text)``, remembered: task after task has the same system prompt."""
+    return count(text)
 
 
 @cache

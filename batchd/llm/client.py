@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +30,13 @@ _HTTP_OK = 200
 _NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
 #: What goes wrong before there is a connection.
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.UnsupportedProtocol)
+
+
+#: What the SDK tells of this machine with each call: nobody's business, and a tenth of the call's cost.
+_UNSENT_HEADERS: Mapping[str, Any] = {
+    f"X-Stainless-{name}": openai.omit
+    for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+}
 
 
 @dataclass(slots=True)
@@ -127,7 +135,7 @@ def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
         api_key=endpoint.api_key or "none",
         max_retries=0,
         timeout=httpx2.Timeout(None, connect=CONNECT_S),
-        default_headers=endpoint.headers,
+        default_headers={**_UNSENT_HEADERS, **endpoint.headers},
         http_client=transport,
     )
     # The SDK takes these from OPENAI_… variables and would send them to every provider.
@@ -143,7 +151,7 @@ async def _call(
     try:
         # Around all of it: the SDK's own timeouts begin anew with every byte.
         async with asyncio.timeout(timeout_s):
-            response = await client.post("/chat/completions", cast_to=httpx2.Response, content=body)
+            response = await client.post(place.url, cast_to=httpx2.Response, content=body)
     except openai.APIStatusError as error:
         return http_failure(
             place, error.status_code, error.response.headers, error.response.content

@@ -94,7 +94,7 @@ def fresh(path: str, user: str) -> int:
     parent, name = Path(path).parent, Path(path).name
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        above = os.open(parent.resolve(), _FLAGS)
+        above = os.open(parent, _FLAGS)
     except OSError as error:
         raise SandboxError(f"the task's directory cannot be made: {error}") from error
     try:
