@@ -103,7 +103,7 @@ def _common(policy: SandboxPolicy, identity: Identity, *, network: bool) -> View
 
 def encoded(options: Iterable[str]) -> bytes:
     """Return options as ``--args`` reads them."""
-    return b"".join(option.encode("utf-8", "replace") + b"\0" for option in options)
+    return "\0".join((*options, "")).encode("utf-8", "replace")
 
 
 def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
