@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         models = args.compare or (settings.agent.model, *settings.cost.compare)
         return _show_compared(_compare(settings, models, [_counts(args.tokens)]), args.json)
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
+        if args.batch:
+            reader.batch(args.batch)  # raises where there is none: no money is not the same
         if args.compare is not None:
             models = args.compare or settings.cost.compare
             used = [_usage(r) for r in reader.spend((), batch=args.batch)]

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 from batchd import config, log
 from batchd.cli import common, ending, progress
 from batchd.cli.submit import read_file
-from batchd.errors import StoreError, UsageError
+from batchd.errors import NotPossibleError, StoreError, UsageError
+from batchd.records import Task
 from batchd.spool import taskfile
 from batchd.store.reader import Reader
 
@@ -42,20 +44,40 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     if not args.files:
         _ask(args, settings)
-    if (args.first is not None and args.first < 1) or (args.processes or 1) < 1:
+    if any(number is not None and number < 1 for number in (args.first, args.processes)):
         raise UsageError("--first and --processes want a number from 1 on")
     files = [(name, read_file(name, settings)) for name in args.files]
     if args.first is not None:
         files = [(name, _cut(name, data, args.first)) for name, data in files]
     files = [(Path(name).name, data) for name, data in files]
-    for name, data in files:
-        taskfile.parse(data, name, settings)  # every error now, before anything is paid
+    # Every error now, before anything is paid.
+    _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
     settings = _private(settings, serial=args.serial, processes=args.processes)
     # What tasks meet stands in the journal, and progress tells how they end: that is for people.
     log.configure("error", settings.log.format, settings.log.file)
-    with _progress(settings, quiet=args.json):
-        batches = asyncio.run(_work(settings, files))
+    try:
+        with _progress(settings, quiet=args.json):
+            batches = asyncio.run(_work(settings, files))
+    except (NotPossibleError, KeyboardInterrupt):
+        _forget_unused(Path(settings.paths.state))
+        raise
     return _end(settings, batches, as_json=args.json)
+
+
+def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
+    """Refuse what every task would end with: no key, no outbox. Raises ``NotPossibleError``."""
+    models = {task.model for task in tasks}
+    if settings.evaluation.judge_model and any(task.evaluator == "judge" for task in tasks):
+        models.add(settings.evaluation.judge_model)
+    for provider in sorted({model.partition("/")[0] for model in models}):
+        settings.endpoint(provider)
+    outbox = Path(settings.paths.outbox)
+    try:
+        outbox.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=outbox):
+            pass
+    except OSError as error:
+        raise NotPossibleError(f"the outbox {outbox} cannot be written: {error.strerror}") from None
 
 
 async def _work(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[str]:
@@ -69,7 +91,7 @@ def _private(settings: config.Config, *, serial: bool, processes: int | None) ->
     pool = settings.pool
     if serial:
         pool = dataclasses.replace(pool, processes=1, agents_per_process=1)
-    elif processes:
+    elif processes is not None:
         pool = dataclasses.replace(pool, processes=processes)
     name = f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return dataclasses.replace(
@@ -86,7 +108,8 @@ def _progress(settings: config.Config, *, quiet: bool) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        with contextlib.suppress(StoreError):  # the work itself will tell what is wrong with it
+        # What is wrong with the store, the work itself will tell; and whoever read our output may have gone.
+        with contextlib.suppress(StoreError, BrokenPipeError):
             reader = progress.open_reader(
                 common.store_path(Path(settings.paths.state)), over.is_set
             )
@@ -103,6 +126,16 @@ def _progress(settings: config.Config, *, quiet: bool) -> Iterator[None]:
         over.set()
         if not quiet:
             thread.join()
+
+
+def _forget_unused(state: Path) -> None:
+    """Remove a state in which no batch was stored: the run ended before it began."""
+    store = common.store_path(state)
+    if store.exists():
+        with Reader(store) as reader:
+            if reader.batches(limit=1):
+                return
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def _end(settings: config.Config, names: Sequence[str], *, as_json: bool) -> int:

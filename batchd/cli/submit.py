@@ -23,6 +23,7 @@ from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before whoever waits is told.
 _GONE_S = 30.0
+_GOES_ON = "The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 _IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -139,7 +140,11 @@ def _wait(
             patience.check()
             return bool(rows) and all(r.published_at is not None for r in rows)
 
-        progress.follow(reader, mine.find, ended, quiet=as_json)
+        try:
+            progress.follow(reader, mine.find, ended, quiet=as_json)
+        except KeyboardInterrupt:
+            print(_GOES_ON.format(name=mine.name or "NAME"), file=sys.stderr)
+            raise
         (row,) = mine.find(reader)
     return ending.report([row], as_json=as_json)
 
@@ -151,17 +156,18 @@ class Mine:
         self._newest = newest
         self._base = outbox.batch_name(filename)
         self._data = data
-        self._name = ""
+        #: The batch's, once it is known.
+        self.name = ""
 
     def find(self, reader: Reader) -> list[BatchRow]:
         """Return the batch, alone; nothing as long as it has not been claimed."""
-        if not self._name:
+        if not self.name:
             for row in reader.batches(limit=1000):
                 if row.batch.name == self._newest:
                     break
                 if self._is_mine(row.batch):
-                    self._name = row.batch.name
-        return [reader.batch(self._name)] if self._name else []
+                    self.name = row.batch.name
+        return [reader.batch(self.name)] if self.name else []
 
     def _is_mine(self, batch: Batch) -> bool:
         if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):

@@ -78,22 +78,41 @@ class Daemon:
     async def run_once(self, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Work on these files, names and contents, until all are done; return their batches' names.
 
-        A signal drains, and returns early: what was not finished can be resumed from the state directory.
-        Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
+        A signal cancels every task that has not ended, so that each has its result all the same; a second
+        one ends at once. Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
         """
         parsed = [taskfile.parse(data, name, self._config) for name, data in files]
+        names: list[str] = []
         with self._signals():
             async with self:
-                names = [
-                    (await self._add(name, data, tasks)).name
-                    for (name, data), tasks in zip(files, parsed, strict=True)
-                ]
-                done = [asyncio.ensure_future(self.batch_done(name)) for name in names]
-                all_done = asyncio.gather(*done)
-                all_done.add_done_callback(lambda _: self.stop())
-                await self._until_stopped()
-                all_done.cancel()
+                work = asyncio.ensure_future(self._work_off(files, parsed, names))
+                await self._until_stopped(work)
+                if not work.done():
+                    work.cancel()
+                    await self._cancel_all(names)
         return names
+
+    async def _work_off(
+        self,
+        files: Sequence[tuple[str, bytes]],
+        parsed: Sequence[taskfile.Parsed],
+        names: list[str],
+    ) -> None:
+        for (name, data), tasks in zip(files, parsed, strict=True):
+            names.append((await self._add(name, data, tasks)).name)
+        for name in names:
+            await self.batch_done(name)
+
+    async def _cancel_all(self, names: Sequence[str]) -> None:
+        """End what is under way, and wait for the summaries, unless there is a hurry."""
+        for name in names:
+            for queued in self._core.store.queued(name):
+                self._dispatcher.cancel(queued.ref, "the run was interrupted")
+        done = asyncio.gather(*(self._batches.done(name) for name in names))
+        hurry = asyncio.ensure_future(self._at_once.wait())
+        await _first(done, hurry, self._core.broken)
+        done.cancel()
+        hurry.cancel()
 
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
@@ -182,13 +201,14 @@ class Daemon:
         await pool.close()
         await core.settle()
 
-    async def _until_stopped(self) -> None:
-        """Wait for the wish to stop, or for a part that breaks: that is raised."""
+    async def _until_stopped(self, *others: asyncio.Future[Any]) -> None:
+        """Wait for the wish to stop or for one of ``others``; what goes wrong with a part or with those is raised."""
         stopping = asyncio.ensure_future(self._stopping.wait())
-        await _first(stopping, self._core.broken)
+        await _first(stopping, self._core.broken, *others)
         stopping.cancel()
-        if self._core.broken.done():
-            self._core.broken.result()
+        for future in (self._core.broken, *others):
+            if future.done():
+                future.result()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

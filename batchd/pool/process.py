@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from multiprocessing import reduction
+from multiprocessing import reduction, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -119,7 +119,14 @@ def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
     """Fork a worker: a few milliseconds, or a second where the fork server has to be started."""
     arguments = (sock, _Descriptor(lock), agent)
     process = _FORKSERVER.Process(target=child, args=arguments, daemon=True)
-    process.start()
+    # A Ctrl-C reaches the whole group, and so the fork server, which this may start: it has no handler
+    # while it preloads. The mask is inherited; ``child`` lifts it. The tracker would lift it at its start.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 

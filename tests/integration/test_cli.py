@@ -230,8 +230,8 @@ def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
     assert spool.batchd("cancel", "stuck").returncode == 3
 
 
-def test_run_interrupted_keeps_what_it_has(spool: Any) -> None:
-    """Ctrl-C stops a run within `drain_s`: 130, what is done stays, and the journal of the rest is named."""
+def test_run_interrupted_ends_every_task(spool: Any) -> None:
+    """Ctrl-C ends what has not ended as cancelled: a result for each, a summary, and no state left behind."""
     path = spool.write(
         "half.json", [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/hang"}]
     )
@@ -244,10 +244,51 @@ def test_run_interrupted_keeps_what_it_has(spool: Any) -> None:
         spool.eventually((spool.folder / "outbox/half/001.json").exists)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
-    assert "Stopped: 1 of 2 tasks done" in errors.decode()
-    assert "Traceback" not in errors.decode()
-    assert list(spool.folder.glob(".batchd/run-*/batchd.db"))
+    assert (process.returncode, errors) == (1, b"")
+    assert spool.result("half", "summary")["counts"]["completed"] == 1
+    assert spool.result("half", "002")["status"] == "cancelled"
+    assert not list(spool.folder.glob(".batchd/run-*"))
+
+
+def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
+    """Without a key, or with an outbox that cannot be written: exit 3, one line, and nothing is left."""
+    path = spool.write("one.json", [{"first_prompt": "x"}])
+    (spool.folder / "file").write_text("")
+    for variable, value in (
+        ("BATCHD_PROVIDERS__STANDIN__API_KEY_ENV", "NO_SUCH_KEY"),
+        ("BATCHD_PATHS__OUTBOX", str(spool.folder / "file")),
+    ):
+        refused = subprocess.run(
+            spool.command("run", path),
+            env={**spool.environment, variable: value},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert refused.returncode == 3, refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert not list(spool.folder.glob(".batchd/run-*"))
+    assert spool.batchd("run", path, "--processes", "0").returncode == 2
+
+
+def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
+    """While everything loads, the whole process group gets the signal: no traceback, nothing left behind."""
+    path = spool.write("early.json", [{"first_prompt": "x", "model": "standin/hang"}])
+    for delay in (0.3, 0.6, 0.9, 1.2):
+        with subprocess.Popen(
+            spool.command("run", path, "--json"),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=spool.environment,
+            start_new_session=True,
+        ) as process:
+            time.sleep(delay)
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert b"Traceback" not in errors
+        assert process.returncode in {1, 130}
+    assert not list(spool.folder.glob(".batchd/run-*"))
 
 
 def test_schemas_hold_real_files(spool: Any) -> None:
