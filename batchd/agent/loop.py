@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass, replace
 
 from batchd import wire
@@ -56,8 +57,9 @@ class _Agent:
         try:
             await self._work_in_sandbox()
         except SandboxError as error:
-            info = ErrorInfo(type=Reason.SANDBOX, message=str(error))
-            verdict = Verdict(status=Status.ERROR, reason=Reason.SANDBOX, error=info)
+            reason = Reason.DISK if _full(error) else Reason.SANDBOX
+            info = ErrorInfo(type=reason, message=str(error))
+            verdict = Verdict(status=Status.ERROR, reason=reason, error=info)
             self._add(self._host.finish(self.state, verdict, None, self._host.clock()))
         await self._journal.flush()
 
@@ -97,3 +99,9 @@ class _Agent:
     def _add(self, event: Event) -> None:
         self._journal.add(event)
         self.state = self.state.apply(event)
+
+
+def _full(error: SandboxError) -> bool:
+    """Return whether a disk that takes no more is behind it."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

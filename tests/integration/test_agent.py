@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -314,5 +315,33 @@ def test_the_wall_clock_of_a_task_also_ends_a_call_and_a_tool(tmp_path: Path) ->
             assert time.monotonic() - begun < 4
             assert ended.state.finished is not None
             assert ended.state.finished.reason in {Reason.WALL_CLOCK, Reason.LOOP}
+
+    scene(tmp_path, play)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that takes no more files; only root can make one."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root can make a full disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_directory_that_cannot_be_made_ends_the_task_with_its_cause(
+    tmp_path: Path, full_disk: Path
+) -> None:
+    """A disk that takes no more is `disk`; anything else in the way is `sandbox`."""
+
+    async def play(scene: Scene) -> None:
+        (tmp_path / "b" / "001").write_text("a file in the way")
+        for outbox, reason in ((tmp_path, Reason.SANDBOX), (full_disk, Reason.DISK)):
+            scene.spool = outbox
+            ended = await scene.run(task("steps-1"))
+            assert ended.state.finished is not None
+            assert ended.state.finished.reason is reason
 
     scene(tmp_path, play)
