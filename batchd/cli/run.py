@@ -142,6 +142,9 @@ def _end(settings: config.Config, names: Sequence[str], *, as_json: bool) -> int
     state = Path(settings.paths.state)
     with Reader(common.store_path(state)) as reader:
         rows = [reader.batch(name) for name in names] or reader.batches()
+    if not rows:  # interrupted before anything was taken up
+        shutil.rmtree(state, ignore_errors=True)
+        return 130
     if not names or any(row.published_at is None for row in rows):
         done = sum(row.finished for row in rows)
         print(

@@ -86,10 +86,14 @@ class Daemon:
         with self._signals():
             async with self:
                 work = asyncio.ensure_future(self._work_off(files, parsed, names))
-                await self._until_stopped(work)
-                if not work.done():
-                    work.cancel()
-                    await self._cancel_all(names)
+                hurry = asyncio.ensure_future(self._at_once.wait())
+                await _first(work, hurry, self._core.broken)
+                hurry.cancel()
+                if self._core.broken.done():
+                    self._core.broken.result()
+                if work.done():
+                    work.result()
+                work.cancel()
         return names
 
     async def _work_off(
@@ -98,21 +102,17 @@ class Daemon:
         parsed: Sequence[taskfile.Parsed],
         names: list[str],
     ) -> None:
+        """Take the files up, and wait for their end; when told to stop, bring that about."""
         for (name, data), tasks in zip(files, parsed, strict=True):
-            names.append((await self._add(name, data, tasks)).name)
-        for name in names:
-            await self.batch_done(name)
-
-    async def _cancel_all(self, names: Sequence[str]) -> None:
-        """End what is under way, and wait for the summaries, unless there is a hurry."""
-        for name in names:
-            for queued in self._core.store.queued(name):
-                self._dispatcher.cancel(queued.ref, "the run was interrupted")
+            if not self._stopping.is_set():
+                names.append((await self._add(name, data, tasks)).name)
         done = asyncio.gather(*(self._batches.done(name) for name in names))
-        hurry = asyncio.ensure_future(self._at_once.wait())
-        await _first(done, hurry, self._core.broken)
-        done.cancel()
-        hurry.cancel()
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await _first(done, stopping)
+        stopping.cancel()
+        for queued in [q for name in names for q in self._core.store.queued(name)]:
+            self._dispatcher.cancel(queued.ref, "the run was interrupted")
+        await done
 
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
@@ -201,14 +201,13 @@ class Daemon:
         await pool.close()
         await core.settle()
 
-    async def _until_stopped(self, *others: asyncio.Future[Any]) -> None:
-        """Wait for the wish to stop or for one of ``others``; what goes wrong with a part or with those is raised."""
+    async def _until_stopped(self) -> None:
+        """Wait for the wish to stop, or for a part that breaks: that is raised."""
         stopping = asyncio.ensure_future(self._stopping.wait())
-        await _first(stopping, self._core.broken, *others)
+        await _first(stopping, self._core.broken)
         stopping.cancel()
-        for future in (self._core.broken, *others):
-            if future.done():
-                future.result()
+        if self._core.broken.done():
+            self._core.broken.result()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
