@@ -115,7 +115,13 @@ def _recent(path: str) -> str:
     """Return bwrap's version. Raises ``SandboxUnavailableError`` for one that is too old."""
     try:
         answer = subprocess.run(
-            [path, "--version"], env={}, capture_output=True, timeout=_PATIENCE_S, check=False
+            [path, "--version"],
+            env={},
+            capture_output=True,
+            timeout=_PATIENCE_S,
+            check=False,
+            # Out of the reach of a Ctrl-C, which would be taken for a broken bwrap.
+            start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SandboxUnavailableError(f"{path} does not run ({error}): {_INSTALL}") from error
