@@ -16,7 +16,7 @@ from batchd.errors import SandboxError, StaleAttemptError
 from batchd.events import Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, Reason, Status
 from batchd.sandbox import Workplace
-from batchd.taskstate import TaskState, Verdict
+from batchd.taskstate import TaskState, Verdict, apply, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class _Agent:
         self._run = run
         self._host = host
         self._journal = Journal(run, host)
-        self.state = TaskState.of(run.task.first_prompt, self._journal.events)
+        self.state = fold(run.task.first_prompt, self._journal.events)
 
     def ended(self, outcome: str) -> Ended:
         return Ended(outcome, self.state, tuple(self._journal.events))
@@ -98,7 +98,7 @@ class _Agent:
 
     def _add(self, event: Event) -> None:
         self._journal.add(event)
-        self.state = self.state.apply(event)
+        self.state = apply(self.state, event)
 
 
 def _full(error: SandboxError) -> bool:

@@ -16,7 +16,8 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd.config.sections import PRESETS, Paths, Sections, Workspace
+from batchd.config.presets import PRESETS
+from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from batchd import records
+from batchd.config.presets import PRESETS
 
 #: Bounds that no honest value meets keep every number within what SQLite and timers can hold.
 Count = Annotated[int, Ge(0), Le(10**15)]
@@ -80,34 +81,6 @@ class Provider(Section):
     """Sent along with every request."""
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Sent along in every request body, over our own fields."""
-
-
-#: What is known of the usual providers; a ``[providers.NAME]`` table overrides it key by key.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "openai": {
-        "base_url": "https://api.openai.com/v1",
-        "api_key_env": "OPENAI_API_KEY",
-        "output_limit_field": "max_completion_tokens",
-    },
-    "deepseek": {
-        "base_url": "https://api.deepseek.com/v1",
-        "api_key_env": "DEEPSEEK_API_KEY",
-        "json_mode": "json_object",
-    },
-    "openrouter": {
-        "base_url": "https://openrouter.ai/api/v1",
-        "api_key_env": "OPENROUTER_API_KEY",
-    },
-    # Its compatible endpoint ignores response_format.
-    "anthropic": {
-        "base_url": "https://api.anthropic.com/v1",
-        "api_key_env": "ANTHROPIC_API_KEY",
-        "json_mode": "none",
-    },
-    "ollama": {"base_url": "http://127.0.0.1:11434/v1", "max_concurrent": 4},
-    # llama.cpp's server, vLLM and the like.
-    "local": {"base_url": "http://127.0.0.1:8080/v1", "max_concurrent": 4},
-}
 
 
 def _presets() -> dict[str, Provider]:

@@ -19,7 +19,7 @@ from batchd.records import Batch, ErrorInfo, Reason, Ref, Status, Task
 from batchd.schedule import Queued
 from batchd.spool import outbox
 from batchd.store import QueuedTask
-from batchd.taskstate import TaskState
+from batchd.taskstate import fold
 
 #: Results that are read in one go, before others get their turn.
 _CHUNK = 50
@@ -127,7 +127,7 @@ class Batches:
         if batch is None or ref.task not in self._open[ref.batch].left:
             return  # somebody else has ended it meanwhile
         task, events = core.store.task(ref), core.store.events(ref)
-        state = TaskState.of(task.first_prompt, events)
+        state = fold(task.first_prompt, events)
         started = any(isinstance(e, TaskStarted) for e in events)
         text = results.result(
             batch,

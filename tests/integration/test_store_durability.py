@@ -20,7 +20,7 @@ from batchd.errors import NewerStoreError, StaleAttemptError, StoreError
 from batchd.events import CallAnswered, TaskFinished, ToolRan, encode
 from batchd.records import Batch, Ref, Status, Task, ToolCall
 from batchd.store import Reader, Store, schema
-from batchd.taskstate import TaskState
+from batchd.taskstate import fold
 
 CHILD = Path(__file__).with_name("store_child.py")
 
@@ -94,7 +94,7 @@ def _check(path: Path, known: Acknowledged) -> None:
                     assert event.answer.content == text * (1 + seq * 7 % 150)
                 elif isinstance(event, ToolRan):
                     assert event.output == text * (1 + seq * 7 % 150)
-            state = TaskState.of("x", events)
+            state = fold("x", events)
             assert (row.calls, row.unsettled_calls) == (state.usage.calls, state.unsettled_calls)
             assert state.cost is not None
             assert row.cost_usd == pytest.approx(state.cost.total)

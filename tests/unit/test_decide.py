@@ -32,7 +32,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.taskstate import CONTINUE, ELIDED, TaskState
+from batchd.taskstate import CONTINUE, ELIDED, TaskState, apply, fold
 
 
 def task(**changes: object) -> Task:
@@ -81,7 +81,7 @@ class World:
     def add(self, event: events.Event) -> None:
         """Record an event."""
         before = self.state.messages
-        self.state = self.state.apply(event)
+        self.state = apply(self.state, event)
         self.journal.append(event)
         if not isinstance(event, events.Compacted):
             # The provider's prompt cache lives on this: a conversation only ever grows at its end.
@@ -347,7 +347,7 @@ def test_events_survive_their_encoding() -> None:
     world.run()
     again = [events.decode(events.encode(e)) for e in world.journal]
     assert again == world.journal
-    assert TaskState.of(world.task.first_prompt, again) == world.state
+    assert fold(world.task.first_prompt, again) == world.state
 
 
 def test_the_tokens_of_the_schemas_are_what_context_says() -> None:

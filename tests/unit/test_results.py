@@ -23,7 +23,7 @@ from batchd.records import (
     Task,
     Usage,
 )
-from batchd.taskstate import TaskState
+from batchd.taskstate import fold
 
 BATCH = Batch(
     name="games", claim="01", outbox="/spool/outbox", request="request.json", received_at=1e9
@@ -76,7 +76,7 @@ def journal(price: Price | None, *, open_call: bool = False) -> list[events.Even
 def text_of(price: Price | None, task_id: str = "001", *, open_call: bool = False) -> str:
     """Return the result of a task with that journal."""
     task = Task(id=task_id, first_prompt="写", model="openai/x", metadata={"k": [1, None]})
-    state = TaskState.of(task.first_prompt, journal(price, open_call=open_call))
+    state = fold(task.first_prompt, journal(price, open_call=open_call))
     return results.result(
         BATCH,
         task,

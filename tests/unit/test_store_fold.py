@@ -39,7 +39,7 @@ from batchd.records import (
 )
 from batchd.store import bodies
 from batchd.store.fold import LINE_COLUMNS, Ledger, Tally, TaskLine, fold
-from batchd.taskstate import TaskState
+from batchd.taskstate import TaskState, apply
 
 _DAY = 86400.0
 
@@ -127,7 +127,7 @@ def test_the_row_and_the_ledger_say_what_the_fold_says(seed: int) -> None:
     line, state, ledger = _line(), TaskState(first_prompt="x"), Ledger()
     for event in [*events, end]:
         fold(line, event, ledger)
-        state = state.apply(event)
+        state = apply(state, event)
         booked = Tally(*map(sum, zip(*map(astuple, ledger.values()), strict=True)))
         _check(line, state, booked)
     assert (line.status, line.reason, line.finished_at) == ("error", "loop", end.at)

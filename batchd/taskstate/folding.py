@@ -1,17 +1,11 @@
-"""``TaskState``: what a task's events add up to.
-
-Whoever folds the same events gets the same state, so resume, replay and tests come
-free. Nothing here does any I/O or reads a clock.
-"""
+"""How each event changes the state: one function an event."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from batchd.events import (
@@ -27,23 +21,19 @@ from batchd.events import (
     Suspended,
     TaskFinished,
     TaskStarted,
-    Terms,
     ToolRan,
 )
 from batchd.records import (
     Answer,
-    Cost,
     ErrorInfo,
-    Evaluation,
     Message,
-    ModelSetup,
     Purpose,
     Reason,
     Spend,
     Status,
-    ToolCall,
     Usage,
 )
+from batchd.taskstate.state import TaskState, Verdict
 
 #: What stands in the conversation for a tool output that was elided.
 ELIDED = "[output removed to save space; run the command again if you need it]"
@@ -51,142 +41,19 @@ ELIDED = "[output removed to save space; run the command again if you need it]"
 CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """How the task must end."""
+def fold(first_prompt: str, events: Iterable[Event]) -> TaskState:
+    """Return the state that ``events`` add up to."""
+    state = TaskState(first_prompt=first_prompt)
+    for event in events:
+        state = apply(state, event)
+    return state
 
-    status: Status
-    reason: Reason | None = None
-    error: ErrorInfo | None = None
 
-
-# No dataclass: to replace a few of forty fields, which every event does, costs one a tenth of all that an agent does.
-class TaskState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is known of a task, from its events alone."""
-
-    first_prompt: str
-    terms: Terms | None = None
-    #: The conversation as the model sees it next.
-    messages: tuple[Message, ...] = ()
-    #: How many of ``messages`` the model has seen, or written itself.
-    seen: int = 0
-    #: Tokens of those, by the provider's count.
-    seen_tokens: int = 0
-
-    #: Tool calls without an output yet, in order.
-    pending: tuple[ToolCall, ...] = ()
-    #: Whether they were cut off at the output limit.
-    calls_cut: bool = False
-    #: Whether they came, and are answered, as text.
-    text_protocol: bool = False
-    #: Whether the first of them may have run before a crash.
-    in_doubt: bool = False
-    #: Whether the model ever made a native tool call.
-    native_seen: bool = False
-
-    #: Rounds whose evaluation is settled.
-    rounds: int = 0
-    #: Whether the model has worked since.
-    round_open: bool = False
-    #: Whether the model has stopped calling tools: the round waits for its evaluation.
-    stopped: bool = False
-    #: The verdicts of this round so far.
-    evaluations: tuple[Evaluation, ...] = ()
-    #: The judge's answers in this round that brought no verdict yet.
-    judged: tuple[Answer, ...] = ()
-    #: The last verdict of all.
-    evaluation: Evaluation | None = None
-    #: A summary of the conversation's middle that is paid but not applied yet.
-    summary: str | None = None
-    #: The model's last word, continued answers joined.
-    answer: str = ""
-    #: Whether the last answer was cut at the output limit, so that the next one continues it.
-    cut: bool = False
-    #: Cut answers without any content, running.
-    empty_cuts: int = 0
-
-    #: Every tool call that has its output, with the exit code of commands.
-    commands: tuple[tuple[ToolCall, int | None], ...] = ()
-    #: The last tool call with its output, and how often it came running.
-    last_tool: tuple[str, str, str] | None = None
-    repeats: int = 0
-    #: Rounds that the loop guard ended.
-    loops: int = 0
-
-    #: Answers, by purpose, in tokens and money.
-    spend: Mapping[Purpose, Spend] = msgspec.field(default_factory=dict)
-    #: A request whose outcome is not recorded.
-    open_call: CallStarted | None = None
-    #: Requests that may have been paid without an answer, and what they may have cost.
-    unsettled_calls: int = 0
-    unsettled_usd: float = 0.0
-    #: Requests that failed since the last answer.
-    retries: int = 0
-
-    started_at: float = 0.0
-    last_at: float = 0.0
-    #: Time at work up to the last event.
-    run_s: float = 0.0
-    parked_s: float = 0.0
-    model_s: float = 0.0
-    tool_s: float = 0.0
-    suspended: Suspended | None = None
-
-    verdict: Verdict | None = None
-    finished: TaskFinished | None = None
-
-    @classmethod
-    def of(cls, first_prompt: str, events: Iterable[Event]) -> TaskState:
-        """Return the state that ``events`` add up to."""
-        state = cls(first_prompt=first_prompt)
-        for event in events:
-            state = state.apply(event)
-        return state
-
-    def apply(self, event: Event) -> TaskState:
-        """Return the state after ``event``."""
-        idle = isinstance(event, Resumed) or not self.last_at
-        worked = 0.0 if idle else max(0.0, event.at - self.last_at)
-        return replace(
-            _FOLDS[type(event)](self, event), last_at=event.at, run_s=self.run_s + worked
-        )
-
-    @property
-    def iterations(self) -> int:
-        """Rounds begun."""
-        return self.rounds + self.round_open
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens over all purposes."""
-        return sum((s.usage for s in self.spend.values()), Usage())
-
-    @property
-    def cost(self) -> Cost | None:
-        """Money over all answers; None where a price is missing."""
-        costs = [s.cost for s in self.spend.values()]
-        return None if None in costs else sum((c for c in costs if c), Cost())
-
-    def run_time(self, now: float) -> float:
-        """Return the time at work, in seconds, that has passed by ``now``."""
-        return self.run_s + (max(0.0, now - self.last_at) if self.last_at else 0.0)
-
-    def settled(self) -> TaskState:
-        """Return the state with the open call, if there is one, booked as perhaps paid."""
-        if self.open_call is None:
-            return self
-        return replace(
-            self,
-            open_call=None,
-            unsettled_calls=self.unsettled_calls + 1,
-            unsettled_usd=self.unsettled_usd + (self.open_call.reserved_usd or 0.0),
-        )
-
-    def setup(self, purpose: Purpose) -> ModelSetup:
-        """Return how the model for ``purpose`` is called. Raises ``ValueError`` before the start."""
-        if self.terms is None:
-            raise ValueError("the task has not started")
-        return self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+def apply(state: TaskState, event: Event) -> TaskState:
+    """Return the state after ``event``."""
+    idle = isinstance(event, Resumed) or not state.last_at
+    worked = 0.0 if idle else max(0.0, event.at - state.last_at)
+    return replace(_FOLDS[type(event)](state, event), last_at=event.at, run_s=state.run_s + worked)
 
 
 def _started(state: TaskState, event: TaskStarted) -> TaskState:
