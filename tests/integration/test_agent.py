@@ -85,7 +85,14 @@ class Grantor:
         self._commit(record.seq, record.events)
 
     def progress(self, step: str, detail: str) -> None:
-        """Tell nobody."""
+        """Hold that every effect finds its reason in the journal already."""
+        allowed = {
+            "model": (events.CallStarted,),
+            "tool": (events.CallAnswered, events.ToolRan, events.Resumed),
+            "evaluating": (events.CallAnswered, events.ToolRan, events.RoundEvaluated),
+        }
+        if step in allowed:
+            assert isinstance(self.durable[-1], allowed[step]), (step, detail)
 
     def finish(
         self,
@@ -177,8 +184,13 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
             paid = sum(isinstance(e, events.CallAnswered) for e in history)
             asked = scene.server.totals.requests
             assert paid + asked == ended.state.usage.calls
-            in_flight = isinstance(history[-1], events.CallStarted)
-            assert ended.state.unsettled_calls == in_flight
+            last = history[-1]
+            assert ended.state.unsettled_calls == isinstance(last, events.CallStarted)
+            # Its first command may have run: it is not run again, and the model is told.
+            in_doubt = isinstance(last, events.CallAnswered) and bool(last.calls)
+            ran = [e.outcome for e in ended.events[cut:] if isinstance(e, events.ToolRan)]
+            assert (ran[:1] == ["interrupted"]) == in_doubt
+            assert "interrupted" not in ran[1:]
 
     scene(tmp_path, play)
 

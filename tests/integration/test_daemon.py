@@ -149,6 +149,22 @@ def test_a_dropped_file_becomes_results_that_add_up(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
+    """An answer and the request for the judge come in one message: the permit must be free by then."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "steps-2", max_concurrent=1)
+            async with Daemon(settings, watch=False) as daemon:
+                await daemon.submit("b.json", task_file(4, evaluator="judge"))
+                async with asyncio.timeout(20):
+                    await daemon.batch_done("b")
+            assert server.totals.peak == 1
+        assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 4
+
+    asyncio.run(scenario())
+
+
 def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, slow_server: Server) -> None:
     """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again."""
 
