@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchd.cli.common import MARKS, coloured, counted, duration, money, table
@@ -42,7 +42,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
         "tokens": f"{usage['total_tokens']:,}{estimated}: {usage['input_tokens']:,} in "
         f"({usage['cached_input_tokens']:,} cached), {usage['output_tokens']:,} out",
         "calls": f"{usage['calls']:,}, {usage['average_tokens_per_call']:,} tokens on average",
-        "cost": _cost(cost),
+        "cost": _cost(cost, summary["tasks"]),
     }
     if usage["unsettled_calls"]:
         rows["unsettled"] = (
@@ -50,13 +50,18 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"at most {money(cost['unsettled'])}"
         )
     figures = [f"  {name:<10} {text}" for name, text in rows.items()]
-    compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in cost["compare"]]
+    elsewhere = cost["compare"] if usage["calls"] else ()
+    compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
+def _cost(cost: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
     if cost["total"] is None:
-        return "unknown: there is no price for the model"
+        known = [t["cost"] for t in tasks if t["cost"] is not None]
+        if not any(known):
+            return "unknown: there is no price for the model"
+        unpriced = counted(len(tasks) - len(known), "task")
+        return f"more than {money(sum(known))}: there is no price for the model of {unpriced}"
     parts = f"{money(cost['input'])} in, {money(cost['output'])} out"
     source = f"; prices: {cost['price_source']}" if cost["price_source"] else ""
     return f"{money(cost['total'])} ({parts}{source})"
