@@ -68,9 +68,9 @@ class Provider(Section):
     max_concurrent: Annotated[int, Ge(1), Le(1000)] = 32
     """Calls at a time."""
     rpm: Count = 0
-    """Requests a minute; 0: learn it from headers and 429s."""
+    """Requests a minute; not used yet: ``max_concurrent`` and Retry-After hold the rate."""
     tpm: Count = 0
-    """Tokens a minute; 0: learn it."""
+    """Tokens a minute; not used yet."""
     tools: Literal["auto", "native", "text"] = "auto"
     """How its models call tools."""
     output_limit_field: Name = "max_tokens"
@@ -134,7 +134,7 @@ class Governor(Section):
     max_backoff_s: Span = 60.0
     """The longest wait between two retries."""
     max_parked_s: Amount = 604_800.0
-    """A task parked for longer ends as ``error`` with the cause."""
+    """A task parked for longer ends as ``error`` with the cause; not used yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
