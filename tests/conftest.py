@@ -147,6 +147,13 @@ def model_server() -> Iterator[str]:
 
 
 @pytest.fixture
+def slow_server() -> Iterator[str]:
+    """A stand-in server of one's own that takes a moment for each answer: kills find calls under way."""
+    with stand_in("--latency", "0.1") as base_url:
+        yield base_url
+
+
+@pytest.fixture
 def spool(tmp_path: Path, model_server: str) -> Spool:
     """A fresh spool, whose model answers in two calls."""
     (tmp_path / "config.toml").write_text(_CONFIG.format(base_url=model_server, model="steps-2"))

@@ -11,10 +11,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,6 @@ from batchd import control
 CALLS = 3
 TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "60"))
 SEED = int(os.environ.get("BATCHD_CHAOS_SEED", str(time.time_ns() % 1_000_000)))
-
-
-@pytest.fixture
-def slow_server() -> Iterator[str]:
-    """A server that takes a moment for each answer, so that kills find calls under way."""
-    command = [sys.executable, "-m", "batchd.demo.server", "--no-count", "--latency", "0.1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
 
 
 def start(spool: Any) -> subprocess.Popen[bytes]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,9 @@ class Server:
 
 
 @pytest.fixture
-def slow_server() -> Iterator[Server]:
+def server(slow_server: str) -> Server:
     """A server that takes a moment for each answer, so that there is something to interrupt."""
-    command = [sys.executable, "-m", "batchd.demo.server", "--no-count", "--latency", "0.1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield Server(process.stdout.readline().split()[-1])
-        process.terminate()
+    return Server(slow_server)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
@@ -165,11 +161,11 @@ def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, slow_server: Server) -> None:
+def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, server: Server) -> None:
     """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again."""
 
     async def scenario() -> None:
-        settings = configured(tmp_path, slow_server.base_url, "steps-4", agents=2)
+        settings = configured(tmp_path, server.base_url, "steps-4", agents=2)
         watching = Watching(count=14)
         async with Daemon(settings, listeners=[watching]) as daemon:
             batch = await daemon.submit("b.json", task_file(4))
@@ -185,7 +181,7 @@ def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, slow_server: Serv
     assert [r["status"] for r in found] == ["completed"] * 4
     assert {r["attempts"] for r in found} <= {1, 2}
     assert max(r["attempts"] for r in found) == 2
-    _nothing_paid_twice(slow_server, found, calls=16)
+    _nothing_paid_twice(server, found, calls=16)
 
 
 def _nothing_paid_twice(server: Server, found: Sequence[Mapping[str, Any]], *, calls: int) -> None:
@@ -221,10 +217,10 @@ def _alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
-    tmp_path: Path, slow_server: Server, ending: signal.Signals
+    tmp_path: Path, server: Server, ending: signal.Signals
 ) -> None:
     """After SIGKILL at most the calls in flight are paid again; after SIGTERM, which drains, none is."""
-    configured(tmp_path, slow_server.base_url, "steps-4", agents=2)
+    configured(tmp_path, server.base_url, "steps-4", agents=2)
     (tmp_path / "inbox").mkdir()
 
     async def scenario() -> None:
@@ -232,7 +228,7 @@ def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
             await until(lambda: _answers(tmp_path))
             (tmp_path / "new").write_bytes(task_file(8))
             (tmp_path / "new").rename(tmp_path / "inbox" / "b.json")
-            await until(lambda: slow_server.totals()["requests"] > 9)
+            await until(lambda: server.totals()["requests"] > 9)
             told = control.request(tmp_path / ".batchd", "status")
             daemon.send_signal(ending)
             assert daemon.wait(20) == (0 if ending == signal.SIGTERM else -ending)
@@ -246,17 +242,17 @@ def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
     asyncio.run(scenario())
     found = results(tmp_path, "b")
     assert [r["status"] for r in found] == ["completed"] * 8
-    _nothing_paid_twice(slow_server, found, calls=32)
+    _nothing_paid_twice(server, found, calls=32)
     if ending == signal.SIGTERM:
-        assert slow_server.totals()["repeated"] == 0
+        assert server.totals()["repeated"] == 0
         assert not any(r["usage"]["unsettled_calls"] for r in found)
 
 
-def test_a_second_daemon_is_refused(tmp_path: Path, slow_server: Server) -> None:
+def test_a_second_daemon_is_refused(tmp_path: Path, server: Server) -> None:
     """It says who has the spool, and disturbs nothing."""
 
     async def scenario() -> None:
-        settings = configured(tmp_path, slow_server.base_url, "steps-2")
+        settings = configured(tmp_path, server.base_url, "steps-2")
         async with Daemon(settings):
             with pytest.raises(SpoolLockedError, match=re.compile(rf"\b{os.getpid()}\b")):
                 async with Daemon(settings):
