@@ -21,6 +21,7 @@ from batchd.records.money import (
     Spend,
     Usage,
 )
+from batchd.records.parking import Cause, Parking, Scope
 from batchd.records.policy import SandboxPolicy
 from batchd.records.tasks import (
     Batch,
@@ -37,6 +38,7 @@ from batchd.records.tasks import (
 __all__ = [
     "Answer",
     "Batch",
+    "Cause",
     "Cost",
     "Endpoint",
     "ErrorInfo",
@@ -47,12 +49,14 @@ __all__ = [
     "Limits",
     "Message",
     "ModelSetup",
+    "Parking",
     "Price",
     "Purpose",
     "Rate",
     "Reason",
     "Ref",
     "SandboxPolicy",
+    "Scope",
     "Spend",
     "Status",
     "Task",

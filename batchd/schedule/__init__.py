@@ -11,7 +11,8 @@ lane that is blocked stands aside, on the hold that blocks it, until that hold g
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from operator import itemgetter
 
@@ -42,13 +43,15 @@ class Queued:
 @dataclass(slots=True, eq=False)
 class _Item:
     queued: Queued
-    #: Tasks to wait for.
+    #: What it waits for: tasks that it comes after, and ``park``.
     unmet: int
     #: Where it stands while it is ready. The entry is made anew each time, and compared by
     #: identity: what a heap still has of an earlier time is stale.
     lane: Lane | None = None
     entry: Entry | None = None
     suspect: bool = False
+    #: Whether it has been dispatched, and has not given its slot back.
+    taken: bool = False
     #: Set once it has begun.
     hold: Hold | None = None
 
@@ -96,26 +99,24 @@ class Schedule:
     def take(self, slots: int) -> list[Ref]:
         """Return the next tasks to dispatch, at most ``slots``; from now on they run."""
         taken: list[Ref] = []
-        while len(taken) < slots and (entry := self._best(self._heads)):
-            item = self._items[entry[2]]
-            lane = item.lane
-            assert lane is not None, "a current head is in its lane"
-            if not item.hold and (blocker := self._holds.blocker(lane.directory, entry)):
-                self._stand_aside(lane, blocker, entry)
-                continue
-            item.lane = None
-            if not item.hold:
-                self._begin(item)
-            self._push(lane)
-            taken.append(item.queued.ref)
+        while len(taken) < slots and (ref := self._take(self._open(self._heads))):
+            taken.append(ref)
         return taken
+
+    def take_of(self, provider: str) -> Ref | None:
+        """Return the next task of one provider, even if that is parked, to see how it does."""
+        ref = self._take({provider: self._heads.get(provider, [])})
+        if provider in self._parked:
+            self._let_pass(provider)
+        return ref
 
     def take_suspect(self) -> Ref | None:
         """Return the next task that must run in a process of its own, if there is one."""
-        entry = self._best(self._suspects)
+        entry = self._best(self._open(self._suspects))
         if entry is None:
             return None
-        self._items[entry[2]].lane = None
+        item = self._items[entry[2]]
+        item.lane, item.taken = None, True
         return entry[2]
 
     def release(self, ref: Ref, *, suspect: bool = False) -> None:
@@ -126,7 +127,27 @@ class Schedule:
         item = self._items.get(ref)
         if item and item.hold and item.lane is None:
             item.suspect = item.suspect or suspect
-            self._ready(item)
+            item.taken = False
+            if not item.unmet:
+                self._ready(item)
+
+    def park(self, ref: Ref) -> None:
+        """Do not dispatch a task until as many calls of ``unpark``; one that runs is not stopped."""
+        if item := self._items.get(ref):
+            item.unmet += 1
+            self._withdraw(item)
+
+    def unpark(self, ref: Ref) -> None:
+        """Take back one ``park``."""
+        if item := self._items.get(ref):
+            self._met(item)
+
+    def prioritise(self, ref: Ref, priority: int) -> None:
+        """Give a task another priority, which also counts for its next dispatches."""
+        if item := self._items.get(ref):
+            item.queued = replace(item.queued, priority=priority)
+            if self._withdraw(item):
+                self._ready(item)
 
     def done(self, ref: Ref, status: Status) -> list[Ref]:
         """Forget a task that ended; return the tasks that can never run now.
@@ -138,9 +159,7 @@ class Schedule:
         if status is Status.COMPLETED:
             for dependant in self._dependants.pop(ref, ()):
                 if item := self._items.get(dependant):
-                    item.unmet -= 1
-                    if not item.unmet:
-                        self._ready(item)
+                    self._met(item)
             return []
         doomed: list[Ref] = []
         ended = [ref]
@@ -159,21 +178,34 @@ class Schedule:
             return
         if item.hold:
             self._lift(item.hold)
-        if item.lane and item.lane.claim and item.lane.claim.claim is item.entry:
-            self._wake(item.lane)
-        elif item.lane:
-            self._push(item.lane)
+        self._withdraw(item)
 
     def park_provider(self, name: str) -> None:
         """Dispatch no task of this provider until ``unpark_provider``."""
         self._parked.add(name)
-        # What cannot start must not keep others from starting.
-        for lane in list(self._aside.get(name, ())):
-            self._wake(lane)
+        self._let_pass(name)
 
     def unpark_provider(self, name: str) -> None:
         """Dispatch this provider's tasks again."""
         self._parked.discard(name)
+
+    def _met(self, item: _Item) -> None:
+        """One thing less to wait for."""
+        item.unmet -= 1
+        if not item.unmet and not item.taken:
+            self._ready(item)
+
+    def _withdraw(self, item: _Item) -> bool:
+        """Take a task that is ready out of its lane; return whether it was in one."""
+        lane, entry = item.lane, item.entry
+        if lane is None:
+            return False
+        item.lane = item.entry = None
+        if lane.claim and lane.claim.claim is entry:
+            self._wake(lane)
+        else:
+            self._push(lane)
+        return True
 
     def _ready(self, item: _Item) -> None:
         queued = item.queued
@@ -193,9 +225,29 @@ class Schedule:
         item.hold = Hold(item.queued.directory)
         self._holds.add(item.hold)
 
-    def _best(self, heads: dict[str, list[Entry]]) -> Entry | None:
-        """Take and return the best entry of the providers that are not parked."""
-        current = [h for name, h in heads.items() if name not in self._parked and self._tidy(h)]
+    def _take(self, heads: Mapping[str, list[Entry]]) -> Ref | None:
+        """Return the best task whose directory is free; from now on it runs."""
+        while entry := self._best(heads):
+            item = self._items[entry[2]]
+            lane = item.lane
+            assert lane is not None, "a current head is in its lane"
+            if not item.hold and (blocker := self._holds.blocker(lane.directory, entry)):
+                self._stand_aside(lane, blocker, entry)
+                continue
+            item.lane, item.taken = None, True
+            if not item.hold:
+                self._begin(item)
+            self._push(lane)
+            return item.queued.ref
+        return None
+
+    def _open(self, heads: Mapping[str, list[Entry]]) -> dict[str, list[Entry]]:
+        """Return those of the providers that are not parked."""
+        return {name: theirs for name, theirs in heads.items() if name not in self._parked}
+
+    def _best(self, heads: Mapping[str, list[Entry]]) -> Entry | None:
+        """Take and return the best current entry."""
+        current = [theirs for theirs in heads.values() if self._tidy(theirs)]
         return heappop(min(current, key=itemgetter(0))) if current else None
 
     def _tidy(self, heads: list[Entry]) -> bool:
@@ -226,6 +278,11 @@ class Schedule:
         lane.claim = Hold(lane.directory, entry)
         self._holds.add(lane.claim)
         self._aside.setdefault(lane.provider, {})[lane] = None
+
+    def _let_pass(self, provider: str) -> None:
+        """Drop the claims of a parked provider: what cannot start must not keep others from starting."""
+        for lane in list(self._aside.get(provider, ())):
+            self._wake(lane)
 
     def _wake(self, lane: Lane) -> None:
         """Let a lane compete again, and with it all that waited for its claim, and for theirs."""

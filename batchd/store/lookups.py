@@ -9,7 +9,7 @@ import msgspec
 
 from batchd.errors import Problem, StoreError
 from batchd.events import TaskFinished, decode
-from batchd.records import Batch, Ref, Status, Task
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
 from batchd.store.rows import Money, QueuedTask, Restored
 
@@ -196,7 +196,18 @@ def restore(db: sqlite3.Connection) -> Restored:
         ).fetchone()
         if Status(status).final:
             ended.append((Ref(batches[key].name, name), Status(status)))
-    return Restored(tuple(batches.values()), tuple(waiting), tuple(unpublished), tuple(ended))
+    return Restored(
+        tuple(batches.values()), tuple(waiting), tuple(unpublished), tuple(ended), parked(db)
+    )
+
+
+def parked(db: sqlite3.Connection) -> tuple[Parking, ...]:
+    """Return what waits, and why; oldest first."""
+    rows = db.execute("SELECT scope, name, cause, message, since FROM parked ORDER BY since")
+    return tuple(
+        Parking(scope=Scope(scope), name=name, cause=Cause(cause), message=message, since=since)
+        for scope, name, cause, message, since in rows
+    )
 
 
 def _queued(batch: Batch, row: tuple[Any, ...]) -> QueuedTask:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from batchd.errors import Problem, StaleAttemptError
-from batchd.records import Batch, Ref, Status, Task
+from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import pack_task
 from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, claimed
@@ -145,6 +145,28 @@ def worker_lost(journal: Journal, ref: Ref, attempt: int, now: float) -> int:
         line.crashes += 1
         journal.move(line, Status.QUEUED, "its worker died", now)
     return line.crashes
+
+
+def park(journal: Journal, parking: Parking) -> None:
+    """Note that something waits from now on; one that is known for the same cause keeps its beginning."""
+    journal.db.execute(
+        "INSERT INTO parked (scope, name, cause, message, since) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET message = excluded.message",
+        (parking.scope, parking.name, parking.cause, parking.message, parking.since),
+    )
+
+
+def unpark(journal: Journal, scope: Scope, name: str) -> None:
+    """Note that something waits no longer, for whatever cause."""
+    journal.db.execute("DELETE FROM parked WHERE scope = ? AND name = ?", (scope, name))
+
+
+def prioritise(journal: Journal, refs: Sequence[Ref], priority: int) -> None:
+    """Give tasks another priority."""
+    journal.db.executemany(
+        "UPDATE tasks SET priority = ? WHERE id = ?",
+        [(priority, journal.line(ref).id) for ref in refs],
+    )
 
 
 def published(journal: Journal, ref: Ref) -> None:

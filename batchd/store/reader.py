@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.events import Event, decode
-from batchd.records import Ref, Task
+from batchd.records import Parking, Ref, Task
 from batchd.store import lookups
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.store.schema import explain, open_reader
@@ -120,6 +120,10 @@ class Reader:
             f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since, t.id"
         )
         return [task_row(row) for row in rows]
+
+    def parked(self) -> tuple[Parking, ...]:
+        """Return what waits, and why; oldest first."""
+        return self._source.read(lookups.parked)
 
     def spec(self, ref: Ref) -> Task:
         """Return one task, as its file asked for it; not once it was pruned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchd.errors import Problem
-from batchd.records import Batch, Ref, Status
+from batchd.records import Batch, Parking, Ref, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ class Restored:
     unpublished: tuple[Ref, ...]
     #: Tasks that ended and that some of ``queued`` come after.
     ended: tuple[tuple[Ref, Status], ...]
+    #: What waits, and why; oldest first.
+    parked: tuple[Parking, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,16 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX spend_by_day ON spend(day);
     """,
+    """
+    CREATE TABLE parked (
+        scope TEXT NOT NULL,
+        name TEXT NOT NULL,
+        cause TEXT NOT NULL,
+        message TEXT NOT NULL,
+        since REAL NOT NULL,
+        PRIMARY KEY (scope, name, cause)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

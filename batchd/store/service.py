@@ -13,7 +13,7 @@ import msgspec
 from batchd import events as vocabulary
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
-from batchd.records import Batch, Ref, Status, Task
+from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store import lookups, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Source
@@ -150,6 +150,18 @@ class Store:
         return await self._do(
             partial(operations.worker_lost, ref=ref, attempt=attempt, now=self._clock())
         )
+
+    async def park(self, parking: Parking) -> None:
+        """Note that something waits; one that does so already for that cause keeps its beginning."""
+        await self._do(partial(operations.park, parking=parking))
+
+    async def unpark(self, scope: Scope, name: str) -> None:
+        """Note that something waits no longer, for whatever cause."""
+        await self._do(partial(operations.unpark, scope=scope, name=name))
+
+    async def prioritise(self, refs: Sequence[Ref], priority: int) -> None:
+        """Give tasks another priority."""
+        await self._do(partial(operations.prioritise, refs=tuple(refs), priority=priority))
 
     async def published(self, ref: Ref) -> None:
         """Note that a task's result lies in the outbox."""

@@ -324,6 +324,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     path = copy / "batchd.db"
     assert (copy / "batchd.db-wal").stat().st_size
 
+    known = len(schema.MIGRATIONS)
     broken = "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1);"
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="nowhere"):
@@ -336,12 +337,12 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(store.queued("b")) == 50
     store.close()
     with sqlite3.connect(path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (known + 1,)
         assert db.execute("SELECT count(*) FROM tasks WHERE extra = name").fetchone() == (50,)
     db.close()
-    backup = copy / "batchd.db.v1.bak"
+    backup = copy / f"batchd.db.v{known}.bak"
     assert backup.stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
     restored = Store.open(backup, retention_s=0)
     assert len(restored.queued("b")) == 50
     restored.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +35,8 @@ class _Naive:
     running: set[Ref] = field(default_factory=set)
     suspects: set[Ref] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
+    #: By task: how often it was parked.
+    parks: Counter[Ref] = field(default_factory=Counter)
 
     def add(self, queued: Queued) -> None:
         self.tasks[queued.ref] = queued
@@ -47,14 +50,29 @@ class _Naive:
         ready = [
             q
             for r, q in self.tasks.items()
-            if not self.unmet[r] and r not in self.running and q.provider not in self.parked
+            if not self.unmet[r] and r not in self.running and not self.parks[r]
         ]
         return sorted(ready, key=lambda q: (-q.priority, q.order))
+
+    def take_this(self, ref: Ref | None, provider: str) -> None:
+        """Any task of the provider that may start will do; others may wait for its directory."""
+        if ref is None:
+            return
+        queued = self.tasks[ref]
+        assert queued in self.eligible()
+        assert queued.provider == provider
+        assert ref not in self.suspects
+        held = [self.tasks[r].directory for r in self.begun]
+        assert ref in self.begun or not any(_conflict(queued.directory, d) for d in held)
+        self.begun.add(ref)
+        self.running.add(ref)
 
     def take(self, slots: int) -> list[Ref]:
         taken: list[Ref] = []
         waiting: list[str] = []
         for queued in self.eligible():
+            if queued.provider in self.parked:
+                continue
             if len(taken) == slots:
                 break
             if queued.ref in self.suspects:
@@ -70,7 +88,7 @@ class _Naive:
 
     def take_suspect(self) -> Ref | None:
         for queued in self.eligible():
-            if queued.ref in self.suspects:
+            if queued.ref in self.suspects and queued.provider not in self.parked:
                 self.running.add(queued.ref)
                 return queued.ref
         return None
@@ -82,6 +100,7 @@ class _Naive:
 
     def remove(self, ref: Ref) -> None:
         self.tasks.pop(ref, None)
+        self.parks.pop(ref, None)
         for refs in (self.begun, self.running, self.suspects):
             refs.discard(ref)
 
@@ -156,7 +175,7 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
 
 def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> None:
     provider = rng.choice("pq")
-    match rng.randint(0, 3):
+    match rng.randint(0, 7):
         case 0:
             schedule.park_provider(provider)
             naive.parked.add(provider)
@@ -165,7 +184,21 @@ def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> No
             naive.parked.discard(provider)
         case 2:
             assert set(schedule.done(ref, Status.CANCELLED)) == naive.done(ref, Status.CANCELLED)
-        case _ if not any(ref in u for u in naive.unmet.values()):
+        case 3:
+            schedule.park(ref)
+            naive.parks[ref] += 1
+        case 4 if naive.parks:
+            parked = rng.choice(sorted(naive.parks))
+            if naive.parks[parked]:
+                schedule.unpark(parked)
+                naive.parks[parked] -= 1
+        case 5:
+            priority = rng.choice([0, 2, 7])
+            schedule.prioritise(ref, priority)
+            naive.tasks[ref] = replace(naive.tasks[ref], priority=priority)
+        case 6 if provider in naive.parked:
+            naive.take_this(schedule.take_of(provider), provider)
+        case 7 if not any(ref in u for u in naive.unmet.values()):
             schedule.remove(ref)
             naive.remove(ref)
 
@@ -175,6 +208,9 @@ def _run_out(schedule: Schedule, naive: _Naive) -> None:
     for provider in "pq":
         schedule.unpark_provider(provider)
         naive.parked.discard(provider)
+    for ref in naive.parks.elements():
+        schedule.unpark(ref)
+    naive.parks.clear()
     while naive.tasks:
         taken = naive.take(3)
         assert schedule.take(3) == taken

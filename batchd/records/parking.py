@@ -1,0 +1,65 @@
+"""Why work waits: for a provider, for money, or because somebody said so."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from batchd.records.tasks import Reason
+
+
+class Scope(enum.StrEnum):
+    """What waits."""
+
+    #: Everything.
+    ALL = "all"
+    #: Everything, until the day of its budget is over.
+    DAY = "day"
+    #: All calls to one provider.
+    PROVIDER = "provider"
+    BATCH = "batch"
+    #: Its name is that of a ``Ref``: ``BATCH/TASK``.
+    TASK = "task"
+
+
+class Cause(enum.StrEnum):
+    """Why it waits."""
+
+    #: Somebody paused it; only `resume` ends that.
+    PAUSED = "paused"
+    #: The store was put back to an earlier time: whether it has run since, nobody knows. Ended by `resume`.
+    UNCERTAIN = "uncertain"
+    #: The provider refuses the key.
+    AUTH = "auth"
+    #: The account has no money or quota left.
+    QUOTA = "quota"
+    #: The provider answers nobody.
+    DOWN = "provider_unavailable"
+    #: The day's money is spent.
+    BUDGET = "budget"
+
+    @property
+    def reason(self) -> Reason | None:
+        """How a task ends that waited too long for it; None: it may wait for ever."""
+        return _REASONS.get(self)
+
+
+_REASONS = {
+    Cause.AUTH: Reason.AUTH,
+    Cause.QUOTA: Reason.QUOTA,
+    Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking:
+    """One thing that waits. A task is parked while any of those that concern it stands."""
+
+    scope: Scope
+    #: Of the provider, batch or task; empty for the others.
+    name: str = ""
+    cause: Cause
+    #: For people: what happened, and how to go on.
+    message: str = ""
+    #: Since when, in seconds since the epoch.
+    since: float
