@@ -138,6 +138,7 @@ _PLAIN = frozenset({"no-usage", "cache-write", "reasoning", "demo"})
 #: How often a script plays where its name has no number.
 SCRIPTS: Mapping[str, float] = {
     "steps": math.inf,
+    "notes": math.inf,
     "flood": math.inf,
     "loop": math.inf,
     "length": math.inf,
