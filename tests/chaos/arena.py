@@ -1,0 +1,249 @@
+"""What a chaos run is made of: a spool, a real daemon, a model server, each a process; and who is alive.
+
+Nothing here asks batchd how it is: processes are read from /proc, calls from the server's own log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+#: Calls each task makes: ``steps`` runs `echo`, ``notes`` leaves a line in the task's directory for every command.
+CALLS = 3
+MODELS = (f"standin/steps-{CALLS}", f"standin/notes-{CALLS - 1}")
+
+_CONFIG = """\
+[agent]
+model = "standin/steps-3"
+[providers.standin]
+base_url = "{base_url}"
+max_concurrent = 64
+[models."standin/steps-3"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[models."standin/notes-2"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[pool]
+processes = {processes}
+agents_per_process = {agents}
+max_attempts = 99
+heartbeat_timeout_s = 2.0
+drain_s = 5
+[evaluation]
+by = "none"
+[governor]
+max_retries = 20
+first_backoff_s = 0.1
+max_backoff_s = 1.0
+"""
+
+
+class Model:
+    """The stand-in model server as a process that can die and come back on its port."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._port = 0
+        #: What servers that were killed had logged, calls that were then under way included.
+        self._before: list[dict[str, Any]] = []
+        self._repeated = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it; after a death, on the port that it had."""
+        options = ("--no-count", "--port", str(self._port), *self._options)
+        command = [sys.executable, "-m", "batchd.demo.server", *options]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        assert self._process.stdout is not None
+        self.base_url = self._process.stdout.readline().split()[-1]
+        self._port = int(self.base_url.rpartition(":")[2].split("/")[0])
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, its log kept."""
+        self._before, self._repeated = self.log(), self.repeated()
+        self._process.kill()
+        self._end()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._end()
+
+    def _end(self) -> None:
+        self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return every request, oldest first, by the server's own log."""
+        return self._before + self._get("/log")
+
+    def repeated(self) -> int:
+        """Return how many answers were delivered to a question that had been answered before."""
+        return self._repeated + int(self._get("/totals")["repeated"])
+
+    def _get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}{path}") as answer:
+            return json.load(answer)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that belongs to a spool."""
+
+    pid: int
+    #: Clock ticks since boot: with it, a number that was used again is told.
+    started: int
+    #: ``daemon``, ``forkserver``, ``worker``, or ``other``: sandboxes, their guards and the like.
+    role: str
+    #: The kernel's letter: ``T`` is stopped, ``Z`` a zombie.
+    state: str
+    command: str
+
+
+class Arena:
+    """A spool with a daemon on it that may die at any time."""
+
+    def __init__(self, folder: Path, config: str, *, prefix: Sequence[str] = ()) -> None:
+        """``prefix`` goes before the daemon's command line: what it is to run under."""
+        self.folder = folder
+        self.log = folder / "daemon.log"
+        self._prefix = prefix
+        #: In the environment of all that the daemon starts with one, which tells them apart from others'.
+        self._mark = f"CHAOS_MARK={secrets.token_hex(8)}"
+        folder.chmod(0o755)  # commands run as somebody else
+        (folder / "config.toml").write_text(config)
+        (folder / "inbox").mkdir(exist_ok=True)
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start a daemon, in a session of its own, and do not wait until it is up."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
+        name, _, value = self._mark.partition("=")
+        config = str(self.folder / "config.toml")
+        command = [*self._prefix, sys.executable, "-m", "batchd", "--config", config, "serve"]
+        with self.log.open("ab") as log:
+            self.daemon = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**kept, name: value, "PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+
+    def keep_alive(self) -> None:
+        """Start the daemon anew where it was killed. It must not have ended in any other way."""
+        code = self.daemon.poll() if self.daemon else -signal.SIGKILL
+        if code is not None:
+            assert code == -signal.SIGKILL, f"the daemon ended with {code}:\n{self.tail()}"
+            self.start()
+
+    def stop(self) -> None:
+        """End the daemon as systemd would; it must have drained within its time."""
+        assert self.daemon is not None
+        self.daemon.terminate()
+        assert self.daemon.wait(30) == 0, self.tail()
+
+    def clear(self) -> None:
+        """Kill whatever is left, at the end of a test however it went."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        if self.daemon is not None:
+            self.daemon.wait(10)
+
+    def tail(self) -> str:
+        """Return the end of the daemon's log."""
+        return self.log.read_text("utf-8", "replace")[-3000:]
+
+    def drop(self, name: str, tasks: Sequence[Mapping[str, Any]]) -> Path:
+        """Drop a task file into the inbox; return the folder that it will have in the outbox."""
+        made = self.folder / f"{name}.new"
+        made.write_text(json.dumps({"tasks": tasks}))
+        made.rename(self.folder / "inbox" / f"{name}.json")
+        return self.folder / "outbox" / name
+
+    def processes(self) -> list[Process]:
+        """Return everything that belongs to this spool, by environment, directory or mounts."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError, ValueError):
+                    if self._ours(entry):
+                        found.append(self._process(entry))
+        return found
+
+    def _ours(self, entry: Path) -> bool:
+        if self._mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+            return True
+        folder = str(self.folder)
+        if str((entry / "cwd").readlink()).startswith(folder):
+            return True
+        # A command in a sandbox has neither; the task's directory is mounted there.
+        return folder in (entry / "mountinfo").read_text()
+
+    def _process(self, entry: Path) -> Process:
+        pid = int(entry.name)
+        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        role = "other"
+        if self.daemon is not None and pid == self.daemon.pid:
+            role = "daemon"
+        elif "multiprocessing.forkserver" in command:
+            # A worker is a fork of it with a session of its own.
+            role = "worker" if int(fields[3]) == pid else "forkserver"
+        return Process(pid, int(fields[19]), role, fields[0], command.strip())
+
+    def alive(self, ones: Iterable[Process]) -> list[Process]:
+        """Return those of ``ones`` that still run."""
+        known = {(one.pid, one.started) for one in ones}
+        now = (p for p in self.processes() if p.state != "Z")
+        return [p for p in now if (p.pid, p.started) in known]
+
+
+@contextlib.contextmanager
+def arena(
+    folder: Path, *server: str, processes: int = 3, agents: int = 4, more: str = ""
+) -> Iterator[tuple[Arena, Model]]:
+    """Give a spool and a server; whatever is left of both is killed at the end."""
+    model = Model(*server)
+    config = _CONFIG.format(base_url=model.base_url, processes=processes, agents=agents) + more
+    place = Arena(folder, config)
+    try:
+        yield place, model
+    finally:
+        place.clear()
+        model.stop()
+
+
+def tasks(count: int) -> list[dict[str, Any]]:
+    """Return tasks that all differ, of both kinds in turn."""
+    return [
+        {"first_prompt": f"task {i}", "model": MODELS[i % 2], "evaluator": "none"}
+        for i in range(count)
+    ]
+
+
+def until(condition: Callable[[], object], timeout_s: float, why: Callable[[], str]) -> None:
+    """Wait until something outside this process is so; fail with ``why`` where it never is."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{why()}"
+        time.sleep(0.02)
