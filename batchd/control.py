@@ -1,7 +1,7 @@
 """The control socket: JSON lines over a Unix socket in the state directory.
 
 A request is ``{"verb": "status", …arguments}``, its answer ``{"ok": true, …}`` or
-``{"ok": false, "error": "…"}``. The client half is synchronous, and light to import.
+``{"ok": false, "error": "…", "exit_code": 2}``. The client half is synchronous, and light to import.
 """
 
 from __future__ import annotations
@@ -10,20 +10,33 @@ import contextlib
 import json
 import os
 import socket
+import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batchd.errors import BatchdError, NoDaemonError, UsageError
+from batchd.errors import (
+    BatchdError,
+    NoAnswerError,
+    NoDaemonError,
+    NotPossibleError,
+    UsageError,
+)
+from batchd.log import Action, get_logger
 
 if TYPE_CHECKING:
     import asyncio
 
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20
+#: Clients that may wait to be accepted.
+_BACKLOG = 1024
 _TIMEOUT_S = 30.0
+_AGAIN_S = 0.02
 
 #: What answers a verb: gets the arguments, returns the answer's fields. Raises ``BatchdError``.
+#: ``by`` among the arguments says who asks: ``{"uid": 0, "pid": 1234}``.
 Handler: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
@@ -34,65 +47,117 @@ class Server:
         self._state = state
         self._handlers = handlers
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen. Whoever calls this holds the spool's lock, so an old socket is nobody's."""
         import asyncio  # noqa: PLC0415 (commands, which only ask, start faster without it)
 
         listener = _bind(self._state)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_MAX_LINE)
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=listener, limit=_MAX_LINE, backlog=_BACKLOG
+        )
 
     async def stop(self) -> None:
-        """Close the socket and take it away."""
+        """Close the socket and take it away; who still waits for an answer gets none."""
+        import asyncio  # noqa: PLC0415 (as above)
+
         if self._server is not None:
             self._server.close()
             for client in self._clients:
-                client.close()
+                client.cancel()
+            await asyncio.gather(*self._clients, return_exceptions=True)
             _unlink(self._state)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
-        with contextlib.suppress(OSError, ValueError):  # gone, or a line without end
-            while line := await reader.readline():
-                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
-                await writer.drain()
-        self._clients.discard(writer)
-        writer.close()
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import asyncio  # noqa: PLC0415 (as above)
 
-    async def _answer(self, line: bytes) -> Mapping[str, Any]:
+        client = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one client, line by line, until it goes."""
+        by = _peer(writer.get_extra_info("socket"))
+        try:
+            while (line := await _line(reader)) is not None:
+                writer.write(json.dumps(await self._answer(line, by)).encode() + b"\n")
+                await writer.drain()
+                if not line:
+                    break
+        except OSError:
+            pass  # it is gone
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes, by: Mapping[str, int]) -> Mapping[str, Any]:
+        if not line:
+            return _refusal(f"a request has at most {_MAX_LINE} bytes")
         try:
             request = json.loads(line)
             handler = self._handlers[request.pop("verb")]
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
             known = ", ".join(sorted(self._handlers))
-            return {"ok": False, "error": f"not a request; the verbs are {known}"}
+            return _refusal(f"not a request; the verbs are {known}")
         try:
-            return {"ok": True, **await handler(request)}
+            return {"ok": True, **await handler({**request, "by": by})}
         except BatchdError as error:
-            return {"ok": False, "error": str(error)}
+            return _refusal(str(error), error.exit_code)
+        except Exception:
+            # A bug in a verb must not hang who asks, nor end the daemon.
+            get_logger().exception(Action.COMMAND_REFUSED)
+            return _refusal("an error inside batchd; the daemon's log has the details", 1)
 
 
-def request(state: Path, verb: str, **arguments: Any) -> dict[str, Any]:
+def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:
+    return {"ok": False, "error": error, "exit_code": exit_code}
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next whole line; None at the end, empty where it is too long."""
+    try:
+        line = await reader.readline()
+    except ValueError:
+        return b""
+    # What was cut off in the middle was not meant.
+    return line if line.endswith(b"\n") else None
+
+
+def _peer(sock: socket.socket) -> dict[str, int]:
+    """Return who is at the other end."""
+    form = struct.Struct("3i")
+    pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
+    return {"uid": uid, "pid": pid}
+
+
+def request(
+    state: Path, verb: str, *, timeout_s: float = _TIMEOUT_S, **arguments: Any
+) -> dict[str, Any]:
     """Ask the daemon of a state directory; return its answer's fields.
 
-    Raises ``NoDaemonError`` where none runs, ``UsageError`` where it refuses.
+    Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for
+    ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``.
     """
+    line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
-        answer = _exchange(state, json.dumps({"verb": verb, **arguments}).encode() + b"\n")
+        answer = _exchange(state, line, timeout_s)
     except (FileNotFoundError, ConnectionError):
         raise NoDaemonError(f"no daemon runs on {state}") from None
     except TimeoutError:
-        raise NoDaemonError(f"the daemon on {state} does not answer") from None
+        raise NoAnswerError(f"the daemon on {state} does not answer") from None
     if not answer.pop("ok", False):
-        raise UsageError(answer.get("error", "the daemon refused"))
+        kind = _REFUSALS.get(answer.get("exit_code", 2), BatchdError)
+        raise kind(answer.get("error", "the daemon refused"))
     return answer
 
 
-def _exchange(state: Path, line: bytes) -> dict[str, Any]:
+_REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError}
+
+
+def _exchange(state: Path, line: bytes, timeout_s: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, _address(state) as address:
-        sock.settimeout(_TIMEOUT_S)
-        sock.connect(address)
+        sock.settimeout(timeout_s)
+        _connect(sock, address, timeout_s)
         sock.sendall(line)
         with sock.makefile("rb") as stream:
             answer = stream.readline()
@@ -100,6 +165,19 @@ def _exchange(state: Path, line: bytes) -> dict[str, Any]:
         raise ConnectionResetError
     value: dict[str, Any] = json.loads(answer)
     return value
+
+
+def _connect(sock: socket.socket, address: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            sock.connect(address)
+        except BlockingIOError:  # so many wait that not even the queue has room
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def _bind(state: Path) -> socket.socket:

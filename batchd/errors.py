@@ -78,6 +78,10 @@ class NoDaemonError(NotPossibleError):
     """No daemon runs on this spool."""
 
 
+class NoAnswerError(NoDaemonError):
+    """The daemon does not answer."""
+
+
 class SandboxError(BatchdError):
     """A command could not be started in the sandbox."""
 

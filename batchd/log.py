@@ -28,6 +28,9 @@ class Action(enum.StrEnum):
     DAEMON_STARTED = "daemon_started"
     DAEMON_STOPPING = "daemon_stopping"
     CONFIG_RELOADED = "config_reloaded"
+    #: Somebody gave an order: its ``verb``, who (``uid``, ``pid``), with what, and what came of it.
+    COMMAND_DONE = "command_done"
+    COMMAND_REFUSED = "command_refused"
     BATCH_RECEIVED = "batch_received"
     BATCH_REJECTED = "batch_rejected"
     BATCH_FINISHED = "batch_finished"
@@ -41,6 +44,8 @@ class Action(enum.StrEnum):
     TASK_PARKED = "task_parked"
     TASK_FINISHED = "task_finished"
     RATE_LIMITED = "rate_limited"
+    PAUSED = "paused"
+    RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
     BUDGET_REACHED = "budget_reached"
     PRICE_UNKNOWN = "price_unknown"
