@@ -80,6 +80,13 @@ class Core:
                 self._trouble(Action.OUTBOX_TROUBLE, error)
                 await asyncio.sleep(TROUBLE_S)
 
+    async def idle(self) -> None:
+        """Wait until all that was spawned has ended. Raises what broke."""
+        while self._tasks and not self.broken.done():
+            await asyncio.wait({*self._tasks, self.broken}, return_when=asyncio.FIRST_COMPLETED)
+        if self.broken.done():
+            self.broken.result()
+
     async def settle(self) -> None:
         """Wait for all that was spawned, at the end; what still tries is given up."""
         if self._tasks:

@@ -162,11 +162,17 @@ def _money(db: sqlite3.Connection, booked: str, opened: str, key: int) -> Money:
 
 def queued(db: sqlite3.Connection, name: str) -> tuple[QueuedTask, ...]:
     """Return the tasks of a batch that have not ended, in order."""
+    return _tasks_of(db, name, "AND t.finished_at IS NULL")
+
+
+def tasks(db: sqlite3.Connection, name: str) -> tuple[QueuedTask, ...]:
+    """Return all tasks of a batch, those that have ended too, in order."""
+    return _tasks_of(db, name)
+
+
+def _tasks_of(db: sqlite3.Connection, name: str, also: str = "") -> tuple[QueuedTask, ...]:
     batch = find_batch(db, name)
-    rows = db.execute(
-        f"{_QUEUED} WHERE t.batch = ? AND t.finished_at IS NULL ORDER BY t.id",
-        (batch_key(db, name),),
-    )
+    rows = db.execute(f"{_QUEUED} WHERE t.batch = ? {also} ORDER BY t.id", (batch_key(db, name),))
     return tuple(_queued(batch, row) for row in rows)
 
 

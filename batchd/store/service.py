@@ -187,6 +187,10 @@ class Store:
         """Return the tasks of a batch that have not ended, in order."""
         return self._source.read(lookups.queued, batch)
 
+    def tasks(self, batch: str) -> tuple[QueuedTask, ...]:
+        """Return all tasks of a batch, those that have ended too, in order."""
+        return self._source.read(lookups.tasks, batch)
+
     def unfinished(self, batch: str) -> int:
         """Return how many tasks of a batch have not ended."""
         return self._source.read(lookups.unfinished, batch)

@@ -1,0 +1,89 @@
+"""What orders are about: ``BATCH`` or ``BATCH/TASK``, found in the store, or refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchd.errors import StoreError, UsageError
+from batchd.log import escape
+from batchd.records import Batch, Ref, Status
+from batchd.store import QueuedTask, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One batch, all of it or some of its tasks."""
+
+    batch: Batch
+    #: Every task of the batch by its id, ended or not, in order.
+    tasks: Mapping[str, QueuedTask]
+    #: The ids that were named; empty: the whole batch.
+    named: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[QueuedTask, ...]:
+        """The tasks that were named, or all."""
+        return tuple(self.tasks[name] for name in self.named or self.tasks)
+
+
+def given(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the targets of a request. Raises ``UsageError``."""
+    value = arguments.get("target")
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+        raise UsageError("it needs a target: BATCH or BATCH/TASK")
+    return tuple(dict.fromkeys(values))
+
+
+def find(store: Store, targets: Sequence[str]) -> list[Target]:
+    """Return what ``targets`` name, by batch. Raises ``UsageError`` for what there is not."""
+    named: dict[str, list[str]] = {}
+    whole: set[str] = set()
+    for target in targets:
+        name, slash, task = target.strip("/").partition("/")
+        if not name or "/" in task:
+            raise UsageError(f"{escape(target)} is no BATCH or BATCH/TASK")
+        named.setdefault(name, [])
+        if slash:
+            named[name].append(task)
+        else:
+            whole.add(name)
+    return [_one(store, name, () if name in whole else ids) for name, ids in named.items()]
+
+
+def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
+    try:
+        batch = store.batch(name)
+    except StoreError as error:
+        raise UsageError(f"there is no batch {escape(name)}: {error}") from None
+    tasks = {task.ref.task: task for task in store.tasks(name)}
+    for task in ids:
+        if task not in tasks:
+            raise UsageError(f"batch {name} has no task {escape(task)}")
+    if not tasks:
+        raise UsageError(f"batch {name} was refused when it came: it has no tasks")
+    return Target(batch, tasks, tuple(dict.fromkeys(ids)))
+
+
+def unfinished(target: Target) -> list[Ref]:
+    """Return those of a target's tasks that have not ended.
+
+    Raises ``UsageError`` where none is left, or one that was named has ended.
+    """
+    left = [task.ref for task in target.chosen if not task.status.final]
+    for name in target.named:
+        status = target.tasks[name].status
+        if status.final:
+            raise UsageError(f"{target.batch.name}/{name} has finished already, as {status}")
+    if not left:
+        raise UsageError(f"batch {target.batch.name} has finished already: {_ends(target)}")
+    return left
+
+
+def _ends(target: Target) -> str:
+    counts = {status: 0 for status in Status if status.final}
+    for task in target.chosen:
+        counts[task.status] += 1
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
