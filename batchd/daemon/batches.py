@@ -117,11 +117,18 @@ class Batches:
     # A task's end
 
     async def finish(
-        self, ref: Ref, status: Status, reason: Reason, message: str, *, details: str = ""
+        self,
+        ref: Ref,
+        status: Status,
+        reason: Reason,
+        message: str,
+        *,
+        attempts: int = 0,
+        details: str = "",
     ) -> None:
         """End a task that no worker can end itself, and publish its result.
 
-        ``details`` are for the log alone.
+        ``attempts`` counts also those that left no event. ``details`` are for the log alone.
         """
         core, batch, now = self._core, self.get(ref.batch), time.time()
         if batch is None or ref.task not in self._open[ref.batch].left:
@@ -138,7 +145,7 @@ class Batches:
             error=ErrorInfo(type=reason, message=message, retries=state.retries),
             queued_at=batch.received_at,
             finished_at=now,
-            attempts=started + sum(isinstance(e, Resumed) for e in events),
+            attempts=max(attempts, started + sum(isinstance(e, Resumed) for e in events)),
             files=None,
         )
         event = TaskFinished(at=now, status=status, reason=reason, result=text)

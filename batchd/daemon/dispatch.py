@@ -100,7 +100,8 @@ class Dispatcher:
             return
         if refusal := self._refusal(active, task, given):
             self._drop(active)
-            await self._batches.finish(ref, *refusal)
+            # This dispatch is none that was tried.
+            await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return
         assert active.terms is not None, "there is no refusal"
         history = tuple(msgspec.Raw(body) for body in given.history)
@@ -129,7 +130,7 @@ class Dispatcher:
         if isinstance(active.stop, CancelRequested):
             return Status.CANCELLED, Reason.USER, active.stop.message or _CANCELLED
         if given.barren > _MAX_BARREN:
-            message = f"it was started {given.barren} times and never got anywhere"
+            message = f"it was started {given.barren - 1} times and never got anywhere"
             return Status.ERROR, Reason.WORKER_CRASHED, message
         capped = core.governor.capped(active.ref)
         try:
@@ -255,7 +256,9 @@ class Dispatcher:
             await self._cancelled(ref, active.stop.message)
         elif crashes >= core.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
-            await self._batches.finish(ref, Status.ERROR, Reason.WORKER_CRASHED, message)
+            await self._batches.finish(
+                ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt
+            )
         else:
             core.schedule.release(ref, suspect=counted)
             self.pump()

@@ -113,6 +113,7 @@ class Worker:
 
     def _greeted(self, version: str, settings: wire.Settings | None) -> None:
         if version != __version__ or settings is None:
+            self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
             self._lost(f"this is batchd {__version__}, the daemon is {version}: start it anew")
             return
         self._settings = settings
