@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
+from typing import Any
 
-from batchd import agent, wire
+import msgspec
+
+from batchd import agent, events, wire
+from batchd.errors import StaleAttemptError
+from batchd.records import Purpose
+
+#: What ``grows`` holds on to.
+_KEPT: list[bytes] = []
 
 
 async def dies(run: wire.Run, host: agent.Host) -> agent.Ended:
@@ -26,4 +38,79 @@ async def stops_its_process(run: wire.Run, host: agent.Host) -> agent.Ended:
     if run.attempt == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     await asyncio.sleep(0)
+    return await agent.run(run, host)
+
+
+def _note(run: wire.Run, name: str, text: str) -> None:
+    """Leave word for the test, beside the results."""
+    with Path(run.batch.folder, name).open("a") as file:
+        file.write(text)
+
+
+async def notes_its_process(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Leave a line about where each attempt ran; work as usual, or die where the prompt asks for it."""
+    _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
+    if "die" in run.task.first_prompt:
+        # Late enough for the neighbours to be at work.
+        await asyncio.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await agent.run(run, host)
+
+
+async def dies_before_any_event(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Take the worker with it before anything is recorded."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return await agent.run(run, host)
+
+
+async def spins(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Keep the process busy for ever, its loop and its signal handlers too."""
+    while run and host:
+        pass
+    return await agent.run(run, host)
+
+
+async def clings(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Take back the order to be killed with the daemon, and see nothing of its death for a while."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    pipe = parent.sentinel
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) & ~os.O_ASYNC)
+    _note(run, "clings", f"{os.getpid()}")
+    time.sleep(8)  # noqa: ASYNC251 (nothing else may run)
+    return await agent.run(run, host)
+
+
+async def speaks_for_another_attempt(run: wire.Run, host: Any) -> agent.Ended:
+    """Record and ask under an attempt that is not its own; then work as usual."""
+    own, host.attempt = host.attempt, host.attempt - 1
+    body = msgspec.Raw(events.encode(events.Suspended(at=0.0, cause="drain")))
+    common: dict[str, Any] = {"ref": run.ref, "attempt": host.attempt, "seq": 0, "events": (body,)}
+    refused = 0
+    try:
+        await host.record(wire.Record(**common))
+    except StaleAttemptError:
+        refused += 1
+    try:
+        await host.ask(
+            wire.Ask(
+                **common,
+                purpose=Purpose.AGENT,
+                model=run.task.model,
+                input_tokens=1,
+                max_output_tokens=1,
+            )
+        )
+    except StaleAttemptError:
+        refused += 1
+    _note(run, "refused", f"{refused}")
+    host.attempt = own
+    return await agent.run(run, host)
+
+
+async def grows(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Keep memory that is never given back, and stay for a few heartbeats."""
+    _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
+    _KEPT.append(b"x" * (200 << 20))
+    await asyncio.sleep(1.2)
     return await agent.run(run, host)

@@ -1,0 +1,423 @@
+"""The fences around a daemon's processes: who may live, speak and run, each shown with real processes and real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import __version__, config, control
+from batchd.daemon import Daemon, Listener
+from batchd.errors import NoDaemonError
+from batchd.events import Event
+from batchd.records import Ref
+
+_HERE = Path(__file__).parent
+
+_CONFIG = """\
+[agent]
+model = "standin/steps-3"
+[providers.standin]
+base_url = "{base_url}"
+[evaluation]
+by = "none"
+[governor]
+max_retries = 1
+first_backoff_s = 0.05
+[pool]
+heartbeat_timeout_s = 2.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers find ``scripted_agents``."""
+    monkeypatch.syspath_prepend(str(_HERE))
+
+
+def configured(folder: Path, base_url: str, **pool: object) -> config.Config:
+    """Return a configuration with these settings of the pool, which is written too."""
+    path = folder / "config.toml"
+    lines = "".join(f"{key} = {value}\n" for key, value in pool.items())
+    path.write_text(_CONFIG.format(base_url=base_url) + lines)
+    return config.load(path, {})
+
+
+def batch(*prompts: str, **more: Any) -> bytes:
+    """Return a task file with a task for each prompt."""
+    return json.dumps({"tasks": [{"first_prompt": p, **more} for p in prompts]}).encode()
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the results of batch ``b`` by task."""
+    found = (folder / "outbox/b").glob("[0-9]*.json")
+    return {p.stem: json.loads(p.read_bytes()) for p in found}
+
+
+def attempts(folder: Path) -> list[tuple[int, str, int]]:
+    """Return process, task and number of each attempt, as the agents themselves noted them."""
+    lines = (folder / "outbox/b/attempts").read_text().splitlines()
+    return [(int(pid), task, int(n)) for pid, task, n in map(str.split, lines)]
+
+
+def work_off(
+    settings: config.Config, data: bytes, agent: str = "batchd.agent:run", *listeners: Listener
+) -> None:
+    """Run a daemon until a batch is done."""
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False, agent=agent, listeners=listeners) as daemon:
+            await daemon.submit("b.json", data)
+            async with asyncio.timeout(60):
+                await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs, or is stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30) -> float:
+    """Wait until something outside this process is so; return how long it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < timeout_s, f"not within {timeout_s} s"
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def serving(folder: Path, agent: str = "batchd.agent:run") -> Iterator[subprocess.Popen[bytes]]:
+    """Run a daemon with scripted agents as a process; it is killed at the end, if it still runs."""
+    script = [sys.executable, str(_HERE / "scripted_daemon.py"), str(folder / "config.toml")]
+    paths = os.pathsep.join([str(_HERE), str(_HERE.parents[1])])
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [*script, agent], stderr=log, env={**os.environ, "PYTHONPATH": paths}
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Return what a daemon says of itself; nothing where there is none."""
+    try:
+        return control.request(folder / ".batchd", "status")
+    except NoDaemonError:
+        return {}
+
+
+def workers(folder: Path) -> list[int]:
+    """Return the daemon's workers that are up."""
+    return [w["pid"] for w in status(folder).get("workers", ()) if w["pid"] and w["rss"]]
+
+
+def drop(folder: Path, data: bytes) -> None:
+    """Drop a batch ``b`` into the inbox."""
+    (folder / "new").write_bytes(data)
+    (folder / "inbox").mkdir(exist_ok=True)
+    (folder / "new").rename(folder / "inbox/b.json")
+
+
+def log(base_url: str) -> list[dict[str, Any]]:
+    """Return every request by the model server's own log."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
+
+
+# No worker outlives its daemon
+
+
+@pytest.mark.parametrize("state", ["idle", "working", "spinning", "stopped"])
+def test_a_worker_dies_with_its_daemon(tmp_path: Path, slow_server: str, state: str) -> None:
+    """The kernel ends it within a second of the daemon's SIGKILL, also where it cannot run a line of code."""
+    configured(tmp_path, slow_server, processes=1)
+    agent = "scripted_agents:spins" if state == "spinning" else "batchd.agent:run"
+    with serving(tmp_path, agent) as daemon:
+        until(lambda: workers(tmp_path))
+        (worker,) = workers(tmp_path)
+        if state != "idle":
+            drop(tmp_path, batch("x"))
+            until(lambda: status(tmp_path)["tasks"]["running"])
+        if state == "spinning":
+            cpu = _cpu_s(worker)
+            until(lambda: _cpu_s(worker) > cpu + 0.2)
+        if state == "stopped":
+            os.kill(worker, signal.SIGSTOP)
+        daemon.kill()
+        daemon.wait()
+        until(lambda: not alive(worker), 1.0)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / os.sysconf("SC_CLK_TCK")
+
+
+def test_no_daemon_starts_before_the_last_ones_workers_are_gone(
+    tmp_path: Path, model_server: str
+) -> None:
+    """Even where the kernel's signal did not reach one: the spool's lock is the second fence."""
+    configured(tmp_path, model_server, processes=1)
+    mark = tmp_path / "outbox/b/clings"
+    with serving(tmp_path, "scripted_agents:clings") as daemon:
+        drop(tmp_path, batch("x"))
+        until(lambda: mark.exists() and mark.read_text())
+        daemon.kill()
+    worker = int(mark.read_text())
+    time.sleep(0.2)
+    assert alive(worker), "the agent is to show what happens where the first fence fails"
+    with serving(tmp_path) as second:
+        assert second.wait(20) != 0
+        assert alive(worker)
+        assert "in use by workers of a daemon that died" in (tmp_path / "log").read_text()
+    until(lambda: not alive(worker))
+    with serving(tmp_path) as third:
+        until((tmp_path / "outbox/b/summary.json").exists)
+        third.terminate()
+        assert third.wait(20) == 0
+    assert [r["status"] for r in results(tmp_path).values()] == ["completed"]
+
+
+def test_a_second_daemon_is_refused_while_the_first_one_is_stopped(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """A daemon that stands still for longer than any timeout is still the only one, and goes on unharmed."""
+    configured(tmp_path, slow_server, processes=1)
+    with serving(tmp_path) as first:
+        drop(tmp_path, batch("x", "y", "z"))
+        until(lambda: len(log(slow_server)) > 1)
+        (worker,) = workers(tmp_path)
+        first.send_signal(signal.SIGSTOP)
+        with serving(tmp_path) as second:
+            assert second.wait(20) != 0
+        assert f"in use by the process {first.pid}" in (tmp_path / "log").read_text()
+        time.sleep(2.5)  # longer than it would wait for a heartbeat
+        first.send_signal(signal.SIGCONT)
+        until((tmp_path / "outbox/b/summary.json").exists)
+        assert workers(tmp_path) == [worker], "it was late itself, and may not blame the worker"
+    assert {r["attempts"] for r in results(tmp_path).values()} == {1}
+
+
+# Who may speak
+
+
+def test_what_an_older_attempt_says_is_refused(tmp_path: Path, slow_server: str) -> None:
+    """Records and requests under another attempt's number are answered with Nack; nothing of them is stored or paid."""
+    settings = configured(tmp_path, slow_server, processes=1)
+    work_off(settings, batch("x"), "scripted_agents:speaks_for_another_attempt")
+    assert (tmp_path / "outbox/b/refused").read_text() == "2"
+    (result,) = results(tmp_path).values()
+    assert (result["status"], result["usage"]["unsettled_calls"]) == ("completed", 0)
+    assert len(log(slow_server)) == 3
+    assert "Suspended" not in (tmp_path / "outbox/b/001.jsonl").read_text()
+
+
+def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """A stopped process is ended by its heartbeat; the other worker never notices."""
+    settings = configured(tmp_path, slow_server, processes=2)
+
+    class Stopping(Listener):
+        """Stops the worker of the first task that begins."""
+
+        def __init__(self) -> None:
+            self.stopped = 0
+            self.daemon: Daemon
+
+        def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (which event does not matter)
+            if not self.stopped:
+                (active,) = (a for a in self.daemon._dispatcher.active if a.ref == ref)
+                self.stopped = active.worker.pid
+                os.kill(self.stopped, signal.SIGSTOP)
+
+    async def scenario() -> int:
+        stopping = Stopping()
+        daemon = stopping.daemon = Daemon(settings, watch=False, listeners=[stopping])
+        async with daemon:
+            await daemon.submit("b.json", batch("x", "y"))
+            async with asyncio.timeout(30):
+                await daemon.batch_done("b")
+        return stopping.stopped
+
+    stopped = asyncio.run(scenario())
+    assert not alive(stopped)
+    found = results(tmp_path).values()
+    assert [r["status"] for r in found] == ["completed"] * 2
+    assert sorted(r["attempts"] for r in found) == [1, 2]
+
+
+def test_a_worker_of_another_version_gets_no_task(
+    tmp_path: Path,
+    model_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As after an upgrade under a running daemon: each side compares, the log says both versions, nothing is lost."""
+    settings = configured(tmp_path, model_server, processes=1)
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False) as daemon:
+            monkeypatch.setattr("batchd.pool.supervisor.__version__", "0.0.0")
+            for worker in daemon._dispatcher.pool.workers:
+                worker.kill("the test wants a new one")
+            await daemon.submit("b.json", batch("x"))
+            await asyncio.to_thread(until, lambda: daemon._dispatcher.pool._failures > 1)
+            assert not results(tmp_path)
+            monkeypatch.undo()
+            async with asyncio.timeout(20):
+                await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    (result,) = results(tmp_path).values()
+    assert result["status"] == "completed"
+    assert result["usage"]["unsettled_calls"] == 0
+    assert f"it is batchd {__version__}, the daemon 0.0.0" in capsys.readouterr().out
+
+
+# Who may run again
+
+
+def test_a_task_that_never_gets_anywhere_is_given_up(tmp_path: Path, slow_server: str) -> None:
+    """Dispatches that add no event are capped, however many deaths of workers a task is allowed."""
+    settings = configured(tmp_path, slow_server, processes=1, max_attempts=1000)
+    work_off(settings, batch("x"), "scripted_agents:dies_before_any_event")
+    (result,) = results(tmp_path).values()
+    assert (result["status"], result["reason"]) == ("error", "worker_crashed")
+    assert result["error"]["message"] == "it was started 10 times and never got anywhere"
+    assert result["attempts"] == 10
+    assert not log(slow_server)
+
+
+def test_a_poisonous_task_takes_its_neighbours_with_it_once_at_most(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """From its second attempt on it has a process of its own, and ends after ``max_attempts`` deaths."""
+    settings = configured(tmp_path, slow_server, processes=2, agents_per_process=4, max_attempts=3)
+    prompts = ["work 1", "work 2", "die", "work 4", "work 5", "work 6", "work 7"]
+    work_off(settings, batch(*prompts), "scripted_agents:notes_its_process")
+    found = results(tmp_path)
+    poison = found.pop("003")
+    assert (poison["reason"], poison["attempts"]) == ("worker_crashed", 3)
+    assert {r["status"] for r in found.values()} == {"completed"}
+    assert max(r["attempts"] for r in found.values()) == 2
+    ran = attempts(tmp_path)
+    again = [pid for pid, task, n in ran if task == "003" and n > 1]
+    assert len(set(again)) == 2
+    for pid in again:
+        assert all(n == 1 for p, task, n in ran if p == pid and task != "003"), "only before it"
+        assert [task for p, task, _ in ran if p == pid][-1] == "003"
+
+
+def test_the_death_of_the_fork_server_stops_nobody(tmp_path: Path, slow_server: str) -> None:
+    """Live workers go on with their tasks, and a new fork server makes the next worker."""
+    settings = configured(tmp_path, slow_server, processes=2, max_tasks_per_process=2)
+
+    async def scenario() -> tuple[int, int]:
+        async with Daemon(
+            settings, watch=False, agent="scripted_agents:notes_its_process"
+        ) as daemon:
+            await daemon.submit("b.json", batch(*"abcdefgh"))
+            await asyncio.to_thread(until, lambda: len(log(slow_server)) > 2)
+            first = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+            os.kill(first, signal.SIGKILL)
+            async with asyncio.timeout(60):
+                await daemon.batch_done("b")
+            return first, forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+
+    first, second = asyncio.run(scenario())
+    assert first != second
+    assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 8}
+    ran = attempts(tmp_path)
+    assert sorted(task for _, task, _ in ran) == sorted(results(tmp_path)), "no task ran twice"
+    assert len({pid for pid, _, _ in ran}) >= 4
+    assert len(log(slow_server)) == 24
+
+
+# How it ends
+
+
+def _in_a_long_command(folder: Path) -> list[int]:
+    """Return the processes of a check that sleeps in this spool's sandbox."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            if (
+                command[:2] == [b"sleep", b"61"]
+                and str(folder) in (entry / "mountinfo").read_text()
+            ):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["drained", "at-once"])
+def test_a_daemon_stops_within_its_time_whatever_its_agents_do(
+    tmp_path: Path, model_server: str, twice: bool
+) -> None:
+    """A long command is broken off after ``drain_s``, or at the second SIGTERM; the task goes on at the next start."""
+    drain_s = 20 if twice else 1
+    configured(tmp_path, model_server, processes=1, drain_s=drain_s)
+    data = batch("x", check="test -e done || sleep 61", limits={"max_iterations": 1})
+    with serving(tmp_path) as daemon:
+        drop(tmp_path, data)
+        until(lambda: _in_a_long_command(tmp_path))
+        began = time.monotonic()
+        daemon.terminate()
+        if twice:
+            time.sleep(0.3)
+            assert daemon.poll() is None, "it waits for the agent"
+            daemon.terminate()
+        assert daemon.wait(10) == 0
+        took = time.monotonic() - began
+    assert took < 3
+    assert twice or took >= drain_s
+    until(lambda: not _in_a_long_command(tmp_path), 2)
+    assert not results(tmp_path)
+    (tmp_path / "outbox/b/001/done").touch()
+    with serving(tmp_path) as daemon:
+        until((tmp_path / "outbox/b/summary.json").exists)
+    (result,) = results(tmp_path).values()
+    assert (result["status"], result["usage"]["unsettled_calls"]) == ("completed", 0)
+
+
+# Recycling
+
+
+def test_a_worker_is_replaced_after_its_number_of_tasks(tmp_path: Path, model_server: str) -> None:
+    """No process works on more tasks than ``max_tasks_per_process``."""
+    settings = configured(tmp_path, model_server, processes=1, max_tasks_per_process=2)
+    work_off(settings, batch(*"abcdef"), "scripted_agents:notes_its_process")
+    assert Counter(Counter(pid for pid, _, _ in attempts(tmp_path)).values()) == {2: 3}
+    assert {r["attempts"] for r in results(tmp_path).values()} == {1}
+
+
+def test_a_worker_that_grew_is_replaced(tmp_path: Path, model_server: str) -> None:
+    """One past ``max_rss_mb`` ends with the task at hand, which completes."""
+    settings = configured(tmp_path, model_server, processes=1, max_rss_mb=200)
+    work_off(settings, batch("a", "b"), "scripted_agents:grows")
+    assert len({pid for pid, _, _ in attempts(tmp_path)}) == 2
+    assert {(r["status"], r["attempts"]) for r in results(tmp_path).values()} == {("completed", 1)}
