@@ -142,6 +142,13 @@ class Compacted:
     start: int = 0
     end: int = 0
     summary: str | None = None
+    #: Whether the summary stands as the model's own message, and a request to go on behind it, so that
+    #: the roles alternate; in the oldest journals it is a message of the user.
+    own: bool = False
+    #: Positions of messages cut in their middles, each with the characters that are kept.
+    clipped: tuple[tuple[int, int], ...] = ()
+    #: Tokens by the provider's count to one of ours: the conversation is counted anew with it.
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,60 +1,99 @@
-"""The model's window: how full it is, and what can be left out of it."""
+"""The model's window: how full it is, and what still fits in."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+
 from batchd import tokens
 from batchd.agent import prompts
-from batchd.records import Message, ModelSetup
-from batchd.taskstate import ELIDED, TaskState
+from batchd.records import ModelSetup, Purpose
+from batchd.taskstate import TaskState, clipped
 
 #: Past this share of the window the conversation is shortened (the design's number).
 FULL = 0.8
-#: The newest messages are what the model works on: they stay whole.
-KEEP_LAST = 6
-#: The system prompt and the user's own words stay.
-KEEP_FIRST = 2
-#: What the tool schemas of ``prompts.TOOLS`` take, in tokens; a test holds it to the count.
-SCHEMA_TOKENS = 240
-#: An output shorter than this is not worth a stub (characters).
-_WORTH_ELIDING = 4 * len(ELIDED)
+#: This share of it is left free: counts made before a call are estimates.
+SPARE = 0.05
+#: A call with room for less output than this brings nothing.
+MIN_OUTPUT = 256
+#: What the judge is shown at most where its model's window is unknown.
+_JUDGED = 100_000
+#: No text is clipped to fewer tokens than this: the note of the cut alone takes some twenty.
+MIN_CLIPPED = 80
+#: A tool's output is kept at least to so many bytes.
+_MIN_OUTPUT_BYTES = 1024
+
+
+@cache
+def _schemas() -> int:
+    return tokens.count(msgspec.json.encode(prompts.TOOLS).decode())
+
+
+def overhead(setup: ModelSetup) -> int:
+    """Return the tokens of a request beside its messages: the tools' schemas, where it has any."""
+    return 0 if setup.tools == "text" else _schemas()
 
 
 def size(state: TaskState) -> int:
     """Return the tokens of the next request: the provider's count, and ours of what it has not seen."""
-    unseen = tokens.count_messages(state.messages[state.seen :])
-    return (state.seen_tokens or SCHEMA_TOKENS) + unseen
-
-
-def full(tokens_used: int, setup: ModelSetup) -> bool:
-    """Return whether the conversation must be shortened before the next call."""
-    return bool(setup.context_window) and tokens_used > FULL * setup.context_window
+    if state.seen_tokens:
+        unseen = tokens.count_messages(state.messages[state.seen :])
+        return state.seen_tokens + round(state.scale * unseen)
+    counted = overhead(state.setup(Purpose.AGENT)) + tokens.count_messages(state.messages)
+    return round(state.scale * counted)
 
 
 def room(input_tokens: int, setup: ModelSetup) -> int:
     """Return how many tokens of output fit into the window behind ``input_tokens``."""
-    if not setup.context_window:
+    window = setup.context_window
+    if not window:
         return 1 << 31
-    return max(256, setup.context_window - input_tokens)
+    return max(MIN_OUTPUT, int(window * (1 - SPARE)) - input_tokens)
 
 
-def elidable(messages: tuple[Message, ...]) -> tuple[int, ...]:
-    """Return the positions of old tool outputs that are worth a stub."""
-    return tuple(
-        i
-        for i, message in enumerate(messages[:-KEEP_LAST])
-        if message.role == "tool" and len(message.content) > _WORTH_ELIDING
-    )
+def output_bytes(setup: ModelSetup) -> int | None:
+    """Return to how many bytes a tool's output is cut so that several fit into a small window."""
+    # A byte a token of the window: a quarter to a half of it, as texts go.
+    window = setup.context_window
+    return max(_MIN_OUTPUT_BYTES, window) if window else None
 
 
-def middle(messages: tuple[Message, ...]) -> tuple[int, int]:
-    """Return ``[start, end)``: what a summary may replace without parting a call from its output."""
-    start, end = KEEP_FIRST, max(KEEP_FIRST, len(messages) - KEEP_LAST)
-    while end > start and messages[end].role == "tool":
-        end -= 1
-    return start, end
+def judged(setup: ModelSetup) -> int:
+    """Return the tokens of evidence that may be put before the judge."""
+    window = setup.context_window
+    if not window:
+        return _JUDGED
+    answer = min(1024, window // 4)
+    return int(window * (1 - SPARE)) - answer - tokens.count_messages(prompts.judge("", "", "", ""))
 
 
-def summary_request(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the conversation that asks the model for a summary of its middle."""
-    _, end = middle(messages)
-    return (*messages[:end], Message("user", prompts.COMPACTION))
+def level(costs: Sequence[float], budget: float) -> float:
+    """Return the height to which ``costs`` must be cut for their sum to be ``budget``: small ones stay whole."""
+    left = budget
+    for i, cost in enumerate(sorted(costs)):
+        share = left / (len(costs) - i)
+        if cost > share:
+            return share
+        left -= cost
+    return max(costs, default=0.0)
+
+
+def fitted(texts: Sequence[str], budget: int) -> list[str]:
+    """Return ``texts`` with the longest cut in their middles so that all take ``budget`` tokens."""
+    costs = [tokens.count(text) for text in texts]
+    if sum(costs) <= budget:
+        return list(texts)
+    height = level(costs, budget)
+    return [clip(t, c, height) if c > height else t for t, c in zip(texts, costs, strict=True)]
+
+
+def clip(text: str, cost: float, height: float) -> str:
+    """Return a text of ``cost`` tokens cut in its middle to about ``height``."""
+    return clipped(text, kept(text, cost, height))
+
+
+def kept(text: str, cost: float, height: float) -> int:
+    """Return how many characters of a text of ``cost`` tokens are to be kept for ``height``."""
+    return int(len(text) * max(0.0, height - MIN_CLIPPED / 4) / cost * 0.95)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from batchd.agent import context, evaluate
+from batchd.agent import compaction, context, evaluate
+from batchd.agent.compaction import Compact, Overfull, Summarise
 from batchd.records import (
     ErrorInfo,
     Evaluation,
@@ -26,6 +27,8 @@ class CallModel:
     #: Estimated; 0 where the request is yet to be written.
     input_tokens: int
     max_output_tokens: int
+    #: For a summary: the messages before this one are summarised.
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +57,6 @@ class Conclude:
 
 
 @dataclass(frozen=True, slots=True)
-class Compact:
-    """Shorten the conversation."""
-
-    #: Positions of tool outputs to replace by a stub.
-    elided: tuple[int, ...] = ()
-    #: Or: messages in ``[start, end)`` to replace by the summary.
-    start: int = 0
-    end: int = 0
-    summary: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Finish:
     """Write the result."""
 
@@ -85,6 +76,8 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
         return RunTool(state.pending[0], state.in_doubt)
     if state.loops > 1:
         return _error(Reason.LOOP, "it repeated one tool call with one output, for a second time")
+    if state.overflows > 1:
+        return _overflowed(state)
     if state.stopped:
         return _evaluate(task, state)
     if state.rounds >= task.limits.max_iterations:
@@ -122,20 +115,53 @@ def _evaluate(task: Task, state: TaskState) -> Step:
 
 def _work(task: Task, state: TaskState) -> Step:
     """Call the model, after making room for it in its window where that is needed."""
-    if state.summary is not None:
-        start, end = context.middle(state.messages)
-        return Compact(start=start, end=end, summary=state.summary)
     size = context.size(state)
-    if context.full(size, state.setup(Purpose.AGENT)):
-        if elided := context.elidable(state.messages):
-            return Compact(elided=elided)
-        start, end = context.middle(state.messages)
-        if end > start:
-            return _call(task, state, Purpose.COMPACTION, size)
+    if state.summary is not None:
+        return compaction.applied(state, size)
+    match compaction.plan(state, size):
+        case Compact() as step:
+            return step
+        case Summarise(end, input_tokens, most):
+            call = _call(task, state, Purpose.COMPACTION, input_tokens)
+            if isinstance(call, Finish):
+                return call
+            output = min(call.max_output_tokens, most)
+            return replace(call, max_output_tokens=output, end=end)
+        case Overfull() as overfull:
+            return _error(Reason.CONTEXT_OVERFLOW, _too_long(task, state, overfull))
     return _call(task, state, Purpose.AGENT, size)
 
 
-def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> Step:
+def _too_long(task: Task, state: TaskState, overfull: Overfull) -> str:
+    setup = state.setup(Purpose.AGENT)
+    what = "system prompt and first_prompt" if overfull.opening else "what cannot be left out"
+    shorter = "put long material into files of the task's directory instead of first_prompt, or "
+    return (
+        f"{what} {'take' if overfull.opening else 'takes'} about {overfull.needed:,} tokens, and "
+        f"{setup.name} has a window of {overfull.window:,}: {shorter if overfull.opening else ''}"
+        f'use a model with a larger window (if this one has: context_window in [models."{task.model}"])'
+    )
+
+
+def _overflowed(state: TaskState) -> Finish:
+    """End a task whose request overflowed its window again, after it was made shorter."""
+    failure, windows = state.overflow, state.windows
+    assert failure is not None, "it counted"
+    name, window = list(windows.items())[-1]
+    message = (
+        f"{failure.message} (again, after the request was shortened to fit {window:,} tokens: "
+        f'set context_window in [models."{name}"] to what the model really takes)'
+    )
+    error = ErrorInfo(
+        type=Reason.CONTEXT_OVERFLOW,
+        message=message,
+        http_status=failure.http_status,
+        retries=state.retries - 1,
+    )
+    return Finish(Verdict(status=Status.ERROR, reason=Reason.CONTEXT_OVERFLOW, error=error))
+
+
+def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> Finish | CallModel:
     limits, used = task.limits, state.usage
     if used.calls + state.unsettled_calls >= limits.max_calls:
         return _timeout(Reason.MAX_CALLS, f"{limits.max_calls} model calls are used up")

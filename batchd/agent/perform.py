@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 
 from batchd import tokens, wire
 from batchd.agent import context, evaluate, prompts, protocol, tools
-from batchd.agent.decide import CallModel, Compact, Conclude, Evaluate, Finish, RunTool, Step
+from batchd.agent.compaction import Compact
+from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.events import (
@@ -21,7 +22,15 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.llm import Request
-from batchd.records import Answer, Evaluation, FileChanges, Message, ModelSetup, Purpose
+from batchd.records import (
+    Answer,
+    Evaluation,
+    FailureKind,
+    FileChanges,
+    Message,
+    ModelSetup,
+    Purpose,
+)
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
 
@@ -52,9 +61,8 @@ class Performer:
                 yield await self._evaluate(step, state)
             case Conclude(evaluation, last):
                 yield self._verdict(evaluation, last=last)
-            case Compact(elided, start, end, summary):
-                now = self._host.clock()
-                yield Compacted(at=now, elided=elided, start=start, end=end, summary=summary)
+            case Compact():
+                yield self._compacted(step)
             case Finish(verdict):
                 files = await asyncio.to_thread(self._place.files)
                 yield self._host.finish(state, verdict, files, self._host.clock())
@@ -75,8 +83,8 @@ class Performer:
                 yield self._answered(step.purpose, outcome, setup, state)
                 return
             yield CallFailed(at=self._host.clock(), failure=outcome)
-            if self._left(state, 1.0) <= 0:
-                return  # the task's own time is over, which decide will see
+            if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(state, 1.0) <= 0:
+                return  # decide will see to it: it shortens the conversation, or ends the task
             self._host.progress("waiting", outcome.message)
             again = self._ask(step, request, setup)
             reply = await self._host.failed(wire.Failed(ask=again, failure=outcome))
@@ -102,16 +110,18 @@ class Performer:
     async def _request(self, step: CallModel, state: TaskState, setup: ModelSetup) -> Request:
         limit = step.max_output_tokens
         if step.purpose is Purpose.JUDGE:
+            messages = await self._judge_messages(state)
+            room = context.room(tokens.count_messages(messages), setup)
             return Request(
-                messages=await self._judge_messages(state),
+                messages=messages,
                 tools=(),
-                max_output_tokens=limit,
+                max_output_tokens=min(limit, room),
                 schema=prompts.JUDGE_SCHEMA,
             )
         text = setup.tools == "text"
         messages = state.messages
         if step.purpose is Purpose.COMPACTION:
-            messages = context.summary_request(messages)
+            messages = (*messages[: step.end], Message("user", prompts.COMPACTION))
         return Request(
             messages=messages,
             tools=() if text else prompts.TOOLS,
@@ -127,7 +137,9 @@ class Performer:
             (_shown(call.name, call.arguments), "done" if code is None else f"exit code {code}")
             for call, code in state.commands[-_MAX_COMMANDS:]
         ]
-        return prompts.judge(self._task, state.answer, ran, changed)
+        evidence = prompts.evidence(self._task, state.answer, ran, changed)
+        budget = context.judged(state.setup(Purpose.JUDGE))
+        return prompts.judge(*context.fitted(evidence, budget))
 
     def _answered(
         self, purpose: Purpose, answer: Answer, setup: ModelSetup, state: TaskState
@@ -154,7 +166,8 @@ class Performer:
         self._host.progress("tool", _shown(call.name, call.arguments))
         with self._host.stop.interruptible():
             timeout_s = self._left(state, self._task.limits.tool_timeout_s)
-            output = await tools.run(request, self._place, timeout_s)
+            most = context.output_bytes(state.setup(Purpose.AGENT))
+            output = await tools.run(request, self._place, timeout_s, most)
         return ToolRan(
             at=self._host.clock(),
             call=call,
@@ -174,6 +187,18 @@ class Performer:
                 return self._verdict(verdict, last=step.last, seconds=seconds)
             verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
             return self._verdict(verdict, last=step.last)
+
+    def _compacted(self, step: Compact) -> Compacted:
+        return Compacted(
+            at=self._host.clock(),
+            elided=step.elided,
+            clipped=step.clipped,
+            start=step.start,
+            end=step.end,
+            summary=step.summary,
+            own=step.summary is not None,
+            scale=step.scale,
+        )
 
     def _verdict(self, verdict: Evaluation, *, last: bool, seconds: float = 0.0) -> RoundEvaluated:
         final = last or not verdict.done

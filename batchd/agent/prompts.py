@@ -108,19 +108,24 @@ def system(task: Task, facts: str, *, text: bool) -> str:
     return "\n\n".join((task.system_prompt or _OPENING, _TEXT if text else _NATIVE, facts))
 
 
-def judge(
+def evidence(
     task: Task, answer: str, commands: Iterable[tuple[str, str]], files: Iterable[tuple[str, int]]
-) -> tuple[Message, ...]:
-    """Return the conversation that asks for a verdict.
+) -> tuple[str, str, str, str]:
+    """Return what the judge goes by, as texts for ``judge``.
 
     ``commands`` are what was run with its outcome, ``files`` the changed files with their sizes.
     """
     ran = "\n".join(f"- {command} → {outcome}" for command, outcome in commands) or "- none"
     changed = "\n".join(f"- {path} ({size} bytes)" for path, size in files) or "- none"
-    evidence = (
-        f"# The task\n{task.first_prompt}\n\n"
-        f"# The agent's final message\n{answer.strip() or '(empty)'}\n\n"
-        f"# Commands it ran, in order\n{ran}\n\n"
-        f"# Files created or changed in its directory\n{changed}"
+    return task.first_prompt, answer.strip() or "(empty)", ran, changed
+
+
+def judge(prompt: str, answer: str, commands: str, files: str) -> tuple[Message, ...]:
+    """Return the conversation that asks for a verdict on ``evidence``."""
+    shown = (
+        f"# The task\n{prompt}\n\n"
+        f"# The agent's final message\n{answer}\n\n"
+        f"# Commands it ran, in order\n{commands}\n\n"
+        f"# Files created or changed in its directory\n{files}"
     )
-    return (Message("system", JUDGE_SYSTEM), Message("user", evidence))
+    return (Message("system", JUDGE_SYSTEM), Message("user", shown))

@@ -68,16 +68,23 @@ def parse(call: ToolCall) -> Request | str:
     return Request(call.name, given)
 
 
-async def run(request: Request, place: Workplace, timeout_s: float) -> Output:
-    """Run a request for at most ``timeout_s``. Raises ``SandboxError``."""
+async def run(
+    request: Request, place: Workplace, timeout_s: float, most: int | None = None
+) -> Output:
+    """Run a request for at most ``timeout_s``; of its output at most ``most`` bytes are kept.
+
+    Raises ``SandboxError``.
+    """
     arguments = request.arguments
     if request.name == "shell":
-        return _shown(await place.shell(arguments["command"], timeout_s=timeout_s), timeout_s)
+        command = arguments["command"]
+        ran = await place.shell(command, timeout_s=timeout_s, at_most=most)
+        return _shown(ran, timeout_s)
     if request.name == "read_file":
         first = max(1, arguments.get("start", 1))
         last = str(first + max(1, arguments["lines"]) - 1) if "lines" in arguments else "$"
         argv = ["sed", "-n", f"{first},{last}p", "--", arguments["path"]]
-        return _shown(await place.run(argv, timeout_s=timeout_s), timeout_s)
+        return _shown(await place.run(argv, timeout_s=timeout_s, at_most=most), timeout_s)
     if request.name == "write_file":
         return await _write(place, arguments["path"], arguments["content"], timeout_s)
     return await _edit(place, arguments, timeout_s)

@@ -27,7 +27,17 @@ _OVERFLOW = _SAID(
     r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|size|window)"
     r"|prompt is too long|input is too long|prompt_too_long|exceed context limit"
     r"|exceeds the maximum number of tokens|reduce the length of the (?:messages|prompt)"
+    r"|maximum prompt length|exceeded model token limit|exceeds max length|max_new_tokens. must be <="
 )
+#: How an overflow's message names the window.
+_WINDOW = _SAID(
+    r"(?:maximum context length (?:is|of)|maximum prompt length is|model token limit:|must be <="
+    r"|maximum number of tokens allowed \(|available context size \(|context window of"
+    r'|(?:tokens|\d) >|"n_ctx":|per min(?:ute)? \(tpm\): limit)\s*(\d[\d,]{2,9})\b'
+    r"|(\d[\d,]{2,9}) maximum context length"
+)
+#: Longer than the tokens that a minute allows: waiting does not help.
+_TOO_LARGE = "request too large"
 _FILTER = _SAID(
     r"content_filter|content_policy|content (?:management )?policy|responsibleaipolicy"
     r"|content exists risk|data_inspection_failed|safety system|requires moderation"
@@ -110,6 +120,7 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
         http_status=status,
         retry_after_s=retry_after_s,
         headers=dict(_limit_headers(headers)),
+        window=_window(words.all + text[:4000]) if kind is FailureKind.CONTEXT_OVERFLOW else 0,
     )
 
 
@@ -155,7 +166,9 @@ class _Words:
 def _kind(status: int, words: _Words) -> FailureKind:
     if kind := _PLAIN_STATUS.get(status):
         return kind
-    if status == 429:  # noqa: PLR2004 (too many requests)
+    if status == 429 and _TOO_LARGE in words.all:  # noqa: PLR2004 (too many requests)
+        return FailureKind.CONTEXT_OVERFLOW
+    if status == 429:  # noqa: PLR2004 (the same)
         return FailureKind.QUOTA if _QUOTA.search(words.all) else FailureKind.RATE_LIMITED
     if status >= 500:  # noqa: PLR2004 (the server's fault, it says)
         overflow = "exceed_context_size" in words.all
@@ -172,6 +185,12 @@ def _kind(status: int, words: _Words) -> FailureKind:
     if status == 413 or (status in {400, 422} and _OVERFLOW.search(words.all)):  # noqa: PLR2004 (content too large)
         return FailureKind.CONTEXT_OVERFLOW
     return FailureKind.BAD_REQUEST
+
+
+def _window(said: str) -> int:
+    """Return the window that an overflow's message names, in tokens; 0: it names none."""
+    found = _WINDOW.search(said)
+    return int((found.group(1) or found.group(2)).replace(",", "")) if found else 0
 
 
 def _says(place: Place, status: int, kind: FailureKind, words: _Words) -> str:

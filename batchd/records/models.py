@@ -92,6 +92,8 @@ class Failure:
     headers: Mapping[str, str] = field(default_factory=dict)
     #: Whether the request may have reached the provider.
     sent: bool = True
+    #: The model's window in tokens, where an overflow's message names it; else 0.
+    window: int = 0
 
     @property
     def unsettled(self) -> bool:

@@ -113,10 +113,12 @@ class Workplace:
         stdin: bytes | None = None,
         timeout_s: float,
         max_output_bytes: int | None = None,
+        at_most: int | None = None,
     ) -> process.Ran:
         """Run a command; it and all that it started are dead when this returns, or raises.
 
-        ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number by default.
+        ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
+        by default, and no more than ``at_most``.
         Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
         """
         if self._descriptor < 0:
@@ -125,13 +127,16 @@ class Workplace:
             return process.Ran(exit_code=126, output="a command cannot hold NUL characters\n")
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
+        limit = limit if at_most is None else min(limit, at_most)
         return await process.run(
             functools.partial(self._start, command), stdin=stdin, timeout_s=timeout_s, limit=limit
         )
 
-    async def shell(self, command: str, *, timeout_s: float) -> process.Ran:
+    async def shell(
+        self, command: str, *, timeout_s: float, at_most: int | None = None
+    ) -> process.Ran:
         """Run a shell command, in bash where there is one. Otherwise like ``run``."""
-        return await self.run([bwrap.shell(), "-c", command], timeout_s=timeout_s)
+        return await self.run([bwrap.shell(), "-c", command], timeout_s=timeout_s, at_most=at_most)
 
     async def facts(self) -> str:
         """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""

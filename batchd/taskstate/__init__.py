@@ -4,7 +4,8 @@ Whoever folds the same events gets the same state, so resume, replay and tests c
 free. Nothing here does any I/O or reads a clock.
 """
 
-from batchd.taskstate.folding import CONTINUE, ELIDED, apply, fold
-from batchd.taskstate.state import TaskState, Verdict
+from batchd.taskstate.folding import apply, fold
+from batchd.taskstate.shortening import ELIDED, NOTES, clipped
+from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
-__all__ = ["CONTINUE", "ELIDED", "TaskState", "Verdict", "apply", "fold"]
+__all__ = ["CONTINUE", "ELIDED", "NOTES", "TaskState", "Verdict", "apply", "clipped", "fold"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from batchd.events import (
 from batchd.records import (
     Answer,
     ErrorInfo,
+    FailureKind,
     Message,
     Purpose,
     Reason,
@@ -33,12 +33,8 @@ from batchd.records import (
     Status,
     Usage,
 )
-from batchd.taskstate.state import TaskState, Verdict
-
-#: What stands in the conversation for a tool output that was elided.
-ELIDED = "[output removed to save space; run the command again if you need it]"
-#: What asks the model to go on where the output limit cut its text.
-CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
+from batchd.taskstate.shortening import shortened
+from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
 
 def fold(first_prompt: str, events: Iterable[Event]) -> TaskState:
@@ -81,7 +77,23 @@ def _call_started(state: TaskState, event: CallStarted) -> TaskState:
 
 def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
     settled = state.settled() if event.failure.unsettled else replace(state, open_call=None)
-    return replace(settled, retries=state.retries + 1)
+    settled = replace(settled, retries=state.retries + 1)
+    call, overflow = state.open_call, event.failure.kind is FailureKind.CONTEXT_OVERFLOW
+    return _overflowed(settled, call, event) if call and overflow else settled
+
+
+def _overflowed(state: TaskState, call: CallStarted, event: CallFailed) -> TaskState:
+    """Take the window to be what the provider says it is, or as long as what did not fit."""
+    setup, named = state.setup(call.purpose), event.failure.window
+    if not named or call.input_tokens + call.max_output_tokens <= named:
+        # By our count it would have fitted, so that our count is too low: the window is shorter by the same measure.
+        known = [n for n in (call.input_tokens, setup.context_window, named) if n]
+        named = min(known, default=0)
+    others = {name: n for name, n in state.windows.items() if name != setup.name}
+    state = replace(state, windows={**others, setup.name: named}, overflow=event.failure)
+    if call.purpose is Purpose.COMPACTION:
+        return replace(state, summary="")  # no summary comes of this
+    return replace(state, overflows=state.overflows + 1)
 
 
 def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
@@ -99,11 +111,13 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
         open_call=None,
         retries=0,
     )
+    if event.purpose is Purpose.COMPACTION:
+        cut = " […]" if answer.finish_reason == "length" and answer.content else ""
+        return replace(state, summary=answer.content + cut)
+    state = replace(state, overflows=0, overflow=None)
     if event.purpose is Purpose.AGENT:
         return _agent_answered(state, event)
-    if event.purpose is Purpose.JUDGE:
-        return replace(state, judged=(*state.judged, answer))
-    return replace(state, summary=answer.content)
+    return replace(state, judged=(*state.judged, answer))
 
 
 def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
@@ -120,7 +134,8 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
         state,
         messages=messages,
         seen=seen,
-        seen_tokens=answer.usage.total_tokens,
+        # The thinking is not part of the conversation.
+        seen_tokens=answer.usage.total_tokens - answer.usage.reasoning_tokens,
         pending=event.calls,
         calls_cut=bool(event.calls) and answer.finish_reason == "length",
         text_protocol=event.text_protocol,
@@ -184,16 +199,15 @@ def _round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
 
 
 def _compacted(state: TaskState, event: Compacted) -> TaskState:
-    elided = set(event.elided)
-    messages = tuple(
-        dataclasses.replace(m, content=ELIDED) if i in elided else m
-        for i, m in enumerate(state.messages)
-    )
-    if event.summary is not None:
-        summary = Message("user", f"Summary of the work so far:\n{event.summary}")
-        messages = (*messages[: event.start], summary, *messages[event.end :])
     # The provider has never seen this conversation: all of it is to be counted again.
-    return replace(state, messages=messages, seen=0, seen_tokens=0, summary=None)
+    return replace(
+        state,
+        messages=shortened(state.messages, event),
+        seen=0,
+        seen_tokens=0,
+        scale=event.scale,
+        summary=None,
+    )
 
 
 def _denied(state: TaskState, event: CallDenied) -> TaskState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from batchd.records import (
     Cost,
     ErrorInfo,
     Evaluation,
+    Failure,
     Message,
     ModelSetup,
     Purpose,
@@ -28,6 +30,9 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
+
+#: What asks the model to go on where the output limit cut its text.
+CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,13 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     seen: int = 0
     #: Tokens of those, by the provider's count.
     seen_tokens: int = 0
+    #: Tokens by the provider's count to one of ours, as it was at the last compaction.
+    scale: float = 1.0
+    #: Windows that a provider has shown to be other than the terms say, by the model's name; the latest last.
+    windows: Mapping[str, int] = msgspec.field(default_factory=dict)
+    #: Requests that overflowed their window since the last answer, and what the provider said of the latest.
+    overflows: int = 0
+    overflow: Failure | None = None
 
     #: Tool calls without an output yet, in order.
     pending: tuple[ToolCall, ...] = ()
@@ -149,4 +161,6 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
         """Return how the model for ``purpose`` is called. Raises ``ValueError`` before the start."""
         if self.terms is None:
             raise ValueError("the task has not started")
-        return self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+        setup = self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+        window = self.windows.get(setup.name)
+        return setup if window is None else dataclasses.replace(setup, context_window=window)

@@ -10,9 +10,9 @@ import pytest
 
 from batchd import events
 from batchd.agent import context
+from batchd.agent.compaction import Compact
 from batchd.agent.decide import (
     CallModel,
-    Compact,
     Conclude,
     Evaluate,
     Finish,
@@ -32,7 +32,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.taskstate import CONTINUE, ELIDED, TaskState, apply, fold
+from batchd.taskstate import CONTINUE, TaskState, apply, fold
 
 
 def task(**changes: object) -> Task:
@@ -137,9 +137,16 @@ class World:
                 yield events.RoundEvaluated(
                     at=self.now, evaluation=evaluation, final=last or not evaluation.done
                 )
-            case Compact(elided, start, end, summary):
+            case Compact():
                 yield events.Compacted(
-                    at=self.now, elided=elided, start=start, end=end, summary=summary
+                    at=self.now,
+                    elided=step.elided,
+                    clipped=step.clipped,
+                    start=step.start,
+                    end=step.end,
+                    summary=step.summary,
+                    own=step.summary is not None,
+                    scale=step.scale,
                 )
 
 
@@ -330,7 +337,6 @@ def test_a_full_window_is_first_relieved_of_old_outputs_then_summarised() -> Non
     compactions = [s for s in world.steps if isinstance(s, Compact)]
     assert any(c.elided for c in compactions)
     assert any(c.summary for c in compactions)
-    assert ELIDED in [m.content for m in world.state.messages]
     assert world.state.spend[Purpose.COMPACTION].usage.calls == sum(
         bool(c.summary) for c in compactions
     )
@@ -356,7 +362,8 @@ def test_the_tokens_of_the_schemas_are_what_context_says() -> None:
     from batchd.agent import prompts  # noqa: PLC0415
 
     counted = tokens.count(json.dumps(prompts.TOOLS, separators=(",", ":")))
-    assert counted == pytest.approx(context.SCHEMA_TOKENS, abs=25)
+    assert context.overhead(ModelSetup(name="demo/m")) == counted
+    assert context.overhead(ModelSetup(name="demo/m", tools="text")) == 0
     first = prompts.system(task(), "f" * 200, text=False)
     assert tokens.count(first) + counted <= 700
     assert tokens.count(prompts.system(task(), "f" * 200, text=True)) <= 700

@@ -1,0 +1,46 @@
+"""What a compaction makes of a conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from batchd.events import Compacted
+from batchd.records import Message
+
+#: What stands in the conversation for a tool output that was elided.
+ELIDED = "[output removed to save space; run the command again if you need it]"
+#: How a summary begins.
+NOTES = "Summary of the work so far:\n"
+#: What stands behind it, in the user's place.
+GO_ON = "Go on from there."
+
+
+def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message, ...]:
+    """Return the conversation after a compaction."""
+    elided, kept = set(event.elided), dict(event.clipped)
+    messages = tuple(
+        dataclasses.replace(m, content=ELIDED)
+        if i in elided
+        else dataclasses.replace(m, content=clipped(m.content, kept[i]))
+        if i in kept
+        else m
+        for i, m in enumerate(messages)
+    )
+    if event.summary is None:
+        return messages
+    role = "assistant" if event.own else "user"
+    notes: tuple[Message, ...] = (Message(role, f"{NOTES}{event.summary}"),)
+    if event.own:
+        notes += (Message("user", GO_ON),)
+    return (*messages[: event.start], *notes, *messages[event.end :])
+
+
+def clipped(text: str, keep: int) -> str:
+    """Return ``text`` with its middle cut out, so that ``keep`` characters and a note of the cut are left."""
+    head = keep // 2
+    tail = keep - head
+    cut = len(text) - keep
+    if cut <= 0:
+        return text
+    note = f"\n[... {cut:,} characters cut out here, which do not fit into your window ...]\n"
+    return f"{text[:head]}{note}{text[len(text) - tail :]}"
