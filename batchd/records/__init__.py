@@ -4,6 +4,7 @@ Money is in US dollars, times are seconds since the epoch (UTC), durations are
 seconds, sizes are bytes, and models are named ``provider/model``.
 """
 
+from batchd.records.limits import RateLimit
 from batchd.records.models import (
     Answer,
     Endpoint,
@@ -53,6 +54,7 @@ __all__ = [
     "Price",
     "Purpose",
     "Rate",
+    "RateLimit",
     "Reason",
     "Ref",
     "SandboxPolicy",
