@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from batchd.config import Config
 from batchd.daemon.listener import Listeners
+from batchd.daemon.troubles import Troubles
 from batchd.errors import StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 #: The pause after the disk refused something.
 TROUBLE_S = 1.0
+#: And where it goes on refusing it: a thousand files may wait for months.
+_LONGEST_PAUSE_S = 15.0
 
 
 def _nothing() -> None:
@@ -37,6 +40,7 @@ class Core:
     listeners: Listeners
     schedule: Schedule = field(default_factory=Schedule)
     log: Any = field(default_factory=get_logger)
+    troubles: Troubles = field(init=False)
     #: Nothing new is begun.
     closing: bool = False
     #: Called where a slot or a task may have become free.
@@ -47,6 +51,9 @@ class Core:
     )
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _endless: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.troubles = Troubles(self.log)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False
@@ -62,23 +69,37 @@ class Core:
 
         Raises ``StaleAttemptError``.
         """
+        failed: StoreError | None = None
         while True:
             try:
-                return await write()
+                value = await write()
             except StaleAttemptError:
                 raise
             except StoreError as error:
-                self._trouble(Action.STORE_TROUBLE, error)
+                failed = error
+                self.troubles.tell(Action.STORE_TROUBLE, error)
                 await asyncio.sleep(TROUBLE_S)
+            else:
+                if failed:
+                    self.troubles.over(Action.STORE_TROUBLE, failed)
+                return value
 
-    async def on_disk(self, write: Callable[[], T]) -> T:
-        """Write to the outbox in a thread, again and again where it cannot."""
+    async def on_disk(self, work: Callable[[], T], action: Action = Action.OUTBOX_TROUBLE) -> T:
+        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot."""
+        failed: OSError | None = None
+        pause_s = TROUBLE_S
         while True:
             try:
-                return await asyncio.to_thread(write)
+                value = await asyncio.to_thread(work)
             except OSError as error:
-                self._trouble(Action.OUTBOX_TROUBLE, error)
-                await asyncio.sleep(TROUBLE_S)
+                failed = error
+                self.troubles.tell(action, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                if failed:
+                    self.troubles.over(action, failed)
+                return value
 
     async def idle(self) -> None:
         """Wait until all that was spawned has ended. Raises what broke."""
@@ -95,9 +116,6 @@ class Core:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-
-    def _trouble(self, action: Action, error: Exception) -> None:
-        self.log.error(action, message=str(error))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

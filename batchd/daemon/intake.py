@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.errors import TaskFileError
-from batchd.records import Batch
+from batchd.errors import Problem, TaskFileError
+from batchd.log import Action
+from batchd.records import Batch, Task
 from batchd.spool import outbox, taskfile
 from batchd.spool.inbox import Claim, Inbox
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
-_AT_ONCE = 64
-#: A larger file is parsed in a thread.
+_AT_ONCE = 256
+#: A larger file is read and parsed in a thread.
 _LARGE = 64 << 10
 #: The endings that a request keeps: a dropped file may be called anything.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
@@ -31,6 +34,9 @@ class Intake:
         self._batches = batches
         self._inbox = inbox
         self._free = asyncio.Semaphore(_AT_ONCE)
+        #: Files that wait to be moved to the outbox; the future tells whether that worked.
+        self._moves: list[tuple[Path, Batch, asyncio.Future[bool]]] = []
+        self._moving = False
 
     async def run(self) -> None:
         """Take up claims until the inbox stops."""
@@ -41,28 +47,109 @@ class Intake:
     async def _take(self, claim: Claim) -> None:
         try:
             batch = self._core.store.claimed(claim.ulid) or await self._store(claim)
-            await self._core.on_disk(lambda: _move(claim.path, batch))
+            if batch is None:
+                return
+            if self._batches.get(batch.name) is None:
+                # It is published, and perhaps collected: nothing more is to appear there.
+                claim.path.unlink(missing_ok=True)
+                return
+            if not await self._moved(claim.path, batch):
+                await self._core.on_disk(lambda: move(claim.path, batch))
             self._batches.moved(batch.name)
         finally:
             self._free.release()
 
-    async def _store(self, claim: Claim) -> Batch:
+    async def _store(self, claim: Claim) -> Batch | None:
+        """Store what a file asks for; None where it has vanished."""
         config = self._core.config
         batch = new_batch(claim.ulid, claim.name, config.paths.outbox, claim.received_at)
         try:
-            data = taskfile.read(claim.path, config.spool.max_file_bytes)
-            if len(data) > _LARGE:
-                parsed = await asyncio.to_thread(taskfile.parse, data, claim.name, config)
-            else:
-                parsed = taskfile.parse(data, claim.name, config)
+            parsed = await self._parsed(claim)
         except TaskFileError as error:
+            if _gone(claim.path):
+                gone = "it was taken out of .claimed, or the inbox away, before it was read"
+                self._core.log.warning(
+                    Action.INBOX_TROUBLE, message=f"{claim.name} is not taken up: {gone}"
+                )
+                return None
             return await self._batches.reject(batch, error.problems)
         return await self._batches.add(with_budget(batch, parsed), parsed.tasks)
 
+    async def _parsed(self, claim: Claim) -> taskfile.Parsed:
+        """Return the tasks of a claimed file. Raises ``TaskFileError``."""
+        config = self._core.config
 
-def _move(claimed: Path, batch: Batch) -> None:
-    with contextlib.suppress(FileNotFoundError):  # somebody took it away: the store has its tasks
+        def work() -> taskfile.Parsed:
+            data = taskfile.read(claim.path, config.spool.max_file_bytes)
+            return taskfile.parse(data, claim.name, config)
+
+        try:
+            if _size(claim.path) > _LARGE:
+                return await self._core.on_disk(work, Action.INBOX_TROUBLE)
+            try:
+                return work()
+            except OSError:  # it ran short of descriptors or memory
+                return await self._core.on_disk(work, Action.INBOX_TROUBLE)
+        except TaskFileError:
+            raise
+        except Exception as error:
+            # A bug, and at the next start there again: it must not take the daemon with it.
+            self._core.log.exception(Action.INBOX_TROUBLE, message=f"{claim.name} broke the parser")
+            problem = Problem("", "an error inside batchd; its log has the details")
+            raise TaskFileError((problem,)) from error
+
+    async def _moved(self, path: Path, batch: Batch) -> bool:
+        """Move a file to the outbox together with all that wait for the same; return whether it worked."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._moves.append((path, batch, future))
+        if not self._moving:
+            self._moving = True
+            self._core.spawn(self._move())
+        return await future
+
+    async def _move(self) -> None:
+        try:
+            while self._moves:
+                group, self._moves = self._moves, []
+                files = [(path, batch) for path, batch, _ in group]
+                outcomes = await self._core.on_disk(partial(outbox.publish_requests, files))
+                for (_, _, future), error in zip(group, outcomes, strict=True):
+                    if not future.done():
+                        future.set_result(error is None)
+        finally:
+            self._moving = False
+
+
+async def take_up(
+    core: Core, batches: Batches, batch: Batch, tasks: Sequence[Task], data: bytes
+) -> Batch:
+    """Store and queue a batch whose file is at hand; return it with its final name."""
+    batch = await batches.add(batch, tasks)
+    request = Path(batch.folder) / batch.request
+    await core.on_disk(lambda: outbox.publish(request, data, replace=True))
+    batches.moved(batch.name)
+    return batch
+
+
+def _gone(path: Path) -> bool:
+    return not os.path.lexists(path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def move(claimed: Path, batch: Batch) -> None:
+    """Move a claimed file to its batch. Can be repeated. Raises ``OSError`` where it must be."""
+    try:
         outbox.publish_request(claimed, batch)
+    except FileNotFoundError:
+        # Where somebody took the file away, the store has its tasks; if it was the folder, it is made again.
+        if not _gone(claimed):
+            raise
 
 
 def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Batch:

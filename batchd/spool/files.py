@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import itertools
@@ -15,6 +16,8 @@ from typing import BinaryIO
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _counter = itertools.count()
+#: Bytes of a name that are kept in that of its temporary file; a file name has 255.
+_NAME_BYTES = 200
 
 
 def sync_directory(folder: Path) -> None:
@@ -41,20 +44,30 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object], *, replace: bool
     Raises ``FileExistsError`` where it is there and must not be replaced.
     """
     # The process is in the name, so that two writers of one file do not meet, and leftovers are told.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.tmp")
+    kept = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
+    temporary = f".{kept}.{os.getpid()}-{next(_counter)}.tmp"
+    # By its descriptor the folder is the same to the end, also when a collector moves it away the
+    # instant that the file appears: then it has it, and there is nothing to do again.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with temporary.open("xb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            rename_new(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+            with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor has no path)
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            else:
+                rename_new(Path(temporary), Path(path.name), folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+            raise
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def sweep(folder: Path) -> None:
@@ -70,24 +83,31 @@ def _renameat2() -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-def rename_new(source: Path, target: Path) -> None:
-    """Rename without replacing. Raises ``FileExistsError``."""
+def rename_new(source: Path, target: Path, folder: int = _AT_FDCWD) -> None:
+    """Rename without replacing; relative paths are seen from ``folder``, a descriptor.
+
+    Raises ``FileExistsError``.
+    """
     call = _renameat2()
     names = os.fsencode(source), os.fsencode(target)
-    if call and not call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE):
+    if call and not call(folder, names[0], folder, names[1], _RENAME_NOREPLACE):
         return
     number = ctypes.get_errno() if call else errno.ENOSYS
     if number not in {errno.EINVAL, errno.ENOSYS}:
         raise OSError(number, os.strerror(number), str(source), None, str(target))
     # The file system (NFS for one) cannot do it in one step.
-    if os.path.lexists(target):
+    at = None if folder == _AT_FDCWD else folder
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(target, dir_fd=at, follow_symlinks=False)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    source.rename(target)
+    os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a file durably, across file systems too. Can be repeated: a finished move changes nothing.
+    """Move a file, across file systems too. Can be repeated: a finished move changes nothing.
 
+    Within a file system it is not durable by itself: after a power cut the file is in one of the
+    two places, and once anything else in the target's folder is durable, it is there.
     Raises ``FileNotFoundError`` where neither is there.
     """
     try:
@@ -95,14 +115,15 @@ def move(source: Path, target: Path) -> None:
     except FileNotFoundError:
         if not target.exists():
             raise
-        return
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb") as original:  # noqa: PTH123 (a descriptor has no path)
-            write_whole(target, lambda copy: shutil.copyfileobj(original, copy), replace=True)
+        _copy(source, target)
         source.unlink(missing_ok=True)
-    else:
-        sync_directory(target.parent)
-    sync_directory(source.parent)
+        sync_directory(source.parent)
+
+
+def _copy(source: Path, target: Path) -> None:
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as original:  # noqa: PTH123 (a descriptor has no path)
+        write_whole(target, lambda copy: shutil.copyfileobj(original, copy), replace=True)

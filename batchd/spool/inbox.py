@@ -16,14 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.config import Config
 from batchd.log import Action, get_logger
 from batchd.spool import files
+from batchd.spool.claims import Claim, Claimer, claimed
 from batchd.spool.settle import Settling, Signature, ignorable, signature
-from batchd.spool.ulid import LENGTH, PATTERN, time_of, ulid
+from batchd.spool.ulid import ulid
 from batchd.spool.watch import Sign, Watcher
 
 __all__ = ["CHUNK", "Claim", "Inbox", "claimed", "drop", "ulid"]
@@ -36,39 +36,10 @@ _WINDOW = 32_768
 _MAX_HINTS = 4096
 #: After so many events the kernel's queue may have run over, so that some were lost.
 _BURST = 1000
-#: Bytes of a name that are kept behind a ULID; a file name has 255.
-_NAME_BYTES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A file that is ours."""
-
-    #: Unique, and sorts by the time of the claim.
-    ulid: str
-    #: The name it was dropped under; may hold newlines, and bytes that are not UTF-8 as surrogates.
-    name: str
-    #: Where it lies now.
-    path: Path
-
-    @property
-    def received_at(self) -> float:
-        """Seconds since the epoch."""
-        return time_of(self.ulid)
-
-
-def claimed(inbox: Path) -> list[Claim]:
-    """Return what lies claimed in an inbox, oldest first."""
-    folder = inbox / ".claimed"
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 (names, by the hundred thousand)
-    except FileNotFoundError:
-        return []
-    return [
-        Claim(name[:LENGTH], name[LENGTH + 1 :], folder / name)
-        for name in names
-        if PATTERN.fullmatch(name[:LENGTH]) and name[LENGTH : LENGTH + 1] == "-"
-    ]
+#: What was told is told again after so long, where there is too much of it to remember (seconds).
+_TOLD_S = 3600.0
+#: Messages that are remembered as told.
+_MAX_TOLD = 1000
 
 
 def drop(inbox: Path, name: str, data: bytes) -> Path:
@@ -95,7 +66,7 @@ class Inbox:
 
     def __init__(self, config: Config) -> None:
         self.folder = Path(config.paths.inbox)
-        self._claimed = self.folder / ".claimed"
+        self._claimer = Claimer(self.folder, Path(config.paths.state))
         self._scan_s = config.spool.scan_s
         self._polls = config.spool.watch == "poll"
         self._settling = Settling(self.folder, config.spool.settle_s, local_clock=not self._polls)
@@ -106,6 +77,7 @@ class Inbox:
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
         self._told: set[str] = set()
+        self._told_until = 0.0
         self._paused = self._stopped = False
         # Shared with the watcher's thread, under the lock.
         self._lock = threading.Lock()
@@ -132,8 +104,9 @@ class Inbox:
             self._watcher = None
 
     def claimed(self) -> set[str]:
-        """Return the ULIDs of what an earlier run claimed and has not moved on."""
-        return {claim.ulid for claim in claimed(self.folder)}
+        """Return the ULIDs of what an earlier run claimed and has not moved on. Raises ``OSError``."""
+        ours, _ = self._claimer.earlier()
+        return {claim.ulid for claim in ours}
 
     def pause(self) -> None:
         """Claim nothing until ``resume``, but for what is on its way out of ``claims``."""
@@ -149,7 +122,13 @@ class Inbox:
 
         At most ``CHUNK`` files are claimed ahead of what is taken from here.
         """
-        for claim in await asyncio.to_thread(claimed, self.folder):
+        ours, others = await asyncio.to_thread(self._claimer.earlier)
+        if others:
+            self._trouble(
+                f"{len(others)} files in .claimed belong to batchd with another state directory; "
+                "if that is no more, move them back into the inbox"
+            )
+        for claim in ours:
             yield claim
         while not self._stopped:
             # The folder is looked at in a thread: disks may be slow.
@@ -255,29 +234,19 @@ class Inbox:
 
     def _claim(self) -> list[Claim]:
         """Claim the next chunk of settled files."""
-        claims: list[Claim] = []
-        while self._settled and len(claims) < CHUNK:
+        while self._settled and len(self._claimer) < CHUNK:
             name, look = self._settled.popleft()
-            mark = ulid()
-            target = self._claimed / f"{mark}-{_short(name)}"
             try:
-                # Another file of the same name may have taken its place since: that one has not settled.
-                if signature(os.lstat(self.folder / name)) != look:
-                    continue
-                (self.folder / name).rename(target)
-            except FileNotFoundError:
-                continue  # another claimer was faster, or its owner took it back
-            claims.append(Claim(mark, name, target))
-        if claims:
-            # Before anybody is told: after a power cut, a file must not be in the inbox and in the store.
-            files.sync_directory(self._claimed)
-            files.sync_directory(self.folder)
-        return claims
+                self._claimer.take(name, look)
+            except PermissionError as error:
+                # It is this one file, as another user's in a sticky folder: the others go on.
+                self._trouble(f"{name} cannot be claimed: {error.strerror}")
+        return self._claimer.taken()
 
     def _prepare(self) -> None:
         """Make sure that the folder is there, and that the one that is there is the one watched."""
         files.make_folder(self.folder)
-        files.make_folder(self._claimed, 0o700)
+        files.make_folder(self.folder / ".claimed", 0o700)
         status = self.folder.stat()
         if self._polls or self._stopped or self._watched == (status.st_dev, status.st_ino):
             return
@@ -293,18 +262,11 @@ class Inbox:
 
     def _trouble(self, message: str) -> None:
         """Log what somebody should know, each thing once in a while."""
+        if len(self._told) >= _MAX_TOLD:
+            if time.monotonic() < self._told_until:
+                return
+            self._told.clear()
         if message not in self._told:
-            if len(self._told) > 1000:  # noqa: PLR2004 (a bound on memory)
-                self._told.clear()
+            self._told_until = time.monotonic() + _TOLD_S
             self._told.add(message)
             self._log.warning(Action.INBOX_TROUBLE, message=message)
-
-
-def _short(name: str) -> str:
-    """Return a name with room for a ULID in front; its ending is kept."""
-    raw = os.fsencode(name)
-    if len(raw) <= _NAME_BYTES:
-        return name
-    stem, ending = os.path.splitext(raw)  # noqa: PTH122 (a name in bytes)
-    ending = ending[:20]
-    return os.fsdecode(stem[: _NAME_BYTES - len(ending)] + ending)

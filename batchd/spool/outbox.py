@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from batchd.records import Batch
@@ -37,6 +41,38 @@ def publish_request(claimed: Path, batch: Batch) -> Path:
     files.make_folder(target.parent)
     files.move(claimed, target)
     return target
+
+
+def publish_requests(moves: Sequence[tuple[Path, Batch]]) -> list[OSError | None]:
+    """Do so for many, with one sync of the disk; return for each what went wrong.
+
+    Raises ``OSError`` where that sync fails: then none of it is known to be durable.
+    """
+    outcomes: list[OSError | None] = []
+    for claimed, batch in moves:
+        try:
+            # Not by `make_folder`, which would sync for each.
+            with contextlib.suppress(FileExistsError):
+                os.makedirs(batch.folder)  # noqa: PTH103 (by the hundred thousand)
+            files.move(claimed, Path(batch.folder, batch.request))
+        except OSError as error:
+            outcomes.append(error)
+        else:
+            outcomes.append(None)
+    moved = (batch for (_, batch), error in zip(moves, outcomes, strict=True) if error is None)
+    for folder in {batch.outbox for batch in moved}:
+        files.sync_directory(Path(folder))
+    return outcomes
+
+
+def ready(batch: Batch) -> None:
+    """See to it that a batch's folder is there and can be written to. Raises ``OSError``."""
+    if not os.access(batch.folder, os.W_OK | os.X_OK):
+        files.make_folder(Path(batch.folder))
+        # A file system that was made read-only says so, an owner or mode too.
+        if not os.access(batch.folder, os.W_OK | os.X_OK):
+            number = errno.EROFS if os.statvfs(batch.folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number), batch.folder)
 
 
 def batch_name(filename: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -23,6 +24,9 @@ from batchd.spool.decoding import Place
 
 #: What a person reads; a file with more errors than these has one cause.
 MAX_PROBLEMS = 200
+
+#: No fault of the file: the next try may well work.
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 #: Stands for a line that is no JSON: reported already, but it has a place and so an id.
 BROKEN = object()
@@ -59,7 +63,8 @@ class _Document:
 def read(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of a dropped file, which nobody has vouched for.
 
-    Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be read.
+    Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be read;
+    ``OSError`` where it is this process that has no descriptor or memory left for it.
     """
 
     def refused(message: str) -> TaskFileError:
@@ -79,6 +84,8 @@ def read(path: Path, max_bytes: int) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
         raise refused(f"the file cannot be read: {error.strerror}") from None
     if max(size, len(data)) > max_bytes:
         has, may = max(size, len(data)) / 1e6, max_bytes / 1e6

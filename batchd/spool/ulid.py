@@ -10,37 +10,60 @@ import time
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
 _RANDOM_BITS = 80
 LENGTH = 26
+#: Of the random bits, the first may be a maker's mark. What is left is more than enough.
+MARK_BITS = 32
+_BEHIND_BITS = _RANDOM_BITS - MARK_BITS
+#: A clock that was set back by less still gives ULIDs that sort; by more, ULIDs tell the new time.
+_PATIENCE_MS = 60_000
 
 PATTERN = re.compile(f"[0-7][{_ALPHABET}]{{{LENGTH - 1}}}")
 
 
-class _Ulids:
-    """Makes them, each greater than the one before, also when the clock is set back."""
+class Ulids:
+    """Makes them, each greater than the one before, unless the clock was set back by more than a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: int | None = None) -> None:
+        """``mark``: a number of ``MARK_BITS`` that all of them carry; None: chance."""
+        self._mark = mark
         self._last = 0
         self._lock = threading.Lock()
 
     def __call__(self) -> str:
+        """Return a new one."""
         random = int.from_bytes(os.urandom(_RANDOM_BITS // 8), "big")
-        fresh = time.time_ns() // 1_000_000 << _RANDOM_BITS | random
+        if self._mark is not None:
+            random = self._mark << _BEHIND_BITS | random & (1 << _BEHIND_BITS) - 1
+        now = time.time_ns() // 1_000_000
         with self._lock:
-            later = fresh >> _RANDOM_BITS > self._last >> _RANDOM_BITS
-            self._last = value = fresh if later else self._last + 1
+            last = self._last >> _RANDOM_BITS
+            if now > last or now < last - _PATIENCE_MS:
+                self._last = now << _RANDOM_BITS | random
+            else:
+                self._last += 1
+            value = self._last
         return "".join(_ALPHABET[value >> 5 * place & 31] for place in reversed(range(LENGTH)))
 
 
-_ULIDS = _Ulids()
+_ULIDS = Ulids()
 
 
 def ulid() -> str:
-    """Return a new ULID, greater than all that this process made before."""
+    """Return a new ULID, greater than all that this process made before in this way."""
     return _ULIDS()
 
 
 def time_of(value: str) -> float:
     """Return when a ULID was made, in seconds since the epoch."""
+    return _number(value[:10]) / 1000
+
+
+def mark_of(value: str) -> int:
+    """Return the mark that its maker gave it, or chance."""
+    return _number(value) >> _BEHIND_BITS & (1 << MARK_BITS) - 1
+
+
+def _number(text: str) -> int:
     number = 0
-    for character in value[:10]:
+    for character in text:
         number = number << 5 | _ALPHABET.index(character)
-    return number / 1000
+    return number

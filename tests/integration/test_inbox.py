@@ -446,10 +446,120 @@ def test_drop_never_replaces(tmp_path: Path) -> None:
 
 
 def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """26 characters, each greater than the one before, also within a millisecond and with the clock set back."""
+    """26 characters, each greater than the one before, also within a millisecond and with the clock set back a little.
+
+    Set back by more, they tell the new time: what comes in must not be dated into the future for ever.
+    """
     made = [ulid.ulid() for _ in range(5000)]
     assert all(ulid.PATTERN.fullmatch(u) for u in made)
     assert made == sorted(set(made))
     assert abs(ulid.time_of(made[-1]) - time.time()) < 10
-    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    last = int(ulid.time_of(made[-1]) * 1e9)
+    monkeypatch.setattr(time, "time_ns", lambda: last - 30 * 10**9)
     assert ulid.ulid() > made[-1]
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    assert ulid.time_of(ulid.ulid()) == 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: last + 10**9)
+    assert ulid.ulid() > made[-1]
+
+
+def test_two_state_directories_share_an_inbox(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What one has claimed is not handed out to the other, which says that it lies there; its own comes again."""
+
+    async def play() -> None:
+        boxes = []
+        for name in "ab":
+            (tmp_path / f"{name}.toml").write_text(
+                f'[paths]\nstate = "{name}"\n[spool]\nsettle_s = 0.0\n'
+            )
+            boxes.append(Inbox(config.load(tmp_path / f"{name}.toml", {})))
+        one, other = boxes
+        await one.start()
+        inbox.drop(one.folder, "x.json", TASK)
+        claim = await anext(one.claims())
+        assert other.claimed() == set()
+        await other.start()
+        inbox.drop(one.folder, "y.json", TASK)
+        assert (await anext(other.claims())).name == "y.json"
+        again = Inbox(config.load(tmp_path / "a.toml", {}))
+        assert await anext(again.claims()) == claim
+        await one.stop()
+        await other.stop()
+
+    asyncio.run(play())
+    told = capfd.readouterr()
+    assert "1 files in .claimed belong to batchd with another state" in told.out + told.err
+
+
+def test_a_file_that_cannot_be_claimed_costs_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another user's file in a sticky folder stays and is told; what is claimed beside it is handed out.
+
+    So is what was claimed before a sync of the disk failed.
+    """
+    rename, sync = Path.rename, files.sync_directory
+    failures = [OSError(5, "Input/output error")]
+
+    def guarded(path: Path, target: Path) -> Path:
+        if path.name == "theirs.json":
+            raise PermissionError(1, "Operation not permitted")
+        return rename(path, target)
+
+    def unsteady(folder: Path) -> None:
+        if failures and folder.name == ".claimed":
+            raise failures.pop()
+        sync(folder)
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.05)) as (box, claims):
+            monkeypatch.setattr(Path, "rename", guarded)
+            monkeypatch.setattr(files, "sync_directory", unsteady)
+            for name in ("a.json", "theirs.json", "z.json"):
+                (box.folder / name).write_bytes(TASK)
+            await claims.until(2)
+            assert sorted(claims.names) == ["a.json", "z.json"]
+            assert _names(box.folder) == {".claimed", "theirs.json"}
+
+    asyncio.run(play())
+    told = capfd.readouterr()
+    assert (told.out + told.err).count("theirs.json cannot be claimed: Operation not") == 1
+
+
+def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path: Path) -> None:
+    """A link is put back into the inbox; where its name is taken again, it is done away with."""
+
+    async def play() -> None:
+        box = Inbox(_spool(tmp_path))
+        await box.start()
+        path = box.folder / "a.json"
+
+        def claim(*, replaced: bool) -> list[Claim]:
+            path.write_bytes(TASK)
+            look = inbox.signature(path.lstat())
+            rename = Path.rename
+
+            def late(source: Path, target: Path) -> Path:
+                source.unlink()
+                source.symlink_to("/etc/passwd")
+                moved = rename(source, target)
+                if replaced:
+                    source.write_bytes(b"new")
+                return moved
+
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(Path, "rename", late)
+                box._claimer.take("a.json", look)
+            return box._claimer.taken()
+
+        assert claim(replaced=False) == []
+        assert path.is_symlink()
+        path.unlink()
+        assert claim(replaced=True) == []
+        assert path.read_bytes() == b"new"
+        assert list((box.folder / ".claimed").iterdir()) == []
+        await box.stop()
+
+    asyncio.run(play())

@@ -1,0 +1,174 @@
+"""A whole daemon under the weather: `batchd serve` as a user runs it, judged by its outbox, its log and the server's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from batchd import control
+from batchd.errors import NoDaemonError
+
+#: A whole task file.
+TASK = b'{"first_prompt": "look out of the window"}'
+
+_CONFIG = """\
+[paths]
+inbox = "{inbox}"
+[agent]
+model = "standin/{model}"
+[providers.standin]
+base_url = "{base_url}"
+[pool]
+processes = 2
+drain_s = 2
+heartbeat_timeout_s = 2.0
+[evaluation]
+by = "none"
+[governor]
+first_backoff_s = 0.05
+[spool]
+settle_s = 0.3
+scan_s = {scan_s}
+watch = "{watch}"
+[log]
+format = "json"
+"""
+
+
+class Station:
+    """A spool with its daemon."""
+
+    def __init__(
+        self,
+        folder: Path,
+        base_url: str,
+        *,
+        model: str = "steps-1",
+        inbox: Path | None = None,
+        watch: str = "inotify",
+        scan_s: float = 0.3,
+        more: str = "",
+    ) -> None:
+        self.folder = folder
+        self.inbox = inbox or folder / "inbox"
+        self.outbox = folder / "outbox"
+        self.process: subprocess.Popen[bytes] | None = None
+        text = _CONFIG.format(
+            inbox=self.inbox, model=model, base_url=base_url, watch=watch, scan_s=scan_s
+        )
+        folder.mkdir(exist_ok=True)
+        (folder / "config.toml").write_text(text + more)
+
+    def command(self, *prefix: str) -> list[str]:
+        """Return the command line of the daemon."""
+        config = str(self.folder / "config.toml")
+        return [*prefix, sys.executable, "-m", "batchd", "--config", config, "serve"]
+
+    def start(self, *prefix: str) -> None:
+        """Start the daemon in a group of its own, and wait until it answers."""
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(*prefix), stderr=log, env=environment, process_group=0
+            )
+        until(lambda: self.answers() or self.ended(), self.text)
+        assert not self.ended(), self.text()
+
+    def answers(self) -> bool:
+        """Tell whether the daemon is up."""
+        with contextlib.suppress(NoDaemonError, OSError):
+            return bool(control.request(self.folder / ".batchd", "status"))
+        return False
+
+    def ended(self) -> bool:
+        """Tell whether the daemon is gone."""
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Drain the daemon; it must end well."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            code = self.process.wait(30)
+            self.process = None
+            assert code == 0, self.text()
+
+    @contextlib.contextmanager
+    def serving(self, *prefix: str) -> Iterator[Station]:
+        """Run the daemon meanwhile."""
+        self.start(*prefix)
+        try:
+            yield self
+            self.stop()
+        finally:
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+
+    # What goes in
+
+    def drop(self, name: str | bytes, data: bytes = TASK) -> None:
+        """Move a whole file into the inbox."""
+        new = self.folder / "new"
+        new.write_bytes(data)
+        new.rename(self.inbox / os.fsdecode(name))
+
+    # What comes out
+
+    def summary(self, batch: str) -> dict[str, Any]:
+        """Wait for a batch's summary, and return it."""
+        path = self.outbox / batch / "summary.json"
+        until(path.exists, lambda: f"no {path}\n{self.text()}")
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found
+
+    def completed(self, batch: str, count: int = 1) -> None:
+        """Wait for a batch's end, at which all of its tasks must have completed."""
+        summary = self.summary(batch)
+        assert summary["counts"]["completed"] == count, summary
+
+    def refused(self, batch: str) -> str:
+        """Wait for a refusal, and return its errors, a line each."""
+        summary = self.summary(batch)
+        assert summary["status"] == "rejected", summary
+        return "\n".join(f"{e['place']}: {e['message']} ({e['hint']})" for e in summary["errors"])
+
+    def text(self) -> str:
+        """Return the log."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def told(self, event: str, within: str = "") -> list[Mapping[str, Any]]:
+        """Return the log's lines about something, as far as their message holds ``within``."""
+        lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        return [x for x in lines if x["event"] == event and within in str(x.get("message", ""))]
+
+    def rss_mb(self) -> float:
+        """Return the most memory that the daemon ever had."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmHWM")) / 1024
+
+
+def until(
+    condition: Callable[[], object], why: Callable[[], str] = str, within_s: float = 30
+) -> None:
+    """Wait until something outside this process is so."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"this never came true\n{why()}"
+        time.sleep(0.01)
+
+
+def asked(base_url: str) -> list[dict[str, Any]]:
+    """Return the requests that the stand-in server has seen."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
