@@ -82,7 +82,8 @@ def _count_message(message: Message) -> int:
     if message.role == "system":
         return MESSAGE_TOKENS + _count_prompt(message.content)
     calls = (count(c.name) + count(c.arguments) + TOOL_CALL_TOKENS for c in message.tool_calls)
-    return MESSAGE_TOKENS + count(message.content) + sum(calls)
+    thinking = count(message.reasoning) if message.reasoning else 0
+    return MESSAGE_TOKENS + count(message.content) + thinking + sum(calls)
 
 
 @lru_cache(maxsize=32)

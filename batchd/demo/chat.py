@@ -41,6 +41,7 @@ class Message(msgspec.Struct):
     content: str | list[Any] | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
     @property
     def text(self) -> str:
@@ -64,8 +65,15 @@ class _Body(msgspec.Struct):
     tools: msgspec.Raw = msgspec.Raw()
     response_format: msgspec.Raw = msgspec.Raw()
     stop: str | list[str] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def max_output(self) -> int:
+        """The tokens of output that it asks for; 0 where it sets no limit."""
+        return self.max_completion_tokens or self.max_tokens or 0
 
 
 _BODY = msgspec.json.Decoder(_Body)

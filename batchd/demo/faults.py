@@ -5,16 +5,17 @@ how often it strikes in a conversation, then all is well; ``always``, or no numb
 at a time, in the order of the name. A conversation is told by its model and first user message.
 
 Settings, whose number means something else: ``latency-S`` (seconds), ``retry-after-S`` (what a 429 or 503 says),
-``window-N`` (longer prompts, in tokens, overflow the context), ``no-usage``,
-``cache-write`` (fresh input is billed as written to the cache), ``reasoning``.
+``window-N`` (what of a prompt and the output it asks for is longer, in tokens, overflows the context), ``no-usage``,
+``cache-write`` (fresh input is billed as written to the cache), ``reasoning`` (it thinks, and refuses, as DeepSeek
+does, tool calls that come back without their thinking).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from batchd.demo import chat
 
@@ -60,6 +61,33 @@ OVERFLOW = Refusal(
     "context_length_exceeded",
     "messages",
 )
+#: DeepSeek's own words.
+THOUGHTLESS = Refusal(
+    400,
+    "The `reasoning_content` in the thinking mode must be passed back to the API.",
+    _INVALID,
+    _INVALID,
+)
+
+
+def thoughtless(messages: Sequence[chat.Message]) -> bool:
+    """Return whether tool calls came back without the thinking behind them."""
+    return any(m.tool_calls and m.reasoning_content is None for m in messages)
+
+
+def too_long(window: int, prompt: int, output: int) -> Refusal:
+    """Return OpenAI's refusal of a request that does not fit into the window, with its true numbers."""
+    resulted = f"your messages resulted in {prompt} tokens"
+    if prompt <= window:
+        parts = f"({prompt} in the messages, {output} in the completion)"
+        resulted = f"you requested {prompt + output} tokens {parts}"
+    message = (
+        f"This model's maximum context length is {window} tokens. However, {resulted}. "
+        "Please reduce the length of the messages."
+    )
+    return replace(OVERFLOW, message=message)
+
+
 NO_MODEL = Refusal(
     404,
     "The model does not exist or you do not have access to it.",
@@ -140,6 +168,8 @@ SCRIPTS: Mapping[str, float] = {
     "steps": math.inf,
     "notes": math.inf,
     "flood": math.inf,
+    "chatter": math.inf,
+    "parallel": math.inf,
     "loop": math.inf,
     "length": math.inf,
     "length-empty": math.inf,

@@ -59,6 +59,7 @@ def _message(message: Message) -> int:
     return (
         tokens.MESSAGE_TOKENS
         + _text(message.text)
+        + _text(message.reasoning_content or "")
         + sum(
             _text(c.function.name) + _text(c.function.arguments) + tokens.TOOL_CALL_TOKENS
             for c in calls

@@ -20,6 +20,8 @@ _UNKNOWN = (
     "This is a stand-in that replays recorded conversations, and it has none for this prompt. "
     "Configure a real model to have the task done."
 )
+#: How batchd's summaries begin.
+NOTES = "Summary of the work so far:"
 _THOUGHT = "The user wants the task done. The next step is clear."
 
 
@@ -78,6 +80,10 @@ class Planner:
         if len(parts) == 1 and parts[0].name == "steps" and request.purpose is Purpose.AGENT:
             # The benchmarks' own: nothing below applies to it.
             return Plan(answer=self._answer(request, talk, parts), latency_s=latency_s)
+        if any(p.name == "reasoning" for p in parts) and faults.thoughtless(request.messages):
+            return Plan(refusal=faults.THOUGHTLESS)
+        if overflow := self._overflow(request, parts):
+            return Plan(refusal=overflow)
         fault = self._fault(request, talk, parts)
         if fault in faults.REFUSALS:
             refusal = faults.REFUSALS[fault]
@@ -94,11 +100,16 @@ class Planner:
             cache_write="cache-write" in names,
         )
 
+    def _overflow(self, request: Request, parts: tuple[Part, ...]) -> Refusal | None:
+        """Return the refusal of a request that is too long for the window, where there is one."""
+        window = int(faults.number(parts, "window", 0))
+        if not window:
+            return None
+        prompt, output = self._meter.prompt(request)[0], request.body.max_output
+        return faults.too_long(window, prompt, output) if prompt + output > window else None
+
     def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:
         """Return the fault that strikes this request, if one does."""
-        window = faults.number(parts, "window", 0)
-        if window and self._meter.prompt(request)[0] > window:
-            return "context-overflow"
         for part in parts:
             known = part.name in faults.REFUSALS or part.name in faults.DELIVERIES
             if known and self._strikes(request, talk, part):
@@ -137,6 +148,8 @@ class Planner:
         if request.purpose is Purpose.COMPACTION:
             talk.compacted = True
             return scripts.summary()
+        # Where no summary was to be had, batchd has put a list of steps into its place.
+        talk.compacted |= any(m.text.startswith(NOTES) for m in request.messages)
         turn = talk.answered if talk.compacted else request.turn
         talk.answered = turn + 1
         if not demo:

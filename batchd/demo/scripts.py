@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from batchd.demo import chat, faults
 from batchd.demo.faults import Part
@@ -64,7 +65,7 @@ def _as_text(reply: Answer) -> Answer:
     if not commands or reply.finish_reason != "tool_calls":
         return reply
     command = json.loads(commands[0].arguments)["command"]
-    return Answer(content=f"Next step.\n```bash\n{command}\n```\n")
+    return Answer(content=f"{reply.content or 'Next step.'}\n```bash\n{command}\n```\n")
 
 
 def _tool(
@@ -76,6 +77,16 @@ def _tool(
 
 def _shell(turn: int, command: str) -> Answer:
     return _tool(turn, json.dumps({"command": command}))
+
+
+# Three at a time, as models with native calls make them; the outputs are of different lengths.
+def _parallel(turn: int) -> Answer:
+    commands = (f"seq {10**i} {10**i + 40 * i}; echo {turn}" for i in range(1, 4))
+    calls = tuple(
+        ToolCall(f"call_{turn}_{i}", "shell", json.dumps({"command": command}))
+        for i, command in enumerate(commands)
+    )
+    return Answer(content="", tool_calls=calls, finish_reason="tool_calls")
 
 
 _FENCED = """\
@@ -111,6 +122,11 @@ _TURNS: Mapping[str, Callable[[int], Answer]] = {
     "notes": lambda turn: _shell(turn, f"echo {turn + 1} >> notes.txt; sleep 0.1"),
     # Enough output to fill a window within a few turns.
     "flood": lambda turn: _shell(turn, f"seq {turn}0001 {turn}2500"),
+    # What no elided output makes shorter: only a summary helps.
+    "chatter": lambda turn: replace(
+        _shell(turn, f"echo thought {turn}"), content=f"Thought {turn}: " + "and so on, " * 120
+    ),
+    "parallel": _parallel,
     "loop": lambda turn: _shell(turn, "echo again"),
     "length": lambda turn: Answer(content=f"Part {turn + 1}, and ", finish_reason="length"),
     "length-empty": lambda _: Answer(content="", finish_reason="length"),

@@ -140,6 +140,7 @@ def answer(completion: Completion, message: Message, request: Request, seconds: 
         tool_calls=calls,
         finish_reason=_finish_reason(reason, called=bool(calls)),
         reasoning=reasoning,
+        reasoning_back=bool(request.tools) and isinstance(message.reasoning_content, str),
         usage=_usage(completion.usage or Counts(), request, (content, reasoning), calls),
         model=completion.model or "",
         seconds=seconds,

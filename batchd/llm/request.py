@@ -58,15 +58,24 @@ def _response_format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _message(message: Message) -> Mapping[str, Any]:
-    if message.tool_calls:
-        # Some providers refuse an empty text beside tool calls, all take null.
-        calls = [_call(c) for c in message.tool_calls]
-        return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+    if message.role == "assistant":
+        return _own_message(message)
     if message.role != "tool":
         return {"role": message.role, "content": message.content}
     if message.tool_call_id is None:
         return {"role": "user", "content": message.content}
     return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+
+
+def _own_message(message: Message) -> Mapping[str, Any]:
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        # Some providers refuse an empty text beside tool calls, all take null.
+        body["content"] = message.content or None
+        body["tool_calls"] = [_call(c) for c in message.tool_calls]
+    if message.reasoning is not None:
+        body["reasoning_content"] = message.reasoning
+    return body
 
 
 _OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])

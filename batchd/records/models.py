@@ -38,6 +38,8 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     #: For the role ``tool``: the call that this answers; None under the text protocol, which sends it as ``user``.
     tool_call_id: str | None = None
+    #: The thinking that goes back to the provider with it; None: none does.
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class Answer:
     finish_reason: str = "stop"
     #: The model's visible thinking, where the provider sends it.
     reasoning: str = ""
+    #: Whether it came as ``reasoning_content``, and goes back as that: DeepSeek and others refuse tool calls without it.
+    reasoning_back: bool = False
     usage: Usage = field(default_factory=Usage)
     #: The model that the provider says it used.
     model: str = ""

@@ -126,7 +126,9 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     cut = answer.finish_reason == "length" and not event.calls
     empty_cuts = state.empty_cuts + 1 if cut and not answer.content.strip() else 0
     stopped = not event.calls and (not cut or empty_cuts >= 2)  # noqa: PLR2004 (the design: two empty cuts running end the round)
-    messages = (*state.messages, Message("assistant", answer.content, native))
+    thinking = answer.reasoning if answer.reasoning_back else None
+    said = Message("assistant", answer.content, native, reasoning=thinking)
+    messages = (*state.messages, said)
     seen = len(messages)
     if cut and not stopped:
         messages = (*messages, Message("user", CONTINUE))
@@ -134,8 +136,9 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
         state,
         messages=messages,
         seen=seen,
-        # The thinking is not part of the conversation.
-        seen_tokens=answer.usage.total_tokens - answer.usage.reasoning_tokens,
+        # Thinking that does not go back is not part of the conversation.
+        seen_tokens=answer.usage.total_tokens
+        - (answer.usage.reasoning_tokens if thinking is None else 0),
         pending=event.calls,
         calls_cut=bool(event.calls) and answer.finish_reason == "length",
         text_protocol=event.text_protocol,

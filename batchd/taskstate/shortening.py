@@ -29,7 +29,10 @@ def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message,
     if event.summary is None:
         return messages
     role = "assistant" if event.own else "user"
-    notes: tuple[Message, ...] = (Message(role, f"{NOTES}{event.summary}"),)
+    # Where a provider wants the thinking back, it may want it with every message of the model.
+    thinks = event.own and any(m.reasoning is not None for m in messages)
+    said = Message(role, f"{NOTES}{event.summary}", reasoning="" if thinks else None)
+    notes: tuple[Message, ...] = (said,)
     if event.own:
         notes += (Message("user", GO_ON),)
     return (*messages[: event.start], *notes, *messages[event.end :])
