@@ -133,8 +133,12 @@ class Governor(Section):
     """The wait before the first retry; it doubles, with jitter. Retry-After is honoured above it."""
     max_backoff_s: Span = 60.0
     """The longest wait between two retries."""
+    probe_s: Span = 15.0
+    """A provider that answered nobody is tried again after this, then twice that, and so on."""
+    max_probe_s: Span = 600.0
+    """The longest wait between two tries; the first one after a refused key or a used-up account."""
     max_parked_s: Amount = 604_800.0
-    """A task parked for longer ends as ``error`` with the cause; not used yet."""
+    """A provider parked for longer ends its tasks as ``error`` with the cause; 0: at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from batchd import wire
 from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
+from batchd.governor import Park
 from batchd.pool.process import Worker
 from batchd.records import ModelSetup, Purpose, Ref, Task
 
@@ -33,6 +34,8 @@ class Active:
     #: Its request that waits at the governor; the events are committed by ``flushed``.
     waiting: wire.Ask | None = None
     flushed: asyncio.Task[None] | None = None
+    #: Why its call has to wait for long.
+    park: Park | None = None
     #: The durable ends of the attempt.
     finished: TaskFinished | None = None
     suspended: Suspended | None = None

@@ -18,7 +18,7 @@ from batchd.log import Action
 from batchd.records import Batch, ErrorInfo, Reason, Ref, Status, Task
 from batchd.schedule import Queued
 from batchd.spool import outbox
-from batchd.store import QueuedTask
+from batchd.store import QueuedTask, Restored
 from batchd.taskstate import fold
 
 #: Results that are read in one go, before others get their turn.
@@ -92,9 +92,9 @@ class Batches:
         if name in self._open:
             self._open[name].moved.set()
 
-    def restore(self, claimed: set[str]) -> None:
+    def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
-        core, restored = self._core, self._core.store.restore()
+        core = self._core
         core.governor.money.open_day(core.store.day_money(time.time()).total)
         for batch in restored.batches:
             known = self._open[batch.name] = _Open(batch, set())

@@ -19,16 +19,19 @@ from batchd.errors import StaleAttemptError
 from batchd.events import (
     CallAnswered,
     CallDenied,
+    CallFailed,
     CallStarted,
     CancelRequested,
     Event,
     Suspended,
     TaskFinished,
 )
-from batchd.governor import Call, Grant, Refusal
+from batchd.governor import Call, Grant, Park, Refusal
+from batchd.records import FailureKind
 
-#: How the journal's text of an answer begins.
+#: How the journal's text of an answer begins, and of a failure.
 _ANSWERED = b'["CallAnswered"'
+_FAILED = b'["CallFailed"'
 
 
 class Calls:
@@ -58,7 +61,7 @@ class Calls:
         governor, ask = self._core.governor, failed.ask
         if active.stop is not None:
             if not failed.failure.unsettled:
-                governor.answered(active.ref, 0.0)
+                governor.released(active.ref, 0.0)
             self._core.spawn(self._deny(active, ask, active.stop))
             return
         active.waiting = ask
@@ -77,9 +80,17 @@ class Calls:
         return True
 
     def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
-        """Give back the permit of a call that has its answer among these events."""
+        """Give back the permit of a call that has its answer among these events.
+
+        Or its failure, where the agent itself sees to it: an overflow is answered by a shorter request.
+        """
         for body in bodies:
-            if bytes(body).startswith(_ANSWERED):
+            if bytes(body).startswith(_FAILED):
+                failed = vocabulary.decode(bytes(body))
+                assert isinstance(failed, CallFailed)
+                if failed.failure.kind is FailureKind.CONTEXT_OVERFLOW:
+                    self._core.governor.answered(active.ref, 0.0)
+            elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
                 price = active.setup(event.purpose).price
@@ -95,7 +106,7 @@ class Calls:
             max_output_tokens=ask.max_output_tokens,
         )
 
-    def _decided(self, active: Active, decision: Grant | Refusal) -> None:
+    def _decided(self, active: Active, decision: Grant | Refusal | Park) -> None:
         """The governor has answered the request that waits."""
         ask, active.waiting = active.waiting, None
         assert ask is not None, "the governor answers once"
@@ -109,6 +120,10 @@ class Calls:
                 reserved_usd=decision.reserved_usd,
             )
             self._core.spawn(self._grant(active, ask, event))
+        elif isinstance(decision, Park):
+            active.park = decision
+            parked = Suspended(at=now, cause="park", message=decision.message)
+            self._core.spawn(self._deny(active, ask, parked))
         else:
             denied = CallDenied(
                 at=now, status=decision.status, reason=decision.reason, error=decision.error
@@ -134,7 +149,7 @@ class Calls:
         if await self._commit(active, ask.seq, ask.events, event):
             active.worker.channel.send(wire.Granted(active.ref, active.attempt, event))
         else:
-            self._core.governor.answered(active.ref, 0.0)
+            self._core.governor.released(active.ref, 0.0)
 
     async def _deny(
         self, active: Active, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended

@@ -15,6 +15,7 @@ from batchd.daemon.active import Active
 from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
+from batchd.daemon.parking import ParkingLot
 from batchd.errors import InputError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted, Terms, decode
 from batchd.log import Action
@@ -31,15 +32,17 @@ _CANCELLED = "cancelled"
 class Dispatcher:
     """Fills the pool's slots; the pool's ``Handler``."""
 
-    def __init__(self, core: Core, batches: Batches) -> None:
+    def __init__(self, core: Core, batches: Batches, lot: ParkingLot) -> None:
         self._core = core
         self._batches = batches
+        self._lot = lot
         self._calls = Calls(core)
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
         self.pool: Supervisor
         core.wake = self.pump
+        lot.halt = self.halt
 
     @property
     def active(self) -> tuple[Active, ...]:
@@ -48,12 +51,19 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Start whatever can start."""
-        core = self._core
-        while not core.closing and self.pool.slot_alone() and (ref := core.schedule.take_suspect()):
+        if self._core.closing or self._lot.stopped:
+            return
+        schedule, lot, pool = self._core.schedule, self._lot, self.pool
+        while pool.slot_alone() and (ref := lot.next_trial(alone=True) or schedule.take_suspect()):
             self._reserve(ref, alone=True)
-        free = 0 if core.closing else self.pool.slots() - self._resting
-        for ref in core.schedule.take(free) if free > 0 else ():
+        while self._free() > 0 and (ref := lot.next_trial(alone=False)):
             self._reserve(ref)
+        for ref in schedule.take(max(0, self._free())):
+            self._reserve(ref)
+
+    def _free(self) -> int:
+        """Return how many tasks may start now; slots that rest do not count."""
+        return self.pool.slots() - self._resting
 
     def drain(self) -> None:
         """Start nothing more, and have requests that wait answered with a suspension."""
@@ -72,6 +82,14 @@ class Dispatcher:
         elif ref in self._core.schedule:
             self._core.schedule.remove(ref)
             self._core.spawn(self._cancelled(ref, message))
+
+    def halt(self, ref: Ref, message: str) -> None:
+        """Have a task that runs give its slot back at its next durable point."""
+        active = self._active.get(ref)
+        if active is not None and active.stop is None:
+            event = Suspended(at=time.time(), cause="park", message=message)
+            if not self._calls.stop(active, event):
+                self.pool.send(ref, wire.Park(ref, active.attempt, message))
 
     async def _cancelled(self, ref: Ref, message: str) -> None:
         await self._batches.finish(ref, Status.CANCELLED, Reason.USER, message or _CANCELLED)
@@ -145,6 +163,7 @@ class Dispatcher:
         """Give a slot back in which nothing was started."""
         del self._active[active.ref]
         self.pool.release(active.worker, active.ref)
+        self._lot.left(active.ref)
 
     # What the pool tells
 
@@ -189,8 +208,7 @@ class Dispatcher:
     def _done(self, active: Active, done: wire.Done) -> None:
         core, ref = self._core, active.ref
         if done.outcome == "published" and active.finished is not None:
-            del self._active[ref]
-            core.governor.close_task(ref)
+            self._forget(active)
             core.spawn(self._batches.confirm(ref, active.finished))
         elif done.outcome == "suspended" and active.suspended is not None:
             core.spawn(self._suspend(active, active.suspended))
@@ -214,6 +232,7 @@ class Dispatcher:
     def _forget(self, active: Active) -> None:
         self._active.pop(active.ref, None)
         self._core.governor.close_task(active.ref)
+        self._lot.left(active.ref)
 
     async def _suspend(self, active: Active, event: Suspended) -> None:
         """Note that a task gave its slot back."""
@@ -222,7 +241,11 @@ class Dispatcher:
         await self._core.durable(
             partial(self._core.store.suspend, active.ref, active.attempt, status, event.message)
         )
-        self._core.schedule.release(active.ref)
+        if status is Status.PARKED:
+            self._lot.gave_back(active.ref, active.park)
+        else:
+            self._core.schedule.release(active.ref)
+        self.pump()
 
     async def _fail(self, active: Active, traceback: str) -> None:
         """End a task at which an agent broke: a bug, told in the log alone."""

@@ -1,7 +1,8 @@
-"""Permits for model calls: the only owner of retry, wait, give up, and of all money.
+"""Permits for model calls: the only owner of retry, wait, park, give up, and of all money.
 
-A call asks, and is answered at its time: granted, with what it may cost set aside, or refused
-for good. A failed call asks the same way. Nothing here does any I/O; all of it belongs to one loop.
+A call asks, and is answered at its time: granted, with what it may cost set aside; parked, where
+that time may be far; or refused for good. A failed call asks the same way. Nothing here does any
+I/O; all of it belongs to one loop.
 """
 
 from __future__ import annotations
@@ -10,23 +11,15 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from batchd.config import Config
-from batchd.governor.money import Treasury
-from batchd.governor.provider import Answer, Call, Grant, Permit, Provider, Refusal
-from batchd.records import ErrorInfo, Failure, FailureKind, Reason, Ref, Status, Usage
+from batchd.governor.money import Purse, Treasury
+from batchd.governor.outages import FATAL, Outages, Watcher
+from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
+from batchd.records import Cause, ErrorInfo, Failure, Reason, Ref, Scope, Status, Usage
 
-__all__ = ["Answer", "Call", "Governor", "Grant", "Refusal"]
-
-#: Failures that end the task. After all others the same request is sent again.
-_FATAL: Mapping[FailureKind, Reason] = {
-    FailureKind.AUTH: Reason.AUTH,
-    FailureKind.QUOTA: Reason.QUOTA,
-    FailureKind.FORBIDDEN: Reason.BAD_REQUEST,
-    FailureKind.BAD_REQUEST: Reason.BAD_REQUEST,
-    FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
-    FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
-}
+__all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal", "Watcher"]
 
 
 class Governor:
@@ -45,6 +38,7 @@ class Governor:
         self._missing = missing
         self._jitter = jitter
         self.money = Treasury(config.budget.per_day_usd, clock)
+        self.outages = Outages(self._provider, lambda: self._config.governor)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
         #: Waiting for money that is set aside for calls under way.
@@ -61,31 +55,39 @@ class Governor:
     def ask(self, call: Call, answer: Answer) -> None:
         """Request a permit; ``answer`` is called with it, perhaps at once."""
         permit = self._permits[call.ref] = Permit(call, answer)
-        provider = self._provider(call)
+        provider = self._provider(call.provider)
         provider.join(permit)
         provider.pump()
 
     def failed(self, call: Call, failure: Failure, answer: Answer) -> None:
         """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
-        before = self._permits.get(call.ref)
-        retries = before.retries if before else 0
-        if failure.retry_after_s is not None and failure.kind not in _FATAL:
+        before = self._permits.get(call.ref) or Permit(call, answer)
+        if failure.retry_after_s is not None and failure.kind not in FATAL:
             # Before the next in line takes the place of this call.
-            self._provider(call).pause(failure.retry_after_s)
-        if before is not None and before.granted:
+            self._provider(call.provider).pause(failure.retry_after_s)
+        failed_at = before.failed_at or asyncio.get_running_loop().time()
+        decision = self.outages.judge(before, failure, failed_at)
+        if before.granted:
             self._end(before, before.reserved if failure.unsettled else 0.0)
-        refusal = self._final(failure, retries)
-        if refusal is not None:
-            answer(refusal)
+        if decision is not None:
+            answer(decision)
             return
-        permit = self._permits[call.ref] = Permit(call, answer, retries + 1)
+        permit = Permit(call, answer, before.retries + 1, failed_at)
+        self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
     def answered(self, ref: Ref, cost_usd: float) -> None:
         """Say that the granted call was answered, and what it cost."""
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
+            self.outages.answers(permit.call.provider)
             self._end(permit, cost_usd)
+
+    def released(self, ref: Ref, spent_usd: float) -> None:
+        """Say that the granted call came to nothing, without a word on its provider."""
+        permit = self._permits.get(ref)
+        if permit is not None and permit.granted:
+            self._end(permit, spent_usd)
 
     def withdraw(self, ref: Ref) -> bool:
         """Take back a request that waits, without an answer; False if none does."""
@@ -95,7 +97,7 @@ class Governor:
         del self._permits[ref]
         if permit.timer is not None:
             permit.timer.cancel()
-        self._provider(permit.call).leave(permit)
+        self._provider(permit.call.provider).leave(permit)
         if permit in self._short:
             self._short.remove(permit)
         return True
@@ -119,11 +121,12 @@ class Governor:
         """Return what `status` shows, by provider."""
         return {name: provider.told() for name, provider in self._providers.items()}
 
-    def _provider(self, call: Call) -> Provider:
-        provider = self._providers.get(call.provider)
+    def _provider(self, name: str) -> Provider:
+        provider = self._providers.get(name)
         if provider is None:
-            provider = self._providers[call.provider] = Provider(self._serve)
-            self._tune(call.provider, provider)
+            half_opened = partial(self.outages.half_opened, name)
+            provider = self._providers[name] = Provider(self._serve, half_opened)
+            self._tune(name, provider)
         return provider
 
     def _tune(self, name: str, provider: Provider) -> None:
@@ -133,59 +136,58 @@ class Governor:
 
     def _serve(self, permit: Permit) -> None:
         """Grant or refuse a permit whose turn it is, or let it wait for money."""
-        call, provider = permit.call, self._provider(permit.call)
+        call, provider = permit.call, self._provider(permit.call.provider)
         amount = _most(call)
         purses = self.money.purses(call.ref)
-        if provider.refusal:
-            self._refuse(permit, Status.ERROR, Reason.AUTH, provider.refusal)
+        if provider.shut:
+            self._decide(permit, self.outages.turned_away(call.provider))
         elif amount is None and (capped := [p for p in purses if p.limit]):
             message = f"no price is known of {call.model}, so {capped[0].name} cannot be held"
             self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
-            purse = broken[0]
-            message = (
-                f"{purse.name} of ${purse.limit:.4f} is reached: ${purse.spent:.4f} is spent, "
-                f"and the next call may cost ${amount:.4f}"
-            )
-            self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+            self._too_dear(permit, broken[0], amount or 0.0)
         elif not all(p.holds(amount or 0.0) for p in purses):
             self._short.append(permit)
         else:
             permit.granted, permit.reserved = True, amount or 0.0
             for purse in purses:
                 purse.reserved += permit.reserved
-            provider.enter()
+            provider.enter(permit)
             permit.answer(Grant(amount))
 
-    def _refuse(self, permit: Permit, status: Status, reason: Reason, message: str) -> None:
+    def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
+        """Answer a call that is more than a purse has left: the day's is filled again."""
+        message = (
+            f"{purse.name} of ${purse.limit:.4f} is reached: ${purse.spent:.4f} is spent, "
+            f"and the next call may cost ${amount:.4f}"
+        )
+        waits = self.money.is_day(purse) and amount <= purse.limit
+        if not waits or not self._config.governor.max_parked_s:
+            self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+            return
+        if self.outages.watcher is not None:
+            self.outages.watcher.day_spent(message)
+        self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
+
+    def _decide(self, permit: Permit, decision: Refusal | Park) -> None:
         del self._permits[permit.call.ref]
+        permit.answer(decision)
+
+    def _refuse(self, permit: Permit, status: Status, reason: Reason, message: str) -> None:
         error = ErrorInfo(type=reason, message=message, retries=permit.retries)
-        permit.answer(Refusal(status, reason, error))
+        self._decide(permit, Refusal(status, reason, error))
 
     def _end(self, permit: Permit, spent: float) -> None:
         """A granted call has its outcome: make room for others."""
         del self._permits[permit.call.ref]
-        provider = self._provider(permit.call)
-        provider.exit()
+        provider = self._provider(permit.call.provider)
+        provider.exit(permit)
         self.money.settle(permit.call.ref, permit.reserved, spent)
         short, self._short = self._short, []
         for other in reversed(short):
-            self._provider(other.call).join(other, first=True)
-        for each in {provider, *(self._provider(other.call) for other in short)}:
+            self._provider(other.call.provider).join(other, first=True)
+        for each in {provider, *(self._provider(other.call.provider) for other in short)}:
             each.pump()
-
-    def _final(self, failure: Failure, retries: int) -> Refusal | None:
-        """Return how a failure ends the task; None if the call is to be made again."""
-        reason, message = _FATAL.get(failure.kind), failure.message
-        if reason is None:
-            if retries < self._config.governor.max_retries:
-                return None
-            reason = Reason.PROVIDER_UNAVAILABLE
-            message = f"{message} (after {retries + 1} tries)"
-        error = ErrorInfo(
-            type=reason, message=message, http_status=failure.http_status, retries=retries
-        )
-        return Refusal(Status.ERROR, reason, error)
 
     def _try_later(self, permit: Permit, failure: Failure) -> None:
         """Queue a failed call again: after what the provider asked of all, or its own backoff."""
@@ -199,7 +201,7 @@ class Governor:
 
     def _rejoin(self, permit: Permit) -> None:
         permit.timer = None
-        provider = self._provider(permit.call)
+        provider = self._provider(permit.call.provider)
         provider.join(permit, first=True)
         provider.pump()
 

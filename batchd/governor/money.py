@@ -65,6 +65,14 @@ class Treasury:
         """Change the day's budget."""
         self._day.limit = per_day_usd
 
+    def is_day(self, purse: Purse) -> bool:
+        """Whether a purse is the day's."""
+        return purse is self._day
+
+    def today(self) -> tuple[int, float]:
+        """Return the day, as days since 1970-01-01 in UTC, and its budget: money is back when either changes."""
+        return self._date(), self._day.limit
+
     def purses(self, ref: Ref) -> list[Purse]:
         """Return the purses that a call of this task draws on."""
         if self._today != self._date():

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from batchd.records import ErrorInfo, Price, Reason, Ref, Status
+from batchd.governor.breaker import Breaker
+from batchd.records import Cause, ErrorInfo, Price, Reason, Ref, Scope, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,21 @@ class Refusal:
     error: ErrorInfo
 
 
-Answer: TypeAlias = Callable[[Grant | Refusal], None]
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Make no call now: the task gives its slot back, until what it waits for is over."""
+
+    #: ``PROVIDER`` or ``DAY``.
+    scope: Scope
+    #: The provider's.
+    name: str
+    cause: Cause
+    message: str
+    #: Whether this very call found it out.
+    culprit: bool = False
+
+
+Answer: TypeAlias = Callable[[Grant | Refusal | Park], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +71,9 @@ class Permit:
 
     call: Call
     answer: Answer
-    #: Failed requests so far.
+    #: Failed requests so far, and when the first one failed, by the loop's clock.
     retries: int = 0
+    failed_at: float = 0.0
     granted: bool = False
     #: What is set aside for it, in dollars.
     reserved: float = 0.0
@@ -68,11 +84,16 @@ class Permit:
 class Provider:
     """The queue before one provider: first come, first served."""
 
-    def __init__(self, serve: Callable[[Permit], None]) -> None:
+    def __init__(self, serve: Callable[[Permit], None], half_opened: Callable[[], None]) -> None:
         """``serve`` answers a permit whose turn it is; where that grants it, it calls ``enter``."""
         self.max_concurrent = 1
-        #: Why it cannot be called at all.
+        #: Why it cannot be called at all: it has no key.
         self.refusal = ""
+        #: Whether somebody paused it.
+        self.paused = False
+        self.breaker = Breaker(half_opened)
+        #: When it last answered a call, by the loop's clock.
+        self.answered_at = 0.0
         self._serve = serve
         self._waiting: deque[Permit] = deque()
         self._under_way = 0
@@ -91,13 +112,16 @@ class Provider:
         if permit in self._waiting:
             self._waiting.remove(permit)
 
-    def enter(self) -> None:
+    def enter(self, permit: Permit) -> None:
         """Count a call as under way."""
         self._under_way += 1
+        if self.breaker.half_open:
+            self.breaker.trial = permit
 
-    def exit(self) -> None:
+    def exit(self, permit: Permit) -> None:
         """Count a call as no longer under way."""
         self._under_way -= 1
+        self.breaker.ended(permit)
 
     def pause(self, seconds: float) -> None:
         """Let nobody call for so long: what it asked for with Retry-After."""
@@ -107,13 +131,18 @@ class Provider:
     def pump(self) -> None:
         """Serve all whose turn it is."""
         loop = asyncio.get_running_loop()
-        while self._waiting and self._under_way < self.max_concurrent:
-            if loop.time() < self._paused_until and not self.refusal:
+        while self._waiting and (self.shut or self._under_way < self.max_concurrent):
+            if loop.time() < self._paused_until and not self.shut:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = loop.call_at(self._paused_until, self.pump)
                 return
             self._serve(self._waiting.popleft())
+
+    @property
+    def shut(self) -> bool:
+        """Whether calls are turned away at once, rather than kept waiting."""
+        return self.paused or bool(self.refusal) or self.breaker.shut
 
     def told(self) -> dict[str, float | int]:
         """Return what `status` shows."""

@@ -79,6 +79,19 @@ class Schedule:
     def __contains__(self, ref: Ref) -> bool:
         return ref in self._items
 
+    def refs(self, provider: str = "", *, waiting: bool = False) -> list[Ref]:
+        """Return the tasks, of one provider or all; ``waiting``: only those that do not run."""
+        return [
+            ref
+            for ref, item in self._items.items()
+            if provider in {"", item.queued.provider} and not (waiting and item.taken)
+        ]
+
+    def provider(self, ref: Ref) -> str:
+        """Return the provider of a task; empty for one that is not here."""
+        item = self._items.get(ref)
+        return item.queued.provider if item else ""
+
     def add(self, queued: Queued) -> None:
         """Queue a task.
 
@@ -110,9 +123,10 @@ class Schedule:
             self._let_pass(provider)
         return ref
 
-    def take_suspect(self) -> Ref | None:
-        """Return the next task that must run in a process of its own, if there is one."""
-        entry = self._best(self._open(self._suspects))
+    def take_suspect(self, provider: str = "") -> Ref | None:
+        """Return the next task that must run in a process of its own; of one provider, even if that is parked."""
+        own = {provider: self._suspects.get(provider, [])}
+        entry = self._best(own if provider else self._open(self._suspects))
         if entry is None:
             return None
         item = self._items[entry[2]]

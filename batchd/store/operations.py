@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from batchd.errors import Problem, StaleAttemptError
-from batchd.records import Batch, Parking, Ref, Scope, Status, Task
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import pack_task
 from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, claimed
@@ -149,6 +149,12 @@ def worker_lost(journal: Journal, ref: Ref, attempt: int, now: float) -> int:
 
 def park(journal: Journal, parking: Parking) -> None:
     """Note that something waits from now on; one that is known for the same cause keeps its beginning."""
+    if parking.cause.reason:
+        # A provider has one outage at a time.
+        outages = [(parking.scope, parking.name, c) for c in Cause if c.reason]
+        journal.db.executemany(
+            "DELETE FROM parked WHERE scope = ? AND name = ? AND cause = ?", outages
+        )
     journal.db.execute(
         "INSERT INTO parked (scope, name, cause, message, since) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET message = excluded.message",

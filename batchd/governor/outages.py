@@ -1,0 +1,182 @@
+"""Providers that answer nobody: which failures mean that, who is told, and when they are tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from batchd.config.sections import Governor as Settings
+from batchd.governor.breaker import Outage
+from batchd.governor.provider import Park, Permit, Provider, Refusal
+from batchd.records import Cause, ErrorInfo, Failure, FailureKind, Reason, Scope, Status
+
+#: Failures that park the provider: every call would meet them.
+_PARKING: Mapping[FailureKind, Cause] = {
+    FailureKind.AUTH: Cause.AUTH,
+    FailureKind.QUOTA: Cause.QUOTA,
+}
+#: Failures that end the task. After all others the same request is sent again.
+FATAL: Mapping[FailureKind, Reason] = {
+    FailureKind.FORBIDDEN: Reason.BAD_REQUEST,
+    FailureKind.BAD_REQUEST: Reason.BAD_REQUEST,
+    FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
+    FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
+}
+
+
+class Watcher(Protocol):
+    """Who is told what concerns more than one call; called on the loop."""
+
+    def parked(self, provider: str, cause: Cause, message: str) -> None:
+        """Nobody may ask this provider, until ``half_opened`` says otherwise."""
+
+    def half_opened(self, provider: str) -> None:
+        """One call may try how this provider does: see to it that somebody asks."""
+
+    def closed(self, provider: str) -> None:
+        """A parked provider answers again."""
+
+    def gave_up(self, provider: str, cause: Cause, message: str) -> None:
+        """Nobody is to wait for this provider any longer: end its tasks, then ``close_provider``."""
+
+    def day_spent(self, message: str) -> None:
+        """Nothing can be paid any more today."""
+
+
+class Outages:
+    """Opens and closes the breakers of all providers."""
+
+    def __init__(self, named: Callable[[str], Provider], settings: Callable[[], Settings]) -> None:
+        """``named`` returns a provider, new ones too; ``settings`` what ``[governor]`` says today."""
+        self._named = named
+        self._settings = settings
+        self.watcher: Watcher | None = None
+
+    # What calls meet
+
+    def judge(self, permit: Permit, failure: Failure, failed_at: float) -> Refusal | Park | None:
+        """Return what a failed call comes to; None if it is to be made again.
+
+        ``failed_at``: when its first request failed, by the loop's clock.
+        """
+        name, retries = permit.call.provider, permit.retries
+        provider, message = self._named(name), failure.message
+        cause, reason = _PARKING.get(failure.kind), FATAL.get(failure.kind)
+        if reason is not None:
+            # It is the call's own fault: the provider is there.
+            self.answers(name)
+        elif cause is None:
+            if retries < self._settings().max_retries and provider.breaker.outage is None:
+                return None
+            if retries:
+                message = f"{message} (after {retries + 1} tries)"
+            reason = Reason.PROVIDER_UNAVAILABLE
+            if provider.answered_at < failed_at:
+                cause = Cause.DOWN
+        error = ErrorInfo(
+            type=(cause and cause.reason) or reason or Reason.PROVIDER_UNAVAILABLE,
+            message=message,
+            http_status=failure.http_status,
+            retries=retries,
+        )
+        if cause is not None:
+            return self._park(name, Outage(cause, error))
+        return Refusal(Status.ERROR, Reason(error.type), error)
+
+    def turned_away(self, name: str) -> Refusal | Park:
+        """Return what a call to a provider that is shut comes to."""
+        provider = self._named(name)
+        if provider.breaker.outage is not None:
+            return _outcome(name, provider.breaker.outage, provider)
+        if provider.paused:
+            message = f"the provider {name} is paused"
+            return Park(Scope.PROVIDER, name, Cause.PAUSED, message)
+        error = ErrorInfo(type=Reason.AUTH, message=provider.refusal)
+        return self._park(name, Outage(Cause.AUTH, error))
+
+    def answers(self, name: str) -> None:
+        """Note that a provider answers."""
+        provider = self._named(name)
+        provider.answered_at = asyncio.get_running_loop().time()
+        if provider.breaker.outage is not None and not provider.breaker.hopeless:
+            provider.breaker.close()
+            if self.watcher is not None:
+                self.watcher.closed(name)
+
+    def half_opened(self, name: str) -> None:
+        """Say that one call may try; where there is not even a key to try with, it is parked again."""
+        provider = self._named(name)
+        if self.watcher is not None:
+            self.watcher.half_opened(name)
+        outage = provider.breaker.outage
+        if provider.refusal and outage is not None and provider.breaker.half_open:
+            self._park(name, outage)
+
+    # What people and the clock want
+
+    def pause(self, name: str) -> None:
+        """Turn the calls of a provider away until ``unpause``."""
+        provider = self._named(name)
+        provider.paused = True
+        provider.pump()
+
+    def unpause(self, name: str) -> None:
+        """Let the calls of a provider go again, unless it is parked."""
+        self._named(name).paused = False
+
+    def restore(self, name: str, cause: Cause, message: str) -> None:
+        """Park a provider that was parked when the last daemon ended; one call may try at once."""
+        reason = cause.reason or Reason.PROVIDER_UNAVAILABLE
+        outage = Outage(cause, ErrorInfo(type=reason, message=message))
+        self._open(name, outage)
+        self.retry(name)
+
+    def retry(self, name: str) -> None:
+        """Let one call try a parked provider now: somebody has reason to think that it helps."""
+        self._named(name).breaker.try_now()
+
+    def give_up(self, name: str) -> None:
+        """End the calls to a parked provider from now on, until ``close``."""
+        provider = self._named(name)
+        outage = provider.breaker.outage
+        if outage is not None and not provider.breaker.hopeless:
+            provider.breaker.give_up()
+            if self.watcher is not None:
+                self.watcher.gave_up(name, outage.cause, outage.error.message)
+            provider.pump()
+
+    def close(self, name: str) -> None:
+        """Let the calls of a provider go again, as if nothing had been."""
+        provider = self._named(name)
+        provider.breaker.close()
+        provider.pump()
+
+    def _park(self, name: str, outage: Outage) -> Refusal | Park:
+        """Open a provider's breaker; return what that is to the call that found it out."""
+        provider = self._named(name)
+        breaker = provider.breaker
+        # Others of the same time find out the same, one by one: they change nothing.
+        if breaker.outage is None or breaker.half_open:
+            self._open(name, outage)
+            if not self._settings().max_parked_s:
+                self.give_up(name)
+            else:
+                if self.watcher is not None:
+                    self.watcher.parked(name, outage.cause, outage.error.message)
+                provider.pump()
+        return _outcome(name, outage, provider, culprit=True)
+
+    def _open(self, name: str, outage: Outage) -> None:
+        settings = self._settings()
+        first = settings.probe_s if outage.cause is Cause.DOWN else settings.max_probe_s
+        self._named(name).breaker.open(outage, first, settings.max_probe_s)
+
+
+def _outcome(
+    name: str, outage: Outage, provider: Provider, *, culprit: bool = False
+) -> Refusal | Park:
+    """Return what an outage is to a call: a wait, or, once nobody waits any longer, the task's end."""
+    if provider.breaker.hopeless:
+        return Refusal(Status.ERROR, Reason(outage.error.type), outage.error)
+    return Park(Scope.PROVIDER, name, outage.cause, outage.error.message, culprit=culprit)
