@@ -209,9 +209,12 @@ async def _dead(pid: int) -> bool:
     deadline = clock() + _DYING_S
     cancelled = False
     with _watched(pid) as ended:
-        while not ended.done() and (left := deadline - clock()) > 0:
+        while (left := deadline - clock()) > 0 and _running(os.P_PID, pid, os.WNOWAIT):
             try:
-                await asyncio.wait((ended,), timeout=left)
+                if ended.done():  # dead, but a debugger that traces it is told first
+                    await asyncio.sleep(_POLL_S)
+                else:
+                    await asyncio.wait((ended,), timeout=left)
             except asyncio.CancelledError:
                 cancelled = True
     return cancelled

@@ -64,11 +64,11 @@ def judge(folder: Path, log: Sequence[Mapping[str, Any]], count: int) -> Figures
 
 def _whole(folder: Path, count: int) -> list[str]:
     """Return the results' texts: each once and whole, and the other files of the batch agree with them."""
-    width = max(3, len(str(count)))
-    names = [f"{i:0{width}}" for i in range(1, count + 1)]
+    names = [f"{i:03}" for i in range(1, count + 1)]
     expected = {"request.json", "results.jsonl", "summary.json"}
     expected |= {f"{name}{end}" for name in names for end in ("", ".json", ".jsonl")}
-    assert {p.name for p in folder.iterdir()} == expected
+    odd = {p.name for p in folder.iterdir()} ^ expected
+    assert not odd, f"missing, or left over: {sorted(odd)[:20]}"
     texts = [(folder / f"{name}.json").read_text() for name in names]
     validator = jsonschema.Draft202012Validator(formats.schema("result"))
     results = [json.loads(text) for text in texts]
@@ -76,13 +76,13 @@ def _whole(folder: Path, count: int) -> list[str]:
         validator.validate(result)
         assert result["task"] == name
     lines = (folder / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == results
+    assert [json.loads(line) for line in lines] == results, "results.jsonl differs"
     summary = json.loads((folder / "summary.json").read_text())
     jsonschema.validate(summary, formats.schema("summary"))
     statuses = Counter(r["status"] for r in results)
-    assert {k: v for k, v in summary["counts"].items() if v} == statuses
+    assert {k: v for k, v in summary["counts"].items() if v} == statuses, summary["counts"]
     for field in ("calls", "unsettled_calls", "input_tokens", "output_tokens"):
-        assert summary["usage"][field] == sum(r["usage"][field] for r in results)
+        assert summary["usage"][field] == sum(r["usage"][field] for r in results), field
     return texts
 
 
