@@ -1,0 +1,201 @@
+"""Makes `store-vN.tar.gz`: a spool as a daemon of today leaves it when it is killed in the middle of its work.
+
+    python tests/data/make_old_store.py [CHECKOUT]
+
+Run it on the last commit before a migration is added, and commit what it makes together with the migration:
+`test_old_stores.py` then holds that every later batchd goes on from there. The spool holds what a live one
+may hold: a batch that is published, one that has a task in every state, one that waits, and a refused file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+#: Known to the test, which puts its own folder in its place.
+ROOT = Path("/var/tmp/batchd-old-spool")
+
+CONFIG = """\
+[agent]
+model = "standin/steps-2"
+[providers.standin]
+base_url = "{base_url}"
+[models."standin/steps-2"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[models."standin/latency-0.4+steps-6"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[models."standin/latency-2+steps-2"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[pool]
+processes = 1
+agents_per_process = 4
+[evaluation]
+by = "none"
+[budget]
+per_day_usd = 5.0
+"""
+SLOW = "standin/latency-0.4+steps-6"
+FILES: Mapping[str, Any] = {
+    "past": {
+        "tasks": [
+            {"id": "good", "first_prompt": "past good"},
+            {"id": "bad", "first_prompt": "past bad", "model": "standin/400"},
+        ]
+    },
+    "refused": {"tasks": [{"first_prompt": "refused", "colour": "red"}]},
+    "live": {
+        "budget_usd": 2.0,
+        "tasks": [
+            {"id": "done", "first_prompt": "live done", "priority": 9},
+            {"id": "stuck", "first_prompt": "live stuck", "priority": 9},
+            {"id": "mid", "first_prompt": "live mid", "model": SLOW},
+            {"id": "mid2", "first_prompt": "live mid2", "model": SLOW, "check": "true"},
+            # Bash reads that file before each command: the command is still running when the daemon is killed.
+            {
+                "id": "doubt",
+                "first_prompt": "live doubt",
+                "dir": "repos/doubt",
+                "env": {"BASH_ENV": "/task/slow.sh"},
+            },
+            {"id": "open", "first_prompt": "live open", "model": "standin/latency-2+steps-2"},
+            {"id": "next", "first_prompt": "live next", "after": ["mid", "done"]},
+        ],
+    },
+    "waiting": {
+        "tasks": [
+            {"id": "low", "first_prompt": "waiting low", "priority": -3},
+            {"id": "high", "first_prompt": "waiting high", "priority": 7, "metadata": {"n": 1}},
+        ]
+    },
+}
+
+
+def main() -> None:
+    """Make the archive of the checkout's version."""
+    checkout = Path(sys.argv[1] if len(sys.argv) > 1 else HERE.parents[1]).resolve()
+    shutil.rmtree(ROOT, ignore_errors=True)
+    doubt = ROOT / "repos/doubt"
+    doubt.mkdir(parents=True)
+    (doubt / "slow.sh").write_text("sleep 600\n")
+    if os.geteuid() == 0:
+        os.chown(doubt, 65534, 65534)
+    # Not from here: Python looks into the working directory first.
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    with _server(environment) as base_url:
+        (ROOT / "config.toml").write_text(CONFIG.format(base_url=base_url))
+        daemon = _daemon(environment)
+        try:
+            _work()
+        finally:
+            daemon.send_signal(signal.SIGKILL)
+            daemon.wait()
+    time.sleep(1)  # until the last worker is dead
+    _pack()
+
+
+def _work() -> None:
+    """Bring every task into its state."""
+    for name in ("past", "refused"):
+        _drop(name)
+        _until(lambda name=name: (ROOT / "outbox" / name / "summary.json").exists())
+    _until(lambda: _one("SELECT count(*) FROM batches WHERE published_at") == 2)
+    _drop("live")
+    _until((ROOT / "outbox/live/request.json").exists)
+    # A folder where a result should be: that task ends, and stays unpublished.
+    (ROOT / "outbox/live/stuck.json").mkdir()
+    slots = "SELECT count(*) FROM tasks WHERE status = 'running' AND name IN ('mid', 'mid2', 'doubt', 'open')"
+    _until(lambda: _one(slots) == 4)
+    _drop("waiting")
+    _until(lambda: _one("SELECT count(*) FROM batches WHERE name = 'waiting'"))
+    states = {
+        "done": "status = 'completed' AND published",
+        "stuck": "status = 'completed' AND NOT published",
+        "mid": "status = 'running' AND calls >= 2",
+        "mid2": "status = 'running' AND calls >= 2",
+        "doubt": "status = 'running' AND calls = 1 AND call_at IS NULL",
+        "open": "status = 'running' AND calls = 0 AND call_at IS NOT NULL",
+        "next": "status = 'queued'",
+        "low": "status = 'queued'",
+        "high": "status = 'queued'",
+    }
+    wanted = " OR ".join(f"(name = '{name}' AND {state})" for name, state in states.items())
+    _until(lambda: _one(f"SELECT count(*) FROM tasks WHERE {wanted}") == len(states))
+
+
+@contextlib.contextmanager
+def _server(environment: Mapping[str, str]) -> Iterator[str]:
+    command = [sys.executable, "-m", "batchd.demo.server", "--no-count"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+
+
+def _daemon(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "batchd", "--config", str(ROOT / "config.toml"), "serve"]
+    daemon = subprocess.Popen(command, env=environment, cwd=ROOT)
+    _until((ROOT / ".batchd/control.sock").exists)
+    return daemon
+
+
+def _drop(name: str) -> None:
+    path = ROOT / f"{name}.json"
+    path.write_text(json.dumps(FILES[name]))
+    path.rename(ROOT / "inbox" / path.name)
+
+
+def _one(query: str) -> Any:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{ROOT}/.batchd/batchd.db?mode=ro", uri=True)
+    ) as db:
+        return db.execute(query).fetchone()[0]
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"this never came true; the spool is left in {ROOT}")
+        time.sleep(0.01)
+
+
+def _pack() -> None:
+    """Pack database, log and outbox; leave out what made them so."""
+    (ROOT / "outbox/live/stuck.json").rmdir()
+    (ROOT / "repos/doubt/slow.sh").unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        # Not through SQLite on the original: closing it would empty the log.
+        for name in ("batchd.db", "batchd.db-wal"):
+            shutil.copy(ROOT / ".batchd" / name, folder)
+        with contextlib.closing(sqlite3.connect(Path(folder, "batchd.db"))) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+    target = HERE / f"store-v{version}.tar.gz"
+    with tarfile.open(target, "w:gz", compresslevel=9) as archive:
+        for name in (".batchd/batchd.db", ".batchd/batchd.db-wal", "outbox", "repos"):
+            archive.add(ROOT / name, name)
+    shutil.rmtree(ROOT)
+    sys.stdout.write(f"{target}: {target.stat().st_size:,} bytes\n")
+
+
+if __name__ == "__main__":
+    main()

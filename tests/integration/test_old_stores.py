@@ -1,0 +1,148 @@
+"""Every store that an older batchd left in the middle of its work is taken up by today's.
+
+The archives in `tests/data` are spools of real daemons that were killed; `make_old_store.py` there makes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import tarfile
+import urllib.request
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd.events import CallAnswered, ToolRan, decode
+from batchd.records import Ref
+from batchd.store import Reader
+from batchd.store.bodies import pack, unpack
+from batchd.store.schema import MIGRATIONS
+
+DATA = Path(__file__).parents[1] / "data"
+#: Where the spools lay that the archives were made of.
+ROOT = b"/var/tmp/batchd-old-spool"
+#: How many calls each task makes in all.
+CALLS = {"mid": 6, "mid2": 6, "doubt": 2, "open": 2, "next": 2, "low": 2, "high": 2}
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """Lay an archive out as a spool; return its database."""
+    with tarfile.open(archive) as files:
+        # Owners are kept: commands run as the owner of their directory, which must not be root.
+        files.extractall(folder, filter="tar", numeric_owner=True)
+    return folder / ".batchd" / "batchd.db"
+
+
+def relocated(path: Path, folder: Path, *, checkpointed: bool) -> dict[str, Any]:
+    """Put the spool's new place into the rows; return what was recorded: answers by task, the result of `stuck`."""
+    old, new = ROOT.decode(), str(folder)
+    db = sqlite3.connect(path, isolation_level=None)
+    keeper = sqlite3.connect(path)  # the last one that closes empties the log
+    keeper.execute("SELECT count(*) FROM tasks").fetchone()
+    db.execute("UPDATE batches SET outbox = replace(outbox, ?, ?)", (old, new))
+    db.execute("UPDATE tasks SET dir = replace(dir, ?, ?)", (old, new))
+    for task, body in db.execute("SELECT task, body FROM specs").fetchall():
+        moved = pack(unpack(body).replace(ROOT, new.encode()))
+        db.execute("UPDATE specs SET body = ? WHERE task = ?", (moved, task))
+    recorded: dict[str, Any] = defaultdict(int)
+    for name, body in db.execute(
+        "SELECT t.name, e.body FROM events e JOIN tasks t ON t.id = e.task ORDER BY e.task, e.seq"
+    ):
+        event = decode(unpack(body))
+        recorded[name] += isinstance(event, CallAnswered)
+        if name == "stuck":
+            recorded["result"] = getattr(event, "result", "")
+    db.close()
+    log = path.with_name("batchd.db-wal")
+    if checkpointed:
+        keeper.close()
+        assert not log.exists()
+    else:
+        copies = {file: file.read_bytes() for file in (path, log)}
+        keeper.close()
+        for file, data in copies.items():
+            file.write_bytes(data)
+        assert log.stat().st_size
+    return recorded
+
+
+def asked(base_url: str) -> dict[str, list[int]]:
+    """Return what the server was asked, by task: how many answers each request held, in the order of the first."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        log = json.load(answer)
+    turns: dict[str, list[int]] = {}
+    for exchange in log:
+        turns.setdefault(exchange["prompt"].split()[1], []).append(exchange["turn"])
+    return turns
+
+
+def configure(spool: Any, base_url: str) -> None:
+    """Point the spool at a server, with prices for the models that the archives name."""
+    path = spool.folder / "config.toml"
+    lines = path.read_text().splitlines()
+    lines = [f'base_url = "{base_url}"' if x.startswith("base_url") else x for x in lines]
+    for model in ("latency-0.4+steps-6", "latency-2+steps-2"):
+        lines += [f'[models."standin/{model}"]', "input_usd_per_mtok = 1.0"]
+        lines += ["output_usd_per_mtok = 2.0"]
+    path.write_text("\n".join([*lines, "[budget]", "per_day_usd = 5.0", ""]))
+
+
+def test_each_older_version_has_its_archive() -> None:
+    """A migration comes together with a store of the version before it."""
+    versions = sorted(int(p.name[7:-7]) for p in DATA.glob("store-v*.tar.gz"))
+    assert versions == list(range(1, len(MIGRATIONS)))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["killed", "checkpointed"])
+@pytest.mark.parametrize("archive", sorted(DATA.glob("store-v*.tar.gz")), ids=lambda p: p.name[:-7])
+def test_an_older_store_goes_on_where_it_was(
+    spool: Any, slow_server: str, archive: Path, *, checkpointed: bool
+) -> None:
+    """It is backed up and migrated; every task ends; no recorded answer is asked for again."""
+    configure(spool, slow_server)
+    path = unpacked(archive, spool.folder)
+    recorded = relocated(path, spool.folder, checkpointed=checkpointed)
+    status = spool.batchd("status")
+    assert status.returncode
+    assert "is of an older version; `batchd serve` migrates it" in status.stderr
+    outbox = spool.folder / "outbox"
+    with spool.serving():
+        spool.eventually((outbox / "live/summary.json").exists)
+        spool.eventually((outbox / "waiting/summary.json").exists)
+        shown = json.loads(spool.batchd("status", "--json").stdout)
+
+    version = int(archive.name[7:-7])
+    backup = path.with_name(f"batchd.db.v{version}.bak")
+    with contextlib.closing(sqlite3.connect(backup)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (version,)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert db.execute("SELECT count(*) FROM tasks").fetchone() == (11,)
+
+    # What was answered before was not asked again; everything else was, once.
+    turns = asked(slow_server)
+    assert turns == {name: list(range(recorded[name], n)) for name, n in CALLS.items()}
+    assert recorded["mid"] >= 2
+    order = list(turns)
+    assert order.index("high") < order.index("low")
+    assert "stuck" not in turns
+    assert (outbox / "live/stuck.json").read_text() == recorded["result"]
+
+    summary = spool.result("live", "summary")
+    assert summary["counts"]["completed"] == summary["total"] == 7
+    assert spool.result("live", "open")["usage"]["unsettled_calls"] == 1
+    assert spool.result("live", "mid")["usage"]["calls"] == 6
+    assert spool.result("waiting", "high")["metadata"] == {"n": 1}
+    told = [(b["name"], b["status"]) for b in shown["batches"]]
+    assert told == [
+        ("waiting", "completed"),
+        ("live", "completed"),
+        ("refused", "rejected"),
+        ("past", "failed"),
+    ]
+    with Reader(path) as reader:
+        (doubt,) = [e for e in reader.events(Ref("live", "doubt")) if isinstance(e, ToolRan)]
+    assert doubt.outcome == "interrupted"
