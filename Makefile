@@ -1,4 +1,4 @@
-# Each target makes what is missing first: the virtual environment with the pinned packages, and bubblewrap.
+# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and strace for tests.
 # Another Python: `make demo PYTHON=/usr/bin/python3`.
 
 PYTHON ?= python3
@@ -38,8 +38,20 @@ demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
 .PHONY: test
-test: setup ## all tests
+test: setup strace ## all tests
 	@$(BIN)/python -m pytest $(TESTS)
+
+# Another seed: `make chaos SEED=7`.
+TASKS ?= 2000
+SEED ?= $(shell date +%s)
+.PHONY: chaos
+chaos: setup strace ## the long form of tests/chaos: kills, outages, full disks; prints its seed and figures
+	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(TASKS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/chaos
+
+SOAK_MINUTES ?= 5
+.PHONY: soak
+soak: setup ## thousands of small tasks for SOAK_MINUTES: memory, descriptors, files must stay flat
+	@$(BIN)/python tests/chaos/soak.py --minutes $(SOAK_MINUTES)
 
 .PHONY: lint
 lint: setup ## ruff (every rule), its formatter, mypy --strict
@@ -76,3 +88,10 @@ bubblewrap:
 	echo 'Installing bubblewrap …'
 	$(call apt,bubblewrap)
 	if ! new; then echo 'bubblewrap 0.12 or newer is needed; this system offers an older one.' >&2; exit 3; fi
+
+# Shows the tests that what is promised is on the disk first.
+.PHONY: strace
+strace:
+	@if command -v strace >/dev/null; then exit 0; fi
+	echo 'Installing strace …'
+	$(call apt,strace)
