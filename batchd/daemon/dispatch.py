@@ -22,6 +22,7 @@ from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status, Task
+from batchd.spool import outbox
 from batchd.store import Dispatched
 
 #: Dispatches of one task that may bring no event before it is given up.
@@ -102,6 +103,10 @@ class Dispatcher:
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
+        batch = self._batches.get(ref.batch)
+        if batch is not None and not outbox.writable(batch):
+            # Without a folder it could not begin, nor leave a result: it waits, and does not fail.
+            await core.on_disk(partial(outbox.prepare, batch))
         worker = str(active.worker.pid or "")
         try:
             given = await core.durable(partial(core.store.dispatch, ref, worker))

@@ -194,7 +194,9 @@ class Supervisor:
                 if worker.greeted:
                     self._handler.started(worker)
                 else:
-                    worker.kill(f"it is batchd {version}, the daemon {__version__}: start that anew")
+                    worker.kill(
+                        f"it is batchd {version}, the daemon {__version__}: start that anew"
+                    )
             case wire.Done(ref=ref, attempt=attempt):
                 if worker.tasks.get(ref) == attempt:
                     del worker.tasks[ref]

@@ -65,14 +65,18 @@ def publish_requests(moves: Sequence[tuple[Path, Batch]]) -> list[OSError | None
     return outcomes
 
 
-def ready(batch: Batch) -> None:
-    """See to it that a batch's folder is there and can be written to. Raises ``OSError``."""
-    if not os.access(batch.folder, os.W_OK | os.X_OK):
-        files.make_folder(Path(batch.folder))
-        # A file system that was made read-only says so, an owner or mode too.
-        if not os.access(batch.folder, os.W_OK | os.X_OK):
-            number = errno.EROFS if os.statvfs(batch.folder).f_flag & os.ST_RDONLY else errno.EACCES
-            raise OSError(number, os.strerror(number), batch.folder)
+def writable(batch: Batch) -> bool:
+    """Whether a batch's folder is there and takes files, as far as its owner, mode and mount tell."""
+    return os.access(batch.folder, os.W_OK | os.X_OK)
+
+
+def prepare(batch: Batch) -> None:
+    """Make a batch's folder where it is missing. Raises ``OSError`` where it takes no files."""
+    files.make_folder(Path(batch.folder))
+    if not writable(batch):
+        frozen = os.statvfs(batch.folder).f_flag & os.ST_RDONLY
+        number = errno.EROFS if frozen else errno.EACCES
+        raise OSError(number, os.strerror(number), batch.folder)
 
 
 def batch_name(filename: str) -> str:

@@ -59,6 +59,7 @@ class Station:
         more: str = "",
     ) -> None:
         self.folder = folder
+        self.base_url = base_url
         self.inbox = inbox or folder / "inbox"
         self.outbox = folder / "outbox"
         self.process: subprocess.Popen[bytes] | None = None
@@ -150,6 +151,12 @@ class Station:
         lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
         return [x for x in lines if x["event"] == event and within in str(x.get("message", ""))]
 
+    def asked(self) -> list[dict[str, Any]]:
+        """Return the requests that the stand-in server has seen."""
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/log") as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
+
     def rss_mb(self) -> float:
         """Return the most memory that the daemon ever had."""
         assert self.process is not None
@@ -165,10 +172,3 @@ def until(
     while not condition():
         assert time.monotonic() < deadline, f"this never came true\n{why()}"
         time.sleep(0.01)
-
-
-def asked(base_url: str) -> list[dict[str, Any]]:
-    """Return the requests that the stand-in server has seen."""
-    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
-        found: list[dict[str, Any]] = json.load(answer)
-    return found
