@@ -89,11 +89,15 @@ class SandboxError(BatchdError):
 class StoreError(BatchdError):
     """The store cannot be read or written."""
 
+    exit_code = 3
+
 
 class NewerStoreError(StoreError):
     """The store was written by a newer batchd; install that version again."""
 
-    exit_code = 3
+
+class DamagedStoreError(StoreError):
+    """The store is damaged."""
 
 
 class StaleAttemptError(StoreError):

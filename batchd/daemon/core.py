@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from batchd.config import Config
 from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Troubles
-from batchd.errors import StaleAttemptError, StoreError
+from batchd.errors import DamagedStoreError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
 from batchd.pricing import Prices
@@ -67,13 +67,13 @@ class Core:
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write to the store, again and again where it cannot: what waits is kept.
 
-        Raises ``StaleAttemptError``.
+        Raises ``StaleAttemptError``, and ``DamagedStoreError``, which no waiting mends.
         """
         failed: StoreError | None = None
         while True:
             try:
                 value = await write()
-            except StaleAttemptError:
+            except (StaleAttemptError, DamagedStoreError):
                 raise
             except StoreError as error:
                 failed = error

@@ -1,0 +1,71 @@
+"""Copies of the store: made whole beside its daemon, and put in its place."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+#: A database and what SQLite keeps beside it.
+_PARTS = ("", "-wal", "-shm")
+
+
+def copy(db: sqlite3.Connection, target: Path) -> None:
+    """Copy a database, what stands in its log included, to ``target``: whole and durable, or not at all.
+
+    What is there is replaced. Raises ``sqlite3.Error``, ``OSError``.
+    """
+    draft = target.with_name(f".{target.name}.tmp")
+    draft.unlink(missing_ok=True)
+    try:
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        twin = sqlite3.connect(draft, isolation_level=None)
+        try:
+            db.backup(twin)
+            # One file alone, which needs no log beside it.
+            twin.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            twin.close()
+        sync(draft)
+        draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)  # gives the room back, if that was the trouble
+        raise
+    sync(target.parent)
+
+
+def staged(path: Path) -> Path:
+    """Return where a database waits that is to replace the one at ``path``.
+
+    It appears there whole. From then on the exchange is decided, and every opening completes it: a
+    crash can come between its steps.
+    """
+    return path.with_name(f"{path.name}.restored")
+
+
+def settle(path: Path) -> Path | None:
+    """Complete the exchange that was decided, if one was; return where the former database lies now."""
+    new = staged(path)
+    if not new.exists():
+        return None
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(new.stat().st_mtime))
+    former = f"{path.name}.before-restore-{stamp}"
+    # None of them may stay: the log of one database destroys another one.
+    for part in _PARTS:
+        old = path.with_name(path.name + part)
+        if os.path.lexists(old):
+            old.replace(path.with_name(former + part))
+    sync(path.parent)
+    new.replace(path)
+    sync(path.parent)
+    return path.with_name(former)
+
+
+def sync(path: Path) -> None:
+    """Make a file durable, or the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
