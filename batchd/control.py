@@ -103,8 +103,7 @@ class Server:
             return {"ok": True, **await handler({**request, "by": by})}
         except BatchdError as error:
             return _refusal(str(error), error.exit_code)
-        except Exception:
-            # A bug in a verb must not hang who asks, nor end the daemon.
+        except Exception:  # noqa: BLE001 (a bug in a verb must not hang who asks, nor end the daemon)
             get_logger().exception(Action.COMMAND_REFUSED)
             return _refusal("an error inside batchd; the daemon's log has the details", 1)
 

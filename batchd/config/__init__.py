@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from batchd import records
@@ -86,3 +86,15 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     sections, file = loading.load(path, environ)
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
     return Config(**parts, file=file, environ=environ)
+
+
+def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
+    """Return the configuration with the values at some places, ``("pool", "processes")``, changed.
+
+    Texts are read as those of variables are. Raises ``ConfigError`` with all problems at once.
+    """
+    from batchd.config import loading  # noqa: PLC0415 (as in load)
+
+    base = Path(config.file).parent if config.file else Path.cwd()
+    sections = loading.changed(config, changes, base, config.environ)
+    return replace(config, **{f.name: getattr(sections, f.name) for f in fields(sections)})

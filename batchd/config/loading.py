@@ -33,7 +33,70 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Sections, str]:
     for name, preset in PRESETS.items():
         _merge_preset(raw, name, preset)
     variables, problems = _override(raw, environ)
-    source = str(file or "")
+    base = file.absolute().parent if file else Path.cwd()
+    sections = _validated(
+        raw, variables, problems, source=str(file or ""), base=base, environ=environ
+    )
+    return sections, str(file.absolute()) if file else ""
+
+
+def changed(
+    sections: Sections,
+    changes: Mapping[tuple[str, ...], str],
+    base: Path,
+    environ: Mapping[str, str],
+) -> Sections:
+    """Return ``sections`` with some places changed, as strictly as ``load`` reads them.
+
+    ``base``: the folder that relative paths mean. Raises ``ConfigError`` with all problems at once.
+    """
+    parts = {f.name: getattr(sections, f.name) for f in fields(Sections)}
+    raw = _adapter().dump_python(Sections(**parts), mode="json")
+    names: dict[Place, str] = {}
+    problems: list[Problem] = []
+    for place, text in changes.items():
+        hint: Any = Sections
+        for key in place:
+            hint = _hint_of(hint, key)
+        name = dotted(place)
+        if text.isprintable():
+            _put(raw, place, _value(text, hint), name=name, names=names, problems=problems)
+        else:
+            problems.append(Problem(name, "the value holds control characters or is not UTF-8"))
+    return _validated(raw, names, problems, base=base, environ=environ)
+
+
+def place_of(key: str) -> tuple[str, ...]:
+    """Return the place that ``SECTION.KEY`` means. Raises ``ConfigError``."""
+    place: list[str] = []
+    try:
+        table: Any = tomli.loads(f"{key} = 0")
+        while isinstance(table, dict):
+            ((name, table),) = table.items()
+            place.append(name)
+    except (ValueError, RecursionError):
+        place = []
+    if len(place) < 2:  # noqa: PLR2004 (section and key)
+        hint = 'a name of more than letters, digits, _ and - in quotes: models."openai/gpt-5".…'
+        raise ConfigError((Problem(ascii(key)[1:-1], "it is no SECTION.KEY", hint),))
+    return tuple(place)
+
+
+def dotted(place: Place) -> str:
+    """Return a place as ``place_of`` reads it."""
+    return ".".join(str(k) if re.fullmatch(r"[\w-]+", str(k)) else f'"{k}"' for k in place)
+
+
+def _validated(
+    raw: dict[str, Any],
+    variables: Mapping[Place, str],
+    problems: list[Problem],
+    *,
+    source: str = "",
+    base: Path,
+    environ: Mapping[str, str],
+) -> Sections:
+    """Return the sections, their paths absolute, or raise all that is wrong with them."""
     try:
         # As JSON: there, strictness refuses "4" for a number, but not a list for a tuple.
         sections = _adapter().validate_json(json.dumps(raw, default=str))
@@ -43,11 +106,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Sections, str]:
     problems += [_named(p, place, variables) for place, p in _controls(raw, ())]
     if problems:
         raise ConfigError(tuple(problems), source)
-    sections = _absolute(sections, file.absolute().parent if file else Path.cwd(), environ)
+    sections = _absolute(sections, base, environ)
     problems = [_named(p, place, variables) for place, p in _contradictions(sections)]
     if problems:
         raise ConfigError(tuple(problems), source)
-    return sections, str(file.absolute()) if file else ""
+    return sections
 
 
 @cache
@@ -98,17 +161,30 @@ def _override(
             problems.append(Problem(name, "the value holds control characters or is not UTF-8"))
             continue
         place, hint = _resolve(raw, name.removeprefix(_PREFIX).split("__"))
-        table: Any = raw
-        for end, key in enumerate(place[:-1], 1):
-            if isinstance(table, dict) and key not in table:
-                variables[place[:end]] = name
-            table = table.setdefault(key, {}) if isinstance(table, dict) else None
-        if isinstance(table, dict):
-            table[place[-1]] = _value(text, hint)
-            variables[place] = name
-        else:
-            problems.append(Problem(name, "there is no such table"))
+        _put(raw, place, _value(text, hint), name=name, names=variables, problems=problems)
     return variables, problems
+
+
+def _put(
+    raw: dict[str, Any],
+    place: tuple[str, ...],
+    value: Any,
+    *,
+    name: str,
+    names: dict[Place, str],
+    problems: list[Problem],
+) -> None:
+    """Put a value into ``raw``; note in ``names`` that ``name`` brought it, or what is wrong."""
+    table: Any = raw
+    for end, key in enumerate(place[:-1], 1):
+        if isinstance(table, dict) and key not in table:
+            names[place[:end]] = name
+        table = table.setdefault(key, {}) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table[place[-1]] = value
+        names[place] = name
+    else:
+        problems.append(Problem(name, "there is no such table"))
 
 
 def _resolve(raw: Mapping[str, Any], words: list[str]) -> tuple[tuple[str, ...], Any]:

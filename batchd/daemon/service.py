@@ -7,8 +7,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,18 +21,22 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.commands import Commands
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.intake import Intake, new_batch, with_budget
+from batchd.daemon.ends import Ends
+from batchd.daemon.intake import Intake, move, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners
+from batchd.daemon.orderlog import logged
+from batchd.daemon.orders import Orders
+from batchd.daemon.parking import ParkingLot
+from batchd.daemon.reloading import Reloader
 from batchd.daemon.systemd import Notifier
-from batchd.errors import BatchdError
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox, taskfile
-from batchd.spool.inbox import Inbox, ulid
+from batchd.spool import taskfile
+from batchd.spool.inbox import Inbox, claimed, ulid
 from batchd.store import Store
 
 _DAY_S = 86400.0
@@ -47,16 +52,20 @@ class Daemon:
         *,
         listeners: Sequence[Listener] = (),
         watch: bool = True,
+        work: bool = True,
         reload: Callable[[], Config] | None = None,
         agent: str = "batchd.agent:run",
     ) -> None:
         """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration with.
 
+        ``work``: run tasks, and answer on the control socket; without it there is only ``command``.
         ``agent``: what works on a task, ``module:function``.
         """
         self._config = config
-        self._listeners = Listeners(listeners)
+        self._ends = Ends()
+        self._listeners = Listeners((self._ends, *listeners))
         self._watch = watch
+        self._work = work
         self._reload = reload
         self._agent = agent
         self._systemd = Notifier()
@@ -114,9 +123,19 @@ class Daemon:
             self._dispatcher.cancel(queued.ref, "the run was interrupted")
         await done
 
+    async def command(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Carry out one order, with all that it causes, where no daemon runs: see ``Commands``.
+
+        Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
+        """
+        async with self:
+            answer = await self._verbs[verb](arguments)
+            await self._core.idle()
+        return answer
+
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
-        return await self._add(name, data, taskfile.parse(data, name, self._config))
+        return await self._add(name, data, taskfile.parse(data, name, self._core.config))
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
@@ -150,7 +169,8 @@ class Daemon:
         config, state = self._config, Path(self._config.paths.state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
-        Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+        if self._work:
+            Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
         store = Store.open(state / "batchd.db", retention_s=config.store.retention_days * _DAY_S)
         undo.callback(store.close)
         endpoints, missing = tuning.endpoints(config)
@@ -162,13 +182,35 @@ class Daemon:
             listeners=self._listeners,
         )
         batches = self._batches = Batches(core)
-        dispatcher = self._dispatcher = Dispatcher(core, batches)
+        lot = self._lot = ParkingLot(core, batches)
+        dispatcher = self._dispatcher = Dispatcher(core, batches, lot)
+        shape = tuning.shape(config)
         dispatcher.pool = Supervisor(
-            tuning.shape(config), tuning.settings(config, endpoints), dispatcher, held, self._agent
+            # Without processes it has no slots, so nothing starts.
+            shape if self._work else replace(shape, processes=0),
+            tuning.settings(config, endpoints),
+            dispatcher,
+            held,
+            self._agent,
         )
-        inbox = Inbox(config) if self._watch else None
-        batches.restore(inbox.claimed() if inbox else set())
-        server = control.Server(state, Commands(core, batches, dispatcher).table())
+        self._reloader = Reloader(core, dispatcher, self._reload)
+        lot.read_keys = self._reloader.again
+        orders = Orders(core, batches, dispatcher, self._ends, self._reloader)
+        verbs = Commands(core, batches, dispatcher, lot).table()
+        self._verbs = logged({**verbs, **orders.table()}, core.log)
+        if self._work:
+            await self._begin(undo, state)
+        else:
+            undo.push_async_callback(core.settle)
+            await self._move_claimed()
+            self._restore(set())
+
+    async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
+        """Take up what the last daemon left, and begin to work, to watch and to answer."""
+        core, batches, dispatcher = self._core, self._batches, self._dispatcher
+        inbox = Inbox(core.config) if self._watch else None
+        self._restore(inbox.claimed() if inbox else set())
+        server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
         undo.push_async_callback(self._drain)
@@ -178,13 +220,26 @@ class Daemon:
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         core.spawn(self._tick(), endless=True)
+        core.spawn(self._lot.watch(), endless=True)
         if self._reload is not None:
-            core.spawn(self._reloads(self._reload), endless=True)
+            core.spawn(self._reloads(), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )
         dispatcher.pump()
         self._systemd.ready()
+
+    def _restore(self, claimed: set[str]) -> None:
+        """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
+        restored = self._core.store.restore()
+        self._batches.restore(restored, claimed)
+        self._lot.restore(restored.parked, restored.queued)
+
+    async def _move_claimed(self) -> None:
+        """Do what else the intake does at a start: move on the files of batches that are stored."""
+        for claim in await asyncio.to_thread(claimed, Path(self._config.paths.inbox)):
+            if batch := self._core.store.claimed(claim.ulid):
+                await asyncio.to_thread(move, claim.path, batch)
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
@@ -230,12 +285,10 @@ class Daemon:
     # While it runs
 
     async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
-        batch = new_batch(ulid(), name, self._config.paths.outbox, time.time())
-        batch = await self._batches.add(with_budget(batch, parsed), parsed.tasks)
-        request = Path(batch.folder) / batch.request
-        await self._core.on_disk(lambda: outbox.publish(request, data, replace=True))
-        self._batches.moved(batch.name)
-        return batch
+        batch = new_batch(ulid(), name, self._core.config.paths.outbox, time.time())
+        return await take_up(
+            self._core, self._batches, with_budget(batch, parsed), parsed.tasks, data
+        )
 
     async def _tick(self) -> None:
         """Feed the watchdog, and drop what nobody needs any more."""
@@ -245,33 +298,18 @@ class Daemon:
             self._systemd.alive()
             if time.monotonic() - pruned > _PRUNE_S:
                 pruned = time.monotonic()
-                await core.durable(lambda: core.store.prune(time.time()))
+                keep_s = core.config.store.retention_days * _DAY_S
+                await core.durable(partial(core.store.prune_before, time.time() - keep_s))
             await asyncio.sleep(every_s)
 
-    async def _reloads(self, reload: Callable[[], Config]) -> None:
-        """Read the configuration again at each SIGHUP; keep the old one where the new one is wrong."""
+    async def _reloads(self) -> None:
+        """Read the configuration again at each SIGHUP."""
         while True:
             await self._hangup.wait()
             self._hangup.clear()
             self._systemd.reloading()
-            try:
-                self._retune(await asyncio.to_thread(reload))
-            except BatchdError as error:
-                message = str(error)
-                self._core.log.error(Action.CONFIG_RELOADED, kept_old=True, message=message)  # noqa: TRY400 (a user's mistake has no traceback)
+            await self._reloader.reload()
             self._systemd.ready()
-
-    def _retune(self, config: Config) -> None:
-        """Take over a new configuration; inbox and state stay where they are."""
-        old = self._config.paths
-        paths = replace(config.paths, inbox=old.inbox, state=old.state)
-        config = self._config = self._core.config = replace(config, paths=paths)
-        endpoints, missing = tuning.endpoints(config)
-        self._core.prices = Prices(config.models)
-        self._core.governor.retune(config, missing)
-        self._dispatcher.pool.retune(tuning.shape(config), tuning.settings(config, endpoints))
-        self._core.log.info(Action.CONFIG_RELOADED, file=config.file)
-        self._dispatcher.pump()
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

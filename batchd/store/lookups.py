@@ -11,7 +11,7 @@ from batchd.errors import Problem, StoreError
 from batchd.events import TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
-from batchd.store.rows import Money, QueuedTask, Restored
+from batchd.store.rows import Money, Prunable, QueuedTask, Restored
 
 BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of"
 
@@ -204,6 +204,30 @@ def restore(db: sqlite3.Connection) -> Restored:
             ended.append((Ref(batches[key].name, name), Status(status)))
     return Restored(
         tuple(batches.values()), tuple(waiting), tuple(unpublished), tuple(ended), parked(db)
+    )
+
+
+def prunable(db: sqlite3.Connection, before: float) -> tuple[Prunable, ...]:
+    """Return the batches published before, oldest first, refused files among them."""
+    sizes = " + ".join(
+        f"(SELECT coalesce(sum(length(body)), 0) FROM {table}"  # noqa: S608 (constants)
+        " WHERE task >= first_task AND task < first_task + tasks)"
+        for table in ("events", "specs")
+    )
+    rows = db.execute(
+        f"SELECT tasks, published_at, prune_from IS NOT NULL, {sizes}, {BATCH_COLUMNS}"  # noqa: S608 (constants)
+        " FROM batches WHERE published_at <= ? ORDER BY published_at, id",
+        (before,),
+    )
+    return tuple(
+        Prunable(
+            batch=to_batch(tuple(row)),
+            tasks=tasks,
+            published_at=at,
+            stored=bool(stored),
+            bytes=size,
+        )
+        for tasks, at, stored, size, *row in rows
     )
 
 

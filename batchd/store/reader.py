@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from batchd.events import Event, decode
 from batchd.records import Parking, Ref, Task
 from batchd.store import lookups
-from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.store.rows import BatchRow, Prunable, SpendRow, TaskRow
 from batchd.store.schema import explain, open_reader
 from batchd.store.views import (
     BATCHES,
@@ -124,6 +124,10 @@ class Reader:
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""
         return self._source.read(lookups.parked)
+
+    def prunable(self, before: float) -> tuple[Prunable, ...]:
+        """Return the batches published at ``before`` or earlier, and what is kept of them."""
+        return self._source.read(lookups.prunable, before)
 
     def spec(self, ref: Ref) -> Task:
         """Return one task, as its file asked for it; not once it was pruned."""

@@ -63,6 +63,19 @@ class Restored:
     parked: tuple[Parking, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prunable:
+    """A published batch, and what the store still keeps of it beside its figures."""
+
+    batch: Batch
+    tasks: int
+    published_at: float
+    #: Whether there is anything to drop.
+    stored: bool
+    #: Journals and task texts, as they are stored.
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """What was spent, in US dollars, as far as prices are known."""

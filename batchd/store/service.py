@@ -17,7 +17,7 @@ from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store import lookups, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Source
-from batchd.store.rows import Dispatched, Money, QueuedTask, Restored
+from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
 from batchd.store.schema import open_writer
 from batchd.store.writer import Writer
 
@@ -176,8 +176,16 @@ class Store:
 
         Statuses, tokens and money stay. It goes in small steps, between which others get their turn.
         """
-        while await self._do(partial(operations.prune, before=now - self._retention_s)):
+        await self.prune_before(now - self._retention_s)
+
+    async def prune_before(self, before: float) -> None:
+        """Drop what ``prune`` drops, of batches published at ``before`` or earlier."""
+        while await self._do(partial(operations.prune, before=before)):
             pass
+
+    def prunable(self, before: float) -> tuple[Prunable, ...]:
+        """Return the batches published at ``before`` or earlier, and what is kept of them."""
+        return self._source.read(lookups.prunable, before)
 
     def restore(self) -> Restored:
         """Return everything that a daemon that starts must know."""

@@ -1,0 +1,56 @@
+"""Waiting for the ends of tasks: an order is acknowledged once what it brought about is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from batchd.daemon.listener import Listener
+from batchd.events import Event, TaskFinished
+from batchd.records import Ref, Status
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """Some tasks that are to end."""
+
+    left: set[Ref]
+    #: Those of them whose end is durable, and how they ended.
+    ended: dict[Ref, Status] = field(default_factory=dict)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Ends(Listener):
+    """Tells who waits."""
+
+    def __init__(self) -> None:
+        self._durable: list[Wait] = []
+        self._published: list[Wait] = []
+
+    def task_event(self, ref: Ref, event: Event) -> None:
+        """Note a durable end."""
+        if isinstance(event, TaskFinished):
+            _note(self._durable, ref, event.status)
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
+        """Note a published end."""
+        _note(self._published, ref, finished.status)
+
+    def of(self, refs: Iterable[Ref], *, published: bool = False) -> Wait:
+        """Begin to wait for ends of tasks, before they are asked to end; until they are durable, or ``published``."""
+        wait = Wait(set(refs))
+        if wait.left:
+            (self._published if published else self._durable).append(wait)
+        else:
+            wait.over.set()
+        return wait
+
+
+def _note(waits: list[Wait], ref: Ref, status: Status) -> None:
+    for wait in [w for w in waits if ref in w.left]:
+        wait.left.remove(ref)
+        wait.ended[ref] = status
+        if not wait.left:
+            waits.remove(wait)
+            wait.over.set()

@@ -1,0 +1,98 @@
+"""What people order: each verb is durable before it is answered, and leaves one line in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from batchd.control import Handler
+from batchd.daemon import pruning, targets
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import Core
+from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.ends import Ends
+from batchd.daemon.reloading import Reloader
+from batchd.daemon.rerun import Rerun
+from batchd.errors import UsageError
+from batchd.records import Ref, Status
+
+#: Tasks that are cancelled before others get their turn.
+_CHUNK = 256
+#: A priority is a number of 32 bits, as in a task file.
+_INT32 = 1 << 31
+
+
+class Orders:
+    """Carries out what changes something; see ``Commands`` for what only looks, ``ParkingLot`` for what waits."""
+
+    def __init__(
+        self,
+        core: Core,
+        batches: Batches,
+        dispatcher: Dispatcher,
+        ends: Ends,
+        reloader: Reloader,
+    ) -> None:
+        self._core = core
+        self._dispatcher = dispatcher
+        self._ends = ends
+        self._reloader = reloader
+        self._rerun = Rerun(core, batches)
+
+    def table(self) -> Mapping[str, Handler]:
+        """Return what answers each verb."""
+        return {
+            "cancel": self._cancel,
+            "retry": self._rerun.retry,
+            "priority": self._priority,
+            "prune": self._prune,
+            "tune": self._tune,
+        }
+
+    async def _cancel(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """End batches or tasks; answer when their ends are durable."""
+        message = arguments.get("message", "")
+        if not isinstance(message, str):
+            raise UsageError("a message is text")
+        found = targets.find(self._core.store, targets.given(arguments))
+        refs = [ref for target in found for ref in targets.unfinished(target)]
+        wait = self._ends.of(refs)
+        for ref in refs:
+            self._core.schedule.park(ref)  # nothing of it starts any more
+        active = {each.ref for each in self._dispatcher.active}
+        for ref in refs:
+            if ref in active:
+                self._dispatcher.cancel(ref, message)
+        idle = [ref for ref in refs if ref not in active]
+        for start in range(0, len(idle), _CHUNK):
+            chunk = idle[start : start + _CHUNK]
+            done = self._ends.of(wait.left.intersection(chunk), published=True)
+            for ref in chunk:
+                self._dispatcher.cancel(ref, message)
+            if start + _CHUNK < len(idle):
+                await done.over.wait()
+        await wait.over.wait()
+        # Those left out ended by themselves, before the order reached them.
+        return {"cancelled": list(wait.ended.values()).count(Status.CANCELLED)}
+
+    async def _priority(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give tasks that have not ended another priority."""
+        core, priority = self._core, arguments.get("priority")
+        if not isinstance(priority, int) or not -_INT32 <= priority < _INT32:
+            raise UsageError("a priority is a whole number; higher goes first")
+        found = targets.find(core.store, targets.given(arguments))
+        refs: list[Ref] = [ref for target in found for ref in targets.unfinished(target)]
+        await core.durable(partial(core.store.prioritise, refs, priority))
+        for ref in refs:
+            core.schedule.prioritise(ref, priority)
+        core.wake()
+        return {"tasks": len(refs)}
+
+    async def _prune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Drop what finished batches have left."""
+        return await pruning.prune(self._core, arguments)
+
+    async def _tune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change the configuration of the running daemon, or tell what is changed."""
+        return await self._reloader.tune(arguments)

@@ -1,0 +1,47 @@
+"""``prune``: finished batches give their journals back, and their folders if asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from batchd.daemon.core import Core
+from batchd.errors import UsageError
+from batchd.spool import removal
+
+_DAY_S = 86400.0
+_MOST_DAYS = 1e6
+
+
+async def prune(core: Core, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
+
+    ``outbox``: their folders too. Names, results' statuses, tokens and money stay.
+    """
+    days, outbox = arguments.get("older_than_days", 0), arguments.get("outbox") is True
+    if not isinstance(days, int | float) or not 0 <= days <= _MOST_DAYS:
+        raise UsageError("older_than_days is a number of days, from 0 on")
+    before = time.time() - days * _DAY_S
+    found = core.store.prunable(before)
+    removed, freed, problems = 0, 0, []
+    for each in found if outbox else ():
+        folder = removal.Folder(each.batch.outbox, each.batch.name)
+        size = await asyncio.to_thread(folder.size)
+        if size is None:
+            continue
+        if problem := await asyncio.to_thread(folder.remove):
+            problems.append(problem)
+        else:
+            removed, freed = removed + 1, freed + size
+    # The journals last: an order that is cut short can be given again.
+    await core.durable(partial(core.store.prune_before, before))
+    return {
+        "pruned": sum(each.stored for each in found),
+        "bytes": sum(each.bytes for each in found),
+        "folders": removed,
+        "folder_bytes": freed,
+        "problems": problems,
+    }

@@ -1,0 +1,128 @@
+"""Another configuration for a running daemon: what SIGHUP reads, and what ``tune`` changes over it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from batchd import config as configuration
+from batchd.config import Config
+from batchd.config.loading import dotted, place_of
+from batchd.daemon import tuning
+from batchd.daemon.core import Core
+from batchd.daemon.dispatch import Dispatcher
+from batchd.errors import BatchdError, UsageError
+from batchd.log import Action
+from batchd.pricing import Prices
+from batchd.sandbox import Sandbox
+
+Place = tuple[str, ...]
+
+#: What is read at the start alone, and why.
+_FIXED: Mapping[Place, str] = {
+    ("paths",): "its folders are in use",
+    ("log",): "the log is set up at the start",
+    ("spool", "watch"): "the inbox is watched from the start on",
+    ("spool", "settle_s"): "the inbox is watched from the start on",
+    ("spool", "scan_s"): "the inbox is watched from the start on",
+}
+#: Tables that may hold secrets: what is in them is not told.
+_SECRET = {"headers", "extra_body"}
+
+
+class Reloader:
+    """Has every room take over what can change while it runs."""
+
+    def __init__(
+        self, core: Core, dispatcher: Dispatcher, read: Callable[[], Config] | None
+    ) -> None:
+        """``read``: returns the configuration as it stands in its file."""
+        self._core = core
+        self._dispatcher = dispatcher
+        self._read = read
+        #: The configuration as it was read, without what ``tune`` changed.
+        self._read_last = core.config
+        self._changes: dict[Place, str] = {}
+
+    async def reload(self) -> None:
+        """Read the configuration again; keep the old one where the new one is wrong."""
+        assert self._read is not None, "SIGHUP means something else then"
+        log = self._core.log
+        try:
+            read = await asyncio.to_thread(self._read)
+            late = _late(self._core.config, read)
+            self._take(configuration.changed(read, self._changes))
+        except BatchdError as error:
+            log.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))  # noqa: TRY400 (a user's mistake has no traceback)
+            return
+        self._read_last = read
+        # What is different, but read at the start alone.
+        more = {"needs_restart": late} if late else {}
+        log.info(Action.CONFIG_RELOADED, file=read.file, **more)
+
+    async def tune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change single keys until the daemon ends, or take all such changes back.
+
+        Raises ``UsageError`` for a key that cannot change now, ``ConfigError`` for a wrong value.
+        """
+        wanted, reset = arguments.get("changes") or {}, bool(arguments.get("reset"))
+        if not isinstance(wanted, dict) or not all(isinstance(v, str) for v in wanted.values()):
+            raise UsageError("tune wants SECTION.KEY=VALUE")
+        new = {place_of(key): text for key, text in wanted.items()}
+        for place in new:
+            if why := _fixed(place):
+                raise UsageError(
+                    f"{dotted(place)} cannot change while the daemon runs: {why}; write it into "
+                    "config.toml, and start the daemon anew"
+                )
+        changes = new if reset else self._changes | new
+        if new or reset:
+            self._take(configuration.changed(self._read_last, changes))
+            self._changes = changes
+        return {"overrides": told({dotted(place): text for place, text in changes.items()})}
+
+    def again(self) -> None:
+        """Take over the present configuration once more: keys may have changed in their files."""
+        self._take(self._core.config)
+
+    def _take(self, config: Config) -> None:
+        """Have every room take over a configuration. Raises ``BatchdError`` before anything is changed."""
+        core, old = self._core, self._core.config
+        # Inbox and state stay where they are; a batch keeps the outbox that it began with.
+        paths = replace(config.paths, inbox=old.paths.inbox, state=old.paths.state)
+        config = replace(config, paths=paths)
+        if config.sandbox != old.sandbox:
+            Sandbox(config.sandbox_policy())  # as at the start: never without a working one
+        prices = Prices(config.models)
+        endpoints, missing = tuning.endpoints(config)
+        core.config, core.prices = config, prices
+        core.governor.retune(config, missing)
+        self._dispatcher.pool.retune(tuning.shape(config), tuning.settings(config, endpoints))
+        self._dispatcher.pump()
+
+
+def told(changes: Mapping[str, Any]) -> dict[str, str]:
+    """Return changes by their keys as they may be shown: without secrets."""
+    return {
+        str(key): "…" if _SECRET & set(str(key).split(".")) else str(text)
+        for key, text in changes.items()
+    }
+
+
+def _fixed(place: Place) -> str:
+    return next((why for fixed, why in _FIXED.items() if place[: len(fixed)] == fixed), "")
+
+
+def _late(old: Config, new: Config) -> list[str]:
+    """Return the keys in which the two differ, and which are read at the start alone."""
+
+    def value(config: Any, place: Place) -> Any:
+        for key in place:
+            config = getattr(config, key)
+        return config
+
+    places = [place for place in _FIXED if place != ("paths",)]
+    places += [("paths", "inbox"), ("paths", "state")]
+    return [dotted(place) for place in places if value(old, place) != value(new, place)]

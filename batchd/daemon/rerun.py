@@ -1,0 +1,198 @@
+"""``retry``: tasks of a batch once more, as a run of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchd.config import Config
+from batchd.daemon import targets
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import Core
+from batchd.daemon.intake import take_up
+from batchd.daemon.targets import Target
+from batchd.errors import Problem, StoreError, TaskFileError, UsageError
+from batchd.records import Batch, Ref, Status, Task
+from batchd.spool import taskfile
+from batchd.spool.directories import Directories
+from batchd.spool.inbox import ulid
+from batchd.spool.ulid import PATTERN
+
+#: Tasks that are read in one go, before others get their turn.
+_CHUNK = 200
+#: Names that one message has room for.
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A run that is to be added."""
+
+    batch: Batch
+    tasks: Sequence[Task]
+    #: The text of its request file.
+    data: bytes
+
+
+class Rerun:
+    """Starts new runs of old tasks."""
+
+    def __init__(self, core: Core, batches: Batches) -> None:
+        self._core = core
+        self._batches = batches
+
+    async def retry(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Run batches or tasks again; ``failed``: of those, what did not complete.
+
+        ``claim`` marks the request, so that one that is made twice, because its answer was lost, runs once.
+        """
+        store = self._core.store
+        failed, claim = arguments.get("failed") is True, arguments.get("claim") or ulid()
+        if not isinstance(claim, str) or not PATTERN.fullmatch(claim):
+            raise UsageError("a claim is a ULID")
+        found = targets.find(store, targets.given(arguments))
+        claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
+        made = {c: batch for c in claims if (batch := store.claimed(c))}
+        plans = {
+            c: await self._plan(target, c, failed=failed)
+            for c, target in zip(claims, found, strict=True)
+            if c not in made
+        }
+        for c, plan in plans.items():
+            made[c] = await take_up(self._core, self._batches, plan.batch, plan.tasks, plan.data)
+        runs = [
+            {"batch": batch.name, "retry_of": batch.retry_of, "tasks": len(store.tasks(batch.name))}
+            for batch in (made[c] for c in claims)
+        ]
+        return {"runs": runs, "batches": [r["batch"] for r in runs]}
+
+    async def _plan(self, target: Target, claim: str, *, failed: bool) -> _Plan:
+        """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
+        old, config = target.batch, self._core.config
+        again = chosen(target, failed=failed)
+        data, why = await asyncio.to_thread(_request, old, config)
+        specs = await self._specs(old, again, data, why)
+        tasks = [replace(spec, after=tuple(a for a in spec.after if a in again)) for spec in specs]
+        _check_directories(config, old, tasks)
+        batch = Batch(
+            name=self._root(old).name,
+            claim=claim,
+            outbox=config.paths.outbox,
+            request=old.request if data is not None else "request.json",
+            received_at=time.time(),
+            budget_usd=old.budget_usd,
+            retry_of=old.name,
+        )
+        return _Plan(batch, tasks, data if data is not None else _written(old, specs))
+
+    def _root(self, batch: Batch) -> Batch:
+        """Return the run that was dropped: names are counted from there, ``games-2``, ``games-3``."""
+        while batch.retry_of:
+            batch = self._core.store.batch(batch.retry_of)
+        return batch
+
+    async def _specs(
+        self, old: Batch, ids: Iterable[str], data: bytes | None, why: str
+    ) -> list[Task]:
+        """Return tasks as they were asked for: from the store, or, once pruned, from their file."""
+        store, specs = self._core.store, []
+        try:
+            for task in ids:
+                specs.append(store.task(Ref(old.name, task)))
+                if len(specs) % _CHUNK == 0:
+                    await asyncio.sleep(0)
+        except StoreError:
+            if data is None:
+                raise UsageError(
+                    f"the tasks of {old.name} have been pruned, and {why}: drop the file again"
+                ) from None
+            parsed = await asyncio.to_thread(taskfile.parse, data, old.request, self._core.config)
+            known = {task.id: task for task in parsed.tasks}
+            if missing := [task for task in ids if task not in known]:
+                raise UsageError(
+                    f"{Path(old.folder, old.request)} has no task {_listed(missing)} any more"
+                ) from None
+            specs = [known[task] for task in ids]
+        return specs
+
+
+def chosen(target: Target, *, failed: bool) -> list[str]:
+    """Return the ids of what is to run again, in the order of the file.
+
+    That is what was named, or what of it did not complete, and all that comes after any of it.
+    Raises ``UsageError`` where there is nothing, or something that cannot run again now.
+    """
+    name, tasks = target.batch.name, target.tasks
+    again = {
+        task.ref.task
+        for task in target.chosen
+        if not failed or (task.status.final and task.status is not Status.COMPLETED)
+    }
+    if not again:
+        raise UsageError(f"no task of {name} has failed; without --failed, it is all run again")
+    dependants: dict[str, list[str]] = {}
+    for task in tasks.values():
+        for ref in task.after:
+            dependants.setdefault(ref.task, []).append(task.ref.task)
+    waiting = list(again)
+    while waiting:
+        fresh = [task for task in dependants.get(waiting.pop(), ()) if task not in again]
+        again.update(fresh)
+        waiting += fresh
+    ordered = [task for task in tasks if task in again]
+    if busy := [task for task in ordered if not tasks[task].status.final]:
+        raise UsageError(
+            f"{name}: {_listed(busy)} has not ended yet, so it cannot run again: wait, or cancel it"
+        )
+    for each in ordered:
+        for ref in tasks[each].after:
+            status = tasks[ref.task].status
+            if ref.task not in again and status is not Status.COMPLETED:
+                raise UsageError(
+                    f"{name}/{each} comes after {ref.task}, which is {status}: retry that one too"
+                )
+    return ordered
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> None:
+    """Refuse directories that are gone, or that the configuration no longer allows."""
+    directories = Directories(config)
+    problems = [
+        Problem(f"{old.name}/{task.id}", why)
+        for task in tasks
+        if task.dir and (why := directories.problem(task.dir, must_exist=True))
+    ]
+    if problems:
+        raise TaskFileError(tuple(problems))
+
+
+def _request(old: Batch, config: Config) -> tuple[bytes | None, str]:
+    """Return a batch's dropped file from its folder; None, and why, where it cannot be had."""
+    path = Path(old.folder, old.request)
+    try:
+        return taskfile.read(path, config.spool.max_file_bytes), ""
+    except TaskFileError as error:
+        return None, f"their file cannot be had ({path}: {error})"
+
+
+def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
+    """Return a task file that asks for these tasks: somebody took the dropped one away."""
+    kept = {task.id for task in tasks}
+    specs = []
+    for task in tasks:
+        alone = replace(task, after=tuple(a for a in task.after if a in kept))
+        fields: dict[str, Any] = msgspec.to_builtins(alone)
+        specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
+    budget = {"budget_usd": old.budget_usd} if old.budget_usd else {}
+    return msgspec.json.format(msgspec.json.encode({**budget, "tasks": specs}), indent=2)
