@@ -95,7 +95,8 @@ class Calls:
                 assert isinstance(event, CallAnswered)
                 price = active.setup(event.purpose).price
                 cost = price.cost(event.answer.usage).total if price else 0.0
-                self._core.governor.answered(active.ref, cost)
+                used = event.answer.usage.total_tokens
+                self._core.governor.answered(active.ref, cost, used)
 
     def _call(self, active: Active, ask: wire.Ask) -> Call:
         return Call(

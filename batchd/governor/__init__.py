@@ -10,14 +10,25 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from batchd.config import Config
 from batchd.governor.money import Purse, Treasury
-from batchd.governor.outages import FATAL, Outages, Watcher
+from batchd.governor.outages import Outages, Watcher
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
-from batchd.records import Cause, ErrorInfo, Failure, Reason, Ref, Scope, Status, Usage
+from batchd.records import (
+    Cause,
+    ErrorInfo,
+    Failure,
+    FailureKind,
+    RateLimit,
+    Reason,
+    Ref,
+    Scope,
+    Status,
+    Usage,
+)
 
 __all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal", "Watcher"]
 
@@ -62,9 +73,8 @@ class Governor:
     def failed(self, call: Call, failure: Failure, answer: Answer) -> None:
         """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
         before = self._permits.get(call.ref) or Permit(call, answer)
-        if failure.retry_after_s is not None and failure.kind not in FATAL:
-            # Before the next in line takes the place of this call.
-            self._provider(call.provider).pause(failure.retry_after_s)
+        # Before the next in line takes the place of this call.
+        self._provider(call.provider).failed(before, failure)
         failed_at = before.failed_at or asyncio.get_running_loop().time()
         decision = self.outages.judge(before, failure, failed_at)
         if before.granted:
@@ -76,12 +86,19 @@ class Governor:
         self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
-    def answered(self, ref: Ref, cost_usd: float) -> None:
-        """Say that the granted call was answered, and what it cost."""
+    def answered(self, ref: Ref, cost_usd: float, tokens: int = 0) -> None:
+        """Say that the granted call was answered, what it cost, and how many tokens it needed."""
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
+            self._provider(permit.call.provider).answered(permit, tokens)
             self.outages.answers(permit.call.provider)
             self._end(permit, cost_usd)
+
+    def heard(self, limits: Mapping[str, Sequence[RateLimit]]) -> None:
+        """Take what providers, by name, tell of their limits with each answer."""
+        for name, told in limits.items():
+            if provider := self._providers.get(name):
+                provider.pace.heard(told, asyncio.get_running_loop().time())
 
     def released(self, ref: Ref, spent_usd: float) -> None:
         """Say that the granted call came to nothing, without a word on its provider."""
@@ -131,7 +148,9 @@ class Governor:
 
     def _tune(self, name: str, provider: Provider) -> None:
         known = self._config.providers.get(name)
-        provider.max_concurrent = known.max_concurrent if known else 1
+        most = known.max_concurrent if known else 1
+        rpm, tpm = (known.rpm, known.tpm) if known else (0, 0)
+        provider.pace.configure(rpm, tpm, most, asyncio.get_running_loop().time())
         provider.refusal = self._missing.get(name, "" if known else f"no provider {name}")
 
     def _serve(self, permit: Permit) -> None:
@@ -192,7 +211,7 @@ class Governor:
     def _try_later(self, permit: Permit, failure: Failure) -> None:
         """Queue a failed call again: after what the provider asked of all, or its own backoff."""
         governor = self._config.governor
-        if failure.retry_after_s is not None:
+        if failure.retry_after_s is not None or failure.kind is FailureKind.RATE_LIMITED:
             self._rejoin(permit)
             return
         longest = governor.first_backoff_s * 2.0 ** (permit.retries - 1)

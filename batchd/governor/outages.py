@@ -23,6 +23,8 @@ FATAL: Mapping[FailureKind, Reason] = {
     FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
     FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
 }
+#: Where a provider answers others, 429s give a call up after so many times ``max_retries``.
+_PATIENCE = 10
 
 
 class Watcher(Protocol):
@@ -67,7 +69,11 @@ class Outages:
             # It is the call's own fault: the provider is there.
             self.answers(name)
         elif cause is None:
-            if retries < self._settings().max_retries and provider.breaker.outage is None:
+            most = self._settings().max_retries
+            if failure.kind is FailureKind.RATE_LIMITED and provider.answered_at >= failed_at:
+                # Others got through: its turn will come.
+                most *= _PATIENCE
+            if retries < most and provider.breaker.outage is None:
                 return None
             if retries:
                 message = f"{message} (after {retries + 1} tries)"

@@ -1,4 +1,4 @@
-"""One provider: who waits for it, who is under way, and when it wants to be left alone."""
+"""One provider: who waits for it, who is under way, and when the next one may go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
-from batchd.records import Cause, ErrorInfo, Price, Reason, Ref, Scope, Status
+from batchd.governor.pacing import Pace, Ticket
+from batchd.records import Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,11 @@ class Call:
     def provider(self) -> str:
         """The provider's name in the configuration."""
         return self.model.partition("/")[0]
+
+    @property
+    def tokens(self) -> int:
+        """The most that it may need."""
+        return self.input_tokens + self.max_output_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Permit:
     granted: bool = False
     #: What is set aside for it, in dollars.
     reserved: float = 0.0
+    #: What the pacing clock knows it by, once it is granted.
+    ticket: Ticket | None = None
     #: Ends a backoff.
     timer: asyncio.TimerHandle | None = None
 
@@ -86,7 +94,7 @@ class Provider:
 
     def __init__(self, serve: Callable[[Permit], None], half_opened: Callable[[], None]) -> None:
         """``serve`` answers a permit whose turn it is; where that grants it, it calls ``enter``."""
-        self.max_concurrent = 1
+        self.pace = Pace()
         #: Why it cannot be called at all: it has no key.
         self.refusal = ""
         #: Whether somebody paused it.
@@ -97,7 +105,6 @@ class Provider:
         self._serve = serve
         self._waiting: deque[Permit] = deque()
         self._under_way = 0
-        self._paused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def join(self, permit: Permit, *, first: bool = False) -> None:
@@ -115,6 +122,7 @@ class Provider:
     def enter(self, permit: Permit) -> None:
         """Count a call as under way."""
         self._under_way += 1
+        permit.ticket = self.pace.granted(asyncio.get_running_loop().time(), permit.call.tokens)
         if self.breaker.half_open:
             self.breaker.trial = permit
 
@@ -123,20 +131,28 @@ class Provider:
         self._under_way -= 1
         self.breaker.ended(permit)
 
-    def pause(self, seconds: float) -> None:
-        """Let nobody call for so long: what it asked for with Retry-After."""
-        until = asyncio.get_running_loop().time() + seconds
-        self._paused_until = max(self._paused_until, until)
+    def answered(self, permit: Permit, tokens: int) -> None:
+        """Tell the pacing clock of an answer, and how many tokens it needed."""
+        if permit.ticket is not None:
+            self.pace.answered(permit.ticket, asyncio.get_running_loop().time(), tokens)
+
+    def failed(self, permit: Permit, failure: Failure) -> None:
+        """Tell the pacing clock of a failure."""
+        now = asyncio.get_running_loop().time()
+        self.pace.failed(permit.ticket, now, failure, self._under_way)
 
     def pump(self) -> None:
         """Serve all whose turn it is."""
-        loop = asyncio.get_running_loop()
-        while self._waiting and (self.shut or self._under_way < self.max_concurrent):
-            if loop.time() < self._paused_until and not self.shut:
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._timer = loop.call_at(self._paused_until, self.pump)
-                return
+        loop, pace = asyncio.get_running_loop(), self.pace
+        while self._waiting and (self.shut or self._under_way < pace.concurrent):
+            if not self.shut:
+                now = loop.time()
+                ready_at = pace.ready_at(now, self._waiting[0].call.tokens)
+                if ready_at > now:
+                    if self._timer is not None:
+                        self._timer.cancel()
+                    self._timer = loop.call_at(ready_at, self.pump)
+                    return
             self._serve(self._waiting.popleft())
 
     @property
@@ -146,9 +162,10 @@ class Provider:
 
     def told(self) -> dict[str, float | int]:
         """Return what `status` shows."""
-        paused = self._paused_until - asyncio.get_running_loop().time()
+        paused = self.pace.paused_until - asyncio.get_running_loop().time()
         return {
             "under_way": self._under_way,
             "waiting": len(self._waiting),
             "paused_s": round(max(0.0, paused), 1),
+            **self.pace.told(),
         }

@@ -117,6 +117,7 @@ def test_retry_after_is_waited_out_by_everyone() -> None:
         assert len(first.answers) == 2
         assert first.at[1] - begun >= 0.1
         g.answered(first.ref, 0.0)
+        await second.answered.wait()  # paced now
         assert isinstance(second.answers[0], Grant)
 
     asyncio.run(scenario())

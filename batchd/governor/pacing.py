@@ -1,0 +1,166 @@
+"""The shared pacing clock of one provider: when the next request may go, and how many at a time.
+
+Pure: it is told the time, grants, answers, failures and limit headers. While nothing is configured and nothing
+went wrong, it holds nothing back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchd.governor.bucket import Entry
+from batchd.governor.meter import Meter
+from batchd.records import Failure, FailureKind, RateLimit
+
+#: Words of a 429 that is about tokens.
+_TOKENS = re.compile(r"\btokens? per|\btokens? limit|\btpm\b|tokens_|max tokens", re.IGNORECASE)
+#: What is waited after a 429 that does not say how long; doubled while nothing gets through.
+_FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 60.0
+#: Headers matter once less than this part of the limit remains, and until …
+_LITTLE = 0.25
+#: … this part does.
+_PLENTY = 0.75
+#: Failures that ask for fewer requests at a time.
+_TOO_MANY = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT})
+#: Failures whose Retry-After is waited out by everybody. Others park the provider, or are one call's own.
+_PASSING = _TOO_MANY | {FailureKind.CONNECTION, FailureKind.BAD_ANSWER}
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request that went."""
+
+    at: float
+    #: Counted for it in advance.
+    tokens: float
+    entry: Entry | None
+
+
+class Pace:
+    """Says when a provider's next request may go. Times are seconds of one clock that does not jump."""
+
+    def __init__(self) -> None:
+        self._requests = Meter(approach=True)
+        self._tokens = Meter()
+        self._paused_until = 0.0
+        #: Refusals in a row, each epoch one, without an answer between.
+        self._refusals = 0
+        self._crowd = _Crowd()
+
+    def configure(self, rpm: int, tpm: int, max_concurrent: int, now: float) -> None:
+        """Take the limits of the configuration; 0: find them out."""
+        self._requests.configure(rpm, now)
+        self._tokens.configure(tpm, now, exact=True)
+        self._crowd.most = max_concurrent
+
+    @property
+    def concurrent(self) -> int:
+        """How many requests may be under way."""
+        return self._crowd.size
+
+    @property
+    def paused_until(self) -> float:
+        """When the wait that the provider asked for is over."""
+        return self._paused_until
+
+    def ready_at(self, now: float, tokens: float) -> float:
+        """Return when a request of so many tokens may go: at or before ``now``, or later."""
+        if now < self._paused_until:
+            return self._paused_until
+        return max(self._requests.ready_at(now, 1.0), self._tokens.ready_at(now, tokens))
+
+    def granted(self, now: float, tokens: float) -> Ticket:
+        """Say that a request goes now, with the most tokens that it may need."""
+        self._requests.take(now, 1.0)
+        return Ticket(now, tokens, self._tokens.take(now, tokens))
+
+    def answered(self, ticket: Ticket, now: float, tokens: float) -> None:
+        """Say that it was answered, and how many tokens it needed."""
+        self._refusals = 0
+        self._crowd.answered()
+        self._tokens.correct(ticket.entry, ticket.tokens, tokens, now)
+
+    def failed(self, ticket: Ticket | None, now: float, failure: Failure, under_way: int) -> None:
+        """Say that a request failed (None: one of which nothing is known).
+
+        ``under_way``: requests at that moment, this one included.
+        """
+        if ticket is None:
+            ticket = Ticket(now, 0.0, None)
+        elif not failure.unsettled:
+            self._tokens.correct(ticket.entry, ticket.tokens, 0.0, now)
+        if failure.kind is FailureKind.RATE_LIMITED:
+            self._refused(ticket, now, failure)
+        elif failure.kind in _PASSING and failure.retry_after_s is not None:
+            self._pause(now + failure.retry_after_s)
+        if failure.kind in _TOO_MANY:
+            self._crowd.failed(ticket.at, now, under_way)
+
+    def heard(self, limits: Sequence[RateLimit], now: float) -> None:
+        """Take what the headers of an answer or a failure tell."""
+        for limit in limits:
+            meter = self._tokens if limit.of == "tokens" else self._requests
+            if limit.remaining > _PLENTY * limit.limit:
+                meter.untell()
+            elif limit.remaining <= _LITTLE * limit.limit and limit.reset_s > 0:
+                gone = limit.remaining if limit.window else limit.limit - limit.remaining
+                meter.tell(gone / limit.reset_s, max(1.0, limit.limit / 60), now)
+
+    def told(self) -> dict[str, float | int]:
+        """Return what is known, for people: a minute each; 0: nothing is."""
+        rates = (meter.rate * 60 for meter in (self._requests, self._tokens))
+        rpm, tpm = (round(rate, 1) if rate < float("inf") else 0 for rate in rates)
+        return {"rpm": rpm, "tpm": tpm, "concurrent": self.concurrent}
+
+    def _pause(self, until: float) -> None:
+        self._paused_until = max(self._paused_until, until)
+
+    def _refused(self, ticket: Ticket, now: float, failure: Failure) -> None:
+        meter, amount = self._requests, 1.0
+        if _TOKENS.search(failure.message):
+            meter, amount = self._tokens, ticket.tokens
+        patience = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._refusals, 20))
+        wait = patience if failure.retry_after_s is None else failure.retry_after_s
+        if self._refusals > 1:
+            wait = max(wait, patience)  # what it asked for was not enough
+        if meter.refused(ticket.at, amount, now, max(wait, 0.01)):
+            self._refusals += 1
+            self._pause(now + wait)
+        elif failure.retry_after_s is not None:
+            self._pause(now + failure.retry_after_s)
+
+
+class _Crowd:
+    """How many requests may be under way: halved by trouble, once an epoch, and won back by answers."""
+
+    def __init__(self) -> None:
+        self.most = 1
+        self._size = float("inf")
+        #: Up to here it grows by one with each answer, above by one with each round of answers.
+        self._threshold = float("inf")
+        self._cut_at = float("-inf")
+        self._calm = True
+
+    @property
+    def size(self) -> int:
+        return self.most if self._size >= self.most else int(self._size)
+
+    def answered(self) -> None:
+        self._calm = True
+        if self._size < self.most:
+            self._size += 1.0 if self._size < self._threshold else 1.0 / self._size
+        else:
+            self._size = float("inf")
+
+    def failed(self, granted_at: float, now: float, under_way: int) -> None:
+        if granted_at <= self._cut_at:
+            return
+        self._cut_at = now
+        self._size = max(1.0, min(self.size, under_way) / 2)
+        if self._calm:
+            # A series of failures without an answer says nothing about what is too many.
+            self._threshold = self._size
+            self._calm = False
