@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -205,8 +204,10 @@ class Batches:
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
         texts = [] if problems else await self._texts(batch.name)
-        if not os.path.lexists(folder / batch.request):
-            message = f"{batch.request} of {batch.name} is no longer in its folder, which was taken away before its summary; results.jsonl in the new one has all results"
+        if not outbox.has_request(batch):
+            message = (
+                f"{folder} was taken away before its summary; results.jsonl in the new one has all"
+            )
             core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
 
         def write() -> str:

@@ -65,6 +65,11 @@ def publish_requests(moves: Sequence[tuple[Path, Batch]]) -> list[OSError | None
     return outcomes
 
 
+def has_request(batch: Batch) -> bool:
+    """Whether the dropped file lies in its batch's folder."""
+    return os.path.lexists(f"{batch.folder}/{batch.request}")
+
+
 def writable(batch: Batch) -> bool:
     """Whether a batch's folder is there and takes files, as far as its owner, mode and mount tell."""
     return os.access(batch.folder, os.W_OK | os.X_OK)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -176,3 +178,134 @@ def test_files_that_change_hands_while_they_are_claimed(station: Station, tmp_pa
         assert not request.is_symlink()
         assert request.read_bytes() == TASK
     assert not any("SECRET" in x["prompt"] for x in station.asked())
+
+
+@pytest.mark.parametrize("harm", ["removed", "renamed"])
+def test_an_inbox_that_is_taken_away_is_made_again(
+    station: Station, tmp_path: Path, harm: str
+) -> None:
+    """Removed or renamed under a running daemon: the folder is made and watched again, and takes files."""
+    before = station.inbox.stat().st_ino, len(station.told("inbox_trouble", "watched anew"))
+    if harm == "removed":
+        shutil.rmtree(station.inbox)
+    else:
+        station.inbox.rename(tmp_path / "old")
+        (tmp_path / "old/late.json").write_bytes(TASK)  # whoever has it open goes on in the old one
+    until((station.inbox / ".claimed").exists, station.text)
+    station.drop(f"anew-{harm}.json")
+    station.completed(f"anew-{harm}")
+    if harm == "renamed":
+        assert station.inbox.stat().st_ino != before[0]
+        assert (tmp_path / "old/late.json").exists()
+        assert not (station.outbox / "late").exists()
+
+
+def test_the_same_file_again_while_its_first_run_goes_on(station: Station) -> None:
+    """Ten drops of one name in a row are ten batches, each with its own tasks."""
+    for _ in range(10):
+        station.drop("again.json", b'{"tasks": [{"first_prompt": "a"}, {"first_prompt": "b"}]}')
+        until(lambda: not (station.inbox / "again.json").exists(), station.text)
+    for name in ("again", *(f"again-{i}" for i in range(2, 11))):
+        station.completed(name, 2)
+
+
+def test_files_that_cannot_be_claimed_or_read(station: Station) -> None:
+    """A file that the kernel will not let go stays, told once; the others are taken, and it too once it can be."""
+    path = station.inbox / "stuck.json"
+    path.write_bytes(b"{")
+    chattr = shutil.which("chattr") or "chattr"
+    if subprocess.run([chattr, "+i", str(path)], check=False, capture_output=True).returncode:
+        path.unlink()
+        pytest.skip("needs a file system with immutable files, and root")
+    try:
+        for i in range(20):
+            station.drop(f"beside{i}.json")
+        until(lambda: station.told("inbox_trouble", "stuck.json cannot be claimed"), station.text)
+        for i in range(20):
+            station.completed(f"beside{i}")
+        time.sleep(A_WHILE_S)
+        assert len(station.told("inbox_trouble", "stuck.json cannot be claimed")) == 1
+    finally:
+        subprocess.run([chattr, "-i", str(path)], check=True)
+    assert "line 1, column 2" in station.refused("stuck")
+
+
+def test_a_second_daemon_is_refused(station: Station) -> None:
+    """It ends at once with 3, and says who has the spool."""
+    assert station.process is not None
+    done = subprocess.run(
+        station.command(), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 3
+    assert f"in use by the process {station.process.pid}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _elsewhere(tmp_path: Path) -> Path:
+    """Return a folder on another file system than ``tmp_path``."""
+    folder = Path("/dev/shm", f"batchd-{os.getpid()}-{tmp_path.name}")
+    if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two file systems")
+    return folder
+
+
+def test_two_daemons_share_an_inbox_on_another_file_system(
+    tmp_path: Path, model_server: str
+) -> None:
+    """One polls, one is told by the kernel; one comes and goes: each file is run exactly once, nothing is left."""
+    inbox = _elsewhere(tmp_path)
+    one = Station(tmp_path / "one", model_server, inbox=inbox, watch="poll", scan_s=0.05)
+    other = Station(tmp_path / "other", model_server, inbox=inbox, scan_s=0.05)
+    mine = f"shared {tmp_path.name}"
+
+    def drop() -> None:
+        for i in range(200):
+            (inbox / ".new").write_bytes(json.dumps({"first_prompt": f"{mine} {i}"}).encode())
+            (inbox / ".new").rename(inbox / f"shared{i}.json")
+
+    def found() -> list[str]:
+        return [p.parent.name for s in (one, other) for p in s.outbox.glob("*/summary.json")]
+
+    dropper = threading.Thread(target=drop)
+    try:
+        with one.serving():
+            dropper.start()
+            other.start()
+            other.stop()
+            with other.serving():
+                dropper.join()
+                until(lambda: len(found()) >= 200, other.text)
+                time.sleep(A_WHILE_S / 2)
+        assert sorted(found()) == sorted(f"shared{i}" for i in range(200))
+        assert list((inbox / ".claimed").iterdir()) == []
+        prompts = [x["prompt"] for x in one.asked() if x["prompt"].startswith(mine)]
+        assert len(prompts) == len(set(prompts)) == 200
+    finally:
+        dropper.join()
+        shutil.rmtree(inbox, ignore_errors=True)
+
+
+def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> None:
+    """Where the kernel's watches are used up, it says so, and finds files by looking."""
+    none_left = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+    prefix = ["unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh"]
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    # In the namespace there is no user to run commands: what is refused shows as well that it was found.
+    station = Station(tmp_path, model_server, more='[sandbox]\nbackend = "none"\n')
+    with station.serving(*prefix):
+        station.drop("a.json", b"")
+        station.refused("a")
+        assert station.told("inbox_trouble", "no events, so it is looked at every 0.3 s")
+
+
+def test_a_start_that_cannot_be_is_told_in_one_line(tmp_path: Path, model_server: str) -> None:
+    """A file in the inbox's place ends the start with 3 and a line that names it."""
+    station = Station(tmp_path, model_server)
+    station.inbox.write_bytes(b"")
+    done = subprocess.run(
+        station.command(), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 3
+    assert str(station.inbox) in done.stderr
+    assert "Traceback" not in done.stderr

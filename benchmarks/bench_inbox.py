@@ -1,0 +1,112 @@
+"""100,000 files dropped into the inbox of a running daemon: each is claimed, stored and moved exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness import Daemon, row, stage
+
+FILES = int(os.environ.get("BATCHD_BENCH_FILES", "100000"))
+#: For the floor: what is synced together, as the inbox does.
+_CHUNK = 256
+
+
+def data(number: int) -> bytes:
+    """Return a small task file, each of its own."""
+    return json.dumps({"tasks": [{"first_prompt": f"write game number {number}"}]}).encode()
+
+
+def floor(count: int) -> float:
+    """Return the milliseconds a file of a plain loop: read, make its folder, move it there, sync now and then."""
+    with tempfile.TemporaryDirectory(prefix="batchd-bench-") as name:
+        inbox, outbox = Path(name, "inbox"), Path(name, "outbox")
+        inbox.mkdir()
+        outbox.mkdir()
+        for i in range(count):
+            (inbox / f"{i}.json").write_bytes(data(i))
+        begun = time.perf_counter()
+        for i in range(count):
+            path = inbox / f"{i}.json"
+            path.read_bytes()
+            (outbox / str(i)).mkdir()
+            path.rename(outbox / str(i) / "request.json")
+            if i % _CHUNK == 0:
+                folder = os.open(outbox, os.O_RDONLY)
+                os.fsync(folder)
+                os.close(folder)
+        return (time.perf_counter() - begun) * 1000 / count
+
+
+def drop(spool: Path) -> None:
+    """Move the files in one by one, each whole, as fast as it goes; in a process of its own."""
+    if pid := os.fork():
+        _DROPPERS.append(pid)
+        return
+    for i in range(FILES):
+        new = spool / "new"
+        new.write_bytes(data(i))
+        new.rename(spool / "inbox" / f"game{i}.json")
+    os._exit(0)
+
+
+_DROPPERS: list[int] = []
+
+
+def moved(spool: Path) -> int:
+    """Return how many folders lie in the outbox."""
+    outbox = spool / "outbox"
+    return outbox.stat().st_nlink - 2 if outbox.exists() else 0
+
+
+def exactly_once(daemon: Daemon) -> bool:
+    """Return whether store and outbox have each file once, and nothing else."""
+    spool = daemon.spool
+    db = sqlite3.connect(f"file:{spool}/.batchd/batchd.db?mode=ro", uri=True)
+    stored = {name for (name,) in db.execute("SELECT name FROM batches")}
+    db.close()
+    wanted = {f"game{i}" for i in range(FILES)}
+    whole = all((spool / f"outbox/{name}/request.json").exists() for name in wanted)
+    left = [p for p in (spool / "inbox").iterdir() if p.name != ".claimed"]
+    left += (spool / "inbox/.claimed").iterdir()
+    return stored == wanted and set(os.listdir(spool / "outbox")) == wanted and whole and not left
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most resident memory that a process had."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def main() -> int:
+    """Measure and print."""
+    plain = floor(min(FILES, 10_000))
+    with stage("hang", processes=1) as (_, daemon):
+        cpu, begun = daemon.cpu_s(), time.perf_counter()
+        drop(daemon.spool)
+        while moved(daemon.spool) < FILES:
+            time.sleep(0.2)
+        os.waitpid(_DROPPERS[0], 0)
+        took = (time.perf_counter() - begun) * 1000 / FILES
+        while any((daemon.spool / "inbox/.claimed").iterdir()):
+            time.sleep(0.1)
+        used = (daemon.cpu_s() - cpu) * 1000 / FILES
+        once, peak = exactly_once(daemon), peak_mb(daemon.process.pid)
+        daemon.process.kill()
+    row(f"{FILES:,} files dropped, each taken up exactly once", str(once), "", held=once)
+    row("  a file", f"{took:.2f} ms", "≤ 2 ms", held=took <= 2)
+    row("  the daemon's CPU for it", f"{used:.2f} ms", "", held=True)
+    row("  a plain loop that moves files", f"{plain:.2f} ms", "", held=True)
+    row("  the daemon's memory at most", f"{peak:.0f} MB RSS", "≤ 300 MB", held=peak <= 300)
+    return 0 if once and took <= 2 and peak <= 300 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
