@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd.records import Evaluation
-from batchd.sandbox import Workplace
+from batchd.sandbox import Workplace, patiently
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
@@ -51,13 +51,15 @@ async def check(place: Workplace, command: str, timeout_s: float) -> tuple[Evalu
 async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
     """Hold the final answer to the task's schema, in a child that can be killed."""
     job = json.dumps({"schema": schema, "answer": unfenced(answer)}).encode()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",  # by its path, isolated: importing our packages would cost more than validating
-        str(_SCHEMA_CHILD),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+    child = await patiently(
+        lambda: asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",  # by its path, isolated: importing our packages would cost more than validating
+            str(_SCHEMA_CHILD),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
     )
     try:
         async with asyncio.timeout(SCHEMA_TIMEOUT_S):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from batchd.sandbox.probe import Finding, check
 from batchd.sandbox.process import Ran
+from batchd.sandbox.shortage import patiently
 from batchd.sandbox.workplace import Sandbox, Workplace
 
-__all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check"]
+__all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check", "patiently"]

@@ -25,6 +25,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 #: How long the death of a killed process may take (seconds); only a stuck file system needs it.
 _DYING_S = 10.0
 _POLL_S = 0.001
+_LOOK_S = 0.02
 _INNER = re.compile(rb'"child-pid": (\d+)')
 
 
@@ -186,14 +187,29 @@ def _running(kind: int, number: int, options: int = 0) -> bool | None:
 def _watched(pid: int) -> Iterator[asyncio.Future[None]]:
     """Give a future that is done when a child, which was not waited for, has ended."""
     loop = asyncio.get_running_loop()
-    descriptor = os.pidfd_open(pid)
     ended = loop.create_future()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        look = loop.create_task(_looked_at(pid, ended))
+        try:
+            yield ended
+        finally:
+            look.cancel()
+        return
     loop.add_reader(descriptor, _settle, ended)
     try:
         yield ended
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def _looked_at(pid: int, ended: asyncio.Future[None]) -> None:
+    """Look at a child now and then: there is no descriptor left to be told by."""
+    while _running(os.P_PID, pid, os.WNOWAIT):
+        await asyncio.sleep(_LOOK_S)
+    _settle(ended)
 
 
 def _settle(ended: asyncio.Future[None]) -> None:

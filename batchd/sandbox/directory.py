@@ -112,12 +112,18 @@ def fresh(path: str, user: str) -> int:
 
 
 def files(directory: int, limit: int, seconds: float) -> dict[str, Stamp] | None:
-    """Return the files below a directory by path; None where there are more than ``limit``, or time runs out.
+    """Return the files below a directory by path; None where there are more than ``limit``, or time or descriptors run out.
 
     Links are listed, never followed; FIFOs and the like are not. Folders that tools fill, and those that
     cannot be read or lie deeper than a path can be long, are left out. Names that are not UTF-8 are escaped.
     """
-    deadline = time.monotonic() + seconds
+    try:
+        return _listed(directory, limit, time.monotonic() + seconds)
+    except OSError:
+        return None  # half a list would say that the other half was deleted
+
+
+def _listed(directory: int, limit: int, deadline: float) -> dict[str, Stamp] | None:
     found: dict[str, Stamp] = {}
     waiting = [""]
     seen = 0
@@ -140,11 +146,16 @@ def files(directory: int, limit: int, seconds: float) -> dict[str, Stamp] | None
 
 
 def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
-    """Give what lies in a folder below ``directory``; nothing where it cannot be read."""
+    """Give what lies in a folder below ``directory``; nothing where it cannot be read.
+
+    Raises ``OSError`` where there is no descriptor left to read it by.
+    """
     resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
     try:
         descriptor = _openat2(directory, folder or ".", resolve)
-    except OSError:
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            raise
         return
     try:
         with os.scandir(descriptor) as entries:

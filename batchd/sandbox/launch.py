@@ -54,7 +54,7 @@ def sandboxed(
             # Each onto itself: that leaves it open at the exec.
             same = [(descriptor, descriptor) for descriptor in (*passed, directory)]
             pid = _spawn(bwrap, [guard().name, *words], {}, same, stdin=stdin, output=output)
-            child = Child(pid, status)
+            child = _watched(pid, status)
             # bwrap waits for its arguments: whenever this process dies, the child is either known to
             # the guard or without them. One that is dead already says so at its end.
             with contextlib.suppress(ProcessLookupError, BrokenPipeError):
@@ -82,7 +82,17 @@ def plain(
 ) -> Child:
     """Start ``command`` as a process group of its own, without any protection. Raises ``OSError``."""
     argv: list[str | bytes] = ["sh", "-c", _ENTER, "sh", *command]
-    return Child(_spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
+    return _watched(_spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
+
+
+def _watched(pid: int, status: int | None = None) -> Child:
+    """Return a process that was just started as the guard's child; where nobody can guard it, it is killed."""
+    try:
+        return Child(pid, status)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _spawn(

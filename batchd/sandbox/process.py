@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from batchd.errors import SandboxError
 from batchd.sandbox.child import Child
 from batchd.sandbox.memory import memory_file
 from batchd.sandbox.output import Output, Reader
+from batchd.sandbox.shortage import SHORT, patiently
 
 #: Starts a command, given the descriptors of its input, if it has any, and of its output.
 Start = Callable[[int | None, int], Child]
@@ -39,23 +41,29 @@ async def run(start: Start, *, stdin: bytes | None, timeout_s: float, limit: int
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    output = Output(limit)
     try:
-        read_end, write_end = os.pipe()
-        reader = Reader(read_end, output)
-        try:
-            child = _begin(start, stdin, write_end)
-            timed_out = await _to_the_end(child, timeout_s)
-        finally:
-            reader.close(drain=True)
+        return await patiently(functools.partial(_once, start, stdin, timeout_s, limit))
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
         raise SandboxError(f"a command could not be run: {error}") from error
+
+
+async def _once(start: Start, stdin: bytes | None, timeout_s: float, limit: int) -> Ran:
+    """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
+    clock = asyncio.get_running_loop().time
+    output = Output(limit)
+    child, reader = _begin(start, stdin, output)
+    began = clock()
+    try:
+        timed_out = await _to_the_end(child, timeout_s)
+    except OSError as error:
+        # Not chained: it has run, and nobody may take this for a shortage and begin it anew.
+        raise SandboxError(f"a command could not be followed to its end: {error}") from None
+    finally:
+        reader.close(drain=True)
     if not (child.reached or timed_out):
-        raise SandboxError(f"the sandbox could not be set up: {output.text().strip()}")
+        raise _not_set_up(output.text().strip())
     return Ran(
         exit_code=None if timed_out else child.exit_code,
         output=output.text(),
@@ -65,7 +73,25 @@ async def run(start: Start, *, stdin: bytes | None, timeout_s: float, limit: int
     )
 
 
-def _begin(start: Start, stdin: bytes | None, write_end: int) -> Child:
+def _not_set_up(said: str) -> OSError | SandboxError:
+    """Return why there is no sandbox, by what bwrap said: what it was short of, or anything else."""
+    message = f"the sandbox could not be set up: {said}"
+    number = next((n for n in SHORT if os.strerror(n) in said), None)
+    return SandboxError(message) if number is None else OSError(number, message)
+
+
+def _begin(start: Start, stdin: bytes | None, output: Output) -> tuple[Child, Reader]:
+    """Start the child, and what reads from it. Nothing ran where this fails."""
+    read_end, write_end = os.pipe()
+    reader = Reader(read_end, output)
+    try:
+        return _started(start, stdin, write_end), reader
+    except BaseException:
+        reader.close(drain=False)
+        raise
+
+
+def _started(start: Start, stdin: bytes | None, write_end: int) -> Child:
     """Start the child; afterwards it alone holds its ends."""
     source = None
     try:

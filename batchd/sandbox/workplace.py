@@ -13,6 +13,7 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import bwrap, directory, facts, launch, probe, process
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.identity import Identity, home, prefix, runner
+from batchd.sandbox.shortage import patiently
 
 #: Starts a command, given the descriptors of its input, if it has any, and its output.
 _Starter = Callable[[Sequence[bytes], int | None, int], Child]
@@ -47,7 +48,9 @@ class Sandbox:
         if network and not self._policy.network:
             raise SandboxError("the task asks for the network, but `[sandbox] network` is false")
         prepare_process()
-        descriptor = directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
+        descriptor = await patiently(
+            lambda: directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
+        )
         try:
             who = runner(self._policy, os.fstat(descriptor), path)
             start, shown = self._starter(descriptor, path, who, env, network=network)
