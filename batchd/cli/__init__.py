@@ -26,7 +26,15 @@ COMMANDS: Mapping[str, str] = {
     "cost": "show what was spent, or what other models would have cost",
     "check": "look for what would fail, and say how to mend it",
     "schema": "print the JSON Schema of task files, results or summaries",
-    "cancel": "end a batch or a task",
+    "cancel": "end batches or tasks",
+    "retry": "run batches or tasks again, or what of them failed",
+    "pause": "let a batch, a task, a provider or everything wait",
+    "resume": "let go on what waits",
+    "priority": "let batches or tasks go before others",
+    "prune": "give back the room that finished batches take",
+    "tune": "change the running daemon's configuration",
+    "backup": "copy the store, beside a running daemon too",
+    "restore": "put a backup in the store's place, and believe the results in the outbox",
     "demo": "show the whole way with a stand-in model: no key, no network",
 }
 

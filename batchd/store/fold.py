@@ -149,6 +149,27 @@ def _account(line: TaskLine, purpose: str, at: float) -> Account:
     return Account(line.batch, int(at // _DAY_S), setup.provider, setup.model, purpose)
 
 
+def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -> None:
+    """Add what a task used to its row and the ledger, where no event of ours tells it; the open call is part of it."""
+    _close(line)
+    tally = ledger[_account(line, purpose, at)]
+    for name in TALLY_COLUMNS:
+        setattr(tally, name, getattr(tally, name) + getattr(used, name))
+    line.calls += used.calls
+    line.input_tokens += used.input_tokens
+    line.cached_input_tokens += used.cached_input_tokens
+    line.cache_write_tokens += used.cache_write_tokens
+    line.output_tokens += used.output_tokens
+    line.reasoning_tokens += used.reasoning_tokens
+    line.estimated |= used.estimated_calls > 0
+    line.unsettled_calls += used.unsettled_calls
+    line.unsettled_usd += used.unsettled_usd
+    if used.unpriced_calls or line.cost_usd is None:
+        line.cost_usd = None
+    else:
+        line.cost_usd += used.input_usd + used.output_usd
+
+
 def _close(line: TaskLine) -> None:
     line.call_at = line.call_purpose = line.reserved_usd = None
 

@@ -7,7 +7,7 @@ a query, and a whole transaction is written by three statements.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from batchd import events as vocabulary
@@ -22,7 +22,9 @@ from batchd.store.fold import (
     TALLY_COLUMNS,
     Account,
     Ledger,
+    Tally,
     TaskLine,
+    book,
     fold,
 )
 
@@ -114,6 +116,16 @@ class Journal:
             raise StaleAttemptError(
                 f"{ref}: attempt {attempt} is not {line.attempt}, the current one"
             )
+        self._fold(line, [vocabulary.encode(event)], [event])
+        return True
+
+    def adopt(self, ref: Ref, event: TaskFinished, used: Mapping[str, Tally]) -> bool:
+        """Store an end that lies in the outbox, and what was used until then, by purpose; False if it has one."""
+        line = self.line(ref)
+        if line.final:
+            return False
+        for purpose, tally in used.items():
+            book(line, purpose, tally, event.at, self._ledger)
         self._fold(line, [vocabulary.encode(event)], [event])
         return True
 

@@ -36,7 +36,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         ) from error
     db: sqlite3.Connection | None = None
     try:
-        db = _connect(path)
+        db = connect(path)
         _migrate(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -47,7 +47,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Return a plain connection to a file."""
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
 
 
@@ -79,11 +80,11 @@ def _create(path: Path) -> None:
         name.unlink(missing_ok=True)
     # Prompts and answers are nobody else's business; SQLite gives its side files the same mode.
     os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    db = _connect(draft)
+    db = connect(draft)
     try:
         # Lets `prune` give room back to the file system; only possible before the first table.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        _apply(db, 0)
+        apply_migrations(db, 0)
     except sqlite3.Error as error:
         draft.unlink(missing_ok=True)
         raise explain(error, path) from error
@@ -107,7 +108,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
             check_same_thread=False,
             timeout=5,
         )
-        version = _version(db, path)
+        version = version_of(db, path)
     except (sqlite3.Error, StoreError) as error:
         if db:
             db.close()
@@ -118,7 +119,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _version(db: sqlite3.Connection, path: Path) -> int:
+def version_of(db: sqlite3.Connection, path: Path) -> int:
+    """Return a file's version. Raises ``StoreError`` for another program's, ``NewerStoreError``."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (owner,) = db.execute("PRAGMA application_id").fetchone()
     db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # fails where they make no sense
@@ -135,7 +137,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    version = _version(db, path)
+    version = version_of(db, path)
     if version == len(MIGRATIONS):
         return
     backup = path.with_name(f"{path.name}.v{version}.bak")
@@ -146,10 +148,10 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
             f"{path} must be migrated from version {version} to {len(MIGRATIONS)}, and could not be backed up "
             f"before: {error}; make room for a copy of {path.stat().st_size:,} bytes, and start again"
         ) from error
-    _apply(db, version)
+    apply_migrations(db, version)
 
 
-def _apply(db: sqlite3.Connection, version: int) -> None:
+def apply_migrations(db: sqlite3.Connection, version: int) -> None:
     """Bring the tables from ``version`` to today's, all in one transaction."""
     steps = "".join(MIGRATIONS[version:])
     marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {len(MIGRATIONS)};"

@@ -1,0 +1,34 @@
+"""``batchd backup``: a copy of the store that ``batchd restore`` takes; the daemon may run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from batchd import config
+from batchd.cli import common
+from batchd.log import escape
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "target",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="where to (a name with the time, beside the store)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Copy the store, and say where to."""
+    from batchd.store import restoring  # noqa: PLC0415 (`--help` need not load SQLite)
+
+    path = common.store_path(Path(config.load(args.config).paths.state))
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = args.target or path.with_name(f"{path.name}.{stamp}.bak")
+    size = restoring.back_up(path, target)
+    print(escape(f"{target}: {size:,} bytes"))
+    return 0

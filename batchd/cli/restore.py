@@ -1,0 +1,145 @@
+"""``batchd restore``: a backup takes the store's place, and what lies in the outbox is believed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchd import config
+from batchd.cli import common
+from batchd.cli.common import counted, money
+from batchd.log import escape
+
+if TYPE_CHECKING:
+    from batchd.daemon.reconcile import Plan
+
+#: Lines of each kind that people are shown; `--json` has all.
+_SHOWN = 20
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "backup",
+        nargs="?",
+        type=Path,
+        metavar="BACKUP",
+        help="the file to put in place (none: the store as it lies there, put there by hand)",
+    )
+    parser.add_argument("--yes", action="store_true", help="do it; else it is only shown")
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    parser.epilog = (
+        "Stop the daemon first. Results in the outbox are imported with their money; every other task without "
+        "an end in that store may have run since, so it is parked until `batchd resume` or `batchd cancel`. "
+        "The present store is kept beside the new one."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what a restore would do, or do it."""
+    from batchd.daemon import lock, reconcile  # noqa: PLC0415 (`--help` need not load the daemon)
+    from batchd.store import restoring  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    state = Path(settings.paths.state)
+    path = common.store_path(state)
+    source = args.backup or path
+    held = lock.acquire(state)
+    try:
+        draft = restoring.draft(source, path)
+        try:
+            plan = asyncio.run(_work(draft, settings, do=args.yes))
+            former = None
+            if args.yes:
+                # Before the exchange: a daemon that starts after a crash must not take them for new.
+                reconcile.set_aside(plan, Path(settings.paths.inbox))
+                former = restoring.put_in_place(draft, path)
+        finally:
+            restoring.discard(draft)
+    finally:
+        lock.release(held)
+    if args.json:
+        common.print_json(_told(plan, source, former, done=args.yes))
+    else:
+        _show(plan, source, former, done=args.yes)
+    return 0
+
+
+async def _work(draft: Path, settings: config.Config, *, do: bool) -> Plan:
+    from batchd.daemon import reconcile  # noqa: PLC0415 (as above)
+    from batchd.store import Store  # noqa: PLC0415
+
+    store = Store.open(draft, retention_s=0)
+    try:
+        plan = await reconcile.plan(store, settings)
+        if do:
+            await reconcile.carry_out(store, plan)
+    finally:
+        store.close()
+    return plan
+
+
+def _told(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dict[str, Any]:
+    """Return the plan as JSON has it."""
+    return {
+        "done": done,
+        "source": str(source),
+        "former": str(former) if former else None,
+        "imported": [
+            {"task": str(f.ref), "status": f.event.status, "booked_usd": round(f.usd, 8)}
+            for f in plan.found
+        ],
+        "parked": [str(ref) for ref in plan.uncertain],
+        "published": list(plan.published),
+        "unknown": [
+            {
+                "batch": s.name,
+                "finished": s.finished,
+                "results": s.results,
+                "unbooked_usd": round(s.usd, 8),
+                "request": s.request,
+            }
+            for s in plan.strangers
+        ],
+        "claimed": [{"name": c.name, "path": str(c.path)} for c in plan.claims],
+    }
+
+
+def _show(plan: Plan, source: Path, former: Path | None, *, done: bool) -> None:
+    print(escape(f"{source} {'is' if done else 'would become'} the store."))
+    found = [f"{f.ref}: {f.event.status}, {money(f.usd)} more in the books" for f in plan.found]
+    _list("Results in the outbox that it did not know are imported", found)
+    _list("Batches whose summary is in the outbox count as published", list(plan.published))
+    parked = [f"{ref}: `batchd resume {ref}` or `batchd cancel {ref}`" for ref in plan.uncertain]
+    _list(
+        "Tasks that may have run since are parked; a batch's name resumes all of its tasks", parked
+    )
+    strangers = [
+        f"{s.name}: {counted(s.results, 'result')}, {money(s.usd)} not in the books; "
+        + (
+            "finished, collect it"
+            if s.finished
+            else f"not finished: what has no result runs again if you drop {s.request}"
+        )
+        for s in plan.strangers
+    ]
+    _list("Batches in the outbox that it does not know stay as they are", strangers)
+    claims = [f"{c.name}: move it back from .uncertain in the inbox to run it" for c in plan.claims]
+    _list("Claimed files that may have become batches since are set aside", claims)
+    if former:
+        print(escape(f"The former store is {former}."))
+    if not done:
+        print("Nothing was changed. `--yes` does it.")
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    print(f"\n{title} ({len(lines):,}):")
+    for line in lines[:_SHOWN]:
+        print(f"  {escape(line)}")
+    if len(lines) > _SHOWN:
+        print(f"  … and {len(lines) - _SHOWN:,} more; --json has all")
+    print()

@@ -1,0 +1,250 @@
+"""After a store was put back to an earlier time: what it does not know, and what lies in the outbox all the same.
+
+A task that this store does not know the end of may have run since. Where its result lies in the outbox, that
+is its end; where none does, nobody knows, and it waits until somebody decides.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from batchd.config import Config
+from batchd.events import TaskFinished
+from batchd.formats import ResultV1, SummaryV1
+from batchd.records import Batch, Cause, Parking, Purpose, Ref, Scope
+from batchd.spool import files, outbox
+from batchd.spool.claims import Claim, Claimer
+from batchd.store import Store
+from batchd.store.fold import Tally
+from batchd.taskstate import TaskState, fold
+
+_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_SUMMARY: msgspec.json.Decoder[SummaryV1] = msgspec.json.Decoder(SummaryV1)
+#: Below the inbox, which leaves it alone: files of which nobody knows whether they became a batch.
+UNCERTAIN = ".uncertain"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The end of a task, from the outbox."""
+
+    ref: Ref
+    event: TaskFinished
+    #: What it used that the store does not know, by purpose.
+    used: Mapping[str, Tally]
+
+    @property
+    def usd(self) -> float:
+        """Money that the books gain."""
+        return sum(t.input_usd + t.output_usd + t.unsettled_usd for t in self.used.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A batch in the outbox that the store does not know."""
+
+    name: str
+    #: Whether its summary is there.
+    finished: bool
+    #: Results in its folder.
+    results: int
+    #: Their money, which is not in the books.
+    usd: float
+    #: The dropped file.
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done."""
+
+    found: list[Found] = field(default_factory=list)
+    uncertain: list[Ref] = field(default_factory=list)
+    #: Batches whose summary lies in the outbox, with their tasks that ended and count as unpublished.
+    published: dict[str, list[Ref]] = field(default_factory=dict)
+    strangers: list[Stranger] = field(default_factory=list)
+    #: Claimed files that the store does not know.
+    claims: list[Claim] = field(default_factory=list)
+
+
+async def plan(store: Store, config: Config) -> Plan:
+    """Compare a store with the outbox and what lies claimed; nothing is changed."""
+    made, restored = Plan(), store.restore()
+    for batch in restored.batches:
+        refs = [queued.ref for queued in restored.queued if queued.ref.batch == batch.name]
+        lines = _collected(batch) if refs else {}
+        uncertain = []
+        for ref in refs:
+            end = _end(store, batch, ref, lines)
+            if end is None:
+                uncertain.append(ref)
+            else:
+                made.found.append(end)
+        made.uncertain.extend(uncertain)
+        if not uncertain and _summary(Path(batch.folder)) is not None:
+            ended = [ref for ref in restored.unpublished if ref.batch == batch.name]
+            made.published[batch.name] = ended
+    known = await store.writer.submit(
+        lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
+    )
+    made.strangers.extend(_strangers(Path(config.paths.outbox), known))
+    made.claims.extend(_claims(store, config))
+    return made
+
+
+async def carry_out(store: Store, made: Plan) -> None:
+    """Import what was found, and park what is uncertain. Can be repeated."""
+    for found in made.found:
+        await store.writer.submit(
+            lambda journal, f=found: journal.adopt(f.ref, f.event, f.used)  # type: ignore[misc]
+        )
+        await store.published(found.ref)
+    for name, ended in made.published.items():
+        for ref in ended:
+            await store.published(ref)
+        await store.batch_published(name)
+    now = time.time()
+    for ref in made.uncertain:
+        message = (
+            "the store was put back to an earlier time, and whether this has run since is not known: "
+            f"`batchd resume {ref}` runs it, `batchd cancel {ref}` ends it"
+        )
+        parking = Parking(
+            scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now
+        )
+        await store.park(parking)
+
+
+def set_aside(made: Plan, inbox: Path) -> None:
+    """Move claimed files that may have become batches since out of the daemon's way. Raises ``OSError``."""
+    for claim in made.claims:
+        target = inbox / UNCERTAIN / claim.path.name
+        files.make_folder(target.parent, 0o700)
+        files.move(claim.path, target)
+
+
+def _claims(store: Store, config: Config) -> list[Claim]:
+    """Return our claimed files that the store does not know."""
+    inbox = Path(config.paths.inbox)
+    if not inbox.is_dir():
+        return []
+    ours, _ = Claimer(inbox, Path(config.paths.state)).earlier()
+    return [claim for claim in ours if store.claimed(claim.ulid) is None]
+
+
+def _end(store: Store, batch: Batch, ref: Ref, lines: Mapping[str, str]) -> Found | None:
+    """Return a task's end, if the outbox has it."""
+    data = _read(Path(batch.folder, f"{ref.task}.json"))
+    text = data.decode("utf-8", "replace") if data is not None else lines.get(ref.task, "")
+    result = _result(text)
+    if result is None or (result.batch, result.task) != (ref.batch, ref.task):
+        return None
+    if not result.status.final or (data is not None and text.encode() != data):
+        return None
+    used = _used(result, fold(result.first_prompt, store.events(ref)))
+    if used is None:
+        return None
+    at = datetime.fromisoformat(result.timing.finished_at).timestamp()
+    event = TaskFinished(at=at, status=result.status, reason=result.reason, result=text)
+    return Found(ref, event, used)
+
+
+def _used(result: ResultV1, known: TaskState) -> dict[str, Tally] | None:
+    """Return what a result counts beyond the journal, by purpose; None where it counts less: it is another run's.
+
+    A result does not split its money by purpose: it is booked as the agent's, or as that of the only purpose
+    that made calls.
+    """
+    used = {}
+    for purpose in Purpose:
+        theirs, ours = result.usage.by_purpose.get(purpose), known.spend.get(purpose)
+        if theirs is None:
+            continue
+        tally = Tally()
+        for name in (
+            *("calls", "input_tokens", "cached_input_tokens"),
+            *("output_tokens", "reasoning_tokens"),
+        ):
+            more = getattr(theirs, name) - (getattr(ours.usage, name) if ours else 0)
+            if more < 0:
+                return None
+            setattr(tally, name, more)
+        tally.estimated_calls = tally.calls if theirs.estimated else 0
+        tally.unpriced_calls = tally.calls if result.cost.total is None else 0
+        if tally.calls:
+            used[purpose.value] = tally
+    payer = used.get(Purpose.AGENT) or next(iter(used.values()), None) or Tally()
+    used = used or {Purpose.AGENT.value: payer}
+    costs = [spend.cost for spend in known.spend.values() if spend.cost]
+    cost = result.cost
+    payer.input_usd = max(0.0, (cost.input or 0.0) - sum(c.input for c in costs))
+    payer.output_usd = max(0.0, (cost.output or 0.0) - sum(c.output for c in costs))
+    payer.unsettled_calls = max(0, result.usage.unsettled_calls - known.unsettled_calls)
+    payer.unsettled_usd = max(0.0, (cost.unsettled or 0.0) - known.unsettled_usd)
+    return used
+
+
+def _collected(batch: Batch) -> dict[str, str]:
+    """Return the results of a batch as ``results.jsonl`` has them, as the text of their own files."""
+    data = _read(Path(batch.folder, "results.jsonl")) or b""
+    texts = {}
+    for line in data.splitlines():
+        try:
+            task = _RESULT.decode(line).task
+        except msgspec.MsgspecError:
+            continue
+        texts[task] = msgspec.json.format(line, indent=2).decode() + "\n"
+    return texts
+
+
+def _strangers(folder: Path, known: set[str]) -> Iterator[Stranger]:
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in known or path.is_symlink() or not path.is_dir():
+            continue
+        names = sorted(os.listdir(path))  # noqa: PTH208 (names)
+        requests = [name for name in names if name.partition(".")[0] == "request"]
+        summary = _summary(path)
+        if not requests and summary is None:
+            continue  # nobody's batch: a folder that somebody keeps there
+        results = [r for n in names if n.endswith(".json") and (r := _result(_text(path / n)))]
+        usd = sum((r.cost.total or 0.0) + (r.cost.unsettled or 0.0) for r in results)
+        request = str(path / requests[0]) if requests else ""
+        yield Stranger(path.name, summary is not None, len(results), usd, request)
+
+
+def _result(text: str) -> ResultV1 | None:
+    try:
+        result = _RESULT.decode(text)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return result if result.schema == "batchd/result/1" else None
+
+
+def _summary(folder: Path) -> SummaryV1 | None:
+    try:
+        summary = _SUMMARY.decode(_read(folder / outbox.SUMMARY) or b"")
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return summary if summary.batch == folder.name else None
+
+
+def _text(path: Path) -> str:
+    return (_read(path) or b"").decode("utf-8", "replace")
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what a regular file holds; None where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None

@@ -1,0 +1,86 @@
+"""A backup takes the store's place: as a draft first, which is complete before anything is exchanged."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from batchd.errors import DamagedStoreError, StoreError
+from batchd.store import copies
+from batchd.store.schema import apply_migrations, connect, explain, version_of
+
+
+def draft(source: Path, path: Path) -> Path:
+    """Return a migrated copy of the database ``source``, beside ``path``, whose place it is to take.
+
+    Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, or there is no room.
+    """
+    copies.settle(path)
+    made = path.with_name(f".{path.name}.draft")
+    discard(made)
+    try:
+        db = _opened(source)
+        try:
+            copies.copy(db, made)
+        finally:
+            db.close()
+        db = connect(made)
+        try:
+            apply_migrations(db, version_of(db, made))
+        finally:
+            db.close()
+    except (sqlite3.Error, OSError) as error:
+        discard(made)
+        raise explain(error, source) from error
+    return made
+
+
+def put_in_place(made: Path, path: Path) -> Path | None:
+    """Put a draft that nobody has open in the store's place; return where the former one lies, if there was one.
+
+    Only who holds the spool's lock may call it. Raises ``OSError``.
+    """
+    copies.sync(made)
+    made.replace(copies.staged(path))
+    copies.sync(path.parent)
+    former = copies.settle(path)
+    return former if former and former.exists() else None
+
+
+def discard(made: Path) -> None:
+    """Take a draft away."""
+    for name in (made.name, f"{made.name}-wal", f"{made.name}-shm", f".{made.name}.tmp"):
+        made.with_name(name).unlink(missing_ok=True)
+
+
+def back_up(path: Path, target: Path) -> int:
+    """Copy the store, beside its daemon or without one, to ``target``; return its bytes. Raises ``StoreError``."""
+    try:
+        db = _opened(path)
+        try:
+            copies.copy(db, target)
+        finally:
+            db.close()
+        return target.stat().st_size
+    except (sqlite3.Error, OSError) as error:
+        raise explain(error, path) from error
+
+
+def _opened(source: Path) -> sqlite3.Connection:
+    """Open a database of batchd, sound and of no later version, to be read. Raises ``StoreError``."""
+    if not source.is_file():
+        raise StoreError(f"{source} does not exist, or is no file")
+    db = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        _check(db, source)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection, source: Path) -> None:
+    version_of(db, source)
+    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise DamagedStoreError(f"{source} is damaged, and no use: {verdict}")
