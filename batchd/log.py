@@ -80,17 +80,24 @@ def get_logger(**fields: object) -> FilteringBoundLogger:
     return logger
 
 
-def configure(level: str = "info", format: str = "auto", file: str = "") -> None:  # noqa: A002 (the configuration's own name)
+def configure(
+    level: str = "info",
+    format: str = "auto",  # noqa: A002 (the configuration's own name)
+    file: str = "",
+    *,
+    quiet: bool = False,
+) -> None:
     """Set logging up for this process; also to change it.
 
     ``format`` is ``auto`` (columns on a terminal, JSON lines elsewhere), ``json`` or ``console``.
-    ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. Raises
-    ``OSError`` where it cannot be written.
+    ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
+    gets warnings and errors alone. Raises ``OSError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
     console = format == "console" or (format == "auto" and sys.stderr.isatty())
-    sinks: list[Callable[[dict[str, Any]], None]] = [_columns() if console else _json_to_stderr]
+    stderr = _columns() if console else _json_to_stderr
+    sinks: list[Callable[[dict[str, Any]], None]] = [partial(_loud, stderr) if quiet else stderr]
     if file:
         sinks.append(_File(file))
     structlog.configure(
@@ -128,6 +135,11 @@ def _write(
     for sink in sinks:
         sink(line)
     return ""
+
+
+def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
+    if line["level"] not in {"debug", "info"}:
+        sink(line)
 
 
 def _encode(line: dict[str, Any]) -> bytes:

@@ -1,25 +1,25 @@
-"""``batchd cancel``: the daemon ends a batch or a task; each task keeps a result that says so."""
+"""``batchd cancel``: ends batches or tasks; each task keeps a result that says so."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from batchd import config, control
-from batchd.cli import common
-from batchd.log import escape
+from batchd import config
+from batchd.cli import common, controlling
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("target", metavar="BATCH[/TASK]")
+    controlling.targets(parser)
     parser.add_argument("-m", "--message", default="", help="why; stands in the results")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the daemon, and say how many tasks it ended."""
-    state = Path(config.load(args.config).paths.state)
-    answer = control.request(state, "cancel", target=args.target, message=args.message)
-    count = int(answer["cancelled"])
-    print(escape(f"{args.target}: {common.counted(count, 'task')} cancelled"))
-    return 0
+    """Have them ended, and say how many there were."""
+    given = controlling.checked(args.target)
+    settings = config.load(args.config)
+    answer = controlling.ask(settings, "cancel", target=given, message=args.message)
+    count = common.counted(int(answer["cancelled"]), "task")
+    return controlling.tell(
+        answer, [f"{controlling.names(given)}: {count} cancelled"], json=args.json
+    )

@@ -36,8 +36,9 @@ def print_json(value: Any) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return ``1 task``, ``2,000 tasks``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Return ``1 task``, ``2,000 tasks``, ``3 batches``."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def money(usd: float | None) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from batchd import config, control
-from batchd.cli import common
+from batchd.cli import common, parking
 from batchd.cli.common import duration, moment, money
 from batchd.errors import NoDaemonError
 from batchd.log import escape
-from batchd.records import Ref
+from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -31,14 +32,17 @@ def run(args: argparse.Namespace) -> int:
     store = common.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
-        return _overview(_daemon(state), [], as_json=args.json)
+        return _overview(_daemon(state), (), [], as_json=args.json)
     with Reader(store) as reader:
         if task:
             return _task(reader.task(Ref(batch, task)), as_json=args.json)
+        parked = reader.parked()
         if batch:
-            return _batch(reader.batch(batch), reader.tasks(batch), as_json=args.json)
+            tasks = reader.tasks(batch)
+            mine = parking.of_batch(parked, batch, tasks)
+            return _batch(reader.batch(batch), tasks, mine, as_json=args.json)
         rows = reader.batches(limit=args.last if args.last > 0 else -1)
-        return _overview(_daemon(state), rows, as_json=args.json)
+        return _overview(_daemon(state), parked, rows, as_json=args.json)
 
 
 def _daemon(state: Path) -> dict[str, Any] | None:
@@ -48,9 +52,17 @@ def _daemon(state: Path) -> dict[str, Any] | None:
         return None
 
 
-def _overview(daemon: dict[str, Any] | None, rows: list[BatchRow], *, as_json: bool) -> int:
+def _overview(
+    daemon: dict[str, Any] | None,
+    parked: Sequence[Parking],
+    rows: list[BatchRow],
+    *,
+    as_json: bool,
+) -> int:
     if as_json:
-        common.print_json({"daemon": daemon, "batches": [_fields(r) for r in rows]})
+        batches = [_fields(r) for r in rows]
+        waits = [dataclasses.asdict(p) for p in parked]
+        common.print_json({"daemon": daemon, "parked": waits, "batches": batches})
         return 0
     if daemon is None:
         print("No daemon runs here; `batchd serve` starts one.")
@@ -61,6 +73,8 @@ def _overview(daemon: dict[str, Any] | None, rows: list[BatchRow], *, as_json: b
             f"Daemon {daemon['pid']} {doing}: {tasks['running']:,} tasks at work, "
             f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
         )
+    for line in parking.lines(parked):
+        print(line)
     if rows:
         print(*_batch_table(rows), sep="\n")
     return 0
@@ -94,11 +108,16 @@ def batch_status(row: BatchRow) -> str:
     return "parked" if row.parked and not row.queued else "queued"
 
 
-def _batch(row: BatchRow, tasks: list[TaskRow], *, as_json: bool) -> int:
+def _batch(row: BatchRow, tasks: list[TaskRow], parked: Sequence[Parking], *, as_json: bool) -> int:
     if as_json:
-        common.print_json({**_fields(row), "tasks": [_fields(t) for t in tasks]})
+        waits = [dataclasses.asdict(p) for p in parked]
+        common.print_json(
+            {**_fields(row), "waits_for": waits, "tasks": [_fields(t) for t in tasks]}
+        )
         return 0
     print(*_batch_table([row]), sep="\n")
+    for line in parking.lines(parked):
+        print(line)
     for problem in row.problems:
         print(f"  {escape(str(problem))}")
     if tasks:

@@ -1,4 +1,4 @@
-"""What the control socket can ask for: a table of verbs, to which more are added."""
+"""What the control socket can ask for: how things stand, and what waits; see ``orders`` for what else is ordered."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ class Commands:
         """Return what answers each verb."""
         return {
             "status": self._status,
-            "cancel": self._cancel,
             "pause": self._pause,
             "resume": self._resume,
         }
@@ -71,21 +70,6 @@ class Commands:
                 for a in active
             ],
         }
-
-    async def _cancel(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """End the tasks of a batch, or one task."""
-        target, message = arguments.get("target"), arguments.get("message", "")
-        if not isinstance(target, str) or not isinstance(message, str):
-            raise UsageError("cancel needs a target, BATCH or BATCH/TASK")
-        name, _, task = target.partition("/")
-        if self._batches.get(name) is None:
-            raise UsageError(f"no batch {name} is under way")
-        refs = [q.ref for q in self._core.store.queued(name) if task in {"", q.ref.task}]
-        if task and not refs:
-            raise UsageError(f"no task {task} of {name} is under way")
-        for ref in refs:
-            self._dispatcher.cancel(ref, message)
-        return {"cancelled": len(refs)}
 
     async def _pause(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Let nothing of a scope start, and have what runs give its slot back."""

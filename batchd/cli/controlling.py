@@ -1,0 +1,116 @@
+"""How commands give orders: to the daemon, or, where none runs, with its lock and its code, here and now."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from batchd import control, log
+from batchd.cli import common
+from batchd.config import Config
+from batchd.errors import (
+    NoAnswerError,
+    NoDaemonError,
+    SpoolLockedError,
+    UsageError,
+)
+from batchd.log import escape
+
+#: What the daemon gets for an order: ten thousand tasks take their time.
+_PATIENCE_S = 600.0
+#: How long a daemon may take to start, or to stop, before whoever waits is told.
+_CHANGING_S = 15.0
+_AGAIN_S = 0.1
+#: Targets that a line names.
+_NAMED = 5
+
+
+def ask(settings: Config, verb: str, **arguments: Any) -> dict[str, Any]:
+    """Have an order carried out, and return the answer: what it says is durable.
+
+    Raises ``UsageError`` and the like where it is refused, ``SpoolLockedError`` where somebody has the spool
+    and does not answer.
+    """
+    state = Path(settings.paths.state)
+    deadline = time.monotonic() + _CHANGING_S
+    while True:
+        try:
+            return control.request(state, verb, timeout_s=_PATIENCE_S, **arguments)
+        except NoAnswerError:
+            raise
+        except NoDaemonError:
+            pass
+        try:
+            return _here(settings, verb, arguments)
+        except SpoolLockedError as error:
+            # A daemon that starts or stops just now, or another command like this one.
+            if time.monotonic() > deadline:
+                raise SpoolLockedError(f"{error}, which does not answer; try again") from None
+        time.sleep(_AGAIN_S)
+
+
+def running(settings: Config, verb: str, why: str, **arguments: Any) -> dict[str, Any]:
+    """Have a running daemon carry out what makes sense there alone; ``why`` says what to do otherwise.
+
+    Raises ``NoDaemonError``.
+    """
+    try:
+        return control.request(Path(settings.paths.state), verb, **arguments)
+    except NoAnswerError:
+        raise
+    except NoDaemonError as error:
+        raise NoDaemonError(f"{error}: {why}") from None
+
+
+def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    state = Path(settings.paths.state)
+    if verb != "pause" and not common.store_path(state).exists():
+        # Nothing is made in a folder where batchd has never been: it may be the wrong one.
+        raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
+    import asyncio  # noqa: PLC0415 (as below)
+
+    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; a running daemon has done so)
+
+    known = settings.log
+    # The order's line goes where the daemon's go; a person at a terminal has the answer instead.
+    log.configure(known.level, known.format, known.file, quiet=sys.stderr.isatty())
+    by = {"uid": os.getuid(), "pid": os.getpid()}
+    daemon = Daemon(settings, watch=False, work=False)
+    return dict(asyncio.run(daemon.command(verb, {**arguments, "by": by})))
+
+
+def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    """Declare what an order is about."""
+    parser.add_argument("target", nargs="+", metavar="BATCH[/TASK]")
+    if json:
+        as_json(parser)
+
+
+def as_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def checked(given: Sequence[str]) -> list[str]:
+    """Return targets, each of which is one. Raises ``UsageError``."""
+    return ["/".join(filter(None, common.split_target(target))) for target in given]
+
+
+def tell(answer: dict[str, Any], lines: Sequence[str], *, json: bool) -> int:
+    """Print an answer, and return the exit code for done."""
+    if json:
+        common.print_json(answer)
+    for line in () if json else lines:
+        print(escape(line))
+    return 0
+
+
+def names(given: Sequence[str]) -> str:
+    """Return targets as people list them."""
+    more = f" and {len(given) - _NAMED} more" if len(given) > _NAMED else ""
+    return ", ".join(given[:_NAMED]) + more

@@ -1,0 +1,53 @@
+"""What waits and why, as `status` shows it, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from batchd.cli import scopes
+from batchd.cli.common import moment
+from batchd.log import escape
+from batchd.records import Cause, Parking, Scope
+from batchd.store.rows import TaskRow
+
+
+def of_batch(
+    parked: Iterable[Parking], batch: str, tasks: Sequence[TaskRow]
+) -> tuple[Parking, ...]:
+    """Return what keeps tasks of a batch from going on."""
+    left = [task for task in tasks if not task.status.final]
+    providers = {task.model.partition("/")[0] for task in left}
+    refs = {str(task.ref) for task in left}
+
+    def concerns(each: Parking) -> bool:
+        match each.scope:
+            case Scope.BATCH:
+                return each.name == batch
+            case Scope.TASK:
+                return each.name in refs
+            case Scope.PROVIDER:
+                return each.name in providers
+        return bool(left)
+
+    return tuple(each for each in parked if concerns(each))
+
+
+def lines(parked: Iterable[Parking]) -> Iterator[str]:
+    """Yield two lines for each: what waits and why, and the mend."""
+    for each in parked:
+        what = scopes.named(each.scope, each.name)
+        why = f"{each.cause}: {each.message}" if each.message != each.cause else each.cause
+        yield escape(f"Parked since {moment(each.since)}: {what}. {why}")
+        yield escape(f"  To go on: {_mend(each)}")
+
+
+def _mend(each: Parking) -> str:
+    resume = f"batchd resume {scopes.option(each.scope, each.name)}".rstrip()
+    match each.cause:
+        case Cause.PAUSED:
+            return resume
+        case Cause.UNCERTAIN:
+            return f"{resume}, once you know that it has not been done since"
+        case Cause.BUDGET:
+            return "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
+    return f"mend it, then {resume}; it is also tried by itself"

@@ -1,0 +1,28 @@
+"""``batchd pause``: lets things wait until ``resume``; what runs stops at its next durable point."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchd import config
+from batchd.cli import common, controlling, scopes
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    scopes.arguments(parser)
+    parser.add_argument("-m", "--message", default="", help="why; `status` shows it")
+    controlling.as_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Have it paused, and say how many tasks wait now."""
+    scope, name = scopes.wanted(args)
+    settings = config.load(args.config)
+    answer = controlling.ask(settings, "pause", scope=scope, name=name, message=args.message)
+    option = scopes.option(scope, name)
+    lines = [
+        f"{scopes.named(scope, name)} is paused: {common.counted(int(answer['parked']), 'task')}",
+        f"To go on: batchd resume {option}",
+    ]
+    return controlling.tell(answer, lines, json=args.json)

@@ -1,0 +1,25 @@
+"""``batchd priority``: lets batches or tasks go before others, or behind them."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchd import config
+from batchd.cli import common, controlling
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    controlling.targets(parser)
+    # After the targets: argparse would take "-5" for an option otherwise.
+    parser.add_argument("priority", type=int, metavar="N", help="higher goes first; files have 0")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Change it for all tasks that have not ended."""
+    given = controlling.checked(args.target)
+    settings = config.load(args.config)
+    answer = controlling.ask(settings, "priority", target=given, priority=args.priority)
+    count = common.counted(int(answer["tasks"]), "task")
+    line = f"{controlling.names(given)}: {count} with priority {args.priority}"
+    return controlling.tell(answer, [line], json=args.json)

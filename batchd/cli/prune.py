@@ -1,0 +1,109 @@
+"""``batchd prune``: finished batches give room back: their journals, and their folders if asked to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from batchd import config
+from batchd.cli import common, controlling
+from batchd.cli.common import moment
+from batchd.errors import UsageError
+from batchd.log import escape
+from batchd.spool.removal import Folder
+from batchd.store.reader import Reader
+from batchd.store.rows import Prunable
+
+_DAY_S = 86400.0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "Only finished batches are pruned; their statuses, tokens, money and names stay known. Without "
+        "--yes nothing is done: it shows what would be."
+    )
+    parser.add_argument(
+        "--older-than",
+        type=float,
+        default=0.0,
+        metavar="DAYS",
+        help="only batches that finished at least so long ago",
+    )
+    parser.add_argument(
+        "--outbox", action="store_true", help="remove their folders in the outbox too"
+    )
+    parser.add_argument("--yes", action="store_true", help="do it")
+    controlling.as_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what would go, or have it go."""
+    if not 0 <= args.older_than < 1e6:  # noqa: PLR2004 (no store is that old)
+        raise UsageError("--older-than wants a number of days, from 0 on")
+    settings = config.load(args.config)
+    store = common.store_path(Path(settings.paths.state))
+    if not args.yes:
+        return _show(_found(store, args), outbox=args.outbox, as_json=args.json)
+    answer = controlling.ask(settings, "prune", older_than_days=args.older_than, outbox=args.outbox)
+    line = f"{common.counted(answer['pruned'], 'batch')} pruned: {_size(answer['bytes'])}"
+    if args.outbox:
+        folders = common.counted(answer["folders"], "folder")
+        line += f"; {folders} removed: {_size(answer['folder_bytes'])}"
+    controlling.tell(answer, [line], json=args.json)
+    for problem in answer["problems"]:
+        print(f"batchd: {escape(problem)}", file=sys.stderr)
+    return 1 if answer["problems"] else 0
+
+
+def _found(store: Path, args: argparse.Namespace) -> list[tuple[Prunable, int]]:
+    """Return the batches of which something would go, each with the size of its folder."""
+    if not store.exists():
+        return []
+    with Reader(store) as reader:
+        rows = reader.prunable(time.time() - args.older_than * _DAY_S)
+    sized = [
+        (r, (Folder(r.batch.outbox, r.batch.name).size() if args.outbox else None)) for r in rows
+    ]
+    return [(r, size or 0) for r, size in sized if r.stored or size is not None]
+
+
+def _show(found: list[tuple[Prunable, int]], *, outbox: bool, as_json: bool) -> int:
+    fields: list[dict[str, Any]] = [
+        {
+            "batch": row.batch.name,
+            "tasks": row.tasks,
+            "published_at": row.published_at,
+            "bytes": row.bytes,
+            **({"folder": row.batch.folder, "folder_bytes": size} if outbox else {}),
+        }
+        for row, size in found
+    ]
+    if as_json:
+        common.print_json({"dry_run": True, "batches": fields})
+        return 0
+    if not found:
+        print("Nothing to prune.")
+        return 0
+    cells = [
+        (
+            f["batch"],
+            f"{f['tasks']:,}",
+            moment(f["published_at"]),
+            _size(f["bytes"]),
+            *([_size(f["folder_bytes"])] if outbox else []),
+        )
+        for f in fields
+    ]
+    heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if outbox else []))
+    right = ("TASKS", "JOURNAL", "FOLDER")
+    print(*common.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
+    print("Nothing is done yet; add --yes to do it.")
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"  # noqa: PLR2004 (0.1 MB)

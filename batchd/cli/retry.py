@@ -1,0 +1,30 @@
+"""``batchd retry``: runs batches or tasks again, as a new run with a name of its own."""
+
+from __future__ import annotations
+
+import argparse
+
+from batchd import config
+from batchd.cli import common, controlling
+from batchd.spool.ulid import ulid
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    controlling.targets(parser)
+    parser.add_argument(
+        "--failed", action="store_true", help="only what did not complete, and what comes after it"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Have a new run started for each batch, and say what it is called."""
+    given = controlling.checked(args.target)
+    settings = config.load(args.config)
+    # The mark makes sure that an order whose answer is lost, and which is given again, is one.
+    answer = controlling.ask(settings, "retry", target=given, failed=args.failed, claim=ulid())
+    lines = [
+        f"{run['batch']}: {common.counted(run['tasks'], 'task')} of {run['retry_of']} queued again"
+        for run in answer["runs"]
+    ]
+    return controlling.tell(answer, lines, json=args.json)

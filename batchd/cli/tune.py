@@ -1,0 +1,42 @@
+"""``batchd tune``: changes the configuration of the running daemon, until it ends."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from batchd import config
+from batchd.cli import controlling
+from batchd.errors import UsageError
+from batchd.log import escape
+
+_WHY = "`tune` changes one that runs; for the next one, edit config.toml"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "As in `batchd tune pool.processes=8 budget.per_day_usd=20`. Changes hold over SIGHUP, until the "
+        "daemon ends or `tune --reset`. Without arguments, it shows what is changed."
+    )
+    parser.add_argument("change", nargs="*", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--reset", action="store_true", help="first take all earlier changes back")
+    controlling.as_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Have it changed, and show all that is."""
+    changes: dict[str, str] = {}
+    for change in args.change:
+        key, equals, value = change.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{escape(change)} is no SECTION.KEY=VALUE")
+        changes[key.strip()] = value
+    settings = config.load(args.config)
+    answer: dict[str, Any] = controlling.running(
+        settings, "tune", _WHY, changes=changes, reset=args.reset
+    )
+    lines = [f"{key} = {value}" for key, value in answer["overrides"].items()]
+    if not lines:
+        lines = ["Nothing is changed: the daemon works as config.toml says."]
+    return controlling.tell(answer, lines, json=args.json)
