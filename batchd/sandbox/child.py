@@ -207,7 +207,7 @@ def _watched(pid: int) -> Iterator[asyncio.Future[None]]:
 
 async def _looked_at(pid: int, ended: asyncio.Future[None]) -> None:
     """Look at a child now and then: there is no descriptor left to be told by."""
-    while _running(os.P_PID, pid, os.WNOWAIT):
+    while _running(os.P_PID, pid, os.WNOWAIT):  # noqa: ASYNC110 (a process sets no event)
         await asyncio.sleep(_LOOK_S)
     _settle(ended)
 

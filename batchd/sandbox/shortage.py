@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from batchd.errors import SandboxError
 
@@ -27,7 +26,7 @@ def short(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in SHORT
 
 
-async def patiently(attempt: Callable[[], T | Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
+async def patiently(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
     """Return what ``attempt`` returns; where it is short of something, try again for ``patience_s``, then raise that.
 
     An attempt that fails must have done nothing.
@@ -35,8 +34,7 @@ async def patiently(attempt: Callable[[], T | Awaitable[T]], patience_s: float =
     deadline, pause_s = time.monotonic() + patience_s, _FIRST_PAUSE_S
     while True:
         try:
-            made = attempt()
-            return await made if inspect.isawaitable(made) else cast("T", made)
+            return await attempt()
         except (OSError, SandboxError) as error:
             if not short(error) or time.monotonic() > deadline:
                 raise

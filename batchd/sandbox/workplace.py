@@ -48,9 +48,7 @@ class Sandbox:
         if network and not self._policy.network:
             raise SandboxError("the task asks for the network, but `[sandbox] network` is false")
         prepare_process()
-        descriptor = await patiently(
-            lambda: directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
-        )
+        descriptor = await patiently(functools.partial(self._opened, path, fresh=fresh))
         try:
             who = runner(self._policy, os.fstat(descriptor), path)
             start, shown = self._starter(descriptor, path, who, env, network=network)
@@ -66,6 +64,9 @@ class Sandbox:
         except BaseException:
             os.close(descriptor)
             raise
+
+    async def _opened(self, path: str, *, fresh: bool) -> int:
+        return directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
 
     def _starter(
         self, descriptor: int, path: str, who: Identity, env: Mapping[str, str], *, network: bool
