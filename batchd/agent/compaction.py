@@ -67,7 +67,7 @@ def plan(state: TaskState, used: int) -> Compact | Summarise | Overfull | None:
     ``used`` is what the next request takes.
     """
     window = state.setup(Purpose.AGENT).context_window
-    if not window or used <= context.FULL * window:
+    if not window or used <= min(context.FULL * window, _most(window)):
         return None
     return _Measured(state, used).plan()
 
@@ -82,11 +82,17 @@ def applied(state: TaskState, used: int) -> Compact:
     return measured.with_summary(end, (state.summary or "").strip())
 
 
+def _most(window: int) -> float:
+    """Return the longest input that is worth a call."""
+    return window * (1 - context.SPARE) - context.MIN_OUTPUT
+
+
 class _Measured:
     """A conversation with the tokens of each message, as the provider would count them."""
 
     def __init__(self, state: TaskState, used: int) -> None:
         self.messages = state.messages
+        self._recovering = state.overflows > 0
         self.used = used
         setup = state.setup(Purpose.AGENT)
         # Where the provider has not named it, the window is as long as what is in it.
@@ -104,7 +110,7 @@ class _Measured:
         self.starts = [i for i in range(HEAD, len(own)) if self.messages[i].role == "assistant"]
 
     def plan(self) -> Compact | Summarise | Overfull | None:
-        most = self.window * (1 - context.SPARE) - context.MIN_OUTPUT
+        most = _most(self.window)
         if self.base > most:
             return Overfull(round(self.base), self.window, opening=True)
         if self.used <= self.limit:
@@ -119,6 +125,10 @@ class _Measured:
             return Compact(elided=old, scale=self.scale)
         if cut := self._clip():
             return Compact(clipped=cut, scale=self.scale)
+        if self._recovering:
+            most = min(
+                most, self.limit
+            )  # what filled the window to the brim has just overflowed it
         return None if self.used <= most else self._last_resort()
 
     def _last_resort(self) -> Compact | Overfull:
@@ -169,7 +179,9 @@ class _Measured:
 
     def summary(self) -> Summarise | None:
         """Return the request for a summary of the middle, or as much of it as fits into a request."""
-        ends = [i for i in self.starts if HEAD < i <= self.tail]
+        # A summary alone is no middle: it would be bought again for nothing.
+        noted = any(m.content.startswith(NOTES) for m in self.messages[HEAD : HEAD + 1])
+        ends = [i for i in self.starts[1 + noted :] if i <= self.tail]
         return next((s for end in reversed(ends) if (s := self._summary(end))), None)
 
     def _summary(self, end: int) -> Summarise | None:

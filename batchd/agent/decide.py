@@ -76,8 +76,9 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
         return RunTool(state.pending[0], state.in_doubt)
     if state.loops > 1:
         return _error(Reason.LOOP, "it repeated one tool call with one output, for a second time")
-    if state.overflows > 1:
-        return _overflowed(state)
+    if state.overflow and state.overflows > (1 if state.overflow.window else 2):
+        window = list(state.windows.values())[-1]
+        return _overflowed(state, f"again, after it was made to fit {window:,} tokens")
     if state.stopped:
         return _evaluate(task, state)
     if state.rounds >= task.limits.max_iterations:
@@ -127,6 +128,9 @@ def _work(task: Task, state: TaskState) -> Step:
                 return call
             output = min(call.max_output_tokens, most)
             return replace(call, max_output_tokens=output, end=end)
+        case Overfull() if state.overflow and not state.overflow.window:
+            # The size of the window is no more than a guess: the provider's own words say more.
+            return _overflowed(state, "and the request cannot be made shorter")
         case Overfull() as overfull:
             return _error(Reason.CONTEXT_OVERFLOW, _too_long(task, state, overfull))
     return _call(task, state, Purpose.AGENT, size)
@@ -143,15 +147,12 @@ def _too_long(task: Task, state: TaskState, overfull: Overfull) -> str:
     )
 
 
-def _overflowed(state: TaskState) -> Finish:
-    """End a task whose request overflowed its window again, after it was made shorter."""
-    failure, windows = state.overflow, state.windows
-    assert failure is not None, "it counted"
-    name, window = list(windows.items())[-1]
-    message = (
-        f"{failure.message} (again, after the request was shortened to fit {window:,} tokens: "
-        f'set context_window in [models."{name}"] to what the model really takes)'
-    )
+def _overflowed(state: TaskState, tried: str) -> Finish:
+    """End a task whose request overflows its window all the same."""
+    failure, name = state.overflow, list(state.windows)[-1]
+    assert failure is not None, "there was one"
+    mend = f'set context_window in [models."{name}"] to what the model really takes'
+    message = f"{failure.message} ({tried}: {mend})"
     error = ErrorInfo(
         type=Reason.CONTEXT_OVERFLOW,
         message=message,
@@ -170,6 +171,9 @@ def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> 
             Reason.TOKENS, f"{used.total_tokens} of {limits.max_tokens} tokens are used"
         )
     room = context.room(input_tokens, state.setup(purpose))
+    if state.overflows:
+        # Our count may be too low, and many providers count what may come as well.
+        room = max(context.MIN_OUTPUT, room // 2)
     return CallModel(purpose, input_tokens, min(limits.max_output_tokens, room))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ def encode(setup: ModelSetup, request: Request) -> bytes:
     """
     body = {
         "model": setup.model,
-        "messages": [_message(m) for m in request.messages],
+        "messages": [_message(m) for m in _alternating(request.messages)],
         setup.output_limit_field: request.max_output_tokens,
     }
     if request.tools:
@@ -55,6 +55,27 @@ def _response_format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"type": "json_object"}
     form = {"name": "answer", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": form}
+
+
+def _alternating(messages: tuple[Message, ...]) -> Iterator[Message]:
+    """Yield ``messages``, those of the user that follow each other as one: strict chat templates refuse two running.
+
+    No request ever ends between two of them, so that this changes nothing of what was sent before.
+    """
+    before: Message | None = None
+    for message in messages:
+        if before is not None and _by_user(before) and _by_user(message):
+            before = Message("user", f"{before.content}\n\n{message.content}")
+            continue
+        if before is not None:
+            yield before
+        before = message
+    if before is not None:
+        yield before
+
+
+def _by_user(message: Message) -> bool:
+    return message.role == "user" or (message.role == "tool" and message.tool_call_id is None)
 
 
 def _message(message: Message) -> Mapping[str, Any]:

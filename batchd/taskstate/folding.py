@@ -82,13 +82,22 @@ def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
     return _overflowed(settled, call, event) if call and overflow else settled
 
 
+def _guessed(state: TaskState, call: CallStarted) -> int:
+    """Return how long a window may be that nobody names, after a request that did not fit.
+
+    Many providers count the output that is asked for: at first that alone is halved, then the input is shortened too.
+    """
+    output = 0 if state.overflows else call.max_output_tokens
+    return max(call.input_tokens, (call.input_tokens + output) // 2)
+
+
 def _overflowed(state: TaskState, call: CallStarted, event: CallFailed) -> TaskState:
     """Take the window to be what the provider says it is, or as long as what did not fit."""
     setup, named = state.setup(call.purpose), event.failure.window
     if not named or call.input_tokens + call.max_output_tokens <= named:
         # By our count it would have fitted, so that our count is too low: the window is shorter by the same measure.
-        known = [n for n in (call.input_tokens, setup.context_window, named) if n]
-        named = min(known, default=0)
+        known = [n for n in (_guessed(state, call), setup.context_window, named) if n]
+        named = min(known)
     others = {name: n for name, n in state.windows.items() if name != setup.name}
     state = replace(state, windows={**others, setup.name: named}, overflow=event.failure)
     if call.purpose is Purpose.COMPACTION:
