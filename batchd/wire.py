@@ -8,7 +8,7 @@ Which way each goes stands in its docstring.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias, get_args
 
@@ -17,7 +17,16 @@ import msgspec
 from batchd.events import CallStarted, Event, Terms
 from batchd.events import decode as decode_event
 from batchd.events import encode as encode_event
-from batchd.records import Batch, Endpoint, Failure, Purpose, Ref, SandboxPolicy, Task
+from batchd.records import (
+    Batch,
+    Endpoint,
+    Failure,
+    Purpose,
+    RateLimit,
+    Ref,
+    SandboxPolicy,
+    Task,
+)
 
 #: A frame longer than this is a bug or an attack: the largest legitimate one is a ``Run`` with its history.
 MAX_FRAME = 1 << 28
@@ -108,6 +117,8 @@ class Ask:
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
+    #: By provider: its rate limits, as far as they were told since the last message; never stored.
+    limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +159,8 @@ class Record:
     attempt: int
     seq: int
     events: tuple[msgspec.Raw, ...]
+    #: As in ``Ask``.
+    limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,13 @@ class Calls:
 
     def record(self, active: Active, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
+        self._core.governor.heard(record.limits)
         self._settle(active, record.events)
         self._core.spawn(self._record(active, record))
 
     def ask(self, active: Active, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
+        self._core.governor.heard(ask.limits)
         # First the call before: its permit may be the very one that this request waits for.
         self._settle(active, ask.events)
         if active.stop is not None:
@@ -65,6 +67,7 @@ class Calls:
             self._core.spawn(self._deny(active, ask, active.stop))
             return
         active.waiting = ask
+        governor.heard(ask.limits)
         call = self._call(active, ask)
         governor.failed(call, failed.failure, partial(self._decided, active))
         self._flush(active)

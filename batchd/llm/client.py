@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,10 +15,10 @@ import aiohttp
 import httpx2
 import openai
 
-from batchd.llm import answer
+from batchd.llm import answer, ratelimits
 from batchd.llm.failures import Place, error_in_answer, http_failure
 from batchd.llm.request import Request, encode
-from batchd.records import Answer, Endpoint, Failure, FailureKind, ModelSetup
+from batchd.records import Answer, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
 
 #: A host that does not take a connection by then cannot be reached.
 CONNECT_S = 15.0
@@ -26,6 +26,7 @@ CONNECT_S = 15.0
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _KEEPALIVE_S = 4.0
 _HTTP_OK = 200
+_NO_LIMITS: Mapping[str, tuple[RateLimit, ...]] = {}
 #: What came over the connection was no HTTP, or not compressed as it said.
 _NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
 #: What goes wrong before there is a connection.
@@ -57,6 +58,14 @@ class ModelClient:
         self._endpoints = dict(endpoints)
         self._lines: dict[str, _Line] = {}
         self._retired: list[_Line] = []
+        self._limits: dict[str, tuple[RateLimit, ...]] = {}
+
+    def limits(self) -> Mapping[str, tuple[RateLimit, ...]]:
+        """Return what providers, by name, told of their limits with their last answers; each is returned once."""
+        if not self._limits:
+            return _NO_LIMITS
+        told, self._limits = self._limits, {}
+        return told
 
     async def call(self, setup: ModelSetup, request: Request, timeout_s: float) -> Answer | Failure:
         """Make one call, once, and return what came of it.
@@ -78,7 +87,8 @@ class ModelClient:
             )
         line.calls += 1
         try:
-            return await _call(line.client, place, request, timeout_s)
+            heard = partial(self._heard, setup.provider)
+            return await _call(line.client, place, request, timeout_s, heard)
         finally:
             line.calls -= 1
             if self._retired:
@@ -97,6 +107,10 @@ class ModelClient:
         self._lines, self._retired = {}, []
         for line in lines:
             await line.client.close()
+
+    def _heard(self, provider: str, headers: Mapping[str, str]) -> None:
+        if told := ratelimits.told(headers):
+            self._limits[provider] = told
 
     def _line(self, name: str, endpoint: Endpoint) -> _Line:
         line = self._lines.get(name)
@@ -144,7 +158,11 @@ def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
 
 
 async def _call(
-    client: openai.AsyncOpenAI, place: Place, request: Request, timeout_s: float
+    client: openai.AsyncOpenAI,
+    place: Place,
+    request: Request,
+    timeout_s: float,
+    heard: Callable[[Mapping[str, str]], None],
 ) -> Answer | Failure:
     body = encode(place.setup, request)
     begun = time.monotonic()
@@ -153,9 +171,9 @@ async def _call(
         async with asyncio.timeout(timeout_s):
             response = await client.post(place.url, cast_to=httpx2.Response, content=body)
     except openai.APIStatusError as error:
-        return http_failure(
-            place, error.status_code, error.response.headers, error.response.content
-        )
+        response = error.response
+        heard(response.headers)
+        return http_failure(place, response.status_code, response.headers, response.content)
     except TimeoutError:
         return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
     except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -164,6 +182,7 @@ async def _call(
         return place.failure(
             FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
         )
+    heard(response.headers)
     return _read(place, response.content, request, time.monotonic() - begun)
 
 

@@ -25,7 +25,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = _float(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return max(0.0, milliseconds / 1000)
-    return _wait(headers.get("retry-after"))
+    return seconds(headers.get("retry-after"))
 
 
 def until_reset(headers: Mapping[str, str], body: str) -> float | None:
@@ -35,7 +35,7 @@ def until_reset(headers: Mapping[str, str], body: str) -> float | None:
     will be full, not when there is something left.
     """
     waits = [
-        _wait(value)
+        seconds(value)
         for name, value in headers.items()
         if "ratelimit" in name and "reset" in name and _ran_out(headers, name)
     ]
@@ -50,7 +50,7 @@ def _ran_out(headers: Mapping[str, str], name: str) -> bool:
     return remaining is None or remaining <= 0
 
 
-def _wait(value: str | None) -> float | None:
+def seconds(value: str | None) -> float | None:
     """Return the seconds that a number, a duration, a moment or a date stand for."""
     if value is None:
         return None

@@ -15,8 +15,9 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host, Reply, StopSignal
@@ -32,6 +33,7 @@ from batchd.taskstate import TaskState, Verdict
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
 
+_Teller = TypeVar("_Teller", wire.Ask, wire.Record)
 Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
 
 
@@ -195,17 +197,17 @@ class AgentHost:
 
     async def ask(self, ask: wire.Ask) -> Reply:
         """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
-        reply: Reply = await self._exchange(ask)
+        reply: Reply = await self._exchange(self._told(ask))
         return reply
 
     async def failed(self, failed: wire.Failed) -> Reply:
         """Commit the events and wait for what the governor says; raises ``StaleAttemptError``."""
-        reply: Reply = await self._exchange(failed)
+        reply: Reply = await self._exchange(replace(failed, ask=self._told(failed.ask)))
         return reply
 
     async def record(self, record: wire.Record) -> None:
         """Return when the events are durable; raises ``StaleAttemptError``."""
-        await self._exchange(record)
+        await self._exchange(self._told(record))
 
     def progress(self, step: str, detail: str) -> None:
         """Tell people what the task is doing."""
@@ -233,6 +235,11 @@ class AgentHost:
             files=files,
         )
         return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
+
+    def _told(self, message: _Teller) -> _Teller:
+        """Return a message that takes along what providers told of their limits."""
+        limits = self.client.limits()
+        return replace(message, limits=limits) if limits else message
 
     async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
         self._answer = asyncio.get_running_loop().create_future()

@@ -1,0 +1,48 @@
+"""The rate limits that the headers of an answer tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from batchd.llm import waits
+from batchd.records import RateLimit
+
+#: By what a limit is of, where its three headers are: OpenAI's names, which most have taken over, and
+#: anthropic's. Of these, what went comes back bit by bit.
+_GRADUAL: tuple[tuple[str, str], ...] = (
+    ("requests", "x-ratelimit-{}-requests"),
+    ("tokens", "x-ratelimit-{}-tokens"),
+    ("requests", "anthropic-ratelimit-requests-{}"),
+    ("tokens", "anthropic-ratelimit-tokens-{}"),
+)
+#: Of these, all of it is back at once, when a window ends.
+_WINDOWS = ("ratelimit-{}", "x-ratelimit-{}")
+_FIELDS = ("limit", "remaining", "reset")
+#: Their names written out, as this is read with every answer.
+_NAMES: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+    *((of, False, tuple(map(name.format, _FIELDS))) for of, name in _GRADUAL),
+    *(("requests", True, tuple(map(name.format, _FIELDS))) for name in _WINDOWS),
+)
+#: ``100, 100;w=60`` is a limit of 100.
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)")
+
+
+def told(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
+    """Return the limits that an answer's headers tell in full; most tell none."""
+    if not any("ratelimit" in name for name in headers):
+        return ()
+    return tuple(_read(headers))
+
+
+def _read(headers: Mapping[str, str]) -> Iterator[RateLimit]:
+    for of, window, (limit, remaining, reset) in _NAMES:
+        most, left = _number(headers.get(limit)), _number(headers.get(remaining))
+        wait = waits.seconds(headers.get(reset))
+        if most and left is not None and wait is not None:
+            yield RateLimit(of=of, limit=most, remaining=left, reset_s=wait, window=window)
+
+
+def _number(value: str | None) -> float | None:
+    found = _NUMBER.match(value or "")
+    return float(found[1]) if found else None
