@@ -19,7 +19,7 @@ import msgspec
 from batchd.config import Config
 from batchd.events import TaskFinished
 from batchd.formats import ResultV1, SummaryV1
-from batchd.records import Batch, Cause, Parking, Purpose, Ref, Scope
+from batchd.records import Batch, Cause, Parking, Purpose, Ref, Scope, Status
 from batchd.spool import files, outbox
 from batchd.spool.claims import Claim, Claimer
 from batchd.store import Store
@@ -121,6 +121,7 @@ async def carry_out(store: Store, made: Plan) -> None:
             scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now
         )
         await store.park(parking)
+        await store.suspend(ref, None, Status.PARKED, message)  # so that it is shown
 
 
 def set_aside(made: Plan, inbox: Path) -> None:

@@ -1,0 +1,219 @@
+"""`batchd backup` and `batchd restore`, on spools of real daemons that were killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd.records import Cause, Ref, Scope, Status
+from batchd.spool.claims import Claimer
+from batchd.spool.settle import signature
+from batchd.store import Reader, Store
+
+SLOW, LONG = "latency-0.7+steps-2", "latency-30+steps-2"
+
+
+def store_of(spool: Any) -> Path:
+    """Return where a spool's store lies."""
+    return Path(spool.folder, ".batchd", "batchd.db")
+
+
+def drop(spool: Any, name: str, **models: str) -> None:
+    """Drop a batch with one task a model, and wait until it is stored."""
+    tasks = [
+        {"id": task, "first_prompt": f"{name} {task}", "model": f"standin/{model}"}
+        for task, model in models.items()
+    ]
+    spool.write(f"{name}.json", tasks).rename(spool.folder / "inbox" / f"{name}.json")
+    spool.eventually((spool.folder / "outbox" / name / "request.json").exists)
+
+
+def ended(spool: Any, batch: str, task: str = "summary") -> None:
+    """Wait for a result, or for the summary."""
+    spool.eventually((spool.folder / "outbox" / batch / f"{task}.json").exists)
+
+
+def asked(base_url: str) -> list[str]:
+    """Return the prompts that the server was asked with, once for each request."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        return [exchange["prompt"] for exchange in json.load(answer)]
+
+
+@pytest.fixture
+def older(spool: Any, slow_server: str) -> Path:
+    """Leave a spool behind whose backup is older than its outbox; return that backup.
+
+    `b` has ended since, of `c` one task has and one was at work, `new` came since, and so did a claim.
+    """
+    config = spool.folder / "config.toml"
+    lines = config.read_text().replace("processes = 2", "processes = 2\nagents_per_process = 4")
+    lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in lines.splitlines()]
+    for model in (SLOW, LONG):
+        lines += [f'[models."standin/{model}"]', "input_usd_per_mtok = 1.0"]
+        lines += ["output_usd_per_mtok = 2.0"]
+    config.write_text("\n".join(lines) + "\n")
+    backup = spool.folder / "kept.bak"
+    with spool.serving() as daemon:
+        drop(spool, "past", one="steps-2")
+        ended(spool, "past")
+        drop(spool, "b", one=SLOW, two=SLOW)
+        drop(spool, "c", one=SLOW, two=LONG)
+        spool.eventually(lambda: "c two" in asked(slow_server))
+        made = spool.batchd("backup", backup)
+        assert made.returncode == 0, made.stderr
+        drop(spool, "new", one="steps-2")
+        for name in ("b", "new"):
+            ended(spool, name)
+        ended(spool, "c", "one")
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    late = spool.write("late.json", [{"first_prompt": "late"}])
+    claimer = Claimer(spool.folder / "inbox", spool.folder / ".batchd")
+    inside = late.rename(spool.folder / "inbox" / "late.json")
+    claimer.take("late.json", signature(os.lstat(inside)))
+    assert claimer.taken()
+    return backup
+
+
+def check_books(spool: Any, results: dict[Path, bytes]) -> None:
+    """Hold rows, result texts and ledger to the results in the outbox."""
+    with Reader(store_of(spool)) as reader:
+        assert reader.batch("b").published_at
+        for batch, task in (("b", "one"), ("b", "two"), ("c", "one")):
+            result = spool.result(batch, task)
+            row = reader.task(Ref(batch, task))
+            assert (row.status, row.published) == (Status.COMPLETED, True)
+            assert row.calls == result["usage"]["calls"] == 2
+            assert row.cost_usd == pytest.approx(result["cost"]["total"])
+            assert row.unsettled_calls == 0
+            assert (
+                dict(reader.results(batch))[task].encode()
+                == results[spool.folder / "outbox" / batch / f"{task}.json"]
+            )
+        (spent,) = reader.spend((), batch="b")
+        assert spent.cost_usd == pytest.approx(spool.result("b", "summary")["cost"]["total"])
+        assert spent.calls == spool.result("b", "summary")["usage"]["calls"]
+        (parking,) = reader.parked()
+    assert (parking.scope, parking.name, parking.cause) == (Scope.TASK, "c/two", Cause.UNCERTAIN)
+
+
+def test_an_older_store_believes_the_outbox_and_parks_the_rest(
+    spool: Any, slow_server: str, older: Path
+) -> None:
+    """Shown first, then done: ends and their money are imported, and what may have run waits for a word."""
+    path, outbox = store_of(spool), spool.folder / "outbox"
+    with Reader(older) as reader:
+        assert {t.status for t in reader.tasks("b")} == {Status.RUNNING}
+    path.write_bytes(b"ruined" * 10_000)  # what makes people restore
+    before = {p: p.read_bytes() for p in spool.folder.rglob("*") if p.is_file()}
+
+    shown = spool.batchd("restore", older, "--json")
+    plan = json.loads(shown.stdout)
+    assert [f["task"] for f in plan["imported"]] == ["b/one", "b/two", "c/one"]
+    assert plan["parked"] == ["c/two"]
+    assert plan["published"] == ["b"]
+    (unknown,) = plan["unknown"]
+    assert (unknown["batch"], unknown["finished"], unknown["results"]) == ("new", True, 1)
+    assert unknown["unbooked_usd"] == spool.result("new", "one")["cost"]["total"]
+    assert [c["name"] for c in plan["claimed"]] == ["late.json"]
+    assert not plan["done"]
+    assert "Nothing was changed" in spool.batchd("restore", older).stdout
+    now = {p: p.read_bytes() for p in spool.folder.rglob("*") if p.is_file()}
+    assert {p for p in now if now[p] != before.get(p)} <= {spool.folder / ".batchd/lock"}
+
+    requests = asked(slow_server)
+    done = spool.batchd("restore", older, "--yes", "--json")
+    told = json.loads(done.stdout)
+    assert {**told, "done": False, "former": None} == plan
+    assert Path(told["former"]).read_bytes() == b"ruined" * 10_000
+    assert [p.name[-9:] for p in (spool.folder / "inbox/.uncertain").iterdir()] == ["late.json"]
+    results = {p: p.read_bytes() for p in outbox.glob("*/*.json")}
+    check_books(spool, results)
+    # A daemon starts nothing of it, and goes on once somebody says so.
+    with spool.serving():
+        drop(spool, "after", one="steps-2")
+        ended(spool, "after")
+        assert asked(slow_server)[len(requests) :] == ["after one"] * 2
+        status = spool.batchd("status", "c/two").stdout
+        assert "parked since" in status
+        assert "`batchd resume c/two` runs it" in status
+        cancelled = spool.batchd("cancel", "c/two")
+        assert cancelled.returncode == 0, cancelled.stderr
+        ended(spool, "c")
+    assert spool.result("c", "summary")["counts"]["completed"] == 1
+    assert spool.result("c", "two")["status"] == "cancelled"
+    assert {p: p.read_bytes() for p in results} == results
+
+
+def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
+    """While a daemon runs it is refused, with that daemon's name; a backup is not."""
+    with spool.serving() as daemon:
+        drop(spool, "b", one="steps-2")
+        ended(spool, "b")
+        assert spool.batchd("backup").returncode == 0
+        (backup,) = store_of(spool).parent.glob("batchd.db.*.bak")
+        refused = spool.batchd("restore", backup, "--yes")
+        assert refused.returncode == 3
+        assert f"is in use by the process {daemon.pid}" in refused.stderr
+    assert backup.stat().st_mode & 0o777 == 0o600
+    # With the daemon gone it works, and a store that lies there already needs no name.
+    for arguments in ((backup,), ()):
+        done = spool.batchd("restore", *arguments, "--yes")
+        assert done.returncode == 0, done.stderr
+    with Reader(store_of(spool)) as reader:
+        assert reader.batch("b").completed == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("missing", "does not exist"),
+        ("text", "it is damaged"),
+        ("foreign", "is a database of another program"),
+        ("newer", "was written by a newer batchd"),
+        ("flipped", "damaged"),
+    ],
+)
+def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: str) -> None:
+    """The store stays as it was, and nothing is left lying about."""
+    path, backup = store_of(spool), spool.folder / "kept.bak"
+    Store.open(path, retention_s=0).close()
+    if kind != "missing":
+        spool.batchd("backup", backup)
+    if kind == "text":
+        backup.write_text("no database, but longer than its header. " * 40)
+    elif kind == "foreign":
+        backup.unlink()
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import sqlite3; sqlite3.connect({str(backup)!r}).execute('CREATE TABLE x (y)')",
+            ],
+            check=True,
+        )
+    elif kind == "newer":
+        db = sqlite3.connect(backup)
+        db.execute("PRAGMA user_version = 99")
+        db.close()
+    elif kind == "flipped":
+        data = bytearray(backup.read_bytes())
+        data[8192:12288] = os.urandom(4096)
+        backup.write_bytes(data)
+    before = path.read_bytes()
+    refused = spool.batchd("restore", backup, "--yes")
+    assert refused.returncode == 3
+    assert complaint in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert path.read_bytes() == before
+    names = {p.name for p in path.parent.iterdir()}
+    assert names - {"batchd.db-wal", "batchd.db-shm"} == {"batchd.db", "lock"}
