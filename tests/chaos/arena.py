@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -121,20 +122,23 @@ class Arena:
 
     def __init__(self, folder: Path, config: str, *, prefix: Sequence[str] = ()) -> None:
         """``prefix`` goes before the daemon's command line: what it is to run under."""
-        self.folder = folder
-        self.log = folder / "daemon.log"
+        #: A word that no other process of this machine has anywhere: what is killed is told by it.
+        self.mark = f"chaos-{secrets.token_hex(8)}"
+        self.folder = folder / self.mark
+        self.log = self.folder / "daemon.log"
         self._prefix = prefix
-        #: In the environment of all that the daemon starts with one, which tells them apart from others'.
-        self._mark = f"CHAOS_MARK={secrets.token_hex(8)}"
+        self._namespace = _namespace(Path("/proc/self"))
+        #: Whoever is older than that was not started here.
+        self._since = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+        self.folder.mkdir()
         folder.chmod(0o755)  # commands run as somebody else
-        (folder / "config.toml").write_text(config)
-        (folder / "inbox").mkdir(exist_ok=True)
+        (self.folder / "config.toml").write_text(config)
+        (self.folder / "inbox").mkdir()
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start a daemon, in a session of its own, and do not wait until it is up."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
-        name, _, value = self._mark.partition("=")
         config = str(self.folder / "config.toml")
         command = [*self._prefix, sys.executable, "-m", "batchd", "--config", config, "serve"]
         with self.log.open("ab") as log:
@@ -144,7 +148,7 @@ class Arena:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={**kept, name: value, "PYTHONPATH": str(ROOT)},
+                env={**kept, "CHAOS_MARK": self.mark, "PYTHONPATH": str(ROOT)},
                 start_new_session=True,
             )
 
@@ -173,6 +177,16 @@ class Arena:
         """Return the end of the daemon's log."""
         return self.log.read_text("utf-8", "replace")[-3000:]
 
+    def limit(self, kind: int, room: int | None) -> None:
+        """Leave every process of batchd ``room`` more of a resource than it has now; None: as much as it may."""
+        for process in self.processes():
+            if process.role != "other":
+                with contextlib.suppress(ProcessLookupError):
+                    used = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+                    hard = resource.prlimit(process.pid, kind)[1]
+                    soft = hard if room is None else used + room
+                    resource.prlimit(process.pid, kind, (soft, hard))
+
     def drop(self, name: str, tasks: Sequence[Mapping[str, Any]]) -> Path:
         """Drop a task file into the inbox; return the folder that it will have in the outbox."""
         made = self.folder / f"{name}.new"
@@ -184,20 +198,23 @@ class Arena:
         """Return everything that belongs to this spool, by environment, directory or mounts."""
         found = []
         for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError, ValueError):
-                    if self._ours(entry):
-                        found.append(self._process(entry))
+                    process = self._process(entry)
+                    if process.started >= self._since and self._ours(entry):
+                        found.append(process)
         return found
 
     def _ours(self, entry: Path) -> bool:
-        if self._mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+        if f"CHAOS_MARK={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
             return True
-        folder = str(self.folder)
-        if str((entry / "cwd").readlink()).startswith(folder):
+        if self.mark in str((entry / "cwd").readlink()):
             return True
-        # A command in a sandbox has neither; the task's directory is mounted there.
-        return folder in (entry / "mountinfo").read_text()
+        # A command in a sandbox has neither; the task's directory is mounted in a namespace of its own.
+        if _namespace(entry) == self._namespace:
+            return False
+        mounts = (line.split() for line in (entry / "mountinfo").read_text().splitlines())
+        return any(m[4] == "/task" and self.mark in " ".join(m) for m in mounts)
 
     def _process(self, entry: Path) -> Process:
         pid = int(entry.name)
@@ -216,6 +233,11 @@ class Arena:
         known = {(one.pid, one.started) for one in ones}
         now = (p for p in self.processes() if p.state != "Z")
         return [p for p in now if (p.pid, p.started) in known]
+
+
+def _namespace(entry: Path) -> str:
+    """Return the mounts that a process sees, by number."""
+    return str((entry / "ns/mnt").readlink())
 
 
 @contextlib.contextmanager

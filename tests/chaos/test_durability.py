@@ -36,7 +36,8 @@ _WHOLE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+).*")
 _BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
 _ENDED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)\) += (-?\d+).*")
 _OPEN = re.compile(r"\d+<(.*?)>")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+#: A path, behind the folder that it is relative to, if one is given.
+_PATH = re.compile(r'(?:\d+<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 _ADDRESS = re.compile(
     r'\[\\"(Ack|Granted|Record|Ask|Failed|Done)\\",\{(?:\\"ask\\":\{)?\\"ref\\":\{\\"batch\\":\\"(\w+)\\",\\"task\\":\\"(\w+)\\"\}'
 )
@@ -61,7 +62,7 @@ class Call:
     @property
     def paths(self) -> list[str]:
         """The paths among its arguments."""
-        return _QUOTED.findall(self.arguments)
+        return [str(Path(folder, name)) for folder, name in _PATH.findall(self.arguments)]
 
     def messages(self, *kinds: str) -> list[tuple[str, str]]:
         """Return kind and task of those messages of the pool that it carries."""
@@ -130,7 +131,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     place = Arena(spool, config, prefix=(*_STRACE, "-o", str(file)))
     try:
         place.start()
-        until((spool / ".batchd/control.sock").exists, 60, place.tail)
+        until((place.folder / ".batchd/control.sock").exists, 60, place.tail)
         folder = place.drop("c", tasks(_COUNT))
         until((folder / "summary.json").exists, 60, place.tail)
         assert _statuses(folder) == ["completed"] * _COUNT, place.tail()
@@ -139,7 +140,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     finally:
         place.clear()
         model.stop()
-    return Trace(file.read_text("utf-8", "replace"), spool)
+    return Trace(file.read_text("utf-8", "replace"), place.folder)
 
 
 def test_every_acknowledgement_follows_a_sync_of_what_it_acknowledges(trace: Trace) -> None:
@@ -147,9 +148,10 @@ def test_every_acknowledgement_follows_a_sync_of_what_it_acknowledges(trace: Tra
     asked: dict[str, int] = {}
     answered = {"Ack": 0, "Granted": 0}
     for call in trace.of("recvfrom", "recvmsg", "sendto", "sendmsg"):
+        # Sent by the worker, then received by the daemon.
+        for _, task in call.messages("Record", "Ask", "Failed"):
+            asked[task] = call.ended
         if call.name in {"recvfrom", "recvmsg"}:
-            for _, task in call.messages("Record", "Ask", "Failed"):
-                asked[task] = call.ended
             continue
         for kind, task in call.messages("Ack", "Granted"):
             answered[kind] += 1
@@ -157,6 +159,12 @@ def test_every_acknowledgement_follows_a_sync_of_what_it_acknowledges(trace: Tra
     assert answered["Granted"] == _COUNT * CALLS
     # One before each command, one for the end.
     assert answered["Ack"] == _COUNT * CALLS
+
+
+def _told(trace: Trace, task: str) -> int:
+    """Return when the daemon was told of a task's end; the end of all for what is no task's."""
+    done = (c for c in trace.of("sendto", "sendmsg") if ("Done", task) in c.messages("Done"))
+    return next((c.began for c in done), trace.calls[-1].ended + 1)
 
 
 def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rename(
@@ -173,16 +181,8 @@ def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rena
             last = max(w.ended for w in trace.written(source, -1, call.began))
             assert trace.synced(source, last, call.began), f"{target} was not synced"
         folder = str(Path(target).parent)
-        behind = [c for c in trace.calls if c.thread == call.thread and c.began > call.ended]
-        assert behind, f"nothing follows {call}"
-        assert (behind[0].name, behind[0].file) == ("fsync", folder), f"{target}: {behind[0]}"
-        for done in trace.of("sendto", "sendmsg"):
-            if target.endswith(".json") and done.messages("Done"):
-                (_, task), *_ = done.messages("Done")
-                if target == f"{folder}/{task}.json":
-                    assert trace.synced(folder, call.ended, done.began), (
-                        f"{task} was told too early"
-                    )
+        told = _told(trace, Path(target).name.partition(".")[0])
+        assert trace.synced(folder, call.ended, told), f"{target}: its name was not on the disk"
     # The request, a transcript and a result for each task, all results, the summary.
     assert renamed == 1 + 2 * _COUNT + 2
 
@@ -190,7 +190,9 @@ def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rena
 def test_a_claim_is_on_the_disk_before_the_store_knows_of_it(trace: Trace) -> None:
     """Both folders are synced before the batch is stored, and the file leaves only once it is."""
     claimed = f"{trace.spool}/inbox/.claimed"
-    renames = [c for c in trace.of("rename", "renameat", "renameat2") if claimed in c.arguments]
+    renames = [
+        c for c in trace.of("rename", "renameat", "renameat2") if claimed in " ".join(c.paths)
+    ]
     claim, move = renames
     (write, *_) = trace.written(trace.wal, claim.ended, move.began)
     assert trace.synced(claimed, claim.ended, write.began)
@@ -200,7 +202,7 @@ def test_a_claim_is_on_the_disk_before_the_store_knows_of_it(trace: Trace) -> No
 
 def test_a_batchs_folder_is_on_the_disk_before_anything_in_it_is_told(trace: Trace) -> None:
     """A synced file in a folder that a power cut takes away would be lost with it."""
-    made = [c for c in trace.of("mkdir") if c.paths[0] == f"{trace.outbox}/c"]
+    made = [c for c in trace.of("mkdir", "mkdirat") if c.paths[0] == f"{trace.outbox}/c"]
     assert len(made) == 1
     first = min(c.began for c in trace.of("sendto", "sendmsg") if c.messages("Done"))
     assert trace.synced(trace.outbox, made[0].ended, first)

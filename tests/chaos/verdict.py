@@ -130,7 +130,8 @@ def _run_once(directory: Path, events: Sequence[Mapping[str, Any]]) -> int:
         number = json.loads(event["call"]["arguments"])["command"].split()[1]
         cut = event["outcome"] == "interrupted"
         interrupted += cut
-        assert lines.pop(number, 0) in ({0, 1} if cut else {1}), f"{directory.name}: {number} twice"
+        once = {1} if event["exit_code"] == 0 else {0, 1}
+        assert lines.pop(number, 0) in once, f"{directory.name}: command {number} of {notes}"
     assert not lines, f"{directory.name}: commands {lines} that no journal knows of"
     return interrupted
 

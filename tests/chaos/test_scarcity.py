@@ -1,0 +1,107 @@
+"""What runs out comes back: disk, descriptors, processes. Until then nothing is lost, and nothing is paid twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from arena import CALLS, Arena, Model, arena, tasks, until
+from verdict import Figures, judge
+
+_COUNT = 40
+
+
+def _finish(place: Arena, model: Model, folder: Path) -> Figures:
+    """Wait for the batch's end, stop the daemon, and judge."""
+    until((folder / "summary.json").exists, 60, place.tail)
+    place.stop()
+    until(lambda: not place.processes(), 5, lambda: f"orphans: {place.processes()}")
+    figures = judge(folder, model.log(), _COUNT)
+    print(f"\n{figures}")  # noqa: T201 (what a chaos run is read for)
+    assert figures.calls == _COUNT * CALLS
+    assert figures.statuses == {"completed": _COUNT}
+    return figures
+
+
+def _under_way(place: Arena, model: Model, requests: int) -> Path:
+    """Start a daemon and a batch; return its folder once the server has had some requests."""
+    place.start()
+    folder = place.drop("c", tasks(_COUNT))
+    until(lambda: len(model.log()) >= requests, 30, place.tail)
+    return folder
+
+
+@contextlib.contextmanager
+def _small_disk(place: Arena) -> Iterator[Path]:
+    """Mount a few megabytes in a spool."""
+    small = place.folder / "small"
+    small.mkdir()
+    options = "size=6m,mode=755"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, place.mark, small], check=True)
+    try:
+        yield small
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def _fill(small: Path) -> Path:
+    """Take all room there is, and what is freed within a moment."""
+    ballast = small / "ballast"
+    for piece in (1 << 16, 1 << 12):
+        for _ in range(3):
+            with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+                while True:
+                    file.write(bytes(piece))
+            time.sleep(0.02)
+    return ballast
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.parametrize("killed", [False, True], ids=["waits", "killed-meanwhile"])
+def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
+    tmp_path: Path, killed: bool
+) -> None:
+    """While the store cannot write, no new call is made; with room again, all goes on, killed or not."""
+    more = '[paths]\noutbox = "small/outbox"\nstate = "small/state"\n'
+    with (
+        arena(tmp_path, "--latency", "0.05", more=more) as (place, model),
+        _small_disk(place) as small,
+    ):
+        try:
+            _under_way(place, model, 20)
+            folder = small / "outbox/c"
+            ballast = _fill(small)
+            time.sleep(1.0)  # calls under way may end
+            before = len(model.log())
+            if killed:
+                assert place.daemon is not None
+                place.daemon.kill()
+                place.daemon.wait()
+            time.sleep(2.0)
+            assert len(model.log()) == before, "calls are made that cannot be recorded"
+            assert before < _COUNT * CALLS
+            lines = place.log.read_text().count("\n")
+            assert "store_trouble" in place.tail()
+            ballast.unlink()
+            if killed:
+                place.start()
+            _finish(place, model, folder)
+            assert lines < 2000, "it tells the same again and again"
+        finally:
+            place.clear()
+
+
+def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -> None:
+    """EMFILE in daemon, fork server and workers for two seconds fails no task, and ends no process for good."""
+    with arena(tmp_path, "--latency", "0.05") as (place, model):
+        folder = _under_way(place, model, 10)
+        place.limit(resource.RLIMIT_NOFILE, 0)
+        time.sleep(2.0)
+        place.limit(resource.RLIMIT_NOFILE, None)
+        _finish(place, model, folder)
