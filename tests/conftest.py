@@ -126,9 +126,10 @@ class Spool:
 
 
 @contextlib.contextmanager
-def stand_in(*options: str) -> Iterator[str]:
-    """Run the stand-in model server as a process; its base URL."""
-    command = [sys.executable, "-m", "batchd.demo.server", "--no-count", *options]
+def stand_in(*options: str, count: bool = False) -> Iterator[str]:
+    """Run the stand-in model server as a process; its base URL. With ``count`` it counts tokens."""
+    command = [sys.executable, "-m", "batchd.demo.server", *options]
+    command += [] if count else ["--no-count"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -151,6 +152,14 @@ def slow_server() -> Iterator[str]:
     """A stand-in server of one's own that takes a moment for each answer: kills find calls under way."""
     with stand_in("--latency", "0.1") as base_url:
         yield base_url
+
+
+@pytest.fixture
+def counting_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A stand-in server of one's own that counts tokens and logs bodies; its base URL and its log."""
+    log = tmp_path / "requests.jsonl"
+    with stand_in("--log", str(log), "--log-bodies", count=True) as base_url:
+        yield base_url, log
 
 
 @pytest.fixture
