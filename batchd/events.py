@@ -161,6 +161,15 @@ class Suspended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockMoved:
+    """The clock was set, or the machine slept, since the event before: that was no time at work."""
+
+    at: float
+    #: How far the clock moved without any time passing; negative where it was set back.
+    by_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested:
     """Somebody wants the task ended."""
 
@@ -191,6 +200,7 @@ Event: TypeAlias = (
     | RoundEvaluated
     | Compacted
     | Suspended
+    | ClockMoved
     | CancelRequested
     | TaskFinished
 )

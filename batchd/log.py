@@ -41,6 +41,7 @@ class Action(enum.StrEnum):
     TOOL_RAN = "tool_ran"
     ROUND_EVALUATED = "round_evaluated"
     CONTEXT_COMPACTED = "context_compacted"
+    CLOCK_MOVED = "clock_moved"
     TASK_PARKED = "task_parked"
     TASK_FINISHED = "task_finished"
     RATE_LIMITED = "rate_limited"

@@ -43,11 +43,10 @@ def floor(count: int) -> float:
         return (time.perf_counter() - begun) * 1000 / count
 
 
-def drop(spool: Path) -> None:
-    """Move the files in one by one, each whole, as fast as it goes; in a process of its own."""
+def drop(spool: Path) -> int:
+    """Move the files in one by one, each whole, as fast as it goes, in a process of its own; return its number."""
     if pid := os.fork():
-        _DROPPERS.append(pid)
-        return
+        return pid
     for i in range(FILES):
         new = spool / "new"
         new.write_bytes(data(i))
@@ -55,13 +54,10 @@ def drop(spool: Path) -> None:
     os._exit(0)
 
 
-_DROPPERS: list[int] = []
-
-
-def moved(spool: Path) -> int:
-    """Return how many folders lie in the outbox."""
-    outbox = spool / "outbox"
-    return outbox.stat().st_nlink - 2 if outbox.exists() else 0
+def empty(folder: Path) -> bool:
+    """Tell whether nothing lies in a folder, hidden things apart."""
+    with os.scandir(folder) as entries:
+        return all(entry.name.startswith(".") for entry in entries)
 
 
 def exactly_once(daemon: Daemon) -> bool:
@@ -90,13 +86,11 @@ def main() -> int:
     plain = floor(min(FILES, 10_000))
     with stage("hang", processes=1) as (_, daemon):
         cpu, begun = daemon.cpu_s(), time.perf_counter()
-        drop(daemon.spool)
-        while moved(daemon.spool) < FILES:
-            time.sleep(0.2)
-        os.waitpid(_DROPPERS[0], 0)
+        dropper, inbox = drop(daemon.spool), daemon.spool / "inbox"
+        os.waitpid(dropper, 0)
+        while not (empty(inbox) and empty(inbox / ".claimed")):
+            time.sleep(0.05)
         took = (time.perf_counter() - begun) * 1000 / FILES
-        while any((daemon.spool / "inbox/.claimed").iterdir()):
-            time.sleep(0.1)
         used = (daemon.cpu_s() - cpu) * 1000 / FILES
         once, peak = exactly_once(daemon), peak_mb(daemon.process.pid)
         daemon.process.kill()

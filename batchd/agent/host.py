@@ -60,6 +60,9 @@ class Host(Protocol):
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""
 
+    def moved(self) -> float:
+        """Return how far the clock has moved without time passing since this was last asked; 0.0 where it has not."""
+
     async def ask(self, ask: wire.Ask) -> Reply:
         """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
 

@@ -13,7 +13,7 @@ from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
 from batchd.errors import SandboxError, StaleAttemptError
-from batchd.events import Event, Resumed, TaskStarted
+from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, Reason, Status
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
@@ -78,6 +78,7 @@ class _Agent:
             if stop.requested and not self.state.verdict:
                 self._add(stop.requested)
                 continue
+            self._see_clock()
             step = decide(task, self.state, self._host.clock())
             try:
                 async for event in performer.perform(step, self.state):
@@ -97,6 +98,17 @@ class _Agent:
         return TaskStarted(at=now, terms=replace(terms, system_prompt=prompt, files=files))
 
     def _add(self, event: Event) -> None:
+        # A call's beginning is in the journal already: the daemon wrote it, with the permit.
+        if not isinstance(event, CallStarted):
+            self._see_clock()
+        self._append(event)
+
+    def _see_clock(self) -> None:
+        """Take what the clock was moved by, or what the machine slept, out of the time at work."""
+        if (moved := self._host.moved()) and self.state.last_at:
+            self._append(ClockMoved(at=self._host.clock(), by_s=moved))
+
+    def _append(self, event: Event) -> None:
         self._journal.add(event)
         self.state = apply(self.state, event)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 
 from batchd import tokens, wire
@@ -48,9 +49,13 @@ class Performer:
         self._host = host
         self._journal = journal
         self._place = place
+        #: When the task's time at work is over, by a clock that nobody sets and that sleeps with the machine.
+        self._ends = 0.0
 
     async def perform(self, step: Step, state: TaskState) -> AsyncIterator[Event]:
         """Do what ``step`` says and yield the events it makes. Raises ``SandboxError``, ``StaleAttemptError``."""
+        left_s = self._task.limits.timeout_s - state.run_time(self._host.clock())
+        self._ends = time.monotonic() + left_s
         match step:
             case CallModel():
                 async for event in self._call_model(step, state):
@@ -77,22 +82,22 @@ class Performer:
             yield reply
             self._host.progress("model", setup.name)
             with self._host.stop.interruptible():
-                timeout_s = self._left(state, self._task.limits.call_timeout_s)
+                timeout_s = self._left(self._task.limits.call_timeout_s)
                 outcome = await self._host.client.call(setup, request, timeout_s)
             if isinstance(outcome, Answer):
                 yield self._answered(step.purpose, outcome, setup, state)
                 return
             yield CallFailed(at=self._host.clock(), failure=outcome)
-            if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(state, 1.0) <= 0:
+            if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(1.0) <= 0:
                 return  # decide will see to it: it shortens the conversation, or ends the task
             self._host.progress("waiting", outcome.message)
             again = self._ask(step, request, setup)
             reply = await self._host.failed(wire.Failed(ask=again, failure=outcome))
         yield reply
 
-    def _left(self, state: TaskState, limit_s: float) -> float:
+    def _left(self, limit_s: float) -> float:
         """Return the seconds that an effect may take: its own limit, or what is left of the task's."""
-        return min(limit_s, self._task.limits.timeout_s - state.run_time(self._host.clock()))
+        return min(limit_s, self._ends - time.monotonic())
 
     def _ask(self, step: CallModel, request: Request, setup: ModelSetup) -> wire.Ask:
         run = self._journal.run
@@ -165,7 +170,7 @@ class Performer:
         await self._journal.flush()
         self._host.progress("tool", _shown(call.name, call.arguments))
         with self._host.stop.interruptible():
-            timeout_s = self._left(state, self._task.limits.tool_timeout_s)
+            timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
             output = await tools.run(request, self._place, timeout_s, most)
         return ToolRan(
@@ -182,7 +187,7 @@ class Performer:
         self._host.progress("evaluating", step.by)
         with self._host.stop.interruptible():
             if step.by == "check":
-                timeout_s = self._left(state, self._task.limits.tool_timeout_s)
+                timeout_s = self._left(self._task.limits.tool_timeout_s)
                 verdict, seconds = await evaluate.check(self._place, self._task.check, timeout_s)
                 return self._verdict(verdict, last=step.last, seconds=seconds)
             verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)

@@ -13,6 +13,7 @@ from batchd.events import (
     CallFailed,
     CallStarted,
     CancelRequested,
+    ClockMoved,
     Compacted,
     Event,
     Resumed,
@@ -108,6 +109,7 @@ _TELL: Mapping[type, tuple[str, Callable[[Any], str]]] = {
     RoundEvaluated: (Action.ROUND_EVALUATED, _evaluated),
     Compacted: (Action.CONTEXT_COMPACTED, _compacted),
     Suspended: (Action.TASK_PARKED, lambda e: f"{e.cause}: {e.message}".rstrip(": ")),
+    ClockMoved: (Action.CLOCK_MOVED, lambda e: f"the clock moved by {e.by_s:+,.0f} s"),
     # The end that follows tells it.
     CancelRequested: ("", lambda _: ""),
     TaskFinished: (Action.TASK_FINISHED, _finished),

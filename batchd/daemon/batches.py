@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,9 +32,12 @@ class _Open:
     batch: Batch
     #: The ids of tasks without a confirmed result.
     left: set[str]
-    #: Set when the dropped file lies in its folder.
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Whether the dropped file lies in its folder.
+    moved: bool = False
+    #: Whether its last files are being written.
+    closing: bool = False
+    #: Set when they are; made when somebody waits for it, for there may be 100,000 batches.
+    done: asyncio.Event | None = None
 
 
 class Batches:
@@ -54,8 +57,9 @@ class Batches:
 
     async def done(self, name: str) -> None:
         """Wait until a batch's summary is written."""
-        if name in self._open:
-            await self._open[name].done.wait()
+        if known := self._open.get(name):
+            known.done = known.done or asyncio.Event()
+            await known.done.wait()
 
     # Taking up
 
@@ -84,13 +88,14 @@ class Batches:
             errors = [str(problem) for problem in problems]
             core.log.warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
             core.listeners.batch_rejected(batch, problems)
-            core.spawn(self._close(known))
+            self._look(known)
         return batch
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
-        if name in self._open:
-            self._open[name].moved.set()
+        if known := self._open.get(name):
+            known.moved = True
+            self._look(known)
 
     def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
@@ -98,8 +103,7 @@ class Batches:
         core.governor.money.open_day(core.store.day_money(time.time()).total)
         for batch in restored.batches:
             known = self._open[batch.name] = _Open(batch, set())
-            if batch.claim not in claimed:
-                known.moved.set()
+            known.moved = batch.claim not in claimed
             spent = core.store.batch_money(batch.name).total if batch.budget_usd else 0.0
             core.governor.money.open_batch(batch.name, batch.budget_usd, spent)
         for queued in restored.queued:
@@ -111,8 +115,7 @@ class Batches:
         for ref, status in restored.ended:
             self._cancel_dependants(ref, status)
         for known in self._open.values():
-            if not known.left:
-                core.spawn(self._close(known))
+            self._look(known)
 
     # A task's end
 
@@ -186,8 +189,7 @@ class Batches:
         known.left.remove(ref.task)
         core.listeners.task_finished(ref, finished)
         self._cancel_dependants(ref, finished.status)
-        if not known.left:
-            core.spawn(self._close(known))
+        self._look(known)
         core.wake()
 
     def _cancel_dependants(self, ref: Ref, status: Status) -> None:
@@ -197,10 +199,15 @@ class Batches:
 
     # A batch's end
 
+    def _look(self, known: _Open) -> None:
+        """See whether a batch can be closed."""
+        if known.moved and not known.left and not known.closing:
+            known.closing = True
+            self._core.spawn(self._close(known))
+
     async def _close(self, known: _Open) -> None:
         """Write a batch's last files, the summary last of all."""
         core, batch = self._core, known.batch
-        await known.moved.wait()
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
         texts = [] if problems else await self._texts(batch.name)
@@ -227,7 +234,8 @@ class Batches:
         if not problems:
             core.log.info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(texts))
             core.listeners.batch_finished(batch, summary)
-        known.done.set()
+        if known.done:
+            known.done.set()
 
     async def _texts(self, name: str) -> list[str]:
         texts = []

@@ -10,6 +10,7 @@ from batchd.events import (
     CallDenied,
     CallFailed,
     CallStarted,
+    ClockMoved,
     Compacted,
     Event,
     Resumed,
@@ -145,5 +146,6 @@ _LINES: Mapping[type[Event], Callable[[Any], Line | None]] = {
     RoundEvaluated: _evaluated,
     Compacted: _compacted,
     Suspended: _suspended,
+    ClockMoved: lambda event: Line("warning", Action.CLOCK_MOVED, {"by_s": round(event.by_s, 1)}),
     TaskFinished: _finished,
 }

@@ -32,6 +32,8 @@ from batchd.taskstate import TaskState, Verdict
 
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
+#: What the clock may be adjusted by, in seconds, before anybody cares.
+_MOVED_S = 2.0
 
 _Teller = TypeVar("_Teller", wire.Ask, wire.Record)
 Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
@@ -183,6 +185,7 @@ class AgentHost:
     def __init__(self, worker: Worker, run: wire.Run) -> None:
         self.stop = StopSignal()
         self.attempt = run.attempt
+        self._ahead = _ahead()
         self.client = worker.client
         self.sandbox = worker.sandbox
         self._run = run
@@ -194,6 +197,15 @@ class AgentHost:
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""
         return time.time()
+
+    def moved(self) -> float:
+        """Return how far the clock has moved without time passing since this was last asked."""
+        ahead = _ahead()
+        moved = ahead - self._ahead
+        if abs(moved) < _MOVED_S:
+            return 0.0
+        self._ahead = ahead
+        return moved
 
     async def ask(self, ask: wire.Ask) -> Reply:
         """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
@@ -259,6 +271,11 @@ class AgentHost:
                 self._answer.set_result(None)
             case wire.Nack():
                 self._answer.set_exception(StaleAttemptError())
+
+
+def _ahead() -> float:
+    """Return how far the clock is ahead of one that nobody sets, and that sleeps with the machine."""
+    return time.time() - time.monotonic()
 
 
 @functools.cache

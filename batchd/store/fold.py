@@ -16,6 +16,7 @@ from batchd.events import (
     CallFailed,
     CallStarted,
     CancelRequested,
+    ClockMoved,
     Compacted,
     Event,
     Resumed,
@@ -260,6 +261,7 @@ _FOLDS: Mapping[type[Event], _Fold] = {
     RoundEvaluated: _round_evaluated,
     Compacted: _nothing,
     Suspended: _nothing,
+    ClockMoved: _nothing,
     CancelRequested: _settle,
     TaskFinished: _finished,
 }

@@ -13,6 +13,7 @@ from batchd.events import (
     CallFailed,
     CallStarted,
     CancelRequested,
+    ClockMoved,
     Compacted,
     Event,
     Resumed,
@@ -48,7 +49,9 @@ def fold(first_prompt: str, events: Iterable[Event]) -> TaskState:
 def apply(state: TaskState, event: Event) -> TaskState:
     """Return the state after ``event``."""
     idle = isinstance(event, Resumed) or not state.last_at
-    worked = 0.0 if idle else max(0.0, event.at - state.last_at)
+    worked = 0.0 if idle else event.at - state.last_at
+    if isinstance(event, ClockMoved):
+        worked -= event.by_s  # which the event before may have counted, or this one would
     return replace(_FOLDS[type(event)](state, event), last_at=event.at, run_s=state.run_s + worked)
 
 
@@ -245,6 +248,7 @@ _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     ToolRan: _tool_ran,
     RoundEvaluated: _round_evaluated,
     Compacted: _compacted,
+    ClockMoved: lambda state, _: state,
     Suspended: lambda state, event: replace(state, suspended=event),
     CancelRequested: _cancelled,
     TaskFinished: lambda state, event: replace(state.settled(), finished=event),

@@ -76,7 +76,8 @@ class Station:
 
     def start(self, *prefix: str) -> None:
         """Start the daemon in a group of its own, and wait until it answers."""
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        paths = (str(self.folder), str(Path(__file__).parents[2]))
+        environment = {**os.environ, "PYTHONPATH": ":".join(paths)}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(*prefix), stderr=log, env=environment, process_group=0
@@ -113,6 +114,19 @@ class Station:
             if self.process is not None:
                 self.process.kill()
                 self.process.wait()
+
+    def processes(self) -> list[int]:
+        """Return the daemon and all that descends from it."""
+        assert self.process is not None
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(stat[1])
+        found = [self.process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
 
     # What goes in
 

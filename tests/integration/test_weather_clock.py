@@ -1,0 +1,178 @@
+"""Whole daemons in a time that jumps, and on a machine that sleeps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from weather import TASK, Station, until
+
+from batchd import events, taskstate
+
+#: Found by every Python of the daemon at its start: its clock is ahead by what a file says.
+_CLOCK = """
+import mmap, struct, time
+_file = open({file!r}, "rb")
+_ahead = mmap.mmap(_file.fileno(), 8, access=mmap.ACCESS_READ)
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + struct.unpack("d", _ahead[:8])[0]
+time.time_ns = lambda: _time_ns() + int(struct.unpack("d", _ahead[:8])[0]) * 10**9
+"""
+
+
+class Clock:
+    """The clock of one station."""
+
+    def __init__(self, station: Station) -> None:
+        self._file = station.folder / "ahead"
+        self._file.write_bytes(struct.pack("d", 0.0))
+        text = _CLOCK.format(file=str(self._file))
+        (station.folder / "sitecustomize.py").write_text(text)
+
+    def set(self, ahead_s: float) -> None:
+        """Let it be ahead by so much."""
+        with self._file.open("r+b") as file:
+            file.write(struct.pack("d", ahead_s))
+
+
+def _results(station: Station, batch: str) -> list[dict[str, Any]]:
+    lines = (station.outbox / batch / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _seconds(time_: str) -> float:
+    return datetime.fromisoformat(time_).timestamp()
+
+
+def test_a_clock_that_jumps_costs_nothing(tmp_path: Path, model_server: str) -> None:
+    """Two hours ahead, then five back: tasks end by the time they worked, and files are taken when they are whole."""
+    limits = "[limits]\ntimeout_s = 30.0\n"
+    station = Station(tmp_path, model_server, model="latency-0.4+steps-4", more=limits)
+    clock = Clock(station)
+    with station.serving():
+        for i, ahead_s in enumerate((7200.0, -10800.0)):
+            name = f"jump{i}"
+            tasks = [{"first_prompt": f"{name}-{n}"} for n in range(2)]
+            station.drop(f"{name}.json", json.dumps(tasks).encode())
+            until(lambda: len(station.told("model_called")) > 2, station.text)
+            clock.set(ahead_s)
+            # Neither as old as it seems, nor to be waited for until its time has come.
+            with (station.inbox / f"young{i}.md").open("wb") as young:
+                young.write(b"half, ")
+                young.flush()
+                time.sleep(0.6)
+                young.write(b"whole")
+            station.completed(name, 2)
+            station.completed(f"young{i}")
+            assert _results(station, f"young{i}")[0]["first_prompt"] == "half, whole"
+            for result in _results(station, name):
+                assert 1.0 < result["timing"]["run_s"] < 25, result["timing"]
+                ended = _seconds(result["timing"]["finished_at"])
+                assert abs(ended - time.time() - ahead_s) < 60
+            (station.folder / "log").write_text("")
+        # Set back, it dates what comes now by the new time.
+        received = _seconds(station.summary("young1")["received_at"])
+        assert abs(received - time.time() + 10800) < 60
+        assert station.told("worker_died") == []
+
+
+def test_time_at_work_leaves_out_what_the_clock_was_moved_by() -> None:
+    """Wherever the note of it stands: behind the event that was late, or before the next one."""
+    base: list[events.Event] = [
+        events.Resumed(at=1000.0, attempt=1),
+        events.Suspended(at=1010.0, cause="drain"),
+    ]
+    for moved in (3600.0, -3600.0):
+        late = [
+            events.Suspended(at=1015.0 + moved, cause="drain"),
+            events.ClockMoved(at=1016.0 + moved, by_s=moved),
+        ]
+        early = [
+            events.ClockMoved(at=1015.0 + moved, by_s=moved),
+            events.Suspended(at=1016.0 + moved, cause="drain"),
+        ]
+        for order in (late, early):
+            state = taskstate.fold("x", [*base, *order])
+            assert state.run_s == 16.0
+            assert state.run_time(1020.0 + moved) == 20.0
+
+
+class Model:
+    """A stand-in server that keeps its address when it is started again."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self.base_url = ""
+
+    def start(self) -> None:
+        """Start it."""
+        port = self.base_url.rpartition(":")[2].removesuffix("/v1") or "0"
+        command = [sys.executable, "-m", "batchd.demo.server", "--no-count", "--latency", "0.3"]
+        self._process = subprocess.Popen(
+            [*command, "--port", port], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.base_url = self._process.stdout.readline().split()[-1]
+
+    def stop(self) -> None:
+        """End it, and every connection with it."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def open(self) -> int:
+        """Return how many calls are under way."""
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/totals") as answer:
+            return int(json.load(answer)["open"])
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    """A server of one's own."""
+    model = Model()
+    model.start()
+    yield model
+    model.stop()
+
+
+def test_a_machine_that_sleeps_goes_on_where_it_was(tmp_path: Path, model: Model) -> None:
+    """Stopped for longer than any heartbeat may be late, its connections dead: no worker is killed, each task completes.
+
+    The calls under way are asked again, and what they may have cost is counted as unsettled.
+    """
+    more = '[models."standin/steps-4"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
+    station = Station(tmp_path, model.base_url, model="steps-4", more=more)
+    with station.serving():
+        station.drop("nap.json", json.dumps([{"first_prompt": f"{i}"} for i in range(6)]).encode())
+        until(lambda: len(station.told("model_called")) > 2 and model.open() == 2, station.text)
+        asleep = station.processes()
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
+        model.stop()
+        time.sleep(3.5)  # heartbeat_timeout_s is 2
+        model.start()
+        for pid in asleep:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        station.completed("nap", 6)
+        assert station.told("worker_died") == []
+        results = _results(station, "nap")
+        assert {r["attempts"] for r in results} == {1}
+        assert sum(r["usage"]["unsettled_calls"] for r in results) >= 1
+        assert sum(r["usage"]["calls"] for r in results) == 24
+        station.drop("after.json", TASK)
+        station.completed("after")
