@@ -6,13 +6,17 @@ is its end; where none does, nobody knows, and it waits until somebody decides.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +30,10 @@ from batchd.store import Store
 from batchd.store.fold import Tally
 from batchd.taskstate import TaskState, fold
 
+T = TypeVar("T")
+
+#: Things done in one go, whose commits are shared.
+_CHUNK = 500
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
 _SUMMARY: msgspec.json.Decoder[SummaryV1] = msgspec.json.Decoder(SummaryV1)
 #: Below the inbox, which leaves it alone: files of which nobody knows whether they became a batch.
@@ -78,8 +86,11 @@ class Plan:
 async def plan(store: Store, config: Config) -> Plan:
     """Compare a store with the outbox and what lies claimed; nothing is changed."""
     made, restored = Plan(), store.restore()
+    waiting: dict[str, list[Ref]] = {}
+    for queued in restored.queued:
+        waiting.setdefault(queued.ref.batch, []).append(queued.ref)
     for batch in restored.batches:
-        refs = [queued.ref for queued in restored.queued if queued.ref.batch == batch.name]
+        refs = waiting.get(batch.name, [])
         lines = _collected(batch) if refs else {}
         uncertain = []
         for ref in refs:
@@ -102,26 +113,41 @@ async def plan(store: Store, config: Config) -> Plan:
 
 async def carry_out(store: Store, made: Plan) -> None:
     """Import what was found, and park what is uncertain. Can be repeated."""
-    for found in made.found:
-        await store.writer.submit(
-            lambda journal, f=found: journal.adopt(f.ref, f.event, f.used)  # type: ignore[misc]
-        )
-        await store.published(found.ref)
+    await _together(partial(_import, store, found) for found in made.found)
     for name, ended in made.published.items():
-        for ref in ended:
-            await store.published(ref)
+        await _together(partial(store.published, ref) for ref in ended)
         await store.batch_published(name)
     now = time.time()
-    for ref in made.uncertain:
-        message = (
-            "the store was put back to an earlier time, and whether this has run since is not known: "
-            f"`batchd resume {ref}` runs it, `batchd cancel {ref}` ends it"
-        )
-        parking = Parking(
-            scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now
-        )
-        await store.park(parking)
-        await store.suspend(ref, None, Status.PARKED, message)  # so that it is shown
+    await _together(partial(_park, store, ref, now) for ref in made.uncertain)
+
+
+async def _together(works: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Do many things whose commits are shared."""
+    for chunk in _batched(works, _CHUNK):
+        await asyncio.gather(*(work() for work in chunk))
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Yield tuples of at most ``size`` items."""
+    rest = iter(items)
+    while chunk := tuple(islice(rest, size)):
+        yield chunk
+
+
+async def _import(store: Store, found: Found) -> None:
+    await store.writer.submit(lambda journal: journal.adopt(found.ref, found.event, found.used))
+    await store.published(found.ref)
+
+
+async def _park(store: Store, ref: Ref, now: float) -> None:
+    message = (
+        "the store was put back to an earlier time, and whether this has run since is not known: "
+        f"`batchd resume {ref}` runs it, `batchd cancel {ref}` ends it"
+    )
+    await store.park(
+        Parking(scope=Scope.TASK, name=str(ref), cause=Cause.UNCERTAIN, message=message, since=now)
+    )
+    await store.suspend(ref, None, Status.PARKED, message)  # so that it is shown
 
 
 def set_aside(made: Plan, inbox: Path) -> None:

@@ -20,6 +20,8 @@ from batchd.spool.settle import signature
 from batchd.store import Reader, Store
 
 SLOW, LONG = "latency-0.7+steps-2", "latency-30+steps-2"
+#: The first request has no answer, ever.
+DEAF = "hang-1+steps-2"
 
 
 def store_of(spool: Any) -> Path:
@@ -52,12 +54,12 @@ def asked(base_url: str) -> list[str]:
 def older(spool: Any, slow_server: str) -> Path:
     """Leave a spool behind whose backup is older than its outbox; return that backup.
 
-    `b` has ended since, of `c` one task has and one was at work, `new` came since, and so did a claim.
+    `b` has ended since, of `c` one task has and two were at work, `new` came since, and so did a claim.
     """
     config = spool.folder / "config.toml"
     lines = config.read_text().replace("processes = 2", "processes = 2\nagents_per_process = 4")
     lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in lines.splitlines()]
-    for model in (SLOW, LONG):
+    for model in (SLOW, LONG, DEAF):
         lines += [f'[models."standin/{model}"]', "input_usd_per_mtok = 1.0"]
         lines += ["output_usd_per_mtok = 2.0"]
     config.write_text("\n".join(lines) + "\n")
@@ -66,8 +68,8 @@ def older(spool: Any, slow_server: str) -> Path:
         drop(spool, "past", one="steps-2")
         ended(spool, "past")
         drop(spool, "b", one=SLOW, two=SLOW)
-        drop(spool, "c", one=SLOW, two=LONG)
-        spool.eventually(lambda: "c two" in asked(slow_server))
+        drop(spool, "c", one=SLOW, two=LONG, three=DEAF)
+        spool.eventually(lambda: {"c two", "c three"} <= set(asked(slow_server)))
         made = spool.batchd("backup", backup)
         assert made.returncode == 0, made.stderr
         drop(spool, "new", one="steps-2")
@@ -102,8 +104,8 @@ def check_books(spool: Any, results: dict[Path, bytes]) -> None:
         (spent,) = reader.spend((), batch="b")
         assert spent.cost_usd == pytest.approx(spool.result("b", "summary")["cost"]["total"])
         assert spent.calls == spool.result("b", "summary")["usage"]["calls"]
-        (parking,) = reader.parked()
-    assert (parking.scope, parking.name, parking.cause) == (Scope.TASK, "c/two", Cause.UNCERTAIN)
+        parked = {(p.scope, p.name, p.cause) for p in reader.parked()}
+    assert parked == {(Scope.TASK, f"c/{task}", Cause.UNCERTAIN) for task in ("two", "three")}
 
 
 def test_an_older_store_believes_the_outbox_and_parks_the_rest(
@@ -119,7 +121,7 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
     shown = spool.batchd("restore", older, "--json")
     plan = json.loads(shown.stdout)
     assert [f["task"] for f in plan["imported"]] == ["b/one", "b/two", "c/one"]
-    assert plan["parked"] == ["c/two"]
+    assert plan["parked"] == ["c/two", "c/three"]
     assert plan["published"] == ["b"]
     (unknown,) = plan["unknown"]
     assert (unknown["batch"], unknown["finished"], unknown["results"]) == ("new", True, 1)
@@ -146,11 +148,14 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
         status = spool.batchd("status", "c/two").stdout
         assert "parked since" in status
         assert "`batchd resume c/two` runs it" in status
-        cancelled = spool.batchd("cancel", "c/two")
-        assert cancelled.returncode == 0, cancelled.stderr
+        for order in (("cancel", "c/two"), ("resume", "c/three")):
+            given = spool.batchd(*order)
+            assert given.returncode == 0, given.stderr
         ended(spool, "c")
-    assert spool.result("c", "summary")["counts"]["completed"] == 1
+    assert spool.result("c", "summary")["counts"]["completed"] == 2
     assert spool.result("c", "two")["status"] == "cancelled"
+    # The call that was open when the backup was made may have been paid.
+    assert spool.result("c", "three")["usage"]["unsettled_calls"] == 1
     assert {p: p.read_bytes() for p in results} == results
 
 
