@@ -13,7 +13,6 @@ from functools import partial
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.errors import StaleAttemptError
 from batchd.governor import Park
 from batchd.log import Action
 from batchd.records import Cause, Parking, Reason, Ref, Scope, Status
@@ -258,15 +257,12 @@ class ParkingLot:
 
     async def _requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
-        store = self._core.store
-        schedule = self._core.schedule
-        for ref in [r for r in self._given_back if not self._waits(r, schedule.provider(r))]:
+        core, schedule = self._core, self._core.schedule
+        free = [r for r in self._given_back if not self._waits(r, schedule.provider(r))]
+        for ref in free:
             del self._given_back[ref]
-            if ref in schedule:
-                try:
-                    await self._core.durable(partial(store.suspend, ref, None, Status.QUEUED))
-                except StaleAttemptError:
-                    continue  # it has ended, or runs again
+        if free:
+            await core.durable(partial(core.store.requeue, free))
 
     async def _end_all(self, provider: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, then forget that it was parked."""

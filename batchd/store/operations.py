@@ -138,6 +138,14 @@ def suspend(
     journal.move(line, status, message, now)
 
 
+def requeue(journal: Journal, refs: Sequence[Ref], now: float) -> None:
+    """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
+    for ref in refs:
+        line = journal.line(ref)
+        if line.status == Status.PARKED:
+            journal.move(line, Status.QUEUED, "", now)
+
+
 def worker_lost(journal: Journal, ref: Ref, attempt: int, now: float) -> int:
     """Queue the task of a dead worker again; return how many workers died of it so far."""
     line = journal.line(ref)

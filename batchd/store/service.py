@@ -145,6 +145,10 @@ class Store:
             )
         )
 
+    async def requeue(self, refs: Sequence[Ref]) -> None:
+        """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
+        await self._do(partial(operations.requeue, refs=tuple(refs), now=self._clock()))
+
     async def worker_lost(self, ref: Ref, attempt: int) -> int:
         """Queue a task again whose worker died; return how many workers died of it so far."""
         return await self._do(

@@ -1,0 +1,318 @@
+"""Outages, spent budgets and pauses, with a real daemon and a model server that can fail: nothing is lost to them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import config, control
+from batchd.daemon import Daemon
+from batchd.demo.server import ModelServer
+from batchd.demo.settings import Settings
+from tests.integration.test_daemon import results, task_file, until
+
+_CONFIG = """\
+[agent]
+model = "standin/{model}"
+[providers.standin]
+base_url = "{base_url}"
+api_key_file = "key"
+[providers.judges]
+base_url = "{judges}"
+[models."standin/{model}"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[pool]
+processes = 2
+agents_per_process = 4
+[evaluation]
+by = "none"
+judge_model = "judges/judge"
+[governor]
+max_retries = 2
+first_backoff_s = 0.02
+max_backoff_s = 0.05
+probe_s = 0.2
+max_probe_s = {max_probe_s}
+{governor}
+[budget]
+per_day_usd = {per_day_usd}
+"""
+_KEY = "sk-the-right-one-0123456789"
+
+
+def _configured(
+    folder: Path, server: ModelServer, model: str = "steps-2", governor: str = "", **more: Any
+) -> config.Config:
+    values = {"judges": server.base_url, "max_probe_s": 0.5, "per_day_usd": 0.0, **more}
+    text = _CONFIG.format(base_url=server.base_url, model=model, governor=governor, **values)
+    (folder / "config.toml").write_text(text)
+    if not (folder / "key").exists():
+        (folder / "key").write_text(_KEY)
+    return config.load(folder / "config.toml", {})
+
+
+async def _ask(folder: Path, verb: str, **arguments: Any) -> dict[str, Any]:
+    return await asyncio.to_thread(control.request, folder / ".batchd", verb, **arguments)
+
+
+async def _until_parked(folder: Path, count: int = 1) -> list[dict[str, Any]]:
+    """Wait until so many things are parked; return them."""
+    async with asyncio.timeout(30):
+        while len(parked := (await _ask(folder, "status"))["parked"]) != count:  # noqa: ASYNC110 (only asking tells)
+            await asyncio.sleep(0.02)
+    return list(parked)
+
+
+async def _until_idle(folder: Path) -> None:
+    async with asyncio.timeout(30):
+        while (await _ask(folder, "status"))["running"]:  # noqa: ASYNC110 (only asking tells)
+            await asyncio.sleep(0.02)
+
+
+def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:
+    captured = capsys.readouterr()
+    return [line for line in (captured.out + captured.err).splitlines() if f" {action} " in line]
+
+
+def test_a_bad_key_parks_everything_until_it_is_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A handful of requests find it out, nothing ends, status and log say how to go on; `resume` completes all."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(api_key=_KEY)) as server:
+            (tmp_path / "key").write_text("sk-the-wrong-one-0123456789")
+            settings = _configured(tmp_path, server, max_probe_s=600.0)
+            async with Daemon(settings) as daemon:
+                batch = await daemon.submit("b.json", task_file(150))
+                await until(lambda: bool(server.totals.requests))
+                await asyncio.sleep(1.0)
+                assert server.totals.requests <= 8
+                assert not results(tmp_path, "b")
+                status = await _ask(tmp_path, "status")
+                (parked,) = status["parked"]
+                assert (parked["scope"], parked["name"], parked["cause"]) == (
+                    "provider",
+                    "standin",
+                    "auth",
+                )
+                assert "refuses the API key" in parked["message"]
+                (line,) = _log(capsys, "provider_parked")
+                assert "batchd resume --provider standin" in line
+
+                before = server.totals.requests
+                assert await _ask(tmp_path, "resume", scope="provider", name="standin") == {
+                    "resumed": 1
+                }
+                await asyncio.sleep(0.5)
+                assert server.totals.requests == before + 1, (
+                    "one call tries a key that is no better"
+                )
+
+                (tmp_path / "key").write_text(_KEY)
+                await _ask(tmp_path, "resume", scope="", name="")
+                async with asyncio.timeout(40):
+                    await daemon.batch_done(batch.name)
+                assert (await _ask(tmp_path, "status"))["parked"] == []
+        found = results(tmp_path, "b")
+        assert [r["status"] for r in found] == ["completed"] * 150
+        assert all(r["usage"]["unsettled_calls"] == 0 for r in found)
+        assert sum(r["timing"]["parked_s"] > 1.0 for r in found) <= 8
+
+    asyncio.run(scenario())
+
+
+def test_an_outage_fails_nobody(tmp_path: Path) -> None:
+    """A provider that is gone for much longer than all retries last parks its tasks; they go on by themselves."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server, "steps-3")
+            async with Daemon(settings) as daemon:
+                batch = await daemon.submit("b.json", task_file(100))
+                await until(lambda: server.totals.requests > 60)
+                server.control(down=True)
+                await _until_parked(tmp_path)
+                calls = server.totals.requests
+                await asyncio.sleep(2.0)
+                assert server.totals.requests - calls <= 10, "half-open: one call, now and then"
+                server.control(down=False)
+                async with asyncio.timeout(40):
+                    await daemon.batch_done(batch.name)
+        found = results(tmp_path, "b")
+        assert [r["status"] for r in found] == ["completed"] * 100
+        assert sum(r["usage"]["calls"] for r in found) == 300
+
+    asyncio.run(scenario())
+
+
+def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    """The next daemon lets one call try at once; that one answered, all go on where they were."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server, "steps-3", max_probe_s=600.0)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(20))
+                await until(lambda: server.totals.requests > 10)
+                server.control(faults="402")
+                await _until_parked(tmp_path)
+                since = (await _ask(tmp_path, "status"))["parked"][0]["since"]
+            refused = server.totals.requests
+            async with Daemon(settings) as daemon:
+                await until(lambda: server.totals.requests == refused + 1)
+                await asyncio.sleep(0.5)
+                assert server.totals.requests == refused + 1
+                (parked,) = (await _ask(tmp_path, "status"))["parked"]
+                assert (parked["cause"], parked["since"]) == ("quota", since)
+            server.control(faults="")
+            async with Daemon(settings) as daemon, asyncio.timeout(40):
+                await daemon.batch_done("b")
+            assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+            assert server.totals.repeated <= refused + 2
+
+    asyncio.run(scenario())
+
+
+def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> None:
+    """After max_parked_s they end as errors with the cause, those that never began too; the next batch is tried anew."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(down=True)) as server:
+            settings = _configured(tmp_path, server, governor="max_parked_s = 1.0")
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(30))
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("b")
+                server.control(down=False)
+                await daemon.submit("c.json", task_file(3))
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("c")
+                assert (await _ask(tmp_path, "status"))["parked"] == []
+        for result in results(tmp_path, "b"):
+            assert (result["status"], result["reason"]) == ("error", "provider_unavailable")
+            assert "standin/steps-2" in result["error"]["message"]
+        assert {r["status"] for r in results(tmp_path, "c")} == {"completed"}
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_only_fails_for_one_task_parks_nobody_for_long(tmp_path: Path) -> None:
+    """A provider that answers others is not down: the task that it fails on ends, the others complete."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server)
+            poison = {"first_prompt": "poison", "model": "standin/500-always+steps-2"}
+            good = [{"first_prompt": f"good {i}"} for i in range(5)]
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", json.dumps({"tasks": [poison, *good]}).encode())
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("b")
+        first, *others = results(tmp_path, "b")
+        assert (first["status"], first["reason"]) == ("error", "provider_unavailable")
+        assert {r["status"] for r in others} == {"completed"}
+
+    asyncio.run(scenario())
+
+
+def test_a_judge_that_is_down_parks_only_whom_it_judges(tmp_path: Path) -> None:
+    """Tasks wait for the provider of their judge, in a place of their own; the others go on."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server, ModelServer(Settings(down=True)) as judges:
+            settings = _configured(tmp_path, server, judges=judges.base_url)
+            tasks = [
+                {"first_prompt": f"task {i}", "evaluator": "judge" if i % 2 else "none"}
+                for i in range(12)
+            ]
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", json.dumps({"tasks": tasks}).encode())
+                await until(lambda: len(results(tmp_path, "b")) == 6)
+                (parked,) = await _until_parked(tmp_path)
+                assert parked["name"] == "judges"
+                judges.control(down=False, default="steps-1")
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("b")
+            assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+            assert server.totals.repeated == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> None:
+    """Spending ends at or under the day's budget, by the server's count; a higher one lets the rest go on."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            limits: dict[str, Any] = {"limits": {"max_output_tokens": 50}}
+            settings = _configured(tmp_path, server, per_day_usd=0.02)
+            async with Daemon(settings) as daemon:
+                # 60 tasks x 2 calls of about 470 + 20 tokens: $0.06 by our prices.
+                await daemon.submit("b.json", task_file(60, **limits))
+                (parked,) = await _until_parked(tmp_path)
+                assert (parked["scope"], parked["cause"]) == ("day", "budget")
+                await asyncio.sleep(0.5)
+                calls = server.totals.requests
+                await asyncio.sleep(1.5)
+                assert server.totals.requests == calls, "nothing is asked any more"
+                usage = server.totals.usage
+                spent = (usage.input_tokens + 2 * usage.output_tokens) / 1e6
+                assert 0.018 < spent <= 0.02
+                assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+                await _ask(tmp_path, "tune", changes={"budget.per_day_usd": "1.0"})
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("b")
+        found = results(tmp_path, "b")
+        assert [r["status"] for r in found] == ["completed"] * 60
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("scope", ["batch", "task", "provider", "all"])
+def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
+    tmp_path: Path, scope: str
+) -> None:
+    """A running task gives its slot back at its next durable point; only what is paused stands still."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(latency_s=0.1)) as server:
+            settings = _configured(tmp_path, server, "steps-30")
+            name = {"batch": "b", "task": "b/001", "provider": "standin", "all": ""}[scope]
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(1))
+                await until(lambda: server.totals.requests > 2)
+                assert await _ask(tmp_path, "pause", scope=scope, name=name, message="lunch") == {
+                    "parked": 1
+                }
+                await _until_idle(tmp_path)
+                calls = server.totals.requests
+                await daemon.submit("c.json", task_file(1, model="judges/steps-2"))
+                if scope != "all":
+                    async with asyncio.timeout(20):
+                        await daemon.batch_done("c")
+            async with Daemon(settings) as daemon:
+                await asyncio.sleep(0.6)
+                asked = [r for r in server.requests if r.model == "steps-30"]
+                assert len(asked) <= calls
+                (parked,) = (await _ask(tmp_path, "status"))["parked"]
+                assert (parked["scope"], parked["cause"], parked["message"]) == (
+                    scope,
+                    "paused",
+                    "lunch",
+                )
+                assert await _ask(tmp_path, "resume", scope=scope, name=name) == {"resumed": 1}
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("b")
+            (result,) = results(tmp_path, "b")
+            assert result["status"] == "completed"
+            assert result["usage"]["calls"] == 30
+            assert result["timing"]["parked_s"] > 0.6
+            assert server.totals.repeated == 0
+
+    asyncio.run(scenario())
