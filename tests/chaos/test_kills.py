@@ -36,7 +36,7 @@ def _run(place: Arena, model: Model, monkey: Monkey, count: int, pause_s: float)
     place.stop()
     until(lambda: not place.processes(), 5, lambda: f"orphans: {place.processes()}")
     figures = judge(folder, model.log(), count)
-    print(f"\nseed {SEED}, {took:.0f} s: {monkey.kills} kills {dict(monkey.counts)}; {figures}")  # noqa: T201 (what a chaos run is read for)
+    print(f"\nseed {SEED}, {took:.0f} s: {monkey.kills} kills {dict(monkey.counts)}; {figures}")
     assert figures.statuses == {"completed": count}
     assert figures.calls == count * CALLS
     assert model.repeated() <= figures.unsettled

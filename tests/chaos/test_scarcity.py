@@ -23,7 +23,7 @@ def _finish(place: Arena, model: Model, folder: Path) -> Figures:
     place.stop()
     until(lambda: not place.processes(), 5, lambda: f"orphans: {place.processes()}")
     figures = judge(folder, model.log(), _COUNT)
-    print(f"\n{figures}")  # noqa: T201 (what a chaos run is read for)
+    print(f"\n{figures}")
     assert figures.calls == _COUNT * CALLS
     assert figures.statuses == {"completed": _COUNT}
     return figures
