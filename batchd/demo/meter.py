@@ -24,8 +24,11 @@ class Meter:
         #: The chained hash of a prefix of messages, and the tokens of that prefix.
         self._known: dict[int, int] = {}
 
-    def prompt(self, request: Request) -> tuple[int, int]:
-        """Return the input tokens of a request, and how many of them are cached."""
+    def prompt(self, request: Request, *, cache: bool = True) -> tuple[int, int]:
+        """Return the input tokens of a request, and how many of them are cached.
+
+        ``cache`` is whether it is in the cache from now on: what is refused does not come there.
+        """
         tools = request.tools
         total = _schemas(tools) if tools else 0
         key, cached, hit = hash((request.body.model, tools)), 0, True
@@ -35,7 +38,9 @@ class Meter:
             key = hash((key, bytes(raw)))
             known = self._known.get(key)
             hit = hit and known is not None
-            total = self._known[key] = known if known is not None else total + _message(message)
+            total = known if known is not None else total + _message(message)
+            if cache:
+                self._known[key] = total
             if hit:
                 cached = total
         return total, cached

@@ -105,7 +105,7 @@ class Planner:
         window = int(faults.number(parts, "window", 0))
         if not window:
             return None
-        prompt, output = self._meter.prompt(request)[0], request.body.max_output
+        prompt, output = self._meter.prompt(request, cache=False)[0], request.body.max_output
         return faults.too_long(window, prompt, output) if prompt + output > window else None
 
     def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:
