@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from batchd.errors import Problem, StoreError
-from batchd.events import TaskFinished, decode
+from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
 from batchd.store.rows import Money, Prunable, QueuedTask, Restored
@@ -104,6 +104,11 @@ def bodies(db: sqlite3.Connection, ref: Ref, start: int = 0) -> tuple[bytes, ...
         (task_key(db, ref), start),
     ).fetchall()
     return tuple(unpack(body) for (body,) in rows)
+
+
+def events(db: sqlite3.Connection, ref: Ref, start: int = 0) -> list[Event]:
+    """Return a task's events from number ``start`` on; none once it was pruned."""
+    return [decode(body) for body in bodies(db, ref, start)]
 
 
 def ended(db: sqlite3.Connection, name: str) -> tuple[Ref, ...]:

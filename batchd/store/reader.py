@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from batchd.events import Event, decode
+from batchd.events import Event
 from batchd.records import Parking, Ref, Task
 from batchd.store import lookups
 from batchd.store.rows import BatchRow, Prunable, SpendRow, TaskRow
-from batchd.store.schema import explain, open_reader
+from batchd.store.schema import UNREADABLE, explain, open_reader
 from batchd.store.views import (
     BATCHES,
     SPLITS,
@@ -46,7 +46,7 @@ class Source:
         """Return what a query returns. Raises ``StoreError``."""
         try:
             return query(self._db, *args, **kwargs)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *UNREADABLE) as error:
             raise explain(error, self._path) from error
 
     def rows(self, statement: str, *values: object) -> list[Any]:
@@ -135,7 +135,7 @@ class Reader:
 
     def events(self, ref: Ref, start: int = 0) -> list[Event]:
         """Return a task's events from number ``start`` on; none once it was pruned."""
-        return [decode(body) for body in self._source.read(lookups.bodies, ref, start)]
+        return self._source.read(lookups.events, ref, start)
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
         """Yield id and result text of each task that has ended, in order; not once it was pruned."""

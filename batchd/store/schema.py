@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from pathlib import Path
+
+import msgspec
 
 from batchd.errors import DamagedStoreError, NewerStoreError, StoreError
 from batchd.store import copies
@@ -179,12 +182,16 @@ _MEND = (
 _DAMAGED = f"it is damaged; {_MEND}"
 
 
+#: What is raised where a row holds something that was never written.
+UNREADABLE = (zlib.error, msgspec.DecodeError)
+
+
 def explain(error: Exception, path: Path) -> StoreError:
     """Return SQLite's error, or the system's, as one that says what to do."""
     if isinstance(error, StoreError):
         return error
     code = getattr(error, "sqlite_errorcode", None)
     primary = (code or 0) & 0xFF
-    if primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+    if isinstance(error, UNREADABLE) or primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return DamagedStoreError(f"{path}: {_DAMAGED} ({error})")
     return StoreError(f"{path}: {_MEANING.get(primary, 'it cannot be used')} ({error})")

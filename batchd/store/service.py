@@ -225,8 +225,7 @@ class Store:
 
     def events(self, ref: Ref, start: int = 0) -> list[Event]:
         """Return a task's events from number ``start`` on; none once it was pruned."""
-        bodies = self._source.read(lookups.bodies, ref, start)
-        return [vocabulary.decode(body) for body in bodies]
+        return self._source.read(lookups.events, ref, start)
 
     def result(self, ref: Ref) -> str:
         """Return the result text of a task that has ended, to the byte; not once it was pruned."""

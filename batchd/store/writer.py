@@ -17,8 +17,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
 from batchd.errors import BatchdError, StoreError
+from batchd.log import Action, get_logger
 from batchd.store.journal import Journal
-from batchd.store.schema import explain
+from batchd.store.schema import UNREADABLE, explain
 
 T = TypeVar("T")
 
@@ -26,6 +27,10 @@ T = TypeVar("T")
 _GROUP = 1000
 #: After this long without work, the write-ahead log is emptied.
 _IDLE_S = 1.0
+#: Transactions between two looks at the size of the write-ahead log.
+_LOOK = 64
+#: Bytes of it that are told: a few megabytes are usual, more means that somebody reads without end.
+LARGE_LOG = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._ended = False
+        #: The size of the write-ahead log that is told next.
+        self._told = LARGE_LOG
         #: Whether the write-ahead log may hold something.
         self._logged = True
         #: Transactions, and operations, committed so far.
@@ -123,12 +130,14 @@ class Writer:
             self._roll_back()
             if len(group) > 1:
                 return [outcome for job in group for outcome in self._commit([job])]
-            known = isinstance(error, sqlite3.Error)
+            known = isinstance(error, (sqlite3.Error, *UNREADABLE))
             return [(job, None, explain(error, self._path) if known else error) for job in group]
         self._journal.committed()
         self._logged = True
         self.commits += 1
         self.operations += len(group)
+        if self.commits % _LOOK == 0:
+            self._watch()
         return outcomes
 
     def _roll_back(self) -> None:
@@ -140,6 +149,24 @@ class Writer:
             except sqlite3.Error:
                 # BEGIN will fail from now on, and say why to every caller.
                 return
+
+    def _watch(self) -> None:
+        """Tell of a write-ahead log that cannot begin anew; again each time that it has doubled."""
+        try:
+            size = self._path.with_name(f"{self._path.name}-wal").stat().st_size
+        except OSError:
+            return
+        if size < LARGE_LOG:
+            self._told = LARGE_LOG
+        elif size >= self._told:
+            self._checkpoint()
+            if self._logged:
+                self._told = 2 * size
+                message = (
+                    f"{self._path}-wal has grown to {size >> 20} MB, because another program has been reading "
+                    "the database all the time; close it, and the log shrinks by itself"
+                )
+                get_logger().warning(Action.STORE_TROUBLE, message=message)
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database and cut it to nothing, unless a reader is at it.
