@@ -47,6 +47,14 @@ RATE_LIMIT = Refusal(
     "rate_limit_exceeded",
     retry=True,
 )
+TOKEN_LIMIT = Refusal(
+    429,
+    "Rate limit reached for this model in organization org-stand-in on tokens per min (TPM). "
+    "Please try again later.",
+    "tokens",
+    "rate_limit_exceeded",
+    retry=True,
+)
 BAD_KEY = Refusal(
     401,
     "Incorrect API key provided: sk-sta********t-in. You can find your API key in the settings.",

@@ -1,4 +1,4 @@
-"""A provider's rate limit: a token bucket over all requests, with the headers that tell of it."""
+"""A provider's rate limit: a token bucket over all requests or tokens, with the headers that tell of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Mapping
 
 
 class Limiter:
-    """Lets ``rps`` requests a second through, up to ``burst`` at once. 0 requests a second is no limit."""
+    """Lets ``rps`` requests a second through, up to ``burst`` at once. 0 requests a second is no limit.
 
-    def __init__(self, rps: float, burst: float, now: float) -> None:
+    Or tokens: then a request costs nothing by itself, and ``spend`` says what it came to.
+    """
+
+    def __init__(self, rps: float, burst: float, now: float, of: str = "requests") -> None:
+        self.of = of
         self.rps = rps
         self.burst = max(1.0, burst)
         self._left = self.burst
@@ -23,17 +27,22 @@ class Limiter:
         self._at = now
         if self._left < 1:
             return False
-        self._left -= 1
+        if self.of == "requests":
+            self._left -= 1
         return True
+
+    def spend(self, tokens: int) -> None:
+        """Count the tokens of a request that passed; they may be more than are left."""
+        self._left -= tokens
 
     def headers(self) -> Mapping[str, str]:
         """Return what providers tell of the limit with every answer."""
         if not self.rps:
             return {}
         return {
-            "x-ratelimit-limit-requests": f"{self.burst:g}",
-            "x-ratelimit-remaining-requests": str(math.floor(self._left)),
-            "x-ratelimit-reset-requests": _duration((self.burst - self._left) / self.rps),
+            f"x-ratelimit-limit-{self.of}": f"{self.burst:g}",
+            f"x-ratelimit-remaining-{self.of}": str(max(0, math.floor(self._left))),
+            f"x-ratelimit-reset-{self.of}": _duration((self.burst - self._left) / self.rps),
         }
 
 

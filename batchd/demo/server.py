@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -67,6 +67,7 @@ class ModelServer:
         self._port = port
         self._ids = itertools.count(1)
         self._limiter = Limiter(0, 1, 0)
+        self._tokens = Limiter(0, 1, 0, "tokens")
 
     @property
     def requests(self) -> list[Exchange]:
@@ -118,9 +119,13 @@ class ModelServer:
             self._planner.reset()
 
     def _retune(self, settings: Settings) -> None:
+        now = time.monotonic()
         new = (settings.rps, max(1.0, settings.burst))
         if new != (self._limiter.rps, self._limiter.burst):
-            self._limiter = Limiter(*new, time.monotonic())
+            self._limiter = Limiter(*new, now)
+        new = (settings.tps, max(1.0, settings.token_burst))
+        if new != (self._tokens.rps, self._tokens.burst):
+            self._tokens = Limiter(*new, now, "tokens")
         self.settings = settings
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
@@ -171,16 +176,19 @@ class ModelServer:
             return delivery.cut(http)
         if settings.api_key and http.headers.get("Authorization") != f"Bearer {settings.api_key}":
             return await delivery.refuse(http, exchange, faults.BAD_KEY)
-        admitted = self._limiter.admit(time.monotonic())
-        limits = self._limiter.headers()
-        if not admitted:
-            wait_s = settings.retry_after_s
-            return await delivery.refuse(http, exchange, faults.RATE_LIMIT, wait_s, limits)
+        limit = self._over_limit(time.monotonic())
+        limits = self._limits()
+        if limit:
+            wait_s = settings.retry_after_s or None
+            return await delivery.refuse(http, exchange, limit, wait_s, limits)
         plan = self._planner.plan(request, settings)
         if plan.refusal:
             wait = plan.retry_after_s
             return await delivery.refuse(http, exchange, plan.refusal, wait, limits)
         usage = self._usage(request, plan)
+        if self._tokens.rps:
+            self._tokens.spend(usage.total_tokens)
+            limits = self._limits()
         pace = settings.tokens_per_second
         pause_s = plan.latency_s + (usage.output_tokens / pace if pace else 0.0)
         heading = Heading(f"chatcmpl-{next(self._ids):08x}", int(time.time()), request.body.model)
@@ -193,6 +201,17 @@ class ModelServer:
             pause_s=pause_s,
         )
         return await delivery.deliver(http, exchange, letter)
+
+    def _over_limit(self, now: float) -> Refusal | None:
+        """Return how a request is refused that comes too soon after others."""
+        if not self._tokens.admit(now):
+            return faults.TOKEN_LIMIT
+        return None if self._limiter.admit(now) else faults.RATE_LIMIT
+
+    def _limits(self) -> Mapping[str, str]:
+        if not self.settings.limit_headers:
+            return {}
+        return {**self._limiter.headers(), **self._tokens.headers()}
 
     def _usage(self, request: Request, plan: Plan) -> Usage:
         counted = self.settings.count
@@ -258,7 +277,21 @@ def _arguments() -> argparse.ArgumentParser:
     add("--tokens-per-second", type=float, metavar="N", help="delay answers by their length")
     add("--rps", type=float, metavar="N", help="requests a second, of all clients; 0: no limit")
     add("--burst", type=float, metavar="N", help="requests at once after a rest")
-    add("--retry-after", dest="retry_after_s", type=float, metavar="S", help="what a 429 says")
+    add("--tps", type=float, metavar="N", help="tokens a second, of all clients; 0: no limit")
+    add("--token-burst", type=float, metavar="N", help="tokens at once after a rest")
+    add(
+        "--retry-after",
+        dest="retry_after_s",
+        type=float,
+        metavar="S",
+        help="what a 429 says; 0: nothing",
+    )
+    add(
+        "--no-limit-headers",
+        dest="limit_headers",
+        action="store_false",
+        help="tell nothing of limits",
+    )
     add("--faults", help="in front of every model's name: 503-2+latency-1")
     add("--default", help="how models of unknown names answer: demo, steps-2")
     add("--api-key", help="refuse clients that send another")

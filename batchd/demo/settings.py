@@ -24,8 +24,13 @@ class Settings:
     rps: float = 0.0
     #: How many of them at once after a rest.
     burst: float = 1.0
-    #: What a 429 asks the client to wait.
+    #: The same for tokens: those of the prompt and of the answer.
+    tps: float = 0.0
+    token_burst: float = 1.0
+    #: What a 429 asks the client to wait; 0: it does not say.
     retry_after_s: float = 1.0
+    #: Whether answers tell of the limits in their headers.
+    limit_headers: bool = True
     #: Whether tokens are counted; otherwise usage is a fixed number.
     count: bool = True
     #: Whether every connection is closed without an answer.

@@ -140,6 +140,7 @@ class Meter:
 
     def correct(self, entry: Entry | None, taken: float, used: float, now: float) -> None:
         """Say what was really used of an amount taken."""
+        self._sent = max(0.0, self._sent + used - taken)
         if self._bucket is not None:
             self._bucket.take(now, used - taken)
         if self._minute is not None and entry is not None:
