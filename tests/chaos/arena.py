@@ -98,8 +98,12 @@ class Model:
         """Return how many answers were delivered to a question that had been answered before."""
         return self._repeated + int(self._get("/totals")["repeated"])
 
-    def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}{path}") as answer:
+    def control(self, **changes: Any) -> None:
+        """Change its settings."""
+        self._get("/control", json.dumps(changes).encode())
+
+    def _get(self, path: str, body: bytes | None = None) -> Any:
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}{path}", body) as answer:
             return json.load(answer)
 
 

