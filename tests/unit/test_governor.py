@@ -12,23 +12,59 @@ import pytest
 from batchd.config import Config
 from batchd.config.sections import Budget, Provider
 from batchd.config.sections import Governor as Section
-from batchd.governor import Call, Governor, Grant, Refusal
-from batchd.records import Failure, FailureKind, Price, Rate, Reason, Ref, Status
+from batchd.governor import Call, Governor, Grant, Park, Refusal
+from batchd.records import Cause, Failure, FailureKind, Price, Rate, Reason, Ref, Scope, Status
 
 #: A dollar a thousand tokens: 500 in and 500 out cost at most one.
 PRICE = Price(rates=(Rate(input=1000, cached_input=1000, output=1000),), source="config")
 
 
 def governor(
-    *, max_concurrent: int = 2, per_day: float = 0.0, missing: Mapping[str, str] | None = None
+    *,
+    max_concurrent: int = 2,
+    per_day: float = 0.0,
+    missing: Mapping[str, str] | None = None,
+    **more: float,
 ) -> Governor:
     """Return a governor over one provider, with short waits and no jitter."""
+    waits = {"first_backoff_s": 0.02, "max_backoff_s": 0.05, "probe_s": 0.1, "max_probe_s": 0.3}
     config = Config(
         providers={"p": Provider(base_url="http://x", max_concurrent=max_concurrent)},
-        governor=Section(max_retries=2, first_backoff_s=0.02, max_backoff_s=0.05),
+        governor=Section(max_retries=2, **{**waits, **more}),
         budget=Budget(per_day_usd=per_day),
     )
     return Governor(config, missing or {}, jitter=lambda: 1.0)
+
+
+class Told:
+    """Notes what the governor tells its watcher."""
+
+    def __init__(self, governor: Governor) -> None:
+        self.of: list[tuple[str, ...]] = []
+        governor.outages.watcher = self
+
+    def parked(self, provider: str, cause: Cause, message: str) -> None:
+        """Note it."""
+        self.of.append(("parked", provider, cause))
+        assert message
+
+    def half_opened(self, provider: str) -> None:
+        """Note it."""
+        self.of.append(("half_opened", provider))
+
+    def closed(self, provider: str) -> None:
+        """Note it."""
+        self.of.append(("closed", provider))
+
+    def gave_up(self, provider: str, cause: Cause, message: str) -> None:
+        """Note it."""
+        self.of.append(("gave_up", provider, cause))
+        assert message
+
+    def day_spent(self, message: str) -> None:
+        """Note it."""
+        self.of.append(("day_spent",))
+        assert message
 
 
 class Task:
@@ -36,7 +72,7 @@ class Task:
 
     def __init__(self, governor: Governor, name: str, *, limit: float = 0.0) -> None:
         self.ref = Ref("b", name)
-        self.answers: list[Grant | Refusal] = []
+        self.answers: list[Grant | Refusal | Park] = []
         self.at: list[float] = []
         self.answered = asyncio.Event()
         self._governor = governor
@@ -56,10 +92,17 @@ class Task:
         self.answered.clear()
         self._governor.failed(self.call(), failure, self._answered)
 
-    def _answered(self, answer: Grant | Refusal) -> None:
+    def _answered(self, answer: Grant | Refusal | Park) -> None:
         self.answers.append(answer)
         self.at.append(time.monotonic())
         self.answered.set()
+
+    @property
+    def parked(self) -> Park:
+        """The last answer, which must be to wait."""
+        (answer,) = self.answers[-1:]
+        assert isinstance(answer, Park)
+        return answer
 
     @property
     def refusal(self) -> Refusal:
@@ -124,11 +167,11 @@ def test_retry_after_is_waited_out_by_everyone() -> None:
 
 
 def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
-    """max_retries times; the end names the provider and counts the tries."""
+    """max_retries times, while the provider answers others; the end names it and counts the tries."""
 
     async def scenario() -> None:
-        g = governor()
-        task = Task(g, "a")
+        g = governor(max_concurrent=9)
+        task, other = Task(g, "a"), Task(g, "b")
         task.ask()
         begun = time.monotonic()
         for _ in range(2):
@@ -136,6 +179,8 @@ def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
             await task.answered.wait()
         assert task.at[1] - begun >= 0.02
         assert task.at[2] - task.at[1] >= 0.04
+        other.ask()
+        g.answered(other.ref, 0.0)
         task.failed(FailureKind.OVERLOADED)
         assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
         assert task.refusal.error.retries == 2
@@ -146,8 +191,6 @@ def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (FailureKind.AUTH, Reason.AUTH),
-        (FailureKind.QUOTA, Reason.QUOTA),
         (FailureKind.FORBIDDEN, Reason.BAD_REQUEST),
         (FailureKind.BAD_REQUEST, Reason.BAD_REQUEST),
         (FailureKind.CONTENT_FILTER, Reason.CONTENT_FILTER),
@@ -217,12 +260,128 @@ def test_the_day_ends_at_midnight_utc() -> None:
         config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
         g = Governor(config, {}, clock=lambda: now[0])
         g.money.open_day(0.5)
+        told, today = Told(g), g.money.today()
         task = Task(g, "a")
         task.ask(PRICE)
-        assert task.refusal.reason is Reason.BUDGET
+        assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
+        assert told.of == [("day_spent",)]
+        assert g.money.today() == today
         now[0] += 2
+        assert g.money.today() != today
         task.ask(PRICE)
         assert task.answers[-1] == Grant(1.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_dearer_than_any_day_does_not_wait_for_one() -> None:
+    """It would wait for ever."""
+
+    async def scenario() -> None:
+        g = governor(per_day=0.5)
+        task = Task(g, "a")
+        task.ask(PRICE)
+        assert (task.refusal.status, task.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [FailureKind.AUTH, FailureKind.QUOTA])
+def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> None:
+    """Whoever waits or asks is turned away, until one call tries and is answered."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=2)
+        told = Told(g)
+        first, second, third, fourth = (Task(g, n) for n in "abcd")
+        for task in (first, second, third):
+            task.ask()
+        first.failed(kind)
+        assert first.parked == Park(Scope.PROVIDER, "p", Cause(kind.value), "no", culprit=True)
+        assert third.parked == replace(first.parked, culprit=False)
+        second.failed(kind)  # it was under way: it changes nothing
+        assert second.parked.cause is first.parked.cause
+        await asyncio.sleep(0.35)
+        assert told.of == [("parked", "p", Cause(kind.value)), ("half_opened", "p")]
+        third.ask()
+        fourth.ask()
+        assert isinstance(third.answers[-1], Grant)
+        assert isinstance(fourth.parked, Park)
+        g.answered(third.ref, 0.0)
+        assert told.of[2:] == [("closed", "p")]
+        fourth.ask()
+        assert isinstance(fourth.answers[-1], Grant)
+
+    asyncio.run(scenario())
+
+
+def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
+    """One failed try, whatever it failed with, doubles the wait; one that came to nothing leaves room for another."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9)
+        told = Told(g)
+        task, other = Task(g, "a"), Task(g, "b")
+        task.ask()
+        for _ in range(2):
+            task.failed(FailureKind.OVERLOADED)
+            await task.answered.wait()
+        task.failed(FailureKind.TIMEOUT)
+        assert (task.parked.cause, task.parked.culprit) == (Cause.DOWN, True)
+        assert "after 3 tries" in task.parked.message
+        await asyncio.sleep(0.12)
+        task.ask()
+        task.failed(FailureKind.CONNECTION)
+        assert isinstance(task.parked, Park)
+        await asyncio.sleep(0.12)
+        assert told.of.count(("half_opened", "p")) == 1
+        await asyncio.sleep(0.12)
+        assert told.of.count(("half_opened", "p")) == 2
+        task.ask()
+        g.close_task(task.ref)  # its worker died
+        assert told.of[-1] == ("half_opened", "p")
+        other.ask()
+        # It was refused for itself: the provider is there.
+        other.failed(FailureKind.BAD_REQUEST)
+        assert told.of[-1] == ("closed", "p")
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_where_nothing_may_be_parked() -> None:
+    """With max_parked_s = 0, as in `run`, an outage ends everybody's task with its cause."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1, max_parked_s=0)
+        told = Told(g)
+        first, second = Task(g, "a"), Task(g, "b")
+        first.ask()
+        second.ask()
+        first.failed(FailureKind.AUTH)
+        for task in (first, second):
+            assert (task.refusal.status, task.refusal.reason) == (Status.ERROR, Reason.AUTH)
+        assert told.of == [("gave_up", "p", Cause.AUTH)]
+        g.outages.close("p")
+        second.ask()
+        assert isinstance(second.answers[-1], Grant)
+
+    asyncio.run(scenario())
+
+
+def test_a_paused_provider_turns_calls_away() -> None:
+    """Until it is unpaused; who waited is told too."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1)
+        first, second = Task(g, "a"), Task(g, "b")
+        first.ask()
+        second.ask()
+        g.outages.pause("p")
+        assert second.parked.cause is Cause.PAUSED
+        g.answered(first.ref, 0.0)
+        g.outages.unpause("p")
+        second.ask()
+        assert isinstance(second.answers[-1], Grant)
 
     asyncio.run(scenario())
 
@@ -243,13 +402,20 @@ def test_what_cannot_be_counted_cannot_be_capped() -> None:
 
 
 def test_a_provider_without_its_key_is_never_called() -> None:
-    """The task ends with the message that says what to set."""
+    """Its tasks wait, with the message that says what to set, until it is there and tried."""
 
     async def scenario() -> None:
         g = governor(missing={"p": "set the environment variable P_KEY"})
         task = Task(g, "a")
         task.ask()
-        assert task.refusal.reason is Reason.AUTH
-        assert "P_KEY" in task.refusal.error.message
+        assert task.parked.cause is Cause.AUTH
+        assert "P_KEY" in task.parked.message
+        g.outages.retry("p")
+        task.ask()
+        assert isinstance(task.parked, Park)
+        g.retune(g._config, {})
+        g.outages.retry("p")
+        task.ask()
+        assert isinstance(task.answers[-1], Grant)
 
     asyncio.run(scenario())
