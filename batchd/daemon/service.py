@@ -31,6 +31,7 @@ from batchd.daemon.reloading import Reloader
 from batchd.daemon.systemd import Notifier
 from batchd.governor import Governor
 from batchd.log import Action
+from batchd.pool import threads
 from batchd.pool.supervisor import Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
@@ -166,6 +167,7 @@ class Daemon:
         await self._undo.aclose()
 
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:
+        threads.start()
         config, state = self._config, Path(self._config.paths.state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)

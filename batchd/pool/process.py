@@ -7,12 +7,13 @@ dies, ``multiprocessing`` takes all its children for dead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
 import socket
 from collections.abc import Callable
-from multiprocessing import reduction, resource_tracker
+from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -108,6 +109,14 @@ class Worker:
         self._broken = cause
         self.retiring = True
         self._silent.set()
+
+
+def end_fork_server() -> None:
+    """Kill the fork server, which does not answer: whoever waits for it is told, and the next start makes another."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def preload(module: str) -> None:

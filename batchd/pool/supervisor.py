@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchd import __version__, wire
-from batchd.pool.process import Worker, preload
+from batchd.pool.process import Worker, end_fork_server, preload
 from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
@@ -177,8 +177,10 @@ class Supervisor:
             if not self._closing.is_set():
                 await worker.fork(self._lock, self._agent)
                 await worker.ended()
-        except (OSError, EOFError) as error:  # the fork server died; the next start makes a new one
-            worker.cause = f"it could not be started: {error or 'the fork server died'}"
+        except Exception as error:  # noqa: BLE001 (its tasks must come back, whatever it is: the fork server died, no thread, no descriptor)
+            said = str(error) or "the fork server died"
+            worker.cause = f"it could not be started: {said}"
+            worker.kill(worker.cause)
             worker.channel.close()
         self._failures = 0 if worker.greeted else self._failures + 1
         self._workers.remove(worker)
@@ -224,6 +226,8 @@ class Supervisor:
             for worker in self.workers:
                 limit = self._shape.heartbeat_timeout_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
+                    if not worker.pid:
+                        end_fork_server()
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
                     self._retire(worker)

@@ -24,6 +24,7 @@ from batchd.agent import Ended, Host, Reply, StopSignal
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
+from batchd.pool import threads
 from batchd.pool.channel import Channel
 from batchd.records import Ref
 from batchd.sandbox import Sandbox
@@ -64,6 +65,7 @@ class Worker:
 
     async def work(self, sock: socket.socket) -> None:
         """Serve until the daemon is gone or has drained this worker."""
+        threads.start()
         await self.channel.attach(sock)
         heart = asyncio.create_task(self._beat())
         await self._ended.wait()
