@@ -176,11 +176,11 @@ def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
         begun = time.monotonic()
         for _ in range(2):
             task.failed(FailureKind.OVERLOADED)
+            other.ask()
+            g.answered(other.ref, 0.0)
             await task.answered.wait()
         assert task.at[1] - begun >= 0.02
         assert task.at[2] - task.at[1] >= 0.04
-        other.ask()
-        g.answered(other.ref, 0.0)
         task.failed(FailureKind.OVERLOADED)
         assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
         assert task.refusal.error.retries == 2
