@@ -98,8 +98,7 @@ class Calls:
                 assert isinstance(event, CallAnswered)
                 price = active.setup(event.purpose).price
                 cost = price.cost(event.answer.usage).total if price else 0.0
-                used = event.answer.usage.total_tokens
-                self._core.governor.answered(active.ref, cost, used)
+                self._core.governor.answered(active.ref, cost, event.answer.usage)
 
     def _call(self, active: Active, ask: wire.Ask) -> Call:
         return Call(

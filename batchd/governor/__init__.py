@@ -8,6 +8,7 @@ I/O; all of it belongs to one loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,11 @@ from batchd.records import (
 __all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal", "Watcher"]
 
 
+_NO_USAGE = Usage()
+#: An estimate below this is not held against us: what a provider adds to each request weighs too much in it.
+_TELLING_TOKENS = 1000
+
+
 class Governor:
     """Answers every request for a model call, at its time."""
 
@@ -52,6 +58,9 @@ class Governor:
         self.outages = Outages(self._provider, lambda: self._config.governor)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
+        #: By model: how many times our estimate of its input tokens it needed at most. Its tokens need
+        #: not be ours; what is set aside for a call must be enough all the same.
+        self._swell: dict[str, float] = {}
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []
 
@@ -86,11 +95,12 @@ class Governor:
         self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
-    def answered(self, ref: Ref, cost_usd: float, tokens: int = 0) -> None:
-        """Say that the granted call was answered, what it cost, and how many tokens it needed."""
+    def answered(self, ref: Ref, cost_usd: float, usage: Usage = _NO_USAGE) -> None:
+        """Say that the granted call was answered, what it cost, and which tokens it needed."""
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
-            self._provider(permit.call.provider).answered(permit, tokens)
+            self._provider(permit.call.provider).answered(permit, usage.total_tokens)
+            self._learn(permit.call, usage.input_tokens)
             self.outages.answers(permit.call.provider)
             self._end(permit, cost_usd)
 
@@ -156,7 +166,7 @@ class Governor:
     def _serve(self, permit: Permit) -> None:
         """Grant or refuse a permit whose turn it is, or let it wait for money."""
         call, provider = permit.call, self._provider(permit.call.provider)
-        amount = _most(call)
+        amount = self._most(call)
         purses = self.money.purses(call.ref)
         if provider.shut:
             self._decide(permit, self.outages.turned_away(call.provider))
@@ -173,6 +183,20 @@ class Governor:
                 purse.reserved += permit.reserved
             provider.enter(permit)
             permit.answer(Grant(amount))
+
+    def _most(self, call: Call) -> float | None:
+        """Return what a call may cost at most, in dollars; None where no price is known."""
+        if call.price is None:
+            return None
+        input_tokens = math.ceil(call.input_tokens * self._swell.get(call.model, 1.0))
+        most = Usage(input_tokens=input_tokens, output_tokens=call.max_output_tokens)
+        return call.price.cost(most).total
+
+    def _learn(self, call: Call, input_tokens: int) -> None:
+        """Note what a call's estimate came to."""
+        swell = input_tokens / max(call.input_tokens, _TELLING_TOKENS)
+        if swell > self._swell.get(call.model, 1.0):
+            self._swell[call.model] = swell
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left: the day's is filled again."""
@@ -223,11 +247,3 @@ class Governor:
         provider = self._provider(permit.call.provider)
         provider.join(permit, first=True)
         provider.pump()
-
-
-def _most(call: Call) -> float | None:
-    """Return what a call may cost at most, in dollars; None where no price is known."""
-    if call.price is None:
-        return None
-    most = Usage(input_tokens=call.input_tokens, output_tokens=call.max_output_tokens)
-    return call.price.cost(most).total

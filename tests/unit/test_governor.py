@@ -13,7 +13,18 @@ from batchd.config import Config
 from batchd.config.sections import Budget, Provider
 from batchd.config.sections import Governor as Section
 from batchd.governor import Call, Governor, Grant, Park, Refusal
-from batchd.records import Cause, Failure, FailureKind, Price, Rate, Reason, Ref, Scope, Status
+from batchd.records import (
+    Cause,
+    Failure,
+    FailureKind,
+    Price,
+    Rate,
+    Reason,
+    Ref,
+    Scope,
+    Status,
+    Usage,
+)
 
 #: A dollar a thousand tokens: 500 in and 500 out cost at most one.
 PRICE = Price(rates=(Rate(input=1000, cached_input=1000, output=1000),), source="config")
@@ -231,6 +242,23 @@ def test_money_is_set_aside_before_the_call_and_settled_after_it() -> None:
         first.ask(PRICE)
         assert (first.refusal.status, first.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
         assert "batch" in first.refusal.error.message
+
+    asyncio.run(scenario())
+
+
+def test_a_model_with_more_tokens_than_we_count_has_more_set_aside() -> None:
+    """A provider's tokens need not be ours: what a call may cost follows the worst that was seen."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+        call = replace(task.call(PRICE), input_tokens=2000)
+        for used, granted in ((2000, 2.5), (3000, 2.5), (2500, 3.5)):
+            g.ask(call, task._answered)
+            (answer,) = task.answers[-1:]
+            assert isinstance(answer, Grant)
+            assert answer.reserved_usd == pytest.approx(granted)
+            g.answered(task.ref, 0.0, Usage(input_tokens=used))
 
     asyncio.run(scenario())
 
