@@ -113,7 +113,7 @@ class Worker:
 
 def end_fork_server() -> None:
     """Kill the fork server, which does not answer: whoever waits for it is told, and the next start makes another."""
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 (no other way to it)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
