@@ -222,24 +222,34 @@ def test_what_cannot_be_made_to_fit_ends_with_sizes_and_the_mend(
 
 
 def test_the_judge_fits_its_window_too(spool: Any, counting_server: tuple[str, Path]) -> None:
-    """A long answer and a hundred commands are cut for it; where its window is unknown, it is learned."""
+    """What it is shown is cut so that it and the verdict fit, and what it may answer is limited."""
     base_url, log = counting_server
-    model = "window-4000+length-12+steps-60"
-    configure(spool, base_url, more=window(model, 4000))
-    tasks = [
-        {"id": "known", "first_prompt": "do it", "model": f"standin/{model}", "evaluator": "judge"},
-        {
-            "id": "told",
-            "first_prompt": "do it too",
-            "model": "standin/window-4001+steps-60",
-            "evaluator": "judge",
-        },
-    ]
-    results = run(spool, tasks)
-    assert [r["status"] for r in results] == ["completed"] * 2, [r["error"] for r in results]
-    judged = exchanges(log, "judge")
-    assert len(judged) == 2
-    assert all(e["usage"]["input_tokens"] < 4000 for e in judged)
+    model = "window-4500+steps-60"
+    configure(spool, base_url, more=window(model, 4500))
+    prompt = "word " * 3300
+    task = {"id": "t", "first_prompt": prompt, "model": f"standin/{model}", "evaluator": "judge"}
+    (result,) = run(spool, [task])
+    assert result["status"] == "completed", result["error"]
+    (judged,) = exchanges(log, "judge")
+    assert "cut out here" in judged["request"]
+    assert "echo step 50" in judged["request"]
+    assert 2500 < judged["usage"]["input_tokens"] < 4500 - 1000
+    assert totals(base_url)["by_status"] == {"200": result["usage"]["calls"]}
+
+
+def test_the_judges_window_is_learned_too(spool: Any, counting_server: tuple[str, Path]) -> None:
+    """A refused judgement is asked for once more, in the window that the refusal named."""
+    base_url, log = counting_server
+    configure(spool, base_url)
+    config = spool.folder / "config.toml"
+    by = 'by = "judge"\njudge_model = "standin/window-4000+latency-0"'
+    config.write_text(config.read_text().replace('by = "none"', by))
+    prompt = "word " * 5000
+    (result,) = run(spool, [{"id": "t", "first_prompt": prompt, "model": "standin/steps-3"}])
+    (judged,) = exchanges(log, "judge")
+    assert judged["usage"]["input_tokens"] < 4000
+    assert totals(base_url)["by_status"]["400"] == 1
+    assert result["iterations"] >= 1
 
 
 def test_thinking_goes_back_with_the_calls_that_it_led_to(
