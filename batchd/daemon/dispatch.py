@@ -107,6 +107,9 @@ class Dispatcher:
         if batch is not None and not outbox.writable(batch):
             # Without a folder it could not begin, nor leave a result: it waits, and does not fail.
             await core.on_disk(partial(outbox.prepare, batch))
+        if not await active.worker.up():
+            await self._recover(active, counted=False)
+            return
         worker = str(active.worker.pid or "")
         try:
             given = await core.durable(partial(core.store.dispatch, ref, worker))

@@ -45,6 +45,8 @@ class Worker:
         self.rss = 0
         #: Whether it has said Hello.
         self.greeted = False
+        #: Set once it has, or never will.
+        self._decided = asyncio.Event()
         #: When it was last heard of, and last had a task, by the loop's clock.
         self.heard_at = self.idle_since = now
         #: Why it ended, as far as that is known.
@@ -74,6 +76,20 @@ class Worker:
             loop.add_reader(self._pidfd, self._has_exited)
             if self.cause:
                 self.kill(self.cause)
+
+    def hello(self) -> None:
+        """Note that it has said Hello."""
+        self.greeted = True
+        self._decided.set()
+
+    def gone(self) -> None:
+        """Note that it has ended, or could not be started."""
+        self._decided.set()
+
+    async def up(self) -> bool:
+        """Return, once that is known, whether it came up."""
+        await self._decided.wait()
+        return self.greeted
 
     def kill(self, cause: str) -> None:
         """End it at once; also before it has started."""

@@ -184,6 +184,7 @@ class Supervisor:
             worker.channel.close()
         self._failures = 0 if worker.greeted else self._failures + 1
         self._workers.remove(worker)
+        worker.gone()
         self._handler.died(worker, worker.tasks, counted=worker.greeted)
 
     def _received(self, worker: Worker, message: Any) -> None:
@@ -192,8 +193,8 @@ class Supervisor:
             case wire.Heartbeat():
                 worker.rss = message.rss
             case wire.Hello(version=version):
-                worker.greeted = version == __version__
-                if worker.greeted:
+                if version == __version__:
+                    worker.hello()
                     self._handler.started(worker)
                 else:
                     worker.kill(
