@@ -14,15 +14,15 @@ from batchd.governor.bucket import Bucket, Entry, Minute
 #: A provider that is met for the first time is approached over a moment: so many requests at once, …
 _FIRST_BURST = 8.0
 #: … then so many a second, …
-_FIRST_RATE = 250.0
+_FIRST_RATE = 100.0
 #: … for so long. Refusals come back within milliseconds; so there are few of them.
 _FIRST_S = 2.0
 #: What was granted longer ago says little about the rate of today.
 _MEMORY_S = 60.0
 #: A guessed rate grows by this part a second until it is refused, …
 _GUESS_GROWTH = 0.5
-#: … a measured one so much slower that waits, which refusals bring, stay rare: …
-_GROWTH, _MOST_GROWTH = 0.0017, 0.005
+#: … a measured one so slowly that refusals stay rare, and the waits that they bring: …
+_GROWTH, _MOST_GROWTH, _GROWTH_A_REQUEST = 0.003, 0.006, 0.002
 #: … but ever faster, the longer it goes well.
 _CALM_S = 60.0
 #: What was cut by half, for want of better knowledge, is back after so long.
@@ -73,7 +73,7 @@ class Meter:
         self._approach_until = inf
         #: Granted since then, and not refused.
         self._sent = 0.0
-        self._since: float | None = None
+        self._since = inf
         #: Moments since then, and what had been granted: at least and at most a sample ago.
         self._earlier = self._mark = (0.0, 0.0)
         self._cut: _Cut | None = None
@@ -124,7 +124,7 @@ class Meter:
 
     def take(self, now: float, amount: float) -> Entry | None:
         """Count ``amount`` as gone; return its entry where it may be corrected exactly."""
-        if self._since is None:
+        if self._since == inf:
             self._start_count(now)
         elif now - self._since > _MEMORY_S and self._cut is None:
             self._start_count(now - _MEMORY_S / 2, self._sent / 2)
@@ -168,6 +168,8 @@ class Meter:
 
         All requests that went before the cut are one epoch: their refusals only correct what is known.
         """
+        if self._since == inf:
+            self._start_count(granted_at)
         self._sent = max(0.0, self._sent - amount)
         cut, bucket = self._cut, self._bucket
         late = cut is not None and granted_at <= cut.at
@@ -199,14 +201,14 @@ class Meter:
     def _guess(self, amount: float, now: float, wait_s: float) -> _Cut:
         """Return what the very first refusal says: as if what went so far were there again after the wait."""
         self._guessed = True
-        seconds = now - (self._since or now) + wait_s
+        seconds = now - self._since + wait_s
         return _Cut(now, self._sent, seconds, 0.0, 1.0, amount / _LONGEST_S, inf)
 
     def _measure(self, bucket: Bucket, amount: float, now: float, wait_s: float) -> _Cut:
         """Return what the first refusal of an epoch says, after one before."""
         sent, before = self._sent, bucket.rate
-        seconds = now - (self._since or now)
-        growth = min(_MOST_GROWTH, _GROWTH / wait_s)
+        seconds = now - self._since
+        growth = min(_MOST_GROWTH, _GROWTH / wait_s, _GROWTH_A_REQUEST * before / amount)
         few = sent < _SAMPLE * amount
         if amount < bucket.burst >= sent - amount and few and not self._configured:
             # It was not the rate: less had been saved up than we thought.
@@ -225,7 +227,9 @@ class Meter:
             admitted = bucket.burst / cut.seconds
         else:
             lately = cut.lately / max(cut.lately_s, _INSTANT_S)
-            admitted = max(_MARGIN * cut.admitted / max(cut.seconds, _INSTANT_S), lately)
+            # At both refusals there was half a request left, as an average.
+            admitted = (cut.admitted + amount / 2) / max(cut.seconds, _INSTANT_S)
+            admitted = max(_MARGIN * admitted, lately)
         bucket.rate = min(max(admitted, cut.lowest), cut.before, self._ceiling)
         bucket.peak = 0.0 if self._configured else _PEAK * bucket.rate
         self._step = cut.growth * bucket.rate

@@ -20,7 +20,7 @@ _TOKENS = re.compile(r"\btokens? per|\btokens? limit|\btpm\b|tokens_|max tokens"
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 60.0
 #: Headers matter once less than this part of the limit remains, and until …
-_LITTLE = 0.25
+_LITTLE = 0.15
 #: … this part does.
 _PLENTY = 0.75
 #: Failures that ask for fewer requests at a time.
