@@ -1,0 +1,499 @@
+"""What may befall the store over the years: kills in the middle of a change, full disks, damage, readers without end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from store_child import MODEL
+
+from batchd.errors import DamagedStoreError, StoreError
+from batchd.events import CallAnswered, Event, TaskFinished, TaskStarted, Terms, ToolRan, encode
+from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
+from batchd.store import Reader, Store, copies, restoring, writer
+from batchd.store.migrations import MIGRATIONS
+
+ROOT = Path(__file__).parents[2]
+DAY = 86400.0
+
+
+def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
+    """Open a store, add a batch to it, and close it."""
+    store = Store.open(path, retention_s=0)
+    noise = random.Random(1).randbytes(size).hex()
+    given = [Task(id=str(i), first_prompt=f"{i} {noise}", model="p/m") for i in range(tasks)]
+    batch = Batch(
+        name=name, claim=name, outbox=str(path.parent), request="request.json", received_at=1.0
+    )
+    asyncio.run(store.add_batch(batch, given))
+    store.close()
+
+
+def older(path: Path, tasks: int) -> None:
+    """Make a store of the first version, with a few thousand tasks."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.executescript(
+        f"PRAGMA application_id = {0x62746368}; BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;"
+    )
+    db.execute(
+        "INSERT INTO batches (name, claim, outbox, request, received_at, budget_usd, first_task, tasks, unfinished)"
+        " VALUES ('b', 'b', '/nowhere', 'request.json', 1.0, 0, 1, ?, ?)",
+        (tasks, tasks),
+    )
+    db.execute("BEGIN")
+    db.executemany(
+        "INSERT INTO tasks (batch, name, model, dir, priority, after, since) VALUES (1, ?, 'p/m', '', 0, '', 1.0)",
+        [(str(i),) for i in range(tasks)],
+    )
+    db.execute("COMMIT")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.close()
+
+
+# Migrations
+
+
+_OPEN = """
+import os, sys
+from pathlib import Path
+from batchd.store import Store
+os.write(1, b"go")
+Store.open(Path(sys.argv[1]), retention_s=0).close()
+os.write(1, b"ok")
+"""
+
+
+def test_a_migration_that_is_killed_is_done_again(tmp_path: Path) -> None:
+    """At whatever instant: the file is of the one version or of the other, whole, and opens next time."""
+    first = tmp_path / "first" / "batchd.db"
+    first.parent.mkdir()
+    older(first, 6_000)
+    rng, versions = random.Random(), Counter[int]()
+    for turn in range(10):
+        folder = tmp_path / str(turn)
+        shutil.copytree(first.parent, folder)
+        path = folder / "batchd.db"
+        with subprocess.Popen(
+            [sys.executable, "-c", _OPEN, str(path)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.read(2) == b"go"
+            time.sleep(rng.uniform(0.0, 0.03))
+            child.kill()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            versions[version] += 1
+        Store.open(path, retention_s=0).close()
+        with Reader(path) as reader:
+            assert reader.batch("b").tasks == len(reader.tasks("b")) == 6_000
+        if version > 1 or (folder / "batchd.db.v1.bak").exists():
+            with contextlib.closing(sqlite3.connect(folder / "batchd.db.v1.bak")) as db:
+                assert db.execute("SELECT count(*) FROM tasks").fetchone() == (6_000,)
+        assert not list(folder.glob(".*"))
+        shutil.rmtree(folder)
+    assert versions.keys() <= {1, len(MIGRATIONS)}
+    assert versions[1], "it was never killed in time"
+
+
+def test_an_exchange_that_is_cut_short_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a restore is decided, an end at any of its steps leaves the former store aside and the new one whole."""
+    rename = Path.replace
+    for steps in range(5):
+        path = tmp_path / str(steps) / "batchd.db"
+        add(path, 3, name="new")
+        draft = restoring.draft(path, path)
+        path.unlink()
+        add(path, 5, name="old")
+        log = path.with_name("batchd.db-wal")
+        log.write_bytes(b"")  # as after a kill
+        left = iter(range(steps))
+
+        def dying(source: Path, target: Path, left: Iterator[int] = left) -> Path:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return rename(source, target)
+
+        monkeypatch.setattr(Path, "replace", dying)
+        with contextlib.suppress(KeyboardInterrupt):
+            restoring.put_in_place(draft, path)
+        monkeypatch.undo()
+        with contextlib.closing(Store.open(path, retention_s=0)) as store:
+            names = [batch.name for batch in store.restore().batches]
+        assert names == (["new"] if steps else ["old"])
+        former = list(path.parent.glob("batchd.db.before-restore-*Z"))
+        assert len(former) == (steps > 0)
+        assert not copies.staged(path).exists()
+        for file in former:
+            with contextlib.closing(sqlite3.connect(file)) as db:
+                assert db.execute("SELECT name FROM batches").fetchall() == [("old",)]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a small file system where that is allowed; else skip."""
+    disk = folder / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("to mount a small disk takes root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "batchd-test", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_migration_without_room_changes_nothing(tmp_path: Path) -> None:
+    """Without room for the backup the older file stays as it is, and the message says what is needed."""
+    with small_disk(tmp_path, "4m") as disk:
+        path = disk / "batchd.db"
+        older(path, 30_000)
+        before = path.read_bytes()
+        assert len(before) > 1 << 21
+        for _ in range(2):
+            with pytest.raises(
+                StoreError, match=r"could not be backed up before: .*; make room for a copy"
+            ):
+                Store.open(path, retention_s=0)
+            assert path.read_bytes() == before
+            assert {p.name for p in disk.iterdir()} <= {
+                "batchd.db",
+                "batchd.db-wal",
+                "batchd.db-shm",
+            }
+        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+        Store.open(path, retention_s=0).close()
+        with Reader(path) as reader:
+            assert reader.batch("b").tasks == 30_000
+
+
+# A full disk under a daemon
+
+
+def requests(base_url: str) -> Counter[tuple[str, int]]:
+    """Return how often the server was asked what, by prompt and number of answers in it."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        return Counter((e["prompt"], e["turn"]) for e in json.load(answer))
+
+
+@contextlib.contextmanager
+def serving(spool: Any) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run a daemon whose log another process writes; that process's file."""
+    path = spool.folder / "said.log"
+    with (
+        path.open("wb") as log,
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log) as cat,
+        subprocess.Popen(spool.command("serve"), stderr=cat.stdin, env=spool.environment) as daemon,
+    ):
+        assert cat.stdin is not None
+        cat.stdin.close()
+        try:
+            spool.eventually(spool.answers)
+            yield daemon, path
+        finally:
+            daemon.terminate()
+
+
+def test_a_daemon_whose_store_cannot_grow_waits(spool: Any, slow_server: str) -> None:
+    """It makes no call that it cannot record, says so, answers, keeps what is dropped, and goes on with room again."""
+    config = spool.folder / "config.toml"
+    text = config.read_text().replace("steps-2", "steps-6")
+    lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in text.splitlines()]
+    config.write_text(
+        "\n".join(lines).replace("processes = 2", "processes = 2\nagents_per_process = 4") + "\n"
+    )
+    outbox = spool.folder / "outbox"
+    with serving(spool) as (daemon, said):
+        spool.write("a.json", [{"first_prompt": f"a {i}"} for i in range(24)]).rename(
+            spool.folder / "inbox" / "a.json"
+        )
+        spool.eventually(lambda: sum(requests(slow_server).values()) > 20)
+        # A limit on the size of its files: what a full disk is to those who may not mount one.
+        _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (4096, hard))
+        spool.eventually(lambda: "store_trouble" in said.read_text())
+        spool.write("b.json", [{"first_prompt": "b"}]).rename(spool.folder / "inbox" / "b.json")
+        time.sleep(1)  # the calls under way end
+        before = requests(slow_server)
+        time.sleep(1.5)
+        assert requests(slow_server) == before
+        assert sum(before.values()) < 24 * 6
+        status = spool.batchd("status", "a")
+        assert status.returncode == 0, status.stderr
+        assert "running" in status.stdout
+        assert spool.batchd("status").returncode == 0
+        assert not (outbox / "a/summary.json").exists()
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        for name in ("a", "b"):
+            spool.eventually((outbox / name / "summary.json").exists)
+            assert {r["status"] for r in results(outbox / name)} == {"completed"}
+        assert all(r["usage"]["unsettled_calls"] == 0 for r in results(outbox / "a"))
+        asked = requests(slow_server)
+    assert len(asked) == 25 * 6
+    assert set(asked.values()) == {1}, "something was paid twice"
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Return the results of a batch."""
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+# Damage
+
+
+def _head(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(os.urandom(64))
+
+
+def _schema_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom(3000))
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _foreign_log(path: Path) -> None:
+    path.with_name("batchd.db-wal").write_bytes(os.urandom(10_000))
+
+
+def _gone(path: Path) -> None:
+    path.with_name("batchd.db-wal").write_bytes(path.read_bytes())
+    path.unlink()
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _newer(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (_head, "it is damaged"),
+        (_schema_page, "it is damaged"),
+        (_cut, "it is damaged"),
+        (lambda path: os.truncate(path, 0), "is empty: it was cut off"),
+        (lambda path: os.truncate(path, 60), "it is damaged"),
+        (_foreign_log, "is no log of SQLite"),
+        (_gone, "is gone, but its log batchd.db-wal is here"),
+        (_folder, "cannot be opened for writing: Is a directory"),
+        (_newer, "was written by a newer batchd"),
+    ],
+    ids=["head", "schema", "cut", "empty", "short", "log", "gone", "folder", "newer"],
+)
+def test_serve_refuses_what_is_damaged(
+    spool: Any, damage: Callable[[Path], None], complaint: str
+) -> None:
+    """With the mend and without a traceback, exit code 3; the files stay as they are for who wants to save them."""
+    path = spool.folder / ".batchd" / "batchd.db"
+    add(path, 300, 500)
+    damage(path)
+    before = {p.name: p.read_bytes() for p in path.parent.glob("batchd.db*") if p.is_file()}
+    for _ in range(2):
+        refused = spool.batchd("serve")
+        assert refused.returncode == 3, refused.stderr
+        assert complaint in refused.stderr
+        assert "Traceback" not in refused.stderr
+        after = {p.name: p.read_bytes() for p in path.parent.glob("batchd.db*") if p.is_file()}
+        after.pop("batchd.db-shm", None)
+        assert {k: v for k, v in after.items() if v or k in before} == before
+    told = spool.batchd("status")
+    assert told.returncode in {0, 3}
+    assert "Traceback" not in told.stderr
+
+
+def test_serve_refuses_a_store_that_it_may_not_write(spool: Any) -> None:
+    """A file of another owner, or of mode 0400, is named together with the mend."""
+    path = spool.folder / ".batchd" / "batchd.db"
+    add(path, 1)
+    path.chmod(0o400)
+    command: list[str] = [sys.executable, "-c", _OPEN, str(path)]
+    if os.geteuid() == 0:  # whom no mode stops
+        for each in (path, path.parent):
+            os.chown(each, 65534, 65534)
+        for each in (spool.folder, *spool.folder.parents):
+            if each.owner() == "root" and not each.stat().st_mode & 0o005:
+                each.chmod(each.stat().st_mode | 0o055)
+        keep = ["--reuid", "65534", "--regid", "65534", "--clear-groups"]
+        command = ["setpriv", *keep, *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "cannot be opened for writing: Permission denied; check owner and mode" in done.stderr
+    assert done.returncode
+
+
+def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server: str) -> None:
+    """It neither goes on with half a memory nor tries for ever: it says what is wrong, and exits with 3."""
+    config = spool.folder / "config.toml"
+    lines = [
+        f'base_url = "{slow_server}"' if "base_url" in x else x
+        for x in config.read_text().splitlines()
+    ]
+    config.write_text("\n".join(lines) + "\n")
+    path = spool.folder / ".batchd" / "batchd.db"
+    noise = random.Random(1)
+    tasks = [{"first_prompt": f"{i} {noise.randbytes(1500).hex()}"} for i in range(2000)]
+    with spool.serving() as daemon:
+        spool.write("a.json", tasks).rename(spool.folder / "inbox" / "a.json")
+        spool.eventually(lambda: len(requests(slow_server)) > 4)
+        spool.eventually(lambda: path.stat().st_size > 4 << 20)
+        with path.open("r+b") as file:
+            for page in range(60, path.stat().st_size // 4096):
+                file.seek(page * 4096)
+                file.write(noise.randbytes(4096))
+        daemon.wait(60)
+    assert daemon.returncode == 3
+    last = (spool.folder / "daemon.log").read_text().splitlines()[-1]
+    assert last.startswith(f"batchd: {path}: it is damaged; stop batchd, move it away")
+    assert "Traceback" not in (spool.folder / "daemon.log").read_text()
+
+
+def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
+    """SQLite looks at its pages, not at what stands in them: a body that cannot be read is told in the same words."""
+    path = tmp_path / "batchd.db"
+    add(path, 1, 2000)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (body,) = db.execute("SELECT body FROM specs").fetchone()
+        db.execute("UPDATE specs SET body = ?", (body[:100] + bytes(50) + body[150:],))
+        db.commit()
+    with Reader(path) as reader, pytest.raises(DamagedStoreError, match="it is damaged"):
+        reader.spec(Ref("b", "0"))
+
+
+# Files that stay bounded
+
+
+def raw(*events: Event) -> list[msgspec.Raw]:
+    """Return events as the wire carries them."""
+    return [msgspec.Raw(encode(event)) for event in events]
+
+
+def ran(output: str) -> ToolRan:
+    """Return an event of a size."""
+    return ToolRan(at=1.0, call=ToolCall("1", "shell", "{}"), output=output)
+
+
+def test_the_log_stays_small_under_steady_writing(tmp_path: Path) -> None:
+    """With readers that come and go all the time, it begins anew every few megabytes."""
+    path = tmp_path / "batchd.db"
+    add(path, 1)
+    store = Store.open(path, retention_s=0)
+    noise, largest = random.Random(1), 0
+
+    async def scenario() -> None:
+        nonlocal largest
+        await store.dispatch(Ref("b", "0"))
+        for seq in range(1500):
+            await store.record(Ref("b", "0"), 1, seq, raw(ran(noise.randbytes(8000).hex())))
+            if seq % 5 == 0:
+                with Reader(path) as reader:
+                    assert reader.task(Ref("b", "0")).step == "ToolRan"
+            largest = max(largest, path.with_name("batchd.db-wal").stat().st_size)
+
+    asyncio.run(scenario())
+    assert path.stat().st_size > 12 << 20
+    assert 2 << 20 < largest < 7 << 20
+    store.close()
+
+
+def test_a_reader_without_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its log cannot begin anew, which is said a few times at most; when it has gone, the log is emptied."""
+    monkeypatch.setattr(writer, "LARGE_LOG", 1 << 20)
+    path = tmp_path / "batchd.db"
+    add(path, 1)
+    store = Store.open(path, retention_s=0)
+    noise = random.Random(1)
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM tasks").fetchone()
+
+    async def scenario() -> None:
+        await store.dispatch(Ref("b", "0"))
+        for seq in range(500):
+            await store.record(Ref("b", "0"), 1, seq, raw(ran(noise.randbytes(8000).hex())))
+        assert path.with_name("batchd.db-wal").stat().st_size > 4 << 20
+        reader.close()
+        async with asyncio.timeout(20):
+            while path.with_name("batchd.db-wal").stat().st_size:  # noqa: ASYNC110 (the idle thread tells nobody)
+                await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+    store.close()
+    told = capfd.readouterr()
+    count = (told.out + told.err).count(
+        "another program has been reading the database all the time"
+    )
+    assert 1 <= count <= 3
+
+
+def test_years_leave_little_behind(tmp_path: Path) -> None:
+    """Day after day of batches, pruned after ten: the file stops growing but for some hundred bytes a task."""
+    path, now, sizes = tmp_path / "batchd.db", [0.0], []
+    store = Store.open(path, retention_s=10 * DAY, clock=lambda: now[0])
+    noise = random.Random(1)
+    usage = Usage(calls=1, input_tokens=1000, output_tokens=50)
+
+    async def task(ref: Ref) -> None:
+        given = await store.dispatch(ref)
+        events: list[Event] = [TaskStarted(at=now[0], terms=Terms(model=MODEL, judge=MODEL))]
+        for _ in range(3):
+            answer = Answer(content=noise.randbytes(700).hex(), usage=usage)
+            events.append(CallAnswered(at=now[0], purpose=Purpose.AGENT, answer=answer))
+            events.append(ran(noise.randbytes(700).hex()))
+        await store.record(ref, given.attempt, 0, raw(*events))
+        end = TaskFinished(at=now[0], status=Status.COMPLETED, reason=None, result="r" * 2000)
+        await store.finish(ref, end, attempt=given.attempt)
+        await store.published(ref)
+
+    async def day(number: int) -> None:
+        now[0] = number * DAY
+        outbox = str(tmp_path / "outbox")
+        batch = Batch(name="x", claim=str(number), outbox=outbox, request="r", received_at=now[0])
+        tasks = [Task(id=str(i), first_prompt="Do it. " * 80, model="p/m") for i in range(20)]
+        batch = await store.add_batch(batch, tasks)
+        await asyncio.gather(*(task(Ref(batch.name, t.id)) for t in tasks))
+        await store.batch_published(batch.name)
+        await store.prune(now[0])
+        (pages,) = await store.writer.submit(lambda j: j.db.execute("PRAGMA page_count").fetchone())
+        sizes.append(pages * 4096)
+
+    async def scenario() -> None:
+        for number in range(120):
+            await day(number)
+
+    asyncio.run(scenario())
+    assert store.day_money(0.0).settled > 0, "money is kept for ever"
+    a_task = (sizes[119] - sizes[29]) / (90 * 20)
+    assert a_task < 400, f"each task leaves {a_task:.0f} bytes for ever"
+    assert sizes[119] < 1.6 * sizes[29]
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(DISTINCT task) FROM events").fetchone()[0] <= 11 * 20
