@@ -70,15 +70,12 @@ def exactly_once(daemon: Daemon) -> bool:
     whole = all((spool / f"outbox/{name}/request.json").exists() for name in wanted)
     left = [p for p in (spool / "inbox").iterdir() if p.name != ".claimed"]
     left += (spool / "inbox/.claimed").iterdir()
-    return stored == wanted and set(os.listdir(spool / "outbox")) == wanted and whole and not left
-
-
-def peak_mb(pid: int) -> float:
-    """Return the most resident memory that a process had."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    return (
+        stored == wanted
+        and {p.name for p in (spool / "outbox").iterdir()} == wanted
+        and whole
+        and not left
+    )
 
 
 def main() -> int:
@@ -92,7 +89,7 @@ def main() -> int:
             time.sleep(0.05)
         took = (time.perf_counter() - begun) * 1000 / FILES
         used = (daemon.cpu_s() - cpu) * 1000 / FILES
-        once, peak = exactly_once(daemon), peak_mb(daemon.process.pid)
+        once, peak = exactly_once(daemon), daemon.peak_mb()
         daemon.process.kill()
     row(f"{FILES:,} files dropped, each taken up exactly once", str(once), "", held=once)
     row("  a file", f"{took:.2f} ms", "≤ 2 ms", held=took <= 2)

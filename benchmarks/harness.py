@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,10 @@ class Daemon:
         (spool / "config.toml").write_text(config)
         command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml"), "serve"]
         self._log = (spool / "log").open("w")
+        #: When it was started, in seconds since the epoch.
+        self.begun = time.time()
         self.process = subprocess.Popen(command, stderr=self._log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (spool / ".batchd" / "control.sock").exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit((spool / "log").read_text())
@@ -136,6 +138,13 @@ class Daemon:
                         total += int(line.split()[1])
         return total / 1024
 
+    def peak_mb(self) -> float:
+        """Return the most resident memory that the daemon's own process had, in MB."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
 
 def _ours(pid: int) -> bool:
     with contextlib.suppress(OSError):
@@ -151,8 +160,9 @@ def stage(
     agents: int = 1,
     server: tuple[str, ...] = (),
     extra: str = "",
+    prepare: Callable[[Path], None] | None = None,
 ) -> Iterator[tuple[Server, Daemon]]:
-    """Start a server and a daemon that uses it; both end with the block."""
+    """Start a server and a daemon that uses it; both end with the block. ``prepare`` gets the spool before."""
     with tempfile.TemporaryDirectory(prefix="batchd-bench-") as folder:
         Path(folder).chmod(0o755)  # sandboxed commands run as somebody else
         standin = Server(*server)
@@ -161,6 +171,8 @@ def stage(
         )
         daemon = None
         try:
+            if prepare:
+                prepare(Path(folder))
             daemon = Daemon(Path(folder), config + extra)
             yield standin, daemon
         finally:

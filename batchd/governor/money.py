@@ -38,6 +38,8 @@ class Treasury:
         self._clock = clock
         self._day = Purse("the day's budget", per_day_usd)
         self._today = self._date()
+        #: What was spent on other days.
+        self._days: dict[int, float] = {}
         self._batches: dict[str, Purse] = {}
         self._tasks: dict[Ref, Purse] = {}
 
@@ -75,9 +77,10 @@ class Treasury:
 
     def purses(self, ref: Ref) -> list[Purse]:
         """Return the purses that a call of this task draws on."""
-        if self._today != self._date():
-            self._today = self._date()
-            self._day.spent = 0.0
+        if self._today != (today := self._date()):
+            # A clock that was set wrong, and right again, must not bring the same day's money twice.
+            self._days[self._today] = self._day.spent
+            self._today, self._day.spent = today, self._days.pop(today, 0.0)
         own = (self._tasks.get(ref), self._batches.get(ref.batch), self._day)
         return [purse for purse in own if purse is not None]
 

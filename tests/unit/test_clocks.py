@@ -1,0 +1,76 @@
+"""Clocks that are set, and what is told in their time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from batchd.daemon import clocks
+from batchd.daemon.troubles import Troubles
+from batchd.governor.money import Treasury
+from batchd.log import Action
+from batchd.records import Ref
+
+
+def test_what_is_dropped_after_a_while_is_not_dropped_by_a_clock_set_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ahead by a year it does not count, set back it does, and it goes on with the time."""
+    real, now = time.time, clocks.unset()
+    assert abs(now() - real()) < 1
+    monkeypatch.setattr(time, "time", lambda: real() + 365 * 86400)
+    assert abs(now() - real()) < 1
+    monkeypatch.setattr(time, "time", lambda: real() - 86400)
+    assert abs(now() - real() + 86400) < 1
+
+
+def test_a_clock_that_goes_to_tomorrow_and_back_brings_no_money() -> None:
+    """What a day has spent is known when it comes again; another day begins with nothing spent."""
+    clock = [86400.0 * 100]
+    treasury, ref = Treasury(1.0, lambda: clock[0]), Ref("b", "1")
+    treasury.settle(ref, 0.0, 0.75)
+    clock[0] += 86400
+    (day,) = treasury.purses(ref)
+    assert day.could_hold(1.0)
+    treasury.settle(ref, 0.0, 0.25)
+    clock[0] -= 86400
+    (day,) = treasury.purses(ref)
+    assert day.spent == 0.75
+    clock[0] += 86400
+    (day,) = treasury.purses(ref)
+    assert day.spent == 0.25
+
+
+class Lines(list[tuple[str, Action, dict[str, Any]]]):
+    """A log that keeps its lines."""
+
+    def error(self, action: Action, **fields: Any) -> None:
+        """Keep one."""
+        self.append(("error", action, fields))
+
+    def warning(self, action: Action, **fields: Any) -> None:
+        """Keep one."""
+        self.append(("warning", action, fields))
+
+
+def test_trouble_of_months_is_few_lines() -> None:
+    """A disk that refuses a thousand files a second is told at once, every ten minutes, and when it is over."""
+    lines, clock = Lines(), [0.0]
+    troubles = Troubles(lines, lambda: clock[0])
+    for second in range(1300):
+        clock[0] = float(second)
+        for file in range(5):
+            troubles.tell(Action.OUTBOX_TROUBLE, OSError(30, "Read-only file system", f"/{file}"))
+    assert [level for level, _, _ in lines] == ["error"] * 3
+    assert lines[-1][2]["times"] > 6000
+    troubles.tell(Action.OUTBOX_TROUBLE, OSError(28, "No space left on device", "/0"))
+    assert len(lines) == 4
+    for _ in range(2):
+        troubles.over(Action.OUTBOX_TROUBLE, OSError(30, "Read-only file system", "/3"))
+    assert len(lines) == 5
+    assert lines[-1][0] == "warning"
+    assert "works again" in lines[-1][2]["message"]
+    troubles.tell(Action.OUTBOX_TROUBLE, OSError(30, "Read-only file system", "/3"))
+    assert len(lines) == 6
