@@ -39,9 +39,14 @@ def verdict(content: str) -> Evaluation | None:
     return Evaluation(by="judge", done=value["done"], feedback=feedback)
 
 
-async def check(place: Workplace, command: str, timeout_s: float) -> tuple[Evaluation, float]:
-    """Run the task's own check: exit 0 passes, its output is the feedback. Also returns the seconds it took."""
-    ran = await place.shell(command, timeout_s=timeout_s)
+async def check(
+    place: Workplace, command: str, timeout_s: float, most: int | None = None
+) -> tuple[Evaluation, float]:
+    """Run the task's own check: exit 0 passes, at most ``most`` bytes of its output are the feedback.
+
+    Also returns the seconds it took.
+    """
+    ran = await place.shell(command, timeout_s=timeout_s, at_most=most)
     end = f"ran out of its {timeout_s:g} s" if ran.timed_out else f"exit code {ran.exit_code}"
     done = ran.exit_code == 0 and not ran.timed_out
     feedback = f"`{command}`: {end}\n{ran.output}".strip()

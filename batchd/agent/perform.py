@@ -188,7 +188,10 @@ class Performer:
         with self._host.stop.interruptible():
             if step.by == "check":
                 timeout_s = self._left(self._task.limits.tool_timeout_s)
-                verdict, seconds = await evaluate.check(self._place, self._task.check, timeout_s)
+                most = context.output_bytes(state.setup(Purpose.AGENT))
+                verdict, seconds = await evaluate.check(
+                    self._place, self._task.check, timeout_s, most
+                )
                 return self._verdict(verdict, last=step.last, seconds=seconds)
             verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
             return self._verdict(verdict, last=step.last)

@@ -90,6 +90,8 @@ def _failed(event: CallFailed) -> str:
 def _compacted(event: Compacted) -> str:
     if event.summary is not None:
         return f"{counted(event.end - event.start, 'message')} summarised"
+    if event.clipped:
+        return f"{counted(len(event.clipped), 'long message')} cut"
     return f"{counted(len(event.elided), 'old output')} removed"
 
 

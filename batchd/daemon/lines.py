@@ -123,7 +123,11 @@ def _evaluated(event: RoundEvaluated) -> Line:
 
 
 def _compacted(event: Compacted) -> Line:
-    fields = {"elided": len(event.elided), "summarised": event.end - event.start}
+    fields = {
+        "elided": len(event.elided),
+        "cut": len(event.clipped),
+        "summarised": event.end - event.start,
+    }
     return Line("info", Action.CONTEXT_COMPACTED, fields)
 
 

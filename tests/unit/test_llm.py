@@ -11,6 +11,7 @@ from batchd.llm import Request
 from batchd.llm.answer import Message as Said
 from batchd.llm.answer import answer, decode
 from batchd.llm.failures import Place, error_in_answer, http_failure
+from batchd.llm.request import encode
 from batchd.llm.waits import retry_after, until_reset
 from batchd.records import Answer, Endpoint, FailureKind, Message, ModelSetup, ToolCall, Usage
 
@@ -266,3 +267,98 @@ def test_secrets_are_cut_out_of_messages() -> None:
     body = {"error": {"message": f"bad {'k' * 20}, sk-proj-{'a' * 30}, Bearer abc.def"}}
     message = http_failure(PLACE, 400, {}, json.dumps(body).encode()).message
     assert message.endswith("bad [key], [key], [key]")
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "window"),
+    [
+        (
+            400,
+            "This model's maximum context length is 8192 tokens. However, your messages "
+            "resulted in 9001 tokens.",
+            8192,
+        ),
+        (
+            400,
+            "'max_tokens' is too large: 2000. This model's maximum context length is 4096 tokens "
+            "and your request has 2104 input tokens (2000 > 4096 - 2104).",
+            4096,
+        ),
+        (400, "Prompt contains 40000 tokens, too large for 32768 maximum context length", 32768),
+        (400, "prompt is too long: 208310 tokens > 200000 maximum", 200_000),
+        (400, "`max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease it", 200_000),
+        (
+            400,
+            "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+            1_048_576,
+        ),
+        (400, "maximum prompt length is 131072 but the request contains 537812 tokens", 131_072),
+        (400, "request (9001 tokens) exceeds the available context size (8192 tokens)", 8192),
+        (400, "Your request exceeded model token limit: 8,192 (requested: 9000)", 8192),
+        (400, "`inputs` tokens + `max_new_tokens` must be <= 8193. Given: 9000", 8193),
+        (400, "Your input exceeds the context window of this model.", 0),
+        (400, "This model has a context window of 200k", 0),
+        # More than a minute's tokens at once: no wait helps, only a shorter request does.
+        (
+            429,
+            "Request too large for big-1 on tokens per min (TPM): Limit 30000, Requested 45000",
+            30_000,
+        ),
+        (413, "Request too large on tokens per minute (TPM): Limit 6000, Requested 9000", 6000),
+    ],
+)
+def test_overflows_name_the_window_in_many_ways(status: int, message: str, window: int) -> None:
+    """What a provider says of its window is believed; where it names none, it is 0."""
+    body = json.dumps({"error": {"message": message, "code": status}}).encode()
+    failure = http_failure(PLACE, status, {}, body)
+    assert (failure.kind, failure.window) == (FailureKind.CONTEXT_OVERFLOW, window)
+
+
+def test_a_common_rate_limit_is_no_overflow() -> None:
+    """Its numbers are of tokens a minute that pass."""
+    said = "Rate limit reached on tokens per min (TPM): Limit 10000, Used 9000, Requested 2000"
+    failure = http_failure(PLACE, 429, {}, json.dumps({"error": {"message": said}}).encode())
+    assert (failure.kind, failure.window) == (FailureKind.RATE_LIMITED, 0)
+    served = b'{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_ctx":2048}}'
+    assert http_failure(PLACE, 400, {}, served).window == 2048
+
+
+def _sent(*messages: Message) -> list[dict[str, Any]]:
+    request = Request(messages=messages, tools=(), max_output_tokens=10)
+    sent: list[dict[str, Any]] = json.loads(encode(ModelSetup(name="acme/big-1"), request))[
+        "messages"
+    ]
+    return sent
+
+
+def test_messages_of_the_user_that_follow_each_other_go_as_one() -> None:
+    """Strict chat templates refuse two running; outputs of native calls are messages of their own."""
+    call = ToolCall("1", "shell", "{}")
+    text = _sent(
+        Message("user", "a"), Message("assistant", "b"), Message("tool", "c"), Message("user", "d")
+    )
+    assert [m["role"] for m in text] == ["user", "assistant", "user"]
+    assert text[-1]["content"] == "c\n\nd"
+    native = _sent(
+        Message("assistant", "", (call,)), Message("tool", "c", (), "1"), Message("user", "d")
+    )
+    assert [m["role"] for m in native] == ["assistant", "tool", "user"]
+
+
+def test_thinking_goes_back_only_where_it_came_as_reasoning_content() -> None:
+    """To whoever never sent the field it is never sent: many refuse what they do not know."""
+    sent = _sent(Message("assistant", "a", reasoning="so"), Message("assistant", "b"))
+    assert [m.get("reasoning_content") for m in sent] == ["so", None]
+    assert "reasoning_content" not in sent[1]
+    tools = Request(messages=(), tools=({"type": "function"},), max_output_tokens=10)
+    for message, request, back in (
+        ({"content": "x", "reasoning_content": ""}, tools, True),
+        ({"content": "x", "reasoning_content": "so"}, REQUEST, False),
+        ({"content": "x", "reasoning": "so"}, tools, False),
+        ({"content": "<think>so</think>x"}, tools, False),
+    ):
+        completion = decode(json.dumps({"choices": [{"message": message}]}).encode())
+        assert completion.choices
+        said = completion.choices[0].message
+        assert isinstance(said, Said)
+        assert answer(completion, said, request, 1.0).reasoning_back is back
