@@ -274,14 +274,18 @@ def test_secrets_are_cut_out_of_messages() -> None:
     [
         (
             400,
-            "This model's maximum context length is 8192 tokens. However, your messages "
-            "resulted in 9001 tokens.",
+            (
+                "This model's maximum context length is 8192 tokens. However, your messages "
+                "resulted in 9001 tokens."
+            ),
             8192,
         ),
         (
             400,
-            "'max_tokens' is too large: 2000. This model's maximum context length is 4096 tokens "
-            "and your request has 2104 input tokens (2000 > 4096 - 2104).",
+            (
+                "'max_tokens' is too large: 2000. This model's maximum context length is 4096 tokens "
+                "and your request has 2104 input tokens (2000 > 4096 - 2104)."
+            ),
             4096,
         ),
         (400, "Prompt contains 40000 tokens, too large for 32768 maximum context length", 32768),
