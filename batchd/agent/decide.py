@@ -70,7 +70,7 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
     """Return the next step. Limits are checked before the step that would break them."""
     if state.verdict is not None:
         return Finish(state.verdict)
-    if state.run_time(now) >= task.limits.timeout_s:
+    if 0 < task.limits.timeout_s <= state.run_time(now):
         return _timeout(Reason.WALL_CLOCK, f"{task.limits.timeout_s:g} s at work are over")
     if state.pending:
         return RunTool(state.pending[0], state.in_doubt)
@@ -81,7 +81,7 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
         return _overflowed(state, f"again, after it was made to fit {window:,} tokens")
     if state.stopped:
         return _evaluate(task, state)
-    if state.rounds >= task.limits.max_iterations:
+    if 0 < task.limits.max_iterations <= state.rounds:
         last = f": {state.evaluation.feedback}" if state.evaluation else ""
         return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} rounds{last}")
     return _work(task, state)
@@ -164,7 +164,7 @@ def _overflowed(state: TaskState, tried: str) -> Finish:
 
 def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> Finish | CallModel:
     limits, used = task.limits, state.usage
-    if used.calls + state.unsettled_calls >= limits.max_calls:
+    if 0 < limits.max_calls <= used.calls + state.unsettled_calls:
         return _timeout(Reason.MAX_CALLS, f"{limits.max_calls} model calls are used up")
     if limits.max_tokens and used.total_tokens + input_tokens >= limits.max_tokens:
         return _timeout(

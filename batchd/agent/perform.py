@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 
@@ -54,7 +55,8 @@ class Performer:
 
     async def perform(self, step: Step, state: TaskState) -> AsyncIterator[Event]:
         """Do what ``step`` says and yield the events it makes. Raises ``SandboxError``, ``StaleAttemptError``."""
-        left_s = self._task.limits.timeout_s - state.run_time(self._host.clock())
+        limit_s = self._task.limits.timeout_s or math.inf
+        left_s = limit_s - state.run_time(self._host.clock())
         self._ends = time.monotonic() + left_s
         match step:
             case CallModel():

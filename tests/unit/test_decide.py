@@ -222,6 +222,19 @@ def test_limits_end_a_task_before_they_are_broken(limits: Limits, reason: Reason
     assert not limits.max_tokens or world.state.usage.total_tokens <= limits.max_tokens
 
 
+def test_a_limit_of_zero_is_none() -> None:
+    """Rounds, calls, tokens and time go on where a limit is 0, as the files say, until the task is done."""
+    world = World(
+        task(
+            check="false", limits=Limits(max_iterations=0, max_calls=0, max_tokens=0, timeout_s=0)
+        ),
+        model=(says(f"try {i}") for i in range(200)),
+        check=(i == 40 for i in range(200)),
+    )
+    assert world.run().verdict.status is Status.COMPLETED
+    assert world.state.rounds == 41
+
+
 def test_a_loop_is_evaluated_once_and_ends_the_task_the_second_time() -> None:
     """Three equal calls with equal outputs end the round; doing it again ends the task as a loop."""
     world = World(
