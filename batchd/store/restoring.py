@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from batchd.errors import DamagedStoreError, StoreError
+from batchd.errors import StoreError
 from batchd.store import copies
-from batchd.store.schema import apply_migrations, connect, explain, version_of
+from batchd.store.schema import apply_migrations, check, connect, explain, version_of
 
 
 def draft(source: Path, path: Path) -> Path:
@@ -72,15 +72,9 @@ def _opened(source: Path) -> sqlite3.Connection:
         raise StoreError(f"{source} does not exist, or is no file")
     db = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
-        _check(db, source)
+        version_of(db, source)
+        check(db, source)
     except BaseException:
         db.close()
         raise
     return db
-
-
-def _check(db: sqlite3.Connection, source: Path) -> None:
-    version_of(db, source)
-    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        raise DamagedStoreError(f"{source} is damaged, and no use: {verdict}")

@@ -13,12 +13,27 @@ from batchd.errors import DamagedStoreError, NewerStoreError, StoreError
 from batchd.store import copies
 from batchd.store.migrations import MIGRATIONS
 
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "UNREADABLE",
+    "apply_migrations",
+    "check",
+    "connect",
+    "explain",
+    "open_reader",
+    "open_writer",
+    "version_of",
+]
+
 #: Marks the file as batchd's: "btch".
 APPLICATION_ID = 0x62746368
 
 #: How a write-ahead log begins, but for its last bit.
 _WAL_MAGIC = 0x377F0682
 _WAL_HEADER = 32
+#: A file of up to so many bytes is checked whole at each start, at about 2 ms a megabyte.
+_CHECKED = 256 << 20
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -40,7 +55,10 @@ def open_writer(path: Path) -> sqlite3.Connection:
     db: sqlite3.Connection | None = None
     try:
         db = connect(path)
-        _migrate(db, path)
+        version = version_of(db, path)
+        if path.stat().st_size <= _CHECKED:
+            check(db, path)
+        _migrate(db, path, version)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
     except (sqlite3.Error, StoreError, OSError) as error:
@@ -139,8 +157,14 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
     return int(version)
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    version = version_of(db, path)
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Look at every page and index: a store with a bad one is not to be worked on. Raises ``DamagedStoreError``."""
+    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise DamagedStoreError(f"{path}: {_DAMAGED} ({' '.join(verdict.split())})")
+
+
+def _migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
     if version == len(MIGRATIONS):
         return
     backup = path.with_name(f"{path.name}.v{version}.bak")

@@ -113,7 +113,7 @@ def _work() -> None:
     """Bring every task into its state."""
     for name in ("past", "refused"):
         _drop(name)
-        _until(lambda name=name: (ROOT / "outbox" / name / "summary.json").exists())
+        _until((ROOT / "outbox" / name / "summary.json").exists)
     _until(lambda: _one("SELECT count(*) FROM batches WHERE published_at") == 2)
     _drop("live")
     _until((ROOT / "outbox/live/request.json").exists)

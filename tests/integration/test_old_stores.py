@@ -20,7 +20,7 @@ from batchd.events import CallAnswered, ToolRan, decode
 from batchd.records import Ref
 from batchd.store import Reader
 from batchd.store.bodies import pack, unpack
-from batchd.store.schema import MIGRATIONS
+from batchd.store.migrations import MIGRATIONS
 
 DATA = Path(__file__).parents[1] / "data"
 #: Where the spools lay that the archives were made of.

@@ -83,7 +83,7 @@ def older(spool: Any, slow_server: str) -> Path:
     inside = late.rename(spool.folder / "inbox" / "late.json")
     claimer.take("late.json", signature(os.lstat(inside)))
     assert claimer.taken()
-    return backup
+    return Path(backup)
 
 
 def check_books(spool: Any, results: dict[Path, bytes]) -> None:

@@ -26,7 +26,7 @@ from store_child import MODEL
 from batchd.errors import DamagedStoreError, StoreError
 from batchd.events import CallAnswered, Event, TaskFinished, TaskStarted, Terms, ToolRan, encode
 from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
-from batchd.store import Reader, Store, copies, restoring, writer
+from batchd.store import Reader, Store, copies, restoring, schema, writer
 from batchd.store.migrations import MIGRATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -147,42 +147,80 @@ def test_an_exchange_that_is_cut_short_is_completed(
                 assert db.execute("SELECT name FROM batches").fetchall() == [("old",)]
 
 
+#: To mount a small disk takes root; a limit on the size of files is what everybody can have.
+SMALL = ["limit", *(["disk"] if os.geteuid() == 0 else [])]
+
+
 @contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a small file system where that is allowed; else skip."""
-    disk = folder / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("to mount a small disk takes root")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "batchd-test", disk], check=True)
+def no_room(folder: Path, way: str, size: int) -> Iterator[Callable[[], object]]:
+    """Leave a folder, or each file, ``size`` bytes of room, until what this gives is called."""
+    if way == "limit":
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "batchd-test", str(folder)]
+    inside = {p.name: p.read_bytes() for p in folder.iterdir()}
+    subprocess.run(mount, check=True)
     try:
-        yield disk
+        for name, data in inside.items():
+            (folder / name).write_bytes(data)
+        more = ["mount", "-o", "remount,size=64m", str(folder)]
+        yield lambda: subprocess.run(more, check=True)
     finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_migration_without_room_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", SMALL)
+def test_a_migration_without_room_changes_nothing(tmp_path: Path, way: str) -> None:
     """Without room for the backup the older file stays as it is, and the message says what is needed."""
-    with small_disk(tmp_path, "4m") as disk:
-        path = disk / "batchd.db"
-        older(path, 30_000)
-        before = path.read_bytes()
-        assert len(before) > 1 << 21
+    path = tmp_path / "batchd.db"
+    older(path, 10_000)
+    before = path.read_bytes()
+    with no_room(
+        tmp_path, way, len(before) // 2 if way == "limit" else len(before) * 3 // 2
+    ) as more:
         for _ in range(2):
             with pytest.raises(
-                StoreError, match=r"could not be backed up before: .*; make room for a copy"
+                StoreError, match=r"could not be backed up before: .*; make room for"
             ):
                 Store.open(path, retention_s=0)
             assert path.read_bytes() == before
-            assert {p.name for p in disk.iterdir()} <= {
-                "batchd.db",
-                "batchd.db-wal",
-                "batchd.db-shm",
-            }
-        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+            names = {p.name for p in tmp_path.iterdir()}
+            assert names <= {"batchd.db", "batchd.db-wal", "batchd.db-shm"}
+        more()
         Store.open(path, retention_s=0).close()
         with Reader(path) as reader:
-            assert reader.batch("b").tasks == 30_000
+            assert reader.batch("b").tasks == 10_000
+
+
+@pytest.mark.parametrize("way", SMALL)
+def test_a_migration_that_runs_out_of_room_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """With room for the backup and not for the change, the file is of the older version, and as good as before."""
+    path = tmp_path / "batchd.db"
+    older(path, 10_000)
+    size = path.stat().st_size
+    grows = "UPDATE tasks SET message = hex(randomblob(100));"
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, grows))
+    with no_room(tmp_path, way, size * 5 // 4 if way == "limit" else size * 5 // 2) as more:
+        with pytest.raises(StoreError, match="the disk"):
+            Store.open(path, retention_s=0)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (1,)
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert db.execute("SELECT count(*) FROM tasks WHERE message = ''").fetchone() == (
+                10_000,
+            )
+        more()
+        Store.open(path, retention_s=0).close()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+            assert db.execute("SELECT count(*) FROM tasks WHERE message = ''").fetchone() == (0,)
 
 
 # A full disk under a daemon
@@ -270,6 +308,12 @@ def _schema_page(path: Path) -> None:
         file.write(os.urandom(3000))
 
 
+def _middle(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2 // 4096 * 4096)
+        file.write(os.urandom(4096))
+
+
 def _cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -298,6 +342,7 @@ def _newer(path: Path) -> None:
     [
         (_head, "it is damaged"),
         (_schema_page, "it is damaged"),
+        (_middle, "it is damaged"),
         (_cut, "it is damaged"),
         (lambda path: os.truncate(path, 0), "is empty: it was cut off"),
         (lambda path: os.truncate(path, 60), "it is damaged"),
@@ -306,7 +351,7 @@ def _newer(path: Path) -> None:
         (_folder, "cannot be opened for writing: Is a directory"),
         (_newer, "was written by a newer batchd"),
     ],
-    ids=["head", "schema", "cut", "empty", "short", "log", "gone", "folder", "newer"],
+    ids=["head", "schema", "middle", "cut", "empty", "short", "log", "gone", "folder", "newer"],
 )
 def test_serve_refuses_what_is_damaged(
     spool: Any, damage: Callable[[Path], None], complaint: str
