@@ -1,0 +1,808 @@
+"""Orders to a daemon, running and stopped: each durable before it is answered, judged by the outbox and the store."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import control
+from batchd.daemon.lock import acquire, release
+from batchd.errors import NoAnswerError, UsageError
+from batchd.records import Ref
+from batchd.store import Reader
+
+#: A task that never ends by itself.
+HANGS = {"model": "standin/hang"}
+#: One that stops at a durable point ten times a second.
+SLOW = {"model": "standin/latency-0.1+steps-90", "limits": {"max_calls": 0}}
+_PRICE = """[models."standin/403-1+steps-1"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+"""
+FAILS = {"model": "standin/403"}
+
+
+class Control:
+    """A spool, a daemon that comes and goes, and orders."""
+
+    def __init__(self, spool: Any) -> None:
+        self.spool = spool
+        self.folder: Path = spool.folder
+        self.state = self.folder / ".batchd"
+        with (self.folder / "config.toml").open("a") as file:
+            file.write(f'[cost]\ncompare = []\n[log]\nfile = "log.jsonl"\n{_PRICE}')
+
+    def drop(self, name: str, tasks: list[dict[str, Any]], **batch: Any) -> None:
+        """Put a file into the inbox; every prompt is this test's own."""
+        own = [{"first_prompt": f"{self.folder} {name} {i}", **t} for i, t in enumerate(tasks)]
+        inbox = self.folder / "inbox"
+        inbox.mkdir(exist_ok=True)
+        self.spool.write("dropped", own, **batch).rename(inbox / f"{name}.json")
+
+    def order(self, *arguments: str, code: int = 0) -> str:
+        """Run a command; return what it printed: its answer, or its complaint."""
+        done = self.spool.batchd(*arguments)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return str(done.stderr if code else done.stdout)
+
+    def told(self, *arguments: str) -> Any:
+        """Run a command with ``--json``; return its answer."""
+        return json.loads(self.order(*arguments, "--json"))
+
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """Give an order over the socket."""
+        return control.request(self.state, verb, **arguments)
+
+    def reader(self) -> Reader:
+        """Open the store to look into it."""
+        return Reader(self.state / "batchd.db")
+
+    def statuses(self, batch: str) -> dict[str, str]:
+        """Return each task's status, by the store."""
+        try:
+            with self.reader() as reader:
+                return {t.ref.task: str(t.status) for t in reader.tasks(batch)}
+        except Exception:  # noqa: BLE001 (no store, no such batch: not yet)
+            return {}
+
+    def result(self, batch: str, task: str) -> dict[str, Any]:
+        """Return a result, or the summary."""
+        found: dict[str, Any] = self.spool.result(batch, task)
+        return found
+
+    def outbox(self) -> set[str]:
+        """Return the batches that have been taken up, by their request files."""
+        return {path.parent.name for path in self.folder.glob("outbox/*/request.json")}
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait."""
+        self.spool.eventually(condition)
+
+    def until_finished(self, batch: str) -> None:
+        """Wait for a batch's summary."""
+        self.until((self.folder / "outbox" / batch / "summary.json").exists)
+
+    def until_running(self, batch: str, count: int) -> None:
+        """Wait until so many tasks of a batch run."""
+        self.until(lambda: list(self.statuses(batch).values()).count("running") == count)
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """Return the log's lines of one kind."""
+        log = self.folder / "log.jsonl"
+        found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return [line for line in found if line["event"] == event]
+
+
+@pytest.fixture
+def at(spool: Any) -> Control:
+    """A spool to give orders to."""
+    return Control(spool)
+
+
+@pytest.fixture(params=["running", "stopped"])
+def daemon(request: pytest.FixtureRequest, at: Control) -> Callable[[], Any]:
+    """A context in which the daemon runs, or, once it has taken up what was dropped, does not."""
+    return at.spool.serving if request.param == "running" else contextlib.nullcontext
+
+
+def taken_up(at: Control, batch: str, *, running: int = 0) -> None:
+    """Have a daemon take a dropped file up, and stop it."""
+    with at.spool.serving():
+        at.until(lambda: batch in at.outbox())
+        at.until_running(batch, running)
+
+
+def finished(at: Control, *batches: str) -> None:
+    """Have a daemon work dropped files off, and stop it."""
+    with at.spool.serving():
+        for batch in batches:
+            at.until_finished(batch)
+
+
+# cancel
+
+
+def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callable[[], Any]) -> None:
+    """One task of a batch: it ends as user, what comes after it as dependency, by name; the rest goes on; then all of it."""
+    tasks = [
+        {"id": "a", **HANGS},
+        {"id": "b", **HANGS},
+        {"id": "c", "after": ["a"]},
+        {"id": "d", "after": ["c"]},
+    ]
+    at.drop("games", tasks)
+    at.drop("other", [{**HANGS}])
+    taken_up(at, "games", running=2)
+    with daemon():
+        assert at.told("cancel", "games/a", "-m", "not needed") == {"cancelled": 1}
+        at.until(lambda: at.statuses("games")["d"] == "cancelled")
+        assert at.statuses("games")["b"] in {"queued", "running"}
+        result = at.result("games", "a")
+        assert (result["status"], result["reason"]) == ("cancelled", "user")
+        assert result["error"]["message"] == "not needed"
+        for task in ("c", "d"):
+            at.until((at.folder / f"outbox/games/{task}.json").exists)
+            result = at.result("games", task)
+            assert (result["status"], result["reason"]) == ("cancelled", "dependency")
+            assert "comes after a, which ended as cancelled" in result["error"]["message"]
+        assert "2 tasks cancelled" in at.order("cancel", "games", "other/001")
+        at.until_finished("games")
+        at.until_finished("other")
+        assert at.result("games", "summary")["counts"]["cancelled"] == 4
+        assert "finished already, as cancelled" in at.order("cancel", "games/a", code=2)
+        assert "finished already: 4 cancelled" in at.order("cancel", "games", code=2)
+        assert "no batch nope" in at.order("cancel", "nope", code=2)
+        assert "has no task zz" in at.order("cancel", "games/zz", code=2)
+        at.order("cancel", "a/b/c", code=2)
+    assert len(at.lines("command_done")) == 2
+    first = at.lines("command_done")[0]
+    assert first["uid"] == os.getuid()
+    assert (first["verb"], first["target"], first["cancelled"]) == ("cancel", ["games/a"], 1)
+    assert len(at.lines("command_refused")) == 4
+
+
+def test_an_order_of_several_targets_is_all_or_nothing(at: Control) -> None:
+    """One unknown name among them, and nothing of it is done."""
+    at.drop("games", [HANGS])
+    with at.spool.serving():
+        at.until_running("games", 1)
+        at.order("cancel", "games", "nope", code=2)
+        assert at.statuses("games") == {"001": "running"}
+
+
+def test_what_was_acknowledged_survives_sigkill(at: Control) -> None:
+    """The daemon is killed the moment that it has answered: the next one finds the tasks ended, and runs none."""
+    at.drop("games", [{**HANGS}, {**HANGS}, {**HANGS}, {"priority": -1}])
+    with at.spool.serving() as process:
+        at.until_running("games", 2)
+        at.ask("priority", target="games/003", priority=7)
+        assert at.ask("cancel", target=["games/001", "games/002", "games/004"]) == {"cancelled": 3}
+        process.kill()
+        process.wait()
+        with at.reader() as reader:
+            rows = {t.ref.task: t for t in reader.tasks("games")}
+        assert {n: str(r.status) for n, r in rows.items() if n != "003"} == dict.fromkeys(
+            ("001", "002", "004"), "cancelled"
+        )
+        assert rows["003"].priority == 7
+    with at.spool.serving():
+        at.until((at.folder / "outbox/games/004.json").exists)
+        assert at.result("games", "001")["reason"] == "user"
+        assert at.result("games", "004")["attempts"] == 0
+
+
+def test_many_queued_tasks_are_cancelled_in_one_order(at: Control) -> None:
+    """More than are ended in one go: each has its result, and none of them was started."""
+    at.drop("games", [{**HANGS} for _ in range(2)] + [{} for _ in range(600)])
+    with at.spool.serving():
+        at.until_running("games", 2)
+        assert at.told("cancel", "games") == {"cancelled": 602}
+        at.until_finished("games")
+    counts = at.result("games", "summary")["counts"]
+    assert (counts["cancelled"], counts["completed"]) == (602, 0)
+    assert len(at.lines("task_started")) == 2
+
+
+# retry
+
+
+def test_retry_runs_what_failed_again_under_a_name_of_its_own(
+    at: Control, daemon: Callable[[], Any]
+) -> None:
+    """Only what did not complete, with its dependants; what they need and have is not waited for again."""
+    tasks = [
+        {"id": "a"},
+        # Refused once, then never again: the server knows the conversation.
+        {"id": "b", "after": ["a"], "model": "standin/403-1+steps-1", "metadata": {"ticket": 1}},
+        {"id": "c", "after": ["a", "b"]},
+        {"id": "d", "after": ["c"], "priority": 3},
+    ]
+    at.drop("games", tasks, budget_usd=5.0)
+    finished(at, "games")
+    old = {t: at.result("games", t)["status"] for t in "abcd"}
+    assert old == {"a": "completed", "b": "error", "c": "cancelled", "d": "cancelled"}
+    with daemon():
+        answer = at.told("retry", "games", "--failed")
+        assert answer["runs"] == [{"batch": "games-2", "retry_of": "games", "tasks": 3}]
+    if not (at.folder / "outbox/games-2/summary.json").exists():
+        finished(at, "games-2")
+    summary = at.result("games-2", "summary")
+    assert (summary["retry_of"], summary["counts"]["completed"]) == ("games", 3)
+    assert at.result("games-2", "b")["metadata"] == {"ticket": 1}
+    assert at.result("games-2", "b")["dir"] == str(at.folder / "outbox/games-2/b")
+    requests = [at.folder / "outbox" / name / "request.json" for name in ("games", "games-2")]
+    assert requests[0].read_bytes() == requests[1].read_bytes()
+    with at.reader() as reader:
+        assert reader.batch("games-2").batch.budget_usd == 5.0
+        assert reader.spec(Ref("games-2", "c")).after == ("b",)
+    ends = {t: at.result("games-2", t)["timing"] for t in "bcd"}
+    assert ends["b"]["finished_at"] <= ends["c"]["started_at"]
+    assert ends["c"]["finished_at"] <= ends["d"]["started_at"]
+    # Nothing of the old run has changed; and the third run is counted from the first.
+    assert at.result("games", "b")["status"] == "error"
+    assert "has failed" in at.order("retry", "games-2", "--failed", code=2)
+    assert at.told("retry", "games-2/d")["runs"][0]["batch"] == "games-3"
+
+
+def test_retry_of_one_task_takes_its_dependants_with_it(at: Control) -> None:
+    """All that comes after it, and after that, is queued again; what it needs itself must have completed."""
+    tasks = [
+        {"id": "a"},
+        {"id": "b", "after": ["a"]},
+        {"id": "c", "after": ["b"]},
+        {"id": "x", **FAILS},
+        {"id": "y", "after": ["x"]},
+    ]
+    at.drop("games", tasks)
+    finished(at, "games")
+    with at.spool.serving():
+        assert "retry that one too" in at.order("retry", "games/y", code=2)
+        assert at.told("retry", "games/b")["runs"][0]["tasks"] == 2
+        at.until_finished("games-2")
+        assert sorted(at.statuses("games-2")) == ["b", "c"]
+        assert at.told("retry", "games/y", "games/x")["runs"][0]["tasks"] == 2
+        assert at.told("retry", "games")["runs"][0]["tasks"] == 5
+        at.until_finished("games-4")
+    assert len([x for x in at.lines("command_done") if x["verb"] == "retry"]) == 3
+
+
+def test_retry_refuses_what_has_not_ended(at: Control) -> None:
+    """It says which task; unknown names are refused too."""
+    at.drop("games", [{"id": "a", **HANGS}, {"id": "b"}, {"id": "c", "after": ["b"], **HANGS}])
+    with at.spool.serving():
+        at.until(lambda: at.statuses("games").get("b") == "completed")
+        at.until_running("games", 2)
+        assert "a, c has not ended" in at.order("retry", "games", code=2)
+        assert "c has not ended" in at.order("retry", "games/b", code=2)
+        assert "has no task z" in at.order("retry", "games/z", code=2)
+        assert "no batch nope" in at.order("retry", "nope", code=2)
+        with at.reader() as reader:
+            assert len(reader.batches()) == 1
+
+
+def test_a_retry_that_is_asked_for_twice_runs_once(at: Control) -> None:
+    """An order whose answer was lost, and which is given again, is the same order."""
+    at.drop("games", [{}])
+    finished(at, "games")
+    with at.spool.serving():
+        claim = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+        first = at.ask("retry", target="games", claim=claim)
+        assert at.ask("retry", target="games", claim=claim) == first
+        at.until_finished("games-2")
+        with at.reader() as reader:
+            assert len(reader.batches()) == 2
+        with pytest.raises(UsageError, match="ULID"):
+            at.ask("retry", target="games", claim="mine")
+
+
+def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable[[], Any]) -> None:
+    """What the store has dropped is in the folder; once that is gone too, it says so. With the store alone it works as well."""
+    at.drop("games", [{"id": "a", "metadata": {"n": 1}}, {"id": "b"}], budget_usd=2.0)
+    at.drop("kept", [{"id": "a", "first_prompt": "x"}, {"id": "b", "after": ["a"]}])
+    finished(at, "games", "kept")
+    collected(at.folder / "outbox/kept")
+    with daemon():
+        assert at.told("retry", "kept/b")["runs"][0]["tasks"] == 1
+        asked = json.loads((at.folder / "outbox/kept-2/request.json").read_bytes())
+        assert [t["id"] for t in asked["tasks"]] == ["b"]
+        assert "after" not in asked["tasks"][0]
+        at.order("prune", "--yes")
+        with at.reader() as reader, pytest.raises(Exception, match="pruned"):
+            reader.spec(Ref("games", "a"))
+        assert at.told("retry", "games/a")["runs"][0]["tasks"] == 1
+    if not (at.folder / "outbox/games-2/summary.json").exists():
+        finished(at, "games-2")
+    assert at.result("games-2", "a")["metadata"] == {"n": 1}
+    (at.folder / "outbox/games/request.json").unlink()
+    assert "drop the file again" in at.order("retry", "games", code=2)
+
+
+def collected(path: Path) -> None:
+    """Do as a collector does."""
+    subprocess.run(["rm", "-rf", str(path)], check=True)
+
+
+def test_retry_in_a_directory_of_the_workspace(at: Control) -> None:
+    """The same directory is used again; one that is gone, or no longer allowed, is refused before anything runs."""
+    site = at.folder / "site"
+    site.mkdir()
+    if os.getuid() == 0:
+        os.chown(site, 65534, 65534)
+    at.drop("games", [{"dir": "site"}])
+    finished(at, "games")
+    with at.spool.serving():
+        assert at.told("retry", "games")["batches"] == ["games-2"]
+        at.until_finished("games-2")
+        assert at.result("games-2", "001")["dir"] == str(site)
+        site.rmdir()
+        assert "does not exist" in at.order("retry", "games", code=2)
+
+
+# pause and resume, priority
+
+
+def test_pause_and_resume(at: Control, daemon: Callable[[], Any]) -> None:
+    """What is paused stops and does not start, over a restart too, and `status` says how to go on; then it goes on."""
+    at.drop("games", [{"id": "a", **SLOW}])
+    taken_up(at, "games", running=1)
+    with daemon():
+        assert at.told("pause", "games", "-m", "no money")["parked"] == 1
+        assert at.told("pause", "--provider", "standin")["parked"] == 1
+        text = at.order("status")
+        assert "batch games. paused: no money" in text
+        assert "batchd resume games" in text
+        assert "batchd resume --provider standin" in text
+        told = at.told("status")
+        assert {(p["scope"], p["name"]) for p in told["parked"]} == {
+            ("batch", "games"),
+            ("provider", "standin"),
+        }
+        assert "no money" in at.order("status", "games")
+        at.order("pause", code=2)
+        at.order("pause", "--all", "games", code=2)
+        assert "nope" in at.order("pause", "nope", code=2)
+        assert "nope" in at.order("resume", "--provider", "nope", code=2)
+    with at.spool.serving():
+        at.drop("more", [{}])
+        at.until(lambda: "more" in at.outbox())
+        time.sleep(0.3)
+        assert at.statuses("games")["a"] != "running"
+        assert at.statuses("more") == {"001": "queued"}
+    with daemon():
+        assert at.told("resume", "--provider", "standin")["resumed"] == 1
+        assert "games goes on" in at.order("resume", "games")
+        assert at.told("resume")["resumed"] == 0
+        assert at.told("status")["parked"] == []
+    with at.spool.serving():
+        at.until_finished("more")
+        at.until_running("games", 1)
+        assert at.told("pause", "--all")["parked"] == 1
+        at.until(lambda: at.statuses("games")["a"] == "parked")
+        assert at.told("resume")["resumed"] == 1
+        at.until_running("games", 1)
+    verbs = [line["verb"] for line in at.lines("command_done")]
+    assert verbs == ["pause", "pause", "resume", "resume", "resume", "pause", "resume"]
+
+
+def test_pause_before_the_first_start(at: Control) -> None:
+    """A spool on which no daemon has run yet can be paused; nothing else makes anything there."""
+    at.order("cancel", "x", code=2)
+    assert not at.state.exists()
+    at.order("pause", "--all")
+    at.drop("games", [{}])
+    with at.spool.serving():
+        at.until(lambda: "games" in at.outbox())
+        time.sleep(0.3)
+        assert at.statuses("games") == {"001": "queued"}
+        at.order("resume")
+        at.until_finished("games")
+
+
+def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) -> None:
+    """Of tasks that wait, the one with the new, higher priority starts first; a batch as a whole, too."""
+    with (at.folder / "config.toml").open("a") as file:
+        file.write("[providers.standin.headers]\n")
+    text = (at.folder / "config.toml").read_text().replace("processes = 2", "processes = 1")
+    (at.folder / "config.toml").write_text(text)
+    at.drop("games", [{"id": "h", **HANGS}, {"id": "a"}, {"id": "b"}, {"id": "c"}])
+    at.drop("late", [{"id": "z"}])
+    with at.spool.serving():
+        at.until_running("games", 1)
+        at.until(lambda: at.statuses("late"))
+    with daemon():
+        assert at.told("priority", "games/c", "5") == {"tasks": 1}
+        assert "1 task with priority 9" in at.order("priority", "late", "9")
+        assert at.told("priority", "games/b", "-5") == {"tasks": 1}
+        at.order("priority", "games/c", "high", code=2)
+        assert "whole number" in at.order("priority", "games/c", str(1 << 40), code=2)
+        at.order("cancel", "games/h")
+        assert "finished already" in at.order("priority", "games/h", "1", code=2)
+        if daemon is at.spool.serving:
+            at.until_finished("games")
+    finished(at, "games")
+    starts = {t: at.result("games", t)["timing"]["started_at"] for t in "abc"}
+    starts["z"] = at.result("late", "z")["timing"]["started_at"]
+    assert sorted(starts, key=lambda t: starts[t]) == ["z", "c", "a", "b"]
+
+
+# prune
+
+
+def test_prune_shows_first_and_takes_only_what_has_finished(
+    at: Control, daemon: Callable[[], Any]
+) -> None:
+    """A dry run changes nothing; with --yes journals go, figures and names stay, what is under way is not touched."""
+    at.drop("games", [{}, {}])
+    at.drop("open", [HANGS])
+    with at.spool.serving():
+        at.until_finished("games")
+        at.until_running("open", 1)
+    before = (at.state / "batchd.db").read_bytes()
+    listed = at.told("prune")
+    assert [b["batch"] for b in listed["batches"]] == ["games"]
+    assert listed["batches"][0]["bytes"] > 1000
+    assert "add --yes" in at.order("prune", "--outbox")
+    assert at.told("prune", "--older-than", "1")["batches"] == []
+    assert (at.state / "batchd.db").read_bytes() == before
+    with daemon():
+        assert at.told("prune", "--older-than", "1", "--yes")["pruned"] == 0
+        answer = at.told("prune", "--yes")
+        assert (answer["pruned"], answer["bytes"]) == (1, listed["batches"][0]["bytes"])
+        with at.reader() as reader:
+            assert reader.events(Ref("games", "001")) == []
+            assert reader.events(Ref("open", "001"))
+            row = reader.batch("games")
+        assert row.completed == 2
+        assert row.input_tokens > 0
+        assert (at.folder / "outbox/games/001.json").exists()
+        assert "Nothing to prune" in at.order("prune")
+        at.order("prune", "--older-than", "-1", code=2)
+    at.drop("games", [{}])
+    finished(at, "games-2")
+
+
+def test_prune_takes_folders_away_whatever_agents_made_of_them(at: Control, tmp_path: Path) -> None:
+    """Deep trees, folders without permissions, links and odd names go; what they point at stays. Names stay taken."""
+    at.drop("games", [{}])
+    at.drop("linked", [{}])
+    at.drop("taken", [{}])
+    finished(at, "games", "linked", "taken")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    work = at.folder / "outbox/games/001"
+    _wreck(work, outside)
+    (at.folder / "outbox/linked").rename(outside / "linked")
+    (at.folder / "outbox/linked").symlink_to(outside / "linked")
+    collected(at.folder / "outbox/taken")
+    (at.folder / "outbox/taken").mkdir()
+    (at.folder / "outbox/taken/thesis.txt").write_text("somebody's own")
+    with at.spool.serving():
+        done = at.spool.batchd("prune", "--outbox", "--yes", "--json")
+        assert done.returncode == 1, done.stderr
+        answer = json.loads(done.stdout)
+        assert (answer["pruned"], answer["folders"]) == (3, 1)
+        assert len(answer["problems"]) == 2
+        assert "linked is left alone: it is a link" in done.stderr
+        assert "taken is left alone" in done.stderr
+        assert not (at.folder / "outbox/games").exists()
+        assert (outside / "mine").read_text() == "mine"
+        assert (outside / "linked/summary.json").exists()
+        assert (at.folder / "outbox/taken/thesis.txt").exists()
+        at.drop("games", [{}])
+        at.until_finished("games-2")
+    assert sorted(p.name for p in (at.folder / "outbox").iterdir()) == [
+        "games-2",
+        "linked",
+        "taken",
+    ]
+
+
+def _wreck(work: Path, outside: Path) -> None:
+    """Make of a folder what ordinary removal breaks on."""
+    here = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    (work / "link").symlink_to(outside)
+    (work / "loop").symlink_to("loop")
+    os.mkfifo(work / "fifo")
+    (work / "new\nline").write_text("x")
+    (Path(os.fsdecode(os.fsencode(str(work)) + b"/\xff\xfe"))).mkdir()
+    shut = work / "shut"
+    (shut / "in").mkdir(parents=True)
+    (shut / "in" / "file").write_text("x")
+    (shut / "in").chmod(0)
+    shut.chmod(0)
+
+
+# tune
+
+
+def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
+    """Each change takes effect, holds over SIGHUP, is shown, and can be taken back; the file is not touched."""
+    text = (at.folder / "config.toml").read_text()
+    at.drop("games", [{**HANGS} for _ in range(6)])
+    with at.spool.serving() as process:
+        at.until_running("games", 2)
+        assert at.told("tune") == {"overrides": {}}
+        assert "pool.processes = 4" in at.order("tune", "pool.processes=4")
+        at.until_running("games", 4)
+        process.send_signal(signal.SIGHUP)
+        at.until(lambda: at.lines("config_reloaded"))
+        at.order("tune", "pool.agents_per_process=2", "agent.model=standin/steps-1")
+        at.until_running("games", 6)
+        at.drop("short", [{}])
+        at.until(lambda: at.statuses("short"))
+        assert at.told("tune")["overrides"] == {
+            "pool.processes": "4",
+            "pool.agents_per_process": "2",
+            "agent.model": "standin/steps-1",
+        }
+        at.until_finished("short")
+        assert at.result("short", "001")["model"] == "standin/steps-1"
+        assert "Nothing is changed" in at.order("tune", "--reset")
+        at.drop("again", [{}])
+        at.until(lambda: at.statuses("again"))
+        with at.reader() as reader:
+            assert reader.spec(Ref("again", "001")).model == "standin/steps-2"
+    assert (at.folder / "config.toml").read_text() == text
+    lines = [line for line in at.lines("command_done") if line["verb"] == "tune"]
+    assert [line.get("changes") for line in lines[:1]] == [{"pool.processes": "4"}]
+    assert len(lines) == 3
+    assert at.order("tune", "pool.processes=3", code=3).startswith("batchd: no daemon runs")
+
+
+def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
+    """With the key's name and the reason; nothing is changed then, not even by the other changes of the order."""
+    with at.spool.serving():
+        for change, words in (
+            ("pool.proceses=3", "do you mean processes"),
+            ("pool.processes=many", "pool.processes"),
+            ("pool.processes=0", "greater than or equal to 1"),
+            ("agent.model=nowhere/x", "no provider 'nowhere'"),
+            ("paths.outbox=/tmp/elsewhere", "cannot change while the daemon runs"),
+            ("log.level=debug", "cannot change while the daemon runs"),
+            ("spool.scan_s=1", "cannot change while the daemon runs"),
+            ("sandbox.user=no-such-user", "no-such-user"),
+            ("pool=3", "no SECTION.KEY"),
+            ("models.standin/steps-2.context_window=5", "in quotes"),
+            ("pool.processes", "no SECTION.KEY=VALUE"),
+        ):
+            done = at.spool.batchd("tune", "budget.per_day_usd=9", change)
+            assert done.returncode in {2, 3}, change
+            assert words in done.stderr, (change, done.stderr)
+        assert at.told("tune") == {"overrides": {}}
+        secret = 'providers.standin.headers.X-Key="very-secret"'
+        answer = at.order("tune", secret, 'models."standin/steps-2".input_usd_per_mtok=7.5')
+        assert "very-secret" not in answer
+        at.drop("games", [{}])
+        at.until_finished("games")
+        cost, usage = (at.result("games", "001")[k] for k in ("cost", "usage"))
+        assert cost["input"] == pytest.approx(usage["input_tokens"] * 7.5e-6, rel=0.2)
+    assert "very-secret" not in (at.folder / "log.jsonl").read_text()
+
+
+def test_every_section_that_can_be_tuned_takes_effect(at: Control) -> None:
+    """What new tasks, calls, results and pauses go by, section by section."""
+    changes = {
+        "limits.max_iterations": "3",
+        "limits.ceiling.max_calls": "7",
+        "evaluation.by": "judge",
+        "sandbox.network": "true",
+        "spool.max_file_bytes": "4000",
+        "workspace.allow": f'["{at.folder.parent}"]',
+        "cost.compare": '["openai/gpt-4"]',
+        "providers.standin.max_concurrent": "3",
+        "budget.per_day_usd": "0.5",
+        "store.retention_days": "0",
+        "governor.max_retries": "0",
+    }
+    with at.spool.serving():
+        at.order("tune", *(f"{k}={v}" for k, v in changes.items()))
+        site = at.folder.parent / f"{at.folder.name}-site"
+        site.mkdir()
+        at.drop("ok", [{"network": True, "dir": str(site)}, {"model": "standin/500"}])
+        at.until(lambda: at.statuses("ok"))
+        with at.reader() as reader:
+            spec = reader.spec(Ref("ok", "001"))
+        assert (spec.limits.max_iterations, spec.limits.max_calls) == (3, 7)
+        assert (spec.evaluator, spec.network, spec.dir) == ("judge", True, str(site))
+        at.drop("large", [{"metadata": {"x": "y" * 5000}}])
+        at.until_finished("large")
+        assert at.result("large", "summary")["status"] == "rejected"
+        at.drop("dear", [{"limits": {"max_output_tokens": 900_000}}])
+        at.drop("cheap", [{"evaluator": "none"}])
+        at.until_finished("cheap")
+        assert [c["model"] for c in at.result("cheap", "001")["cost"]["compare"]] == [
+            "openai/gpt-4"
+        ]
+        assert at.statuses("dear") != {"001": "completed"}
+    site.rmdir()
+
+
+# With the daemon stopped
+
+
+def test_offline_orders_start_nothing(at: Control) -> None:
+    """No worker, no model call, no sandbox, no key: only the order's own work, wholly done when it returns."""
+    at.drop("games", [{}, HANGS])
+    at.order("pause", "--all")
+    taken_up(at, "games")
+    at.order("resume")
+    broken = (
+        (at.folder / "config.toml")
+        .read_text()
+        .replace("[providers.standin]", '[providers.standin]\napi_key_file = "nowhere"')
+    )
+    (at.folder / "config.toml").write_text(f'{broken}[sandbox]\nuser = "no-such-user"\n')
+    assert at.told("priority", "games", "3") == {"tasks": 2}
+    assert at.told("cancel", "games/001") == {"cancelled": 1}
+    assert (at.folder / "outbox/games/001.json").exists()
+    assert not (at.folder / "outbox/games/summary.json").exists()
+    assert at.told("cancel", "games") == {"cancelled": 1}
+    assert at.result("games", "summary")["counts"]["cancelled"] == 2
+    assert not at.lines("worker_started")[1:]  # the one that the daemon kept warm
+    assert not at.lines("task_started")
+    assert not (at.state / "control.sock").exists()
+
+
+def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order waits for a daemon that starts; where the holder stays silent, it says who that is, and does nothing."""
+    from batchd import config  # noqa: PLC0415 (of this test alone)
+    from batchd.cli import controlling  # noqa: PLC0415
+    from batchd.errors import SpoolLockedError  # noqa: PLC0415
+
+    at.drop("games", [HANGS])
+    taken_up(at, "games", running=1)
+    settings = config.load(at.folder / "config.toml", at.spool.environment)
+    monkeypatch.setattr(controlling, "_CHANGING_S", 0.3)
+    held = acquire(at.state)
+    try:
+        with pytest.raises(SpoolLockedError, match=rf"{os.getpid()}, which does not answer"):
+            controlling.ask(settings, "cancel", target=["games"])
+    finally:
+        release(held)
+    held = acquire(at.state)
+    threading.Timer(0.2, release, [held]).start()
+    monkeypatch.setattr(controlling, "_CHANGING_S", 30)
+    assert controlling.ask(settings, "cancel", target=["games"]) == {"cancelled": 1}
+
+
+# The socket
+
+
+def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
+    """Garbage, half a line, a line without end, silence, a hang-up: each is answered or let go, and others are served."""
+    with at.spool.serving():
+        quiet = [_connected(at.state) for _ in range(50)]
+        for data, answer in (
+            (b"\xff\xfe\x00garbage\n", "not a request"),
+            (b"[1, 2]\n", "not a request"),
+            (b'{"verb": ["cancel"]}\n', "not a request"),
+            (b'{"verb": "cancel", "target": {"a": 1}}\n', "needs a target"),
+            (b'{"verb": "priority", "target": "x", "priority": 1e400}\n', "whole number"),
+            (b"[" * 100_000 + b"\n", "not a request"),
+            (b'{"verb": "status", "x": "' + b"y" * (1 << 20) + b'"}\n', ""),
+            (b'{"verb": "cancel", "target"', ""),
+        ):
+            told = _said(at.state, data)
+            assert answer in told, (data[:40], told)
+            assert '"ok": true' not in told
+        for _ in range(20):
+            with _connected(at.state) as sock:
+                sock.sendall(b'{"verb": "status"}\n' * 50)
+        answers: list[dict[str, Any]] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(at.ask("status"))) for _ in range(200)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(answers) == 200
+        for sock in quiet:
+            sock.close()
+        mode = (at.state / "control.sock").stat().st_mode
+        assert mode & 0o777 == 0o600
+    assert "error" not in {line.get("level") for line in at.lines("command_refused")}
+
+
+def _connected(state: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(20)
+    here = os.open(state, os.O_PATH)
+    try:
+        sock.connect(f"/proc/self/fd/{here}/control.sock")
+    finally:
+        os.close(here)
+    return sock
+
+
+def _said(state: Path, data: bytes) -> str:
+    """Send, close one's own half, and return what comes back."""
+    with _connected(state) as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return sock.makefile("rb").read().decode()
+    return ""
+
+
+def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:
+    """More clients than the kernel lets wait are not refused; a daemon that never answers is told as such."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "control.sock"))
+        listener.listen(0)
+        waiting = [_connected(tmp_path)]
+        began = time.monotonic()
+        with pytest.raises(NoAnswerError, match="does not answer"):
+            control.request(tmp_path, "status", timeout_s=0.3)
+        assert 0.2 < time.monotonic() - began < 10
+        for sock in waiting:
+            sock.close()
+
+
+# Dependencies and directories, through a whole daemon
+
+
+def test_order_and_directories_hold_over_restart_and_retry(at: Control) -> None:
+    """What comes after something never begins before its end, and one directory never has two tasks, whatever happens between."""
+    site = at.folder / "site"
+    (site / "deep").mkdir(parents=True)
+    if os.getuid() == 0:
+        for path in (site, site / "deep"):
+            os.chown(path, 65534, 65534)
+    slow = {"model": "standin/latency-0.15+steps-3"}
+    tasks = [
+        {"id": "a", **slow},
+        {"id": "b", "after": ["a"], **slow},
+        {"id": "c", "after": ["b"], **slow},
+        {"id": "s1", "dir": "site", **slow},
+        {"id": "s2", "dir": "site/deep", **slow},
+        {"id": "s3", "dir": "site", **slow},
+    ]
+    text = (at.folder / "config.toml").read_text().replace("processes = 2", "processes = 6")
+    (at.folder / "config.toml").write_text(text)
+    at.drop("games", tasks)
+    with at.spool.serving() as process:
+        at.until_running("games", 2)
+        process.kill()
+        process.wait()
+    finished(at, "games")
+    _in_order(at, "games")
+    with at.spool.serving() as process:
+        at.order("retry", "games")
+        at.until_running("games-2", 2)
+        process.kill()
+        process.wait()
+    finished(at, "games-2")
+    _in_order(at, "games-2")
+
+
+def _in_order(at: Control, batch: str) -> None:
+    spans: dict[str, Mapping[str, str]] = {
+        t: at.result(batch, t)["timing"] for t in ("a", "b", "c", "s1", "s2", "s3")
+    }
+    assert {at.result(batch, t)["status"] for t in spans} == {"completed"}
+    assert spans["a"]["finished_at"] <= spans["b"]["started_at"]
+    assert spans["b"]["finished_at"] <= spans["c"]["started_at"]
+    together = sorted((spans[t]["started_at"], spans[t]["finished_at"]) for t in ("s1", "s2", "s3"))
+    for (_, end), (start, _) in itertools.pairwise(together):
+        assert end <= start
