@@ -86,7 +86,7 @@ class Outages:
             http_status=failure.http_status,
             retries=retries,
         )
-        if cause is not None:
+        if cause is not None and not self._alone(permit, provider, cause):
             return self._park(name, Outage(cause, error))
         return Refusal(Status.ERROR, Reason(error.type), error)
 
@@ -105,6 +105,7 @@ class Outages:
         """Note that a provider answers."""
         provider = self._named(name)
         provider.answered_at = asyncio.get_running_loop().time()
+        provider.given_up_by.clear()
         if provider.breaker.outage is not None and not provider.breaker.hopeless:
             provider.breaker.close()
             if self.watcher is not None:
@@ -157,6 +158,13 @@ class Outages:
         provider = self._named(name)
         provider.breaker.close()
         provider.pump()
+
+    def _alone(self, permit: Permit, provider: Provider, cause: Cause) -> bool:
+        """Whether a single task found a provider down where that would end all tasks: it may be its own fault."""
+        if cause is not Cause.DOWN or self._settings().max_parked_s:
+            return False
+        provider.given_up_by.add(permit.call.ref)
+        return len(provider.given_up_by) == 1
 
     def _park(self, name: str, outage: Outage) -> Refusal | Park:
         """Open a provider's breaker; return what that is to the call that found it out."""

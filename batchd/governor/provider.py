@@ -100,8 +100,9 @@ class Provider:
         #: Whether somebody paused it.
         self.paused = False
         self.breaker = Breaker(half_opened)
-        #: When it last answered a call, by the loop's clock.
+        #: When it last answered a call, by the loop's clock, and who gave up waiting since.
         self.answered_at = 0.0
+        self.given_up_by: set[Ref] = set()
         self._serve = serve
         self._waiting: deque[Permit] = deque()
         self._under_way = 0

@@ -353,7 +353,7 @@ def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> No
 
     async def scenario() -> None:
         async with ModelServer(Settings()) as server:
-            settings = configured(tmp_path, server.base_url, "401")
+            settings = configured(tmp_path, server.base_url, "400")
             tasks = [
                 {"id": "first", "first_prompt": "x"},
                 {"id": "second", "first_prompt": "x", "after": ["first"]},
@@ -368,7 +368,7 @@ def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> No
     first, second, third = (
         json.loads((folder / f"{i}.json").read_bytes()) for i in ("first", "second", "third")
     )
-    assert (first["status"], first["reason"]) == ("error", "auth")
+    assert (first["status"], first["reason"]) == ("error", "bad_request")
     for dependant in (second, third):
         assert (dependant["status"], dependant["reason"]) == ("cancelled", "dependency")
     assert "first" in second["error"]["message"]

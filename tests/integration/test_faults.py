@@ -54,9 +54,12 @@ def test_a_batch_of_all_faults_ends_with_one_typed_result_a_task(
     config = spool.folder / "config.toml"
     text = config.read_text().replace('by = "none"', 'by = "judge"')
     text = text.replace("processes = 2", "processes = 2\nagents_per_process = 20")
-    config.write_text(text + "[limits]\ncall_timeout_s = 1.0\nmax_iterations = 4\n")
+    text += "[limits]\ncall_timeout_s = 1.0\nmax_iterations = 4\n"
+    # A provider each: a refused key is everybody's who uses it.
+    text += "".join(f'[providers.p{i}]\nbase_url = "{model_server}"\n' for i in range(len(FAULTS)))
+    config.write_text(text)
     tasks = [
-        {"id": f"t{i:02}", "first_prompt": f"do {fault}", "model": f"standin/{fault}"}
+        {"id": f"t{i:02}", "first_prompt": f"do {fault}", "model": f"p{i}/{fault}"}
         for i, fault in enumerate(FAULTS)
     ]
     server = model_server.removesuffix("/v1")

@@ -34,6 +34,7 @@ def governor(
     *,
     max_concurrent: int = 2,
     per_day: float = 0.0,
+    max_retries: int = 2,
     missing: Mapping[str, str] | None = None,
     **more: float,
 ) -> Governor:
@@ -41,7 +42,7 @@ def governor(
     waits = {"first_backoff_s": 0.02, "max_backoff_s": 0.05, "probe_s": 0.1, "max_probe_s": 0.3}
     config = Config(
         providers={"p": Provider(base_url="http://x", max_concurrent=max_concurrent)},
-        governor=Section(max_retries=2, **{**waits, **more}),
+        governor=Section(max_retries=max_retries, **{**waits, **more}),
         budget=Budget(per_day_usd=per_day),
     )
     return Governor(config, missing or {}, jitter=lambda: 1.0)
@@ -392,6 +393,26 @@ def test_nobody_waits_where_nothing_may_be_parked() -> None:
         g.outages.close("p")
         second.ask()
         assert isinstance(second.answers[-1], Grant)
+
+    asyncio.run(scenario())
+
+
+def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() -> None:
+    """Its own request may be at fault; when a second task is answered no better, all of them end."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_parked_s=0, max_retries=0)
+        told = Told(g)
+        tasks = [Task(g, name) for name in "abc"]
+        for task in tasks:
+            task.ask()
+        tasks[0].failed(FailureKind.OVERLOADED)
+        assert tasks[0].refusal.reason is Reason.PROVIDER_UNAVAILABLE
+        assert not told.of
+        tasks[1].failed(FailureKind.OVERLOADED)
+        assert told.of == [("gave_up", "p", Cause.DOWN)]
+        tasks[2].failed(FailureKind.OVERLOADED)
+        assert tasks[2].refusal.reason is Reason.PROVIDER_UNAVAILABLE
 
     asyncio.run(scenario())
 
