@@ -16,7 +16,6 @@ from batchd.agent.decide import CallModel, Conclude, Finish, RunTool, Step, deci
 from batchd.llm.request import Request, encode
 from batchd.records import (
     Answer,
-    Evaluation,
     Failure,
     FailureKind,
     Limits,
@@ -486,4 +485,3 @@ def test_old_journals_are_read_as_they_were_written() -> None:
     assert events.decode(failed).failure.window == 0  # type: ignore[union-attr] # a CallFailed
     again = events.Compacted(at=1.0, elided=(3,))
     assert apply(state, again).messages[3].content == ELIDED
-    assert Evaluation(by="none", done=True).done
