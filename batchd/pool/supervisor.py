@@ -122,8 +122,11 @@ class Supervisor:
 
     def retune(self, shape: Shape, settings: wire.Settings) -> None:
         """Take over a new configuration; running tasks go on under it where they are."""
+        shorter = shape.heartbeat_timeout_s < self._shape.heartbeat_timeout_s
         self._shape, self._settings = shape, settings
         for worker in self._workers:
+            if shorter:  # until now it was right to beat more slowly
+                worker.heard_at = asyncio.get_running_loop().time()
             worker.channel.send(wire.Retune(settings))
         for worker in self._workers[shape.processes :]:
             self._retire(worker)

@@ -6,6 +6,7 @@ It owns no durable state. It ends when the daemon's socket does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import os
@@ -57,6 +58,8 @@ class Worker:
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settings: wire.Settings | None = None
+        #: The heart may have to beat faster from now on.
+        self._retuned = asyncio.Event()
         self._draining = False
         #: What tasks do now, as far as the daemon does not know it yet.
         self._news: dict[Ref, wire.Progress] = {}
@@ -95,7 +98,10 @@ class Worker:
     async def _beat(self) -> None:
         while True:
             self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts)))
-            await asyncio.sleep(self._settings.heartbeat_s if self._settings else 1.0)
+            self._retuned.clear()
+            with contextlib.suppress(TimeoutError):
+                every_s = self._settings.heartbeat_s if self._settings else 1.0
+                await asyncio.wait_for(self._retuned.wait(), every_s)
 
     def _received(self, message: wire.Down) -> None:
         match message:
@@ -115,6 +121,7 @@ class Worker:
                 self._greeted(version, settings)
             case wire.Retune():
                 self._settings = message.settings
+                self._retuned.set()
                 self.sandbox = Sandbox(message.settings.sandbox)
                 self.client.retune(message.settings.endpoints)
 

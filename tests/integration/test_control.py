@@ -570,6 +570,20 @@ def test_tune_changes_a_running_daemon_until_it_ends(at: Control) -> None:
     assert at.order("tune", "pool.processes=3", code=3).startswith("batchd: no daemon runs")
 
 
+def test_a_shorter_heartbeat_kills_nobody_who_lives(at: Control) -> None:
+    """Workers beat faster at once; one that is stopped is killed by the new measure, and its task goes on."""
+    at.drop("games", [HANGS])
+    with at.spool.serving():
+        at.until_running("games", 1)
+        at.order("tune", "pool.heartbeat_timeout_s=1.2")
+        time.sleep(3)
+        assert not at.lines("worker_died")
+        (running,) = at.ask("status")["running"]
+        os.kill(running["worker"], signal.SIGSTOP)
+        at.until(lambda: at.lines("worker_died"))
+        at.until(lambda: [r["attempt"] for r in at.ask("status")["running"]] == [2])
+
+
 def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
     """With the key's name and the reason; nothing is changed then, not even by the other changes of the order."""
     with at.spool.serving():
