@@ -70,7 +70,8 @@ def place_of(key: str) -> tuple[str, ...]:
     """Return the place that ``SECTION.KEY`` means. Raises ``ConfigError``."""
     place: list[str] = []
     try:
-        table: Any = tomli.loads(f"{key} = 0")
+        # A key is one line: more of them would be more of TOML.
+        table: Any = tomli.loads(f"{key} = 0") if key.isprintable() else 0
         while isinstance(table, dict):
             ((name, table),) = table.items()
             place.append(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records
-from batchd.config import sections
+from batchd.config import loading, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -259,3 +259,58 @@ def test_reading_a_configuration_loads_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert not {"pydantic", "tomli", "structlog"} & set(out.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("pool.processes", ("pool", "processes")),
+        ("limits.ceiling.max_calls", ("limits", "ceiling", "max_calls")),
+        ('models."a/b-1.5".context_window', ("models", "a/b-1.5", "context_window")),
+    ],
+)
+def test_a_dotted_key_is_a_place_and_back(key: str, place: tuple[str, ...]) -> None:
+    """Names with more than letters stand in quotes, as in TOML."""
+    assert loading.place_of(key) == place
+    assert loading.dotted(place) == key
+
+
+@pytest.mark.parametrize("key", ["", "pool", "a/b.c", "x = 1\ny", "a.b # c", "a.b.", "[a]\nb.c"])
+def test_what_is_no_dotted_key_is_refused(key: str) -> None:
+    """Nothing else that TOML would read gets through."""
+    with pytest.raises(ConfigError, match=r"no SECTION\.KEY"):
+        loading.place_of(key)
+
+
+def test_a_change_is_read_as_strictly_as_the_file(tmp_path: Path) -> None:
+    """It changes its key alone; a wrong one is told by its own name, all at once; relative paths lie beside the file."""
+    path = tmp_path / "config.toml"
+    path.write_text("[pool]\nprocesses = 2\n[limits]\nmax_calls = 5\n")
+    old = config.load(path, {"BATCHD_POOL__REST_S": "1.5"})
+    new = config.changed(
+        old,
+        {
+            ("pool", "processes"): "8",
+            ("providers", "mine", "base_url"): "http://127.0.0.1:1/v1",
+            ("agent", "model"): "mine/some.model",
+            ("cost", "compare"): '["openai/gpt-4"]',
+            ("workspace", "root"): "work",
+        },
+    )
+    assert (new.pool.processes, new.pool.rest_s, new.limits.max_calls) == (8, 1.5, 5)
+    assert (new.agent.model, new.cost.compare) == ("mine/some.model", ("openai/gpt-4",))
+    assert new.workspace.root == str(tmp_path / "work")
+    assert (new.file, new.environ) == (old.file, old.environ)
+    assert config.changed(old, {}) == old
+    with pytest.raises(ConfigError) as caught:
+        config.changed(
+            old,
+            {
+                ("pool", "processes"): "many",
+                ("pool", "proceses"): "3",
+                ("agent", "model", "x"): "3",
+                ("agent", "model"): "a\nb",
+            },
+        )
+    places = {problem.place for problem in caught.value.problems}
+    assert places == {"pool.processes", "pool.proceses", "agent.model.x", "agent.model"}
