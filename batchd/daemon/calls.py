@@ -62,8 +62,7 @@ class Calls:
         """Serve a call that failed, like ``ask``."""
         governor, ask = self._core.governor, failed.ask
         if active.stop is not None:
-            if not failed.failure.unsettled:
-                governor.released(active.ref, 0.0)
+            governor.released(active.ref, unsettled=failed.failure.unsettled)
             self._core.spawn(self._deny(active, ask, active.stop))
             return
         active.waiting = ask
@@ -85,7 +84,8 @@ class Calls:
     def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
         """Give back the permit of a call that has its answer among these events.
 
-        Or its failure, where the agent itself sees to it: an overflow is answered by a shorter request.
+        Or its failure, where the agent itself sees to it: an overflow is answered by a shorter request, and
+        a task whose own time is over asks no more.
         """
         for body in bodies:
             if bytes(body).startswith(_FAILED):
@@ -93,6 +93,8 @@ class Calls:
                 assert isinstance(failed, CallFailed)
                 if failed.failure.kind is FailureKind.CONTEXT_OVERFLOW:
                     self._core.governor.answered(active.ref, 0.0)
+                else:
+                    self._core.governor.released(active.ref, unsettled=failed.failure.unsettled)
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
@@ -152,7 +154,7 @@ class Calls:
         if await self._commit(active, ask.seq, ask.events, event):
             active.worker.channel.send(wire.Granted(active.ref, active.attempt, event))
         else:
-            self._core.governor.released(active.ref, 0.0)
+            self._core.governor.released(active.ref)
 
     async def _deny(
         self, active: Active, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
