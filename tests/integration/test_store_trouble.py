@@ -23,8 +23,13 @@ import msgspec
 import pytest
 from store_child import MODEL
 
+from batchd import config
+from batchd.daemon.core import Core
+from batchd.daemon.listener import Listeners
 from batchd.errors import DamagedStoreError, StoreError
 from batchd.events import CallAnswered, Event, TaskFinished, TaskStarted, Terms, ToolRan, encode
+from batchd.governor import Governor
+from batchd.pricing import Prices
 from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
 from batchd.store import Reader, Store, copies, restoring, schema, writer
 from batchd.store.migrations import MIGRATIONS
@@ -43,6 +48,19 @@ def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
     )
     asyncio.run(store.add_batch(batch, given))
     store.close()
+
+
+def killed(path: Path, name: str) -> None:
+    """Put a store in a file's place whose batch stands in its log alone, as a kill leaves it."""
+    folder = path.parent / f"{name}-was-here"
+    add(folder / "batchd.db", 1, name=name)
+    store = Store.open(folder / "batchd.db", retention_s=0)
+    batch = Batch(name=name, claim="x", outbox=str(folder), request="request.json", received_at=1.0)
+    asyncio.run(store.add_batch(batch, [Task(id="1", first_prompt="x" * 9000, model="p/m")]))
+    for part in ("", "-wal"):
+        shutil.copy(folder / f"batchd.db{part}", path.with_name(f"batchd.db{part}"))
+    store.close()
+    assert path.with_name("batchd.db-wal").stat().st_size
 
 
 def older(path: Path, tasks: int) -> None:
@@ -121,10 +139,7 @@ def test_an_exchange_that_is_cut_short_is_completed(
         path = tmp_path / str(steps) / "batchd.db"
         add(path, 3, name="new")
         draft = restoring.draft(path, path)
-        path.unlink()
-        add(path, 5, name="old")
-        log = path.with_name("batchd.db-wal")
-        log.write_bytes(b"")  # as after a kill
+        killed(path, "old")
         left = iter(range(steps))
 
         def dying(source: Path, target: Path, left: Iterator[int] = left) -> Path:
@@ -138,13 +153,13 @@ def test_an_exchange_that_is_cut_short_is_completed(
         monkeypatch.undo()
         with contextlib.closing(Store.open(path, retention_s=0)) as store:
             names = [batch.name for batch in store.restore().batches]
-        assert names == (["new"] if steps else ["old"])
+        assert names == (["new"] if steps else ["old", "old-2"])
         former = list(path.parent.glob("batchd.db.before-restore-*Z"))
         assert len(former) == (steps > 0)
         assert not copies.staged(path).exists()
         for file in former:
             with contextlib.closing(sqlite3.connect(file)) as db:
-                assert db.execute("SELECT name FROM batches").fetchall() == [("old",)]
+                assert db.execute("SELECT name FROM batches").fetchall() == [("old",), ("old-2",)]
 
 
 #: To mount a small disk takes root; a limit on the size of files is what everybody can have.
@@ -252,10 +267,10 @@ def serving(spool: Any) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
 
 def test_a_daemon_whose_store_cannot_grow_waits(spool: Any, slow_server: str) -> None:
     """It makes no call that it cannot record, says so, answers, keeps what is dropped, and goes on with room again."""
-    config = spool.folder / "config.toml"
-    text = config.read_text().replace("steps-2", "steps-6")
+    settings = spool.folder / "config.toml"
+    text = settings.read_text().replace("steps-2", "steps-6")
     lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in text.splitlines()]
-    config.write_text(
+    settings.write_text(
         "\n".join(lines).replace("processes = 2", "processes = 2\nagents_per_process = 4") + "\n"
     )
     outbox = spool.folder / "outbox"
@@ -395,12 +410,12 @@ def test_serve_refuses_a_store_that_it_may_not_write(spool: Any) -> None:
 
 def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server: str) -> None:
     """It neither goes on with half a memory nor tries for ever: it says what is wrong, and exits with 3."""
-    config = spool.folder / "config.toml"
+    settings = spool.folder / "config.toml"
     lines = [
         f'base_url = "{slow_server}"' if "base_url" in x else x
-        for x in config.read_text().splitlines()
+        for x in settings.read_text().splitlines()
     ]
-    config.write_text("\n".join(lines) + "\n")
+    settings.write_text("\n".join(lines) + "\n")
     path = spool.folder / ".batchd" / "batchd.db"
     noise = random.Random(1)
     tasks = [{"first_prompt": f"{i} {noise.randbytes(1500).hex()}"} for i in range(2000)]
@@ -417,6 +432,33 @@ def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server:
     last = (spool.folder / "daemon.log").read_text().splitlines()[-1]
     assert last.startswith(f"batchd: {path}: it is damaged; stop batchd, move it away")
     assert "Traceback" not in (spool.folder / "daemon.log").read_text()
+
+
+def test_damage_is_not_waited_for(tmp_path: Path) -> None:
+    """A write that meets a bad page is not tried again, as one on a full disk is: its error ends the daemon."""
+    path = tmp_path / "batchd.db"
+    add(path, 500, 300)
+    settings = config.load(None, {})
+
+    async def scenario(store: Store) -> None:
+        core = Core(
+            config=settings,
+            prices=Prices({}),
+            store=store,
+            governor=Governor(settings, {}),
+            listeners=Listeners(()),
+        )
+        task = Task(id="1", first_prompt="x", model="p/m")
+        batch = Batch(name="b", claim="y", outbox="/", request="r", received_at=1.0)
+        async with asyncio.timeout(5):
+            await core.durable(lambda: store.add_batch(batch, [task]))
+
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        with path.open("r+b") as file:
+            file.seek(8192)
+            file.write(os.urandom(path.stat().st_size - 8192))
+        with pytest.raises(DamagedStoreError, match="it is damaged"):
+            asyncio.run(scenario(store))
 
 
 def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
