@@ -437,7 +437,7 @@ def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server:
 def test_damage_is_not_waited_for(tmp_path: Path) -> None:
     """A write that meets a bad page is not tried again, as one on a full disk is: its error ends the daemon."""
     path = tmp_path / "batchd.db"
-    add(path, 500, 300)
+    add(path, 12_000, 300)  # more than SQLite keeps in memory
     settings = config.load(None, {})
 
     async def scenario(store: Store) -> None:
@@ -448,10 +448,9 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
             governor=Governor(settings, {}),
             listeners=Listeners(()),
         )
-        task = Task(id="1", first_prompt="x", model="p/m")
-        batch = Batch(name="b", claim="y", outbox="/", request="r", received_at=1.0)
+        end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
         async with asyncio.timeout(5):
-            await core.durable(lambda: store.add_batch(batch, [task]))
+            await core.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
 
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
         with path.open("r+b") as file:
