@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,14 +15,13 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from batchd.config.checking import Place, absolute, contradictions, controls
 from batchd.config.presets import PRESETS
-from batchd.config.sections import Paths, Sections, Workspace
+from batchd.config.sections import Sections
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
-
-Place = tuple[str | int, ...]
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Sections, str]:
@@ -104,11 +102,11 @@ def _validated(
     except ValidationError as error:
         problems += [_problem(e, variables) for e in error.errors(include_url=False)]
         raise ConfigError(tuple(problems), source) from None
-    problems += [_named(p, place, variables) for place, p in _controls(raw, ())]
+    problems += [_named(p, place, variables) for place, p in controls(raw, ())]
     if problems:
         raise ConfigError(tuple(problems), source)
-    sections = _absolute(sections, base, environ)
-    problems = [_named(p, place, variables) for place, p in _contradictions(sections)]
+    sections = absolute(sections, base, environ)
+    problems = [_named(p, place, variables) for place, p in contradictions(sections)]
     if problems:
         raise ConfigError(tuple(problems), source)
     return sections
@@ -264,88 +262,3 @@ def written(place: Place) -> str:
     index = "".join(f"[{k}]" for k in place if isinstance(k, int))
     table = ".".join(k if re.fullmatch(r"[\w-]+", k) else f'"{k}"' for k in names[:-1] or names)
     return f"[{table}]" + (f" {names[-1]}{index}" if len(names) > 1 else index)
-
-
-def _controls(value: Any, place: Place) -> Iterator[tuple[Place, Problem]]:
-    """Find what no path, header, name or address may hold; ``extra_body`` alone is free text."""
-    if isinstance(value, str) and not value.isprintable():
-        yield place, Problem("", "it holds control characters")
-    elif isinstance(value, dict):
-        for key, below in value.items():
-            if not key.isprintable():
-                yield place, Problem("", f"the key {key!a} holds control characters")
-            elif key != "extra_body":
-                yield from _controls(below, (*place, key))
-    elif isinstance(value, list):
-        for index, below in enumerate(value):
-            yield from _controls(below, (*place, index))
-
-
-def _absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sections:
-    """Return the sections with every path absolute; relative ones lie beside the file."""
-
-    def place(path: str) -> str:
-        if path.startswith("~/"):
-            path = environ.get("HOME", "~") + path[1:]
-        return os.path.abspath(base / path)  # noqa: PTH100 (resolve would follow symlinks)
-
-    def key_file(path: str) -> str:
-        credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), path)
-        return str(credential) if credential.is_file() else place(path)
-
-    p, w, log = sections.paths, sections.workspace, sections.log
-    return replace(
-        sections,
-        paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
-        workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
-        log=replace(log, file=log.file and place(log.file)),
-        providers={
-            name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
-            for name, known in sections.providers.items()
-        },
-    )
-
-
-def _contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """What no single value shows: models without a provider, folders within one another."""
-    models = {("agent", "model"): config.agent.model}
-    if config.evaluation.judge_model:
-        models["evaluation", "judge_model"] = config.evaluation.judge_model
-    for place, model in models.items():
-        if why := model_problem(model, config):
-            yield place, why
-    for name, provider in config.providers.items():
-        if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", provider.base_url):
-            # A user and password in it would end up in logs; keys have their own fields.
-            yield (
-                ("providers", name, "base_url"),
-                Problem("", "it must be http(s)://HOST[:PORT]/PATH"),
-            )
-    folders = {
-        key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
-    }
-    for key, folder in folders.items():
-        for other, outer in folders.items():
-            if (
-                key != other
-                and Path(folder).is_relative_to(outer)
-                and (key > other or folder != outer)
-            ):
-                yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
-
-
-def model_problem(model: str, config: Sections) -> Problem | None:
-    """Return what is wrong with a ``provider/model``, if anything; the place is the caller's."""
-    provider, _, name = model.partition("/")
-    if not (provider and name and model.isprintable()):
-        near = difflib.get_close_matches(provider, config.providers, n=1) or ["openai"]
-        return Problem("", f"{model!r} is not provider/model", f"as in {near[0]}/MODEL")
-    if provider not in config.providers:
-        near = difflib.get_close_matches(provider, config.providers, n=1)
-        known = f"known are {', '.join(sorted(config.providers))}"
-        return Problem(
-            "",
-            f"no provider {provider!r} is configured",
-            f"do you mean {near[0]}? {known}" if near else known,
-        )
-    return None

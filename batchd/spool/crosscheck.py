@@ -9,7 +9,7 @@ from typing import Any
 
 from batchd import records
 from batchd.config import Config
-from batchd.config.loading import model_problem
+from batchd.config.checking import model_problem
 from batchd.errors import Problem
 from batchd.spool.decoding import Place
 from batchd.spool.directories import Directories
