@@ -313,6 +313,25 @@ def test_a_task_that_never_gets_anywhere_is_given_up(tmp_path: Path, slow_server
     assert not log(slow_server)
 
 
+def test_daemons_that_die_before_their_workers_are_up_cost_no_task_an_attempt(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """A task that was meant for a worker that never came has not been tried, however often that happens."""
+    configured(tmp_path, slow_server, processes=1)
+    drop(tmp_path, batch("x"))
+    for _ in range(12):
+        with serving(tmp_path) as daemon:
+            until(lambda: status(tmp_path).get("tasks", {}).get("running"))
+            time.sleep(0.05)
+            daemon.kill()
+            daemon.wait()
+    with serving(tmp_path):
+        until((tmp_path / "outbox/b/summary.json").exists)
+    (result,) = results(tmp_path).values()
+    assert result["status"] == "completed", result["error"]
+    assert result["attempts"] < 5
+
+
 def test_a_poisonous_task_takes_its_neighbours_with_it_once_at_most(
     tmp_path: Path, slow_server: str
 ) -> None:
