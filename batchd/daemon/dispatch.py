@@ -249,7 +249,9 @@ class Dispatcher:
         await self._core.durable(
             partial(self._core.store.suspend, active.ref, active.attempt, status, event.message)
         )
-        if status is Status.PARKED:
+        if isinstance(active.stop, CancelRequested):  # it came when the task had just stopped
+            await self._cancelled(active.ref, active.stop.message)
+        elif status is Status.PARKED:
             self._lot.gave_back(active.ref, active.park)
         else:
             self._core.schedule.release(active.ref)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -17,9 +18,12 @@ from typing import Any
 
 import pytest
 
-from batchd import control
+from batchd import config, control
+from batchd.cli import controlling
+from batchd.daemon import Daemon, Listener
 from batchd.daemon.lock import acquire, release
-from batchd.errors import NoAnswerError, UsageError
+from batchd.errors import NoAnswerError, SpoolLockedError, UsageError
+from batchd.events import Event, Suspended
 from batchd.records import Ref
 from batchd.store import Reader
 
@@ -202,6 +206,38 @@ def test_what_was_acknowledged_survives_sigkill(at: Control) -> None:
         at.until((at.folder / "outbox/games/004.json").exists)
         assert at.result("games", "001")["reason"] == "user"
         assert at.result("games", "004")["attempts"] == 0
+
+
+class CancelsWhatStops(Listener):
+    """Cancels a task the moment that it has given its slot back, durably, and the worker is not done with it."""
+
+    daemon: Daemon
+
+    def task_event(self, ref: Ref, event: Event) -> None:
+        """Do so."""
+        if isinstance(event, Suspended):
+            self.daemon._dispatcher.cancel(ref, "at the worst time")
+
+
+def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:
+    """Paused, stopped, and cancelled in between: it ends as cancelled, although its worker never heard of it."""
+    settings = config.load(at.folder / "config.toml", at.spool.environment)
+
+    async def scenario() -> None:
+        listener = CancelsWhatStops()
+        async with Daemon(settings, listeners=[listener], watch=False) as daemon:
+            listener.daemon = daemon
+            task = {"first_prompt": str(at.folder), **SLOW}
+            await daemon.submit("games.json", json.dumps({"tasks": [task]}).encode())
+            await asyncio.to_thread(at.until_running, "games", 1)
+            pause = {"scope": "batch", "name": "games"}
+            await asyncio.to_thread(at.ask, "pause", **pause)
+            async with asyncio.timeout(20):
+                await daemon.batch_done("games")
+
+    asyncio.run(scenario())
+    result = at.result("games", "001")
+    assert (result["reason"], result["error"]["message"]) == ("user", "at the worst time")
 
 
 def test_many_queued_tasks_are_cancelled_in_one_order(at: Control) -> None:
@@ -680,10 +716,6 @@ def test_offline_orders_start_nothing(at: Control) -> None:
 
 def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order waits for a daemon that starts; where the holder stays silent, it says who that is, and does nothing."""
-    from batchd import config  # noqa: PLC0415 (of this test alone)
-    from batchd.cli import controlling  # noqa: PLC0415
-    from batchd.errors import SpoolLockedError  # noqa: PLC0415
-
     at.drop("games", [HANGS])
     taken_up(at, "games", running=1)
     settings = config.load(at.folder / "config.toml", at.spool.environment)
