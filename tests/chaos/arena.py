@@ -246,12 +246,17 @@ def _namespace(entry: Path) -> str:
 
 @contextlib.contextmanager
 def arena(
-    folder: Path, *server: str, processes: int = 3, agents: int = 4, more: str = ""
+    folder: Path,
+    *server: str,
+    processes: int = 3,
+    agents: int = 4,
+    more: str = "",
+    prefix: Sequence[str] = (),
 ) -> Iterator[tuple[Arena, Model]]:
     """Give a spool and a server; whatever is left of both is killed at the end."""
     model = Model(*server)
     config = _CONFIG.format(base_url=model.base_url, processes=processes, agents=agents) + more
-    place = Arena(folder, config)
+    place = Arena(folder, config, prefix=prefix)
     try:
         yield place, model
     finally:

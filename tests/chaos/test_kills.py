@@ -14,7 +14,7 @@ from arena import CALLS, Arena, Model, arena, tasks, until
 from monkey import KILLS, Monkey
 from verdict import judge
 
-TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "60"))
+TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "40"))
 SEED = int(os.environ.get("BATCHD_CHAOS_SEED", str(time.time_ns() % 1_000_000)))
 #: Strikes that a long run must have seen.
 _MANY = 40
@@ -58,7 +58,7 @@ def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
 def test_a_server_that_dies_and_returns_costs_only_calls(tmp_path: Path) -> None:
     """Short outages are waited out: all tasks complete, and lost calls are unsettled, not repeated."""
     harm = {**KILLS, "server": 120}
-    count = max(40, TASKS // 5)
+    count = max(30, TASKS // 5)
     with arena(tmp_path, "--latency", "0.1") as (place, model):
         monkey = Monkey(place, model, SEED, harm)
         _run(place, model, monkey, count, 0.5)

@@ -77,13 +77,13 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
             _under_way(place, model, 20)
             folder = small / "outbox/c"
             ballast = _fill(small)
-            time.sleep(1.0)  # calls under way may end
+            time.sleep(0.7)  # calls under way may end
             before = len(model.log())
             if killed:
                 assert place.daemon is not None
                 place.daemon.kill()
                 place.daemon.wait()
-            time.sleep(2.0)
+            time.sleep(1.2)
             assert len(model.log()) == before, "calls are made that cannot be recorded"
             assert before < _COUNT * CALLS
             lines = place.log.read_text().count("\n")
@@ -105,3 +105,15 @@ def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -
         time.sleep(2.0)
         place.limit(resource.RLIMIT_NOFILE, None)
         _finish(place, model, folder)
+
+
+def test_processes_and_threads_that_cannot_be_made_fail_no_task(tmp_path: Path) -> None:
+    """EAGAIN for every fourth fork, spawn or thread, in daemon, fork server and workers, once all of them are up."""
+    calls = "clone,clone3,fork,vfork"
+    inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=15+4")
+    trace = tmp_path / "trace"
+    prefix = ("strace", "-D", "-f", "-qq", "-o", str(trace), "--seccomp-bpf", *inject)
+    with arena(tmp_path, "--latency", "0.05", prefix=prefix) as (place, model):
+        folder = _under_way(place, model, 10)
+        _finish(place, model, folder)
+    assert trace.read_text().count("INJECTED") > 5
