@@ -38,13 +38,13 @@ class Orders:
         self._dispatcher = dispatcher
         self._ends = ends
         self._reloader = reloader
-        self._rerun = Rerun(core, batches)
+        self.rerun = Rerun(core, batches)
 
     def table(self) -> Mapping[str, Handler]:
         """Return what answers each verb."""
         return {
             "cancel": self._cancel,
-            "retry": self._rerun.retry,
+            "retry": self.rerun.retry,
             "priority": self._priority,
             "prune": self._prune,
             "tune": self._tune,

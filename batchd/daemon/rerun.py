@@ -19,7 +19,7 @@ from batchd.daemon.intake import take_up
 from batchd.daemon.targets import Target
 from batchd.errors import Problem, StoreError, TaskFileError, UsageError
 from batchd.records import Batch, Ref, Status, Task
-from batchd.spool import taskfile
+from batchd.spool import outbox, taskfile
 from batchd.spool.directories import Directories
 from batchd.spool.inbox import ulid
 from batchd.spool.ulid import PATTERN
@@ -71,6 +71,24 @@ class Rerun:
             for batch in (made[c] for c in claims)
         ]
         return {"runs": runs, "batches": [r["batch"] for r in runs]}
+
+    def torn(self, batches: Iterable[Batch]) -> list[Batch]:
+        """Return those of a killed daemon's runs whose request had not come into their folders yet."""
+        retried = [batch for batch in batches if batch.retry_of]
+        return [b for b in retried if not Path(b.folder, b.request).exists()]
+
+    async def mend(self, batch: Batch) -> None:
+        """Bring a torn run's request into its folder, as far as it can still be had."""
+        core, config = self._core, self._core.config
+        assert batch.retry_of is not None, "it is a run of its own otherwise"
+        old = core.store.batch(batch.retry_of)
+        data, _ = await asyncio.to_thread(_request, old, config)
+        if data is None:
+            tasks = [core.store.task(task.ref) for task in core.store.tasks(batch.name)]
+            data = _written(batch, tasks)
+        request = Path(batch.folder, batch.request)
+        await core.on_disk(lambda: outbox.publish(request, data, replace=True))
+        self._batches.moved(batch.name)
 
     async def _plan(self, target: Target, claim: str, *, failed: bool) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""

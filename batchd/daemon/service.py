@@ -198,7 +198,7 @@ class Daemon:
         )
         self._reloader = Reloader(core, dispatcher, self._reload)
         lot.read_keys = self._reloader.again
-        orders = Orders(core, batches, dispatcher, self._ends, self._reloader)
+        orders = self._orders = Orders(core, batches, dispatcher, self._ends, self._reloader)
         verbs = Commands(core, batches, dispatcher, lot).table()
         self._verbs = logged({**verbs, **orders.table()}, core.log)
         if self._work:
@@ -237,7 +237,10 @@ class Daemon:
         # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
         gc.disable()
         restored = self._core.store.restore()
-        self._batches.restore(restored, claimed)
+        torn = self._orders.rerun.torn(restored.batches)
+        self._batches.restore(restored, claimed | {batch.claim for batch in torn})
+        for batch in torn:
+            self._core.spawn(self._orders.rerun.mend(batch))
         self._lot.restore(restored.parked, restored.queued)
         gc.freeze()
         gc.enable()

@@ -344,6 +344,22 @@ def test_a_retry_that_is_asked_for_twice_runs_once(at: Control) -> None:
             at.ask("retry", target="games", claim="mine")
 
 
+def test_a_retry_that_a_crash_cut_short_is_whole_again(at: Control) -> None:
+    """SIGKILL right after the answer, its request not in the folder: the next daemon brings it there, before the summary."""
+    at.drop("games", [{}, {"model": "standin/latency-0.1+steps-3"}])
+    finished(at, "games")
+    with at.spool.serving() as process:
+        at.ask("retry", target="games")
+        process.kill()
+        process.wait()
+    request = at.folder / "outbox/games-2/request.json"
+    request.unlink()  # as if the crash had come between store and folder
+    finished(at, "games-2")
+    assert request.read_bytes() == (at.folder / "outbox/games/request.json").read_bytes()
+    assert request.stat().st_mtime < (request.parent / "summary.json").stat().st_mtime
+    assert at.result("games-2", "summary")["counts"]["completed"] == 2
+
+
 def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable[[], Any]) -> None:
     """What the store has dropped is in the folder; once that is gone too, it says so. With the store alone it works as well."""
     at.drop("games", [{"id": "a", "metadata": {"n": 1}}, {"id": "b"}], budget_usd=2.0)
