@@ -100,5 +100,11 @@ class DamagedStoreError(StoreError):
     """The store is damaged."""
 
 
+class UnknownNameError(StoreError):
+    """The store knows no batch or task of that name."""
+
+    exit_code = 2
+
+
 class StaleAttemptError(StoreError):
     """The task has been given to another worker since."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from batchd.errors import Problem, StoreError
+from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
@@ -47,7 +47,7 @@ def _batch(db: sqlite3.Connection, columns: str, name: str) -> tuple[Any, ...]:
         (name,),
     ).fetchone()
     if row is None:
-        raise StoreError(f"no batch {name}")
+        raise UnknownNameError(f"no batch {name}")
     return row
 
 
@@ -62,7 +62,7 @@ def task_key(db: sqlite3.Connection, ref: Ref) -> int:
     row = db.execute("SELECT id FROM tasks WHERE batch = ? AND name = ?", (key, ref.task))
     for (task,) in row:
         return int(task)
-    raise StoreError(f"no task {ref}")
+    raise UnknownNameError(f"no task {ref}")
 
 
 def find_batch(db: sqlite3.Connection, name: str) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from batchd.store import lookups, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Source
 from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
-from batchd.store.schema import open_writer
+from batchd.store.schema import explain, open_writer
 from batchd.store.writer import Writer
 
 T = TypeVar("T")
@@ -42,12 +43,12 @@ class Store:
         self._clock = clock
         self._names = operations.Names()
         db = open_writer(path)
-        operations.interrupted(db)
         try:
+            operations.interrupted(db)
             self._source = Source(path)
-        except StoreError:
+        except (sqlite3.Error, StoreError) as error:
             db.close()
-            raise
+            raise explain(error, path) from error
         #: Counts commits and operations.
         self.writer = Writer(db, path)
 

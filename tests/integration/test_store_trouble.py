@@ -304,6 +304,30 @@ def test_a_daemon_whose_store_cannot_grow_waits(spool: Any, slow_server: str) ->
     assert set(asked.values()) == {1}, "something was paid twice"
 
 
+def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
+    """It must note that nobody works on yesterday's tasks, and cannot: it says so, exits with 3, and spoils nothing."""
+    path = spool.folder / ".batchd" / "batchd.db"
+    add(path, 400, 300)
+
+    async def begin(store: Store) -> None:
+        for i in range(400):
+            await store.dispatch(Ref("b", str(i)))
+
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        asyncio.run(begin(store))
+    for limit in (4096, 40_000):
+        run = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1)); os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", run, *spool.command("serve")]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=spool.environment
+        )
+        assert done.returncode == 3
+        assert f"{path}: the disk" in done.stderr
+        assert "Traceback" not in done.stderr
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        assert {q.status for q in store.queued("b")} == {Status.QUEUED}
+
+
 def results(folder: Path) -> list[dict[str, Any]]:
     """Return the results of a batch."""
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
