@@ -1,0 +1,115 @@
+"""A real daemon against a server that limits requests and tokens: judged by the server's own log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import config, control
+from batchd.daemon import Daemon
+from batchd.demo.server import ModelServer
+from batchd.demo.settings import Settings
+from tests.integration.test_daemon import task_file, until
+
+_RPM = "providers.standin.rpm"
+_CONFIG = """\
+[agent]
+model = "standin/steps-2"
+[providers.standin]
+base_url = "{base_url}"
+rpm = {rpm}
+[pool]
+processes = 2
+agents_per_process = 8
+[limits]
+max_output_tokens = 100
+[evaluation]
+by = "none"
+"""
+
+
+async def _run(
+    folder: Path, server: ModelServer, tasks: int, *, rpm: int = 0, tuned: str = ""
+) -> dict[str, Any]:
+    """Run tasks of two calls each to their end; return what the daemon then says of the provider."""
+    text = _CONFIG.format(base_url=server.base_url, rpm=rpm)
+    (folder / "config.toml").write_text(text)
+    async with Daemon(config.load(folder / "config.toml", {})) as daemon:
+        batch = await daemon.submit("b.json", task_file(tasks))
+        if tuned:
+            await until(lambda: bool(server.totals.requests))
+            state = folder / ".batchd"
+            await asyncio.to_thread(control.request, state, "tune", changes={_RPM: tuned})
+        async with asyncio.timeout(60):
+            await daemon.batch_done(batch.name)
+        status = await asyncio.to_thread(control.request, folder / ".batchd", "status")
+    told: dict[str, Any] = status["providers"]["standin"]
+    return told
+
+
+def _counts(server: ModelServer) -> tuple[int, int]:
+    by_status = server.totals.by_status
+    assert set(by_status) <= {200, 429}
+    return by_status[200], by_status[429]
+
+
+@pytest.mark.parametrize("headers", [False, True])
+def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool) -> None:
+    """Sixteen agents at a provider of ten requests a second: all is answered, at its pace, with or without headers."""
+
+    async def scenario() -> None:
+        limits = Settings(
+            rps=10, burst=10, retry_after_s=0.5, limit_headers=headers, default="steps-2"
+        )
+        async with ModelServer(limits) as server:
+            begun = time.monotonic()
+            told = await _run(tmp_path, server, 40)
+            took = time.monotonic() - begun
+            answered, refused = _counts(server)
+            assert answered == 80
+            assert refused <= 24, "not even two an agent, as it learns"
+            assert took < 20, "seven seconds are the provider's own"
+            slowest, fastest = (480, 720) if headers else (240, 2400)
+            assert slowest <= told["rpm"] <= fastest
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_on_tokens_is_learned_as_one_on_tokens(tmp_path: Path) -> None:
+    """The server says which: requests are not held back, tokens are."""
+
+    async def scenario() -> None:
+        # An answer counts 1,050 tokens.
+        limits = Settings(tps=10_500, token_burst=10_500, retry_after_s=0.5, count=False)
+        async with ModelServer(limits) as server:
+            told = await _run(tmp_path, server, 40)
+            answered, refused = _counts(server)
+            assert answered == 80
+            assert refused <= 24
+            assert told["rpm"] == 0
+            assert told["tpm"] > 0
+
+    asyncio.run(scenario())
+
+
+def test_a_configured_rate_is_kept_and_may_be_tuned(tmp_path: Path) -> None:
+    """The server never sees more than the rate and its burst; `tune` changes it under way."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            told = await _run(tmp_path, server, 10, rpm=300)
+            times = sorted(exchange.at for exchange in server.requests)
+            assert len(times) == 20
+            assert times[-1] - times[0] >= (20 - 5 - 2) / 5
+            assert told["rpm"] == pytest.approx(296, abs=2)
+        (tmp_path / "again").mkdir()
+        async with ModelServer(Settings()) as server:
+            begun = time.monotonic()
+            await _run(tmp_path / "again", server, 10, rpm=6, tuned="6000")
+            assert time.monotonic() - begun < 30, "it would have been three minutes"
+
+    asyncio.run(scenario())
