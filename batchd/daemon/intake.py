@@ -34,6 +34,8 @@ class Intake:
         self._batches = batches
         self._inbox = inbox
         self._free = asyncio.Semaphore(_AT_ONCE)
+        #: Large files are parsed one after another: each may take some hundred MB.
+        self._large = asyncio.Semaphore(1)
         #: Files that wait to be moved to the outbox; the future tells whether that worked.
         self._moves: list[tuple[Path, Batch, asyncio.Future[bool]]] = []
         self._moving = False
@@ -85,7 +87,8 @@ class Intake:
 
         try:
             if _size(claim.path) > _LARGE:
-                return await self._core.on_disk(work, Action.INBOX_TROUBLE)
+                async with self._large:
+                    return await self._core.on_disk(work, Action.INBOX_TROUBLE)
             try:
                 return work()
             except OSError:  # it ran short of descriptors or memory

@@ -90,12 +90,9 @@ class Claimer:
             if signature(os.lstat(path)) != look:
                 return
             path.rename(target)
-            found = os.lstat(target)
         except FileNotFoundError:
             return  # another claimer was faster, or its owner took it back
-        # A rename changes the last of the four, the time of its status.
-        same = stat.S_ISREG(found.st_mode) and signature(found)[:3] == look[:3]
-        if same or _stays(target, path):
+        if _same(target, look) or _stays(target, path):
             self._fresh.append(Claim(mark, name, target))
 
     def taken(self) -> list[Claim]:
@@ -112,6 +109,16 @@ class Claimer:
             mark = _kept(self._state / _MARK_FILE)
             self._marked = mark, Ulids(mark)
         return self._marked
+
+
+def _same(target: Path, look: Signature) -> bool:
+    """Whether what was claimed is the file that had settled, or is gone already: who reads it tells."""
+    try:
+        found = os.lstat(target)
+    except FileNotFoundError:
+        return True
+    # A rename changes the last of the four, the time of its status.
+    return stat.S_ISREG(found.st_mode) and signature(found)[:3] == look[:3]
 
 
 def _stays(target: Path, path: Path) -> bool:

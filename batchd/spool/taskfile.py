@@ -24,9 +24,16 @@ from batchd.spool.decoding import Place
 
 #: What a person reads; a file with more errors than these has one cause.
 MAX_PROBLEMS = 200
+#: A file of more tasks is one that went wrong, or is better split.
+MAX_TASKS = 200_000
+#: Values of a JSON file: 60 MB of empty brackets are 20 million, and would take gigabytes of memory.
+_MAX_VALUES = 4_000_000
 
 #: No fault of the file: the next try may well work.
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+#: The endings of a plain prompt.
+_PLAIN = {".md", ".txt"}
 
 #: Stands for a line that is no JSON: reported already, but it has a place and so an id.
 BROKEN = object()
@@ -100,7 +107,7 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     Raises ``TaskFileError`` with all problems at once.
     """
     problems: list[Problem] = []
-    document = _document(data, Path(filename).suffix.lower(), problems)
+    document = _bounded(data, Path(filename).suffix.lower(), problems)
     if document is None:
         raise TaskFileError(tuple(problems), escape(filename))
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
@@ -146,6 +153,18 @@ def _id(raw: Any, index: int) -> str:
     return given if isinstance(given, str) else f"{index + 1:03d}"
 
 
+def _bounded(data: bytes, ending: str, problems: list[Problem]) -> _Document | None:
+    """Return the file's values, as ``_document`` does, where they are not too many to look at."""
+    if ending not in _PLAIN and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        problems.append(Problem("", f"the file holds more than {_MAX_VALUES:,} values", "split it"))
+        return None
+    document = _document(data, ending, problems)
+    if document is not None and len(document.tasks) > MAX_TASKS:
+        problems.append(Problem("", f"the file holds more than {MAX_TASKS:,} tasks", "split it"))
+        return None
+    return document
+
+
 def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | None:
     """Return the file's values; None, and why in ``problems``, where there are none to look at."""
     source = decoding.text(data)
@@ -155,7 +174,7 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
     if not source.strip():
         problems.append(Problem("", "the file is empty"))
         return None
-    if ending in {".md", ".txt"}:
+    if ending in _PLAIN:
         prompt = source.replace("\r\n", "\n").replace("\r", "\n")
         return _Document([{"first_prompt": prompt}], place=lambda _, at: decoding.written(at))
     if ending in {".jsonl", ".ndjson"}:
@@ -175,6 +194,8 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
 def _lines(source: str, problems: list[Problem]) -> _Document:
     tasks: list[Any] = []
     numbers: list[int] = []
+    if source.count("\n") + source.count("\r") > 4 * MAX_TASKS:  # empty lines are allowed
+        return _Document([BROKEN] * (MAX_TASKS + 1))
     lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():

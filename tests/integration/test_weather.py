@@ -81,7 +81,7 @@ def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path)
 
 
 def test_bad_files_are_refused_with_their_reasons(station: Station) -> None:
-    """2 GB, a hundred thousand brackets, ids and keys given twice, no UTF-8, nothing: refused in words."""
+    """2 GB, ten million zeros, a hundred thousand brackets, ids and keys given twice, no UTF-8, nothing: refused in words."""
     with (station.folder / "huge.json").open("wb") as huge:
         huge.truncate(2 << 30)
     (station.folder / "huge.json").rename(station.inbox / "huge.json")
@@ -95,6 +95,8 @@ def test_bad_files_are_refused_with_their_reasons(station: Station) -> None:
     )
     station.drop("latin.md", "gr\u00fc\u00dfe".encode("latin-1"))
     station.drop("empty.json", b"")
+    station.drop("zeros.json", b"[" + b"0," * 10_000_000 + b"0]")
+    station.drop("lines.jsonl", b"0\n" * 5_000_000)
     assert "2,147.5 MB" in station.refused("huge")
     assert "nested too deep" in station.refused("deep")
     assert "line 1: it is nested too deep" in station.refused("deeper")
@@ -104,6 +106,8 @@ def test_bad_files_are_refused_with_their_reasons(station: Station) -> None:
     assert "metadata.a" in keys
     assert "not UTF-8" in station.refused("latin")
     assert "empty" in station.refused("empty")
+    assert "more than 4,000,000 values" in station.refused("zeros")
+    assert "more than 200,000 tasks" in station.refused("lines")
     assert (station.outbox / "huge/request.json").stat().st_size == 2 << 30
     assert station.rss_mb() < 300
     (station.outbox / "huge/request.json").unlink()
@@ -164,7 +168,7 @@ def test_files_that_change_hands_while_they_are_claimed(station: Station, tmp_pa
     threads = [threading.Thread(target=swap, args=(f"swap{i}",)) for i in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(2)
+    time.sleep(1)
     over.set()
     for thread in threads:
         thread.join()
@@ -178,6 +182,32 @@ def test_files_that_change_hands_while_they_are_claimed(station: Station, tmp_pa
         assert not request.is_symlink()
         assert request.read_bytes() == TASK
     assert not any("SECRET" in x["prompt"] for x in station.asked())
+
+
+def test_a_file_that_vanishes_once_it_is_claimed(station: Station) -> None:
+    """It is not taken up, and the log says so; or it was read in time, and runs. Others are not touched."""
+    over = threading.Event()
+
+    def thieve() -> None:
+        while not over.is_set():
+            for path in (station.inbox / ".claimed").glob("*-victim*"):
+                path.unlink(missing_ok=True)
+
+    thread = threading.Thread(target=thieve)
+    thread.start()
+    for i in range(150):
+        station.drop(f"victim{i}.json")
+    station.drop("bystander.json")
+    station.completed("bystander")
+    over.set()
+    thread.join()
+    lost = {x["message"].split(".json")[0] for x in station.told("inbox_trouble", "victim")}
+    for i in range(150):
+        if f"victim{i}" not in lost:
+            station.completed(f"victim{i}")
+        else:
+            assert not (station.outbox / f"victim{i}").exists()
+    assert lost
 
 
 @pytest.mark.parametrize("harm", ["removed", "renamed"])
