@@ -66,11 +66,11 @@ class Provider(Section):
     api_key_file: str = ""
     """A file that holds the key; a relative one is looked for among systemd's credentials first."""
     max_concurrent: Annotated[int, Ge(1), Le(1000)] = 32
-    """Calls at a time."""
+    """Calls at a time, at most; fewer while it is overloaded."""
     rpm: Count = 0
-    """Requests a minute; not used yet: ``max_concurrent`` and Retry-After hold the rate."""
+    """Requests a minute; 0 learns them from its limit headers and 429s."""
     tpm: Count = 0
-    """Tokens a minute; not used yet."""
+    """Tokens a minute, input and output together; 0 learns them likewise."""
     tools: Literal["auto", "native", "text"] = "auto"
     """How its models call tools."""
     output_limit_field: Name = "max_tokens"
