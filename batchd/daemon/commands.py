@@ -94,7 +94,7 @@ class Commands:
                     for p in self._lot.parkings
                     if p.scope is Scope.TASK and p.name.startswith(f"{name}/")
                 }
-        return {"resumed": sum([await self._lot.resume(*each) for each in sorted(wanted)])}
+        return {"resumed": await self._lot.resume(*sorted(wanted))}
 
     def _scope(self, arguments: Mapping[str, Any]) -> tuple[Scope, str]:
         """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""

@@ -19,6 +19,8 @@ from batchd.records import Cause, Parking, Reason, Ref, Scope, Status
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
+#: Parkings whose end is noted in one go.
+_CHUNK = 1000
 
 
 class ParkingLot:
@@ -66,19 +68,25 @@ class ParkingLot:
         )
         return sum(1 for _ in self._concerned(parking.scope, parking.name))
 
-    async def resume(self, scope: Scope, name: str) -> bool:
-        """Let something go on, whatever it waits for; return whether it was parked.
+    async def resume(self, *wanted: tuple[Scope, str]) -> int:
+        """Let these go on, whatever they wait for; return how many of them were parked.
 
         A provider that is parked is tried by one call first, with its key read again.
         """
-        causes = dict(self._parkings.get((scope, name), {}))
-        outage = [cause for cause in causes if scope is Scope.PROVIDER and cause.reason]
-        if outage:
-            self.read_keys()
-            self._core.governor.outages.retry(name)
-        if self._lift(scope, name, keep=outage):
-            await self._forget(scope, name)
-        return bool(causes)
+        parked, lifted = 0, []
+        for scope, name in wanted:
+            causes = dict(self._parkings.get((scope, name), {}))
+            parked += bool(causes)
+            outage = [cause for cause in causes if scope is Scope.PROVIDER and cause.reason]
+            if outage:
+                self.read_keys()
+                self._core.governor.outages.retry(name)
+            if self._lift(scope, name, keep=outage):
+                lifted.append((scope, name))
+        # Together: a restore may have parked tasks by the ten thousand.
+        for start in range(0, len(lifted), _CHUNK):
+            await self._forget(*lifted[start : start + _CHUNK])
+        return parked
 
     def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
         """Take up what was parked when the last daemon ended."""
@@ -157,7 +165,7 @@ class ParkingLot:
         """Let a provider's tasks go on."""
         self._trials.pop(provider, None)
         if self._lift(Scope.PROVIDER, provider, keep=(Cause.PAUSED,)):
-            self._core.spawn(self._forget(Scope.PROVIDER, provider))
+            self._core.spawn(self._forget((Scope.PROVIDER, provider)))
 
     def gave_up(self, provider: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider."""
@@ -188,7 +196,7 @@ class ParkingLot:
             "",
         ) in self._parkings and self._spent_on != self._core.governor.money.today():
             self._lift(Scope.DAY, "")
-            self._core.spawn(self._forget(Scope.DAY, ""))
+            self._core.spawn(self._forget((Scope.DAY, "")))
         for parking in self.parkings:
             if parking.cause.reason and now - parking.since > longest:
                 self._core.governor.outages.give_up(parking.name)
@@ -247,12 +255,15 @@ class ParkingLot:
         core.wake()
         return True
 
-    async def _forget(self, scope: Scope, name: str) -> None:
+    async def _forget(self, *keys: tuple[Scope, str]) -> None:
         """Note in the store that something is not parked any more, or for fewer causes."""
         core = self._core
-        await core.durable(partial(core.store.unpark, scope, name))
-        for parking in tuple(self._parkings.get((scope, name), {}).values()):
-            await self._keep(parking)
+        await asyncio.gather(
+            *(core.durable(partial(core.store.unpark, scope, name)) for scope, name in keys)
+        )
+        for key in keys:
+            for parking in tuple(self._parkings.get(key, {}).values()):
+                await self._keep(parking)
         await self._requeue()
 
     async def _requeue(self) -> None:
@@ -275,7 +286,7 @@ class ParkingLot:
             await self._batches.finish(ref, Status.ERROR, reason, message)
         core.governor.outages.close(provider)
         if self._lift(Scope.PROVIDER, provider, keep=(Cause.PAUSED,)):
-            await self._forget(Scope.PROVIDER, provider)
+            await self._forget((Scope.PROVIDER, provider))
 
     def _concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
         """Yield the tasks of a scope that have not ended."""
