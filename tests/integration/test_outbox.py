@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,23 @@ def test_publish(tmp_path: Path) -> None:
     outbox.publish(path.with_name("002.json"), b"new", replace=False)
     assert path.read_bytes() == b"two"
     assert sorted(p.name for p in path.parent.iterdir()) == ["001.json", "002.json"]
+
+
+def test_a_folder_that_is_collected_in_the_instant_of_its_last_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector has the whole of it; nobody tries again, which would make a second folder."""
+    rename = os.rename
+
+    def collected(*args: Any, **kwargs: Any) -> None:
+        rename(*args, **kwargs)
+        rename(tmp_path / "b", tmp_path / "collected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", collected)
+        outbox.publish(tmp_path / "b/summary.json", b"{}", replace=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["collected"]
+    assert [p.name for p in (tmp_path / "collected").iterdir()] == ["summary.json"]
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -282,36 +282,49 @@ def _elsewhere(tmp_path: Path) -> Path:
 def test_two_daemons_share_an_inbox_on_another_file_system(
     tmp_path: Path, model_server: str
 ) -> None:
-    """One polls, one is told by the kernel; one comes and goes: each file is run exactly once, nothing is left."""
+    """One polls, one is told by the kernel: each file is run exactly once, nothing is left.
+
+    What one has claimed and not moved on, the other leaves alone when it starts.
+    """
     inbox = _elsewhere(tmp_path)
     one = Station(tmp_path / "one", model_server, inbox=inbox, watch="poll", scan_s=0.05)
     other = Station(tmp_path / "other", model_server, inbox=inbox, scan_s=0.05)
     mine = f"shared {tmp_path.name}"
 
-    def drop() -> None:
-        for i in range(200):
-            (inbox / ".new").write_bytes(json.dumps({"first_prompt": f"{mine} {i}"}).encode())
-            (inbox / ".new").rename(inbox / f"shared{i}.json")
+    def drop(name: str, count: int) -> None:
+        for i in range(count):
+            (inbox / ".new").write_bytes(json.dumps({"first_prompt": f"{mine} {name}{i}"}).encode())
+            (inbox / ".new").rename(inbox / f"{name}{i}.json")
 
     def found() -> list[str]:
-        return [p.parent.name for s in (one, other) for p in s.outbox.glob("*/summary.json")]
+        return [p.parent.name for s in (one, other) for p in s.outbox.glob("shared*/summary.json")]
 
-    dropper = threading.Thread(target=drop)
+    dropper = threading.Thread(target=drop, args=("shared", 100))
+    one.outbox.parent.mkdir(exist_ok=True)
+    one.outbox.write_bytes(b"")  # so what it claims stays where it is for now
     try:
         with one.serving():
-            dropper.start()
-            other.start()
-            other.stop()
+            drop("held", 10)
+            until(lambda: len(one.told("batch_received")) == 10, one.text)
             with other.serving():
+                until(
+                    lambda: other.told("inbox_trouble", "10 files in .claimed belong"), other.text
+                )
+                assert other.told("batch_received") == []
+                one.outbox.unlink()
+                for i in range(10):
+                    one.completed(f"held{i}")
+                dropper.start()
                 dropper.join()
-                until(lambda: len(found()) >= 200, other.text)
+                until(lambda: len(found()) >= 100, other.text)
                 time.sleep(A_WHILE_S / 2)
-        assert sorted(found()) == sorted(f"shared{i}" for i in range(200))
+        assert sorted(found()) == sorted(f"shared{i}" for i in range(100))
         assert list((inbox / ".claimed").iterdir()) == []
         prompts = [x["prompt"] for x in one.asked() if x["prompt"].startswith(mine)]
-        assert len(prompts) == len(set(prompts)) == 200
+        assert len(prompts) == len(set(prompts)) == 110
     finally:
-        dropper.join()
+        if dropper.ident:
+            dropper.join()
         shutil.rmtree(inbox, ignore_errors=True)
 
 

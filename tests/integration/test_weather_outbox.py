@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,47 +28,40 @@ def station(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iter
         yield station
 
 
-@contextlib.contextmanager
-def _collecting(station: Station, goal: Path) -> Iterator[None]:
-    """Take each folder away the very moment that its summary appears."""
-    goal.mkdir()
-    station.outbox.mkdir(exist_ok=True)
-    over = threading.Event()
-
-    def collect() -> None:
-        while not over.is_set():
-            for folder in list(station.outbox.iterdir()):
-                if (folder / "summary.json").exists():
-                    # Not even a second for whoever writes: the same instant.
-                    folder.rename(goal / f"{folder.name}.{time.monotonic_ns()}")
-
-    thread = threading.Thread(target=collect)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+#: Takes each folder the very moment that its summary appears, by looking all the time.
+_COLLECTOR = """
+import os, sys
+outbox, goal, left = sys.argv[1], sys.argv[2], set(sys.argv[3:])
+print("ready", flush=True)
+while left:
+    for name in tuple(left):
+        if os.path.exists(f"{outbox}/{name}/summary.json"):
+            os.rename(f"{outbox}/{name}", f"{goal}/{name}")
+            left.discard(name)
+"""
 
 
 def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
     station: Station, tmp_path: Path
 ) -> None:
-    """Sixty folders and as many refusals, taken the instant that summary.json appears: nothing appears again."""
+    """Folders taken the instant that summary.json appears are complete, and nothing appears in their place."""
     goal = tmp_path / "collected"
-    with _collecting(station, goal):
-        for i in range(60):
-            station.drop(f"hurry{i}.json", _tasks(2))
-            station.drop(f"wrong{i}.json", b"[]")
-        until(lambda: len(list(goal.iterdir())) >= 120, station.text)
-        time.sleep(1.5)  # a write that failed is tried again after a second
-        names = sorted(p.name.partition(".")[0] for p in goal.iterdir())
-    assert names == sorted([f"hurry{i}" for i in range(60)] + [f"wrong{i}" for i in range(60)])
+    goal.mkdir()
+    names = [f"{kind}{i}" for i in range(50) for kind in ("hurry", "wrong")]
+    command = [sys.executable, "-c", _COLLECTOR, str(station.outbox), str(goal), *names]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as collector:
+        assert collector.stdout
+        collector.stdout.readline()
+        for name in names:
+            station.drop(f"{name}.json", _tasks(1) if "hurry" in name else b"[]")
+        collector.wait(60)
+    time.sleep(1.5)  # a write that failed is tried again after a second
+    assert not any((station.outbox / name).exists() for name in names)
     for folder in goal.glob("hurry*"):
         assert {p.name for p in folder.iterdir()} == {
-            *("request.json", "results.jsonl", "summary.json"),
-            *("001", "001.json", "001.jsonl", "002", "002.json", "002.jsonl"),
+            *("request.json", "results.jsonl", "summary.json", "001", "001.json", "001.jsonl")
         }
+    assert {p.name for p in (goal / "wrong0").iterdir()} == {"request.json", "summary.json"}
     assert station.told("outbox_trouble") == []
 
 
