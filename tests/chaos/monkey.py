@@ -130,8 +130,8 @@ class Monkey:
         return True
 
     def _server(self) -> bool:
-        """Kill the model server, and have it back on its port after a moment."""
+        """Kill the model server, and have it back on its port after a while."""
         self._model.kill()
-        time.sleep(self.rng.uniform(0.0, 0.5))
+        time.sleep(self.rng.uniform(0.0, 1.5))
         self._model.start()
         return True

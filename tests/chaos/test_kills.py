@@ -56,8 +56,8 @@ def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_server_that_dies_and_returns_costs_only_calls(tmp_path: Path) -> None:
-    """Short outages are waited out: all tasks complete, and lost calls are unsettled, not repeated."""
-    harm = {**KILLS, "server": 120}
+    """Outages are waited out, parked where they last: all tasks complete, and lost calls are unsettled, not repeated."""
+    harm = {**KILLS, "server": 80}
     count = max(30, TASKS // 5)
     with arena(tmp_path, "--latency", "0.1") as (place, model):
         monkey = Monkey(place, model, SEED, harm)
