@@ -49,3 +49,13 @@ def test_a_fraction_of_a_second_is_told_in_milliseconds() -> None:
     limiter = Limiter(rps=20, burst=20, now=0)
     limiter.admit(0)
     assert limiter.headers()["x-ratelimit-reset-requests"] == "50ms"
+
+
+def test_tokens_are_spent_afterwards_and_may_go_below_nothing() -> None:
+    """As providers do that know the output only then: the debt is waited for, and the headers say 0."""
+    limiter = Limiter(rps=100, burst=1000, now=0, of="tokens")
+    assert all(limiter.admit(0) for _ in range(9))
+    limiter.spend(1500)
+    assert not limiter.admit(4.9)
+    assert limiter.headers()["x-ratelimit-remaining-tokens"] == "0"
+    assert limiter.admit(5.1)
