@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from batchd.cli import scopes
 from batchd.cli.common import moment
 from batchd.log import escape
 from batchd.records import Cause, Parking, Scope
 from batchd.store.rows import TaskRow
+
+#: So many parked tasks of one batch are told one by one.
+_FEW = 3
 
 
 def of_batch(
@@ -33,12 +37,31 @@ def of_batch(
 
 
 def lines(parked: Iterable[Parking]) -> Iterator[str]:
-    """Yield two lines for each: what waits and why, and the mend."""
+    """Yield two lines for each: what waits and why, and the mend. Many tasks of a batch are told as one."""
+    alone: list[Parking] = []
+    of_batches: dict[tuple[str, Cause], list[Parking]] = {}
     for each in parked:
+        if each.scope is Scope.TASK:
+            of_batches.setdefault((each.name.partition("/")[0], each.cause), []).append(each)
+        else:
+            alone.append(each)
+    for (batch, _), tasks in of_batches.items():
+        if len(tasks) <= _FEW:
+            alone += tasks
+            continue
+        as_one = replace(tasks[0], scope=Scope.BATCH, name=batch)
+        yield escape(
+            f"Parked since {moment(as_one.since)}: {len(tasks):,} tasks of {batch}. {_why(as_one)}"
+        )
+        yield escape(f"  To go on: {_mend(as_one)}")
+    for each in alone:
         what = scopes.named(each.scope, each.name)
-        why = f"{each.cause}: {each.message}" if each.message != each.cause else each.cause
-        yield escape(f"Parked since {moment(each.since)}: {what}. {why}")
+        yield escape(f"Parked since {moment(each.since)}: {what}. {_why(each)}")
         yield escape(f"  To go on: {_mend(each)}")
+
+
+def _why(each: Parking) -> str:
+    return f"{each.cause}: {each.message}" if each.message != each.cause else each.cause
 
 
 def _mend(each: Parking) -> str:

@@ -11,7 +11,8 @@ from batchd.cli import controlling, scopes
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Without arguments, everything that is parked goes on. A provider that was parked by itself "
+        "Without arguments, everything that is parked goes on, but what is uncertain after `batchd restore`: "
+        "name that. A provider that was parked by itself "
         "is tried with one call first, its key read again; where that fails, it stays parked."
     )
     scopes.arguments(parser)

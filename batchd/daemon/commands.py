@@ -81,9 +81,13 @@ class Commands:
         return {"parked": await self._lot.park(parking)}
 
     async def _resume(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Let a scope go on, whatever it waits for; without a scope, everything."""
+        """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
+
+        What may have been done already is named by whoever knows better.
+        """
         if not arguments.get("scope"):
-            wanted = {(parking.scope, parking.name) for parking in self._lot.parkings}
+            parkings = self._lot.parkings
+            wanted = {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}
         else:
             scope, name = self._scope(arguments)
             wanted = {(scope, name)}

@@ -152,6 +152,8 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
         status = spool.batchd("status", "c/two").stdout
         assert "parked since" in status
         assert "`batchd resume c/two` runs it" in status
+        # Nobody resumes it without a thought.
+        assert json.loads(spool.batchd("resume", "--json").stdout)["resumed"] == 0
         for order in (("cancel", "c/two"), ("resume", "c/three")):
             given = spool.batchd(*order)
             assert given.returncode == 0, given.stderr
