@@ -24,7 +24,7 @@ base_url = "{base_url}"
 rpm = {rpm}
 [pool]
 processes = 2
-agents_per_process = 8
+agents_per_process = {agents}
 [limits]
 max_output_tokens = 100
 [evaluation]
@@ -33,10 +33,10 @@ by = "none"
 
 
 async def _run(
-    folder: Path, server: ModelServer, tasks: int, *, rpm: int = 0, tuned: str = ""
+    folder: Path, server: ModelServer, tasks: int, *, rpm: int = 0, agents: int = 8, tuned: str = ""
 ) -> dict[str, Any]:
     """Run tasks of two calls each to their end; return what the daemon then says of the provider."""
-    text = _CONFIG.format(base_url=server.base_url, rpm=rpm)
+    text = _CONFIG.format(base_url=server.base_url, rpm=rpm, agents=agents)
     (folder / "config.toml").write_text(text)
     async with Daemon(config.load(folder / "config.toml", {})) as daemon:
         batch = await daemon.submit("b.json", task_file(tasks))
@@ -75,6 +75,18 @@ def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool
             assert took < 20, "seven seconds are the provider's own"
             slowest, fastest = (480, 720) if headers else (240, 2400)
             assert slowest <= told["rpm"] <= fastest
+
+    asyncio.run(scenario())
+
+
+def test_headers_of_answers_spare_the_first_refusal_too(tmp_path: Path) -> None:
+    """Few agents and a large burst: nearing its end, the rate is known from answers alone."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(rps=10, burst=40, default="steps-2")) as server:
+            told = await _run(tmp_path, server, 40, agents=2)
+            assert _counts(server) == (80, 0)
+            assert 540 <= told["rpm"] <= 720
 
     asyncio.run(scenario())
 
