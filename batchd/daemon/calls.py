@@ -62,7 +62,7 @@ class Calls:
         """Serve a call that failed, like ``ask``."""
         governor, ask = self._core.governor, failed.ask
         if active.stop is not None:
-            governor.released(active.ref, unsettled=failed.failure.unsettled)
+            governor.released(active.ref, failed.failure)
             self._core.spawn(self._deny(active, ask, active.stop))
             return
         active.waiting = ask
@@ -94,7 +94,7 @@ class Calls:
                 if failed.failure.kind is FailureKind.CONTEXT_OVERFLOW:
                     self._core.governor.answered(active.ref, 0.0)
                 else:
-                    self._core.governor.released(active.ref, unsettled=failed.failure.unsettled)
+                    self._core.governor.released(active.ref, failed.failure)
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)

@@ -110,11 +110,13 @@ class Governor:
             if provider := self._providers.get(name):
                 provider.pace.heard(told, asyncio.get_running_loop().time())
 
-    def released(self, ref: Ref, *, unsettled: bool = False) -> None:
-        """Say that the granted call came to nothing; ``unsettled``: it may have been paid all the same."""
+    def released(self, ref: Ref, failure: Failure | None = None) -> None:
+        """Say that the granted call came to nothing, and is not made again."""
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
-            self._end(permit, permit.reserved if unsettled else 0.0)
+            if failure is not None:
+                self._provider(permit.call.provider).failed(permit, failure)
+            self._end(permit, permit.reserved if failure and failure.unsettled else 0.0)
 
     def withdraw(self, ref: Ref) -> bool:
         """Take back a request that waits, without an answer; False if none does."""
