@@ -47,11 +47,9 @@ drain_s = 5
 [evaluation]
 by = "none"
 [governor]
-max_retries = 3
+max_retries = 20
 first_backoff_s = 0.1
 max_backoff_s = 1.0
-probe_s = 0.2
-max_probe_s = 1.0
 """
 
 
