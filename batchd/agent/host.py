@@ -40,9 +40,17 @@ class StopSignal:
         task.uncancel()
         return True
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether nothing more is wanted of this agent."""
+        return isinstance(self.requested, CancelRequested)
+
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Mark an effect that a cancellation may break off."""
+        """Mark an effect that a cancellation may break off; one that came before it breaks it off at once."""
+        if self.cancelled:
+            self._interrupted = True
+            raise asyncio.CancelledError
         self._interruptible = asyncio.current_task()
         try:
             yield

@@ -27,6 +27,7 @@ from batchd.llm import Request
 from batchd.records import (
     Answer,
     Evaluation,
+    Failure,
     FailureKind,
     FileChanges,
     Message,
@@ -40,6 +41,10 @@ from batchd.taskstate import TaskState
 _MAX_COMMANDS = 40
 _MAX_COMMAND_CHARS = 300
 _MAX_FILES = 100
+
+
+#: A call that was granted to an agent which was cancelled meanwhile.
+_UNSENT = Failure(kind=FailureKind.CONNECTION, message="it was cancelled first", sent=False)
 
 
 class Performer:
@@ -82,6 +87,9 @@ class Performer:
         reply = await self._host.ask(ask)
         while isinstance(reply, CallStarted):
             yield reply
+            if self._host.stop.cancelled:
+                yield CallFailed(at=self._host.clock(), failure=_UNSENT)
+                return
             self._host.progress("model", setup.name)
             with self._host.stop.interruptible():
                 timeout_s = self._left(self._task.limits.call_timeout_s)

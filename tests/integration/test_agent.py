@@ -286,6 +286,36 @@ def test_the_answer_must_satisfy_the_output_schema(tmp_path: Path) -> None:
     scene(tmp_path, play)
 
 
+@pytest.mark.parametrize("effect", ["model", "tool"])
+def test_a_cancellation_just_ahead_of_an_effect_is_not_missed(tmp_path: Path, effect: str) -> None:
+    """Between a grant and its call, or a flush and its command, nothing begins any more; the call is no debt."""
+    cancel = events.CancelRequested(at=time.time(), message="enough")
+
+    class Late(Grantor):
+        async def ask(self, ask: wire.Ask) -> agent.Reply:
+            granted = await super().ask(ask)
+            if effect == "model":
+                self.stop.request(cancel)
+            return granted
+
+        async def record(self, record: wire.Record) -> None:
+            await super().record(record)
+            if effect == "tool":
+                self.stop.request(cancel)
+
+    async def play(scene: Scene) -> None:
+        scene.host = Late(scene.host.client, scene.host.sandbox)
+        async with asyncio.timeout(10):
+            ended = await scene.run(task("hang" if effect == "model" else "steps-3"))
+        assert ended.state.finished is not None
+        assert ended.state.finished.status is Status.CANCELLED
+        assert ended.state.unsettled_calls == 0
+        assert scene.server.totals.requests == (effect == "tool")
+        assert not any(isinstance(e, events.ToolRan) for e in ended.events)
+
+    scene(tmp_path, play)
+
+
 def test_a_cancelled_task_ends_at_once_and_books_the_open_call(tmp_path: Path) -> None:
     """Cancelling breaks off a hanging call; the task ends as cancelled with that call unsettled."""
 
