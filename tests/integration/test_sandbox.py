@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import stat
@@ -415,3 +416,66 @@ def test_check_says_what_holds(tmp_path: Path) -> None:
             with pytest.raises(SandboxUnavailableError, match="ordinary user"):
                 Sandbox(SandboxPolicy(user=user))
     assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """Leave this process no descriptor to open, until what this gives is called."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    filled = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]  # no gaps below the limit
+
+    def again() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(filled) + 1, hard))
+    with contextlib.suppress(OSError):
+        while True:
+            filled.append(os.open(os.devnull, os.O_RDONLY))
+    try:
+        yield again
+    finally:
+        again()
+        for descriptor in filled:
+            os.close(descriptor)
+
+
+def test_a_command_waits_for_descriptors_and_runs_once(tmp_path: Path) -> None:
+    """What runs out for a moment delays a command; it fails nothing, and begins nothing twice."""
+
+    async def body(place: Workplace) -> None:
+        with no_descriptors() as again:
+            running = asyncio.ensure_future(place.shell("echo x >> ran", timeout_s=20))
+            await asyncio.sleep(0.3)
+            assert not running.done()
+            assert not (tmp_path / "001/ran").exists()
+            again()
+            assert (await running).exit_code == 0
+        assert (tmp_path / "001/ran").read_text() == "x\n"
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_a_command_is_followed_to_its_end_without_descriptors(tmp_path: Path) -> None:
+    """One that runs when they run out is neither lost nor left behind."""
+
+    async def body(place: Workplace) -> None:
+        running = asyncio.ensure_future(place.shell("sleep 0.5; echo x >> ran", timeout_s=20))
+        await asyncio.sleep(0.2)
+        with no_descriptors():
+            assert (await running).exit_code == 0
+        assert (tmp_path / "001/ran").read_text() == "x\n"
+        assert "Z" not in children().values()
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    """Without a descriptor the answer is that nobody knows: an empty list would say that all was deleted."""
+
+    async def body(place: Workplace) -> None:
+        (tmp_path / "001/kept").touch()
+        with no_descriptors():
+            assert place.files() is None
+        assert set(place.files() or {}) == {"kept"}
+
+    asyncio.run(visit(tmp_path, body))
