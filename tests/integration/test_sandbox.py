@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import resource
@@ -455,15 +456,22 @@ def test_a_command_waits_for_descriptors_and_runs_once(tmp_path: Path) -> None:
     asyncio.run(visit(tmp_path, body))
 
 
-def test_a_command_is_followed_to_its_end_without_descriptors(tmp_path: Path) -> None:
-    """One that runs when they run out is neither lost nor left behind."""
+def test_a_command_is_followed_to_its_end_without_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that began with the last of them is neither lost, nor begun again, nor left behind at its limit."""
+
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    marker = a_marker()
 
     async def body(place: Workplace) -> None:
-        running = asyncio.ensure_future(place.shell("sleep 0.5; echo x >> ran", timeout_s=20))
-        await asyncio.sleep(0.2)
-        with no_descriptors():
-            assert (await running).exit_code == 0
+        assert (await place.shell("sleep 0.2; echo x >> ran", timeout_s=20)).exit_code == 0
+        assert (await place.shell(f"sleep {marker}", timeout_s=0.3)).timed_out
         assert (tmp_path / "001/ran").read_text() == "x\n"
+        assert not command_lines(marker)
         assert "Z" not in children().values()
 
     asyncio.run(visit(tmp_path, body))
