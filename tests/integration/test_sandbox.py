@@ -464,13 +464,14 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
     def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(os, "pidfd_open", none_left)
     marker = a_marker()
 
     async def body(place: Workplace) -> None:
+        monkeypatch.setattr(os, "pidfd_open", none_left)
         assert (await place.shell("sleep 0.2; echo x >> ran", timeout_s=20)).exit_code == 0
         assert (await place.shell(f"sleep {marker}", timeout_s=0.3)).timed_out
         assert (tmp_path / "001/ran").read_text() == "x\n"
+        monkeypatch.undo()
         assert not command_lines(marker)
         assert "Z" not in children().values()
 
