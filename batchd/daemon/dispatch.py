@@ -8,26 +8,20 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
-
-from batchd import terms, wire
+from batchd import wire
+from batchd.daemon import starting
 from batchd.daemon.active import Active
 from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
-from batchd.errors import InputError, StaleAttemptError
-from batchd.events import CancelRequested, Suspended, TaskStarted, Terms, decode
+from batchd.errors import StaleAttemptError
+from batchd.events import CancelRequested, Suspended
 from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Reason, Ref, Status, Task
+from batchd.records import Reason, Ref, Status
 from batchd.spool import outbox
-from batchd.store import Dispatched
-
-#: Dispatches of one task that may bring no event before it is given up.
-_MAX_BARREN = 10
-_CANCELLED = "cancelled"
 
 
 class Dispatcher:
@@ -54,10 +48,10 @@ class Dispatcher:
         """Start whatever can start."""
         if self._core.closing or self._lot.stopped:
             return
-        schedule, lot, pool = self._core.schedule, self._lot, self.pool
-        while pool.slot_alone() and (ref := lot.next_trial(alone=True) or schedule.take_suspect()):
+        schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
+        while pool.slot_alone() and (ref := trials.pick(alone=True) or schedule.take_suspect()):
             self._reserve(ref, alone=True)
-        while self._free() > 0 and (ref := lot.next_trial(alone=False)):
+        while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
         for ref in schedule.take(max(0, self._free())):
             self._reserve(ref)
@@ -93,7 +87,9 @@ class Dispatcher:
                 self.pool.send(ref, wire.Park(ref, active.attempt, message))
 
     async def _cancelled(self, ref: Ref, message: str) -> None:
-        await self._batches.finish(ref, Status.CANCELLED, Reason.USER, message or _CANCELLED)
+        await self._batches.finish(
+            ref, Status.CANCELLED, Reason.USER, message or starting.CANCELLED
+        )
 
     # Starting
 
@@ -124,48 +120,14 @@ class Dispatcher:
             self._drop(active)
             await self._suspend(active, active.stop)
             return
-        if refusal := self._refusal(active, task, given):
+        if refusal := starting.refusal(core, active, task, given):
             self._drop(active)
             # This dispatch is none that was tried.
             await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return
-        assert active.terms is not None, "there is no refusal"
-        history = tuple(msgspec.Raw(body) for body in given.history)
-        self._open_account(task, ref, resumed=bool(history))
-        run = wire.Run(
-            ref=ref,
-            attempt=given.attempt,
-            task=task,
-            batch=batch,
-            terms=active.terms,
-            queued_at=given.queued_at,
-            history=history,
-        )
+        run = starting.order(core, active, task, batch, given)
         if not self.pool.run(active.worker, run):
             await self._recover(active, counted=False)
-
-    def _open_account(self, task: Task, ref: Ref, *, resumed: bool) -> None:
-        spent = self._core.store.task_money(ref).total if resumed else 0.0
-        self._core.governor.money.open_task(ref, task.limits.max_cost_usd, spent)
-
-    def _refusal(
-        self, active: Active, task: Task, given: Dispatched
-    ) -> tuple[Status, Reason, str] | None:
-        """Return how a task ends that is not to start after all; else its terms are set."""
-        core = self._core
-        if isinstance(active.stop, CancelRequested):
-            return Status.CANCELLED, Reason.USER, active.stop.message or _CANCELLED
-        if given.barren > _MAX_BARREN:
-            message = f"it was started {given.barren - 1} times and never got anywhere"
-            return Status.ERROR, Reason.WORKER_CRASHED, message
-        capped = core.governor.capped(active.ref)
-        try:
-            active.terms = _kept(given.history) or terms.terms(
-                task, core.config, core.prices, capped=capped
-            )
-        except InputError as error:
-            return Status.ERROR, Reason.BAD_REQUEST, str(error)
-        return None
 
     def _drop(self, active: Active) -> None:
         """Give a slot back in which nothing was started."""
@@ -300,9 +262,3 @@ class Dispatcher:
 def _address(message: Any) -> tuple[Ref, int]:
     ask = message.ask if isinstance(message, wire.Failed) else message
     return ask.ref, ask.attempt
-
-
-def _kept(history: tuple[bytes, ...]) -> Terms | None:
-    """Return the terms that a task has started under."""
-    first = decode(history[0]) if history else None
-    return first.terms if isinstance(first, TaskStarted) else None

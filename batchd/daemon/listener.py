@@ -35,7 +35,11 @@ class Listeners(Listener):
     """Tells all of them."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._all = tuple(listeners)
+        self._all = list(listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Tell one more."""
+        self._all.append(listener)
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Pass it on."""

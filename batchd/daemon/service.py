@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,13 @@ from typing import Any, Self
 
 from batchd import __version__, control
 from batchd.config import Config
-from batchd.daemon import clocks, lock, tuning
+from batchd.daemon import clocks, lock, signals, tuning
 from batchd.daemon.batches import Batches
-from batchd.daemon.commands import Commands
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.ends import Ends
 from batchd.daemon.intake import Intake, move, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners
-from batchd.daemon.orderlog import logged
-from batchd.daemon.orders import Orders
+from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.systemd import Notifier
@@ -126,7 +123,7 @@ class Daemon:
         await done
 
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry out one order, with all that it causes, where no daemon runs: see ``Commands``.
+        """Carry out one order, with all that it causes, where no daemon runs: see ``Orders``.
 
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """
@@ -198,9 +195,10 @@ class Daemon:
         )
         self._reloader = Reloader(core, dispatcher, self._reload)
         lot.read_keys = self._reloader.again
-        orders = self._orders = Orders(core, batches, dispatcher, self._ends, self._reloader)
-        verbs = Commands(core, batches, dispatcher, lot).table()
-        self._verbs = logged({**verbs, **orders.table()}, core.log)
+        self._orders = Orders(
+            core, batches, dispatcher, lot, ends=self._ends, reloader=self._reloader
+        )
+        self._verbs = self._orders.table()
         if self._work:
             await self._begin(undo, state)
         else:
@@ -274,23 +272,15 @@ class Daemon:
         if self._core.broken.done():
             self._core.broken.result()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Have signals set flags."""
-        loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self.stop,
-            signal.SIGINT: self.stop,
-            # With nothing to reload it means what it says: the terminal is gone.
-            signal.SIGHUP: self._hangup.set if self._reload else self.stop,
-        }
-        for signum, handler in handlers.items():
-            loop.add_signal_handler(signum, handler)
-        try:
-            yield
-        finally:
-            for signum in handlers:
-                loop.remove_signal_handler(signum)
+    def _signals(self) -> contextlib.AbstractContextManager[None]:
+        return signals.handled(
+            {
+                signal.SIGTERM: self.stop,
+                signal.SIGINT: self.stop,
+                # With nothing to reload it means what it says: the terminal is gone.
+                signal.SIGHUP: self._hangup.set if self._reload else self.stop,
+            }
+        )
 
     # While it runs
 

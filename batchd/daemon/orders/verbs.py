@@ -7,13 +7,17 @@ from functools import partial
 from typing import Any
 
 from batchd.control import Handler
-from batchd.daemon import pruning, targets
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.ends import Ends
+from batchd.daemon.orders import pruning, targets
+from batchd.daemon.orders.ends import Ends
+from batchd.daemon.orders.lines import logged
+from batchd.daemon.orders.pausing import Pausing
+from batchd.daemon.orders.rerun import Rerun
+from batchd.daemon.orders.standing import Standing
+from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
-from batchd.daemon.rerun import Rerun
 from batchd.errors import UsageError
 from batchd.records import Ref, Status
 
@@ -24,13 +28,15 @@ _INT32 = 1 << 31
 
 
 class Orders:
-    """Carries out what changes something; see ``Commands`` for what only looks, ``ParkingLot`` for what waits."""
+    """Answers every verb."""
 
     def __init__(
         self,
         core: Core,
         batches: Batches,
         dispatcher: Dispatcher,
+        lot: ParkingLot,
+        *,
         ends: Ends,
         reloader: Reloader,
     ) -> None:
@@ -38,17 +44,23 @@ class Orders:
         self._dispatcher = dispatcher
         self._ends = ends
         self._reloader = reloader
+        self._standing = Standing(core, batches, dispatcher, lot)
+        self._pausing = Pausing(core, batches, lot)
         self.rerun = Rerun(core, batches)
 
     def table(self) -> Mapping[str, Handler]:
-        """Return what answers each verb."""
-        return {
+        """Return what answers each verb, with its line in the log."""
+        verbs = {
+            "status": self._standing.status,
             "cancel": self._cancel,
             "retry": self.rerun.retry,
+            "pause": self._pausing.pause,
+            "resume": self._pausing.resume,
             "priority": self._priority,
             "prune": self._prune,
             "tune": self._tune,
         }
+        return logged(verbs, self._core.log)
 
     async def _cancel(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """End batches or tasks; answer when their ends are durable."""

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 
 from batchd.config import Config
-from batchd.daemon import targets
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.intake import take_up
-from batchd.daemon.targets import Target
+from batchd.daemon.orders import targets
+from batchd.daemon.orders.targets import Target
 from batchd.errors import Problem, StoreError, TaskFileError, UsageError
 from batchd.records import Batch, Ref, Status, Task
 from batchd.spool import outbox, taskfile

@@ -1,77 +1,27 @@
-"""What the control socket can ask for: how things stand, and what waits; see ``orders`` for what else is ordered."""
+"""Pausing and resuming: everything, a provider, a batch, a task."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from batchd import __version__
-from batchd.control import Handler
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Ref, Scope
 
 
-class Commands:
-    """Answers requests."""
+class Pausing:
+    """Has the parking lot park what people name, and lets it go on."""
 
-    def __init__(
-        self, core: Core, batches: Batches, dispatcher: Dispatcher, lot: ParkingLot
-    ) -> None:
+    def __init__(self, core: Core, batches: Batches, lot: ParkingLot) -> None:
         self._core = core
         self._batches = batches
-        self._dispatcher = dispatcher
         self._lot = lot
-        self._started_at = time.time()
 
-    def table(self) -> Mapping[str, Handler]:
-        """Return what answers each verb."""
-        return {
-            "status": self._status,
-            "pause": self._pause,
-            "resume": self._resume,
-        }
-
-    async def _status(self, _arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Tell what the daemon does right now."""
-        core, active = self._core, self._dispatcher.active
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "started_at": self._started_at,
-            "draining": core.closing,
-            "batches": {"open": len(self._batches)},
-            "tasks": {
-                "queued": len(core.schedule) - len(active),
-                "running": len(active),
-                "waiting": core.governor.waiting,
-            },
-            "providers": core.governor.told(),
-            "parked": [dataclasses.asdict(parking) for parking in self._lot.parkings],
-            "workers": [
-                {"pid": w.pid, "tasks": len(w.tasks), "rss": w.rss, "tasks_done": w.tasks_done}
-                for w in self._dispatcher.pool.workers
-            ],
-            "running": [
-                {
-                    "task": str(a.ref),
-                    "attempt": a.attempt,
-                    "worker": a.worker.pid,
-                    "step": a.step,
-                    "detail": a.detail,
-                    "since": a.since,
-                }
-                for a in active
-            ],
-        }
-
-    async def _pause(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def pause(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Let nothing of a scope start, and have what runs give its slot back."""
         scope, name = self._scope(arguments)
         message = arguments.get("message") or "paused"
@@ -80,7 +30,7 @@ class Commands:
         )
         return {"parked": await self._lot.park(parking)}
 
-    async def _resume(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def resume(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
 
         What may have been done already is named by whoever knows better.

@@ -1,0 +1,76 @@
+"""The register of what is parked: in memory for those who ask, in the store for the next daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+from batchd.daemon.core import Core
+from batchd.records import Cause, Parking, Scope
+
+#: What waits: its scope and its name.
+Key: TypeAlias = tuple[Scope, str]
+
+
+class Register:
+    """What is parked, by what waits, and for which causes."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._parkings: dict[Key, dict[Cause, Parking]] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._parkings
+
+    @property
+    def all(self) -> tuple[Parking, ...]:
+        """All that is parked, oldest first."""
+        every = (p for causes in self._parkings.values() for p in causes.values())
+        return tuple(sorted(every, key=lambda parking: parking.since))
+
+    def outages(self) -> list[Parking]:
+        """Return what waits for a provider to come back."""
+        providers = (c for (scope, _), c in self._parkings.items() if scope is Scope.PROVIDER)
+        return [p for causes in providers for p in causes.values() if p.cause.reason]
+
+    def causes(self, key: Key) -> Mapping[Cause, Parking]:
+        """Return why something waits; empty where it does not."""
+        return self._parkings.get(key, {})
+
+    def add(self, parking: Parking) -> bool:
+        """Enter a parking, in memory; return whether it is the first for what it parks. See ``keep``."""
+        key = (parking.scope, parking.name)
+        causes = self._parkings.get(key, {})
+        new = not causes
+        if parking.cause.reason:
+            # A provider has one outage at a time.
+            causes = {cause: known for cause, known in causes.items() if not cause.reason}
+        self._parkings[key] = {**causes, parking.cause: parking}
+        return new
+
+    def drop(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
+        """Strike something out, in memory, those causes apart that are in ``keep``; return whether it was there.
+
+        See ``forget``.
+        """
+        causes = self._parkings.pop(key, {})
+        kept = {cause: causes[cause] for cause in keep if cause in causes}
+        if kept:
+            self._parkings[key] = kept
+        return len(kept) < len(causes)
+
+    async def keep(self, parking: Parking) -> None:
+        """Note a parking in the store."""
+        await self._core.durable(partial(self._core.store.park, parking))
+
+    async def forget(self, *keys: Key) -> None:
+        """Note in the store that these wait no longer, or for fewer causes."""
+        core = self._core
+        await asyncio.gather(
+            *(core.durable(partial(core.store.unpark, scope, name)) for scope, name in keys)
+        )
+        for key in keys:
+            for parking in tuple(self.causes(key).values()):
+                await self.keep(parking)

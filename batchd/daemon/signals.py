@@ -1,0 +1,20 @@
+"""Signals only set flags: one loop acts on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+
+@contextlib.contextmanager
+def handled(handlers: Mapping[int, Callable[[], None]]) -> Iterator[None]:
+    """Have the running loop call ``handlers``, by the number of the signal."""
+    loop = asyncio.get_running_loop()
+    for signum, handler in handlers.items():
+        loop.add_signal_handler(signum, handler)
+    try:
+        yield
+    finally:
+        for signum in handlers:
+            loop.remove_signal_handler(signum)

@@ -1,0 +1,60 @@
+"""What a worker is told when it takes a task up, or why none is to take it up."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchd import terms, wire
+from batchd.daemon.active import Active
+from batchd.daemon.core import Core
+from batchd.errors import InputError
+from batchd.events import CancelRequested, TaskStarted, Terms, decode
+from batchd.records import Batch, Reason, Status, Task
+from batchd.store import Dispatched
+
+#: Dispatches of one task that may bring no event before it is given up.
+_MAX_BARREN = 10
+#: What a cancelled task's result says where nobody said why.
+CANCELLED = "cancelled"
+
+
+def refusal(
+    core: Core, active: Active, task: Task, given: Dispatched
+) -> tuple[Status, Reason, str] | None:
+    """Return how a task ends that is not to start after all; else its terms are set."""
+    if isinstance(active.stop, CancelRequested):
+        return Status.CANCELLED, Reason.USER, active.stop.message or CANCELLED
+    if given.barren > _MAX_BARREN:
+        message = f"it was started {given.barren - 1} times and never got anywhere"
+        return Status.ERROR, Reason.WORKER_CRASHED, message
+    capped = core.governor.capped(active.ref)
+    try:
+        active.terms = _kept(given.history) or terms.terms(
+            task, core.config, core.prices, capped=capped
+        )
+    except InputError as error:
+        return Status.ERROR, Reason.BAD_REQUEST, str(error)
+    return None
+
+
+def order(core: Core, active: Active, task: Task, batch: Batch, given: Dispatched) -> wire.Run:
+    """Return what the worker is told; from now on the task's money is watched."""
+    assert active.terms is not None, "there is no refusal"
+    ref = active.ref
+    spent = core.store.task_money(ref).total if given.history else 0.0
+    core.governor.money.open_task(ref, task.limits.max_cost_usd, spent)
+    return wire.Run(
+        ref=ref,
+        attempt=given.attempt,
+        task=task,
+        batch=batch,
+        terms=active.terms,
+        queued_at=given.queued_at,
+        history=tuple(msgspec.Raw(body) for body in given.history),
+    )
+
+
+def _kept(history: tuple[bytes, ...]) -> Terms | None:
+    """Return the terms that a task has started under."""
+    first = decode(history[0]) if history else None
+    return first.terms if isinstance(first, TaskStarted) else None
