@@ -38,8 +38,8 @@ demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
 .PHONY: test
-test: setup strace ## all tests
-	@$(BIN)/python -m pytest $(TESTS)
+test: setup strace ## all tests, four files at a time
+	@$(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
 
 # Another seed: `make chaos SEED=7`.
 TASKS ?= 2000

@@ -23,7 +23,9 @@ FATAL: Mapping[FailureKind, Reason] = {
     FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
     FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
 }
-#: Where a provider answers others, 429s give a call up after so many times ``max_retries``.
+#: What says that a provider has too much to do: where it answers others, the call's turn will come,
+#: so that it is given up only after so many times ``max_retries``.
+_BUSY = frozenset({429, 503, 529})
 _PATIENCE = 10
 
 
@@ -69,16 +71,17 @@ class Outages:
             # It is the call's own fault: the provider is there.
             self.answers(name)
         elif cause is None:
+            others = provider.answered_at >= failed_at
             most = self._settings().max_retries
-            if failure.kind is FailureKind.RATE_LIMITED and provider.answered_at >= failed_at:
-                # Others got through: its turn will come.
+            if others and failure.http_status in _BUSY:
                 most *= _PATIENCE
             if retries < most and provider.breaker.outage is None:
                 return None
             if retries:
                 message = f"{message} (after {retries + 1} tries)"
             reason = Reason.PROVIDER_UNAVAILABLE
-            if provider.answered_at < failed_at:
+            # Where nobody even takes a request, no request is at fault, whoever was answered before.
+            if not others or not failure.sent:
                 cause = Cause.DOWN
         error = ErrorInfo(
             type=(cause and cause.reason) or reason or Reason.PROVIDER_UNAVAILABLE,

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -98,9 +99,9 @@ class Task:
         """Request a permit."""
         self._governor.ask(self.call(price), self._answered)
 
-    def failed(self, kind: FailureKind, retry_after_s: float | None = None) -> None:
+    def failed(self, kind: FailureKind, **more: Any) -> None:
         """Say that its call failed."""
-        failure = Failure(kind=kind, message="no", retry_after_s=retry_after_s)
+        failure = Failure(kind=kind, message="no", **more)
         self.answered.clear()
         self._governor.failed(self.call(), failure, self._answered)
 
@@ -413,6 +414,41 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
         assert told.of == [("gave_up", "p", Cause.DOWN)]
         tasks[2].failed(FailureKind.OVERLOADED)
         assert tasks[2].refusal.reason is Reason.PROVIDER_UNAVAILABLE
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "tries", "parked"),
+    [
+        (FailureKind.OVERLOADED, {"http_status": 500}, 2, False),
+        (FailureKind.CONNECTION, {}, 2, False),
+        (FailureKind.OVERLOADED, {"http_status": 503}, 20, False),
+        (FailureKind.CONNECTION, {"sent": False}, 2, True),
+    ],
+)
+def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
+    kind: FailureKind, more: dict[str, Any], tries: int, *, parked: bool
+) -> None:
+    """A busy provider is asked for longer, and one that nobody can reach is parked, whoever was answered before."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_backoff_s=0.02)
+        task, other = Task(g, "a"), Task(g, "b")
+        task.ask()
+        for _ in range(tries):
+            task.failed(kind, **more)
+            other.ask()
+            await other.answered.wait()
+            g.answered(other.ref, 0.0)
+            other.answered.clear()
+            await task.answered.wait()
+            assert isinstance(task.answers[-1], Grant)
+        task.failed(kind, **more)
+        if parked:
+            assert task.parked.cause is Cause.DOWN
+        else:
+            assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
 
     asyncio.run(scenario())
 
