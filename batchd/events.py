@@ -71,6 +71,8 @@ class CallStarted:
     max_output_tokens: int
     #: What it may cost at most; None where no price is known.
     reserved_usd: float | None = None
+    #: Of the time since the event before: waiting for the permit, which is no time at work.
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,8 @@ class CallDenied:
     status: Status
     reason: Reason
     error: ErrorInfo
+    #: Of the time since the event before: waiting for the permit, which is no time at work.
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +162,8 @@ class Suspended:
     at: float
     cause: str
     message: str = ""
+    #: Of the time since the event before: waiting for the permit, which is no time at work.
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +182,8 @@ class CancelRequested:
     at: float
     reason: Reason = Reason.USER
     message: str = ""
+    #: Of the time since the event before: waiting for the permit, which is no time at work.
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

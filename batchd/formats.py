@@ -73,9 +73,13 @@ class TimingV1:
     #: null: it never started.
     started_at: str | None
     finished_at: str
+    #: Until it was first started.
     queued_s: float
+    #: Without a slot, since it was started.
     parked_s: float
-    #: At work: waiting in the queue or parked apart.
+    #: In its slot, until its calls might go: limits of rate and of calls at a time, backoffs.
+    waited_s: float
+    #: At work: all the rest.
     run_s: float
     #: Of it, waiting for model answers.
     model_s: float

@@ -85,8 +85,10 @@ def result(
             started_at=timestamp(started) if started else None,
             finished_at=timestamp(finished_at),
             queued_s=_seconds((started or finished_at) - queued_at),
-            parked_s=_seconds(state.parked_s),
-            run_s=_seconds(state.run_time(finished_at)),
+            parked_s=_seconds(state.parked_time(finished_at)),
+            waited_s=_seconds(state.waited_s),
+            # Up to the last event: since then nobody was at work, or it was the work of ending.
+            run_s=_seconds(state.run_s),
             model_s=_seconds(state.model_s),
             tool_s=_seconds(state.tool_s),
         ),

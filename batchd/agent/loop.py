@@ -76,7 +76,7 @@ class _Agent:
         task, stop = self._run.task, self._host.stop
         while not self.state.finished and not self.state.suspended:
             if stop.requested and not self.state.verdict:
-                self._add(stop.requested)
+                self._add(replace(stop.requested, at=self._host.clock()))
                 continue
             self._see_clock()
             step = decide(task, self.state, self._host.clock())

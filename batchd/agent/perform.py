@@ -86,6 +86,7 @@ class Performer:
         self._host.progress("waiting", setup.name)
         reply = await self._host.ask(ask)
         while isinstance(reply, CallStarted):
+            self._ends += reply.waited_s  # waiting is no time at work
             yield reply
             if self._host.stop.cancelled:
                 yield CallFailed(at=self._host.clock(), failure=_UNSENT)

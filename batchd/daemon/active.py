@@ -31,14 +31,24 @@ class Active:
     since: float = field(default_factory=time.time)
     #: What it was asked to end with.
     stop: CancelRequested | Suspended | None = None
-    #: Its request that waits at the governor; the events are committed by ``flushed``.
+    #: Its request that waits at the governor, and since when by the loop's clock; the events are
+    #: committed by ``flushed``.
     waiting: wire.Ask | None = None
+    asked_at: float = 0.0
     flushed: asyncio.Task[None] | None = None
     #: Why its call has to wait for long.
     park: Park | None = None
     #: The durable ends of the attempt.
     finished: TaskFinished | None = None
     suspended: Suspended | None = None
+
+    def waits(self, ask: wire.Ask) -> None:
+        """Note that a request waits at the governor from now on."""
+        self.waiting, self.asked_at = ask, asyncio.get_running_loop().time()
+
+    def waited_s(self) -> float:
+        """Return how long the request has waited."""
+        return asyncio.get_running_loop().time() - self.asked_at
 
     def setup(self, purpose: Purpose) -> ModelSetup:
         """Return how the model for ``purpose`` is called."""

@@ -54,7 +54,7 @@ class Calls:
         if active.stop is not None:
             self._core.spawn(self._deny(active, ask, active.stop))
             return
-        active.waiting = ask
+        active.waits(ask)
         self._core.governor.ask(self._call(active, ask), partial(self._decided, active))
         self._flush(active)
 
@@ -65,7 +65,7 @@ class Calls:
             governor.released(active.ref, failed.failure)
             self._core.spawn(self._deny(active, ask, active.stop))
             return
-        active.waiting = ask
+        active.waits(ask)
         governor.heard(ask.limits)
         call = self._call(active, ask)
         governor.failed(call, failed.failure, partial(self._decided, active))
@@ -78,7 +78,7 @@ class Calls:
         if ask is None or not self._core.governor.withdraw(active.ref):
             return False
         active.waiting = None
-        self._core.spawn(self._deny(active, ask, event))
+        self._core.spawn(self._deny(active, ask, replace(event, waited_s=active.waited_s())))
         return True
 
     def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
@@ -115,7 +115,7 @@ class Calls:
         """The governor has answered the request that waits."""
         ask, active.waiting = active.waiting, None
         assert ask is not None, "the governor answers once"
-        now = time.time()
+        now, waited_s = time.time(), active.waited_s()
         if isinstance(decision, Grant):
             event = CallStarted(
                 at=now,
@@ -123,15 +123,20 @@ class Calls:
                 input_tokens=ask.input_tokens,
                 max_output_tokens=ask.max_output_tokens,
                 reserved_usd=decision.reserved_usd,
+                waited_s=waited_s,
             )
             self._core.spawn(self._grant(active, ask, event))
         elif isinstance(decision, Park):
             active.park = decision
-            parked = Suspended(at=now, cause="park", message=decision.message)
+            parked = Suspended(at=now, cause="park", message=decision.message, waited_s=waited_s)
             self._core.spawn(self._deny(active, ask, parked))
         else:
             denied = CallDenied(
-                at=now, status=decision.status, reason=decision.reason, error=decision.error
+                at=now,
+                status=decision.status,
+                reason=decision.reason,
+                error=decision.error,
+                waited_s=waited_s,
             )
             self._core.spawn(self._deny(active, ask, denied))
 

@@ -53,7 +53,7 @@ class Dispatcher:
             self._reserve(ref, alone=True)
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
-        for ref in schedule.take(max(0, self._free())):
+        for ref in schedule.take(max(0, self._free()), self._core.governor.crowded):
             self._reserve(ref)
 
     def _free(self) -> int:

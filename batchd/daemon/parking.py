@@ -131,6 +131,7 @@ class ParkingLot(Listener):
         """Forget a task."""
         self._given_back.pop(ref, None)
         self.trials.forget(ref)
+        self._core.governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
@@ -142,7 +143,10 @@ class ParkingLot(Listener):
     def parked(self, provider: str, cause: Cause, message: str) -> None:
         """Park a provider's tasks."""
         self.trials.end(provider)
-        how = f"mend it, then `batchd resume --provider {provider}`; it is also tried by itself"
+        resume = f"`batchd resume --provider {provider}`"
+        how = f"mend it, then {resume}; it is also tried by itself"
+        if cause is Cause.LIMITED:
+            how = f"it goes on by itself, once the provider lets it; or {resume}"
         self._core.log.warning(
             Action.PROVIDER_PARKED,
             provider=provider,

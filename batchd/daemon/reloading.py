@@ -15,6 +15,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.errors import BatchdError, UsageError
 from batchd.log import Action
+from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
 
@@ -36,12 +37,17 @@ class Reloader:
     """Has every room take over what can change while it runs."""
 
     def __init__(
-        self, core: Core, dispatcher: Dispatcher, read: Callable[[], Config] | None
+        self,
+        core: Core,
+        dispatcher: Dispatcher,
+        read: Callable[[], Config] | None,
+        shape: Callable[[Config], Shape],
     ) -> None:
-        """``read``: returns the configuration as it stands in its file."""
+        """``read``: returns the configuration as it stands in its file; ``shape``: the pool that it means."""
         self._core = core
         self._dispatcher = dispatcher
         self._read = read
+        self._shape = shape
         #: The configuration as it was read, without what ``tune`` changed.
         self._read_last = core.config
         self._changes: dict[Place, str] = {}
@@ -99,7 +105,7 @@ class Reloader:
         endpoints, missing = tuning.endpoints(config)
         core.config, core.prices = config, prices
         core.governor.retune(config, missing)
-        self._dispatcher.pool.retune(tuning.shape(config), tuning.settings(config, endpoints))
+        self._dispatcher.pool.retune(self._shape(config), tuning.settings(config, endpoints))
         self._dispatcher.pump()
 
 

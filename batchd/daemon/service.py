@@ -30,7 +30,7 @@ from batchd.daemon.systemd import Notifier
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
-from batchd.pool.supervisor import Supervisor
+from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
@@ -184,16 +184,14 @@ class Daemon:
         batches = self._batches = Batches(core)
         lot = self._lot = ParkingLot(core, batches)
         dispatcher = self._dispatcher = Dispatcher(core, batches, lot)
-        shape = tuning.shape(config)
         dispatcher.pool = Supervisor(
-            # Without processes it has no slots, so nothing starts.
-            shape if self._work else replace(shape, processes=0),
+            self._shape(config),
             tuning.settings(config, endpoints),
             dispatcher,
             held,
             self._agent,
         )
-        self._reloader = Reloader(core, dispatcher, self._reload)
+        self._reloader = Reloader(core, dispatcher, self._reload, self._shape)
         lot.read_keys = self._reloader.again
         self._orders = Orders(
             core, batches, dispatcher, lot, ends=self._ends, reloader=self._reloader
@@ -205,6 +203,11 @@ class Daemon:
             undo.push_async_callback(core.settle)
             await self._move_claimed()
             self._restore(set())
+
+    def _shape(self, config: Config) -> Shape:
+        """Return how large the pool is; without processes it has no slots, so nothing starts."""
+        shape = tuning.shape(config)
+        return shape if self._work else replace(shape, processes=0)
 
     async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""

@@ -8,13 +8,13 @@ I/O; all of it belongs to one loop.
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from batchd.config import Config
+from batchd.governor.estimates import Estimates
 from batchd.governor.money import Purse, Treasury
 from batchd.governor.outages import Outages, Watcher
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
@@ -35,8 +35,6 @@ __all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal", "Watcher"]
 
 
 _NO_USAGE = Usage()
-#: An estimate below this is not held against us: what a provider adds to each request weighs too much in it.
-_TELLING_TOKENS = 1000
 
 
 class Governor:
@@ -58,9 +56,7 @@ class Governor:
         self.outages = Outages(self._provider, lambda: self._config.governor)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
-        #: By model: how many times our estimate of its input tokens it needed at most. Its tokens need
-        #: not be ours; what is set aside for a call must be enough all the same.
-        self._swell: dict[str, float] = {}
+        self._estimates = Estimates()
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []
 
@@ -84,14 +80,13 @@ class Governor:
         before = self._permits.get(call.ref) or Permit(call, answer)
         # Before the next in line takes the place of this call.
         self._provider(call.provider).failed(before, failure)
-        failed_at = before.failed_at or asyncio.get_running_loop().time()
-        decision = self.outages.judge(before, failure, failed_at)
+        decision = self.outages.judge(before, failure)
         if before.granted:
             self._end(before, before.reserved if failure.unsettled else 0.0)
         if decision is not None:
             answer(decision)
             return
-        permit = Permit(call, answer, before.retries + 1, failed_at)
+        permit = Permit(call, answer, before.retries + 1)
         self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
@@ -100,8 +95,9 @@ class Governor:
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
             self._provider(permit.call.provider).answered(permit, usage.total_tokens)
-            self._learn(permit.call, usage.input_tokens)
-            self.outages.answers(permit.call.provider)
+            if usage.calls:
+                self._estimates.learn(permit.call, usage)
+            self.outages.answers(permit)
             self._end(permit, cost_usd)
 
     def heard(self, limits: Mapping[str, Sequence[RateLimit]]) -> None:
@@ -137,9 +133,19 @@ class Governor:
             self._end(permit, permit.reserved)
         self.money.close_task(ref)
 
+    def forget(self, ref: Ref) -> None:
+        """Forget a task that has ended."""
+        for provider in self._providers.values():
+            provider.failing.pop(ref, None)
+
     def capped(self, ref: Ref) -> bool:
         """Whether a limit of the task's batch or of the day is active."""
         return any(purse.limit for purse in self.money.purses(ref))
+
+    @property
+    def crowded(self) -> set[str]:
+        """The providers before which calls wait."""
+        return {name for name, provider in self._providers.items() if provider.crowded}
 
     @property
     def waiting(self) -> int:
@@ -168,7 +174,7 @@ class Governor:
     def _serve(self, permit: Permit) -> None:
         """Grant or refuse a permit whose turn it is, or let it wait for money."""
         call, provider = permit.call, self._provider(permit.call.provider)
-        amount = self._most(call)
+        amount = self._estimates.most(call)
         purses = self.money.purses(call.ref)
         if provider.shut:
             self._decide(permit, self.outages.turned_away(call.provider))
@@ -177,7 +183,7 @@ class Governor:
             self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)
-        elif not all(p.holds(amount or 0.0) for p in purses):
+        elif not all(p.holds(amount or 0.0, self._estimates.caution(call)) for p in purses):
             self._short.append(permit)
         else:
             permit.granted, permit.reserved = True, amount or 0.0
@@ -186,28 +192,15 @@ class Governor:
             provider.enter(permit)
             permit.answer(Grant(amount))
 
-    def _most(self, call: Call) -> float | None:
-        """Return what a call may cost at most, in dollars; None where no price is known."""
-        if call.price is None:
-            return None
-        input_tokens = math.ceil(call.input_tokens * self._swell.get(call.model, 1.0))
-        most = Usage(input_tokens=input_tokens, output_tokens=call.max_output_tokens)
-        return call.price.cost(most).total
-
-    def _learn(self, call: Call, input_tokens: int) -> None:
-        """Note what a call's estimate came to."""
-        swell = input_tokens / max(call.input_tokens, _TELLING_TOKENS)
-        if swell > self._swell.get(call.model, 1.0):
-            self._swell[call.model] = swell
-
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left: the day's is filled again."""
         message = (
             f"{purse.name} of ${purse.limit:.4f} is reached: ${purse.spent:.4f} is spent, "
             f"and the next call may cost ${amount:.4f}"
         )
-        waits = self.money.is_day(purse) and amount <= purse.limit
-        if not waits or not self._config.governor.max_parked_s:
+        if amount > purse.limit:
+            message += f" ({permit.call.max_output_tokens:,} tokens of output, which max_output_tokens allows)"
+        if not self.money.is_day(purse) or not self._config.governor.max_parked_s:
             self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
             return
         if self.outages.watcher is not None:

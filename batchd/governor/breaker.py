@@ -40,7 +40,7 @@ class Breaker:
 
     def open(self, outage: Outage, first_s: float, longest_s: float) -> None:
         """Park the provider; it is tried after ``first_s``, then twice that, at most ``longest_s``."""
-        self._delay_s = min(longest_s, self._delay_s * 2 or first_s)
+        self._delay_s = min(longest_s, max(first_s, self._delay_s * 2))
         self.outage, self.half_open, self.trial = outage, False, None
         self._cancel()
         loop = asyncio.get_running_loop()

@@ -22,9 +22,15 @@ class Purse:
     #: Set aside for calls under way.
     reserved: float = 0.0
 
-    def holds(self, amount: float) -> bool:
-        """Whether ``amount`` can be set aside now."""
-        return not self.limit or self.spent + self.reserved + amount <= self.limit
+    def holds(self, amount: float, caution: float = 1.0) -> bool:
+        """Whether ``amount`` can be set aside now.
+
+        ``caution``: it and all that is set aside may come to so many times what is expected. Then a call
+        goes all the same where none is under way: somebody must find out.
+        """
+        if self.reserved:
+            amount = (self.reserved + amount) * caution
+        return not self.limit or self.spent + amount <= self.limit
 
     def could_hold(self, amount: float) -> bool:
         """Whether it could be, were nothing under way: then it is worth waiting."""

@@ -27,6 +27,9 @@ FATAL: Mapping[FailureKind, Reason] = {
 #: so that it is given up only after so many times ``max_retries``.
 _BUSY = frozenset({429, 503, 529})
 _PATIENCE = 10
+#: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots. Where
+#: nothing may be parked, that ends its tasks, so that ``max_probe_s`` is waited first.
+_LONG_WAIT_S = 60.0
 
 
 class Watcher(Protocol):
@@ -59,29 +62,32 @@ class Outages:
 
     # What calls meet
 
-    def judge(self, permit: Permit, failure: Failure, failed_at: float) -> Refusal | Park | None:
-        """Return what a failed call comes to; None if it is to be made again.
-
-        ``failed_at``: when its first request failed, by the loop's clock.
-        """
+    def judge(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
+        """Return what a failed call comes to; None if it is to be made again."""
         name, retries = permit.call.provider, permit.retries
         provider, message = self._named(name), failure.message
         cause, reason = _PARKING.get(failure.kind), FATAL.get(failure.kind)
         if reason is not None:
             # It is the call's own fault: the provider is there.
-            self.answers(name)
+            self.answers(permit)
+        elif cause is None and (wait_s := provider.wait_s()) > self._longest_wait_s():
+            cause = Cause.LIMITED
+            message = f"{message} (it asks to wait for {wait_s:.0f} s)"
         elif cause is None:
-            others = provider.answered_at >= failed_at
+            now = asyncio.get_running_loop().time()
+            # Answers to calls that went before are of better days.
+            others = provider.answered_from >= provider.failing.setdefault(permit.call.ref, now)
             most = self._settings().max_retries
             if others and failure.http_status in _BUSY:
                 most *= _PATIENCE
-            if retries < most and provider.breaker.outage is None:
+            parked = provider.breaker.outage is not None
+            if retries < most and not parked:
                 return None
             if retries:
                 message = f"{message} (after {retries + 1} tries)"
             reason = Reason.PROVIDER_UNAVAILABLE
             # Where nobody even takes a request, no request is at fault, whoever was answered before.
-            if not others or not failure.sent:
+            if parked or not others or not failure.sent:
                 cause = Cause.DOWN
         error = ErrorInfo(
             type=(cause and cause.reason) or reason or Reason.PROVIDER_UNAVAILABLE,
@@ -104,10 +110,13 @@ class Outages:
         error = ErrorInfo(type=Reason.AUTH, message=provider.refusal)
         return self._park(name, Outage(Cause.AUTH, error))
 
-    def answers(self, name: str) -> None:
+    def answers(self, permit: Permit) -> None:
         """Note that a provider answers."""
+        name = permit.call.provider
         provider = self._named(name)
-        provider.answered_at = asyncio.get_running_loop().time()
+        provider.failing.pop(permit.call.ref, None)
+        if permit.ticket is not None:
+            provider.answered_from = max(provider.answered_from, permit.ticket.at)
         provider.given_up_by.clear()
         if provider.breaker.outage is not None and not provider.breaker.hopeless:
             provider.breaker.close()
@@ -117,6 +126,7 @@ class Outages:
     def half_opened(self, name: str) -> None:
         """Say that one call may try; where there is not even a key to try with, it is parked again."""
         provider = self._named(name)
+        provider.pace.forgive(asyncio.get_running_loop().time())
         if self.watcher is not None:
             self.watcher.half_opened(name)
         outage = provider.breaker.outage
@@ -185,9 +195,17 @@ class Outages:
         return _outcome(name, outage, provider, culprit=True)
 
     def _open(self, name: str, outage: Outage) -> None:
+        settings, provider = self._settings(), self._named(name)
+        first = longest = settings.max_probe_s
+        if outage.cause is Cause.DOWN:
+            first = settings.probe_s
+        elif outage.cause is Cause.LIMITED:
+            first = longest = min(longest, provider.wait_s())
+        provider.breaker.open(outage, first, longest)
+
+    def _longest_wait_s(self) -> float:
         settings = self._settings()
-        first = settings.probe_s if outage.cause is Cause.DOWN else settings.max_probe_s
-        self._named(name).breaker.open(outage, first, settings.max_probe_s)
+        return _LONG_WAIT_S if settings.max_parked_s else settings.max_probe_s
 
 
 def _outcome(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from batchd.governor.bucket import Entry
 from batchd.governor.meter import Meter
@@ -66,6 +67,12 @@ class Pace:
         """When the wait that the provider asked for is over."""
         return self._paused_until
 
+    def forgive(self, now: float) -> None:
+        """Let one request go, although the provider asked for a longer wait: it tries how that does."""
+        self._paused_until = 0.0
+        self._requests.forgive(now, 1.0)
+        self._tokens.forgive(now, inf)
+
     def ready_at(self, now: float, tokens: float) -> float:
         """Return when a request of so many tokens may go: at or before ``now``, or later."""
         if now < self._paused_until:
@@ -112,7 +119,7 @@ class Pace:
     def told(self) -> dict[str, float | int]:
         """Return what is known, for people: a minute each; 0: nothing is."""
         rates = (meter.rate * 60 for meter in (self._requests, self._tokens))
-        rpm, tpm = (round(rate, 1) if rate < float("inf") else 0 for rate in rates)
+        rpm, tpm = (round(rate, 1) if rate < inf else 0 for rate in rates)
         return {"rpm": rpm, "tpm": tpm, "concurrent": self.concurrent}
 
     def _pause(self, until: float) -> None:
@@ -138,10 +145,10 @@ class _Crowd:
 
     def __init__(self) -> None:
         self.most = 1
-        self._size = float("inf")
+        self._size = inf
         #: Up to here it grows by one with each answer, above by one with each round of answers.
-        self._threshold = float("inf")
-        self._cut_at = float("-inf")
+        self._threshold = inf
+        self._cut_at = -inf
         self._calm = True
 
     @property
@@ -153,7 +160,7 @@ class _Crowd:
         if self._size < self.most:
             self._size += 1.0 if self._size < self._threshold else 1.0 / self._size
         else:
-            self._size = float("inf")
+            self._size = inf
 
     def failed(self, granted_at: float, now: float, under_way: int) -> None:
         if granted_at <= self._cut_at:

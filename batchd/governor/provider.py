@@ -77,9 +77,8 @@ class Permit:
 
     call: Call
     answer: Answer
-    #: Failed requests so far, and when the first one failed, by the loop's clock.
+    #: Failed requests so far.
     retries: int = 0
-    failed_at: float = 0.0
     granted: bool = False
     #: What is set aside for it, in dollars.
     reserved: float = 0.0
@@ -100,9 +99,11 @@ class Provider:
         #: Whether somebody paused it.
         self.paused = False
         self.breaker = Breaker(half_opened)
-        #: When it last answered a call, by the loop's clock, and who gave up waiting since.
-        self.answered_at = 0.0
+        #: When the last call that it answered was granted, by the loop's clock, and who gave up waiting since.
+        self.answered_from = 0.0
         self.given_up_by: set[Ref] = set()
+        #: Tasks that it has failed since then, without an answer between; parked or not.
+        self.failing: dict[Ref, float] = {}
         self._serve = serve
         self._waiting: deque[Permit] = deque()
         self._under_way = 0
@@ -161,12 +162,20 @@ class Provider:
         """Whether calls are turned away at once, rather than kept waiting."""
         return self.paused or bool(self.refusal) or self.breaker.shut
 
+    def wait_s(self) -> float:
+        """Return how long the provider asks everybody to wait."""
+        return max(0.0, self.pace.paused_until - asyncio.get_running_loop().time())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether calls wait for it: more of them would have to wait too."""
+        return bool(self._waiting)
+
     def told(self) -> dict[str, float | int]:
         """Return what `status` shows."""
-        paused = self.pace.paused_until - asyncio.get_running_loop().time()
         return {
             "under_way": self._under_way,
             "waiting": len(self._waiting),
-            "paused_s": round(max(0.0, paused), 1),
+            "paused_s": round(self.wait_s(), 1),
             **self.pace.told(),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -63,36 +63,12 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class InputDetails(msgspec.Struct):
-    """Parts of the input."""
-
-    cached_tokens: Any = None
-    cache_write_tokens: Any = None
-
-
-class OutputDetails(msgspec.Struct):
-    """Parts of the output."""
-
-    reasoning_tokens: Any = None
-
-
-class Counts(msgspec.Struct):
-    """The usage."""
-
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    total_tokens: Any = None
-    prompt_tokens_details: InputDetails | None = None
-    completion_tokens_details: OutputDetails | None = None
-    #: DeepSeek's name for cached input.
-    prompt_cache_hit_tokens: Any = None
-
-
 class Completion(msgspec.Struct):
     """A chat completion, as far as it is used: everything may be missing or null."""
 
     choices: list[Choice] | None = None
-    usage: Counts | None = None
+    #: Counts by their names, or whatever a server takes for them: nothing in it is worth an answer.
+    usage: Any = None
     model: str | None = None
     #: Sent with status 200 by gateways whose own provider failed.
     error: Any = None
@@ -141,7 +117,7 @@ def answer(completion: Completion, message: Message, request: Request, seconds: 
         finish_reason=_finish_reason(reason, called=bool(calls)),
         reasoning=reasoning,
         reasoning_back=bool(request.tools) and isinstance(message.reasoning_content, str),
-        usage=_usage(completion.usage or Counts(), request, (content, reasoning), calls),
+        usage=_usage(_fields(completion.usage), request, (content, reasoning), calls),
         model=completion.model or "",
         seconds=seconds,
     )
@@ -191,28 +167,33 @@ def _finish_reason(reason: str | None, *, called: bool) -> str:
 
 
 def _usage(
-    counts: Counts, request: Request, texts: tuple[str, ...], calls: tuple[ToolCall, ...]
+    counts: Mapping[str, Any],
+    request: Request,
+    texts: tuple[str, ...],
+    calls: tuple[ToolCall, ...],
 ) -> Usage:
     """Return the usage as the provider counts it; what it does not count is counted here."""
-    inside, outside = counts.prompt_tokens_details, counts.completion_tokens_details
-    read, written = _number(counts.prompt_tokens), _number(counts.completion_tokens)
+    inside = _fields(counts.get("prompt_tokens_details"))
+    outside = _fields(counts.get("completion_tokens_details"))
+    read, written = _number(counts.get("prompt_tokens")), _number(counts.get("completion_tokens"))
     if read:
         # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
-        written = max(written, _number(counts.total_tokens) - read)
+        written = max(written, _number(counts.get("total_tokens")) - read)
     said = bool(calls or any(texts))
     estimated = not read or (said and not written)
     read = read or _count_input(request)
     if said and not written:
         written = sum(map(tokens.count, (*texts, *(c.name + c.arguments for c in calls))))
-    cached = _number(inside and inside.cached_tokens) or _number(counts.prompt_cache_hit_tokens)
-    cached = min(cached, read)
+    # The second one is DeepSeek's name for it.
+    cached = inside.get("cached_tokens") or counts.get("prompt_cache_hit_tokens")
+    cached = min(_number(cached), read)
     return Usage(
         calls=1,
         input_tokens=read,
         cached_input_tokens=cached,
-        cache_write_tokens=min(_number(inside and inside.cache_write_tokens), read - cached),
+        cache_write_tokens=min(_number(inside.get("cache_write_tokens")), read - cached),
         output_tokens=written,
-        reasoning_tokens=min(_number(outside and outside.reasoning_tokens), written),
+        reasoning_tokens=min(_number(outside.get("reasoning_tokens")), written),
         estimated=estimated,
     )
 
@@ -220,6 +201,11 @@ def _usage(
 def _count_input(request: Request) -> int:
     tools = msgspec.json.encode(request.tools).decode() if request.tools else ""
     return tokens.count_messages(request.messages) + tokens.count(tools)
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """Return an object's fields; whatever is none has none."""
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> int:

@@ -20,6 +20,8 @@ _QUOTA = _SAID(
     r"insufficient_quota|insufficient[ _]balance|insufficient[ _](?:credit|fund)|out of credits"
     r"|credit balance is too low|requires more credits|billing_hard_limit|billing_not_active"
 )
+#: Some send it with 403.
+_RATE = _SAID(r"rate.?limit (?:is |was )?exceeded|rate_limit_exceeded|too many requests")
 _KEY = _SAID(
     r"invalid_api_key|(?:incorrect|invalid) api[ _]key|api[ _]key not valid|api_key_invalid"
 )
@@ -47,6 +49,9 @@ _PLAIN_STATUS: Mapping[int, FailureKind] = {
     401: FailureKind.AUTH,
     402: FailureKind.QUOTA,
     408: FailureKind.TIMEOUT,
+    # Conflict and Too Early: another time it works, and SDKs try again.
+    409: FailureKind.OVERLOADED,
+    425: FailureKind.OVERLOADED,
     # The gateway gave up on a model that was still at work, which will be billed.
     504: FailureKind.TIMEOUT,
     524: FailureKind.TIMEOUT,
@@ -174,6 +179,7 @@ def _kind(status: int, words: _Words) -> FailureKind:
         overflow = "exceed_context_size" in words.all
         return FailureKind.CONTEXT_OVERFLOW if overflow else FailureKind.OVERLOADED
     for pattern, kind in (
+        (_RATE, FailureKind.RATE_LIMITED),
         (_QUOTA, FailureKind.QUOTA),
         (_KEY, FailureKind.AUTH),
         (_FILTER, FailureKind.CONTENT_FILTER),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from batchd.records.money import Price, Usage
@@ -102,7 +103,8 @@ class Failure:
     @property
     def unsettled(self) -> bool:
         """Whether the provider may have done, and billed, the work all the same."""
-        return self.sent and self.kind.unsettled
+        # With status 200 an answer had begun: the provider broke off while it was at work.
+        return self.sent and (self.kind.unsettled or self.http_status == HTTPStatus.OK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ class Cause(enum.StrEnum):
     QUOTA = "quota"
     #: The provider answers nobody.
     DOWN = "provider_unavailable"
+    #: The provider asks everybody to wait for long.
+    LIMITED = "rate_limited"
     #: The day's money is spent.
     BUDGET = "budget"
 
@@ -48,6 +50,7 @@ _REASONS = {
     Cause.AUTH: Reason.AUTH,
     Cause.QUOTA: Reason.QUOTA,
     Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
+    Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
 }
 
 

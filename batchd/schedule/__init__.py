@@ -3,7 +3,7 @@
 The rule, in full: a ready task starts when it is the best by priority, then order, and its
 directory is neither the same as, nor above, nor below that of a task that has begun, nor of a
 better ready task that itself waits for its directory. So nothing is overtaken by what would
-keep it waiting: nothing starves.
+keep it waiting: nothing starves. (But for tasks of a crowded provider, which let others pass.)
 
 Ready tasks of one provider and one directory queue in a lane. Only the head of a lane competes; a
 lane that is blocked stands aside, on the hold that blocks it, until that hold goes.
@@ -12,6 +12,7 @@ lane that is blocked stands aside, on the hold that blocks it, until that hold g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from operator import itemgetter
@@ -109,10 +110,18 @@ class Schedule:
         if not item.unmet:
             self._ready(item)
 
-    def take(self, slots: int) -> list[Ref]:
-        """Return the next tasks to dispatch, at most ``slots``; from now on they run."""
+    def take(self, slots: int, crowded: AbstractSet[str] = frozenset()) -> list[Ref]:
+        """Return the next tasks to dispatch, at most ``slots``; from now on they run.
+
+        Those of ``crowded`` providers come last: they would wait in their slots.
+        """
         taken: list[Ref] = []
-        while len(taken) < slots and (ref := self._take(self._open(self._heads))):
+        while len(taken) < slots:
+            heads = self._open(self._heads)
+            calm = {name: theirs for name, theirs in heads.items() if name not in crowded}
+            ref = (crowded and self._take(calm)) or self._take(heads)
+            if not ref:
+                break
             taken.append(ref)
         return taken
 

@@ -50,9 +50,17 @@ def apply(state: TaskState, event: Event) -> TaskState:
     """Return the state after ``event``."""
     idle = isinstance(event, Resumed) or not state.last_at
     worked = 0.0 if idle else event.at - state.last_at
+    waited = 0.0
     if isinstance(event, ClockMoved):
         worked -= event.by_s  # which the event before may have counted, or this one would
-    return replace(_FOLDS[type(event)](state, event), last_at=event.at, run_s=state.run_s + worked)
+    elif isinstance(event, CallStarted | CallDenied | Suspended | CancelRequested):
+        waited = event.waited_s
+    return replace(
+        _FOLDS[type(event)](state, event),
+        last_at=event.at,
+        run_s=state.run_s + worked - waited,
+        waited_s=state.waited_s + waited,
+    )
 
 
 def _started(state: TaskState, event: TaskStarted) -> TaskState:
@@ -64,10 +72,9 @@ def _started(state: TaskState, event: TaskStarted) -> TaskState:
 
 
 def _resumed(state: TaskState, event: Resumed) -> TaskState:
-    parked = state.suspended is not None and state.suspended.cause == "park"
     return replace(
         state.settled(),
-        parked_s=state.parked_s + (max(0.0, event.at - state.last_at) if parked else 0.0),
+        parked_s=state.parked_time(event.at),
         # After a clean suspension every effect has its event; after a crash the first pending call may have run.
         in_doubt=bool(state.pending) and state.suspended is None,
         suspended=None,

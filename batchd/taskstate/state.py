@@ -118,6 +118,8 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     last_at: float = 0.0
     #: Time at work up to the last event.
     run_s: float = 0.0
+    #: Time in a slot, waiting for permits.
+    waited_s: float = 0.0
     parked_s: float = 0.0
     model_s: float = 0.0
     tool_s: float = 0.0
@@ -145,6 +147,11 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     def run_time(self, now: float) -> float:
         """Return the time at work, in seconds, that has passed by ``now``."""
         return self.run_s + (max(0.0, now - self.last_at) if self.last_at else 0.0)
+
+    def parked_time(self, now: float) -> float:
+        """Return the time parked, in seconds, by ``now``."""
+        parked = self.suspended is not None and self.suspended.cause == "park"
+        return self.parked_s + (max(0.0, now - self.last_at) if parked else 0.0)
 
     def settled(self) -> TaskState:
         """Return the state with the open call, if there is one, booked as perhaps paid."""

@@ -763,6 +763,20 @@ def test_offline_orders_start_nothing(at: Control) -> None:
     assert not (at.state / "control.sock").exists()
 
 
+def test_offline_orders_try_no_parked_provider(at: Control, model_server: str) -> None:
+    """A provider that was parked is tried by the next daemon, not by an order; nor does another's task begin."""
+    with (at.folder / "config.toml").open("a") as file:
+        file.write(f'[providers.other]\nbase_url = "{model_server}"\n')
+    at.drop("games", [{"model": "standin/401"}, {"model": "other/hang"}])
+    with at.spool.serving():
+        at.until(lambda: sorted(at.statuses("games").values()) == ["parked", "running"])
+    started = len(at.lines("task_started")), len(at.lines("worker_started"))
+    for order in (["priority", "games", "3"], ["resume", "--provider", "standin"]):
+        at.order(*order)
+    assert (len(at.lines("task_started")), len(at.lines("worker_started"))) == started
+    assert sorted(at.statuses("games").values()) == ["parked", "queued"]
+
+
 def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order waits for a daemon that starts; where the holder stays silent, it says who that is, and does nothing."""
     at.drop("games", [HANGS])

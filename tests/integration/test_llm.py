@@ -363,6 +363,17 @@ def test_what_is_no_answer_is_a_failure(reply: bytes, kind: FailureKind) -> None
     assert len(failure.message) < 500
 
 
+def test_an_answer_that_broke_off_may_have_been_billed() -> None:
+    """It had begun; what follows a status of refusal had not."""
+    for reply, billed in (
+        (_completion({"content": "par"}, "error"), True),
+        (_http(b"", "503 Unavailable"), False),
+    ):
+        failure = asyncio.run(_raw(reply))
+        assert isinstance(failure, Failure), failure
+        assert failure.unsettled is billed
+
+
 def test_a_compressed_answer_is_read() -> None:
     """Providers compress their answers."""
     body = gzip.compress(b'{"choices": [{"message": {"content": "hi"}}]}')

@@ -326,6 +326,26 @@ def test_parked_time_is_no_time_at_work() -> None:
     assert world.run().verdict.status is Status.COMPLETED
 
 
+def test_waiting_for_a_permit_is_no_time_at_work() -> None:
+    """A provider's pace, its limit on calls at a time and our backoffs keep a task waiting, and end none."""
+    world = World(task(limits=Limits(timeout_s=50)), model=[says("done")])
+    world.now += 3600
+    world.add(
+        events.CallStarted(
+            at=world.now,
+            purpose=Purpose.AGENT,
+            input_tokens=1,
+            max_output_tokens=1,
+            waited_s=3590.0,
+        )
+    )
+    assert (world.state.waited_s, world.state.run_s) == (3590.0, pytest.approx(10, abs=5))
+    world.now += 100
+    world.add(events.Suspended(at=world.now, cause="drain", waited_s=100.0))
+    assert world.state.run_s == pytest.approx(10, abs=5)
+    assert world.run().verdict.status is Status.COMPLETED
+
+
 def test_a_full_window_is_first_relieved_of_old_outputs_then_summarised() -> None:
     """The conversation stays below its window, and no call is parted from its output."""
     answers = (

@@ -230,8 +230,11 @@ def test_money_is_set_aside_before_the_call_and_settled_after_it() -> None:
 
     async def scenario() -> None:
         g = governor(max_concurrent=9)
-        g.money.open_batch("b", 2.0, 0.0)
         first, second, third = (Task(g, n) for n in "abc")
+        first.ask(PRICE)
+        g.answered(first.ref, 0.0, Usage(calls=1, input_tokens=500))
+        first.answers.clear()
+        g.money.open_batch("b", 2.0, 0.0)
         for task in (first, second, third):
             task.ask(PRICE)
         # The third waits: what the others do not use up may be enough for it.
@@ -260,7 +263,30 @@ def test_a_model_with_more_tokens_than_we_count_has_more_set_aside() -> None:
             (answer,) = task.answers[-1:]
             assert isinstance(answer, Grant)
             assert answer.reserved_usd == pytest.approx(granted)
-            g.answered(task.ref, 0.0, Usage(input_tokens=used))
+            g.answered(task.ref, 0.0, Usage(calls=1, input_tokens=used))
+
+    asyncio.run(scenario())
+
+
+def test_what_a_provider_adds_to_each_request_is_set_aside_too() -> None:
+    """A hidden prompt is tokens on top of a short request, and no measure for a long one; nor is output held to its limit."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+
+        def reserved(input_tokens: int) -> float:
+            g.ask(replace(task.call(PRICE), input_tokens=input_tokens), task._answered)
+            (answer,) = task.answers[-1:]
+            assert isinstance(answer, Grant)
+            assert answer.reserved_usd is not None
+            return answer.reserved_usd
+
+        assert reserved(500) == pytest.approx(1.0)
+        g.answered(task.ref, 0.0, Usage(calls=1, input_tokens=2500))
+        assert reserved(500) == pytest.approx(3.0)
+        g.answered(task.ref, 0.0, Usage(calls=1, input_tokens=2500, output_tokens=1000))
+        assert reserved(10_000) == pytest.approx(12.0 + 1.0)
 
     asyncio.run(scenario())
 
@@ -304,14 +330,34 @@ def test_the_day_ends_at_midnight_utc() -> None:
     asyncio.run(scenario())
 
 
-def test_a_call_dearer_than_any_day_does_not_wait_for_one() -> None:
-    """It would wait for ever."""
+def test_a_call_dearer_than_a_day_waits_for_a_higher_budget() -> None:
+    """A budget mistyped must not end the queue; the message says what is too large. In `run` nobody waits."""
 
     async def scenario() -> None:
-        g = governor(per_day=0.5)
-        task = Task(g, "a")
+        task = Task(governor(per_day=0.5), "a")
+        task.ask(PRICE)
+        assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
+        assert "max_output_tokens" in task.parked.message
+        task = Task(governor(per_day=0.5, max_parked_s=0), "a")
         task.ask(PRICE)
         assert (task.refusal.status, task.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+
+    asyncio.run(scenario())
+
+
+def test_until_a_model_has_answered_a_tight_budget_is_used_with_caution() -> None:
+    """Nobody knows yet how far its calls go beyond our estimates; a generous budget holds nobody up."""
+
+    async def scenario() -> None:
+        for limit, granted in ((15.0, 1), (100.0, 3)):
+            g = governor(max_concurrent=9)
+            g.money.open_batch("b", limit, 0.0)
+            tasks = [Task(g, n) for n in "abc"]
+            for task in tasks:
+                task.ask(PRICE)
+            assert sum(len(task.answers) for task in tasks) == granted
+            g.answered(tasks[0].ref, 2.0, Usage(calls=1, input_tokens=500))
+            assert sum(len(task.answers) for task in tasks) == 3
 
     asyncio.run(scenario())
 
@@ -449,6 +495,80 @@ def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
             assert task.parked.cause is Cause.DOWN
         else:
             assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
+
+    asyncio.run(scenario())
+
+
+def test_answers_to_calls_of_better_days_do_not_make_an_outage_a_tasks_own_fault() -> None:
+    """What went before the outage may still be answered; only what went after it tells that the provider is there.
+
+    Then a task that has failed through all of it is at fault, also where it was parked in between.
+    """
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_retries=0)
+        early, late = Task(g, "a"), Task(g, "b")
+        early.ask()
+        late.ask()
+        await asyncio.sleep(0.01)
+        late.failed(FailureKind.CONNECTION)
+        assert late.parked.cause is Cause.DOWN
+        g.outages.close("p")
+        late.ask()
+        g.answered(early.ref, 0.0)
+        late.failed(FailureKind.CONNECTION)
+        assert late.parked.cause is Cause.DOWN
+        g.outages.close("p")
+        early.ask()
+        g.answered(early.ref, 0.0)
+        late.ask()
+        late.failed(FailureKind.CONNECTION)
+        assert late.refusal.reason is Reason.PROVIDER_UNAVAILABLE
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_fails_while_its_provider_is_parked_is_parked_with_it() -> None:
+    """It was under way when others found out; that the provider answered others before ends no task."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9)
+        first, second = Task(g, "a"), Task(g, "b")
+        second.ask()
+        second.failed(FailureKind.BAD_ANSWER)
+        await second.answered.wait()
+        first.ask()
+        g.answered(first.ref, 0.0)
+        first.ask()
+        first.failed(FailureKind.AUTH)
+        second.failed(FailureKind.BAD_ANSWER)
+        assert isinstance(second.parked, Park)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("wait_s", "parked"), [(50.0, False), (3600.0, True), (1e15, True)])
+def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
+    wait_s: float, *, parked: bool
+) -> None:
+    """Slots are not held for an hour; the wait is no longer than ``max_probe_s``, and ends with a try."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9)
+        told = Told(g)
+        task, other = Task(g, "a"), Task(g, "b")
+        task.ask()
+        task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=wait_s)
+        other.ask()
+        if not parked:
+            assert not other.answers
+            return
+        assert task.parked.cause is other.parked.cause is Cause.LIMITED
+        assert f"{wait_s:.0f} s" in task.parked.message
+        await asyncio.sleep(0.35)
+        assert told.of[-1] == ("half_opened", "p")
+        other.ask()
+        assert isinstance(other.answers[-1], Grant)
 
     asyncio.run(scenario())
 

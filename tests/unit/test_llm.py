@@ -62,7 +62,9 @@ def _usage(**usage: Any) -> Usage:
         (413, {"message": "Request Entity Too Large"}, FailureKind.CONTEXT_OVERFLOW),
         (400, {"message": "max_tokens is too large"}, FailureKind.BAD_REQUEST),
         (404, {"message": "model 'x' not found, try pulling it first"}, FailureKind.BAD_REQUEST),
-        (409, {"message": "conflict"}, FailureKind.BAD_REQUEST),
+        (403, {"message": "Rate limit exceeded"}, FailureKind.RATE_LIMITED),
+        (409, {"message": "conflict"}, FailureKind.OVERLOADED),
+        (418, {"message": "teapot"}, FailureKind.BAD_REQUEST),
         (408, {"message": "x"}, FailureKind.TIMEOUT),
         (504, {"message": "x"}, FailureKind.TIMEOUT),
         (500, {"message": "insufficient_quota is no matter here"}, FailureKind.OVERLOADED),
@@ -196,6 +198,11 @@ def test_usage_in_every_dialect() -> None:
         counted = _usage(**nothing)
         assert counted.estimated
         assert (counted.input_tokens, counted.output_tokens) == (5, 2)
+    for mess in ([], "none", 3):
+        counted = _answer({"content": "some words"}, usage=mess).usage
+        assert (counted.input_tokens, counted.output_tokens, counted.estimated) == (5, 2, True)
+        inside = _usage(prompt_tokens=9, completion_tokens=3, prompt_tokens_details=mess)
+        assert (inside.input_tokens, inside.output_tokens, inside.estimated) == (9, 3, False)
     silent = _answer({"content": ""}, usage={"prompt_tokens": 7, "completion_tokens": 0}).usage
     assert not silent.estimated
 

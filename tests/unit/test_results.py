@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -73,10 +74,17 @@ def journal(price: Price | None, *, open_call: bool = False) -> list[events.Even
     return made
 
 
-def text_of(price: Price | None, task_id: str = "001", *, open_call: bool = False) -> str:
-    """Return the result of a task with that journal."""
+def text_of(
+    price: Price | None,
+    task_id: str = "001",
+    *,
+    open_call: bool = False,
+    more: Sequence[events.Event] = (),
+    finished_at: float = 1e9 + 6,
+) -> str:
+    """Return the result of a task with that journal, and ``more``."""
     task = Task(id=task_id, first_prompt="写", model="openai/x", metadata={"k": [1, None]})
-    state = fold(task.first_prompt, journal(price, open_call=open_call))
+    state = fold(task.first_prompt, [*journal(price, open_call=open_call), *more])
     return results.result(
         BATCH,
         task,
@@ -85,7 +93,7 @@ def text_of(price: Price | None, task_id: str = "001", *, open_call: bool = Fals
         reason=None,
         error=None,
         queued_at=1e9,
-        finished_at=1e9 + 6,
+        finished_at=finished_at,
         attempts=1,
         files={"old": (2, 9), "new": (3, 3)},
     )
@@ -98,6 +106,14 @@ def valid(kind: str, text: str) -> Any:
     return value
 
 
+def test_who_ends_while_it_is_parked_was_not_at_work() -> None:
+    """The wait counts as parked; a stopped daemon's time as neither."""
+    for cause, parked_s in (("park", 94.0), ("drain", 0.0)):
+        suspended = events.Suspended(at=1e9 + 6, cause=cause)
+        timing = valid("result", text_of(PRICE, more=[suspended], finished_at=1e9 + 100))["timing"]
+        assert (timing["parked_s"], timing["run_s"]) == (parked_s, 5.0)
+
+
 def test_a_result_counts_every_call_by_purpose_and_prices_cached_input() -> None:
     """Tokens and money over agent and judge; the same events give the same bytes."""
     result = valid("result", text_of(PRICE))
@@ -108,7 +124,7 @@ def test_a_result_counts_every_call_by_purpose_and_prices_cached_input() -> None
     assert result["cost"]["total"] == pytest.approx(2 * one_call)
     assert result["cost"]["compare"] == [{"model": "a/b", "total": pytest.approx(2 * one_call)}]
     assert result["files"] == {"created": ["new"], "modified": ["old"], "deleted": []}
-    assert (result["timing"]["run_s"], result["timing"]["model_s"]) == (5.0, 2.0)
+    assert (result["timing"]["run_s"], result["timing"]["model_s"]) == (4.0, 2.0)
     assert result["timing"]["queued_at"] == "2001-09-09T01:46:40.000Z"
     assert result["metadata"] == {"k": [1, None]}
     assert text_of(PRICE) == text_of(PRICE)

@@ -301,3 +301,21 @@ def test_100_000_tasks_are_cheap(shared: bool) -> None:
 
 def _queued_fast(i: int, directory: str) -> Queued:
     return Queued(Ref("b", str(i)), i % 7, i, directory, (), "p")
+
+
+def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
+    """They would wait in their slots; but where nobody else can use a slot, they have it."""
+    schedule = Schedule()
+    for order, (name, provider, priority) in enumerate(
+        [("a", "slow", 5), ("b", "slow", 5), ("c", "fast", 0), ("d", "fast", 0)]
+    ):
+        schedule.add(
+            Queued(
+                ref=Ref("b", name),
+                priority=priority,
+                order=order,
+                directory=f"/{name}",
+                provider=provider,
+            )
+        )
+    assert [ref.task for ref in schedule.take(3, {"slow"})] == ["c", "d", "a"]
