@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -12,6 +13,8 @@ from batchd.errors import SpoolLockedError
 #: What workers get to die after a daemon that was killed: the kernel needs milliseconds.
 _GRACE_S = 5.0
 _LOOK_S = 0.02
+#: The file in the state directory that names the holder.
+_NAME = "lock"
 
 
 def acquire(state: Path) -> int:
@@ -21,7 +24,8 @@ def acquire(state: Path) -> int:
     Raises ``SpoolLockedError``, which says who holds it.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # The directory itself is locked: a file in it could be deleted, and the next daemon would lock a new one.
+    fd = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + _GRACE_S
     while True:
         try:
@@ -30,24 +34,47 @@ def acquire(state: Path) -> int:
             holder = _holder(fd)
             if _alive(holder) or time.monotonic() > deadline:
                 os.close(fd)
-                who = f"the process {holder}" if _alive(holder) else "workers of a daemon that died"
-                raise SpoolLockedError(f"{state} is in use by {who}") from None
+                raise SpoolLockedError(f"{state} is in use by {_told(holder)}") from None
             time.sleep(_LOOK_S)
         else:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            _name(fd, f"{os.getpid()}\n")
             return fd
 
 
 def release(fd: int) -> None:
     """Let go of the lock; nobody is named as its holder any more."""
-    os.ftruncate(fd, 0)
+    _name(fd, "")
     os.close(fd)
 
 
+def _name(fd: int, text: str) -> None:
+    """Write down who holds the lock: a courtesy, without which it holds as well."""
+    with contextlib.suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(_NAME, flags, 0o600, dir_fd=fd)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+
+
 def _holder(fd: int) -> int:
-    text = os.pread(fd, 32, 0).strip()
+    """Return the process that is named as the holder; 0 where none is."""
+    try:
+        file = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return 0
+    try:
+        text = os.read(file, 32).strip()
+    finally:
+        os.close(file)
     return int(text) if text.isdigit() else 0
+
+
+def _told(holder: int) -> str:
+    if not holder:
+        return "another process, whose name is gone from its file `lock`"
+    return f"the process {holder}" if _alive(holder) else "workers of a daemon that died"
 
 
 def _alive(pid: int) -> bool:

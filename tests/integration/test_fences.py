@@ -177,10 +177,11 @@ def _cpu_s(pid: int) -> float:
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
 def test_no_daemon_starts_before_the_last_ones_workers_are_gone(
-    tmp_path: Path, model_server: str
+    tmp_path: Path, model_server: str, *, named: bool
 ) -> None:
-    """Even where the kernel's signal did not reach one: the spool's lock is the second fence."""
+    """Even where the kernel's signal did not reach one: the spool's lock is the second fence, without its file too."""
     configured(tmp_path, model_server, processes=1)
     mark = tmp_path / "outbox/b/clings"
     with serving(tmp_path, "scripted_agents:clings") as daemon:
@@ -190,10 +191,13 @@ def test_no_daemon_starts_before_the_last_ones_workers_are_gone(
     worker = int(mark.read_text())
     time.sleep(0.2)
     assert alive(worker), "the agent is to show what happens where the first fence fails"
+    if not named:
+        (tmp_path / ".batchd/lock").unlink()
     with serving(tmp_path) as second:
         assert second.wait(20) != 0
         assert alive(worker)
-        assert "in use by workers of a daemon that died" in (tmp_path / "log").read_text()
+        who = "workers of a daemon that died" if named else "another process"
+        assert f"in use by {who}" in (tmp_path / "log").read_text()
     until(lambda: not alive(worker))
     with serving(tmp_path) as third:
         until((tmp_path / "outbox/b/summary.json").exists)
@@ -220,6 +224,27 @@ def test_a_second_daemon_is_refused_while_the_first_one_is_stopped(
         until((tmp_path / "outbox/b/summary.json").exists)
         assert workers(tmp_path) == [worker], "it was late itself, and may not blame the worker"
     assert {r["attempts"] for r in results(tmp_path).values()} == {1}
+
+
+@pytest.mark.parametrize("left", [None, "", "1\n"], ids=["deleted", "empty", "another"])
+def test_a_second_daemon_is_refused_whatever_becomes_of_the_lock_file(
+    tmp_path: Path, model_server: str, left: str | None
+) -> None:
+    """Deleted, or another file in its place: it lets nobody in beside the daemon."""
+    configured(tmp_path, model_server, processes=1)
+    lock = tmp_path / ".batchd/lock"
+    with serving(tmp_path) as first:
+        until(lambda: status(tmp_path))
+        lock.unlink()
+        if left is not None:
+            lock.write_text(left)
+        with serving(tmp_path) as second:
+            assert second.wait(20) != 0
+        assert f"{lock.parent} is in use by" in (tmp_path / "log").read_text()
+        drop(tmp_path, batch("x"))
+        until((tmp_path / "outbox/b/summary.json").exists)
+        first.terminate()
+        assert first.wait(20) == 0
 
 
 # Who may speak
