@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 #: A database and what SQLite keeps beside it.
-_PARTS = ("", "-wal", "-shm")
+_PARTS = ("", "-wal", "-shm", "-journal")
 
 
 def copy(db: sqlite3.Connection, target: Path) -> None:
@@ -42,6 +42,11 @@ def staged(path: Path) -> Path:
     crash can come between its steps.
     """
     return path.with_name(f"{path.name}.restored")
+
+
+def parts(path: Path) -> list[Path]:
+    """Return the files that the database at ``path`` may consist of, one that is to replace it included."""
+    return [*(path.with_name(path.name + part) for part in _PARTS), staged(path)]
 
 
 def settle(path: Path) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from batchd.errors import StoreError
+from batchd.errors import StoreError, UsageError
 from batchd.store import copies
 from batchd.store.schema import apply_migrations, check, connect, explain, version_of
 
@@ -54,7 +54,11 @@ def discard(made: Path) -> None:
 
 
 def back_up(path: Path, target: Path) -> int:
-    """Copy the store, beside its daemon or without one, to ``target``; return its bytes. Raises ``StoreError``."""
+    """Copy the store, beside its daemon or without one, to ``target``; return its bytes.
+
+    Raises ``UsageError`` for a target that is the store itself, ``StoreError``.
+    """
+    _spare_the_store(path, target)
     try:
         db = _opened(path)
         try:
@@ -64,6 +68,16 @@ def back_up(path: Path, target: Path) -> int:
         return target.stat().st_size
     except (sqlite3.Error, OSError) as error:
         raise explain(error, path) from error
+
+
+def _spare_the_store(path: Path, target: Path) -> None:
+    """Refuse to write a backup over a file that the store consists of, by whatever name. Raises ``UsageError``."""
+    for part in copies.parts(path):
+        # By its name too: a log that is not there now would be taken for the store's at the next start.
+        if target.resolve() == part.resolve() or (
+            target.exists() and part.exists() and target.samefile(part)
+        ):
+            raise UsageError(f"{target} is {part}, a part of the store itself: name another file")
 
 
 def _opened(source: Path) -> sqlite3.Connection:

@@ -185,6 +185,34 @@ def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *(".batchd/batchd.db", ".batchd/batchd.db-wal", ".batchd/batchd.db-shm"),
+        *(".batchd/batchd.db-journal", ".batchd/batchd.db.restored"),
+        *("inbox/../.batchd/batchd.db", "link", "twin"),
+    ],
+)
+def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None:
+    """The store, its logs, what is about to replace it, by whatever name: all is as before, and the daemon goes on."""
+    path, target = store_of(spool), spool.folder / name
+    with spool.serving():
+        (spool.folder / "link").symlink_to(path)
+        (spool.folder / "twin").hardlink_to(path)
+        drop(spool, "b", one="steps-2")
+        ended(spool, "b")
+        before = path.stat().st_ino
+        refused = spool.batchd("backup", target)
+        assert refused.returncode == 2, refused.stderr
+        assert "a part of the store itself: name another file" in refused.stderr
+        assert path.stat().st_ino == before
+        assert not (path.parent / "batchd.db-journal").exists()
+        drop(spool, "c", one="steps-2")
+        ended(spool, "c")
+    with spool.serving(), Reader(path) as reader:
+        assert {row.batch.name for row in reader.batches()} == {"b", "c"}
+
+
+@pytest.mark.parametrize(
     ("kind", "complaint"),
     [
         ("missing", "does not exist"),
