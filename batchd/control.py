@@ -28,6 +28,8 @@ from batchd.log import Action, get_logger
 if TYPE_CHECKING:
     import asyncio
 
+#: The socket's file in the state directory.
+_NAME = "control.sock"
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
@@ -47,6 +49,8 @@ class Server:
         self._state = state
         self._handlers = handlers
         self._server: asyncio.Server | None = None
+        #: The socket's file, as the kernel knows it.
+        self._file: tuple[int, int] | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -57,6 +61,14 @@ class Server:
         self._server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=_MAX_LINE, backlog=_BACKLOG
         )
+        self._file = _file(self._state)
+
+    async def look(self) -> None:
+        """Listen anew where somebody has taken the socket's file away. Raises ``OSError``."""
+        if self._server is not None and _file(self._state) != self._file:
+            former = self._server
+            await self.start()
+            former.close()  # who is connected to it still gets answers
 
     async def stop(self) -> None:
         """Close the socket and take it away; who still waits for an answer gets none."""
@@ -67,7 +79,8 @@ class Server:
             for client in self._clients:
                 client.cancel()
             await asyncio.gather(*self._clients, return_exceptions=True)
-            _unlink(self._state)
+            if _file(self._state) == self._file:
+                _unlink(self._state)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         import asyncio  # noqa: PLC0415 (as above)
@@ -189,8 +202,17 @@ def _bind(state: Path) -> socket.socket:
     return listener
 
 
+def _file(state: Path) -> tuple[int, int] | None:
+    """Return which file the socket's name leads to; None where there is none."""
+    try:
+        found = os.lstat(state / _NAME)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _unlink(state: Path) -> None:
-    (state / "control.sock").unlink(missing_ok=True)
+    (state / _NAME).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -198,6 +220,6 @@ def _address(state: Path) -> Iterator[str]:
     """Give a short path to the socket: 108 bytes are all that a socket's address holds."""
     directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{directory}/control.sock"
+        yield f"/proc/self/fd/{directory}/{_NAME}"
     finally:
         os.close(directory)

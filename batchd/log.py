@@ -55,6 +55,7 @@ class Action(enum.StrEnum):
     INBOX_TROUBLE = "inbox_trouble"
     OUTBOX_TROUBLE = "outbox_trouble"
     STORE_TROUBLE = "store_trouble"
+    CONTROL_TROUBLE = "control_trouble"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
 

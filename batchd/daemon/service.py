@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from batchd import __version__, control
 from batchd.config import Config
-from batchd.daemon import clocks, lock, signals, tuning
+from batchd.daemon import clocks, lock, signals, tuning, vigil
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
@@ -224,6 +224,7 @@ class Daemon:
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         core.spawn(self._tick(), endless=True)
+        core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(self._lot.watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)

@@ -68,6 +68,12 @@ class Store:
         self._source.close()
         self.writer.close()
 
+    async def look(self) -> None:
+        """Raise ``DamagedStoreError`` where the file was deleted, moved or exchanged since it was opened."""
+        if not self.writer.presence.holds():
+            # The writing thread finds the same, and saves what can be saved.
+            await self._do(lambda _journal: None)
+
     async def add_batch(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.
 

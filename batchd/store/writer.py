@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from batchd.errors import BatchdError, StoreError
 from batchd.log import Action, get_logger
 from batchd.store.journal import Journal
+from batchd.store.presence import Presence
 from batchd.store.schema import UNREADABLE, explain
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class Writer:
         self._db = db
         self._path = path
         self._journal = Journal(db)
+        #: Whether the file is still there: who deletes it must not do away with what is written after that.
+        self.presence = Presence(db, path)
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._ended = False
@@ -96,6 +99,7 @@ class Writer:
             else:
                 self._checkpoint()
         self._db.close()
+        self.presence.close()
 
     def _gather(self) -> list[_Job]:
         """Wait for work; return all there is, or nothing at the end or after a while without any."""
@@ -118,6 +122,7 @@ class Writer:
         """
         outcomes: list[_Outcome] = []
         try:
+            self.presence.check()
             self._db.execute("BEGIN IMMEDIATE")
             for job in group:
                 try:
@@ -173,6 +178,8 @@ class Writer:
 
         SQLite itself does so every 1,000 pages, without cutting.
         """
+        if not self.presence.holds():
+            return  # The log of a file that is gone may be all that is left.
         try:
             self._db.execute("PRAGMA busy_timeout = 0")
             (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -798,6 +798,23 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
 # The socket
 
 
+@pytest.mark.parametrize("left", [None, "not a socket"], ids=["deleted", "exchanged"])
+def test_a_socket_that_was_taken_away_is_made_again(at: Control, left: str | None) -> None:
+    """The daemon notices: orders reach it as before, those whose answer is under way too."""
+    with at.spool.serving() as process:
+        address = at.state / "control.sock"
+        with _connected(at.state) as early:
+            address.unlink()
+            if left is not None:
+                address.write_text(left)
+            at.order("pause", "--all")
+            assert at.ask("status")["pid"] == process.pid
+            assert address.stat().st_mode & 0o777 == 0o600
+            early.sendall(b'{"verb": "status"}\n')
+            assert b'"ok": true' in early.recv(1 << 16)
+    assert not address.exists()
+
+
 def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
     """Garbage, half a line, a line without end, silence, a hang-up: each is answered or let go, and others are served."""
     with at.spool.serving():

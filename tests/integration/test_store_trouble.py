@@ -496,6 +496,125 @@ def test_a_row_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
         reader.spec(Ref("b", "0"))
 
 
+# Files that are taken away
+
+
+def _delete(path: Path) -> None:
+    path.unlink()
+
+
+def _delete_all(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def _delete_log(path: Path) -> None:
+    path.with_name("batchd.db-wal").unlink()
+
+
+def _exchange(path: Path) -> None:
+    other = path.with_name("other")
+    shutil.copy(path, other)
+    other.replace(path)
+
+
+def _move(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.db"))
+
+
+def _move_all(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+def _move_back(path: Path) -> None:
+    moved = path.parent.with_name("elsewhere")
+    if moved.exists():
+        moved.rename(path.parent)
+    else:
+        path.with_name("elsewhere.db").rename(path)
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize(
+    ("take", "told", "mend"),
+    [
+        (_delete, "was deleted while", None),
+        (_delete_all, "was deleted while", None),
+        (_delete_log, "-wal was deleted, moved or exchanged while", None),
+        (_move, ".batchd/elsewhere.db now: move it back", _move_back),
+        (_move_all, "/elsewhere/batchd.db now: move it back", _move_back),
+    ],
+    ids=["delete", "delete-all", "delete-log", "move", "move-all"],
+)
+def test_a_daemon_ends_when_its_store_is_taken_away(
+    spool: Any,
+    slow_server: str,
+    take: Callable[[Path], None],
+    told: str,
+    mend: Callable[[Path], None] | None,
+    *,
+    busy: bool,
+) -> None:
+    """It says at once what became of it and how to go on, exits with 3, and nothing is lost or paid twice."""
+    settings = spool.folder / "config.toml"
+    text = settings.read_text().replace("steps-2", "steps-4")
+    lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in text.splitlines()]
+    settings.write_text("\n".join(lines) + "\n")
+    path, outbox = spool.folder / ".batchd" / "batchd.db", spool.folder / "outbox"
+    with spool.serving() as daemon:
+        for name, tasks in (("past", 1), ("a", 12)):
+            given = spool.write(
+                f"{name}.json", [{"first_prompt": f"{name} {i}"} for i in range(tasks)]
+            )
+            given.rename(spool.folder / "inbox" / given.name)
+            spool.eventually((outbox / name / "request.json").exists)
+            if name == "past" or not busy:
+                spool.eventually((outbox / name / "summary.json").exists)
+        if busy:
+            spool.eventually(lambda: len(requests(slow_server)) > 8)
+        take(path)
+        begun = time.monotonic()
+        daemon.wait(20)
+        assert time.monotonic() - begun < 5
+    assert daemon.returncode == 3
+    log = (spool.folder / "daemon.log").read_text()
+    assert log.splitlines()[-1].startswith(f"batchd: {path}")
+    assert told in log.splitlines()[-1]
+    assert "Traceback" not in log
+    if mend:
+        mend(path)
+    with spool.serving():
+        spool.eventually((outbox / "a" / "summary.json").exists)
+        with Reader(path) as reader:
+            assert {row.batch.name: row.completed for row in reader.batches()} == {
+                "past": 1,
+                "a": 12,
+            }
+    asked = requests(slow_server)
+    assert len(asked) == 13 * 4
+    # What was in flight at the end may have to be asked again: one call a task that ran.
+    assert sum(asked.values()) - len(asked) <= (2 if busy else 0)
+
+
+def test_a_store_is_not_put_back_over_another_one(spool: Any) -> None:
+    """What somebody has put in its place stays there; what the daemon held is kept beside it, for `restore`."""
+    path = spool.folder / ".batchd" / "batchd.db"
+    with spool.serving() as daemon:
+        spool.write("a.json", [{"first_prompt": "a"}]).rename(spool.folder / "inbox" / "a.json")
+        spool.eventually((spool.folder / "outbox/a/summary.json").exists)
+        _exchange(path)
+        other = path.read_bytes()
+        daemon.wait(20)
+    assert daemon.returncode == 3
+    assert path.read_bytes() == other
+    (saved,) = path.parent.glob("batchd.db.saved-*Z")
+    last = (spool.folder / "daemon.log").read_text().splitlines()[-1]
+    assert f"another file is in its place; `batchd restore {saved}` puts" in last
+    assert not path.with_name("batchd.db-wal").exists(), "it would be read into the other one"
+    assert spool.batchd("restore", saved, "--yes").returncode == 0
+    with Reader(path) as reader:
+        assert reader.batch("a").completed == 1
+
+
 # Files that stay bounded
 
 
