@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 from batchd.config import Config
 from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Troubles
-from batchd.errors import DamagedStoreError, StaleAttemptError, StoreError
+from batchd.errors import (
+    DamagedStoreError,
+    NotPossibleError,
+    StaleAttemptError,
+    StoreError,
+)
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
 from batchd.pricing import Prices
@@ -83,6 +88,17 @@ class Core:
                 if failed:
                     self.troubles.over(Action.STORE_TROUBLE, failed)
                 return value
+
+    async def ready(self) -> None:
+        """Return if an order can be carried out: one that waits for a disk would surprise who has given up on it.
+
+        Raises ``NotPossibleError``.
+        """
+        try:
+            await self.store.ready()
+        except StoreError as error:
+            message = f"the order is not carried out: {error}; give it again once that is mended"
+            raise NotPossibleError(message) from None
 
     async def on_disk(self, work: Callable[[], T], action: Action = Action.OUTBOX_TROUBLE) -> T:
         """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def settle(path: Path) -> Path | None:
     new.replace(path)
     sync(path.parent)
     return path.with_name(former)
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Take so many bytes of a folder's disk, and give them back. Raises ``OSError`` where they are not there."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def sync(path: Path) -> None:

@@ -57,6 +57,12 @@ def interrupted(db: sqlite3.Connection) -> None:
     )
 
 
+def touch(journal: Journal) -> None:
+    """Write a page as it is: a commit that tells whether one can be made."""
+    (version,) = journal.db.execute("PRAGMA user_version").fetchone()
+    journal.db.execute(f"PRAGMA user_version = {version}")
+
+
 def add_batch(
     journal: Journal,
     names: Names,

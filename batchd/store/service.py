@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from batchd import events as vocabulary
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.records import Batch, Parking, Ref, Scope, Status, Task
-from batchd.store import lookups, operations
+from batchd.store import copies, lookups, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Source
 from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
@@ -25,6 +26,8 @@ from batchd.store.writer import Writer
 T = TypeVar("T")
 
 _DAY_S = 86400
+#: What must be free on the disk before somebody is promised that something is written.
+_ROOM = 1 << 20
 
 
 class Store:
@@ -41,6 +44,7 @@ class Store:
     def __init__(self, path: Path, *, retention_s: float, clock: Callable[[], float]) -> None:
         self._retention_s = retention_s
         self._clock = clock
+        self._path = path
         self._names = operations.Names()
         db = open_writer(path)
         try:
@@ -73,6 +77,15 @@ class Store:
         if not self.writer.presence.holds():
             # The writing thread finds the same, and saves what can be saved.
             await self._do(lambda _journal: None)
+
+    async def ready(self) -> None:
+        """Return if what is written now can be expected to become durable. Raises ``StoreError``."""
+        try:
+            # A single page may still find a place where nothing larger does.
+            await asyncio.to_thread(copies.reserve, self._path.parent, _ROOM)
+        except OSError as error:
+            raise StoreError(f"{self._path}: there is no room beside it ({error})") from error
+        await self._do(operations.touch)
 
     async def add_batch(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -793,6 +794,63 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
     threading.Timer(0.2, release, [held]).start()
     monkeypatch.setattr(controlling, "_CHANGING_S", 30)
     assert controlling.ask(settings, "cancel", target=["games"]) == {"cancelled": 1}
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("way", ["limit", *(["disk"] if os.geteuid() == 0 else [])])
+def test_an_order_that_cannot_be_kept_is_refused(at: Control, way: str) -> None:
+    """While the store's disk is full it is answered at once, with the cause; nothing of it happens later."""
+    orders = [
+        *(("pause", "--all"), ("pause", "games"), ("resume",), ("retry", "past")),
+        *(("cancel", "games/001"), ("cancel", "games"), ("priority", "games", "7")),
+        ("prune", "--yes"),
+    ]
+    at.drop("past", [{}])
+    at.drop("games", [HANGS, HANGS, HANGS, HANGS])
+    with full_disk(at.state, way) as (fill, empty), at.spool.serving() as process:
+        at.until_finished("past")
+        at.until_running("games", 2)
+        fill(process.pid)
+        for order in orders:
+            begun = time.monotonic()
+            assert "the order is not carried out: " in at.order(*order, code=3), order
+            assert time.monotonic() - begun < 2, order
+        assert at.ask("status")["parked"] == []
+        empty(process.pid)
+        time.sleep(2)  # longer than a write that failed waits
+        assert at.ask("status")["parked"] == []
+        assert sorted(at.statuses("games").values()) == ["queued", "queued", "running", "running"]
+        assert at.outbox() == {"past", "games"}
+        assert at.told("cancel", "games")["cancelled"] == 4
+
+
+@contextlib.contextmanager
+def full_disk(state: Path, way: str) -> Iterator[tuple[Callable[[int], None], ...]]:
+    """Give ways to fill the disk of a state directory under a daemon, and to make room on it."""
+    if way == "limit":  # what a full disk is to those who may not mount one
+
+        def limit(pid: int, size: int) -> None:
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))
+
+        yield lambda pid: limit(pid, 4096), lambda pid: limit(pid, -1)
+        return
+    state.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "batchd-test", str(state)]
+    subprocess.run(mount, check=True)
+    ballast = state / "ballast"
+
+    def fill(_pid: int) -> None:
+        with contextlib.suppress(OSError), ballast.open("wb", 0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    try:
+        yield fill, lambda _pid: ballast.unlink()
+    finally:
+        subprocess.run(["umount", "--lazy", str(state)], check=True)
 
 
 # The socket

@@ -36,7 +36,8 @@ async def prune(core: Core, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             problems.append(problem)
         else:
             removed, freed = removed + 1, freed + size
-    # The journals last: an order that is cut short can be given again.
+    # The journals last: an order that is cut short can be given again. The folders may have made room for it.
+    await core.ready()
     await core.durable(partial(core.store.prune_before, before))
     return {
         "pruned": sum(each.stored for each in found),

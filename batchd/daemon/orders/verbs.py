@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from batchd.control import Handler
@@ -50,17 +50,30 @@ class Orders:
 
     def table(self) -> Mapping[str, Handler]:
         """Return what answers each verb, with its line in the log."""
-        verbs = {
-            "status": self._standing.status,
+        durable = {
             "cancel": self._cancel,
             "retry": self.rerun.retry,
             "pause": self._pausing.pause,
             "resume": self._pausing.resume,
             "priority": self._priority,
+        }
+        verbs = {
+            "status": self._standing.status,
+            **{verb: self._if_ready(handler) for verb, handler in durable.items()},
             "prune": self._prune,
             "tune": self._tune,
         }
         return logged(verbs, self._core.log)
+
+    def _if_ready(self, handler: Handler) -> Handler:
+        """Return a handler that does nothing where the store cannot write: its order would wait, and surprise later."""
+
+        @wraps(handler)
+        async def order(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            await self._core.ready()
+            return await handler(arguments)
+
+        return order
 
     async def _cancel(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """End batches or tasks; answer when their ends are durable."""
