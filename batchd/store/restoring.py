@@ -7,7 +7,17 @@ from pathlib import Path
 
 from batchd.errors import StoreError, UsageError
 from batchd.store import copies
-from batchd.store.schema import apply_migrations, check, connect, explain, version_of
+from batchd.store.schema import (
+    apply_migrations,
+    check,
+    connect,
+    explain,
+    refuse_empty,
+    version_of,
+)
+
+#: What to do about a backup that is of no use.
+_NO_BACKUP = "nothing was changed: name another backup"
 
 
 def draft(source: Path, path: Path) -> Path:
@@ -16,10 +26,11 @@ def draft(source: Path, path: Path) -> Path:
     Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, or there is no room.
     """
     copies.settle(path)
+    mend = "" if _same(source, path) else _NO_BACKUP
     made = path.with_name(f".{path.name}.draft")
     discard(made)
     try:
-        db = _opened(source)
+        db = _opened(source, mend)
         try:
             copies.copy(db, made)
         finally:
@@ -31,7 +42,7 @@ def draft(source: Path, path: Path) -> Path:
             db.close()
     except (sqlite3.Error, OSError) as error:
         discard(made)
-        raise explain(error, source) from error
+        raise explain(error, source, mend) from error
     return made
 
 
@@ -74,20 +85,26 @@ def _spare_the_store(path: Path, target: Path) -> None:
     """Refuse to write a backup over a file that the store consists of, by whatever name. Raises ``UsageError``."""
     for part in copies.parts(path):
         # By its name too: a log that is not there now would be taken for the store's at the next start.
-        if target.resolve() == part.resolve() or (
-            target.exists() and part.exists() and target.samefile(part)
-        ):
+        if _same(target, part):
             raise UsageError(f"{target} is {part}, a part of the store itself: name another file")
 
 
-def _opened(source: Path) -> sqlite3.Connection:
+def _same(path: Path, other: Path) -> bool:
+    """Whether two paths mean the same file, be it there or not."""
+    if path.exists() and other.exists() and path.samefile(other):
+        return True
+    return path.resolve() == other.resolve()
+
+
+def _opened(source: Path, mend: str = "") -> sqlite3.Connection:
     """Open a database of batchd, sound and of no later version, to be read. Raises ``StoreError``."""
     if not source.is_file():
         raise StoreError(f"{source} does not exist, or is no file")
+    refuse_empty(source, mend)
     db = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
-        version_of(db, source)
-        check(db, source)
+        version_of(db, source, mend)
+        check(db, source, mend)
     except BaseException:
         db.close()
         raise

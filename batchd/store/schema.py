@@ -23,6 +23,7 @@ __all__ = [
     "explain",
     "open_reader",
     "open_writer",
+    "refuse_empty",
     "version_of",
 ]
 
@@ -32,6 +33,11 @@ APPLICATION_ID = 0x62746368
 #: How a write-ahead log begins, but for its last bit.
 _WAL_MAGIC = 0x377F0682
 _WAL_HEADER = 32
+#: What to do about a store that is damaged; a backup that is has its own.
+_MEND = (
+    "stop batchd, move it away together with its -wal and -shm, and put a backup in its place with "
+    "`batchd restore BACKUP` (a .bak beside it, or what `sqlite3 FILE .recover` saves of it)"
+)
 #: A file of up to so many bytes is checked whole at each start, at about 2 ms a megabyte.
 _CHECKED = 256 << 20
 
@@ -76,8 +82,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def _look_at(path: Path) -> None:
     """Refuse what SQLite would take for a new database, or silently throw away."""
     os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    if not path.stat().st_size:
-        raise DamagedStoreError(f"{path} is empty: it was cut off; {_MEND}")
+    refuse_empty(path)
     try:
         with path.with_name(f"{path.name}-wal").open("rb") as log:
             head = log.read(_WAL_HEADER)
@@ -85,7 +90,18 @@ def _look_at(path: Path) -> None:
         return
     # All zeros are what a power cut may leave of a log to which nothing had been committed.
     if len(head) == _WAL_HEADER and int.from_bytes(head[:4]) & ~1 != _WAL_MAGIC and any(head):
-        raise DamagedStoreError(f"{path}-wal is no log of SQLite: {_DAMAGED}")
+        raise DamagedStoreError(f"{path}-wal is no log of SQLite: it is damaged; {_MEND}")
+
+
+def refuse_empty(path: Path, mend: str = "") -> None:
+    """Refuse a file without a byte, which SQLite takes for a new database. Raises ``DamagedStoreError``."""
+    if not path.stat().st_size:
+        mend = mend or (
+            "no tasks can be had from it: stop batchd, move it away together with its -wal and -shm, and put a "
+            "backup in its place with `batchd restore BACKUP` (a .bak beside it); without one, `batchd serve` "
+            "begins a new store"
+        )
+        raise DamagedStoreError(f"{path} is empty: it was cut off, or never written; {mend}")
 
 
 def _create(path: Path) -> None:
@@ -120,6 +136,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises ``StoreError``, ``NewerStoreError``."""
     if not path.exists():
         raise StoreError(f"{path} does not exist; no batchd has worked here yet")
+    refuse_empty(path)
     db: sqlite3.Connection | None = None
     try:
         db = sqlite3.connect(
@@ -140,15 +157,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return db
 
 
-def version_of(db: sqlite3.Connection, path: Path) -> int:
+def version_of(db: sqlite3.Connection, path: Path, mend: str = "") -> int:
     """Return a file's version. Raises ``StoreError`` for another program's, ``NewerStoreError``."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (owner,) = db.execute("PRAGMA application_id").fetchone()
     db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # fails where they make no sense
     if owner != APPLICATION_ID:
-        raise StoreError(
-            f"{path} is a database of another program; configure another [paths] state"
-        )
+        mend = mend or "configure another [paths] state"
+        raise StoreError(f"{path} is a database of another program; {mend}")
     if version > len(MIGRATIONS):
         raise NewerStoreError(
             f"{path} was written by a newer batchd (its version is {version}, this program knows "
@@ -157,11 +173,13 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
     return int(version)
 
 
-def check(db: sqlite3.Connection, path: Path) -> None:
+def check(db: sqlite3.Connection, path: Path, mend: str = "") -> None:
     """Look at every page and index: a store with a bad one is not to be worked on. Raises ``DamagedStoreError``."""
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
-        raise DamagedStoreError(f"{path}: {_DAMAGED} ({' '.join(verdict.split())})")
+        raise DamagedStoreError(
+            f"{path}: it is damaged; {mend or _MEND} ({' '.join(verdict.split())})"
+        )
 
 
 def _migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
@@ -199,23 +217,20 @@ _MEANING = {
     sqlite3.SQLITE_PERM: "it cannot be opened; check its owner and mode",
     sqlite3.SQLITE_BUSY: "another program keeps it locked; close that one",
 }
-_MEND = (
-    "stop batchd, move it away together with its -wal and -shm, and put a backup in its place with "
-    "`batchd restore BACKUP` (a .bak beside it, or what `sqlite3 FILE .recover` saves of it)"
-)
-_DAMAGED = f"it is damaged; {_MEND}"
-
-
 #: What is raised where a row holds something that was never written.
 UNREADABLE = (zlib.error, msgspec.DecodeError)
 
 
-def explain(error: Exception, path: Path) -> StoreError:
+def explain(error: Exception, path: Path, mend: str = "") -> StoreError:
     """Return SQLite's error, or the system's, as one that says what to do."""
     if isinstance(error, StoreError):
         return error
     code = getattr(error, "sqlite_errorcode", None)
     primary = (code or 0) & 0xFF
-    if isinstance(error, UNREADABLE) or primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-        return DamagedStoreError(f"{path}: {_DAMAGED} ({error})")
+    if primary == sqlite3.SQLITE_NOTADB:
+        return DamagedStoreError(
+            f"{path}: it is no database, or its head is damaged; {mend or _MEND} ({error})"
+        )
+    if isinstance(error, UNREADABLE) or primary == sqlite3.SQLITE_CORRUPT:
+        return DamagedStoreError(f"{path}: it is damaged; {mend or _MEND} ({error})")
     return StoreError(f"{path}: {_MEANING.get(primary, 'it cannot be used')} ({error})")

@@ -216,10 +216,11 @@ def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None
     ("kind", "complaint"),
     [
         ("missing", "does not exist"),
-        ("text", "it is damaged"),
-        ("foreign", "is a database of another program"),
+        ("empty", "is empty: it was cut off, or never written; nothing was changed: name another"),
+        ("text", "it is no database, or its head is damaged; nothing was changed: name another"),
+        ("foreign", "is a database of another program; nothing was changed: name another backup"),
         ("newer", "was written by a newer batchd"),
-        ("flipped", "damaged"),
+        ("flipped", "damaged; nothing was changed: name another backup"),
     ],
 )
 def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: str) -> None:
@@ -228,7 +229,9 @@ def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: st
     Store.open(path, retention_s=0).close()
     if kind != "missing":
         spool.batchd("backup", backup)
-    if kind == "text":
+    if kind == "empty":
+        backup.write_bytes(b"")
+    elif kind == "text":
         backup.write_text("no database, but longer than its header. " * 40)
     elif kind == "foreign":
         backup.unlink()
@@ -251,6 +254,7 @@ def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: st
     before = path.read_bytes()
     refused = spool.batchd("restore", backup, "--yes")
     assert refused.returncode == 3
+    assert f"batchd: {backup}" in refused.stderr
     assert complaint in refused.stderr
     assert "Traceback" not in refused.stderr
     assert path.read_bytes() == before

@@ -379,11 +379,11 @@ def _newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (_head, "it is damaged"),
+        (_head, "it is no database, or its head is damaged; stop batchd, move it away"),
         (_schema_page, "it is damaged"),
         (_middle, "it is damaged"),
         (_cut, "it is damaged"),
-        (lambda path: os.truncate(path, 0), "is empty: it was cut off"),
+        (lambda path: os.truncate(path, 0), "is empty: it was cut off, or never written; no tasks"),
         (lambda path: os.truncate(path, 60), "it is damaged"),
         (_foreign_log, "is no log of SQLite"),
         (_gone, "is gone, but its log batchd.db-wal is here"),
@@ -411,6 +411,23 @@ def test_serve_refuses_what_is_damaged(
     told = spool.batchd("status")
     assert told.returncode in {0, 3}
     assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("serve",), ("status",), ("backup",), ("restore",), ("pause", "--all")]
+)
+def test_an_empty_store_is_told_as_one(spool: Any, command: tuple[str, ...]) -> None:
+    """Whatever command meets it: what it is, where, and the ways to go on."""
+    path = spool.folder / ".batchd" / "batchd.db"
+    path.parent.mkdir()
+    path.touch()
+    refused = spool.batchd(*command)
+    assert refused.returncode == 3
+    assert f"{path} is empty: it was cut off" in refused.stderr
+    assert (
+        "`batchd restore BACKUP` (a .bak beside it); without one, `batchd serve`" in refused.stderr
+    )
+    assert not path.stat().st_size
 
 
 def test_serve_refuses_a_store_that_it_may_not_write(spool: Any) -> None:
