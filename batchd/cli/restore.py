@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchd import config
 from batchd.cli import common
 from batchd.cli.common import counted, money
+from batchd.errors import UsageError
 from batchd.log import escape
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to put in place (none: the store as it lies there, put there by hand)",
     )
     parser.add_argument("--yes", action="store_true", help="do it; else it is only shown")
+    parser.add_argument(
+        "--moved",
+        action="store_true",
+        help="the backup is this spool's, though its batches went to another outbox",
+    )
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.epilog = (
         "Stop the daemon first. Results in the outbox are imported with their money; every other task without "
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         draft = restoring.draft(source, path)
         try:
-            plan = asyncio.run(_work(draft, settings, do=args.yes))
+            plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))
             former = None
             if args.yes:
                 # Before the exchange: a daemon that starts after a crash must not take them for new.
@@ -63,11 +69,23 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(_told(plan, source, former, done=args.yes))
     else:
+        if plan.elsewhere and not args.yes:
+            print(f"{escape(_strange(plan, settings))}\n")
         _show(plan, source, former, done=args.yes)
     return 0
 
 
-async def _work(draft: Path, settings: config.Config, *, do: bool) -> Plan:
+def _strange(plan: Plan, settings: config.Config) -> str:
+    """Return why a backup seems to be another spool's, and what to say if it is not."""
+    return (
+        f"This seems to be another spool's: its batches went to {plan.elsewhere}, and none to "
+        f"{settings.paths.outbox}. If this spool or its outbox was moved since, say --moved as well; batches that "
+        "have not ended will go on where they began."
+    )
+
+
+async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> Plan:
+    """Return the plan, carried out on the draft if it is to be. Raises ``UsageError`` for another spool's."""
     from batchd.daemon import reconcile  # noqa: PLC0415 (as above)
     from batchd.store import Store  # noqa: PLC0415
 
@@ -75,6 +93,8 @@ async def _work(draft: Path, settings: config.Config, *, do: bool) -> Plan:
     try:
         plan = await reconcile.plan(store, settings)
         if do:
+            if plan.elsewhere and not moved:
+                raise UsageError(f"{_strange(plan, settings)} Nothing was changed.")
             await reconcile.carry_out(store, plan)
     finally:
         store.close()
@@ -103,6 +123,7 @@ def _told(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dict[
             }
             for s in plan.strangers
         ],
+        "elsewhere": plan.elsewhere or None,
         "claimed": [{"name": c.name, "path": str(c.path)} for c in plan.claims],
     }
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -81,11 +81,18 @@ class Plan:
     strangers: list[Stranger] = field(default_factory=list)
     #: Claimed files that the store does not know.
     claims: list[Claim] = field(default_factory=list)
+    #: Where the store's newest batch went, if none ever went to this outbox: it is another spool's, or that was moved.
+    elsewhere: str = ""
 
 
 async def plan(store: Store, config: Config) -> Plan:
     """Compare a store with the outbox and what lies claimed; nothing is changed."""
-    made, restored = Plan(), store.restore()
+    outboxes = await store.writer.submit(
+        lambda journal: journal.db.execute(
+            "SELECT outbox FROM batches GROUP BY outbox ORDER BY max(id) DESC"
+        ).fetchall()
+    )
+    made, restored = Plan(elsewhere=_elsewhere(outboxes, config)), store.restore()
     waiting: dict[str, list[Ref]] = {}
     for queued in restored.queued:
         waiting.setdefault(queued.ref.batch, []).append(queued.ref)
@@ -109,6 +116,14 @@ async def plan(store: Store, config: Config) -> Plan:
     made.strangers.extend(_strangers(Path(config.paths.outbox), known))
     made.claims.extend(_claims(store, config))
     return made
+
+
+def _elsewhere(outboxes: Sequence[tuple[str]], config: Config) -> str:
+    """Return the first of the outboxes, unless ours is among them."""
+    ours = Path(config.paths.outbox).resolve()
+    if not outboxes or any(Path(outbox).resolve() == ours for (outbox,) in outboxes):
+        return ""
+    return outboxes[0][0]
 
 
 async def carry_out(store: Store, made: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -210,6 +211,35 @@ def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None
         ended(spool, "c")
     with spool.serving(), Reader(path) as reader:
         assert {row.batch.name for row in reader.batches()} == {"b", "c"}
+
+
+def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
+    """It is told, and refused, unless somebody says that it is this spool which was moved."""
+    path, (own, backup) = store_of(spool), (spool.folder / name for name in ("own.bak", "its.bak"))
+    other = type(spool)(spool.folder / "other")
+    other.folder.mkdir()
+    shutil.copy(spool.folder / "config.toml", other.folder)
+    for each, name, kept in ((spool, "b", own), (other, "x", backup)):
+        with each.serving():
+            drop(each, name, one="steps-2")
+            ended(each, name)
+            assert each.batchd("backup", kept).returncode == 0
+    before = path.read_bytes()
+    why = f"its batches went to {other.folder}/outbox, and none to {spool.folder}/outbox."
+    shown = spool.batchd("restore", backup)
+    assert shown.returncode == 0
+    assert why in shown.stdout
+    assert json.loads(spool.batchd("restore", backup, "--json").stdout)["elsewhere"]
+    refused = spool.batchd("restore", backup, "--yes")
+    assert refused.returncode == 2
+    assert why in refused.stderr
+    assert "say --moved as well" in refused.stderr
+    assert path.read_bytes() == before
+    assert "another spool" not in spool.batchd("restore", own).stdout
+    done = spool.batchd("restore", backup, "--yes", "--moved")
+    assert done.returncode == 0, done.stderr
+    with Reader(path) as reader:
+        assert reader.batch("x").completed == 1
 
 
 @pytest.mark.parametrize(
