@@ -6,7 +6,6 @@ import argparse
 import time
 from pathlib import Path
 
-from batchd import config
 from batchd.cli import common
 from batchd.log import escape
 
@@ -26,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Copy the store, and say where to."""
     from batchd.store import restoring  # noqa: PLC0415 (`--help` need not load SQLite)
 
-    path = common.store_path(Path(config.load(args.config).paths.state))
+    path = common.store_path(common.state_directory(args.config))
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = args.target or path.with_name(f"{path.name}.{stamp}.bak")
     size = restoring.back_up(path, target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from batchd import config
 from batchd.cli import common, controlling
 
 
@@ -17,8 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have them ended, and say how many there were."""
     given = controlling.checked(args.target)
-    settings = config.load(args.config)
-    answer = controlling.ask(settings, "cancel", target=given, message=args.message)
+    answer = controlling.ask(args.config, "cancel", target=given, message=args.message)
     count = common.counted(int(answer["cancelled"]), "task")
     return controlling.tell(
         answer, [f"{controlling.names(given)}: {count} cancelled"], json=args.json

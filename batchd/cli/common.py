@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd.errors import UsageError
+from batchd import config
+from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
 
 #: How each end of a task is marked.
@@ -138,6 +139,27 @@ def table(
         return "  ".join(parts).rstrip()
 
     return [line(heads, plain=True), *(line(row, plain=False) for row in cells)]
+
+
+def state_directory(file: Path | None) -> Path:
+    """Return the state directory that a configuration names.
+
+    Of one that is broken, its ``[paths]`` will do, and a warning: a daemon may be at work under what it read
+    before, and must be found. Raises ``ConfigError`` where not even they can be told.
+    """
+    try:
+        return Path(config.load(file).paths.state)
+    except ConfigError as error:
+        try:
+            state = Path(config.load_paths(file).state)
+        except ConfigError:
+            raise error from None
+        print(
+            f"batchd: {error}\n"
+            "batchd: only its [paths] are used here; a running daemon keeps the configuration that it has",
+            file=sys.stderr,
+        )
+        return state
 
 
 def store_path(state: Path) -> Path:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import control, log
+from batchd import config, control, log
 from batchd.cli import common
 from batchd.config import Config
 from batchd.errors import (
+    ConfigError,
     NoAnswerError,
     NoDaemonError,
     SpoolLockedError,
@@ -30,13 +31,13 @@ _AGAIN_S = 0.1
 _NAMED = 5
 
 
-def ask(settings: Config, verb: str, **arguments: Any) -> dict[str, Any]:
+def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
     """Have an order carried out, and return the answer: what it says is durable.
 
-    Raises ``UsageError`` and the like where it is refused, ``SpoolLockedError`` where somebody has the spool
-    and does not answer.
+    ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the order is
+    refused, ``SpoolLockedError`` where somebody has the spool and does not answer.
     """
-    state = Path(settings.paths.state)
+    state = common.state_directory(file)
     deadline = time.monotonic() + _CHANGING_S
     while True:
         try:
@@ -46,7 +47,7 @@ def ask(settings: Config, verb: str, **arguments: Any) -> dict[str, Any]:
         except NoDaemonError:
             pass
         try:
-            return _here(settings, verb, arguments)
+            return _here(_whole(file, state), verb, arguments)
         except SpoolLockedError as error:
             # A daemon that starts or stops just now, or another command like this one.
             if time.monotonic() > deadline:
@@ -54,17 +55,27 @@ def ask(settings: Config, verb: str, **arguments: Any) -> dict[str, Any]:
         time.sleep(_AGAIN_S)
 
 
-def running(settings: Config, verb: str, why: str, **arguments: Any) -> dict[str, Any]:
+def running(file: Path | None, verb: str, why: str, **arguments: Any) -> dict[str, Any]:
     """Have a running daemon carry out what makes sense there alone; ``why`` says what to do otherwise.
 
     Raises ``NoDaemonError``.
     """
     try:
-        return control.request(Path(settings.paths.state), verb, **arguments)
+        return control.request(common.state_directory(file), verb, **arguments)
     except NoAnswerError:
         raise
     except NoDaemonError as error:
         raise NoDaemonError(f"{error}: {why}") from None
+
+
+def _whole(file: Path | None, state: Path) -> Config:
+    """Return the configuration, all of which is needed where no daemon has one. Raises ``NoDaemonError``."""
+    try:
+        return config.load(file)
+    except ConfigError:
+        raise NoDaemonError(
+            f"no daemon runs on {state}; without one, the configuration must be mended first"
+        ) from None
 
 
 def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,8 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from batchd import config
 from batchd.cli import common
 from batchd.events import Event
 from batchd.log import escape
@@ -32,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the journal in the order of time."""
-    state = Path(config.load(args.config).paths.state)
+    state = common.state_directory(args.config)
     with Reader(common.store_path(state)) as reader:
         batch, task = _target(reader, args.target)
         if not batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from batchd import config
 from batchd.cli import common, controlling, scopes
 
 
@@ -18,8 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have it paused, and say how many tasks wait now."""
     scope, name = scopes.wanted(args)
-    settings = config.load(args.config)
-    answer = controlling.ask(settings, "pause", scope=scope, name=name, message=args.message)
+    answer = controlling.ask(args.config, "pause", scope=scope, name=name, message=args.message)
     option = scopes.option(scope, name)
     lines = [
         f"{scopes.named(scope, name)} is paused: {common.counted(int(answer['parked']), 'task')}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from batchd import config
 from batchd.cli import common, controlling
 
 
@@ -18,8 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Change it for all tasks that have not ended."""
     given = controlling.checked(args.target)
-    settings = config.load(args.config)
-    answer = controlling.ask(settings, "priority", target=given, priority=args.priority)
+    answer = controlling.ask(args.config, "priority", target=given, priority=args.priority)
     count = common.counted(int(answer["tasks"]), "task")
     line = f"{controlling.names(given)}: {count} with priority {args.priority}"
     return controlling.tell(answer, [line], json=args.json)

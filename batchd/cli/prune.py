@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from batchd import config
 from batchd.cli import common, controlling
 from batchd.cli.common import moment
 from batchd.errors import UsageError
@@ -44,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     """Show what would go, or have it go."""
     if not 0 <= args.older_than < 1e6:  # noqa: PLR2004 (no store is that old)
         raise UsageError("--older-than wants a number of days, from 0 on")
-    settings = config.load(args.config)
-    store = common.store_path(Path(settings.paths.state))
     if not args.yes:
+        store = common.store_path(common.state_directory(args.config))
         return _show(_found(store, args), outbox=args.outbox, as_json=args.json)
-    answer = controlling.ask(settings, "prune", older_than_days=args.older_than, outbox=args.outbox)
+    answer = controlling.ask(
+        args.config, "prune", older_than_days=args.older_than, outbox=args.outbox
+    )
     line = f"{common.counted(answer['pruned'], 'batch')} pruned: {_size(answer['bytes'])}"
     if args.outbox:
         folders = common.counted(answer["folders"], "folder")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from batchd import config
 from batchd.cli import controlling, scopes
 
 
@@ -22,8 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have it go on, and say whether anything was parked."""
     scope, name = scopes.scope(args)
-    settings = config.load(args.config)
-    answer = controlling.ask(settings, "resume", scope=scope, name=name)
+    answer = controlling.ask(args.config, "resume", scope=scope, name=name)
     what = scopes.named(scope, name)
     line = f"{what} goes on" if answer["resumed"] else f"{what}: nothing was parked"
     return controlling.tell(answer, [line], json=args.json)

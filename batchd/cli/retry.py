@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from batchd import config
 from batchd.cli import common, controlling
 from batchd.spool.ulid import ulid
 
@@ -20,9 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have a new run started for each batch, and say what it is called."""
     given = controlling.checked(args.target)
-    settings = config.load(args.config)
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
-    answer = controlling.ask(settings, "retry", target=given, failed=args.failed, claim=ulid())
+    answer = controlling.ask(args.config, "retry", target=given, failed=args.failed, claim=ulid())
     lines = [
         f"{run['batch']}: {common.counted(run['tasks'], 'task')} of {run['retry_of']} queued again"
         for run in answer["runs"]

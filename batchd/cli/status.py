@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import config, control
+from batchd import control
 from batchd.cli import common, parking
 from batchd.cli.common import duration, moment, money
 from batchd.errors import NoDaemonError
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show how things stand."""
-    state = Path(config.load(args.config).paths.state)
+    state = common.state_directory(args.config)
     batch, task = common.split_target(args.target) if args.target else ("", "")
     store = common.store_path(state)
     if not batch and not store.exists():

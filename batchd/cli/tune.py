@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from batchd import config
 from batchd.cli import controlling
 from batchd.errors import UsageError
 from batchd.log import escape
@@ -32,9 +31,8 @@ def run(args: argparse.Namespace) -> int:
         if not equals or not key.strip():
             raise UsageError(f"{escape(change)} is no SECTION.KEY=VALUE")
         changes[key.strip()] = value
-    settings = config.load(args.config)
     answer: dict[str, Any] = controlling.running(
-        settings, "tune", _WHY, changes=changes, reset=args.reset
+        args.config, "tune", _WHY, changes=changes, reset=args.reset
     )
     lines = [f"{key} = {value}" for key, value in answer["overrides"].items()]
     if not lines:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from batchd import records
-from batchd.config.sections import Provider, Sections
+from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
 
@@ -86,6 +86,17 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     sections, file = loading.load(path, environ)
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
     return Config(**parts, file=file, environ=environ)
+
+
+def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
+    """Return where the spool lies, whatever is wrong with the rest of the configuration.
+
+    Raises ``ConfigError`` where that cannot be told: the file is no TOML, or ``[paths]`` is wrong itself.
+    """
+    from batchd.config import loading  # noqa: PLC0415 (as in load)
+
+    environ = os.environ if environ is None else environ
+    return loading.load(path, environ, section="paths")[0].paths
 
 
 def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:

@@ -24,10 +24,23 @@ from batchd.errors import ConfigError, Problem
 _PREFIX = "BATCHD_"
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Sections, str]:
-    """Return the sections, their paths absolute, and the file that they came from, if any."""
+def load(
+    path: Path | None, environ: Mapping[str, str], *, section: str = ""
+) -> tuple[Sections, str]:
+    """Return the sections, their paths absolute, and the file that they came from, if any.
+
+    ``section``: heed this one alone, whatever is wrong with the others.
+    """
     file = path or _find(environ)
     raw = _read(file) if file else {}
+    if section:
+        raw = {key: table for key, table in raw.items() if key == section}
+        mine = f"{_PREFIX}{section}__".upper()
+        environ = {
+            name: text
+            for name, text in environ.items()
+            if not name.startswith(_PREFIX) or name.upper().startswith(mine)
+        }
     for name, preset in PRESETS.items():
         _merge_preset(raw, name, preset)
     variables, problems = _override(raw, environ)

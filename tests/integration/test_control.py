@@ -782,18 +782,19 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
     """An order waits for a daemon that starts; where the holder stays silent, it says who that is, and does nothing."""
     at.drop("games", [HANGS])
     taken_up(at, "games", running=1)
-    settings = config.load(at.folder / "config.toml", at.spool.environment)
     monkeypatch.setattr(controlling, "_CHANGING_S", 0.3)
     held = acquire(at.state)
     try:
         with pytest.raises(SpoolLockedError, match=rf"{os.getpid()}, which does not answer"):
-            controlling.ask(settings, "cancel", target=["games"])
+            controlling.ask(at.folder / "config.toml", "cancel", target=["games"])
     finally:
         release(held)
     held = acquire(at.state)
     threading.Timer(0.2, release, [held]).start()
     monkeypatch.setattr(controlling, "_CHANGING_S", 30)
-    assert controlling.ask(settings, "cancel", target=["games"]) == {"cancelled": 1}
+    assert controlling.ask(at.folder / "config.toml", "cancel", target=["games"]) == {
+        "cancelled": 1
+    }
 
 
 # A full disk
