@@ -18,6 +18,4 @@ def run(args: argparse.Namespace) -> int:
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, "cancel", target=given, message=args.message)
     count = common.counted(int(answer["cancelled"]), "task")
-    return controlling.tell(
-        answer, [f"{controlling.names(given)}: {count} cancelled"], json=args.json
-    )
+    return controlling.tell(answer, [f"{common.listed(given)}: {count} cancelled"], json=args.json)

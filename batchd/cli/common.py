@@ -15,6 +15,8 @@ from batchd import config
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
 
+#: Names that one line has room for.
+_NAMED = 5
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
 #: Escape sequences of the few colours in use.
@@ -40,6 +42,12 @@ def counted(count: int, noun: str) -> str:
     """Return ``1 task``, ``2,000 tasks``, ``3 batches``."""
     plural = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as people list them; of many, the first."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def money(usd: float | None) -> str:

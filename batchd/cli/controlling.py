@@ -27,8 +27,6 @@ _PATIENCE_S = 600.0
 #: How long a daemon may take to start, or to stop, before whoever waits is told.
 _CHANGING_S = 15.0
 _AGAIN_S = 0.1
-#: Targets that a line names.
-_NAMED = 5
 
 
 def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -119,9 +117,3 @@ def tell(answer: dict[str, Any], lines: Sequence[str], *, json: bool) -> int:
     for line in () if json else lines:
         print(escape(line))
     return 0
-
-
-def names(given: Sequence[str]) -> str:
-    """Return targets as people list them."""
-    more = f" and {len(given) - _NAMED} more" if len(given) > _NAMED else ""
-    return ", ".join(given[:_NAMED]) + more

@@ -51,16 +51,17 @@ def lines(parked: Iterable[Parking]) -> Iterator[str]:
             continue
         as_one = replace(tasks[0], scope=Scope.BATCH, name=batch)
         yield escape(
-            f"Parked since {moment(as_one.since)}: {len(tasks):,} tasks of {batch}. {_why(as_one)}"
+            f"Parked since {moment(as_one.since)}: {len(tasks):,} tasks of {batch}. {why(as_one)}"
         )
         yield escape(f"  To go on: {_mend(as_one)}")
     for each in alone:
         what = scopes.named(each.scope, each.name)
-        yield escape(f"Parked since {moment(each.since)}: {what}. {_why(each)}")
+        yield escape(f"Parked since {moment(each.since)}: {what}. {why(each)}")
         yield escape(f"  To go on: {_mend(each)}")
 
 
-def _why(each: Parking) -> str:
+def why(each: Parking) -> str:
+    """Return a parking's cause, and what was said of it."""
     return f"{each.cause}: {each.message}" if each.message != each.cause else each.cause
 
 

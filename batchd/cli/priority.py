@@ -19,5 +19,5 @@ def run(args: argparse.Namespace) -> int:
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, "priority", target=given, priority=args.priority)
     count = common.counted(int(answer["tasks"]), "task")
-    line = f"{controlling.names(given)}: {count} with priority {args.priority}"
+    line = f"{common.listed(given)}: {count} with priority {args.priority}"
     return controlling.tell(answer, [line], json=args.json)

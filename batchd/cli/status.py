@@ -11,7 +11,8 @@ from typing import Any
 from batchd import control
 from batchd.cli import common, parking
 from batchd.cli.common import duration, moment, money
-from batchd.errors import NoDaemonError
+from batchd.cli.waiting import Waiting
+from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
 from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
@@ -35,19 +36,19 @@ def run(args: argparse.Namespace) -> int:
         return _overview(_daemon(state), (), [], as_json=args.json)
     with Reader(store) as reader:
         if task:
-            return _task(reader.task(Ref(batch, task)), as_json=args.json)
-        parked = reader.parked()
+            return _task(reader, Ref(batch, task), _daemon(state), as_json=args.json)
         if batch:
-            tasks = reader.tasks(batch)
-            mine = parking.of_batch(parked, batch, tasks)
-            return _batch(reader.batch(batch), tasks, mine, as_json=args.json)
+            return _batch(reader, batch, _daemon(state), as_json=args.json)
         rows = reader.batches(limit=args.last if args.last > 0 else -1)
-        return _overview(_daemon(state), parked, rows, as_json=args.json)
+        return _overview(_daemon(state), reader.parked(), rows, as_json=args.json)
 
 
 def _daemon(state: Path) -> dict[str, Any] | None:
+    """Return how a daemon says that it does; nothing is in it where it does not answer; None: there is none."""
     try:
         return control.request(state, "status")
+    except NoAnswerError:
+        return {}
     except NoDaemonError:
         return None
 
@@ -64,20 +65,27 @@ def _overview(
         waits = [dataclasses.asdict(p) for p in parked]
         common.print_json({"daemon": daemon, "parked": waits, "batches": batches})
         return 0
-    if daemon is None:
-        print("No daemon runs here; `batchd serve` starts one.")
-    else:
-        doing = "draining" if daemon["draining"] else "running"
-        tasks = daemon["tasks"]
-        print(
-            f"Daemon {daemon['pid']} {doing}: {tasks['running']:,} tasks at work, "
-            f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
-        )
+    print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     for line in parking.lines(parked):
         print(line)
     if rows:
         print(*_batch_table(rows), sep="\n")
     return 0
+
+
+def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
+    """Return what the daemon does; ``waiting``: whether there is something for it to do."""
+    if daemon is None:
+        rest = "; what has not ended goes on then, where it was" if waiting else ""
+        return f"No daemon runs here; `batchd serve` starts one{rest}."
+    if not daemon:
+        return "The daemon does not answer: what follows is what the store says."
+    doing = "draining" if daemon["draining"] else "running"
+    tasks = daemon["tasks"]
+    return (
+        f"Daemon {daemon['pid']} {doing}: {tasks['running']:,} tasks at work, "
+        f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
+    )
 
 
 def _batch_table(rows: list[BatchRow]) -> list[str]:
@@ -88,13 +96,24 @@ def _batch_table(rows: list[BatchRow]) -> list[str]:
             f"{r.finished:,}/{r.tasks:,}",
             f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
             f"{r.input_tokens + r.output_tokens:,}",
-            money(r.cost_usd),
+            spent(r),
             moment(r.batch.received_at),
         )
         for r in rows
     ]
     heads = ("BATCH", "STATUS", "DONE", "BAD", "TOKENS", "COST", "RECEIVED")
     return common.table(heads, cells, right=("DONE", "BAD", "TOKENS", "COST"), flexible="BATCH")
+
+
+def spent(row: BatchRow | TaskRow) -> str:
+    """Return what was spent, and beside it what calls without an answer on record may have cost at most."""
+    if not row.unsettled_calls:
+        return money(row.cost_usd)
+    # Nothing at most: they cost nothing, or nobody knows their price.
+    most = (
+        f"≤{money(row.unsettled_usd)}" if row.unsettled_usd else f"{row.unsettled_calls} unsettled"
+    )
+    return f"{money(row.cost_usd)} (+{most})"
 
 
 def batch_status(row: BatchRow) -> str:
@@ -108,13 +127,19 @@ def batch_status(row: BatchRow) -> str:
     return "parked" if row.parked and not row.queued else "queued"
 
 
-def _batch(row: BatchRow, tasks: list[TaskRow], parked: Sequence[Parking], *, as_json: bool) -> int:
+def _batch(reader: Reader, name: str, daemon: dict[str, Any] | None, *, as_json: bool) -> int:
+    tasks = reader.tasks(name)
+    parked = parking.of_batch(reader.parked(), name, tasks)
+    row = reader.batch(name)
+    waiting = _waiting(reader, tasks, parked, daemon)
     if as_json:
         waits = [dataclasses.asdict(p) for p in parked]
-        common.print_json(
-            {**_fields(row), "waits_for": waits, "tasks": [_fields(t) for t in tasks]}
-        )
+        told = [{**_fields(t), "why": waiting.why(t)} for t in tasks]
+        runs = daemon is not None
+        common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": told})
         return 0
+    if not daemon and row.finished < row.tasks:
+        print(_standing(daemon, waiting=True))
     print(*_batch_table([row]), sep="\n")
     for line in parking.lines(parked):
         print(line)
@@ -128,8 +153,8 @@ def _batch(row: BatchRow, tasks: list[TaskRow], parked: Sequence[Parking], *, as
                 str(t.round),
                 str(t.calls),
                 f"{t.input_tokens + t.output_tokens:,}",
-                money(t.cost_usd),
-                f"{t.reason}: {t.message}" if t.reason and t.message else t.reason or t.message,
+                spent(t),
+                waiting.why(t),
             )
             for t in tasks
         ]
@@ -139,14 +164,29 @@ def _batch(row: BatchRow, tasks: list[TaskRow], parked: Sequence[Parking], *, as
     return 0
 
 
-def _task(row: TaskRow, *, as_json: bool) -> int:
+def _waiting(
+    reader: Reader,
+    tasks: Sequence[TaskRow],
+    parked: Sequence[Parking],
+    daemon: dict[str, Any] | None,
+) -> Waiting:
+    """Return what tells why tasks wait; ``tasks``: those, and all that they come after."""
+    left = {task.ref for task in tasks if not task.status.final}
+    return Waiting(parked, reader.begun() if left else (), left, daemon=daemon is not None)
+
+
+def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: bool) -> int:
+    row = reader.task(ref)
+    others = [reader.task(Ref(ref.batch, name)) for name in row.after]
+    waiting = _waiting(reader, [row, *others], reader.parked(), daemon)
+    why = waiting.why(row)
     if as_json:
-        common.print_json(_fields(row))
+        common.print_json({**_fields(row), "why": why, "daemon_runs": daemon is not None})
         return 0
     facts = {
         "task": str(row.ref),
         "status": f"{row.status} since {moment(row.since)}",
-        "why": f"{row.reason or ''} {row.message}".strip(),
+        "why": why,
         "model": row.model,
         "directory": row.directory,
         "round": str(row.round),
@@ -169,6 +209,9 @@ def _task(row: TaskRow, *, as_json: bool) -> int:
     for name, fact in facts.items():
         if fact:
             print(f"{name:<10} {escape(fact)}")
+    if not row.status.final:
+        for line in parking.lines(waiting.parkings(row)):
+            print(line)
     return 0
 
 

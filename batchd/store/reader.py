@@ -121,6 +121,13 @@ class Reader:
         )
         return [task_row(row) for row in rows]
 
+    def begun(self) -> list[TaskRow]:
+        """Return the tasks of all batches that have begun and not ended: each has its directory to itself."""
+        rows = self._source.rows(
+            f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
+        )
+        return [task_row(row) for row in rows]
+
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""
         return self._source.read(lookups.parked)

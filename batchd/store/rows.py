@@ -104,6 +104,8 @@ class TaskRow:
     model: str
     priority: int
     directory: str
+    #: The ids of the tasks that must have completed before.
+    after: tuple[str, ...]
     #: Rounds begun.
     round: int
     calls: int

@@ -47,7 +47,7 @@ _TASK = {
     "finished_at": "t.finished_at",
 }
 TASKS = (
-    f"SELECT b.name, t.name, t.status, t.estimated, t.published, {', '.join(_TASK.values())}"  # noqa: S608 (constants)
+    f"SELECT b.name, t.name, t.status, t.estimated, t.published, t.after, {', '.join(_TASK.values())}"  # noqa: S608 (constants)
     " FROM tasks t JOIN batches b ON b.id = t.batch"
 )
 
@@ -82,12 +82,13 @@ BATCHES = (
 
 def task_row(row: tuple[Any, ...]) -> TaskRow:
     """Return the record of a row of ``TASKS``."""
-    batch, task, status, estimated, published, *values = row
+    batch, task, status, estimated, published, after, *values = row
     return TaskRow(
         ref=Ref(batch, task),
         status=Status(status),
         estimated=bool(estimated),
         published=bool(published),
+        after=tuple(after.split()) if after else (),
         **dict(zip(_TASK, values, strict=True)),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -47,3 +48,97 @@ def test_a_broken_configuration_stops_nobody_who_only_looks_for_the_daemon(at: C
     complaint = at.order("cancel", "games", code=3)
     assert "timeout_s" in complaint
     assert "no daemon runs" in complaint
+
+
+def row_of(text: str, task: str) -> str:
+    """Return a task's line of a table."""
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == [task]]
+    return line
+
+
+def test_status_says_what_each_task_waits_for(at: Control) -> None:
+    """A directory that another task works in, in another batch too; what it comes after; nothing, where it is only its turn."""
+    for name in ("site", "site/docs", "other"):
+        (at.folder / name).mkdir()
+        if os.getuid() == 0:
+            os.chown(at.folder / name, 65534, 65534)
+    at.drop("first", [{"id": "a", "dir": "site", **HANGS}])
+    with at.spool.serving():
+        at.until_running("first", 1)
+        tasks = [
+            {"id": "b", "dir": "site", **HANGS},
+            {"id": "c", "dir": "site/docs", **HANGS},
+            {"id": "d", "dir": "other", **HANGS},
+            {"id": "e", "after": ["d", "b"]},
+            {"id": "f", "dir": "other"},
+        ]
+        at.drop("second", tasks)
+        at.until_running("second", 1)
+        text = at.order("status", "second")
+        assert row_of(text, "b").endswith("first/a works in its directory")
+        assert "first/a works in /" in row_of(text, "c")
+        assert row_of(text, "d").endswith("$0.0000")
+        assert row_of(text, "e").endswith("comes after d, b")
+        assert row_of(text, "f").endswith("d works in its directory")
+        told = at.told("status", "second")
+        assert {t["task"]: t["why"] for t in told["tasks"]}["c"] == (
+            f"first/a works in {at.folder / 'site'}"
+        )
+        assert "comes after d, b" in at.order("status", "second/e")
+        at.order("cancel", "first", "second")
+
+
+def test_status_shows_the_pause_before_an_older_cause(at: Control) -> None:
+    """A task that a provider's outage parked, and that is paused then: the pause comes first, with its mend."""
+    at.drop("games", [{"id": "a", "model": "standin/401"}])
+    with at.spool.serving():
+        at.until(lambda: at.statuses("games") == {"a": "parked"})
+        assert "provider standin: auth" in row_of(at.order("status", "games"), "a")
+        at.order("pause", "games/a", "-m", "lunch")
+        assert "  paused: lunch; provider" in row_of(at.order("status", "games"), "a")
+        text = at.order("status", "games/a")
+        assert "paused: lunch; provider standin: auth" in text
+        assert "To go on: batchd resume games/a" in text
+
+
+def test_status_after_the_daemon_was_killed(at: Control) -> None:
+    """What ran is not told as running without a word: no daemon is there, and it goes on when one starts."""
+    at.drop("games", [HANGS])
+    with at.spool.serving() as daemon:
+        at.until_running("games", 1)
+        assert at.told("status", "games")["daemon_runs"] is True
+        daemon.kill()
+        daemon.wait()
+    for target in ((), ("games",), ("games/001",)):
+        text = at.order("status", *target)
+        assert "o daemon runs" in text
+        assert "goes on" in text
+    assert "no daemon runs" in row_of(at.order("status", "games"), "001")
+    assert at.told("status", "games")["daemon_runs"] is False
+    # The next one counts the call that was under way, which may have been paid.
+    with at.spool.serving():
+        at.until(lambda: at.told("status", "games")["unsettled_calls"])
+        assert row_of(at.order("status", "games"), "001").endswith("$0.0000 (+1 unsettled)")
+        at.order("cancel", "games")
+
+
+def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
+    """Beside the cost, as in `batchd cost`, what calls without an answer on record may have cost at most."""
+    with (at.folder / "config.toml").open("a") as file:
+        file.write('[models."standin/hang"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n')
+    at.drop("games", [HANGS])
+    with at.spool.serving() as daemon:
+        at.until_running("games", 1)
+        at.until(lambda: at.told("status", "games")["tasks"][0]["step"] == "CallStarted")
+        daemon.kill()
+        daemon.wait()
+    with at.spool.serving():
+        at.until(lambda: at.told("status", "games")["unsettled_calls"])
+        most = at.told("status", "games")["unsettled_usd"]
+        for text in (
+            row_of(at.order("status", "games"), "001"),
+            row_of(at.order("status"), "games"),
+        ):
+            assert f"$0.0000 (+≤${most:.4f})" in text
+        assert f"${most:.4f}" in at.order("cost")
+        at.order("cancel", "games")

@@ -39,7 +39,7 @@ def test_wrong_use_ends_with_2_and_one_clear_message(spool: Any, tmp_path: Path)
         assert "Traceback" not in done.stderr
         assert done.stderr.strip()
     (tmp_path / "config.toml").write_text("[pool]\nproceses = 2\n[agent]\nmodel = 5\n")
-    done = spool.batchd("status")
+    done = spool.batchd("serve")
     assert done.returncode == 2
     assert "[pool] proceses" in done.stderr
     assert "processes" in done.stderr

@@ -1,0 +1,78 @@
+"""Why a single task waits, as far as the store can tell: for `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import PurePosixPath
+
+from batchd.cli import parking, scopes
+from batchd.cli.common import listed
+from batchd.records import Cause, Parking, Ref, Scope, Status
+from batchd.store.rows import TaskRow
+
+#: What a running task's line says where nobody can be working on it.
+NO_DAEMON = "no daemon runs; it goes on when one starts"
+
+
+class Waiting:
+    """Tells of each task what it waits for."""
+
+    def __init__(
+        self,
+        parked: Iterable[Parking],
+        begun: Iterable[TaskRow],
+        left: Collection[Ref],
+        *,
+        daemon: bool,
+    ) -> None:
+        """``begun``: what has a directory to itself; ``left``: what has not ended, of all that tasks come after."""
+        self._left = left
+        self._daemon = daemon
+        self._parked: dict[tuple[Scope, str], list[Parking]] = {}
+        for each in parked:
+            self._parked.setdefault((each.scope, each.name), []).append(each)
+        self._at: dict[PurePosixPath, TaskRow] = {}
+        #: By each directory above: one that holds a directory below it.
+        self._below: dict[PurePosixPath, TaskRow] = {}
+        for task in begun:
+            path = PurePosixPath(task.directory)
+            self._at[path] = task
+            self._below.update(dict.fromkeys(path.parents, task))
+
+    def why(self, task: TaskRow) -> str:
+        """Return what keeps a task from going on; empty where it only waits for its turn, or works."""
+        if task.status.final:
+            return ": ".join(filter(None, (task.reason, task.message)))
+        if task.status is Status.RUNNING:
+            return "" if self._daemon else NO_DAEMON
+        return "; ".join(self._causes(task)) or task.message
+
+    def parkings(self, task: TaskRow) -> list[Parking]:
+        """Return what is parked and keeps a task from going on; what only people can end comes first, the newest first."""
+        keys = (
+            (Scope.TASK, str(task.ref)),
+            (Scope.BATCH, task.ref.batch),
+            (Scope.PROVIDER, task.model.partition("/")[0]),
+            (Scope.DAY, ""),
+            (Scope.ALL, ""),
+        )
+        found = [each for key in keys for each in self._parked.get(key, ())]
+        return sorted(found, key=lambda p: (p.cause is not Cause.PAUSED, -p.since))
+
+    def _causes(self, task: TaskRow) -> Iterator[str]:
+        for each in self.parkings(task):
+            where = "" if each.scope is Scope.TASK else f"{scopes.named(each.scope, each.name)}: "
+            yield where + parking.why(each)
+        if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
+            yield f"comes after {listed(names)}"
+        if not task.attempts and (other := self._holder(PurePosixPath(task.directory))):
+            name = other.ref.task if other.ref.batch == task.ref.batch else str(other.ref)
+            same = other.directory == task.directory
+            yield f"{name} works in {'its directory' if same else other.directory}"
+
+    def _holder(self, path: PurePosixPath) -> TaskRow | None:
+        """Return a task that has begun in a directory, above it or below it."""
+        for each in (path, *path.parents):
+            if other := self._at.get(each):
+                return other
+        return self._below.get(path)
