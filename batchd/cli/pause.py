@@ -19,8 +19,10 @@ def run(args: argparse.Namespace) -> int:
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, "pause", scope=scope, name=name, message=args.message)
     option = scopes.option(scope, name)
+    judged = answer["judged"]
+    only = f", {judged:,} of them for a judge: they work until they are judged" if judged else ""
     lines = [
-        f"{scopes.named(scope, name)} is paused: {common.counted(int(answer['parked']), 'task')}",
+        f"{scopes.named(scope, name)} is paused: {common.counted(answer['parked'], 'task')}{only}",
         f"To go on: batchd resume {option}",
     ]
     return controlling.tell(answer, lines, json=args.json)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from batchd.cli import controlling, scopes
+from batchd.cli import controlling, parking, scopes
+from batchd.records import Cause, Parking, Scope
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +22,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have it go on, and say whether anything was parked."""
+    """Have it go on, and say what does, what must answer first, and what is still held by something else."""
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, "resume", scope=scope, name=name)
-    what = scopes.named(scope, name)
-    line = f"{what} goes on" if answer["resumed"] else f"{what}: nothing was parked"
-    return controlling.tell(answer, [line], json=args.json)
+    return controlling.tell(answer, [*_lines(scope, name, answer)], json=args.json)
+
+
+def _lines(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
+    what, trying, held = scopes.named(scope, name), answer["trying"], answer["held"]
+    everything = scope in {"", Scope.ALL}
+    if not answer["resumed"]:
+        yield f"{what}: nothing was parked"
+    elif answer["resumed"] > len(trying):
+        freed = everything or not held
+        yield f"{what} goes on" if freed else f"{what} is not parked itself any more"
+    for provider in trying:
+        yield f"provider {provider} is tried with one call first; once it answers, its tasks go on"
+    if held:
+        yield "Still parked:" if everything else "It still waits:"
+        yield from parking.lines(_parking(each) for each in held)
+
+
+def _parking(told: Mapping[str, Any]) -> Parking:
+    return Parking(**{**told, "scope": Scope(told["scope"]), "cause": Cause(told["cause"])})

@@ -55,7 +55,11 @@ class Trials:
 
     def holds(self, ref: Ref) -> bool:
         """Whether a task is kept from starting."""
-        return any(ref in refs for refs in self._held.values())
+        return bool(self.held_for(ref))
+
+    def held_for(self, ref: Ref) -> list[str]:
+        """Return the providers for whose sake a task is kept from starting."""
+        return [provider for provider, refs in self._held.items() if ref in refs]
 
     def release(self, provider: str) -> list[Ref]:
         """Let the tasks start that were held for a provider; return them."""

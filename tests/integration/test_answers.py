@@ -142,3 +142,66 @@ def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
             assert f"$0.0000 (+≤${most:.4f})" in text
         assert f"${most:.4f}" in at.order("cost")
         at.order("cancel", "games")
+
+
+def test_a_paused_provider_concerns_whom_its_models_judge(at: Control) -> None:
+    """`pause --provider` counts the tasks that its models do, and apart those that they only judge."""
+    text = (at.folder / "config.toml").read_text()
+    judges = '[evaluation]\njudge_model = "judges/judge"\n'
+    url = text.partition('base_url = "')[2].partition('"')[0]
+    (at.folder / "config.toml").write_text(
+        text.replace("[evaluation]\n", judges) + f'[providers.judges]\nbase_url = "{url}"\n'
+    )
+    tasks = [
+        {**HANGS, "evaluator": "judge"},
+        {**HANGS, "evaluator": "judge"},
+        {**HANGS, "evaluator": "none"},
+        {"model": "judges/hang"},
+    ]
+    at.drop("games", tasks)
+    with at.spool.serving():
+        at.until(lambda: "games" in at.outbox())
+        assert "3 tasks, 2 of them for a judge" in at.order("pause", "--provider", "judges")
+        assert at.told("pause", "--provider", "judges") == {"parked": 3, "judged": 2}
+        assert at.told("pause", "--provider", "standin") == {"parked": 3, "judged": 0}
+        at.order("cancel", "games")
+
+
+def test_resume_names_what_still_holds_it(at: Control) -> None:
+    """A task, a batch, a provider within something larger that is parked: the answer names it, with its mend."""
+    at.drop("games", [{"id": "a", **HANGS}, {"id": "b", **HANGS}])
+    with at.spool.serving():
+        at.until_running("games", 2)
+        for target in (["games/a"], ["games"], ["--provider", "standin"], ["--all"]):
+            at.order("pause", *target)
+        text = at.order("resume", "games/a")
+        assert "games/a is not parked itself any more" in text
+        for mend in ("games", "--provider standin", "--all"):
+            assert f"To go on: batchd resume {mend}\n" in text
+        told = at.told("resume", "games")
+        assert told["resumed"] == 1
+        assert {held["scope"] for held in told["held"]} == {"provider", "all"}
+        text = at.order("resume", "games")
+        assert "games: nothing was parked" in text
+        assert "batchd resume --provider standin" in text
+        text = at.order("resume", "--all")
+        assert "everything goes on\nStill parked:\n" in text
+        assert "batchd resume --provider standin" in text
+        assert at.order("resume", "--provider", "standin") == "provider standin goes on\n"
+        at.order("cancel", "games")
+
+
+def test_resume_of_a_provider_that_was_parked_by_itself(at: Control) -> None:
+    """Its tasks do not simply go on: one call tries it first, and that is what is said."""
+    at.drop("games", [{"model": "standin/401"}])
+    with at.spool.serving():
+        at.until(lambda: at.statuses("games") == {"001": "parked"})
+        for scope in (["--provider", "standin"], []):
+            assert at.order("resume", *scope).startswith(
+                "provider standin is tried with one call first"
+            )
+        text = at.order("resume", "games/001")
+        assert "provider standin" in text
+        assert "goes on\n" not in text
+        assert at.told("resume")["trying"] == ["standin"]
+        at.order("cancel", "games")

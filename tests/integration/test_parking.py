@@ -106,9 +106,8 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
                 assert "batchd resume --provider standin" in line
 
                 before = server.totals.requests
-                assert await _ask(tmp_path, "resume", scope="provider", name="standin") == {
-                    "resumed": 1
-                }
+                told = await _ask(tmp_path, "resume", scope="provider", name="standin")
+                assert told == {"resumed": 1, "trying": ["standin"], "held": []}
                 await asyncio.sleep(0.5)
                 assert server.totals.requests == before + 1, (
                     "one call tries a key that is no better"
@@ -287,9 +286,8 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(1))
                 await until(lambda: server.totals.requests > 2)
-                assert await _ask(tmp_path, "pause", scope=scope, name=name, message="lunch") == {
-                    "parked": 1
-                }
+                told = await _ask(tmp_path, "pause", scope=scope, name=name, message="lunch")
+                assert told == {"parked": 1, "judged": 0}
                 await _until_idle(tmp_path)
                 calls = server.totals.requests
                 await daemon.submit("c.json", task_file(1, model="judges/steps-2"))
@@ -306,7 +304,8 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
                     "paused",
                     "lunch",
                 )
-                assert await _ask(tmp_path, "resume", scope=scope, name=name) == {"resumed": 1}
+                told = await _ask(tmp_path, "resume", scope=scope, name=name)
+                assert told == {"resumed": 1, "trying": [], "held": []}
                 async with asyncio.timeout(30):
                     await daemon.batch_done("b")
             (result,) = results(tmp_path, "b")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.register import Key
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Ref, Scope
+
+#: Tasks that are looked at in one go, before others get their turn.
+_CHUNK = 200
 
 
 class Pausing:
@@ -28,27 +34,66 @@ class Pausing:
         parking = Parking(
             scope=scope, name=name, cause=Cause.PAUSED, message=str(message), since=time.time()
         )
-        return {"parked": await self._lot.park(parking)}
+        parked = await self._lot.park(parking)
+        judged = await self._judged(name) if scope is Scope.PROVIDER else 0
+        return {"parked": parked + judged, "judged": judged}
 
     async def resume(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
 
-        What may have been done already is named by whoever knows better.
+        What may have been done already is named by whoever knows better. The answer tells what is still ``held``,
+        and by what.
         """
+        wanted, holders = self._wanted(arguments)
+        resumed = await self._lot.resume(*sorted(wanted))
+        left = [(parking, (parking.scope, parking.name)) for parking in self._lot.parkings]
+        return {
+            "resumed": resumed,
+            # What is still parked although it was named is a provider that must answer one call first.
+            "trying": sorted({parking.name for parking, key in left if key in wanted}),
+            "held": [
+                dataclasses.asdict(parking)
+                for parking, key in left
+                if key not in wanted and (holders is None or key in holders)
+            ],
+        }
+
+    def _wanted(self, arguments: Mapping[str, Any]) -> tuple[set[Key], set[Key] | None]:
+        """Return what is to go on, and what may hold it back all the same; None: whatever is parked."""
+        parkings = self._lot.parkings
         if not arguments.get("scope"):
-            parkings = self._lot.parkings
-            wanted = {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}
-        else:
-            scope, name = self._scope(arguments)
-            wanted = {(scope, name)}
-            if scope is Scope.BATCH:
-                # A batch's tasks may be parked one by one.
-                wanted |= {
-                    (p.scope, p.name)
-                    for p in self._lot.parkings
-                    if p.scope is Scope.TASK and p.name.startswith(f"{name}/")
-                }
-        return {"resumed": await self._lot.resume(*sorted(wanted))}
+            return {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}, None
+        scope, name = self._scope(arguments)
+        wanted = {(scope, name)}
+        if scope is Scope.ALL:
+            return wanted, None
+        holders: set[Key] = {(Scope.ALL, ""), (Scope.DAY, "")}
+        refs: list[Ref] = []
+        if scope is Scope.TASK:
+            refs = [Ref(*name.split("/", 1))]
+            holders.add((Scope.BATCH, refs[0].batch))
+        elif scope is Scope.BATCH:
+            # A batch's tasks may be parked one by one.
+            own = (p for p in parkings if p.scope is Scope.TASK and p.name.startswith(f"{name}/"))
+            wanted |= {(p.scope, p.name) for p in own}
+            refs = [ref for ref in self._core.schedule.refs() if ref.batch == name]
+        for ref in refs:
+            providers = self._core.schedule.provider(ref), *self._lot.trials.held_for(ref)
+            holders.update((Scope.PROVIDER, provider) for provider in providers)
+        return wanted, holders
+
+    async def _judged(self, provider: str) -> int:
+        """Count the tasks of other providers whose judge is at this one: they work until they are judged."""
+        core = self._core
+        if core.config.evaluation.judge_model.partition("/")[0] != provider:
+            return 0
+        count = 0
+        for place, ref in enumerate(core.schedule.refs()):
+            if place % _CHUNK == 0:
+                await asyncio.sleep(0)
+            if core.schedule.provider(ref) not in {"", provider}:
+                count += core.store.task(ref).evaluator == "judge"
+        return count
 
     def _scope(self, arguments: Mapping[str, Any]) -> tuple[Scope, str]:
         """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""
