@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,19 +108,24 @@ def follow(
     ended: Callable[[Sequence[BatchRow]], bool],
     *,
     quiet: bool = False,
+    notes: Callable[[], Iterable[str]] = tuple,
 ) -> None:
-    """Show what ``find`` finds until ``ended`` says of it that it is over; ``quiet``: wait only."""
+    """Show what ``find`` finds until ``ended`` says of it that it is over; ``quiet``: wait only.
+
+    ``notes``: what else there is to tell since it was called last.
+    """
     watch = Watch(reader, find)
     with Silence() if quiet else screen() as shown:
         while True:
             begun = time.monotonic()
             news, picture = watch.look()
-            shown.show(news, picture)
+            shown.show([*notes(), *news], picture)
             if ended(picture.batches):
                 break
             time.sleep(max(_POLL_S, (time.monotonic() - begun) / _SHARE))
         # What came between the last look and the end.
-        shown.show(*watch.look())
+        news, picture = watch.look()
+        shown.show([*notes(), *news], picture)
 
 
 def screen() -> Screen:

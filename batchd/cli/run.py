@@ -8,12 +8,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import queue
+import shlex
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from batchd.records import Task
 from batchd.spool import taskfile
 from batchd.store.reader import Reader
 
+#: What is said at the first Ctrl-C.
+_STOPPING = "Stopping: what is left is cancelled. Ctrl-C again ends it at once."
 #: How many tasks a trial takes, where the user asks for one.
 _TRIAL = 3
 
@@ -55,13 +59,18 @@ def run(args: argparse.Namespace) -> int:
     settings = _private(settings, serial=args.serial, processes=args.processes)
     # What tasks meet stands in the journal, and progress tells how they end: that is for people.
     log.configure("error", settings.log.format, settings.log.file)
+    notes: queue.SimpleQueue[str] = queue.SimpleQueue()
     try:
-        with _progress(settings, quiet=args.json):
-            batches = asyncio.run(_work(settings, files))
-    except (NotPossibleError, KeyboardInterrupt):
+        with _progress(settings, notes, quiet=args.json):
+            asyncio.run(_work(settings, files, lambda: notes.put(_STOPPING)))
+    except NotPossibleError:
         _forget_unused(Path(settings.paths.state))
         raise
-    return _end(settings, batches, as_json=args.json)
+    except KeyboardInterrupt:
+        # Too early for the daemon to take it, or too late.
+        if _forget_unused(Path(settings.paths.state)):
+            raise
+    return _end(settings, len(files), as_json=args.json)
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
@@ -80,10 +89,14 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         raise NotPossibleError(f"the outbox {outbox} cannot be written: {error.strerror}") from None
 
 
-async def _work(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[str]:
+async def _work(
+    settings: config.Config,
+    files: Sequence[tuple[str, bytes]],
+    interrupted: Callable[[], None],
+) -> None:
     from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; not for wrong arguments)
 
-    return list(await Daemon(settings, watch=False).run_once(files))
+    await Daemon(settings, watch=False).run_once(files, interrupted)
 
 
 def _private(settings: config.Config, *, serial: bool, processes: int | None) -> config.Config:
@@ -103,8 +116,10 @@ def _private(settings: config.Config, *, serial: bool, processes: int | None) ->
 
 
 @contextlib.contextmanager
-def _progress(settings: config.Config, *, quiet: bool) -> Iterator[None]:
-    """Show progress from a thread, while the daemon works in this one."""
+def _progress(
+    settings: config.Config, notes: queue.SimpleQueue[str], *, quiet: bool
+) -> Iterator[None]:
+    """Show progress, and ``notes``, from a thread, while the daemon works in this one."""
     over = threading.Event()
 
     def watch() -> None:
@@ -115,7 +130,12 @@ def _progress(settings: config.Config, *, quiet: bool) -> Iterator[None]:
             )
             if reader is not None:
                 with reader:
-                    progress.follow(reader, lambda r: r.batches()[::-1], lambda _: over.is_set())
+                    progress.follow(
+                        reader,
+                        lambda r: r.batches()[::-1],
+                        lambda _: over.is_set(),
+                        notes=lambda: [notes.get() for _ in range(notes.qsize())],
+                    )
 
     thread = threading.Thread(target=watch, name="progress")
     if not quiet:
@@ -124,32 +144,36 @@ def _progress(settings: config.Config, *, quiet: bool) -> Iterator[None]:
         yield
     finally:
         over.set()
-        if not quiet:
-            thread.join()
+        # It is over in a moment, and what comes after it may be said only then.
+        while thread.is_alive():
+            with contextlib.suppress(KeyboardInterrupt):
+                thread.join()
 
 
-def _forget_unused(state: Path) -> None:
-    """Remove a state in which no batch was stored: the run ended before it began."""
+def _forget_unused(state: Path) -> bool:
+    """Remove a state in which no batch was stored, and say whether: the run ended before it began."""
     store = common.store_path(state)
     if store.exists():
         with Reader(store) as reader:
             if reader.batches(limit=1):
-                return
+                return False
     shutil.rmtree(state, ignore_errors=True)
+    return True
 
 
-def _end(settings: config.Config, names: Sequence[str], *, as_json: bool) -> int:
+def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
     state = Path(settings.paths.state)
     with Reader(common.store_path(state)) as reader:
-        rows = [reader.batch(name) for name in names] or reader.batches()
+        rows = reader.batches()[::-1]
     if not rows:  # interrupted before anything was taken up
         shutil.rmtree(state, ignore_errors=True)
         return 130
-    if not names or any(row.published_at is None for row in rows):
+    if len(rows) < files or any(row.published_at is None for row in rows):
         done = sum(row.finished for row in rows)
         print(
-            f"Stopped: {done} of {common.counted(sum(r.tasks for r in rows), 'task')} done, results "
-            f"in {settings.paths.outbox}; the journal of the rest is kept in {state}.",
+            f"Stopped: {done:,} of {common.counted(sum(r.tasks for r in rows), 'task')} done, results "
+            f"in {settings.paths.outbox}; the journal of the rest is kept in {state}.\n"
+            f"To go on with the rest: BATCHD_PATHS__STATE={shlex.quote(str(state))} batchd serve",
             file=sys.stderr,
         )
         return 130

@@ -83,17 +83,19 @@ class Daemon:
             async with self:
                 await self._until_stopped()
 
-    async def run_once(self, files: Sequence[tuple[str, bytes]]) -> list[str]:
+    async def run_once(
+        self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
+    ) -> list[str]:
         """Work on these files, names and contents, until all are done; return their batches' names.
 
-        A signal cancels every task that has not ended, so that each has its result all the same; a second
-        one ends at once. Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
+        A signal cancels every task that has not ended, so that each has its result all the same, and calls
+        ``interrupted``; a second one ends at once. Raises ``TaskFileError``, before anything is done, and what ``run`` raises.
         """
         parsed = [taskfile.parse(data, name, self._config) for name, data in files]
         names: list[str] = []
         with self._signals():
             async with self:
-                work = asyncio.ensure_future(self._work_off(files, parsed, names))
+                work = asyncio.ensure_future(self._work_off(files, parsed, names, interrupted))
                 hurry = asyncio.ensure_future(self._at_once.wait())
                 await _first(work, hurry, self._core.broken)
                 hurry.cancel()
@@ -109,6 +111,7 @@ class Daemon:
         files: Sequence[tuple[str, bytes]],
         parsed: Sequence[taskfile.Parsed],
         names: list[str],
+        interrupted: Callable[[], None],
     ) -> None:
         """Take the files up, and wait for their end; when told to stop, bring that about."""
         for (name, data), tasks in zip(files, parsed, strict=True):
@@ -118,6 +121,8 @@ class Daemon:
         stopping = asyncio.ensure_future(self._stopping.wait())
         await _first(done, stopping)
         stopping.cancel()
+        if self._stopping.is_set():
+            interrupted()
         for queued in [q for name in names for q in self._core.store.queued(name)]:
             self._dispatcher.cancel(queued.ref, "the run was interrupted")
         await done

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchd.errors import BatchdError
+from batchd.store import Reader
 from tests.integration.test_control import HANGS, Control
 
 
@@ -205,3 +212,74 @@ def test_resume_of_a_provider_that_was_parked_by_itself(at: Control) -> None:
         assert "goes on\n" not in text
         assert at.told("resume")["trying"] == ["standin"]
         at.order("cancel", "games")
+
+
+def _workers(folder: Path) -> set[int]:
+    """Return the processes that work on the tasks of a run."""
+    with contextlib.suppress(BatchdError, ValueError):
+        (store,) = folder.glob(".batchd/run-*/batchd.db")
+        with Reader(store) as reader:
+            return {int(task.worker) for task in reader.running() if task.step == "CallStarted"}
+    return set()
+
+
+def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool: Any) -> None:
+    """The first signal says that it stops, the second one what is left; the command that it names brings it to its end."""
+    slow = {"model": "standin/latency-1+steps-2"}
+    path = spool.write(
+        "games.json", [{"first_prompt": f"{spool.folder} {i}", **slow} for i in "ab"]
+    )
+    with subprocess.Popen(
+        spool.command("run", path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=spool.environment,
+        text=True,
+    ) as process:
+        spool.eventually(lambda: len(_workers(spool.folder)) == 2)
+        # Workers that do nothing more cannot bring their tasks to an end.
+        for worker in _workers(spool.folder):
+            os.kill(worker, signal.SIGSTOP)
+        # Held still meanwhile, it finds both signals at once.
+        for signum in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(signum)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Stopping: what is left is cancelled" in output
+    assert "Stopped: 0 of 2 tasks done" in errors
+    how = errors.partition("To go on with the rest: ")[2].split()
+    (state,) = [part.partition("=")[2] for part in how if part.startswith("BATCHD_PATHS__STATE=")]
+    assert how[1:] == ["batchd", "serve"]
+    with subprocess.Popen(
+        spool.command("serve"),
+        stderr=subprocess.DEVNULL,
+        env={**spool.environment, "BATCHD_PATHS__STATE": state},
+    ) as daemon:
+        spool.eventually((spool.folder / "outbox/games/summary.json").exists)
+        daemon.send_signal(signal.SIGTERM)
+    assert spool.result("games", "summary")["total"] == 2
+
+
+def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) -> None:
+    """A second Ctrl-C that comes when all is over already takes nothing away: the summary or what is left is told."""
+    path = spool.write("games.json", [{"first_prompt": f"{spool.folder}", **HANGS}])
+    for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
+        with subprocess.Popen(
+            spool.command("run", path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=spool.environment,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            spool.eventually(lambda: "starts" in process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=30)
+        assert ("0 of 1 task completed" in output) != ("Stopped: " in errors), (
+            delay,
+            output,
+            errors,
+        )
+        assert process.returncode == (130 if "Stopped: " in errors else 1)
