@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import queue
 import shlex
@@ -17,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from batchd import config, log
-from batchd.cli import common, ending, progress
+from batchd.cli import common, ending, progress, trial
 from batchd.cli.submit import read_file
 from batchd.errors import NotPossibleError, StoreError, UsageError
 from batchd.records import Task
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--first and --processes want a number from 1 on")
     files = [(name, read_file(name, settings)) for name in args.files]
     if args.first is not None:
-        files = [(name, _cut(name, data, args.first)) for name, data in files]
+        files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]
     files = [(Path(name).name, data) for name, data in files]
     # Every error now, before anything is paid.
     _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
@@ -180,24 +178,6 @@ def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
     # All that counts lies in the outbox now.
     shutil.rmtree(state, ignore_errors=True)
     return ending.report(rows, as_json=as_json)
-
-
-def _cut(name: str, data: bytes, first: int) -> bytes:
-    """Return a task file with its first tasks only; one that cannot be read as it is."""
-    suffix = Path(name).suffix.lower()
-    if suffix == ".jsonl":
-        return b"".join([line for line in data.splitlines(keepends=True) if line.strip()][:first])
-    if suffix != ".json":
-        return data
-    try:
-        value: Any = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return data  # the parser tells what is wrong
-    if isinstance(value, list):
-        value = value[:first]
-    elif isinstance(value, dict) and isinstance(value.get("tasks"), list):
-        value["tasks"] = value["tasks"][:first]
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _ask(args: argparse.Namespace, settings: config.Config) -> None:

@@ -283,3 +283,20 @@ def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) ->
             errors,
         )
         assert process.returncode == (130 if "Stopped: " in errors else 1)
+
+
+def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool: Any) -> None:
+    """`--first N` cuts no task off from what it comes after: it names both, and the number that takes all in."""
+    tasks = [{"id": "a"}, {"id": "b", "after": ["d"]}, {"id": "c"}, {"id": "d", "after": ["e"]}]
+    tasks = [{"first_prompt": f"{spool.folder}", **t} for t in (*tasks, {"id": "e"}, {"id": "f"})]
+    path = spool.write("games.json", tasks)
+    done = spool.batchd("run", "--first", "2", path)
+    assert done.returncode == 2
+    assert done.stderr.endswith("(b comes after d): --first 5 takes these in\n")
+    for number, count in (("1", 1), ("5", 5), ("9", 6)):
+        done = spool.batchd("run", "--first", number, "--json", path)
+        assert done.returncode == 0, done.stderr
+        assert f'"total": {count},' in done.stdout
+    # An error anywhere in the file is told by the trial already.
+    path = spool.write("broken.json", [*tasks, {"prompt": "x"}])
+    assert "tasks[6].prompt" in spool.batchd("run", "--first", "1", path).stderr
