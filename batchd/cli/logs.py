@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from batchd.cli import common
+from batchd.cli.common import moment
 from batchd.events import Event
 from batchd.log import escape
 from batchd.records import Ref
 from batchd.store.reader import Reader
-from batchd.store.rows import TaskRow
+from batchd.store.rows import BatchRow, TaskRow
 
 #: Seconds between two looks with ``-f``.
 _POLL_S = 0.3
@@ -36,13 +38,31 @@ def run(args: argparse.Namespace) -> int:
         if not batch:
             return 0
         seen: dict[Ref, int] = {}
+        told = False
         while True:
             rows = [reader.task(Ref(batch, task))] if task else reader.tasks(batch)
             for ref, event in _fresh(reader, rows, seen):
                 _print(ref, event, as_json=args.json)
+                told = True
             if not args.follow or all(r.status.final for r in rows):
-                return 0
+                break
             time.sleep(_POLL_S)
+        if not told:
+            print(escape(_silence(reader.batch(batch))), file=sys.stderr)
+    return 0
+
+
+def _silence(row: BatchRow) -> str:
+    """Return why there is nothing to print."""
+    name = row.batch.name
+    if row.problems:
+        return f"{name} was rejected when it came: `batchd status {name}` says why"
+    if row.pruned:
+        return (
+            f"{name}: its journal was pruned, by `batchd prune` or [store] retention_days, some time after it "
+            f"finished ({moment(row.finished_at)}); transcripts, where nobody took them, lie in {row.batch.folder}"
+        )
+    return f"{name}: nothing of it has begun"
 
 
 def _target(reader: Reader, target: str | None) -> tuple[str, str]:

@@ -158,6 +158,8 @@ class BatchRow:
     unsettled_usd: float
     finished_at: float | None
     published_at: float | None
+    #: Tasks whose journals were dropped.
+    pruned: int
     #: Why the file was refused.
     problems: tuple[Problem, ...]
 

@@ -73,6 +73,7 @@ _BATCH = {
     "unsettled_usd": "coalesce(sum(s.unsettled_usd), 0.0)",
     "finished_at": "b.finished_at",
     "published_at": "b.published_at",
+    "pruned": "b.pruned",
 }
 BATCHES = (
     f"SELECT {', '.join(_BATCH.values())}, b.problems, {BATCH_COLUMNS}"  # noqa: S608 (constants)

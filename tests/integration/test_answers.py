@@ -300,3 +300,26 @@ def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool:
     # An error anywhere in the file is told by the trial already.
     path = spool.write("broken.json", [*tasks, {"prompt": "x"}])
     assert "tasks[6].prompt" in spool.batchd("run", "--first", "1", path).stderr
+
+
+def test_logs_that_have_nothing_to_show_say_why(at: Control) -> None:
+    """A pruned journal, a rejected file, a batch of which nothing has begun: one line on stderr, nothing on stdout."""
+    at.drop("games", [{}])
+    at.drop("bad", [{"priority": "x"}])
+    with at.spool.serving():
+        at.until_finished("games")
+        at.until_finished("bad")
+        assert "task_finished" in at.order("logs", "games")
+        at.order("prune", "--yes")
+        at.order("pause", "--all")
+        at.drop("later", [{}])
+        at.until(lambda: "later" in at.outbox())
+        for target, why in (
+            ("games", "its journal was pruned"),
+            ("games/001", "its journal was pruned"),
+            ("bad", "was rejected"),
+            ("later", "nothing of it has begun"),
+        ):
+            done = at.spool.batchd("logs", target)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
+            assert why in done.stderr
