@@ -27,6 +27,8 @@ from batchd.store.reader import Reader
 
 #: What is said at the first Ctrl-C.
 _STOPPING = "Stopping: what is left is cancelled. Ctrl-C again ends it at once."
+#: What a task file is called, as far as anything is usual.
+_USUAL = "task.json"
 #: How many tasks a trial takes, where the user asks for one.
 _TRIAL = 3
 
@@ -185,7 +187,11 @@ def _ask(args: argparse.Namespace, settings: config.Config) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("name a task file: batchd run FILE")
     try:
-        name = input("Task file [task.json]: ").strip() or "task.json"
+        # Nothing is offered that is not there.
+        usual = _USUAL if Path(_USUAL).is_file() else ""
+        name = input(f"Task file [{usual}]: " if usual else "Task file: ").strip() or usual
+        if not name:
+            raise UsageError("nothing was started: it needs a task file")
         count = len(taskfile.parse(read_file(name, settings), Path(name).name, settings).tasks)
         parallel = settings.pool.processes * settings.pool.agents_per_process
         print(

@@ -23,7 +23,6 @@ from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before whoever waits is told.
 _GONE_S = 30.0
-_GOES_ON = "The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 _IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -143,10 +142,17 @@ def _wait(
         try:
             progress.follow(reader, mine.find, ended, quiet=as_json)
         except KeyboardInterrupt:
-            print(_GOES_ON.format(name=mine.name or "NAME"), file=sys.stderr)
+            print(_goes_on(mine.name), file=sys.stderr)
             raise
         (row,) = mine.find(reader)
     return ending.report([row], as_json=as_json)
+
+
+def _goes_on(name: str) -> str:
+    """Return what becomes of a batch for which nobody waits any more; without a name, it is not taken up yet."""
+    if not name:
+        return "The file is dropped, and the daemon takes it up: batchd status."
+    return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 
 
 class Mine:

@@ -40,7 +40,8 @@ class Identity:
     @classmethod
     def named(cls, name: str) -> Identity:
         """Return the user of ``[sandbox] user``. Raises ``SandboxUnavailableError`` for one that cannot be used."""
-        mend = 'name an ordinary user in `[sandbox] user`, for example "nobody"'
+        example = "" if name == "nobody" else ', for example "nobody"'
+        mend = f"name an ordinary user in `[sandbox] user`{example}"
         try:
             entry = pwd.getpwnam(name)
         except KeyError:

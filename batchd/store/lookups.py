@@ -47,7 +47,7 @@ def _batch(db: sqlite3.Connection, columns: str, name: str) -> tuple[Any, ...]:
         (name,),
     ).fetchone()
     if row is None:
-        raise UnknownNameError(f"no batch {name}")
+        raise UnknownNameError(f"there is no batch {name}")
     return row
 
 
@@ -62,7 +62,7 @@ def task_key(db: sqlite3.Connection, ref: Ref) -> int:
     row = db.execute("SELECT id FROM tasks WHERE batch = ? AND name = ?", (key, ref.task))
     for (task,) in row:
         return int(task)
-    raise UnknownNameError(f"no task {ref}")
+    raise UnknownNameError(f"there is no task {ref}")
 
 
 def find_batch(db: sqlite3.Connection, name: str) -> Batch:

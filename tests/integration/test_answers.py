@@ -14,6 +14,7 @@ import pytest
 
 from batchd.errors import BatchdError
 from batchd.store import Reader
+from tests.integration.test_cli import on_a_terminal
 from tests.integration.test_control import HANGS, Control
 
 
@@ -323,3 +324,18 @@ def test_logs_that_have_nothing_to_show_say_why(at: Control) -> None:
             done = at.spool.batchd("logs", target)
             assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
             assert why in done.stderr
+
+
+def test_complaints_name_what_they_mean_once(at: Control) -> None:
+    """A batch that is not there is named once, several tasks that have not ended are several, no file is offered that is not there."""
+    at.drop("games", [HANGS, HANGS])
+    with at.spool.serving():
+        at.until_running("games", 2)
+        assert at.order("cancel", "nope", code=2) == "batchd: there is no batch nope\n"
+        assert at.order("status", "nope", code=2) == "batchd: there is no batch nope\n"
+        assert at.order("retry", "games", code=2) == (
+            "batchd: games: what has not ended cannot run again: 001, 002; wait, or cancel that\n"
+        )
+        at.order("cancel", "games")
+    code, seen = on_a_terminal(at.spool, "run", answers=(("Task file: ", "\n"),))
+    assert (code, "task.json" in seen) == (2, False)

@@ -140,7 +140,7 @@ def test_run_ends_with_1_when_a_task_fails(spool: Any) -> None:
     assert spool.result("mixed", "002")["status"] == "error"
 
 
-def _on_a_terminal(
+def on_a_terminal(
     spool: Any, *arguments: str, answers: tuple[tuple[str, str], ...]
 ) -> tuple[int, str]:
     """Run a command on a terminal of its own; give each answer when its question shows."""
@@ -163,7 +163,7 @@ def _on_a_terminal(
 def test_run_called_bare_asks(spool: Any) -> None:
     """On a terminal, `run` asks for file and mode, as the seed did, and draws progress."""
     spool.write("task.json", [{"first_prompt": str(i)} for i in range(4)])
-    code, seen = _on_a_terminal(spool, "run", answers=(("Task file", "\n"), ("Choose", "3\n")))
+    code, seen = on_a_terminal(spool, "run", answers=(("Task file", "\n"), ("Choose", "3\n")))
     assert "4 tasks. How shall they run?" in seen
     assert code == 0, seen
     assert "3 of 3 tasks completed" in seen

@@ -166,7 +166,7 @@ def chosen(target: Target, *, failed: bool) -> list[str]:
     ordered = [task for task in tasks if task in again]
     if busy := [task for task in ordered if not tasks[task].status.final]:
         raise UsageError(
-            f"{name}: {_listed(busy)} has not ended yet, so it cannot run again: wait, or cancel it"
+            f"{name}: what has not ended cannot run again: {_listed(busy)}; wait, or cancel that"
         )
     for each in ordered:
         for ref in tasks[each].after:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchd.errors import StoreError, UsageError
+from batchd.errors import UnknownNameError, UsageError
 from batchd.log import escape
 from batchd.records import Batch, Ref, Status
 from batchd.store import QueuedTask, Store
@@ -56,8 +56,8 @@ def find(store: Store, targets: Sequence[str]) -> list[Target]:
 def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
     try:
         batch = store.batch(name)
-    except StoreError as error:
-        raise UsageError(f"there is no batch {escape(name)}: {error}") from None
+    except UnknownNameError as error:
+        raise UsageError(escape(str(error))) from None
     tasks = {task.ref.task: task for task in store.tasks(name)}
     for task in ids:
         if task not in tasks:
