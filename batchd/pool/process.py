@@ -24,6 +24,9 @@ from batchd.records import Ref
 #: What a worker that was told to end gets before it is killed.
 _LEAVE_S = 10.0
 
+#: What ``multiprocessing`` says of a process whose fork server is gone.
+_UNTOLD = 255
+
 _FORKSERVER = multiprocessing.get_context("forkserver")
 
 
@@ -171,4 +174,8 @@ def _received(duplicate: Any) -> int:
 
 
 def _told(code: int) -> str:
+    if code == _UNTOLD:
+        return (
+            "how it ended is not known: its fork server, which alone is told, is gone (or it exited with 255)"
+        )
     return f"it exited with {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

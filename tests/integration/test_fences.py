@@ -401,6 +401,27 @@ def test_the_death_of_the_fork_server_stops_nobody(tmp_path: Path, slow_server: 
     assert len(log(slow_server)) == 24
 
 
+def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> None:
+    """Nobody is told how it ended: that is said, and no code is made up; its task goes on in the next one."""
+    with (spool.folder / "config.toml").open("a") as file:
+        file.write('[log]\nfile = "log.jsonl"\n')
+    path = spool.write("b.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
+    with spool.serving() as daemon:
+        spool.batchd("submit", path)
+        state = spool.folder / ".batchd"
+        until(lambda: [r for r in control.request(state, "status")["running"] if r["worker"]])
+        worker = control.request(state, "status")["running"][0]["worker"]
+        server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        assert server not in {1, daemon.pid}
+        os.kill(server, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        until((spool.folder / "outbox/b/summary.json").exists)
+    lines = [json.loads(line) for line in (spool.folder / "log.jsonl").read_text().splitlines()]
+    (cause,) = [line["cause"] for line in lines if line["event"] == "worker_died"]
+    assert "how it ended is not known" in cause
+    assert spool.result("b", "001")["status"] == "completed"
+
+
 def test_a_fork_server_that_stands_still_holds_nobody_up(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
