@@ -18,6 +18,9 @@ from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
+#: What the daemon gets to say how it does: the store tells the rest.
+_PATIENCE_S = 3.0
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 def _daemon(state: Path) -> dict[str, Any] | None:
     """Return how a daemon says that it does; nothing is in it where it does not answer; None: there is none."""
     try:
-        return control.request(state, "status")
+        return control.request(state, "status", timeout_s=_PATIENCE_S)
     except NoAnswerError:
         return {}
     except NoDaemonError:
@@ -83,7 +86,7 @@ def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
     doing = "draining" if daemon["draining"] else "running"
     tasks = daemon["tasks"]
     return (
-        f"Daemon {daemon['pid']} {doing}: {tasks['running']:,} tasks at work, "
+        f"Daemon {daemon['pid']} {doing}: {common.counted(tasks['running'], 'task')} at work, "
         f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
     )
 

@@ -175,7 +175,5 @@ def _received(duplicate: Any) -> int:
 
 def _told(code: int) -> str:
     if code == _UNTOLD:
-        return (
-            "how it ended is not known: its fork server, which alone is told, is gone (or it exited with 255)"
-        )
+        return "how it ended is not known: its fork server, which alone is told, is gone (or it exited with 255)"
     return f"it exited with {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

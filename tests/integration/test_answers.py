@@ -339,3 +339,22 @@ def test_complaints_name_what_they_mean_once(at: Control) -> None:
         at.order("cancel", "games")
     code, seen = on_a_terminal(at.spool, "run", answers=(("Task file: ", "\n"),))
     assert (code, "task.json" in seen) == (2, False)
+
+
+def test_status_of_a_daemon_that_does_not_answer(at: Control) -> None:
+    """It is not told as gone, and nobody waits for it for long: the store has the rest."""
+    at.drop("games", [HANGS])
+    with at.spool.serving() as daemon:
+        at.until_running("games", 1)
+        assert "1 task at work" in at.order("status")
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            text = at.order("status", "games")
+            took_s = time.monotonic() - begun
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+        assert "The daemon does not answer" in text
+        assert "no daemon runs" not in text
+        assert took_s < 20
+        at.order("cancel", "games")
