@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from batchd import config
@@ -38,14 +37,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print money."""
-    settings = config.load(args.config)
     if args.tokens:
+        settings = config.load(args.config)
         models = args.compare or (settings.agent.model, *settings.cost.compare)
         return _show_compared(_compare(settings, models, [_counts(args.tokens)]), args.json)
-    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+    with Reader(common.store_path(common.state_directory(args.config))) as reader:
         if args.batch:
             reader.batch(args.batch)  # raises where there is none: no money is not the same
         if args.compare is not None:
+            settings = config.load(args.config)
             models = args.compare or settings.cost.compare
             used = [_usage(r) for r in reader.spend((), batch=args.batch)]
             return _show_compared(_compare(settings, models, used), args.json)

@@ -45,6 +45,7 @@ def test_a_broken_configuration_stops_nobody_who_only_looks_for_the_daemon(at: C
             ["retry", "games/001"],
             ["prune"],
             ["tune"],
+            ["cost"],
         ):
             at.order(*order)
         # Where not even the paths can be told, nothing is guessed.
