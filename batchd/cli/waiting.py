@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import PurePosixPath
 
 from batchd.cli import parking, scopes
 from batchd.cli.common import listed
@@ -31,13 +30,12 @@ class Waiting:
         self._parked: dict[tuple[Scope, str], list[Parking]] = {}
         for each in parked:
             self._parked.setdefault((each.scope, each.name), []).append(each)
-        self._at: dict[PurePosixPath, TaskRow] = {}
+        self._at: dict[str, TaskRow] = {}
         #: By each directory above: one that holds a directory below it.
-        self._below: dict[PurePosixPath, TaskRow] = {}
+        self._below: dict[str, TaskRow] = {}
         for task in begun:
-            path = PurePosixPath(task.directory)
-            self._at[path] = task
-            self._below.update(dict.fromkeys(path.parents, task))
+            self._at[task.directory] = task
+            self._below.update(dict.fromkeys(_above(task.directory), task))
 
     def why(self, task: TaskRow) -> str:
         """Return what keeps a task from going on; empty where it only waits for its turn, or works."""
@@ -65,14 +63,20 @@ class Waiting:
             yield where + parking.why(each)
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"
-        if not task.attempts and (other := self._holder(PurePosixPath(task.directory))):
+        if not task.attempts and (other := self._holder(task.directory)):
             name = other.ref.task if other.ref.batch == task.ref.batch else str(other.ref)
             same = other.directory == task.directory
             yield f"{name} works in {'its directory' if same else other.directory}"
 
-    def _holder(self, path: PurePosixPath) -> TaskRow | None:
+    def _holder(self, path: str) -> TaskRow | None:
         """Return a task that has begun in a directory, above it or below it."""
-        for each in (path, *path.parents):
+        for each in (path, *_above(path)):
             if other := self._at.get(each):
                 return other
         return self._below.get(path)
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the directories above an absolute path, nearest first; a hundred thousand tasks are quickly told."""
+    while path := path.rpartition("/")[0]:
+        yield path
