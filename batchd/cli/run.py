@@ -10,6 +10,7 @@ import os
 import queue
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -143,11 +144,11 @@ def _progress(
     try:
         yield
     finally:
+        # The rest takes a moment: a Ctrl-C would end nothing by now, but what there is to say at the end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         over.set()
-        # It is over in a moment, and what comes after it may be said only then.
-        while thread.is_alive():
-            with contextlib.suppress(KeyboardInterrupt):
-                thread.join()
+        if not quiet:
+            thread.join()
 
 
 def _forget_unused(state: Path) -> bool:
