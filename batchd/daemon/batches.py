@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class Batches:
     async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
         core = self._core
-        batch = await core.durable(partial(core.store.add_batch, batch, tasks))
+        batch = await self._stored(partial(core.store.add_batch, batch, tasks))
         if batch.name not in self._open:
             self._open[batch.name] = _Open(batch, {task.id for task in tasks})
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
@@ -82,7 +82,7 @@ class Batches:
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
         core = self._core
-        batch = await core.durable(partial(core.store.reject, batch, problems))
+        batch = await self._stored(partial(core.store.reject, batch, problems))
         if batch.name not in self._open:
             known = self._open[batch.name] = _Open(batch, set())
             errors = [str(problem) for problem in problems]
@@ -90,6 +90,11 @@ class Batches:
             core.listeners.batch_rejected(batch, problems)
             self._look(known)
         return batch
+
+    async def _stored(self, write: Callable[[], Awaitable[Batch]]) -> Batch:
+        """Store a batch once the outbox takes its folder, which reserves its name."""
+        core = self._core
+        return await core.patiently(lambda: core.durable(write), Action.OUTBOX_TROUBLE)
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""

@@ -10,12 +10,7 @@ from typing import Any, TypeVar
 from batchd.config import Config
 from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Troubles
-from batchd.errors import (
-    DamagedStoreError,
-    NotPossibleError,
-    StaleAttemptError,
-    StoreError,
-)
+from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
 from batchd.pricing import Prices
@@ -58,7 +53,7 @@ class Core:
     _endless: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.troubles = Troubles(self.log)
+        self.troubles = Troubles(self.log, ended=self._mended)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False
@@ -74,20 +69,15 @@ class Core:
 
         Raises ``StaleAttemptError``, and ``DamagedStoreError``, which no waiting mends.
         """
-        failed: StoreError | None = None
-        while True:
-            try:
-                value = await write()
-            except (StaleAttemptError, DamagedStoreError):
-                raise
-            except StoreError as error:
-                failed = error
-                self.troubles.tell(Action.STORE_TROUBLE, error)
-                await asyncio.sleep(TROUBLE_S)
-            else:
-                if failed:
-                    self.troubles.over(Action.STORE_TROUBLE, failed)
-                return value
+        with self.troubles.trying(Action.STORE_TROUBLE) as tries:
+            while True:
+                try:
+                    return await write()
+                except (StaleAttemptError, DamagedStoreError):
+                    raise
+                except StoreError as error:
+                    tries.failed(error)
+                    await asyncio.sleep(TROUBLE_S)
 
     async def ready(self) -> None:
         """Return if an order can be carried out: one that waits for a disk would surprise who has given up on it.
@@ -102,20 +92,22 @@ class Core:
 
     async def on_disk(self, work: Callable[[], T], action: Action = Action.OUTBOX_TROUBLE) -> T:
         """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot."""
-        failed: OSError | None = None
+        return await self.patiently(lambda: asyncio.to_thread(work), action)
+
+    async def patiently(self, work: Callable[[], Awaitable[T]], action: Action) -> T:
+        """Do what a disk, or the system, may refuse, again and again until it does not."""
         pause_s = TROUBLE_S
-        while True:
-            try:
-                value = await asyncio.to_thread(work)
-            except OSError as error:
-                failed = error
-                self.troubles.tell(action, error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            else:
-                if failed:
-                    self.troubles.over(action, failed)
-                return value
+        with self.troubles.trying(action) as tries:
+            while True:
+                try:
+                    return await work()
+                except (OSError, NotPossibleError) as error:
+                    tries.failed(error)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _mended(self) -> None:
+        self.wake()  # which is set later than this
 
     async def idle(self) -> None:
         """Wait until all that was spawned has ended. Raises what broke."""

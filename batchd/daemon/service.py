@@ -34,7 +34,7 @@ from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import taskfile
+from batchd.spool import outbox, taskfile
 from batchd.spool.inbox import Inbox, claimed, ulid
 from batchd.store import Store
 
@@ -176,7 +176,11 @@ class Daemon:
         undo.callback(lock.release, held)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
-        store = Store.open(state / "batchd.db", retention_s=config.store.retention_days * _DAY_S)
+        store = Store.open(
+            state / "batchd.db",
+            retention_s=config.store.retention_days * _DAY_S,
+            reserve=outbox.reserve,
+        )
         undo.callback(store.close)
         endpoints, missing = tuning.endpoints(config)
         core = self._core = Core(

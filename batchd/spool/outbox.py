@@ -17,6 +17,35 @@ from batchd.spool import files
 SUMMARY = "summary.json"
 
 _NAME_BYTES = 100
+#: Begins the name of the mark in a folder that says whose it is, and of a folder that has no name yet.
+_MARK = ".claim-"
+#: What a rename answers where the name is taken, by a folder too or by a file.
+_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
+
+
+def reserve(batch: Batch, name: str) -> bool:
+    """Make a batch's folder under a name that nobody has; return whether the name is the batch's.
+
+    It is so too where an earlier try made it, before a crash perhaps: the folder bears the mark of its claim from
+    its first moment on. So no two daemons that share an outbox take one name. Raises ``OSError``.
+    """
+    mark, folder = f"{_MARK}{batch.claim}", f"{batch.outbox}/{name}"
+    if os.path.lexists(folder):
+        return os.path.lexists(f"{folder}/{mark}")
+    nameless = f"{batch.outbox}/{mark}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(nameless)  # noqa: PTH102 (by the hundred thousand)
+    except FileNotFoundError:
+        files.make_folder(Path(nameless))
+    os.close(os.open(f"{nameless}/{mark}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    try:
+        files.rename_new(Path(nameless), Path(folder))
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return False  # another was faster; the folder gets the next name
+    return True
 
 
 def publish(path: Path, data: bytes, *, replace: bool) -> None:
@@ -29,6 +58,8 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
     if path.name == SUMMARY:
         # After it nothing is written, and a collector may take the folder away.
         files.sweep(path.parent)
+        for mark in path.parent.glob(f"{_MARK}*"):
+            mark.unlink(missing_ok=True)
     files.write_whole(path, lambda file: file.write(data), replace=replace)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import msgspec
 
@@ -24,30 +25,58 @@ _PRUNE = 50
 _VACUUM = 500
 
 
+#: Reservations that are remembered until their batches are stored: more than can be under way.
+_RESERVED = 4096
+
+#: Takes a name in a batch's outbox for it; False where it is another's. Raises ``OSError``.
+Reserve: TypeAlias = Callable[[Batch, str], bool]
+
+
+def unused(batch: Batch, name: str) -> bool:
+    """Tell whether nothing of that name lies in the outbox, which nobody else may write to then."""
+    return not os.path.lexists(f"{batch.outbox}/{name}")
+
+
 class Names:
     """Finds names that no batch has ever had, nor anything in the outbox."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserve: Reserve) -> None:
+        self._reserve = reserve
+        #: By claim: what was reserved for it. A transaction may fail, and try again.
+        self._reserved: dict[str, str] = {}
         #: By stem: a number up to which all are taken, where a search ended before. Without it
         #: a hundred thousand files of one name would each try all numbers.
         self._taken_to: dict[str, int] = {}
 
     def free(self, db: sqlite3.Connection, batch: Batch) -> str:
-        """Return ``batch.name``, or that with the first of ``-2``, ``-3``, … that is free."""
+        """Return ``batch.name``, or that with the first of ``-2``, ``-3``, … that is free: now it is this batch's.
+
+        Raises ``OSError`` where the outbox cannot tell.
+        """
+        name = self._reserved.get(batch.claim)
+        if name is None or not self._take(db, batch, name):
+            name = self._search(db, batch)
+            self._reserved[batch.claim] = name
+            if len(self._reserved) > _RESERVED:
+                del self._reserved[next(iter(self._reserved))]
+        return name
+
+    def _search(self, db: sqlite3.Connection, batch: Batch) -> str:
         stem, name = batch.name, batch.name
         number = self._taken_to.get(stem, 1)
-        while number > 1 or self._taken(db, batch.outbox, name):
+        while number > 1 or not self._take(db, batch, name):
             number += 1
             name = f"{stem[: _NAME - len(str(number)) - 1]}-{number}"
-            if not self._taken(db, batch.outbox, name):
+            if self._take(db, batch, name):
                 # Not this one: its transaction may yet fail, and try again.
                 self._taken_to[stem] = number - 1
                 break
         return name
 
-    def _taken(self, db: sqlite3.Connection, outbox: str, name: str) -> bool:
+    def _take(self, db: sqlite3.Connection, batch: Batch, name: str) -> bool:
+        """Take a name for a batch; return whether that worked."""
         used = db.execute("SELECT 1 FROM batches WHERE name = ?", (name,)).fetchone()
-        return bool(used) or os.path.lexists(f"{outbox}/{name}")
+        return not used and self._reserve(batch, name)
 
 
 def interrupted(db: sqlite3.Connection) -> None:

@@ -41,11 +41,18 @@ class Store:
     Only who holds the spool's lock may open one.
     """
 
-    def __init__(self, path: Path, *, retention_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        retention_s: float,
+        clock: Callable[[], float],
+        reserve: operations.Reserve,
+    ) -> None:
         self._retention_s = retention_s
         self._clock = clock
         self._path = path
-        self._names = operations.Names()
+        self._names = operations.Names(reserve)
         db = open_writer(path)
         try:
             operations.interrupted(db)
@@ -58,14 +65,20 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: Path, *, retention_s: float, clock: Callable[[], float] = time.time
+        cls,
+        path: Path,
+        *,
+        retention_s: float,
+        clock: Callable[[], float] = time.time,
+        reserve: operations.Reserve = operations.unused,
     ) -> Store:
         """Open the store; create the file, or migrate it after a backup, where that is needed.
 
-        ``retention_s``: how long events are kept once their batch is published.
+        ``retention_s``: how long events are kept once their batch is published. ``reserve``: takes a name in
+        an outbox that others write to as well.
         Raises ``NewerStoreError`` for a file of a newer batchd, ``StoreError`` for one that is no use.
         """
-        return cls(path, retention_s=retention_s, clock=clock)
+        return cls(path, retention_s=retention_s, clock=clock, reserve=reserve)
 
     def close(self) -> None:
         """Make durable what waits, and let go of the file. What is called later is refused."""
@@ -91,6 +104,7 @@ class Store:
         """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.
 
         A claim that is known already, from an earlier try, changes nothing and returns what is stored.
+        Raises ``OSError`` where no name can be reserved in the outbox.
         """
         return await self._do(
             partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))

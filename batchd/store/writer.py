@@ -75,7 +75,8 @@ class Writer:
     def submit(self, work: Callable[[Journal], T]) -> asyncio.Future[T]:
         """Queue an operation; the future is done once its transaction is durable, or refused.
 
-        ``work`` must be ready to be called twice, the second time on what was before the first.
+        ``work`` must be ready to be called twice, the second time on what was before the first. What it raises
+        as ``BatchdError`` or ``OSError`` concerns it alone, and it must have written nothing then.
         Raises ``StoreError`` after ``close``.
         """
         if self._closed:
@@ -127,7 +128,7 @@ class Writer:
             for job in group:
                 try:
                     outcomes.append((job, job.work(self._journal), None))
-                except BatchdError as refusal:
+                except (BatchdError, OSError) as refusal:
                     outcomes.append((job, None, refusal))
             self._journal.flush()
             self._db.execute("COMMIT")

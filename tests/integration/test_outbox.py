@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 
 from batchd.records import Batch
 from batchd.spool import files, outbox
+from batchd.store import Store
 
 
 def _batch(folder: Path) -> Batch:
@@ -177,3 +181,54 @@ def test_publishing_needs_nothing_heavy() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert not {"pydantic", "watchdog", "structlog"} & set(out.stdout.split())
+
+
+def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
+    """Whoever comes second gets none; who had it has it still; the summary is the end of the mark."""
+    one, two = (replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("one", "two"))
+    assert outbox.reserve(one, "b")
+    assert not outbox.reserve(two, "b")
+    assert outbox.reserve(one, "b")
+    (tmp_path / "outbox/file").touch()
+    assert not outbox.reserve(two, "file")
+    assert outbox.reserve(two, "b-2")
+    assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "file"]
+    outbox.publish(tmp_path / "outbox/b/summary.json", b"{}", replace=True)
+    assert [p.name for p in (tmp_path / "outbox/b").iterdir()] == ["summary.json"]
+
+
+#: Stores a batch in a store whose daemon is killed once its folder is made.
+_KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from batchd.records import Batch
+from batchd.spool import outbox
+from batchd.store import Store
+
+def reserve(batch, name):
+    if outbox.reserve(batch, name):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+
+async def main(folder):
+    store = Store.open(Path(folder, "batchd.db"), retention_s=0, reserve=reserve)
+    await store.add_batch(Batch(name="b", claim="c", outbox=f"{folder}/outbox", request="r", received_at=0.0), ())
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_crash_between_folder_and_journal_wastes_no_name(tmp_path: Path) -> None:
+    """The claim that is taken up again finds its own folder, under the number that it had; another's does not."""
+    (tmp_path / "outbox/b").mkdir(parents=True)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    async def names() -> list[str]:
+        store = Store.open(tmp_path / "batchd.db", retention_s=0, reserve=outbox.reserve)
+        with contextlib.closing(store):
+            batches = [replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("c", "d")]
+            return [(await store.add_batch(batch, ())).name for batch in batches]
+
+    assert asyncio.run(names()) == ["b-2", "b-3"]
+    assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "b-3"]

@@ -305,7 +305,7 @@ def test_two_daemons_share_an_inbox_on_another_file_system(
     try:
         with one.serving():
             drop("held", 10)
-            until(lambda: len(one.told("batch_received")) == 10, one.text)
+            until(lambda: len(list((inbox / ".claimed").iterdir())) == 10, one.text)
             with other.serving():
                 until(
                     lambda: other.told("inbox_trouble", "10 files in .claimed belong"), other.text

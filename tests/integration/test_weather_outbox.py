@@ -153,3 +153,36 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
         subprocess.run([*remount, "-o", "rw"], check=True)
         station.completed("during", 12)
         _bounded(station)
+
+
+def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
+    """Return two stations, each with a state of its own, whose outbox is one."""
+    found = [Station(tmp_path / name, model_server) for name in ("one", "two")]
+    for each in found:
+        each.outbox = tmp_path / "shared"
+        config = each.folder / "config.toml"
+        text = config.read_text().replace("[paths]", f'[paths]\noutbox = "{each.outbox}"')
+        config.write_text(text)
+    return found
+
+
+def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_server: str) -> None:
+    """Files of one name, dropped for both at once, have a folder each: nobody writes into another's."""
+    one, two = _neighbours(tmp_path, model_server)
+    count = 40
+    with one.serving(), two.serving():
+        for i in range(count):
+            for each in (one, two):
+                task = json.dumps({"first_prompt": str(each.folder)}).encode()
+                each.drop(f"same{'!' * i}.json", task)
+        names = ["same", *(f"same-{n}" for n in range(2, 2 * count + 1))]
+        for name in names:
+            one.completed(name)
+    assert {p.name for p in one.outbox.iterdir()} == set(names)
+    prompts = [json.loads((one.outbox / n / "001.json").read_bytes())["first_prompt"] for n in names]
+    assert sorted(prompts) == sorted([str(one.folder), str(two.folder)] * count)
+    for name in names:
+        found = {p.name for p in (one.outbox / name).iterdir()}
+        assert found == {
+            *("request.json", "results.jsonl", "summary.json", "001", "001.json", "001.jsonl")
+        }

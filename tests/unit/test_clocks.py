@@ -59,18 +59,29 @@ def test_trouble_of_months_is_few_lines() -> None:
     """A disk that refuses a thousand files a second is told at once, every ten minutes, and when it is over."""
     lines, clock = Lines(), [0.0]
     troubles = Troubles(lines, lambda: clock[0])
+    works = [troubles.trying(Action.OUTBOX_TROUBLE) for _ in range(5)]
     for second in range(1300):
         clock[0] = float(second)
-        for file in range(5):
-            troubles.tell(Action.OUTBOX_TROUBLE, OSError(30, "Read-only file system", f"/{file}"))
+        for file, work in enumerate(works):
+            work.failed(OSError(30, "Read-only file system", f"/{file}"))
     assert [level for level, _, _ in lines] == ["error"] * 3
     assert lines[-1][2]["times"] > 6000
-    troubles.tell(Action.OUTBOX_TROUBLE, OSError(28, "No space left on device", "/0"))
+    works[0].failed(OSError(28, "No space left on device", "/0"))
     assert len(lines) == 4
-    for _ in range(2):
-        troubles.over(Action.OUTBOX_TROUBLE, OSError(30, "Read-only file system", "/3"))
+    assert [trouble.mend for trouble in troubles.open] == [
+        "mount that disk writable again",
+        "make room on that disk",
+    ]
+    for work in works[1:]:
+        assert len(lines) == 4
+        for _ in range(2):
+            work.worked()
     assert len(lines) == 5
     assert lines[-1][0] == "warning"
     assert "works again" in lines[-1][2]["message"]
-    troubles.tell(Action.OUTBOX_TROUBLE, OSError(30, "Read-only file system", "/3"))
-    assert len(lines) == 6
+    with works[3] as work:
+        work.failed(OSError(30, "Read-only file system", "/3"))
+        assert len(lines) == 6
+    with works[0]:
+        pass
+    assert troubles.open == ()
