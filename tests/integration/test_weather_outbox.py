@@ -179,7 +179,9 @@ def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_ser
         for name in names:
             one.completed(name)
     assert {p.name for p in one.outbox.iterdir()} == set(names)
-    prompts = [json.loads((one.outbox / n / "001.json").read_bytes())["first_prompt"] for n in names]
+    prompts = [
+        json.loads((one.outbox / n / "001.json").read_bytes())["first_prompt"] for n in names
+    ]
     assert sorted(prompts) == sorted([str(one.folder), str(two.folder)] * count)
     for name in names:
         found = {p.name for p in (one.outbox / name).iterdir()}
