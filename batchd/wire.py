@@ -193,7 +193,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Up: the slot is free. ``outcome``: ``published``, ``suspended``, ``stale`` or ``failed``."""
+    """Up: the slot is free. ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``."""
 
     ref: Ref
     attempt: int

@@ -45,8 +45,9 @@ class Dispatcher:
         return tuple(self._active.values())
 
     def pump(self) -> None:
-        """Start whatever can start."""
-        if self._core.closing or self._lot.stopped:
+        """Start whatever can start: nothing while results cannot be written, for it would be paid for in vain."""
+        core = self._core
+        if core.closing or self._lot.stopped or core.troubles.has(Action.OUTBOX_TROUBLE):
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
         while pool.slot_alone() and (ref := trials.pick(alone=True) or schedule.take_suspect()):
@@ -100,8 +101,8 @@ class Dispatcher:
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
         batch = self._batches.get(ref.batch)
-        if batch is not None and not outbox.writable(batch):
-            # Without a folder it could not begin, nor leave a result: it waits, and does not fail.
+        if batch is not None and not outbox.ready(batch):
+            # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             await core.on_disk(partial(outbox.prepare, batch))
         if not await active.worker.up():
             await self._recover(active, counted=False)
@@ -180,6 +181,9 @@ class Dispatcher:
         if done.outcome == "published" and active.finished is not None:
             self._forget(active)
             core.spawn(self._batches.confirm(ref, active.finished))
+        elif done.outcome == "unpublished" and active.finished is not None:
+            self._forget(active)
+            core.spawn(self._batches.publish(ref))
         elif done.outcome == "suspended" and active.suspended is not None:
             core.spawn(self._suspend(active, active.suspended))
         elif done.outcome == "failed":
@@ -222,7 +226,7 @@ class Dispatcher:
     async def _fail(self, active: Active, traceback: str) -> None:
         """End a task at which an agent broke: a bug, told in the log alone."""
         self._forget(active)
-        if active.finished is not None:
+        if active.finished is not None:  # the bug is in how it is written
             self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=traceback)
             await self._batches.publish(active.ref)
             return

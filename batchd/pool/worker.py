@@ -170,7 +170,10 @@ class Worker:
             ended = await self._agent(run, host)
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)
-            await asyncio.to_thread(_publish, run, ended)
+            try:
+                await asyncio.to_thread(_publish, run, ended)
+            except OSError:  # the daemon tries it again, and tells why it cannot be
+                return wire.Done(ref, attempt, "unpublished")
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")
         except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)

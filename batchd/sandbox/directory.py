@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd.errors import SandboxError
+from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.sandbox.identity import Identity, as_root
 
 _SYS_OPENAT2 = 437  # on all processors
@@ -105,9 +105,13 @@ def fresh(path: str, user: str) -> int:
         raise SandboxError(f"the task's directory cannot be made: {error}") from error
     finally:
         os.close(above)
-    if as_root() and os.fstat(directory).st_uid == 0:
-        owner = Identity.named(user)
-        os.fchown(directory, owner.uid, owner.gid)
+    try:
+        if as_root() and os.fstat(directory).st_uid == 0:
+            owner = Identity.named(user)
+            os.fchown(directory, owner.uid, owner.gid)
+    except (OSError, SandboxUnavailableError) as error:
+        os.close(directory)
+        raise SandboxError(f"the task's directory cannot be given to {user}: {error}") from error
     return directory
 
 

@@ -17,6 +17,9 @@ from batchd.spool import files
 SUMMARY = "summary.json"
 
 _NAME_BYTES = 100
+#: What a disk must have free for a task to start: its transcript and result, with those of others that run.
+_ROOM_BYTES = 4 << 20
+_TRIAL_BYTES = 64 << 10
 #: Begins the name of the mark in a folder that says whose it is, and of a folder that has no name yet.
 _MARK = ".claim-"
 #: What a rename answers where the name is taken, by a folder too or by a file.
@@ -101,18 +104,35 @@ def has_request(batch: Batch) -> bool:
     return os.path.lexists(f"{batch.folder}/{batch.request}")
 
 
-def writable(batch: Batch) -> bool:
-    """Whether a batch's folder is there and takes files, as far as its owner, mode and mount tell."""
-    return os.access(batch.folder, os.W_OK | os.X_OK)
+def ready(batch: Batch) -> bool:
+    """Whether a batch's folder is there and takes files, as far as owner, mode, mount and free room tell."""
+    try:
+        return os.access(batch.folder, os.W_OK | os.X_OK) and _room(batch.folder)
+    except OSError:
+        return False
 
 
 def prepare(batch: Batch) -> None:
-    """Make a batch's folder where it is missing. Raises ``OSError`` where it takes no files."""
-    files.make_folder(Path(batch.folder))
-    if not writable(batch):
-        frozen = os.statvfs(batch.folder).f_flag & os.ST_RDONLY
-        number = errno.EROFS if frozen else errno.EACCES
-        raise OSError(number, os.strerror(number), batch.folder)
+    """Make a batch's folder where it is missing, and try it out. Raises ``OSError`` where it takes no files."""
+    folder = Path(batch.folder)
+    files.make_folder(folder)
+    if not _room(batch.folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), batch.folder)
+    # Only a write tells of a quota, of a disk that fails, and of a mode that root may pass over.
+    trial = folder / ".trial"
+    try:
+        files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _room(folder: str) -> bool:
+    """Whether the disk has room for what a task leaves. Raises ``OSError``."""
+    disk, root = os.statvfs(folder), os.geteuid() == 0
+    blocks, names = (disk.f_bfree, disk.f_ffree) if root else (disk.f_bavail, disk.f_favail)
+    # Some file systems count nothing: of those a write alone can tell.
+    roomy = not disk.f_blocks or blocks * disk.f_frsize >= _ROOM_BYTES
+    return roomy and (not disk.f_files or names > 0)
 
 
 def batch_name(filename: str) -> str:

@@ -155,6 +155,55 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
         _bounded(station)
 
 
+def _filled(path: Path, left: int) -> None:
+    """Write a file that leaves so many bytes of its disk free, or a few less."""
+    disk = os.statvfs(path.parent)
+    path.write_bytes(bytes(max(0, disk.f_bfree * disk.f_frsize - left)))
+
+
+def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path, model_server: str) -> None:
+    """What runs as the disk fills up ends; no other task is begun, no call is paid, until there is room again."""
+    with (
+        _mounted(tmp_path / "outbox"),
+        Station(tmp_path, model_server, model="steps-3").serving() as station,
+    ):
+        station.drop("before.json", _tasks(1))
+        station.completed("before")
+        station.drop("during.json", _tasks(40))
+        until((station.outbox / "during/001.json").exists, station.text)
+        filling = station.outbox / "filling"
+        _filled(filling, 0)
+        until(lambda: station.told("outbox_trouble", "No space left"), station.text)
+        time.sleep(2)  # what runs comes to its end
+        asked, begun = len(station.asked()), len(station.told("task_started"))
+        time.sleep(4)
+        assert len(station.asked()) == asked
+        assert len(station.told("task_started")) == begun < 40
+        assert "Traceback" not in station.text()
+        filling.unlink()
+        station.completed("during", 40)
+        _bounded(station)
+        assert station.told("outbox_trouble", "works again")
+
+
+def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A few blocks are left, so that folders can still be made: the task waits all the same, and says why."""
+    with (
+        _mounted(tmp_path / "outbox"),
+        Station(tmp_path, model_server, model="steps-1").serving() as station,
+    ):
+        _filled(station.outbox / "filling", 200_000)
+        asked = len(station.asked())
+        station.drop("narrow.json", _tasks(4))
+        until(lambda: station.told("outbox_trouble", "No space left"), station.text)
+        time.sleep(2)
+        assert len(station.asked()) == asked
+        (station.outbox / "filling").unlink()
+        station.completed("narrow", 4)
+
+
 def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
     """Return two stations, each with a state of its own, whose outbox is one."""
     found = [Station(tmp_path / name, model_server) for name in ("one", "two")]
