@@ -56,6 +56,7 @@ class Action(enum.StrEnum):
     OUTBOX_TROUBLE = "outbox_trouble"
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
+    SANDBOX_TROUBLE = "sandbox_trouble"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
 

@@ -21,7 +21,12 @@ from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
+from batchd.sandbox import check_user
 from batchd.spool import outbox
+
+
+#: Trouble while which a task would be paid for in vain.
+_HOLDING = (Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE)
 
 
 class Dispatcher:
@@ -45,9 +50,9 @@ class Dispatcher:
         return tuple(self._active.values())
 
     def pump(self) -> None:
-        """Start whatever can start: nothing while results cannot be written, for it would be paid for in vain."""
+        """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
-        if core.closing or self._lot.stopped or core.troubles.has(Action.OUTBOX_TROUBLE):
+        if core.closing or self._lot.stopped or core.troubles.has(*_HOLDING):
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
         while pool.slot_alone() and (ref := trials.pick(alone=True) or schedule.take_suspect()):
@@ -104,6 +109,7 @@ class Dispatcher:
         if batch is not None and not outbox.ready(batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             await core.on_disk(partial(outbox.prepare, batch))
+        await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
             await self._recover(active, counted=False)
             return
@@ -129,6 +135,11 @@ class Dispatcher:
         run = starting.order(core, active, task, batch, given)
         if not self.pool.run(active.worker, run):
             await self._recover(active, counted=False)
+
+    async def _user_there(self) -> None:
+        """See to it that commands can run as whom they should. Raises ``SandboxUnavailableError``."""
+        # In a thread: the answer may come over a network.
+        await asyncio.to_thread(check_user, self._core.config.sandbox_policy())
 
     def _drop(self, active: Active) -> None:
         """Give a slot back in which nothing was started."""

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host, Reply, StopSignal
-from batchd.errors import StaleAttemptError
+from batchd.errors import SandboxUnavailableError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.pool import threads
@@ -130,9 +130,13 @@ class Worker:
             self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
             self._lost(f"this is batchd {__version__}, the daemon is {version}: start it anew")
             return
+        try:
+            self.sandbox = Sandbox(settings.sandbox)
+        except SandboxUnavailableError as error:  # it was there when the daemon looked
+            self._lost(str(error))
+            return
         self._settings = settings
         self.client = ModelClient(settings.endpoints)
-        self.sandbox = Sandbox(settings.sandbox)
         self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
 
     def _start(self, run: wire.Run) -> None:

@@ -58,6 +58,12 @@ def as_root() -> bool:
     return os.geteuid() == 0
 
 
+def check_user(policy: SandboxPolicy) -> None:
+    """Raise ``SandboxUnavailableError``, with the mend, where the user that runs commands is not there (any more)."""
+    if as_root():
+        Identity.named(policy.user)
+
+
 def runner(policy: SandboxPolicy, directory: os.stat_result, path: str) -> Identity:
     """Return who runs commands in a directory: its owner, as root, else whoever batchd is.
 
