@@ -24,7 +24,6 @@ from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
 from batchd.spool import outbox
 
-
 #: Trouble while which a task would be paid for in vain.
 _HOLDING = (Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE)
 

@@ -27,6 +27,7 @@ from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.systemd import Notifier
+from batchd.daemon.troubles import Trouble, trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
@@ -229,6 +230,7 @@ class Daemon:
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
+            core.troubles.also(lambda: _troubled(inbox))
             undo.push_async_callback(inbox.stop)
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
@@ -323,6 +325,10 @@ class Daemon:
             self._systemd.reloading()
             await self._reloader.reload()
             self._systemd.ready()
+
+
+def _troubled(inbox: Inbox) -> Trouble | None:
+    return trouble(Action.INBOX_TROUBLE, *inbox.trouble) if inbox.trouble else None
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

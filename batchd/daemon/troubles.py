@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
+from batchd.errors import NotPossibleError
 from batchd.log import Action
 
 #: The time between two lines about the same trouble, in seconds: it may last for months.
@@ -27,6 +28,7 @@ _MENDS = {
     errno.EPERM: _ACCESS,
     errno.ENOENT: _FOLDER,
     errno.ENOTDIR: _FOLDER,
+    errno.EEXIST: _FOLDER,  # a file stands in its place
     errno.EIO: "look at the disk: it fails",
 }
 
@@ -67,11 +69,17 @@ class Troubles:
         self._clock = clock
         self._ended = ended
         self._known: dict[_Key, _Open] = {}
+        self._others: list[Callable[[], Trouble | None]] = []
 
     @property
     def open(self) -> tuple[Trouble, ...]:
         """What fails at this time, oldest first."""
-        return tuple(known.told for known in self._known.values())
+        others = [found for ask in self._others if (found := ask())]
+        return tuple(sorted((*(k.told for k in self._known.values()), *others), key=_since))
+
+    def also(self, ask: Callable[[], Trouble | None]) -> None:
+        """Have ``open`` ask for what somebody else keeps trying, and tells of in the log."""
+        self._others.append(ask)
 
     def has(self, *actions: Action) -> bool:
         """Tell whether trouble of one of these kinds is open."""
@@ -85,8 +93,7 @@ class Troubles:
         """Tell of a failed try."""
         now, known = self._clock(), self._known.get(key)
         if known is None:
-            trouble = Trouble(key[0], str(error), time.time(), _mend(error))
-            known = self._known[key] = _Open(trouble, now, now)
+            known = self._known[key] = _Open(trouble(key[0], error, time.time()), now, now)
             self._log.error(key[0], message=f"{error}; it is tried again until it works")
         known.times += 1
         known.waiting.add(tries)
@@ -141,6 +148,15 @@ class Tries:
         return self._action, error.errno if isinstance(error, OSError) else str(error)
 
 
-def _mend(error: Exception) -> str:
-    """Return what a user can do about it; empty where the message says so, or nobody knows."""
-    return _MENDS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+def trouble(what: Action, error: Exception, since: float) -> Trouble:
+    """Return an error as ``status`` tells it."""
+    message, mend = str(error), ""
+    if isinstance(error, OSError):
+        mend = _MENDS.get(error.errno or 0, "")
+    elif isinstance(error, NotPossibleError):
+        message, _, mend = message.rpartition(": ")
+    return Trouble(what, message, since, mend or "see the log; it is tried again by itself")
+
+
+def _since(trouble: Trouble) -> float:
+    return trouble.since

@@ -76,6 +76,10 @@ class Inbox:
         #: Settled files of the last scan, oldest first, and what they looked like.
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
+        #: What it cannot do at this time, and since when.
+        self.trouble: tuple[OSError, float] | None = None
+        #: Why one of the last files could not be claimed.
+        self._refused: OSError | None = None
         self._told: set[str] = set()
         self._told_until = 0.0
         self._paused = self._stopped = False
@@ -187,13 +191,25 @@ class Inbox:
             hints |= {n: Sign.CREATED for n in self._settling.due() if n not in hints}
             ready = [found for name, sign in hints.items() if (found := self._look(name, sign))]
             self._settled.extendleft(reversed(ready))
-            if not self._settled and time.monotonic() >= self._next_scan:
+            scanned = not self._settled and time.monotonic() >= self._next_scan
+            if scanned:
                 self._scan()
-            return self._claim()
+            claims = self._claim()
+            if scanned or self._refused:
+                self._ails(self._refused)
         except OSError as error:
+            self._ails(error)
             self._trouble(f"the inbox cannot be worked on: {error}")
             self._next_scan = time.monotonic() + self._scan_s
             return []
+        return claims
+
+    def _ails(self, error: OSError | None) -> None:
+        """Keep what fails, from its beginning on."""
+        if error is None:
+            self.trouble = None
+        elif self.trouble is None or self.trouble[0].errno != error.errno:
+            self.trouble = (error, time.time())
 
     def _look(self, name: str, sign: Sign | None) -> tuple[str, Signature] | None:
         try:
@@ -234,12 +250,14 @@ class Inbox:
 
     def _claim(self) -> list[Claim]:
         """Claim the next chunk of settled files."""
+        self._refused = None
         while self._settled and len(self._claimer) < CHUNK:
             name, look = self._settled.popleft()
             try:
                 self._claimer.take(name, look)
             except PermissionError as error:
                 # It is this one file, as another user's in a sticky folder: the others go on.
+                self._refused = error
                 self._trouble(f"{name} cannot be claimed: {error.strerror}")
         return self._claimer.taken()
 

@@ -328,6 +328,24 @@ def test_two_daemons_share_an_inbox_on_another_file_system(
         shutil.rmtree(inbox, ignore_errors=True)
 
 
+def test_status_tells_of_an_inbox_that_is_none(tmp_path: Path, model_server: str) -> None:
+    """A file in its place is shown, with since when and the mend, until the folder is back."""
+    with Station(tmp_path, model_server).serving() as station:
+        assert station.troubles() == []
+        station.inbox.rename(tmp_path / "away")
+        station.inbox.write_bytes(b"")
+        until(station.troubles, station.text)
+        (trouble,) = station.troubles()
+        assert (trouble["what"], trouble["mend"][:19]) == ("inbox_trouble", "put the folder back")
+        assert str(station.inbox) in trouble["message"]
+        assert "files in the inbox cannot be taken up" in station.status()
+        station.inbox.unlink()
+        (tmp_path / "away").rename(station.inbox)
+        until(lambda: station.troubles() == [], station.text)
+        station.drop("again.json")
+        station.completed("again")
+
+
 def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> None:
     """Where the kernel's watches are used up, it says so, and finds files by looking."""
     none_left = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'

@@ -180,8 +180,15 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path, model_se
         assert len(station.asked()) == asked
         assert len(station.told("task_started")) == begun < 40
         assert "Traceback" not in station.text()
+        (trouble,) = station.troubles()
+        assert (trouble["what"], trouble["mend"]) == ("outbox_trouble", "make room on that disk")
+        assert time.time() - 60 < trouble["since"] < time.time() - 4
+        shown = station.status()
+        assert "results cannot be written, so nothing is started. [Errno 28] No space left" in shown
+        assert "To go on: make room on that disk" in shown
         filling.unlink()
         station.completed("during", 40)
+        until(lambda: station.troubles() == [], station.text)
         _bounded(station)
         assert station.told("outbox_trouble", "works again")
 

@@ -38,6 +38,9 @@ def test_a_sandbox_user_that_is_deleted_holds_the_queue(tmp_path: Path, model_se
         assert len(station.asked()) == asked
         assert not (station.outbox / "during/summary.json").exists()
         assert "Traceback" not in station.text()
+        (trouble,) = station.troubles()
+        assert trouble["message"] == "[sandbox] user: there is no user 'batchd-weather'"
+        assert trouble["mend"].startswith("name an ordinary user in `[sandbox] user`")
         with users.open("a") as file:
             file.write(_USER)
         station.completed("during", 9)

@@ -165,6 +165,16 @@ class Station:
         lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
         return [x for x in lines if x["event"] == event and within in str(x.get("message", ""))]
 
+    def status(self, *options: str) -> str:
+        """Return what `batchd status` prints."""
+        command = [*self.command()[:-1], "status", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def troubles(self) -> list[dict[str, Any]]:
+        """Return what the daemon says that it cannot do."""
+        found: list[dict[str, Any]] = json.loads(self.status("--json"))["daemon"]["troubles"]
+        return found
+
     def asked(self) -> list[dict[str, Any]]:
         """Return the requests that the stand-in server has seen."""
         with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/log") as answer:

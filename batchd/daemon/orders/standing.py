@@ -43,15 +43,22 @@ class Standing:
             },
             "providers": core.governor.told(),
             "parked": [dataclasses.asdict(parking) for parking in self._lot.parkings],
+            "troubles": [dataclasses.asdict(trouble) for trouble in core.troubles.open],
             "workers": [
-                {"pid": w.pid, "tasks": len(w.tasks), "rss": w.rss, "tasks_done": w.tasks_done}
+                # Without a number while it is being started.
+                {
+                    "pid": w.pid or None,
+                    "tasks": len(w.tasks),
+                    "rss": w.rss,
+                    "tasks_done": w.tasks_done,
+                }
                 for w in self._dispatcher.pool.workers
             ],
             "running": [
                 {
                     "task": str(a.ref),
                     "attempt": a.attempt,
-                    "worker": a.worker.pid,
+                    "worker": a.worker.pid or None,
                     "step": a.step,
                     "detail": a.detail,
                     "since": a.since,
