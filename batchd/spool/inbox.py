@@ -265,15 +265,17 @@ class Inbox:
         """Make sure that the folder is there, and that the one that is there is the one watched."""
         files.make_folder(self.folder)
         files.make_folder(self.folder / ".claimed", 0o700)
-        status = self.folder.stat()
+        # The kernel tells nothing of a link to a folder, and nothing when it comes to lead elsewhere.
+        real = self.folder.resolve()
+        status = real.stat()
         if self._polls or self._stopped or self._watched == (status.st_dev, status.st_ino):
             return
         if self._watcher:
             self._watcher.stop()
             self._watcher = None
-            self._trouble("the inbox was removed or renamed, and is watched anew")
+            self._trouble("the inbox was removed, renamed or linked elsewhere, and is watched anew")
         try:
-            self._watcher = Watcher(self.folder, self._notice)
+            self._watcher = Watcher(real, self._notice)
             self._watched = (status.st_dev, status.st_ino)
         except OSError as error:
             self._trouble(f"no events, so it is looked at every {self._scan_s} s: {error.strerror}")

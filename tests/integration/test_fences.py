@@ -444,6 +444,28 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
     assert len(log(slow_server)) == 12
 
 
+def test_a_worker_that_is_being_started_has_no_process_number(
+    tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status gives null for it, and never 0, which a signal would take for the whole process group."""
+    monkeypatch.setattr("batchd.pool.supervisor._START_S", 3.0)
+    settings = configured(tmp_path, slow_server, processes=2)
+
+    async def scenario() -> dict[str, Any]:
+        async with Daemon(settings, watch=False) as daemon:
+            await asyncio.to_thread(until, lambda: workers(tmp_path))
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+            await daemon.submit("b.json", batch(*"ab"))
+            await asyncio.to_thread(until, lambda: len(status(tmp_path)["workers"]) == 2)
+            told = await asyncio.to_thread(status, tmp_path)
+            await daemon.batch_done("b")
+        return told
+
+    told = asyncio.run(scenario())
+    (up,) = [w["pid"] for w in told["workers"] if w["pid"] is not None]
+    assert {r["worker"] for r in told["running"]} == {None, up}
+
+
 def test_a_worker_that_cannot_be_started_gives_its_tasks_back(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

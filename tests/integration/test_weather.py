@@ -346,6 +346,32 @@ def test_status_tells_of_an_inbox_that_is_none(tmp_path: Path, model_server: str
         station.completed("again")
 
 
+def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
+    tmp_path: Path, model_server: str
+) -> None:
+    """Files are taken up by the kernel's word, not by the scan alone; a link that is set anew is noticed."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    station = Station(tmp_path, model_server, scan_s=3.0)
+    station.inbox.symlink_to("first")
+    with station.serving():
+        time.sleep(0.5)  # the first scan is over, the next one far
+        for i in range(3):
+            begun = time.monotonic()
+            station.drop(f"told{i}.json")
+            until(lambda i=i: not (station.inbox / f"told{i}.json").exists())  # type: ignore[misc]
+            assert time.monotonic() - begun < 0.5
+        (tmp_path / "new-link").symlink_to("second")
+        (tmp_path / "new-link").rename(station.inbox)
+        until(lambda: station.told("inbox_trouble", "watched anew"), station.text)
+        begun = time.monotonic()
+        station.drop("elsewhere.json")
+        until(lambda: not (tmp_path / "second/elsewhere.json").exists())
+        assert time.monotonic() - begun < 0.5
+        for batch in ("told0", "told1", "told2", "elsewhere"):
+            station.completed(batch)
+
+
 def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> None:
     """Where the kernel's watches are used up, it says so, and finds files by looking."""
     none_left = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
