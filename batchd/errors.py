@@ -9,6 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+#: Characters of each part of a problem: what a user wrote may be of any length, and is told back in it.
+_MOST = 500
+
+
+def cut(text: str, most: int = _MOST) -> str:
+    """Return ``text``; where it is longer than ``most``, its head and its tail, and how much is left out."""
+    half = most // 2
+    left_out = len(text) - 2 * half
+    return (
+        text if len(text) <= most else f"{text[:half]}[… {left_out:,} characters …]{text[-half:]}"
+    )
+
 
 class BatchdError(Exception):
     """batchd could not go on."""
@@ -29,6 +41,10 @@ class Problem:
     #: The mend, where one is known.
     hint: str = ""
 
+    def cut(self) -> Problem:
+        """Return it with no part longer than a person reads."""
+        return Problem(cut(self.place), cut(self.message), cut(self.hint))
+
     def __str__(self) -> str:
         text = f"{self.place}: {self.message}" if self.place else self.message
         return f"{text} ({self.hint})" if self.hint else text
@@ -40,10 +56,10 @@ class InputError(BatchdError):
     exit_code = 2
 
     def __init__(self, problems: tuple[Problem, ...], source: str = "") -> None:
-        self.problems = problems
+        self.problems = tuple(problem.cut() for problem in problems)
         #: The file that the problems are in.
         self.source = source
-        super().__init__("\n".join(f"{source}: {p}" if source else str(p) for p in problems))
+        super().__init__("\n".join(f"{source}: {p}" if source else str(p) for p in self.problems))
 
 
 class ConfigError(InputError):

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from batchd.errors import cut
+
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
@@ -68,6 +70,10 @@ _CONTROL = re.compile(
 )
 #: Keys as most providers write them, and headers that carry one. A net below the rule, not the rule.
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
+
+
+#: Characters of one field of a line: a net, for what is told is short, tracebacks included.
+_LONGEST = 20_000
 
 
 def escape(text: str) -> str:
@@ -131,6 +137,7 @@ def _write(
     }
     for key, value in fields.items():
         if isinstance(value, str):
+            value = cut(value, _LONGEST)  # noqa: PLW2901 (a copy of each line would cost more)
             clean = str(value) if value.isascii() and value.isprintable() else escape(value)
             line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
         else:

@@ -15,6 +15,9 @@ from batchd.errors import Problem
 
 Place = tuple[str | int, ...]
 
+#: No provider has a longer one; it stands in every line about a call, and in the ledger.
+_MODEL_NAME = 512
+
 
 def controls(value: Any, place: Place) -> Iterator[tuple[Place, Problem]]:
     """Find what no path, header, name or address may hold; ``extra_body`` alone is free text."""
@@ -90,6 +93,8 @@ def model_problem(model: str, config: Sections) -> Problem | None:
     if not (provider and name and model.isprintable()):
         near = difflib.get_close_matches(provider, config.providers, n=1) or ["openai"]
         return Problem("", f"{model!r} is not provider/model", f"as in {near[0]}/MODEL")
+    if len(model) > _MODEL_NAME:
+        return Problem("", f"a model's name has at most {_MODEL_NAME} characters")
     if provider not in config.providers:
         near = difflib.get_close_matches(provider, config.providers, n=1)
         known = f"known are {', '.join(sorted(config.providers))}"

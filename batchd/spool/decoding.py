@@ -45,6 +45,8 @@ def text(data: bytes) -> str | Problem:
     for mark, name in _MARKS:
         if data.startswith(mark):
             return Problem("", f"the file is {name}", "save it as UTF-8")
+    if zeros := _zeros(data):
+        return Problem("", zeros, "the machine that wrote it may have crashed: write it again")
     if b"\0" in data[:1024]:
         start = data[:64]
         wide = max(start[::2].count(0), start[1::2].count(0)) * 3 > len(start)
@@ -61,6 +63,17 @@ def text(data: bytes) -> str | Problem:
             else "this is not UTF-8",
             "save the file as UTF-8",
         )
+
+
+def _zeros(data: bytes) -> str:
+    """Return where zero bytes stand in the place of what was never written; empty: they do not."""
+    if not data.endswith(b"\0"):
+        return "the file begins with zero bytes" if data.startswith(bytes(8)) else ""
+    written = data.rstrip(b"\0")
+    if not written:
+        return "the file is filled with zero bytes"
+    # In UTF-16 and UTF-32 some stand between the characters too.
+    return "" if b"\0" in written else f"the file ends in {len(data) - len(written):,} zero bytes"
 
 
 def json_value(source: str) -> Any | Problem:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from weather import TASK, Station, until
@@ -370,6 +371,34 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
         assert time.monotonic() - begun < 0.5
         for batch in ("told0", "told1", "told2", "elsewhere"):
             station.completed(batch)
+
+
+_LONG = "k" * (1 << 20)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"first_prompt": "x", _LONG: 1},
+        {"first_prompt": "x", "metadata": {_LONG: float("nan")}},
+        {"first_prompt": "x", "model": f"{_LONG}/m"},
+        {"first_prompt": "x", "model": f"standin/{_LONG}"},
+        {"first_prompt": "x", "id": _LONG},
+        {"first_prompt": "x", "after": [_LONG]},
+        {"first_prompt": "x", "dir": _LONG},
+    ],
+    ids=["key", "place", "provider", "model", "id", "after", "dir"],
+)
+def test_what_is_of_any_length_is_told_short(
+    station: Station, request: pytest.FixtureRequest, task: dict[str, Any]
+) -> None:
+    """A megabyte in a key, a name or a path is no megabyte in the refusal, nor in the log."""
+    name = f"long-{request.node.callspec.id}"
+    station.drop(f"{name}.json", json.dumps(task).encode())
+    refusal = station.refused(name)
+    assert len(refusal) < 2000
+    assert (station.outbox / name / "summary.json").stat().st_size < 4000
+    assert max(map(len, station.text().splitlines())) < 4000
 
 
 def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> None:

@@ -259,6 +259,10 @@ def test_what_is_no_json_is_told_with_its_mend(
         ('{\n"a": "é"}'.encode("latin-1"), "x.json", "line 2, column 7", "byte 0xe9 is not UTF-8"),
         (b"tasks: []", "x.yaml", "", "the ending '.yaml' is not known"),
         (b"", "x.md", "", "the file is empty"),
+        (bytes(4000), "x.json", "", "the file is filled with zero bytes (the machine that wrote"),
+        (b"do it" + bytes(4000), "x.md", "", "the file ends in 4,000 zero bytes"),
+        (bytes(4000) + b"{}", "x.json", "", "the file begins with zero bytes"),
+        ("a\n".encode("utf-16-le"), "x.md", "", "the file is UTF-16"),
     ],
 )
 def test_other_encodings_and_endings_are_named(
