@@ -102,16 +102,18 @@ class Troubles:
             since = round(now - known.begun)
             self._log.error(key[0], message=str(error), times=known.times, for_s=since)
 
-    def leave(self, key: _Key, tries: Tries, error: Exception) -> None:
-        """Note that a piece of work meets it no more; the last one ends it, and tells so."""
+    def leave(self, key: _Key, tries: Tries, error: Exception, *, worked: bool) -> None:
+        """Note that a piece of work meets it no more; the last one ends it, and tells so, unless it was given up."""
         known = self._known[key]
         known.waiting.discard(tries)
-        if not known.waiting:
-            del self._known[key]
+        if known.waiting:
+            return
+        del self._known[key]
+        if worked:
             since = round(self._clock() - known.begun, 1)
             message = f"it works again, after: {error}"
             self._log.warning(key[0], message=message, times=known.times, for_s=since)
-            self._ended()
+        self._ended()
 
 
 class Tries:
@@ -127,21 +129,24 @@ class Tries:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.worked()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(worked=kind is None)
 
     def failed(self, error: Exception) -> None:
         """Say that it has failed."""
         if self._error is not None and self._key(self._error) != self._key(error):
-            self.worked()
+            self._leave(worked=False)  # it fails for another reason now
         self._error = error
         self._troubles.meet(self._key(error), self, error)
 
     def worked(self) -> None:
         """Say that it fails no more."""
+        self._leave(worked=True)
+
+    def _leave(self, *, worked: bool) -> None:
         error, self._error = self._error, None
         if error is not None:
-            self._troubles.leave(self._key(error), self, error)
+            self._troubles.leave(self._key(error), self, error, worked=worked)
 
     def _key(self, error: Exception) -> _Key:
         """Return what tells one trouble from another: not a path, for each file has its own."""

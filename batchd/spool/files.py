@@ -66,6 +66,9 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object], *, replace: bool
                 os.unlink(temporary, dir_fd=folder)
             raise
         os.fsync(folder)
+    except OSError as error:
+        # A descriptor or a temporary name would not tell whoever reads it which file this is.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(folder)
 

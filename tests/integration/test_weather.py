@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from weather import TASK, Station, until
+from weather import TASK, Station, filled, mounted, until
 
 #: Long enough for what has not settled, or is not for us, to be taken all the same.
 A_WHILE_S = 1.0
@@ -399,6 +399,19 @@ def test_what_is_of_any_length_is_told_short(
     assert len(refusal) < 2000
     assert (station.outbox / name / "summary.json").stat().st_size < 4000
     assert max(map(len, station.text().splitlines())) < 4000
+
+
+def test_submit_names_the_inbox_whose_disk_is_full(tmp_path: Path, model_server: str) -> None:
+    """One line says which file could not be written, and why; nothing half is left."""
+    with mounted(tmp_path / "inbox"):
+        station = Station(tmp_path, model_server)
+        filled(station.inbox / ".filling", 0)
+        command = [*station.command()[:-1], "submit", "--prompt", "x"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 3
+        path = station.inbox / "prompt.json"
+        assert done.stderr == f"batchd: {path}: No space left on device\n"
+        assert [p.name for p in station.inbox.iterdir()] == [".filling"]
 
 
 def test_without_watches_it_looks_itself(tmp_path: Path, model_server: str) -> None:

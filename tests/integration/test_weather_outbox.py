@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from weather import Station, until
+from weather import Station, filled, mounted, until
 
 
 def _tasks(count: int) -> bytes:
@@ -125,22 +123,10 @@ def test_an_outbox_that_is_replaced_by_a_file_comes_back(tmp_path: Path, model_s
         assert station.told("outbox_trouble", "works again")
 
 
-@contextlib.contextmanager
-def _mounted(folder: Path) -> Iterator[None]:
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "weather", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("needs to mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
 def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server: str) -> None:
     """And later is none any more: tasks wait for it, and complete."""
     with (
-        _mounted(tmp_path / "outbox"),
+        mounted(tmp_path / "outbox"),
         Station(tmp_path, model_server, model="steps-2").serving() as station,
     ):
         station.drop("before.json", _tasks(1))
@@ -155,16 +141,10 @@ def test_an_outbox_on_a_disk_that_becomes_read_only(tmp_path: Path, model_server
         _bounded(station)
 
 
-def _filled(path: Path, left: int) -> None:
-    """Write a file that leaves so many bytes of its disk free, or a few less."""
-    disk = os.statvfs(path.parent)
-    path.write_bytes(bytes(max(0, disk.f_bfree * disk.f_frsize - left)))
-
-
 def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path, model_server: str) -> None:
     """What runs as the disk fills up ends; no other task is begun, no call is paid, until there is room again."""
     with (
-        _mounted(tmp_path / "outbox"),
+        mounted(tmp_path / "outbox"),
         Station(tmp_path, model_server, model="steps-3").serving() as station,
     ):
         station.drop("before.json", _tasks(1))
@@ -172,7 +152,7 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path, model_se
         station.drop("during.json", _tasks(40))
         until((station.outbox / "during/001.json").exists, station.text)
         filling = station.outbox / "filling"
-        _filled(filling, 0)
+        filled(filling, 0)
         until(lambda: station.told("outbox_trouble", "No space left"), station.text)
         time.sleep(2)  # what runs comes to its end
         asked, begun = len(station.asked()), len(station.told("task_started"))
@@ -198,10 +178,10 @@ def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
 ) -> None:
     """A few blocks are left, so that folders can still be made: the task waits all the same, and says why."""
     with (
-        _mounted(tmp_path / "outbox"),
+        mounted(tmp_path / "outbox"),
         Station(tmp_path, model_server, model="steps-1").serving() as station,
     ):
-        _filled(station.outbox / "filling", 200_000)
+        filled(station.outbox / "filling", 200_000)
         asked = len(station.asked())
         station.drop("narrow.json", _tasks(4))
         until(lambda: station.told("outbox_trouble", "No space left"), station.text)

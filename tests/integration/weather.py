@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from batchd import control
 from batchd.errors import NoDaemonError
 
@@ -196,3 +198,22 @@ def until(
     while not condition():
         assert time.monotonic() < deadline, f"this never came true\n{why()}"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """Have a folder be a small disk of its own meanwhile, where that is possible."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "weather", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+def filled(path: Path, left: int) -> None:
+    """Write a file that leaves so many bytes of its disk free, or a few less."""
+    disk = os.statvfs(path.parent)
+    path.write_bytes(bytes(max(0, disk.f_bfree * disk.f_frsize - left)))

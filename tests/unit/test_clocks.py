@@ -82,6 +82,7 @@ def test_trouble_of_months_is_few_lines() -> None:
     with works[3] as work:
         work.failed(OSError(30, "Read-only file system", "/3"))
         assert len(lines) == 6
-    with works[0]:
-        pass
+    with pytest.raises(KeyboardInterrupt), works[0]:
+        raise KeyboardInterrupt
     assert troubles.open == ()
+    assert "works again" not in str(lines[7:])
