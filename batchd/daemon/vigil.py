@@ -13,16 +13,13 @@ _LOOK_S = 1.0
 
 async def keep(core: Core, server: Server) -> None:
     """Look for ever: a lost store ends the daemon, a lost socket is made again. Raises ``DamagedStoreError``."""
-    failed: OSError | None = None
-    while True:
-        await asyncio.sleep(_LOOK_S)
-        await core.store.look()
-        try:
-            await server.look()
-        except OSError as error:
-            failed = error
-            core.troubles.tell(Action.CONTROL_TROUBLE, error)
-        else:
-            if failed:
-                core.troubles.over(Action.CONTROL_TROUBLE, failed)
-            failed = None
+    with core.troubles.trying(Action.CONTROL_TROUBLE) as tries:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await core.store.look()
+            try:
+                await server.look()
+            except OSError as error:
+                tries.failed(error)
+            else:
+                tries.worked()
