@@ -349,8 +349,10 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(copy.glob(".*"))
 
 
-@pytest.mark.parametrize("damage", [0, 8192])
-def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, damage: int) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"), [(0, "it is no database, or its head is damaged"), (8192, "it is damaged")]
+)
+def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, damage: int, told: str) -> None:
     """Whether its head or its middle is overwritten, the error names the file and the way out."""
     path = tmp_path / "batchd.db"
     store = Store.open(path, retention_s=0)
@@ -364,7 +366,7 @@ def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, damage: int) -> None
     async def use(store: Store) -> None:
         await store.add_batch(_batch(path, "C2"), _tasks(500))
 
-    with pytest.raises(StoreError, match=r"batchd\.db: it is damaged; stop batchd, move it away"):
+    with pytest.raises(StoreError, match=rf"batchd\.db: {told}; stop batchd, move it away"):
         _use_and_close(path, use)
 
 
