@@ -41,8 +41,8 @@ COMMANDS: Mapping[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
-    args = _parse(sys.argv[1:] if argv is None else argv)
     try:
+        args = _parse(sys.argv[1:] if argv is None else argv)
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
         sys.stdout.flush()
     except BatchdError as error:
