@@ -18,6 +18,8 @@ PORTS = (80, 443)
 _MOST_PORT = 65_535
 _MOST_HOSTS = 500
 _LONGEST_NAME = 253
+#: Of a name with a port, in letters beyond ASCII too.
+_LONGEST_TEXT = 300
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 #: Whoever reads "0x7f.1" or "2130706433" as a name, another reads as an address.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -62,7 +64,9 @@ class Host:
 def parse(text: str) -> Host:
     """Return the entry that ``text`` writes. Raises ``ValueError``, with what is wrong."""
     if "/" in text or "@" in text:
-        raise ValueError(f"{text!r} is no host: write its name alone, as in api.example.com")
+        raise ValueError(
+            f"{text[:_LONGEST_TEXT]!r} is no host: write its name alone, as in api.example.com"
+        )
     below = text.startswith("*.")
     name, port = authority(text[2:] if below else text, international=True)
     if not isinstance(name, str):
@@ -79,8 +83,9 @@ def authority(text: str, *, international: bool = False) -> tuple[str | Address,
 
     Raises ``ValueError``, with what is wrong.
     """
-    match = _AUTHORITY.fullmatch(text)
+    match = _AUTHORITY.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
     if match is None:
+        text = text[:_LONGEST_TEXT]
         raise ValueError(f"{text!r} is no HOST or HOST:PORT")
     name, digits = match.groups()
     port = int(digits) if digits else None

@@ -69,7 +69,7 @@ class Resolver:
         Raises ``RefusedError`` where it has none but such that nobody may reach, and ``UnreachableError``.
         """
         found = [name] if not isinstance(name, str) else await self._asked(name, port)
-        reasons = {address: addresses.forbidden(address, private=private) for address in found}
+        reasons = {address: _reason(address, port, private=private) for address in found}
         good = [address for address, why in reasons.items() if not why]
         if not good:
             address, why = next(iter(reasons.items()))
@@ -113,6 +113,23 @@ class Resolver:
         except RuntimeError as error:
             tell(OSError(str(error)))
         return future
+
+
+def _reason(address: Address, port: int, *, private: bool) -> str:
+    """Return why nobody may reach an address; empty where they may."""
+    why = addresses.forbidden(address, private=private)
+    return "an address of this machine" if not (why or private) and ours(address, port) else why
+
+
+def ours(address: Address, port: int) -> bool:
+    """Return whether an address is this machine's own, public or not: then the kernel sets out from it, too."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 (IPv4)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), port))  # sends nothing
+        except OSError:
+            return False
+        return ip_address(str(probe.getsockname()[0])) == address
 
 
 def _system(name: str, port: int) -> list[Address]:

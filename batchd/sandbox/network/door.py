@@ -44,6 +44,8 @@ class Door:
             if serving is not None:
                 serving.cancel()
                 await asyncio.gather(serving, return_exceptions=True)
+            if listener is not None:
+                listener.close()  # serving may not have begun
 
     def told(self) -> str:
         """Return it in words, for the model."""
