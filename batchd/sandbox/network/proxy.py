@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Iterable
 
@@ -153,7 +154,7 @@ async def _first(addresses: Iterable[Address], port: int) -> socket.socket:
         except TimeoutError:
             why = "no answer in time"
         except OSError as error:
-            why = error.strerror or str(error)
+            why = os.strerror(error.errno) if error.errno else str(error)
     raise UnreachableError(why)
 
 
@@ -178,7 +179,8 @@ async def _carry(request: Request, client: Stream, server: Stream) -> None:
             await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await relay.join(client, server, patience)
             return
-        await server.send(request.head)
+        with contextlib.suppress(OSError):  # what it may have answered already tells more
+            await server.send(request.head)
         if request.waits:
             await client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         # Both at once: a server may answer before it has heard everything.
@@ -209,7 +211,7 @@ async def _answer(request: Request, client: Stream, server: Stream, patience: Pa
         try:
             raw = await server.until(b"\r\n\r\n", heads.MOST_ANSWER)
             answer = heads.answer(raw, bare=request.bare)
-        except (HeadError, EOFError) as error:
+        except (HeadError, EOFError, OSError) as error:
             why = str(error) or "it said nothing"
             text = f"batchd: {request.target} gave no answer: {why}"
             await client.send(heads.refusal(_NO_GATEWAY, text, text))
