@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from loopback import serving
 from batchd.errors import SandboxError
 from batchd.records import Network, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check
+from batchd.sandbox.network.destinations import ours
 
 BLOB = os.urandom(1 << 20) * 24
 
@@ -316,6 +318,45 @@ def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
         assert open_at_server == set()
 
 
+def test_an_address_of_this_machine_is_known_whatever_it_is() -> None:
+    """Loopback, and the address under which others know the machine: a public one is no way in either."""
+    assert ours(ip_address("127.0.0.1"), 80)
+    assert not ours(ip_address("192.0.2.1"), 80)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 80))
+        except OSError:
+            return  # loopback is all that this machine has
+        assert ours(ip_address(probe.getsockname()[0]), 80)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_an_address_of_six_is_written_in_brackets(tmp_path: Path) -> None:
+    """In the list as in a request."""
+
+    class Six(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    try:
+        server = Six(("::1", 0), Web)
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        port = server.server_port
+        listed = (f"[::1]:{port}",)
+        said = shell(
+            tmp_path,
+            listed,
+            f"curl -gfsS http://[::1]:{port}/x",
+            f"curl -gfsSp http://[0::1]:{port}/y",
+        )
+        server.shutdown()
+        thread.join(10)
+    assert said == [f"GET /x for [::1]:{port}", f"GET /y for [::1]:{port}"]
+
+
 def test_many_commands_have_their_ways_at_once(tmp_path: Path) -> None:
     """Sixty in one process, each with its own proxy on the same port."""
     with web() as port:
@@ -386,7 +427,7 @@ def test_a_server_that_is_not_there_or_talks_nonsense_is_told_from_one_that_is_r
             *(f"curl -sS http://127.0.0.1:{port}/" for port in (gone, odd, mute)),
             "curl -sS http://no-such-name.invalid/",
         )
-    for text, why in zip(said, ("refused", "HTTP/1.1", "reset", "not known"), strict=True):
+    for text, why in zip(said, ("refused", "HTTP/1.1", "gave no answer", "not known"), strict=True):
         assert text.startswith("batchd: ")
         assert why in text
 

@@ -39,7 +39,7 @@ def test_a_request_is_written_anew() -> None:
 def test_an_address_may_leave_its_path_out(line: bytes, path: bytes) -> None:
     """And an @ behind the host is a letter like any other."""
     found = request(b"GET " + line + b" HTTP/1.0\r\n\r\n")
-    assert found.head.startswith(b"GET " + path + b" HTTP/1.1\r\nHost: a.example")
+    assert found.head.startswith(b"GET " + path + b" HTTP/1.0\r\nHost: a.example")
     assert (found.host, found.port, found.length) == ("a.example", 80, 0)
 
 

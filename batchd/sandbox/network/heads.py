@@ -146,12 +146,14 @@ def _plain(method: str, target: str, fields: _Fields, *, modern: bool) -> Reques
         framed.append(("Transfer-Encoding", "chunked"))
     elif length or _values(fields, "content-length"):
         framed.append(("Content-Length", str(length)))
+    # The server is told what the client can read: an old one knows no chunks.
+    version = "HTTP/1.1" if modern else "HTTP/1.0"
     path = uri[2] if uri[2].startswith("/") else f"/{uri[2]}"
     return Request(
         host=host,
         port=port,
         tunnel=False,
-        head=_written(f"{method} {path} HTTP/1.1", [*framed, *kept, ("Connection", "close")]),
+        head=_written(f"{method} {path} {version}", [*framed, *kept, ("Connection", "close")]),
         length=length,
         waits=modern and any(v.lower() == "100-continue" for v in _values(fields, "expect")),
         bare=method == "HEAD",
