@@ -66,7 +66,7 @@ def check(policy: SandboxPolicy) -> list[Finding]:
     if policy.backend == "none":
         unprotected = (
             'backend = "none": commands can read and change whatever their user can, and a process that'
-            " leaves its group can outlive its task"
+            " leaves its group can outlive its task; all have the whole network"
         )
         return [*findings, Finding(name="sandbox", ok=True, detail=unprotected)]
     findings.append(_finding("bubblewrap", lambda: f"version {_recent(_found())} at {_found()}"))
