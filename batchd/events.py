@@ -121,6 +121,8 @@ class ToolRan:
     seconds: float = 0.0
     #: ``ran``, ``refused`` (bad arguments), ``timed_out`` or ``interrupted`` (in doubt after a crash).
     outcome: str = "ran"
+    #: Where the command wanted to go and might not, a line each.
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,8 @@ class RoundEvaluated:
     final: bool = True
     #: How long a command took.
     seconds: float = 0.0
+    #: Where it wanted to go and might not, a line each.
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

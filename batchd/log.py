@@ -41,6 +41,8 @@ class Action(enum.StrEnum):
     MODEL_CALLED = "model_called"
     MODEL_FAILED = "model_failed"
     TOOL_RAN = "tool_ran"
+    #: A command wanted to reach hosts that its task may not reach.
+    NETWORK_REFUSED = "network_refused"
     ROUND_EVALUATED = "round_evaluated"
     CONTEXT_COMPACTED = "context_compacted"
     CLOCK_MOVED = "clock_moved"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd.records import Evaluation
-from batchd.sandbox import Workplace, patiently
+from batchd.sandbox import Ran, Workplace, patiently
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
@@ -41,16 +41,16 @@ def verdict(content: str) -> Evaluation | None:
 
 async def check(
     place: Workplace, command: str, timeout_s: float, most: int | None = None
-) -> tuple[Evaluation, float]:
+) -> tuple[Evaluation, Ran]:
     """Run the task's own check: exit 0 passes, at most ``most`` bytes of its output are the feedback.
 
-    Also returns the seconds it took.
+    Also returns how the command ended.
     """
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most)
     end = f"ran out of its {timeout_s:g} s" if ran.timed_out else f"exit code {ran.exit_code}"
     done = ran.exit_code == 0 and not ran.timed_out
     feedback = f"`{command}`: {end}\n{ran.output}".strip()
-    return Evaluation(by="check", done=done, feedback="" if done else feedback), ran.seconds
+    return Evaluation(by="check", done=done, feedback="" if done else feedback), ran
 
 
 async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 from batchd import tokens, wire
 from batchd.agent import context, evaluate, prompts, protocol, tools
@@ -191,6 +192,7 @@ class Performer:
             exit_code=output.exit_code,
             seconds=output.seconds,
             outcome=output.outcome,
+            refused=output.refused,
         )
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
@@ -200,10 +202,9 @@ class Performer:
             if step.by == "check":
                 timeout_s = self._left(self._task.limits.tool_timeout_s)
                 most = context.output_bytes(state.setup(Purpose.AGENT))
-                verdict, seconds = await evaluate.check(
-                    self._place, self._task.check, timeout_s, most
-                )
-                return self._verdict(verdict, last=step.last, seconds=seconds)
+                verdict, ran = await evaluate.check(self._place, self._task.check, timeout_s, most)
+                judged = self._verdict(verdict, last=step.last)
+                return replace(judged, seconds=ran.seconds, refused=ran.refused)
             verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
             return self._verdict(verdict, last=step.last)
 
@@ -219,11 +220,9 @@ class Performer:
             scale=step.scale,
         )
 
-    def _verdict(self, verdict: Evaluation, *, last: bool, seconds: float = 0.0) -> RoundEvaluated:
+    def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
-        return RoundEvaluated(
-            at=self._host.clock(), evaluation=verdict, final=final, seconds=seconds
-        )
+        return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
 
 
 def _sizes(

@@ -42,6 +42,8 @@ class Output:
     seconds: float = 0.0
     #: ``ran``, ``refused`` or ``timed_out``.
     outcome: str = "ran"
+    #: Where it wanted to go and might not.
+    refused: tuple[str, ...] = ()
 
 
 def parse(call: ToolCall) -> Request | str:
@@ -137,4 +139,5 @@ def _shown(ran: Ran, timeout_s: float) -> Output:
         note = "" if text else "[no output]"
     if text and note and not text.endswith("\n"):
         text += "\n"
-    return Output(text + note, ran.exit_code, ran.seconds, "timed_out" if ran.timed_out else "ran")
+    outcome = "timed_out" if ran.timed_out else "ran"
+    return Output(text + note, ran.exit_code, ran.seconds, outcome, ran.refused)

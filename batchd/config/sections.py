@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from batchd import records
 from batchd.config.presets import PRESETS
+from batchd.config.reach import HostList, Reach
 
 #: Bounds that no honest value meets keep every number within what SQLite and timers can hold.
 Count = Annotated[int, Ge(0), Le(10**15)]
@@ -233,8 +234,10 @@ class Sandbox(Section):
     """``none`` runs them unprotected, as the daemon's user."""
     user: Name = "nobody"
     """Who runs commands in fresh directories when batchd is root."""
-    network: bool = False
-    """Whether tasks may ask for the network."""
+    network: Reach = False
+    """What tasks may ask for at most: false (nothing), a list of hosts (lists within it), true (everything)."""
+    private_hosts: HostList = ()
+    """Hosts that may have private addresses, loopback included, which are refused otherwise."""
     max_processes: Positive = 256
     """Processes of one user at a time."""
     max_memory_bytes: Annotated[int, Ge(1 << 24)] = 2 << 30

@@ -59,6 +59,8 @@ class TaskLog:
             if line.action in {Action.MODEL_CALLED, Action.MODEL_FAILED}:
                 line.fields["gen_ai.request.model"] = self._model
             getattr(self._log, line.level)(line.action, **line.fields)
+        if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
+            self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
 
 
 def _quote(text: str) -> str:

@@ -4,6 +4,7 @@ Money is in US dollars, times are seconds since the epoch (UTC), durations are
 seconds, sizes are bytes, and models are named ``provider/model``.
 """
 
+from batchd.records.hosts import Network
 from batchd.records.limits import RateLimit
 from batchd.records.models import (
     Answer,
@@ -50,6 +51,7 @@ __all__ = [
     "Limits",
     "Message",
     "ModelSetup",
+    "Network",
     "Parking",
     "Price",
     "Purpose",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batchd.records.hosts import Network
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPolicy:
@@ -13,8 +15,10 @@ class SandboxPolicy:
     backend: str = "bwrap"
     #: Who runs commands in fresh directories when batchd is root.
     user: str = "nobody"
-    #: Whether tasks may ask for the network.
-    network: bool = False
+    #: What tasks may ask for at most: no network, all of it, or hosts of this list.
+    network: Network = False
+    #: Hosts that may have private addresses.
+    private_hosts: tuple[str, ...] = ()
     #: Processes of one user at a time.
     max_processes: int = 256
     #: Data segment of one process.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchd.records.hosts import Network
+
 
 class Status(enum.StrEnum):
     """Where a task stands. The last four are final."""
@@ -112,8 +114,8 @@ class Task:
     #: A JSON Schema that the final answer must satisfy.
     output_schema: Mapping[str, Any] | None = None
     limits: Limits = field(default_factory=Limits)
-    #: Whether its commands may use the network.
-    network: bool = False
+    #: What its commands may reach: nothing, everything, or these hosts.
+    network: Network = False
     #: Environment variables of its commands.
     env: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()

@@ -53,10 +53,17 @@ class View:
     before: tuple[str, ...]
     #: The limits that are set from outside: the kernel's number, and the value.
     limits: tuple[tuple[int, int], ...]
+    #: Whether a command is held back until somebody has looked after its network.
+    gated: bool = False
 
 
 def view(
-    policy: SandboxPolicy, identity: Identity, env: Mapping[str, str], *, network: bool
+    policy: SandboxPolicy,
+    identity: Identity,
+    env: Mapping[str, str],
+    *,
+    network: bool,
+    gated: bool = False,
 ) -> View:
     """Return what commands see. Raises ``SandboxError`` for an environment that cannot be passed on."""
     common = _common(policy, identity, network=network)
@@ -65,7 +72,7 @@ def view(
     blob = common.options + encoded(words)
     if len(blob) > _MOST_ARGUMENTS // 2:
         raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
-    return replace(common, options=blob)
+    return replace(common, options=blob, gated=gated)
 
 
 @functools.cache

@@ -27,6 +27,7 @@ _DYING_S = 10.0
 _POLL_S = 0.001
 _LOOK_S = 0.02
 _INNER = re.compile(rb'"child-pid": (\d+)')
+_NETWORK = re.compile(rb'"net-namespace": (\d+)')
 
 
 @functools.cache
@@ -44,12 +45,14 @@ def prepare_process() -> None:
 class Child:
     """A running child, the leader of its own process group; to be ended in any case."""
 
-    def __init__(self, pid: int, status: int | None = None) -> None:
+    def __init__(self, pid: int, status: int | None = None, gate: int | None = None) -> None:
         guard().watch(pid)
         self.pid = pid
         #: As ``subprocess`` tells it: negative for a signal. 0 until it was waited for.
         self._returncode = 0
         self._status = status
+        #: The command begins when this is closed, if there is one.
+        self._gate = gate
         self._reports = status is not None
         self._report = b""
         #: The first process inside the sandbox, as the outside numbers it.
@@ -68,7 +71,7 @@ class Child:
     async def wait(self) -> None:
         """Return when the command has ended; what it started may still run."""
         loop = asyncio.get_running_loop()
-        if self._status is not None:
+        if self._status is not None and self._inner is None:
             loop.add_reader(self._status, self._on_status)
         try:
             with _watched(self.pid) as ended:
@@ -76,6 +79,25 @@ class Child:
         finally:
             if self._status is not None:
                 loop.remove_reader(self._status)
+
+    async def inside(self) -> tuple[int, int] | None:
+        """Return the sandbox's first process, as the outside numbers it, and the number of its network.
+
+        None where it could not be set up.
+        """
+        while (found := _NETWORK.search(self._report)) is None or self._inner is None:
+            assert self._status is not None, "only a sandbox tells of itself"
+            await _readable(self._status)
+            if not self._read_status():
+                return None
+        guard().watch(self._inner)
+        return self._inner, int(found[1])
+
+    def release(self) -> None:
+        """Let a command begin that was held back."""
+        if self._gate is not None:
+            os.close(self._gate)
+            self._gate = None
 
     async def end(self) -> None:
         """Kill whatever still runs, and return when all of it is dead; a cancellation waits that long.
@@ -141,6 +163,7 @@ class Child:
 
     def close(self) -> None:
         """Give the descriptors back."""
+        self.release()
         if self._status is not None:
             os.close(self._status)
             self._status = None
@@ -158,14 +181,20 @@ class Child:
         if self._status is not None:
             asyncio.get_running_loop().remove_reader(self._status)
 
-    def _read_status(self) -> None:
-        """Take in what bwrap has said so far: first its inner process, at the end the exit code."""
-        if self._status is None:
-            return
+    def _read_status(self) -> bool:
+        """Take in what bwrap has said so far: first its inner process, at the end the exit code.
+
+        Returns False where it will say nothing more.
+        """
+        said = b""
         with contextlib.suppress(BlockingIOError):
-            self._report += os.read(self._status, 4096)
-        if self._inner is None and (found := _INNER.search(self._report)):
-            self._inner = int(found[1])
+            if self._status is not None:
+                said = os.read(self._status, 4096)
+            self._report += said
+            if self._inner is None and (found := _INNER.search(self._report)):
+                self._inner = int(found[1])
+            return bool(said)
+        return True
 
     def _reap(self) -> None:
         """Wait for the processes that are dead."""
@@ -203,6 +232,17 @@ def _watched(pid: int) -> Iterator[asyncio.Future[None]]:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until something can be read, or never will be."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(descriptor, _settle, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
 
 
 async def _looked_at(pid: int, ended: asyncio.Future[None]) -> None:

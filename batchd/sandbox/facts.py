@@ -32,7 +32,7 @@ SCRIPT = (
 )
 
 
-def line(answer: str, *, user: str, directory: str, network: bool, lasting_tmp: bool) -> str:
+def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: bool) -> str:
     """Return the facts, given what ``SCRIPT`` printed."""
     system, *tools = answer.splitlines() or [""]
     missing = [tool for tool in _EXPECTED if tool not in tools]
@@ -42,7 +42,7 @@ def line(answer: str, *, user: str, directory: str, network: bool, lasting_tmp: 
         f"working directory {directory}",
         f"tools: {', '.join(tools)}" if tools else "",
         f"not installed: {', '.join(missing)}" if missing else "",
-        "network: yes" if network else "no network",
+        network,
         "" if lasting_tmp else "/tmp is emptied after each command",  # noqa: S108 (text)
     ]
     return "; ".join(part for part in parts if part) + "."

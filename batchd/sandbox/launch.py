@@ -34,15 +34,19 @@ def sandboxed(
     stdin: int | None,
     output: int,
 ) -> Child:
-    """Start ``command`` in a sandbox of its own. Raises ``OSError``.
+    """Start ``command`` in a sandbox of its own; under a ``gated`` view it waits to be released. Raises ``OSError``.
 
     The sandbox ends with the thread that calls this, so call it from one that stays.
     """
     status, status_end = os.pipe()
-    passed = [status_end]
+    passed, gate = [status_end], None
     try:
         os.set_blocking(status, False)
         options = ["--json-status-fd", str(status_end), "--bind-fd", str(directory), TASK]
+        if view.gated:
+            held, gate = os.pipe()
+            passed.append(held)
+            options += ["--block-fd", str(held)]
         for before, path, behind in view.contents:
             descriptor = os.open(path, os.O_RDONLY)
             passed.append(descriptor)
@@ -54,7 +58,7 @@ def sandboxed(
             # Each onto itself: that leaves it open at the exec.
             same = [(descriptor, descriptor) for descriptor in (*passed, directory)]
             pid = _spawn(bwrap, [guard().name, *words], {}, same, stdin=stdin, output=output)
-            child = _watched(pid, status)
+            child = _watched(pid, status, gate)
             # bwrap waits for its arguments: whenever this process dies, the child is either known to
             # the guard or without them. One that is dead already says so at its end.
             with contextlib.suppress(ProcessLookupError, BrokenPipeError):
@@ -65,6 +69,8 @@ def sandboxed(
             os.close(arguments)
     except BaseException:
         os.close(status)
+        if gate is not None:
+            os.close(gate)
         raise
     finally:
         for descriptor in passed:
@@ -85,10 +91,15 @@ def plain(
     return _watched(_spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
 
 
-def _watched(pid: int, status: int | None = None) -> Child:
+def helper(argv: Sequence[str], line: int) -> Child:
+    """Start a program of ours that reads nothing and writes to a socket. Raises ``OSError``."""
+    return _watched(_spawn(argv[0], list(argv), {}, (), stdin=None, output=line))
+
+
+def _watched(pid: int, status: int | None = None, gate: int | None = None) -> Child:
     """Return a process that was just started as the guard's child; where nobody can guard it, it is killed."""
     try:
-        return Child(pid, status)
+        return Child(pid, status, gate)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

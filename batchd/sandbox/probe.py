@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.errors import SandboxError, SandboxUnavailableError
-from batchd.records import SandboxPolicy
+from batchd.records import SandboxPolicy, hosts
 from batchd.sandbox import launch
 from batchd.sandbox.bwrap import view
 from batchd.sandbox.identity import Identity, as_root, limits, prefix
+from batchd.sandbox.network import Allowed, Door
 
 #: Older ones can be led out of the sandbox by a symbolic link during set-up.
 _OLDEST = (0, 12)
@@ -63,16 +66,60 @@ def check(policy: SandboxPolicy) -> list[Finding]:
     if policy.backend == "none":
         unprotected = (
             'backend = "none": commands can read and change whatever their user can, and a process that'
-            " leaves its group can outlive its task"
+            " leaves its group can outlive its task; all have the whole network"
         )
         return [*findings, Finding(name="sandbox", ok=True, detail=unprotected)]
     findings.append(_finding("bubblewrap", lambda: f"version {_recent(_found())} at {_found()}"))
     if all(finding.ok for finding in findings):
         findings.append(_finding("sandbox", lambda: _confining(_found(), policy)))
-    if policy.network:
-        shared = "tasks that ask for it share the host's network, services on its loopback included"
-        findings.append(Finding(name="sandbox network", ok=True, detail=shared))
+    tried = bool(policy.network) and all(finding.ok for finding in findings)
+    findings.append(
+        _finding("sandbox network", lambda: f"{_way_out(policy) if tried else ''}{_reach(policy)}")
+    )
     return findings
+
+
+def _way_out(policy: SandboxPolicy) -> str:
+    """Give a trial command the proxy of a list of hosts, and tell how it went. Raises ``SandboxUnavailableError``."""
+    who = _someone(policy)
+    mend = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
+    try:
+        with _folder_of(who) as directory:
+            asyncio.run(_through_the_door(policy, who, directory))
+    except (OSError, SandboxError) as error:
+        raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {mend}") from error
+    return "a trial command had the proxy; "
+
+
+async def _through_the_door(policy: SandboxPolicy, who: Identity, directory: int) -> None:
+    seen = view(policy, who, {}, network=False, gated=True)
+    output = os.open(os.devnull, os.O_WRONLY)
+    try:
+        child = launch.sandboxed(_found(), seen, directory, [b"true"], stdin=None, output=output)
+    finally:
+        os.close(output)
+    try:
+        async with Door(Allowed(())).opened(child):
+            await child.wait()
+    finally:
+        await child.end()
+
+
+def _reach(policy: SandboxPolicy) -> str:
+    """Return what tasks may reach, in words."""
+    if not policy.network:
+        return "no task has any network"
+    private = (
+        f"; private addresses only of {hosts.told(policy.private_hosts)}"
+        if policy.private_hosts
+        else "; private addresses are refused"
+    )
+    if isinstance(policy.network, bool):
+        return (
+            "tasks that ask for `true` share the host's network, services on its loopback included; those"
+            f" that ask for a list of hosts reach these through a proxy{private}"
+        )
+    return f"tasks may ask for {hosts.told(policy.network)}, through a proxy{private}"
 
 
 def _finding(name: str, look: Callable[[], str]) -> Finding:
@@ -139,18 +186,11 @@ def _recent(path: str) -> str:
 def _confining(path: str, policy: SandboxPolicy) -> str:
     """Run a command in a sandbox of the real kind, and tell how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
     who = _someone(policy)
-    with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
-        if as_root():
-            os.chown(folder, who.uid, who.gid)
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+    try:
+        with _folder_of(who) as directory:
             reached, output = _trial(path, policy, who, directory)
-        except (OSError, SandboxError) as error:
-            raise SandboxUnavailableError(
-                f"no sandbox can be started ({error}): {_mend()}"
-            ) from error
-        finally:
-            os.close(directory)
+    except (OSError, SandboxError) as error:
+        raise SandboxUnavailableError(f"no sandbox can be started ({error}): {_mend()}") from error
     if not reached:
         raise SandboxUnavailableError(
             f"no sandbox can be set up here ({output.strip()}): {_mend()}"
@@ -162,6 +202,19 @@ def _confining(path: str, policy: SandboxPolicy) -> str:
             f"a command in the sandbox is not confined ({', '.join(loose) or 'wrong user'}): {_OTHERWISE}"
         )
     return "a trial command ran confined, without capabilities, its system calls filtered"
+
+
+@contextlib.contextmanager
+def _folder_of(who: Identity) -> Iterator[int]:
+    """Give a directory for a trial, open."""
+    with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
+        if as_root():
+            os.chown(folder, who.uid, who.gid)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
 
 
 def _trial(path: str, policy: SandboxPolicy, who: Identity, directory: int) -> tuple[bool, str]:

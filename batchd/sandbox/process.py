@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from batchd.errors import SandboxError
 from batchd.sandbox.child import Child
 from batchd.sandbox.memory import memory_file
+from batchd.sandbox.network import Door
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.shortage import SHORT, patiently
 
@@ -34,29 +36,37 @@ class Ran:
     cut: bool = False
     #: From its start to the death of all that it started.
     seconds: float = 0.0
+    #: Where it wanted to go and might not, a line each.
+    refused: tuple[str, ...] = ()
 
 
-async def run(start: Start, *, stdin: bytes | None, timeout_s: float, limit: int) -> Ran:
+async def run(
+    start: Start, *, stdin: bytes | None, timeout_s: float, limit: int, door: Door | None = None
+) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output.
+
+    ``door``: its way to some hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
     try:
-        return await patiently(functools.partial(_once, start, stdin, timeout_s, limit))
+        return await patiently(functools.partial(_once, start, stdin, timeout_s, limit, door))
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
         raise SandboxError(f"a command could not be run: {error}") from error
 
 
-async def _once(start: Start, stdin: bytes | None, timeout_s: float, limit: int) -> Ran:
+async def _once(
+    start: Start, stdin: bytes | None, timeout_s: float, limit: int, door: Door | None
+) -> Ran:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
     output = Output(limit)
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:
-        timed_out = await _to_the_end(child, timeout_s)
+        timed_out, refused = await _to_the_end(child, timeout_s, door)
     except OSError as error:
         # Not chained: it has run, and nobody may take this for a shortage and begin it anew.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
@@ -70,6 +80,7 @@ async def _once(start: Start, stdin: bytes | None, timeout_s: float, limit: int)
         timed_out=timed_out,
         cut=bool(output.cut),
         seconds=clock() - began,
+        refused=refused,
     )
 
 
@@ -104,13 +115,17 @@ def _started(start: Start, stdin: bytes | None, write_end: int) -> Child:
             os.close(source)
 
 
-async def _to_the_end(child: Child, timeout_s: float) -> bool:
-    """Return, when all of it is dead, whether its time ran out."""
+async def _to_the_end(
+    child: Child, timeout_s: float, door: Door | None
+) -> tuple[bool, tuple[str, ...]]:
+    """Return, when all of it is dead, whether its time ran out, and what it was refused."""
+    timed_out, refusals = False, None
     try:
         async with asyncio.timeout(timeout_s):
-            await child.wait()
+            async with door.opened(child) if door else contextlib.nullcontext() as refusals:
+                await child.wait()
     except TimeoutError:
-        return True
+        timed_out = True
     finally:
         await child.end()
-    return False
+    return timed_out, refusals.told() if refusals else ()

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from batchd.errors import SandboxError
-from batchd.records import SandboxPolicy
+from batchd.records import Network, SandboxPolicy, hosts
 from batchd.sandbox import bwrap, directory, facts, launch, probe, process
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.identity import Identity, home, prefix, runner
+from batchd.sandbox.network import Allowed, Door, variables
 from batchd.sandbox.shortage import patiently
 
 #: Starts a command, given the descriptors of its input, if it has any, and its output.
@@ -38,42 +39,73 @@ class Sandbox:
         self._known: _Known = {}
 
     async def open(
-        self, path: str, *, fresh: bool, network: bool, env: Mapping[str, str]
+        self, path: str, *, fresh: bool, network: Network, env: Mapping[str, str]
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
         A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
         be used, an environment that no process can have, and a network that the policy does not grant.
         """
-        if network and not self._policy.network:
-            raise SandboxError("the task asks for the network, but `[sandbox] network` is false")
+        door, ways = self._way_out(network)
         prepare_process()
         descriptor = await patiently(functools.partial(self._opened, path, fresh=fresh))
         try:
             who = runner(self._policy, os.fstat(descriptor), path)
-            start, shown = self._starter(descriptor, path, who, env, network=network)
+            start, shown = self._starter(
+                descriptor,
+                path,
+                who,
+                {**ways, **env},
+                shared=network is True,
+                gated=door is not None,
+            )
             told = functools.partial(
                 facts.line,
                 user=who.name,
                 directory=shown,
-                network=network or not self._bwrap,
+                network=self._told(network, door),
                 lasting_tmp=not self._bwrap,
             )
-            key = (who, network, env.get("PATH"))
-            return Workplace(self._policy, descriptor, start, _Facts(self._known, key, told))
+            key = (who, network is True, env.get("PATH"))
+            return Workplace(self._policy, descriptor, start, door, _Facts(self._known, key, told))
         except BaseException:
             os.close(descriptor)
             raise
+
+    def _way_out(self, asked: Network) -> tuple[Door | None, Mapping[str, str]]:
+        """Return the way to the hosts of a list, if that is what is asked for, and the variables that tell of it."""
+        try:
+            if why := hosts.refusal(asked, self._policy.network):
+                raise SandboxError(f"the task's network: {why}")
+            if isinstance(asked, bool) or not asked or not self._bwrap:
+                return None, {}
+            allowed = Allowed.of(asked, self._policy.private_hosts)
+        except ValueError as error:
+            raise SandboxError(f"the task's network: {error}") from error
+        return Door(allowed), variables(allowed)
+
+    def _told(self, asked: Network, door: Door | None) -> str:
+        """Return what the model is told of the network."""
+        if door is not None:
+            return door.told()
+        return "network: yes" if asked or not self._bwrap else "no network"
 
     async def _opened(self, path: str, *, fresh: bool) -> int:
         return directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
 
     def _starter(
-        self, descriptor: int, path: str, who: Identity, env: Mapping[str, str], *, network: bool
+        self,
+        descriptor: int,
+        path: str,
+        who: Identity,
+        env: Mapping[str, str],
+        *,
+        shared: bool,
+        gated: bool,
     ) -> tuple[_Starter, str]:
         """Return what starts commands in a directory, and the directory's name as they see it."""
         if self._bwrap:
-            view = bwrap.view(self._policy, who, env, network=network)
+            view = bwrap.view(self._policy, who, env, network=shared, gated=gated)
             confined = functools.partial(launch.sandboxed, self._bwrap, view, descriptor)
             return lambda command, stdin, output: confined(
                 command, stdin=stdin, output=output
@@ -91,11 +123,17 @@ class Workplace:
     """A task's directory, and the commands that run in it. A context manager that closes itself."""
 
     def __init__(
-        self, policy: SandboxPolicy, descriptor: int, start: _Starter, facts_: _Facts
+        self,
+        policy: SandboxPolicy,
+        descriptor: int,
+        start: _Starter,
+        door: Door | None,
+        facts_: _Facts,
     ) -> None:
         self._policy = policy
         self._descriptor = descriptor
         self._start = start
+        self._door = door
         self._facts = facts_
 
     def __enter__(self) -> Self:
@@ -133,7 +171,11 @@ class Workplace:
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
         return await process.run(
-            functools.partial(self._start, command), stdin=stdin, timeout_s=timeout_s, limit=limit
+            functools.partial(self._start, command),
+            stdin=stdin,
+            timeout_s=timeout_s,
+            limit=limit,
+            door=self._door,
         )
 
     async def shell(

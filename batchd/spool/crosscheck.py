@@ -11,6 +11,7 @@ from batchd import records
 from batchd.config import Config
 from batchd.config.checking import model_problem
 from batchd.errors import Problem
+from batchd.records import hosts
 from batchd.spool.decoding import Place
 from batchd.spool.directories import Directories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, TaskSpec
@@ -58,8 +59,8 @@ def _own(
     # What does not exist yet may be made by the tasks that it waits for.
     if spec.dir and (why := directories.problem(spec.dir, must_exist=not after)):
         yield ("dir",), Problem("", why)
-    if spec.network and not config.sandbox.network:
-        yield ("network",), Problem("", "[sandbox] network does not allow it")
+    if spec.network and (why := hosts.refusal(spec.network, config.sandbox.network)):
+        yield ("network",), Problem("", why)
     if spec.output_schema is not None:
         yield from _schema(spec.output_schema)
     for name, ceiling in _ceiling(config).items():

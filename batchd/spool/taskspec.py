@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from batchd.config.reach import Reach
 from batchd.config.sections import Amount, Count, Positive, Span
 
 #: Files of a batch that are no task's.
@@ -70,8 +71,8 @@ class Defaults(_Spec):
     """A JSON Schema that the final answer must satisfy."""
     limits: Limits | None = None
     """What it may use up, over [limits]; 0 means no limit. A task's keys are laid over its batch's."""
-    network: bool | None = None
-    """Whether its commands may use the network; default false."""
+    network: Reach | None = None
+    """What its commands may reach: true (everything), false, or a list of host names; default false."""
     env: dict[Variable, Word] | None = None
     """Environment variables of its commands. A task's are laid over its batch's."""
     tags: list[str] | None = None

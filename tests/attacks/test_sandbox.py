@@ -12,113 +12,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-HERE = Path(__file__).parents[2]
-SECRET = "sk-secret-of-the-operator-4711"
-AS_ROOT = os.geteuid() == 0
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-
-#: Runs commands in a fresh sandbox, as JSON tells it, and tells how they ended.
-DRIVER = """
-import asyncio, json, os, sys
-from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox
-asked = json.load(sys.stdin)
-async def main():
-    sandbox = Sandbox(SandboxPolicy(**asked["policy"]))
-    opening = sandbox.open(asked["folder"], fresh=True, network=asked["network"], env=asked["env"])
-    with await opening as place:
-        ends = [await place.run(argv, timeout_s=asked["timeout_s"]) for argv in asked["commands"]]
-        print(json.dumps([[e.exit_code, e.output, e.timed_out, e.seconds] for e in ends]))
-asyncio.run(main())
-"""
-
-
-class Attack:
-    """Commands in sandboxes of a batchd of its own, with a key in its environment."""
-
-    def __init__(self, python: Sequence[str], source: Path, folder: Path) -> None:
-        self._python = python
-        self._source = source
-        #: The task's directory, fresh.
-        self.folder = folder / "task"
-
-    def run(
-        self,
-        *commands: str | Sequence[str],
-        env: Mapping[str, str] | None = None,
-        policy: Mapping[str, Any] | None = None,
-        network: bool = False,
-        timeout_s: float = 20.0,
-        descriptors: Sequence[int] = (),
-    ) -> list[tuple[int | None, str, bool, float]]:
-        """Run each (a string in a shell) and return exit code, output, whether time ran out, and seconds."""
-        asked = {
-            "folder": str(self.folder),
-            "env": env or {},
-            "policy": policy or {},
-            "network": network,
-            "timeout_s": timeout_s,
-            "commands": [["bash", "-c", c] if isinstance(c, str) else c for c in commands],
-        }
-        ended = subprocess.run(
-            [*self._python, "-c", DRIVER],
-            input=json.dumps(asked).encode(),
-            capture_output=True,
-            check=False,
-            timeout=100,
-            cwd=self._source,
-            env={**os.environ, "OPENAI_API_KEY": SECRET, "PYTHONPATH": str(self._source)},
-            pass_fds=descriptors,
-        )
-        assert ended.returncode == 0, ended.stderr.decode()
-        return [tuple(end) for end in json.loads(ended.stdout)]
-
-    def python(self, code: str, **options: Any) -> str:
-        """Run Python code inside; it must end well; return what it printed."""
-        [(exit_code, output, _, _)] = self.run(["python3", "-c", code], **options)
-        assert exit_code == 0, output
-        return output
-
-
-def _open_to_all() -> Path:
-    return Path(tempfile.mkdtemp(prefix="batchd-attack-"))
-
-
-@pytest.fixture(scope="module")
-def source() -> Iterator[Path]:
-    """The sandbox's code where every user can read it: the checkout may be private."""
-    folder = _open_to_all()
-    package = folder / "batchd"
-    package.mkdir()
-    for name in ("__init__.py", "errors.py"):
-        shutil.copy(HERE / "batchd" / name, package)
-    for name in ("records", "sandbox"):
-        shutil.copytree(HERE / "batchd" / name, package / name)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["root", "unprivileged"] if AS_ROOT else ["unprivileged"])
-def attack(request: pytest.FixtureRequest, source: Path) -> Iterator[Attack]:
-    """An attack on a batchd that runs as root, or as an ordinary user."""
-    python = [sys.executable]
-    if AS_ROOT and request.param == "unprivileged":
-        python = [*NOBODY, "/usr/bin/python3"]
-        if subprocess.run([*python, "-c", "import enum; enum.StrEnum"], check=False).returncode:
-            pytest.skip("no Python 3.11 that an ordinary user could run")
-    folder = _open_to_all()
-    folder.chmod(0o777)
-    yield Attack(python, source, folder)
-    shutil.rmtree(folder)
+from attacking import AS_ROOT, SECRET, Attack
 
 
 def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:

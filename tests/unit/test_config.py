@@ -95,6 +95,32 @@ def test_everything_wrong_is_told_at_once(written: Path) -> None:
     }
 
 
+def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
+    """Each host as it is compared; all that is no host is told at once; variables and changes say it in the same way."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[sandbox]\nnetwork = ["API.Example.com.", "*.example.org:8443", "127.0.0.1:80"]\n'
+    )
+    loaded = config.load(path, {"BATCHD_SANDBOX__PRIVATE_HOSTS": '["mirror.example"]'})
+    hosts = ("api.example.com", "*.example.org:8443", "127.0.0.1:80")
+    assert (loaded.sandbox.network, loaded.sandbox.private_hosts) == (hosts, ("mirror.example",))
+    assert (loaded.sandbox_policy().network, config.changed(loaded, {})) == (hosts, loaded)
+    for said, read in (("true", True), ("false", False), ('["B"]', ("b",)), ("[]", ())):
+        assert config.changed(loaded, {("sandbox", "network"): said}).sandbox.network == read
+    wanted = "it must be true, false or a list of host names"
+    for wrong, why in {
+        '"a.example"': wanted,
+        "1": wanted,
+        '["a.example", 1]': wanted,
+        '["*", "https://a.example/"]': "'*' is no host name; 'https://a.example/' is no host",
+        '["169.254.169.254"]': "'169.254.169.254' cannot be allowed: it is an address of no public host",
+    }.items():
+        path.write_text(f"[sandbox]\nnetwork = {wrong}\nprivate_hosts = true\n")
+        problems = _problems(path, {})
+        assert problems["[sandbox] network"].startswith(why), problems
+        assert problems["[sandbox] private_hosts"] == "it must be a list of host names"
+
+
 def test_contradictions_are_told(written: Path) -> None:
     """Models without a provider, addresses that are none, folders within one another."""
     written.write_text(

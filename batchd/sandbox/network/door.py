@@ -1,0 +1,66 @@
+"""Gives a command that is held back its way out, and takes it away in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from batchd.errors import SandboxError
+from batchd.sandbox.child import Child
+from batchd.sandbox.network.destinations import Allowed
+from batchd.sandbox.network.inside import PORT, listening
+from batchd.sandbox.network.proxy import Proxy, Refusals
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class Door:
+    """What the commands of one task may reach."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+
+    @contextlib.asynccontextmanager
+    async def opened(self, child: Child) -> AsyncIterator[Refusals]:
+        """Open the way for a command, let it begin, and close the way again; what was refused is told.
+
+        Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran.
+        """
+        refusals = Refusals()
+        try:
+            inside = await child.inside()
+            # Without a sandbox there is nothing to open: bwrap says why.
+            listener = await listening(*inside) if inside else None
+        except OSError as error:
+            raise SandboxError(f"a command's way to the network: {error}") from error
+        serving = None
+        if listener is not None:
+            serving = asyncio.ensure_future(Proxy(listener, self._allowed, refusals).serve())
+        try:
+            child.release()
+            yield refusals
+        finally:
+            if serving is not None:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
+            if listener is not None:
+                listener.close()  # serving may not have begun
+
+    def told(self) -> str:
+        """Return it in words, for the model."""
+        return (
+            f"network: only {self._allowed.told()}, by HTTP and HTTPS through the proxy in"
+            " http_proxy and https_proxy (set); no DNS"
+        )
+
+
+def variables(allowed: Allowed) -> dict[str, str]:
+    """Return the variables by which programs find the proxy."""
+    proxy = f"http://127.0.0.1:{PORT}"
+    names = {host.name for host in allowed.hosts}
+    # A command's own servers are reached without it; what the list holds, though, lies outside.
+    own = ",".join(name for name in _LOCAL if name not in names)
+    found = {name: proxy for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
+    # Node reads them only when told to.
+    return {**found, "no_proxy": own, "NO_PROXY": own, "NODE_USE_ENV_PROXY": "1"}

@@ -1,0 +1,154 @@
+"""Heads of HTTP messages: what is passed on, and what two readers might understand differently."""
+
+from __future__ import annotations
+
+import time
+from ipaddress import ip_address
+
+import pytest
+
+from batchd.sandbox.network.heads import HeadError, answer, refusal, request
+
+HOST = b"Host: a.example\r\n"
+
+
+def test_a_request_is_written_anew() -> None:
+    """The host comes from the request line, what concerns this connection alone goes, and the next one closes."""
+    found = request(
+        b"POST http://A.example:81/p?q=1 HTTP/1.1\r\nhost: a.example:81\r\nProxy-Connection: keep-alive\r\n"
+        b"Connection: keep-alive, X-Mine\r\nX-Mine: 1\r\nX-Kept:  v\xfc \t\r\nTE: trailers\r\nUpgrade: h2c\r\n"
+        b"Proxy-Authorization: Basic x\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
+    )
+    assert (found.host, found.port, found.length, found.waits) == ("a.example", 81, 5, True)
+    assert found.target == "a.example:81"
+    assert found.head == (
+        b"POST /p?q=1 HTTP/1.1\r\nHost: A.example:81\r\nContent-Length: 5\r\nX-Kept: v\xfc\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        (b"http://a.example", b"/"),
+        (b"HTTP://a.example/", b"/"),
+        (b"http://a.example?x", b"/?x"),
+        (b"http://a.example:80//b@c:d/?@e", b"//b@c:d/?@e"),
+    ],
+)
+def test_an_address_may_leave_its_path_out(line: bytes, path: bytes) -> None:
+    """And an @ behind the host is a letter like any other."""
+    found = request(b"GET " + line + b" HTTP/1.0\r\n\r\n")
+    assert found.head.startswith(b"GET " + path + b" HTTP/1.0\r\nHost: a.example")
+    assert (found.host, found.port, found.length) == ("a.example", 80, 0)
+
+
+def test_a_tunnel_has_a_host_and_a_port() -> None:
+    """The Host field of its request is nobody's business."""
+    found = request(b"CONNECT a.Example.:443 HTTP/1.1\r\nHost: other\r\n\r\n")
+    assert (found.host, found.port, found.tunnel) == ("a.example", 443, True)
+    assert request(b"CONNECT [::1]:8 HTTP/1.1\r\n\r\n").host == ip_address("::1")
+    assert request(b"CONNECT [::1]:8 HTTP/1.1\r\n\r\n").target == "[::1]:8"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        # request lines
+        *(b"", b"GET", b"GET http://a.example/\r\n", b"GET  http://a.example/ HTTP/1.1\r\n"),
+        *(b"GET\thttp://a.example/ HTTP/1.1\r\n", b" GET http://a.example/ HTTP/1.1\r\n"),
+        *(b"GET http://a.example/ b HTTP/1.1\r\n", b"GET http://a.example/ HTTP/1.1 \r\n"),
+        *(b"GET http://a.example/ HTTP/2.0\r\n", b"GET http://a.example/ http/1.1\r\n"),
+        *(b"PRI * HTTP/2.0\r\n", b"G(T http://a.example/ HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n" + HOST),
+        *(b"GET //a.example/ HTTP/1.1\r\n" + HOST, b"GET https://a.example/ HTTP/1.1\r\n"),
+        *(b"GET ftp://a.example/ HTTP/1.1\r\n", b"GET a.example HTTP/1.1\r\n", b"OPTIONS * HTTP/1.1\r\n"),
+        *(b"GET http://a.example#@b/ HTTP/1.1\r\n", b"GET http://a.example\\@b/ HTTP/1.1\r\n"),
+        *(b"GET http://u@a.example/ HTTP/1.1\r\n", b"GET http://u:p@a.example/ HTTP/1.1\r\n"),
+        *(b"GET http://a.example:/ HTTP/1.1\r\n", b"GET http://a.example:0/ HTTP/1.1\r\n"),
+        *(b"GET http:///x HTTP/1.1\r\n", b"GET http://a%2eexample/ HTTP/1.1\r\n"),
+        *(b"GET http://a.example/ HTTP/1.1\nX: y\r\n", b"GET http://a.example/\x00 HTTP/1.1\r\n"),
+        *(b"CONNECT a.example HTTP/1.1\r\n", b"CONNECT http://a.example:80/ HTTP/1.1\r\n"),
+        *(b"CONNECT a.example:80/ HTTP/1.1\r\n", b"CONNECT a@b:80 HTTP/1.1\r\n"),
+        b"CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 5\r\n",
+        b"CONNECT a.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_request_to_a_proxy_is_refused(raw: bytes) -> None:
+    """Whatever is not exactly one host, one port and one path."""
+    with pytest.raises(HeadError):
+        request(raw + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(b"Host: b.example\r\n", HOST + HOST, HOST + b"Host: b.example\r\n", b"Host:\r\n"),
+        *(b"Host: a.example:81\r\n", b"Host: a.example@b\r\n", b"Host: a.example b\r\n"),
+        *(b"X : y\r\n", b" X: y\r\n", b"X: y\r\n z\r\n", b"X\r\n", b": y\r\n", b"X: \x00\r\n"),
+        *(b"X: y\rZ: 1\r\n", b"X: y\nHost: b\r\n", b"X: \x7f\r\n", b"\xfc: y\r\n", b"A: b\r\n" * 101),
+        *(b"Content-Length: 5\r\nContent-Length: 5\r\n", b"Content-Length: 5, 5\r\n"),
+        *(b"Content-Length: +5\r\n", b"Content-Length: -5\r\n", b"Content-Length: 0x5\r\n"),
+        *(b"Content-Length: 5 5\r\n", b"Content-Length:\r\n", b"Content-Length: \xb2\r\n"),
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        *(b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: chunked, identity\r\n"),
+        *(b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding: \x0bchunked\r\n"),
+        *(b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding:\r\n"),
+    ],
+)  # fmt: skip
+def test_what_can_be_read_in_two_ways_is_refused(fields: bytes) -> None:
+    """Where a message goes, and where it ends, must be said once and plainly."""
+    with pytest.raises(HeadError):
+        request(b"POST http://a.example/ HTTP/1.1\r\n" + fields + b"\r\n")
+    with pytest.raises(HeadError):
+        request(b"POST http://a.example/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+
+def test_nobody_nominates_the_frame_away() -> None:
+    """Connection may name fields for us alone; where a message goes and ends is written anew all the same."""
+    found = request(
+        b"POST http://a.example/ HTTP/1.1\r\nConnection: content-length, host\r\nContent-Length: 5\r\n\r\n"
+    )
+    assert b"Host: a.example\r\nContent-Length: 5\r\n" in found.head
+    assert found.length == 5
+
+
+def test_reading_a_head_takes_no_time() -> None:
+    """Also one that is made to be slow to read."""
+    rows = (b" " * 30_000 + b"x", b" " * 30_000 + b"\x01", b"x " * 15_000 + b"\x01")
+    began = time.perf_counter()
+    for row in rows:
+        for raw in (b"GET http://a.example/ HTTP/1.1\r\nX:" + row, b"GET " + row[:8000]):
+            try:
+                request(raw + b"\r\n\r\n")
+            except HeadError:
+                continue
+    assert time.perf_counter() - began < 1
+
+
+def test_an_answer_says_that_the_connection_closes() -> None:
+    """Whatever the server said of that; its length is read where it is plain."""
+    found = answer(
+        b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\nContent-Length: 7\r\n\r\n",
+        bare=False,
+    )
+    assert found.head == b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n"
+    assert (found.status, found.length) == (200, 7)
+    assert answer(b"HTTP/1.0 200\r\n\r\n", bare=False).length is None
+    assert answer(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", bare=True).length == 0
+    assert answer(b"HTTP/1.1 304 x\r\nContent-Length: 7\r\n\r\n", bare=False).length == 0
+    assert b"close" not in answer(b"HTTP/1.1 103 Early\r\n\r\n", bare=False).head
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n"
+    assert answer(chunked, bare=False).length is None
+    for raw in (b"ICY 200 OK\r\n\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 999 x\r\n\r\n"):
+        with pytest.raises(HeadError):
+            answer(raw, bare=False)
+
+
+def test_a_refusal_is_one_answer() -> None:
+    """Its first line cannot be broken in two, and its length is true."""
+    raw = refusal(403, "no\r\nX: y ü", "nö\r\n\r\n")
+    first, _, rest = raw.partition(b"\r\n")
+    assert first == b"HTTP/1.1 403 no??X: y ?"
+    head, _, body = rest.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
