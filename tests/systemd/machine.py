@@ -99,8 +99,9 @@ class Service:
 
     machine: Machine
     name: str = "batchd.service"
-    #: How to reach the manager that runs it.
+    #: How to reach the manager that runs it, and where in the tree of cgroups it does.
     systemctl: tuple[str, ...] = ("systemctl",)
+    slice: str = "system.slice"
 
     def control(self, verb: str, *more: str) -> str:
         """Say something to the manager about the unit."""
@@ -126,7 +127,7 @@ class Service:
         found = {}
         for file in self.machine.cgroup.rglob("cgroup.procs"):
             with contextlib.suppress(OSError):
-                if self.name in file.parts:
+                if {self.slice, self.name} <= set(file.parts):
                     for pid in map(int, file.read_text().split()):
                         command = Path(f"/proc/{pid}/cmdline").read_bytes()
                         found[pid] = command.replace(b"\0", b" ").decode("utf-8", "replace")
@@ -145,7 +146,7 @@ class Service:
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
         """Return the unit's own lines, as fields."""
-        key = "_SYSTEMD_UNIT" if self.systemctl == ("systemctl",) else "_SYSTEMD_USER_UNIT"
+        key = "_SYSTEMD_UNIT" if self.slice == "system.slice" else "_SYSTEMD_USER_UNIT"
         lines = self.machine.run("journalctl", "-o", "json", f"{key}={self.name}", *matches)
         return [json.loads(line) for line in lines.splitlines()]
 
@@ -153,37 +154,52 @@ class Service:
 @contextlib.contextmanager
 def booted(scratch: Path) -> Iterator[Machine]:
     """Boot a machine. It ends with the block, and with this process however that ends."""
-    parent = _UNIFIED if (_UNIFIED / "cgroup.procs").exists() else _CGROUPS
-    cgroup = parent / f"batchd-test-{secrets.token_hex(4)}"
-    cgroup.mkdir()
     source = _source(scratch)
     namespaces = ("--mount", "--pid", "--fork", "--kill-child", "--propagation=private")
-    boot = (str(Path(__file__).with_name("boot")), str(scratch), str(cgroup), str(source))
-    machine = Machine(scratch, cgroup)
+    program = Path(__file__).with_name("boot")
     with (
+        _cgroup() as cgroup,
         (scratch / "console").open("wb") as console,
         subprocess.Popen(
-            ["setpriv", "--pdeathsig=KILL", "unshare", *namespaces, *boot],
+            [
+                "setpriv",
+                "--pdeathsig=KILL",
+                "unshare",
+                *namespaces,
+                program,
+                scratch,
+                cgroup,
+                source,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
             start_new_session=True,
         ) as keeper,
     ):
+        machine = Machine(scratch, cgroup)
         try:
             until(lambda: keeper.poll() is not None or machine.is_up(), machine.last_words)
             assert keeper.poll() is None, machine.last_words()
             yield machine
         finally:
             keeper.kill()
-    until(lambda: not _populated(cgroup), lambda: "its processes do not end")
-    for group in sorted(cgroup.rglob("*/"), reverse=True):
-        group.rmdir()
-    cgroup.rmdir()
 
 
-def _populated(cgroup: Path) -> bool:
-    return "populated 1" in (cgroup / "cgroup.events").read_text()
+@contextlib.contextmanager
+def _cgroup() -> Iterator[Path]:
+    """Give a cgroup that is empty, and gone at the end."""
+    parent = _UNIFIED if (_UNIFIED / "cgroup.procs").exists() else _CGROUPS
+    cgroup = parent / f"batchd-test-{secrets.token_hex(4)}"
+    cgroup.mkdir()
+    try:
+        yield cgroup
+    finally:
+        ended = cgroup / "cgroup.events"
+        until(lambda: "populated 0" in ended.read_text(), lambda: "its processes do not end")
+        for group in sorted(cgroup.rglob("*/"), reverse=True):
+            group.rmdir()
+        cgroup.rmdir()
 
 
 def _source(scratch: Path) -> Path:
