@@ -28,7 +28,7 @@ endef
 
 .PHONY: help
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: setup
 setup: $(STAMP) bubblewrap ## make what is missing, and nothing else
@@ -38,8 +38,13 @@ demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
 .PHONY: test
-test: setup strace ## all tests, four files at a time
+test: setup strace systemd ## all tests, four files at a time
 	@$(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
+
+.PHONY: systemd-test
+systemd-test: setup systemd ## the units on a machine with a real systemd, booted for it: needs root
+	@if [ "$$(id -u)" != 0 ]; then echo 'Only root can boot a machine: sudo make systemd-test' >&2; exit 3; fi
+	$(BIN)/python -m pytest tests/systemd
 
 # Another seed: `make chaos SEED=7`.
 TASKS ?= 2000
@@ -78,6 +83,8 @@ $(STAMP):
 	$(BASE) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	# Whoever runs it may not be whoever may write here, and would compile it anew at each start.
+	$(BIN)/python -m compileall -q batchd
 	touch $@
 
 # Versions before 0.12 can be led astray by symlinks while they set a sandbox up (CVE-2026-87766).
@@ -95,3 +102,17 @@ strace:
 	@if command -v strace >/dev/null; then exit 0; fi
 	echo 'Installing strace …'
 	$(call apt,strace)
+
+# A machine for tests/systemd: its first process, its users' sessions and its accounts; git, as the README installs by it.
+.PHONY: systemd
+systemd:
+	@missing=()
+	[ -x /lib/systemd/systemd ] && command -v systemctl >/dev/null || missing+=(systemd)
+	command -v dbus-daemon >/dev/null || missing+=(dbus)
+	ls /lib/*/security/pam_systemd.so >/dev/null 2>&1 || missing+=(libpam-systemd)
+	command -v nsenter >/dev/null && command -v setpriv >/dev/null || missing+=(util-linux)
+	command -v useradd >/dev/null || missing+=(passwd)
+	command -v git >/dev/null || missing+=(git)
+	if [ "$${#missing[@]}" = 0 ]; then exit 0; fi
+	echo "Installing $${missing[*]} …"
+	$(call apt,$${missing[*]})

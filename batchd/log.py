@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from batchd import journald
 from batchd.errors import cut
 
 if TYPE_CHECKING:
@@ -100,14 +101,14 @@ def configure(
 ) -> None:
     """Set logging up for this process; also to change it.
 
-    ``format`` is ``auto`` (columns on a terminal, JSON lines elsewhere), ``json`` or ``console``.
+    ``format`` is ``auto`` (columns on a terminal, fields where stderr is systemd's journal, JSON lines
+    elsewhere), ``json`` or ``console``.
     ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
     gets warnings and errors alone. Raises ``OSError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
-    console = format == "console" or (format == "auto" and sys.stderr.isatty())
-    stderr = _columns() if console else _json_to_stderr
+    stderr = _to_stderr(format)
     sinks: list[Callable[[dict[str, Any]], None]] = [partial(_loud, stderr) if quiet else stderr]
     if file:
         sinks.append(_File(file))
@@ -123,6 +124,14 @@ def configure(
     root = logging.getLogger()
     if not any(isinstance(h, _Library) for h in root.handlers):
         root.addHandler(_Library(logging.WARNING))
+
+
+def _to_stderr(form: str) -> Callable[[dict[str, Any]], None]:
+    if form == "console" or (form == "auto" and sys.stderr.isatty()):
+        return _columns()
+    if form == "auto" and journald.is_stream(2):
+        return _to_journal()
+    return _json_to_stderr
 
 
 def _write(
@@ -157,15 +166,34 @@ def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
 def _encode(line: dict[str, Any]) -> bytes:
     import msgspec  # noqa: PLC0415 (as structlog)
 
-    if line.get("exc_info"):
-        import structlog  # noqa: PLC0415 (loaded by now)
-
-        line = dict(structlog.processors.format_exc_info(None, "", dict(line)))
+    line = _with_traceback(line)
     try:
         return msgspec.json.encode(line, enc_hook=str) + b"\n"
     except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):
         # A lone surrogate or an odd key deep in a value: ASCII escapes carry anything.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
+
+
+def _with_traceback(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line whose exception, if it has one, is text under ``exception``."""
+    if not line.get("exc_info"):
+        return line
+    import structlog  # noqa: PLC0415 (loaded by now)
+
+    return dict(structlog.processors.format_exc_info(None, "", dict(line)))
+
+
+def _to_journal() -> Callable[[dict[str, Any]], None]:
+    journal = journald.Journal()
+
+    def write(line: dict[str, Any]) -> None:
+        try:
+            journal.send(_with_traceback(line))
+        except OSError:
+            # Its socket is gone; what comes over stderr may reach it still, or a successor.
+            _json_to_stderr(line)
+
+    return write
 
 
 def _json_to_stderr(line: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
-    "log": Room(0, LEAVES),
+    "log": Room(0, (*LEAVES, "journald")),
+    # Knows how systemd's journal wants its lines; `log` alone speaks to it.
+    "journald": Room(0),
     "config": Room(1),
     "events": Room(1),
     "taskstate": Room(1, ("events",)),

@@ -1,0 +1,314 @@
+"""The shipped units under a real systemd, installed as README.md says.
+
+All tests share a machine; each leaves the daemon running. `make systemd-test` runs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installed import (
+    HOME,
+    KEY,
+    PERSON,
+    USER,
+    as_a_service_of_ones_own,
+    as_a_system_service,
+    asked,
+    drop,
+    notes,
+    results,
+    under_way,
+    went_on,
+)
+from machine import Machine, Service, booted, until
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine on which batchd is installed as a system service."""
+    with booted(tmp_path_factory.mktemp("machine")) as machine:
+        as_a_system_service(machine)
+        yield machine
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Service]:
+    """The daemon under the shipped unit. Whatever a test does to it, nothing is left that is not its child."""
+    service = Service(machine)
+    assert service.show("ActiveState") == "active"
+    yield service
+    until(lambda: service.show("ActiveState") == "active", machine.last_words)
+    assert service.orphans() == {}
+
+
+@contextlib.contextmanager
+def _drop_in(service: Service, text: str) -> Iterator[None]:
+    """Change the unit for a while."""
+    file = f"/run/systemd/system/{service.name}.d/test.conf"
+    service.machine.write(file, f"[Service]\n{text}\n")
+    try:
+        service.machine.run("systemctl", "daemon-reload")
+        service.control("restart")
+        yield
+    finally:
+        service.machine.path(file).unlink()
+        service.machine.run("systemctl", "daemon-reload")
+        service.control("restart")
+
+
+def test_started_means_ready(service: Service) -> None:
+    """`systemctl start` returns when the daemon answers and watches its inbox, no sooner."""
+    machine = service.machine
+    service.control("stop")
+    folder = drop(machine, "early", {"first_prompt": "early"})
+    service.control("start")
+    machine.run(
+        "setpriv", "--reuid=batchd", "--clear-groups", "--regid=batchd", "--", *_batchd("status")
+    )
+    assert service.show("Type") == "notify"
+    assert results(folder, machine.last_words)[0]["status"] == "completed"
+
+
+def _batchd(*arguments: str) -> list[str]:
+    return ["/opt/batchd/.venv/bin/batchd", "--config", "/etc/batchd/config.toml", *arguments]
+
+
+def test_a_sandbox_works_under_every_hardening_line(service: Service) -> None:
+    """A command may do what work needs: git, a virtual environment, /tmp, all below its directory; and no more."""
+    check = """
+        set -ex
+        git init -q r; echo x > r/x; git -C r add x; git -C r commit -qm x
+        python3 -m venv v && v/bin/python -c 'print(1)'
+        echo y > /tmp/y && grep y /tmp/y
+        grep -x 'NoNewPrivs:\t1' /proc/self/status && grep -x 'Seccomp:\t2' /proc/self/status
+        ! ls /var/lib/batchd /etc/batchd /run/credentials
+        ! touch /usr/x
+        ! unshare -U true
+        test "$(ls /proc | grep -c '^[0-9]')" -lt 10
+    """
+    task = {
+        "first_prompt": "hard",
+        "check": textwrap.dedent(check),
+        "limits": {"max_iterations": 1},
+    }
+    (result,) = results(drop(service.machine, "hard", task), service.machine.last_words)
+    assert result["status"] == "completed", result["evaluation"]
+
+
+def test_lines_are_fields_of_the_journal(service: Service) -> None:
+    """Each line has its fields, under one prefix; a priority; and a message for people."""
+    results(drop(service.machine, "told", {"first_prompt": "told"}), service.machine.last_words)
+    lines = service.journal("BATCHD_BATCH=told", "BATCHD_TASK=001")
+    events = [line["BATCHD_EVENT"] for line in lines]
+    assert events[0] == "task_started"
+    assert events.count("model_called") == 2
+    assert events[-1] == "task_finished"
+    for line in lines:
+        assert line["_TRANSPORT"] == "journal"
+        assert (line["SYSLOG_IDENTIFIER"], line["PRIORITY"]) == ("batchd", "6")
+        assert line["MESSAGE"].startswith(f"{line['BATCHD_EVENT']} batch=told task=001 ")
+    (called, _) = (line for line in lines if line["BATCHD_EVENT"] == "model_called")
+    assert int(called["BATCHD_GEN_AI_USAGE_INPUT_TOKENS"]) > 0
+
+
+def test_a_frozen_daemon_is_started_again(service: Service) -> None:
+    """A daemon that shows no sign of life within WatchdogSec (here two seconds) is replaced; its tasks go on."""
+    machine = service.machine
+    with _drop_in(service, "WatchdogSec=2"):
+        folder = drop(machine, "frozen", *notes("frozen"))
+        under_way(machine, "frozen")
+        before = service.processes()
+        os.kill(service.main, signal.SIGSTOP)
+        until(lambda: service.show("NRestarts") == "1", machine.last_words)
+        until(lambda: service.show("ActiveState") == "active", machine.last_words)
+        assert not before.keys() & service.processes().keys()
+        went_on(machine, folder, "frozen")
+        assert service.show("NRestarts") == "1"
+    assert machine.run("journalctl", "-u", service.name, "--grep=Watchdog timeout")
+
+
+def test_a_killed_daemon_is_started_again(service: Service) -> None:
+    """After SIGKILL, nothing of the old daemon lives; its tasks go on, and no answer is paid for twice."""
+    machine = service.machine
+    folder = drop(machine, "killed", *notes("killed"))
+    under_way(machine, "killed")
+    before = service.processes()
+    os.kill(service.main, signal.SIGKILL)
+    until(lambda: service.main not in {0, *before}, machine.last_words)
+    until(lambda: not before.keys() & service.processes().keys(), machine.last_words, timeout_s=5)
+    went_on(machine, folder, "killed")
+
+
+def test_a_power_cut(service: Service) -> None:
+    """The machine dies with all that runs on it; after the next boot the tasks go on."""
+    machine = service.machine
+    folder = drop(machine, "unplugged", *notes("unplugged"))
+    under_way(machine, "unplugged")
+    machine.unplug()
+    went_on(machine, machine.path(f"{HOME}/outbox/{folder.name}"), "unplugged")
+
+
+def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
+    """The kernel kills a command for its memory: the task is told, and the daemon and its workers live on."""
+    check = """
+        until [ -e go ]; do sleep 0.05; done
+        python3 -c 'bytearray(400 << 20)'
+        test $? = 137
+    """
+    task = {
+        "first_prompt": "greedy",
+        "check": textwrap.dedent(check),
+        "limits": {"max_iterations": 1},
+    }
+    folder = drop(service.machine, "greedy", task)
+    until(
+        lambda: any("[ -e go ]" in c for c in service.processes().values()),
+        service.machine.last_words,
+    )
+    before, everyone = service.main, service.processes()
+    with _little_memory(service) as killed:
+        (folder / "001" / "go").touch()
+        (result,) = results(folder, service.machine.last_words)
+        assert killed() == 1
+    assert result["status"] == "completed", result["evaluation"]
+    assert result["attempts"] == 1
+    assert service.main == before
+    workers = {pid for pid, command in everyone.items() if "forkserver" in command}
+    assert workers <= service.processes().keys()
+    # Where systemd sees such a death, it would stop the unit for it, unless it is told not to.
+    assert service.show("OOMPolicy") == "continue"
+
+
+@contextlib.contextmanager
+def _little_memory(service: Service) -> Iterator[Callable[[], int]]:
+    """Put the running command into a cgroup of little memory; tell how many the kernel has killed for it.
+
+    A unit's own MemoryMax binds nothing in this machine, where the memory controller belongs to version 1.
+    """
+    group = Path("/sys/fs/cgroup/memory") / service.machine.cgroup.name
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(100 << 20))
+        for pid, command in service.processes().items():
+            if "[ -e go ]" in command and not command.startswith("batchd-"):
+                (group / "cgroup.procs").write_text(str(pid))
+        yield lambda: int((group / "memory.oom_control").read_text().split()[-1])
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), service.machine.last_words)
+        group.rmdir()
+
+
+def test_stop_is_in_time_and_loses_nothing(service: Service) -> None:
+    """A stop waits for `drain_s`, not for a command that takes longer; what it cut goes on at the next start."""
+    machine = service.machine
+    slow = {"first_prompt": "slow", "check": "test -e go || sleep 200"}
+    folder = drop(machine, "stopped", slow)
+    until(lambda: any("sleep 200" in c for c in service.processes().values()), machine.last_words)
+    begun = time.monotonic()
+    service.control("stop")
+    assert 2 < time.monotonic() - begun < 10
+    assert service.show("Result") == "success"
+    assert service.processes() == {}
+    assert not (folder / "001.json").exists()
+    (folder / "001" / "go").touch()
+    service.control("start")
+    (result,) = results(folder, machine.last_words)
+    assert result["status"] == "completed"
+    assert len(asked(machine, "slow")) == result["usage"]["calls"] == 2
+
+
+def test_the_key_is_a_credential(service: Service) -> None:
+    """The daemon alone reads the key: it is in no environment, command line, log, database or result."""
+    machine = service.machine
+    results(drop(machine, "secret", *notes("secret", 1)), machine.last_words)
+    assert {entry["status"] for entry in asked(machine, "secret")} == {200}  # it refuses other keys
+    for pid in service.processes():
+        assert KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert machine.try_("grep", "-r", KEY, HOME).returncode == 1
+    assert KEY not in machine.run("journalctl", "-u", service.name)
+    reading = (*PERSON, "cat", "/etc/batchd/openai.key")
+    assert machine.try_(*reading).returncode == 1
+
+
+def test_reload(service: Service) -> None:
+    """`systemctl reload` reads the configuration again; a wrong one is told of, and the old one stays."""
+    config = service.machine.path("/etc/batchd/config.toml")
+    good, before = config.read_text(), service.main
+    try:
+        for text, kept in ((f"{good}\nnonsense = 1\n", "true"), (good, None)):
+            config.write_text(text)
+            line = _reloaded(service)
+            assert (line.get("BATCHD_KEPT_OLD"), line["PRIORITY"]) == (kept, "3" if kept else "6")
+    finally:
+        config.write_text(good)
+    assert service.main == before
+
+
+def _reloaded(service: Service) -> dict[str, Any]:
+    """Reload; return the line that the daemon then writes."""
+    before = len(service.journal("BATCHD_EVENT=config_reloaded"))
+    service.control("reload")
+    lines: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        lines[:] = service.journal("BATCHD_EVENT=config_reloaded")[before:]
+        return bool(lines)
+
+    until(told, service.machine.last_words)
+    return lines[0]
+
+
+def test_systemd_finds_no_fault(
+    service: Service, record_property: Callable[[str, object], None]
+) -> None:
+    """The unit as installed: nothing to say for `verify`, and an exposure of 3.0 at most."""
+    done = service.machine.try_("systemd-analyze", "verify", f"/etc/systemd/system/{service.name}")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    told = service.machine.run("systemd-analyze", "security", "--no-pager", service.name)
+    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", told)
+    assert exposure, told
+    record_property("systemd-analyze security", exposure[1])
+    assert float(exposure[1]) <= 3.0
+
+
+def test_the_unit_of_a_user(machine: Machine) -> None:
+    """Without root it works in a sandbox, is started again after SIGKILL, logs fields, and leaves nothing behind."""
+    service = as_a_service_of_ones_own(machine)
+    home = f"/home/{USER}/batchd"
+    task = json.dumps({"first_prompt": "own", "check": "test -d /task && ! touch /usr/x"})
+
+    def works(name: str) -> None:
+        machine.shell(f"echo '{task}' >{home}/inbox/{name}.json", *PERSON)
+        (result,) = results(machine.path(f"{home}/outbox/{name}"), machine.last_words)
+        assert result["status"] == "completed"
+        assert service.journal(f"BATCHD_BATCH={name}", "BATCHD_EVENT=task_finished")
+
+    works("before")
+    before = service.processes()
+    os.kill(service.main, signal.SIGKILL)
+    until(lambda: service.main not in {0, *before}, machine.last_words)
+    works("after")
+    assert service.orphans() == {}
+    assert service.show("OOMPolicy") == "continue"
+    service.control("stop")
+    assert service.processes() == {}
+    unit = f"/home/{USER}/.config/systemd/user/batchd.service"
+    done = machine.try_(*service.systemctl[:-2], "systemd-analyze", "--user", "verify", unit)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
