@@ -13,10 +13,12 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from batchd.masking import Masker
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -66,6 +68,15 @@ _CONTROL = re.compile(
 )
 #: Keys as most providers write them, and headers that carry one. A net below the rule, not the rule.
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
+
+
+#: What no line may tell.
+_hidden = Masker()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Leave these texts out of every line from now on."""
+    _hidden.learn(secrets)
 
 
 def escape(text: str) -> str:
@@ -127,15 +138,29 @@ def _write(
         "level": method,
         "event": str(fields.pop("event", "")),
     }
+    traceback = ""
+    if fields.get("exc_info"):
+        fields, traceback = _traceback(fields)
     for key, value in fields.items():
         if isinstance(value, str):
+            value = _hidden.text(value)  # noqa: PLW2901 (what it was is not to be told)
             clean = str(value) if value.isascii() and value.isprintable() else escape(value)
             line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
         else:
-            line[key] = value
+            line[key] = _hidden.value(value)
+    if traceback:
+        line["exception"] = _hidden.text(traceback)
     for sink in sinks:
         sink(line)
     return ""
+
+
+def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
+    """Return the rest of the fields, and the traceback that they ask for; it alone may have several lines."""
+    import structlog  # noqa: PLC0415 (loaded by now)
+
+    rest = dict(structlog.processors.format_exc_info(None, "", fields))
+    return rest, str(rest.pop("exception", ""))
 
 
 def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
@@ -146,10 +171,6 @@ def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
 def _encode(line: dict[str, Any]) -> bytes:
     import msgspec  # noqa: PLC0415 (as structlog)
 
-    if line.get("exc_info"):
-        import structlog  # noqa: PLC0415 (loaded by now)
-
-        line = dict(structlog.processors.format_exc_info(None, "", dict(line)))
     try:
         return msgspec.json.encode(line, enc_hook=str) + b"\n"
     except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):

@@ -17,6 +17,7 @@ from batchd.cli import common
 from batchd.cli.common import coloured
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
+from batchd.masking import Masker
 from batchd.pricing import Prices
 from batchd.records import Endpoint
 
@@ -133,17 +134,25 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> Iterator[
     yield _asked(name, endpoint, key)
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key along to wherever that leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 def _asked(name: str, endpoint: Endpoint, key: str) -> Line:
     """Ask a provider for its models: costs nothing, and tells address and key."""
     what = f"provider {name}"
+    hidden = Masker(endpoint.secrets())
     headers = {"User-Agent": "batchd", **endpoint.headers}
     if endpoint.api_key:
         headers["Authorization"] = f"Bearer {endpoint.api_key}"
     if not endpoint.base_url.startswith(("http://", "https://")):
         return Line("failed", what, f"{endpoint.base_url} is no address", "set its base_url")
-    request = urllib.request.Request(f"{endpoint.base_url}/models", headers=headers)  # noqa: S310 (the scheme was checked above)
+    request = urllib.request.Request(endpoint.address("models"), headers=headers)  # noqa: S310 (the scheme was checked above)
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S):  # noqa: S310 (as above)
+        with urllib.request.build_opener(_Stay).open(request, timeout=_PATIENCE_S):
             return Line("ok", what, f"{endpoint.base_url} answers, {key}")
     except urllib.error.HTTPError as error:
         error.close()
@@ -156,4 +165,6 @@ def _asked(name: str, endpoint: Endpoint, key: str) -> Line:
         why = getattr(error, "reason", error)
         why = "no answer in time" if isinstance(why, socket.timeout) else why
         mend = f"check the network and the base_url in [providers.{name}]"
-        return Line("failed", what, f"{endpoint.base_url} cannot be reached: {why}", mend)
+        return Line(
+            "failed", what, hidden.text(f"{endpoint.base_url} cannot be reached: {why}"), mend
+        )

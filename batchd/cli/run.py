@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import config, log
+from batchd import config, log, sealing
 from batchd.cli import common, ending, progress
 from batchd.cli.submit import read_file
 from batchd.errors import NotPossibleError, StoreError, UsageError
@@ -41,7 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Work, show how it goes, end with the summaries."""
+    sealing.seal()
     settings = config.load(args.config)
+    sealing.forget(settings.variables())
     if not args.files:
         _ask(args, settings)
     if any(number is not None and number < 1 for number in (args.first, args.processes)):

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from batchd import records
+from batchd import masking, records
 from batchd.config.sections import Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
@@ -35,10 +36,13 @@ class Config(Sections):
             raise UsageError(
                 f"no provider {provider!r} is configured; known are {', '.join(self.providers)}"
             )
+        base_url, _, query = known.base_url.partition("?")
         return records.Endpoint(
-            base_url=known.base_url.rstrip("/"),
+            base_url=base_url.rstrip("/"),
+            query=query,
             api_key=self._key(provider, known),
             headers=known.headers,
+            body={k: v for k, v in known.extra_body.items() if any(masking.named({k: v}))},
             max_concurrent=known.max_concurrent,
         )
 
@@ -63,6 +67,17 @@ class Config(Sections):
             raise NotPossibleError(f"{place} holds no key for provider {name}: one word of ASCII")
         return key
 
+    def hidden(self) -> Iterator[str]:
+        """Yield what no log line, no result and no command may ever show, as far as it can be had now."""
+        for name in self.providers:
+            with contextlib.suppress(NotPossibleError):
+                yield from self.endpoint(name).secrets()
+
+    def variables(self) -> set[str]:
+        """Return the names of environment variables that hold secrets."""
+        keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
+        return keys | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
+
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all key files."""
         return tuple(p.api_key_file for p in self.providers.values() if p.api_key_file)
@@ -82,7 +97,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     """
     from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
 
-    environ = os.environ if environ is None else environ
+    # A copy: who holds keys takes them out of the process's own.
+    environ = dict(os.environ if environ is None else environ)
     sections, file = loading.load(path, environ)
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
     return Config(**parts, file=file, environ=environ)

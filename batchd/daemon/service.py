@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from batchd import __version__, control
+from batchd import __version__, control, log
 from batchd.config import Config
 from batchd.daemon import clocks, lock, signals, tuning
 from batchd.daemon.batches import Batches
@@ -173,6 +173,7 @@ class Daemon:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
         store = Store.open(state / "batchd.db", retention_s=config.store.retention_days * _DAY_S)
         undo.callback(store.close)
+        log.hide(config.hidden())
         endpoints, missing = tuning.endpoints(config)
         core = self._core = Core(
             config=config,

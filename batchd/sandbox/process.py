@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
+from batchd.masking import Masker
 from batchd.sandbox.child import Child
 from batchd.sandbox.memory import memory_file
 from batchd.sandbox.output import Output, Reader
@@ -36,23 +37,28 @@ class Ran:
     seconds: float = 0.0
 
 
-async def run(start: Start, *, stdin: bytes | None, timeout_s: float, limit: int) -> Ran:
-    """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output.
+async def run(
+    start: Start, *, stdin: bytes | None, timeout_s: float, limit: int, masker: Masker
+) -> Ran:
+    """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
+    fresh = functools.partial(Output, limit, masker)
     try:
-        return await patiently(functools.partial(_once, start, stdin, timeout_s, limit))
+        return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh))
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
         raise SandboxError(f"a command could not be run: {error}") from error
 
 
-async def _once(start: Start, stdin: bytes | None, timeout_s: float, limit: int) -> Ran:
+async def _once(
+    start: Start, stdin: bytes | None, timeout_s: float, fresh: Callable[[], Output]
+) -> Ran:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
-    output = Output(limit)
+    output = fresh()
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:

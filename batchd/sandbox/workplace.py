@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from batchd.errors import SandboxError
+from batchd.masking import Masker
 from batchd.records import SandboxPolicy
 from batchd.sandbox import bwrap, directory, facts, launch, probe, process
 from batchd.sandbox.child import Child, prepare_process
@@ -20,6 +21,7 @@ _Starter = Callable[[Sequence[bytes], int | None, int], Child]
 #: What workplaces of one kind answered, and when.
 _Known = dict[tuple[object, ...], tuple[str, float]]
 
+_NOTHING = Masker()
 _FACTS_S = 30.0
 #: Long enough that task after task need not ask again, short enough to notice what is installed (seconds).
 _FACTS_KEPT_S = 600.0
@@ -38,10 +40,17 @@ class Sandbox:
         self._known: _Known = {}
 
     async def open(
-        self, path: str, *, fresh: bool, network: bool, env: Mapping[str, str]
+        self,
+        path: str,
+        *,
+        fresh: bool,
+        network: bool,
+        env: Mapping[str, str],
+        masker: Masker | None = None,
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
+        ``masker``: knows what no output may show.
         A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
         be used, an environment that no process can have, and a network that the policy does not grant.
         """
@@ -60,7 +69,8 @@ class Sandbox:
                 lasting_tmp=not self._bwrap,
             )
             key = (who, network, env.get("PATH"))
-            return Workplace(self._policy, descriptor, start, _Facts(self._known, key, told))
+            told_facts = _Facts(self._known, key, told)
+            return Workplace(self._policy, descriptor, start, told_facts, masker or Masker())
         except BaseException:
             os.close(descriptor)
             raise
@@ -91,12 +101,19 @@ class Workplace:
     """A task's directory, and the commands that run in it. A context manager that closes itself."""
 
     def __init__(
-        self, policy: SandboxPolicy, descriptor: int, start: _Starter, facts_: _Facts
+        self,
+        policy: SandboxPolicy,
+        descriptor: int,
+        start: _Starter,
+        facts_: _Facts,
+        masker: Masker,
     ) -> None:
         self._policy = policy
         self._descriptor = descriptor
         self._start = start
         self._facts = facts_
+        #: Takes secrets out of what commands print.
+        self.masker = masker
 
     def __enter__(self) -> Self:
         return self
@@ -118,11 +135,12 @@ class Workplace:
         timeout_s: float,
         max_output_bytes: int | None = None,
         at_most: int | None = None,
+        masked: bool = True,
     ) -> process.Ran:
         """Run a command; it and all that it started are dead when this returns, or raises.
 
         ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
-        by default, and no more than ``at_most``.
+        by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be shown.
         Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
         """
         if self._descriptor < 0:
@@ -133,7 +151,11 @@ class Workplace:
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
         return await process.run(
-            functools.partial(self._start, command), stdin=stdin, timeout_s=timeout_s, limit=limit
+            functools.partial(self._start, command),
+            stdin=stdin,
+            timeout_s=timeout_s,
+            limit=limit,
+            masker=self.masker if masked else _NOTHING,
         )
 
     async def shell(
@@ -154,7 +176,8 @@ class Workplace:
         None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long as it takes.
         Links are not followed; what tools keep for themselves (``.git``, ``node_modules``, …) is left out.
         """
-        return directory.files(self._descriptor, limit, seconds)
+        found = directory.files(self._descriptor, limit, seconds)
+        return found and self.masker.value(found)
 
 
 class _Facts:
