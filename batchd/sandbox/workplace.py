@@ -15,6 +15,7 @@ from batchd.sandbox import bwrap, directory, facts, launch, probe, process
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.identity import Identity, home, prefix, runner
 from batchd.sandbox.shortage import patiently
+from batchd.sandbox.variables import behind, environment
 
 #: Starts a command, given the descriptors of its input, if it has any, and its output.
 _Starter = Callable[[Sequence[bytes], int | None, int], Child]
@@ -88,10 +89,9 @@ class Sandbox:
             return lambda command, stdin, output: confined(
                 command, stdin=stdin, output=output
             ), bwrap.TASK
-        before = [os.fsencode(word) for word in prefix(self._policy, who, limited=False)]
-        plain = functools.partial(
-            launch.plain, descriptor, bwrap.environment(who, env, home=home(who))
-        )
+        words = [*prefix(self._policy, who, limited=False), *behind(env)]
+        before = [word.encode("utf-8", "replace") for word in words]
+        plain = functools.partial(launch.plain, descriptor, environment(who, env, home=home(who)))
         return lambda command, stdin, output: plain(
             [*before, *command], stdin=stdin, output=output
         ), path
