@@ -78,7 +78,8 @@ class TimingV1:
     #: Without a slot, since it was started.
     parked_s: float
     #: In its slot, until its calls might go: limits of rate and of calls at a time, backoffs.
-    waited_s: float
+    #: Left out of the oldest results.
+    waited_s: float = 0.0
     #: At work: all the rest.
     run_s: float
     #: Of it, waiting for model answers.
