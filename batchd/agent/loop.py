@@ -69,7 +69,7 @@ class _Agent:
             self._run.batch.directory(task),
             fresh=not task.dir,
             network=task.network,
-            env=task.env,
+            env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
         ) as place:
             self._add(await self._opening(place))

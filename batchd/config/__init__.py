@@ -72,21 +72,60 @@ class Config(Sections):
         for name in self.providers:
             with contextlib.suppress(NotPossibleError):
                 yield from self.endpoint(name).secrets()
+        sources = [records.Secret(from_env=name) for name in self.secrets.env]
+        sources += [records.Secret(from_file=name) for name in self.secrets.files]
+        for source in sources:
+            with contextlib.suppress(NotPossibleError):
+                yield self.revealed(source)
+
+    def revealed(self, secret: records.Secret) -> str:
+        """Return the value of a task's secret variable, read now where it comes from elsewhere.
+
+        Raises ``NotPossibleError``: it is not there, too short to be masked, or no longer to be had.
+        """
+        if name := secret.from_env:
+            what, value = f"the environment variable {name}", self.environ.get(name)
+            granted = name in self.secrets.env
+        elif name := secret.from_file:
+            what, granted = f"the file {name} of [secrets.files]", name in self.secrets.files
+            value = _content(self.secrets.files[name]) if granted else None
+        else:
+            what, value, granted = "a secret of the task", secret.value, True
+        if not granted:
+            raise NotPossibleError(f"[secrets] does not allow {what}")
+        if value is None:
+            raise NotPossibleError(f"{what} is not set, or cannot be read")
+        if len(value.strip()) < masking.LEAST or "\0" in value:
+            raise NotPossibleError(f"{what} is no secret: {masking.LEAST} characters are the least")
+        return value
 
     def variables(self) -> set[str]:
         """Return the names of environment variables that hold secrets."""
         keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
-        return keys | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
+        return (
+            keys
+            | {*self.secrets.env}
+            | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
+        )
 
     def key_files(self) -> tuple[str, ...]:
-        """Return the paths of all key files."""
-        return tuple(p.api_key_file for p in self.providers.values() if p.api_key_file)
+        """Return the paths of all files that hold secrets."""
+        keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
+        return (*keys, *self.secrets.files.values())
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""
         return records.SandboxPolicy(
             **{f.name: getattr(self.sandbox, f.name) for f in fields(records.SandboxPolicy)},
         )
+
+
+def _content(path: str) -> str | None:
+    """Return a file's one value; None where it cannot be read."""
+    try:
+        return Path(path).read_text("utf-8").strip("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:

@@ -140,7 +140,8 @@ class Worker:
 
     def _start(self, run: wire.Run) -> None:
         assert self._settings is not None, "the daemon says Hello first"
-        masker = Masker(self._settings.secrets())
+        own = (secret.value for secret in run.task.secrets.values())
+        masker = Masker(self._settings.secrets(), known=own)
         host = self._hosts[run.ref] = AgentHost(self, run, masker)
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)

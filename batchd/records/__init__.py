@@ -32,6 +32,7 @@ from batchd.records.tasks import (
     Limits,
     Reason,
     Ref,
+    Secret,
     Status,
     Task,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "Ref",
     "SandboxPolicy",
     "Scope",
+    "Secret",
     "Spend",
     "Status",
     "Task",

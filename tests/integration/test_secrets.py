@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import re
 import sqlite3
+import stat
 import subprocess
 import threading
 import time
@@ -26,6 +28,19 @@ QUERY = "qu3ry-secret-1234"
 BODY = "b0dy-secret-5678"
 SECRETS = (KEY, HEADER, QUERY, BODY)
 
+#: What the daemon may hand out to tasks, and what a task brings itself.
+FROM_ENV, FROM_FILE, INLINE = "ghp-from-the-env-12", "npm-from-a-file-34", 'in "line" 56/+=x'
+HANDED = (FROM_ENV, FROM_FILE, INLINE)
+ENV = {
+    "PLAIN": "plain-value",
+    "ONE": {"from_env": "MY_GIT_TOKEN"},
+    "TWO": {"from_file": "npm"},
+    "THREE": {"secret": INLINE},
+}
+#: A command that tells every secret, and one that tells them where no output is cut.
+PRINT = "echo $PLAIN; env; echo $ONE | base64; echo $ONE$TWO >&2; seq 9000; env; touch $TWO"
+KEEP = 'printf "%s\\n" "$ONE" "$TWO" "$THREE" > kept; env; false'
+
 CONFIG = """\
 [agent]
 model = "echo/answer"
@@ -43,6 +58,11 @@ by = "none"
 [governor]
 max_retries = 1
 first_backoff_s = 0.05
+[limits]
+max_iterations = 1
+[secrets]
+env = ["MY_GIT_TOKEN"]
+files = {{ npm = "keys/npm.token" }}
 """
 
 
@@ -67,7 +87,12 @@ class _Echo(http.server.BaseHTTPRequestHandler):
                 self._answer(heard)
             case "tool" if turn == 0:
                 self._tool(f"echo {self.headers['authorization']} | tee heard.txt")
-            case "tool":
+            case "print" if turn == 0:
+                self._tool(PRINT)
+            case "edit" if turn == 0:
+                given = {"path": ".env", "old": "MODE=dev", "new": "MODE=live"}
+                self._tool(json.dumps(given), name="edit_file")
+            case "tool" | "print" | "edit":
                 self._answer("Done.")
             case name:
                 self._send(int(name), {"error": {"message": heard, "type": "x", "code": "y"}})
@@ -78,8 +103,9 @@ class _Echo(http.server.BaseHTTPRequestHandler):
             200, {"model": content, "choices": [{"finish_reason": "stop", "message": message}]}
         )
 
-    def _tool(self, command: str) -> None:
-        function = {"name": "shell", "arguments": json.dumps({"command": command})}
+    def _tool(self, command: str, name: str = "shell") -> None:
+        arguments = json.dumps({"command": command}) if name == "shell" else command
+        function = {"name": name, "arguments": arguments}
         calls = [{"id": command, "type": "function", "function": function}]
         message = {"role": "assistant", "content": None, "tool_calls": calls}
         self._send(200, {"choices": [{"finish_reason": "tool_calls", "message": message}]})
@@ -128,7 +154,9 @@ def keyed(tmp_path: Path, echo: http.server.ThreadingHTTPServer) -> Keyed:
     base_url = f"http://127.0.0.1:{echo.server_port}"
     config = CONFIG.format(base_url=base_url, header=HEADER, query=QUERY, body=BODY)
     (tmp_path / "config.toml").write_text(config)
-    return Keyed(tmp_path, {"MY_ECHO_KEY": KEY})
+    (tmp_path / "keys").mkdir(mode=0o700)
+    (tmp_path / "keys/npm.token").write_text(f"{FROM_FILE}\n")
+    return Keyed(tmp_path, {"MY_ECHO_KEY": KEY, "MY_GIT_TOKEN": FROM_ENV})
 
 
 def descendants(pid: int) -> list[int]:
@@ -150,7 +178,7 @@ def leaky_files(folder: Path, secrets: Sequence[str] = SECRETS) -> list[tuple[st
     files = [p for p in folder.rglob("*") if p.is_file() and p.name != "config.toml"]
     texts = {str(p.relative_to(folder)): p.read_bytes() for p in files}
     with contextlib.closing(sqlite3.connect(folder / ".batchd/batchd.db")) as db:
-        for table in ("events", "specs"):
+        for table in ("events", "specs", "secrets"):
             for row, body in db.execute(f"SELECT rowid, body FROM {table}"):
                 texts[f"{table} {row}"] = zlib.decompress(body) if body[:1] == b"x" else body
     return [(name, found) for name, text in texts.items() if (found := leaks(text, secrets))]
@@ -243,3 +271,99 @@ def stranger() -> Iterator[tuple[int, list[str]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port, heard
         server.shutdown()
+
+
+def _left(spool: Spool) -> list[str]:
+    """Return where a secret of a task still lies: not where it came from, nor where a command put it."""
+    found = [name for name, _ in leaky_files(spool.folder, HANDED)]
+    ours = [name for name in found if not name.startswith("keys/") and "/001/" not in name]
+    return [name for name in ours if not name.endswith("request.json")]
+
+
+def test_secret_variables_reach_commands_and_nothing_else(
+    keyed: Keyed, echo: http.server.ThreadingHTTPServer
+) -> None:
+    """From the task file, the environment or a file: commands have them, the model and every file a mask."""
+    task = {"first_prompt": "x", "model": "echo/print", "env": ENV, "check": KEEP}
+    file = keyed.write("batch.json", [task])
+    with keyed.serving():
+        keyed.batchd("submit", file, "--wait")
+        file.unlink()
+        kept = (keyed.folder / "outbox/batch/001/kept").read_text().splitlines()
+        assert kept == [FROM_ENV, FROM_FILE, INLINE]
+        for command in ("logs batch/001", "status batch/001 --json"):
+            assert leaks(keyed.batchd(*command.split()).stdout.encode(), HANDED) == []
+    assert _left(keyed) == []
+    asked = [json.dumps(body) for _, _, body in echo.seen]  # type: ignore[attr-defined]
+    assert len(asked) == 2
+    escaped = json.dumps(INLINE)[1:-1]
+    assert all(leaks(text.encode(), [*HANDED, escaped]) == [] for text in asked)
+    assert "plain-value" in asked[1]
+    assert "$ONE, $TWO, $THREE" in asked[0]
+    assert keyed.result("batch", "001")["evaluation"]["feedback"].count("[secret]") >= 3
+
+
+def test_a_file_that_holds_a_secret_can_be_edited(keyed: Keyed) -> None:
+    """The mask is for those who look: it is never written in the secret's place."""
+    work = keyed.folder / "repo"
+    work.mkdir()
+    (work / ".env").write_text(f"TOKEN={FROM_ENV}\nMODE=dev\n")
+    if os.geteuid() == 0:
+        os.chown(work, 65534, 65534)
+        os.chown(work / ".env", 65534, 65534)
+    task = {"first_prompt": "x", "model": "echo/edit", "env": ENV, "dir": "repo"}
+    with keyed.serving():
+        keyed.batchd("submit", keyed.write("batch.json", [task]), "--wait")
+    assert (work / ".env").read_text() == f"TOKEN={FROM_ENV}\nMODE=live\n"
+
+
+def test_a_secret_survives_a_crash_and_goes_with_its_task(keyed: Keyed) -> None:
+    """While the task waits, the store keeps the value, for its owner alone; once it has ended, nothing does."""
+    task = {"first_prompt": "x", "model": "echo/print", "env": ENV, "check": KEEP}
+    file = keyed.write("batch.json", [task])
+    state = keyed.folder / ".batchd"
+    with keyed.serving() as daemon:
+        keyed.batchd("pause", "--all")
+        keyed.batchd("submit", file)
+        file.unlink()
+        keyed.eventually((keyed.folder / "outbox/batch/request.json").exists)
+        daemon.kill()
+        daemon.wait()
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert stat.S_IMODE((state / "batchd.db").stat().st_mode) == 0o600
+    assert {name.split()[0] for name in _left(keyed)} <= {".batchd/batchd.db-wal", "secrets"}
+    with keyed.serving():
+        keyed.batchd("resume")
+        keyed.eventually((keyed.folder / "outbox/batch/summary.json").exists)
+        kept = (keyed.folder / "outbox/batch/001/kept").read_text().splitlines()
+        assert kept == [FROM_ENV, FROM_FILE, INLINE]
+        keyed.eventually(lambda: _left(keyed) == [])  # also with the daemon still running
+
+
+def test_a_secret_of_the_file_is_read_again_for_a_retry(keyed: Keyed) -> None:
+    """What the store has dropped is had from the request; without that, the retry is refused."""
+    task = {"first_prompt": "x", "model": "echo/print", "env": ENV, "check": KEEP}
+    with keyed.serving():
+        keyed.batchd("submit", keyed.write("batch.json", [task]), "--wait")
+        assert keyed.batchd("retry", "batch").returncode == 0
+        keyed.eventually((keyed.folder / "outbox/batch-2/summary.json").exists)
+        kept = (keyed.folder / "outbox/batch-2/001/kept").read_text().splitlines()
+        assert kept == [FROM_ENV, FROM_FILE, INLINE]
+        (keyed.folder / "outbox/batch/request.json").unlink()
+        refused = keyed.batchd("retry", "batch")
+    assert refused.returncode == 2
+    assert "the secrets of 001 went with its end" in refused.stderr
+
+
+def test_a_secret_that_is_not_there_ends_the_task_before_anything_is_paid(
+    keyed: Keyed, echo: http.server.ThreadingHTTPServer
+) -> None:
+    """The result names the variable or the file."""
+    (keyed.folder / "keys/npm.token").unlink()
+    task = {"first_prompt": "x", "model": "echo/print", "env": ENV}
+    with keyed.serving():
+        keyed.batchd("submit", keyed.write("batch.json", [task]), "--wait")
+    error = keyed.result("batch", "001")["error"]
+    assert error["type"] == "sandbox"
+    assert "the file npm of [secrets.files] is not set, or cannot be read" in error["message"]
+    assert echo.seen == []  # type: ignore[attr-defined]
