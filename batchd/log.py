@@ -57,6 +57,8 @@ class Action(enum.StrEnum):
     INBOX_TROUBLE = "inbox_trouble"
     OUTBOX_TROUBLE = "outbox_trouble"
     STORE_TROUBLE = "store_trouble"
+    #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.
+    EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
 

@@ -20,6 +20,7 @@ from batchd.log import escape
 from batchd.masking import Masker
 from batchd.pricing import Prices
 from batchd.records import Endpoint
+from batchd.spool import permissions
 
 #: How long a provider may take to answer the simplest request.
 _PATIENCE_S = 10.0
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     lines = [
         Line("ok", "config", settings.file or "none found: the built-in defaults"),
         *_folders(settings),
+        *_exposed(settings),
         *_daemon(settings),
         *_sandbox(settings),
         *_models(settings, offline=args.offline),
@@ -78,6 +80,12 @@ def _folders(settings: config.Config) -> Iterator[Line]:
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _exposed(settings: config.Config) -> Iterator[Line]:
+    for found in permissions.exposures(settings):
+        verdict = "failed" if found.grave else "note"
+        yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
 
 
 def _daemon(settings: config.Config) -> Iterator[Line]:

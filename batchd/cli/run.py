@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     files = [(Path(name).name, data) for name, data in files]
     # Every error now, before anything is paid.
     _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
+    # The parent of the run's own state: as private as that.
+    Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = _private(settings, serial=args.serial, processes=args.processes)
     # What tasks meet stands in the journal, and progress tells how they end: that is for people.
     log.configure("error", settings.log.format, settings.log.file)

@@ -34,7 +34,7 @@ from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import taskfile
+from batchd.spool import permissions, taskfile
 from batchd.spool.inbox import Inbox, claimed, ulid
 from batchd.store import Store
 
@@ -167,6 +167,7 @@ class Daemon:
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
+        permissions.insist(config)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
         if self._work:
