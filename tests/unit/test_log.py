@@ -113,7 +113,7 @@ def test_what_is_hidden_stands_in_no_line(capsys: pytest.CaptureFixture[str]) ->
     log.hide(["h1dden-key"])
     log.configure("info", "json")
     try:
-        raise ValueError("bad h1dden-key")
+        int("h1dden-key")
     except ValueError:
         log.get_logger(batch="h1dden-key").exception(
             Action.STORE_TROUBLE, errors=[{"a": "h1dden-key"}]
