@@ -13,13 +13,14 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchd import journald
 from batchd.errors import cut
+from batchd.masking import Masker
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -62,6 +63,8 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
+    #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.
+    EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
 
@@ -77,6 +80,13 @@ _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 #: Characters of one field of a line: a net, for what is told is short, tracebacks included.
 _LONGEST = 20_000
+#: What no line may tell.
+_hidden = Masker()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Leave these texts out of every line from now on."""
+    _hidden.learn(secrets)
 
 
 def escape(text: str) -> str:
@@ -146,16 +156,29 @@ def _write(
         "level": method,
         "event": str(fields.pop("event", "")),
     }
+    traceback = ""
+    if fields.get("exc_info"):
+        fields, traceback = _traceback(fields)
     for key, value in fields.items():
         if isinstance(value, str):
-            value = cut(value, _LONGEST)  # noqa: PLW2901 (a copy of each line would cost more)
+            value = _hidden.text(cut(value, _LONGEST))  # noqa: PLW2901 (what it was is not to be told)
             clean = str(value) if value.isascii() and value.isprintable() else escape(value)
             line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
         else:
-            line[key] = value
+            line[key] = _hidden.value(value)
+    if traceback:
+        line["exception"] = _hidden.text(traceback)
     for sink in sinks:
         sink(line)
     return ""
+
+
+def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
+    """Return the rest of the fields, and the traceback that they ask for; it alone may have several lines."""
+    import structlog  # noqa: PLC0415 (loaded by now)
+
+    rest = dict(structlog.processors.format_exc_info(None, "", fields))
+    return rest, str(rest.pop("exception", ""))
 
 
 def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
@@ -166,7 +189,6 @@ def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
 def _encode(line: dict[str, Any]) -> bytes:
     import msgspec  # noqa: PLC0415 (as structlog)
 
-    line = _with_traceback(line)
     try:
         return msgspec.json.encode(line, enc_hook=str) + b"\n"
     except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):
@@ -174,21 +196,12 @@ def _encode(line: dict[str, Any]) -> bytes:
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
 
 
-def _with_traceback(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a line whose exception, if it has one, is text under ``exception``."""
-    if not line.get("exc_info"):
-        return line
-    import structlog  # noqa: PLC0415 (loaded by now)
-
-    return dict(structlog.processors.format_exc_info(None, "", dict(line)))
-
-
 def _to_journal() -> Callable[[dict[str, Any]], None]:
     journal = journald.Journal()
 
     def write(line: dict[str, Any]) -> None:
         try:
-            journal.send(_with_traceback(line))
+            journal.send(line)
         except OSError:
             # Its socket is gone; what comes over stderr may reach it still, or a successor.
             _json_to_stderr(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchd import masking
 from batchd.config import Config
 from batchd.errors import ConfigError, InputError, Problem
 from batchd.events import Terms
@@ -54,7 +55,8 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
         tools=known.tools,
         output_limit_field=known.output_limit_field,
         json_mode=known.json_mode,
-        extra_body=known.extra_body,
+        # The terms are stored: what holds a secret goes with the endpoint.
+        extra_body={k: v for k, v in known.extra_body.items() if not any(masking.named({k: v}))},
     )
 
 

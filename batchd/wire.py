@@ -7,7 +7,7 @@ Which way each goes stands in its docstring.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias, get_args
@@ -42,6 +42,10 @@ class Settings:
     agents_per_process: int = 1
     #: Seconds between two heartbeats.
     heartbeat_s: float = 2.0
+
+    def secrets(self) -> Iterator[str]:
+        """Yield what nobody but the providers may see."""
+        return (secret for endpoint in self.endpoints.values() for secret in endpoint.secrets())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

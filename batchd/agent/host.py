@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from batchd import wire
 from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
 from batchd.llm import ModelClient
+from batchd.masking import Masker
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
 
@@ -64,6 +65,8 @@ class Host(Protocol):
     client: ModelClient
     sandbox: Sandbox
     stop: StopSignal
+    #: Knows the keys of all providers and the secrets of the task.
+    masker: Masker
 
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""

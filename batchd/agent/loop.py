@@ -66,7 +66,11 @@ class _Agent:
     async def _work_in_sandbox(self) -> None:
         task = self._run.task
         with await self._host.sandbox.open(
-            self._run.batch.directory(task), fresh=not task.dir, network=task.network, env=task.env
+            self._run.batch.directory(task),
+            fresh=not task.dir,
+            network=task.network,
+            env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
+            masker=self._host.masker,
         ) as place:
             self._add(await self._opening(place))
             await self._loop(Performer(self._run, self._host, self._journal, place))

@@ -25,6 +25,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.llm import Request
+from batchd.masking import Masker
 from batchd.records import (
     Answer,
     Evaluation,
@@ -34,6 +35,7 @@ from batchd.records import (
     Message,
     ModelSetup,
     Purpose,
+    ToolCall,
 )
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
@@ -96,6 +98,7 @@ class Performer:
             with self._host.stop.interruptible():
                 timeout_s = self._left(self._task.limits.call_timeout_s)
                 outcome = await self._host.client.call(setup, request, timeout_s)
+            outcome = _masked(outcome, self._host.masker)
             if isinstance(outcome, Answer):
                 yield self._answered(step.purpose, outcome, setup, state)
                 return
@@ -223,6 +226,21 @@ class Performer:
     def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
+
+
+def _masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
+    """Return what a provider said without the secrets that it may have echoed."""
+    if isinstance(outcome, Failure):
+        return replace(outcome, message=masker.text(outcome.message))
+    return replace(
+        outcome,
+        content=masker.text(outcome.content),
+        reasoning=masker.text(outcome.reasoning),
+        model=masker.text(outcome.model),
+        tool_calls=tuple(
+            ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
+        ),
+    )
 
 
 def _sizes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from batchd.masking import MASK
 from batchd.records import Message, Task
 
 _OPENING = """\
@@ -104,8 +105,12 @@ TOOLS: tuple[Mapping[str, Any], ...] = (
 
 
 def system(task: Task, facts: str, *, text: bool) -> str:
-    """Return the system prompt of a task: opening, way of working, the line of facts."""
-    return "\n\n".join((task.system_prompt or _OPENING, _TEXT if text else _NATIVE, facts))
+    """Return the system prompt of a task: opening, way of working, the line of facts, what is secret."""
+    parts = [task.system_prompt or _OPENING, _TEXT if text else _NATIVE, facts]
+    if task.secrets:
+        names = ", ".join(f"${name}" for name in task.secrets)
+        parts.append(f"Secret variables, whose values you are shown as {MASK}: {names}.")
+    return "\n\n".join(parts)
 
 
 def evidence(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchd.records import ToolCall
@@ -102,9 +102,12 @@ async def _write(place: Workplace, path: str, content: str, timeout_s: float) ->
 
 async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float) -> Output:
     path, old, new = arguments["path"], arguments["old"], arguments["new"]
-    ran = await place.run(["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE)
+    # Not masked: what the file holds is written back, and never shown.
+    ran = await place.run(
+        ["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE, masked=False
+    )
     if ran.exit_code != 0:
-        return _shown(ran, timeout_s)
+        return _shown(replace(ran, output=place.masker.text(ran.output)), timeout_s)
     text = ran.output
     if ran.cut or "\ufffd" in text:
         return Output(

@@ -17,8 +17,10 @@ from batchd.cli import common
 from batchd.cli.common import coloured
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
+from batchd.masking import Masker
 from batchd.pricing import Prices
 from batchd.records import Endpoint
+from batchd.spool import permissions
 
 #: How long a provider may take to answer the simplest request.
 _PATIENCE_S = 10.0
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     lines = [
         Line("ok", "config", settings.file or "none found: the built-in defaults"),
         *_folders(settings),
+        *_exposed(settings),
         *_daemon(settings),
         *_sandbox(settings),
         *_models(settings, offline=args.offline),
@@ -77,6 +80,12 @@ def _folders(settings: config.Config) -> Iterator[Line]:
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _exposed(settings: config.Config) -> Iterator[Line]:
+    for found in permissions.exposures(settings):
+        verdict = "failed" if found.grave else "note"
+        yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
 
 
 def _daemon(settings: config.Config) -> Iterator[Line]:
@@ -133,17 +142,25 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> Iterator[
     yield _asked(name, endpoint, key)
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key along to wherever that leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 def _asked(name: str, endpoint: Endpoint, key: str) -> Line:
     """Ask a provider for its models: costs nothing, and tells address and key."""
     what = f"provider {name}"
+    hidden = Masker(endpoint.secrets())
     headers = {"User-Agent": "batchd", **endpoint.headers}
     if endpoint.api_key:
         headers["Authorization"] = f"Bearer {endpoint.api_key}"
     if not endpoint.base_url.startswith(("http://", "https://")):
         return Line("failed", what, f"{endpoint.base_url} is no address", "set its base_url")
-    request = urllib.request.Request(f"{endpoint.base_url}/models", headers=headers)  # noqa: S310 (the scheme was checked above)
+    request = urllib.request.Request(endpoint.address("models"), headers=headers)  # noqa: S310 (the scheme was checked above)
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S):  # noqa: S310 (as above)
+        with urllib.request.build_opener(_Stay).open(request, timeout=_PATIENCE_S):
             return Line("ok", what, f"{endpoint.base_url} answers, {key}")
     except urllib.error.HTTPError as error:
         error.close()
@@ -156,4 +173,6 @@ def _asked(name: str, endpoint: Endpoint, key: str) -> Line:
         why = getattr(error, "reason", error)
         why = "no answer in time" if isinstance(why, socket.timeout) else why
         mend = f"check the network and the base_url in [providers.{name}]"
-        return Line("failed", what, f"{endpoint.base_url} cannot be reached: {why}", mend)
+        return Line(
+            "failed", what, hidden.text(f"{endpoint.base_url} cannot be reached: {why}"), mend
+        )

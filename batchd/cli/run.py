@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from batchd import config, log
+from batchd import config, log, sealing
 from batchd.cli import common, ending, progress, trial
 from batchd.cli.submit import read_file
 from batchd.errors import NotPossibleError, StoreError, UsageError
@@ -46,7 +46,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Work, show how it goes, end with the summaries."""
+    sealing.seal()
     settings = config.load(args.config)
+    sealing.forget(settings.variables())
     if not args.files:
         _ask(args, settings)
     if any(number is not None and number < 1 for number in (args.first, args.processes)):
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     files = [(Path(name).name, data) for name, data in files]
     # Every error now, before anything is paid.
     _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
+    # The parent of the run's own state: as private as that.
+    Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = _private(settings, serial=args.serial, processes=args.processes)
     # What tasks meet stands in the journal, and progress tells how they end: that is for people.
     log.configure("error", settings.log.format, settings.log.file)

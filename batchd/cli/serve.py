@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import os
 
-from batchd import config, log
+from batchd import config, log, sealing
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +21,10 @@ def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; no other command needs it)
 
+    sealing.seal()
     settings = config.load(args.config)
+    reload = functools.partial(config.load, args.config, settings.environ)
+    sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
-    reload = functools.partial(config.load, args.config, os.environ)
     asyncio.run(Daemon(settings, reload=reload).run())
     return 0

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from batchd import records
+from batchd import masking, records
 from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
@@ -35,10 +36,13 @@ class Config(Sections):
             raise UsageError(
                 f"no provider {provider!r} is configured; known are {', '.join(self.providers)}"
             )
+        base_url, _, query = known.base_url.partition("?")
         return records.Endpoint(
-            base_url=known.base_url.rstrip("/"),
+            base_url=base_url.rstrip("/"),
+            query=query,
             api_key=self._key(provider, known),
             headers=known.headers,
+            body={k: v for k, v in known.extra_body.items() if any(masking.named({k: v}))},
             max_concurrent=known.max_concurrent,
         )
 
@@ -63,15 +67,65 @@ class Config(Sections):
             raise NotPossibleError(f"{place} holds no key for provider {name}: one word of ASCII")
         return key
 
+    def hidden(self) -> Iterator[str]:
+        """Yield what no log line, no result and no command may ever show, as far as it can be had now."""
+        for name in self.providers:
+            with contextlib.suppress(NotPossibleError):
+                yield from self.endpoint(name).secrets()
+        sources = [records.Secret(from_env=name) for name in self.secrets.env]
+        sources += [records.Secret(from_file=name) for name in self.secrets.files]
+        for source in sources:
+            with contextlib.suppress(NotPossibleError):
+                yield self.revealed(source)
+
+    def revealed(self, secret: records.Secret) -> str:
+        """Return the value of a task's secret variable, read now where it comes from elsewhere.
+
+        Raises ``NotPossibleError``: it is not there, too short to be masked, or no longer to be had.
+        """
+        if name := secret.from_env:
+            what, value = f"the environment variable {name}", self.environ.get(name)
+            granted = name in self.secrets.env
+        elif name := secret.from_file:
+            what, granted = f"the file {name} of [secrets.files]", name in self.secrets.files
+            value = _content(self.secrets.files[name]) if granted else None
+        else:
+            what, value, granted = "a secret of the task", secret.value, True
+        if not granted:
+            raise NotPossibleError(f"[secrets] does not allow {what}")
+        if value is None:
+            raise NotPossibleError(f"{what} is not set, or cannot be read")
+        if len(value.strip()) < masking.LEAST or "\0" in value:
+            raise NotPossibleError(f"{what} is no secret: {masking.LEAST} characters are the least")
+        return value
+
+    def variables(self) -> set[str]:
+        """Return the names of environment variables that hold secrets."""
+        keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
+        return (
+            keys
+            | {*self.secrets.env}
+            | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
+        )
+
     def key_files(self) -> tuple[str, ...]:
-        """Return the paths of all key files."""
-        return tuple(p.api_key_file for p in self.providers.values() if p.api_key_file)
+        """Return the paths of all files that hold secrets."""
+        keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
+        return (*keys, *self.secrets.files.values())
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""
         return records.SandboxPolicy(
             **{f.name: getattr(self.sandbox, f.name) for f in fields(records.SandboxPolicy)},
         )
+
+
+def _content(path: str) -> str | None:
+    """Return a file's one value; None where it cannot be read."""
+    try:
+        return Path(path).read_text("utf-8").strip("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
@@ -82,7 +136,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     """
     from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
 
-    environ = os.environ if environ is None else environ
+    # A copy: who holds keys takes them out of the process's own.
+    environ = dict(os.environ if environ is None else environ)
     sections, file = loading.load(path, environ)
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
     return Config(**parts, file=file, environ=environ)

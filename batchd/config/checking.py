@@ -56,6 +56,9 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
             name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
             for name, known in sections.providers.items()
         },
+        secrets=replace(
+            sections.secrets, files={n: key_file(f) for n, f in sections.secrets.files.items()}
+        ),
     )
 
 
@@ -74,6 +77,11 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 ("providers", name, "base_url"),
                 Problem("", "it must be http(s)://HOST[:PORT]/PATH"),
             )
+        if not re.fullmatch(r"([A-Za-z_]\w*)?", provider.api_key_env, re.ASCII):
+            # Not quoted: it may be the key itself, put into the wrong place.
+            told = "it must be the name of an environment variable, which holds the key"
+            yield ("providers", name, "api_key_env"), Problem("", told)
+    yield from _handed_out(config)
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
     }
@@ -85,6 +93,19 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 and (key > other or folder != outer)
             ):
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
+
+
+def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    """Find keys of providers among what tasks may ask for."""
+    for name, provider in config.providers.items():
+        why = f"it holds the key of provider {name}, which no command may see"
+        if provider.api_key_env in config.secrets.env:
+            yield ("secrets", "env"), Problem("", why)
+        for given, file in config.secrets.files.items():
+            if provider.api_key_file and os.path.realpath(file) == os.path.realpath(
+                provider.api_key_file
+            ):
+                yield ("secrets", "files", given), Problem("", why)
 
 
 def model_problem(model: str, config: Sections) -> Problem | None:

@@ -261,6 +261,17 @@ class Workspace(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets(Section):
+    """``[secrets]``: values that tasks may ask for in their ``env`` without knowing them."""
+
+    env: tuple[Name, ...] = ()
+    """Environment variables of batchd's own, for ``{"from_env": NAME}``."""
+    files: Mapping[str, Name] = field(default_factory=dict)
+    """Names and files of one value each, for ``{"from_file": NAME}``; a relative path is looked for among
+    systemd's credentials first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spool(Section):
     """``[spool]``: how the inbox is watched."""
 
@@ -310,6 +321,7 @@ class Sections(Section):
     cost: Cost = field(default_factory=Cost)
     sandbox: Sandbox = field(default_factory=Sandbox)
     workspace: Workspace = field(default_factory=Workspace)
+    secrets: Secrets = field(default_factory=Secrets)
     spool: Spool = field(default_factory=Spool)
     store: Store = field(default_factory=Store)
     log: Log = field(default_factory=Log)

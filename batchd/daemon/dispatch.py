@@ -131,7 +131,7 @@ class Dispatcher:
             # This dispatch is none that was tried.
             await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return
-        run = starting.order(core, active, task, batch, given)
+        run = starting.order(core, active, batch, given)
         if not self.pool.run(active.worker, run):
             await self._recover(active, counted=False)
 

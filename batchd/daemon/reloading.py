@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchd import config as configuration
+from batchd import log
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import tuning
@@ -55,18 +56,18 @@ class Reloader:
     async def reload(self) -> None:
         """Read the configuration again; keep the old one where the new one is wrong."""
         assert self._read is not None, "SIGHUP means something else then"
-        log = self._core.log
+        tell = self._core.log
         try:
             read = await asyncio.to_thread(self._read)
             late = _late(self._core.config, read)
             self._take(configuration.changed(read, self._changes))
         except BatchdError as error:
-            log.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))  # noqa: TRY400 (a user's mistake has no traceback)
+            tell.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
         self._read_last = read
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}
-        log.info(Action.CONFIG_RELOADED, file=read.file, **more)
+        tell.info(Action.CONFIG_RELOADED, file=read.file, **more)
 
     async def tune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change single keys until the daemon ends, or take all such changes back.
@@ -101,6 +102,7 @@ class Reloader:
         config = replace(config, paths=paths)
         if config.sandbox != old.sandbox:
             Sandbox(config.sandbox_policy())  # as at the start: never without a working one
+        log.hide(config.hidden())
         prices = Prices(config.models)
         endpoints, missing = tuning.endpoints(config)
         core.config, core.prices = config, prices
@@ -112,7 +114,7 @@ class Reloader:
 def told(changes: Mapping[str, Any]) -> dict[str, str]:
     """Return changes by their keys as they may be shown: without secrets."""
     return {
-        str(key): "…" if _SECRET & set(str(key).split(".")) else str(text)
+        str(key): "…" if _SECRET & set(str(key).split(".")) else str(text).partition("?")[0]
         for key, text in changes.items()
     }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from batchd import __version__, control
+from batchd import __version__, control, log
 from batchd.config import Config
 from batchd.daemon import clocks, lock, signals, tuning, vigil
 from batchd.daemon.batches import Batches
@@ -35,7 +35,7 @@ from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox, taskfile
+from batchd.spool import outbox, permissions, taskfile
 from batchd.spool.inbox import Inbox, claimed, ulid
 from batchd.store import Store
 
@@ -173,6 +173,7 @@ class Daemon:
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
+        permissions.insist(config)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
         if self._work:
@@ -183,6 +184,7 @@ class Daemon:
             reserve=outbox.reserve,
         )
         undo.callback(store.close)
+        log.hide(config.hidden())
         endpoints, missing = tuning.endpoints(config)
         core = self._core = Core(
             config=config,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from batchd import terms, wire
 from batchd.daemon.active import Active
 from batchd.daemon.core import Core
-from batchd.errors import InputError
+from batchd.errors import InputError, NotPossibleError
 from batchd.events import CancelRequested, TaskStarted, Terms, decode
-from batchd.records import Batch, Reason, Status, Task
+from batchd.records import Batch, Reason, Secret, Status, Task
 from batchd.store import Dispatched
 
 #: Dispatches of one task that may bring no event before it is given up.
@@ -21,7 +23,7 @@ CANCELLED = "cancelled"
 def refusal(
     core: Core, active: Active, task: Task, given: Dispatched
 ) -> tuple[Status, Reason, str] | None:
-    """Return how a task ends that is not to start after all; else its terms are set."""
+    """Return how a task ends that is not to start after all; else its terms are set, and its secrets known."""
     if isinstance(active.stop, CancelRequested):
         return Status.CANCELLED, Reason.USER, active.stop.message or CANCELLED
     if given.barren > _MAX_BARREN:
@@ -34,13 +36,24 @@ def refusal(
         )
     except InputError as error:
         return Status.ERROR, Reason.BAD_REQUEST, str(error)
+    try:
+        active.task = replace(task, secrets=_revealed(core, task))
+    except NotPossibleError as error:
+        return Status.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
     return None
 
 
-def order(core: Core, active: Active, task: Task, batch: Batch, given: Dispatched) -> wire.Run:
+def _revealed(core: Core, task: Task) -> dict[str, Secret]:
+    """Return a task's secrets with their values. Raises ``NotPossibleError``."""
+    reveal = core.config.revealed
+    return {name: Secret(value=reveal(secret)) for name, secret in task.secrets.items()}
+
+
+def order(core: Core, active: Active, batch: Batch, given: Dispatched) -> wire.Run:
     """Return what the worker is told; from now on the task's money is watched."""
     assert active.terms is not None, "there is no refusal"
-    ref = active.ref
+    assert active.task is not None, "there is no refusal"
+    ref, task = active.ref, active.task
     spent = core.store.task_money(ref).total if given.history else 0.0
     core.governor.money.open_task(ref, task.limits.max_cost_usd, spent)
     return wire.Run(

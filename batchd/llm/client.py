@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from ssl import SSLContext
@@ -18,6 +18,7 @@ import openai
 from batchd.llm import answer, ratelimits
 from batchd.llm.failures import Place, error_in_answer, http_failure
 from batchd.llm.request import Request, encode
+from batchd.masking import Masker
 from batchd.records import Answer, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
 
 #: A host that does not take a connection by then cannot be reached.
@@ -56,6 +57,7 @@ class ModelClient:
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Take the endpoints by provider name; each is connected to when it is first needed."""
         self._endpoints = dict(endpoints)
+        self._masker = Masker(_secrets(endpoints))
         self._lines: dict[str, _Line] = {}
         self._retired: list[_Line] = []
         self._limits: dict[str, tuple[RateLimit, ...]] = {}
@@ -78,7 +80,7 @@ class ModelClient:
                 kind=FailureKind.AUTH,
                 message=f"{setup.name}: the provider {setup.provider!r} is not configured, or has no key",
             )
-        place = Place(setup, endpoint)
+        place = Place(setup, endpoint, self._masker)
         try:
             line = self._line(setup.provider, endpoint)
         except (httpx2.InvalidURL, ValueError) as error:
@@ -97,6 +99,7 @@ class ModelClient:
     def retune(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Use these endpoints from the next call on; calls under way end on the old ones."""
         self._endpoints = dict(endpoints)
+        self._masker.learn(_secrets(endpoints))
         for name, line in list(self._lines.items()):
             if line.endpoint != endpoints.get(name):
                 self._retired.append(self._lines.pop(name))
@@ -123,6 +126,10 @@ class ModelClient:
         self._retired = [line for line in self._retired if line.calls]
         for line in idle:
             await line.client.close()
+
+
+def _secrets(endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
+    return (secret for endpoint in endpoints.values() for secret in endpoint.secrets())
 
 
 @cache
@@ -164,7 +171,7 @@ async def _call(
     timeout_s: float,
     heard: Callable[[Mapping[str, str]], None],
 ) -> Answer | Failure:
-    body = encode(place.setup, request)
+    body = encode(place.setup, request, place.endpoint.body)
     begun = time.monotonic()
     try:
         # Around all of it: the SDK's own timeouts begin anew with every byte.

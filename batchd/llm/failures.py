@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from batchd.llm import waits
 from batchd.llm.text import line, valid
+from batchd.masking import MASK, Masker
 from batchd.records import Endpoint, Failure, FailureKind, ModelSetup
 
 _SAID = re.compile
@@ -80,6 +81,7 @@ class Place:
 
     setup: ModelSetup
     endpoint: Endpoint
+    masker: Masker = field(default_factory=Masker)
 
     def __str__(self) -> str:
         return f"{self.setup.name} at {self.endpoint_host}"
@@ -87,7 +89,7 @@ class Place:
     @property
     def url(self) -> str:
         """Where to send a request: in full, which spares the SDK to put it together."""
-        return f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
+        return self.endpoint.address("chat/completions")
 
     @property
     def endpoint_host(self) -> str:
@@ -104,10 +106,7 @@ class Place:
         return Failure(kind=kind, message=f"{message}: {detail}" if detail else message, **more)
 
     def _without_key(self, text: str) -> str:
-        for secret in (self.endpoint.api_key, *self.endpoint.headers.values()):
-            if len(secret) >= 8:  # noqa: PLR2004 (shorter ones are no secrets, and part of any text)
-                text = text.replace(secret, "[key]")
-        return _KEY_LIKE.sub("[key]", text)
+        return _KEY_LIKE.sub(MASK, self.masker.text(text))
 
 
 def http_failure(place: Place, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
@@ -124,7 +123,7 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
         says=_says(place, status, kind, words),
         http_status=status,
         retry_after_s=retry_after_s,
-        headers=dict(_limit_headers(headers)),
+        headers=place.masker.value(dict(_limit_headers(headers))),
         window=_window(words.all + text[:4000]) if kind is FailureKind.CONTEXT_OVERFLOW else 0,
     )
 

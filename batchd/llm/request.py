@@ -11,6 +11,8 @@ import msgspec
 from batchd.llm.text import valid_throughout
 from batchd.records import Message, ModelSetup, ToolCall
 
+_NOTHING: Mapping[str, Any] = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -26,9 +28,10 @@ class Request:
     schema: Mapping[str, Any] | None = None
 
 
-def encode(setup: ModelSetup, request: Request) -> bytes:
+def encode(setup: ModelSetup, request: Request, secret: Mapping[str, Any] = _NOTHING) -> bytes:
     """Return the request's body in JSON.
 
+    ``secret``: fields of the endpoint's own, which are never stored.
     The same messages give the same bytes in every call, so that the provider's prompt cache hits.
     All of it is encoded each time: 10 µs for 14 KB, far below the cost of keeping pieces.
     """
@@ -44,6 +47,7 @@ def encode(setup: ModelSetup, request: Request) -> bytes:
     if request.schema is not None and setup.json_mode != "none":
         body["response_format"] = _response_format(setup.json_mode, request.schema)
     body.update(setup.extra_body)
+    body.update(secret)
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:

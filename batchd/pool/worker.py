@@ -25,6 +25,7 @@ from batchd.agent import Ended, Host, Reply, StopSignal
 from batchd.errors import SandboxUnavailableError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
+from batchd.masking import Masker
 from batchd.pool import threads
 from batchd.pool.channel import Channel
 from batchd.records import Ref
@@ -124,6 +125,8 @@ class Worker:
                 self._retuned.set()
                 self.sandbox = Sandbox(message.settings.sandbox)
                 self.client.retune(message.settings.endpoints)
+                for host in self._hosts.values():
+                    host.masker.learn(message.settings.secrets())
 
     def _greeted(self, version: str, settings: wire.Settings | None) -> None:
         if version != __version__ or settings is None:
@@ -140,7 +143,10 @@ class Worker:
         self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
 
     def _start(self, run: wire.Run) -> None:
-        host = self._hosts[run.ref] = AgentHost(self, run)
+        assert self._settings is not None, "the daemon says Hello first"
+        own = (secret.value for secret in run.task.secrets.values())
+        masker = Masker(self._settings.secrets(), known=own)
+        host = self._hosts[run.ref] = AgentHost(self, run, masker)
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -181,7 +187,7 @@ class Worker:
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")
         except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)
-            return wire.Done(ref, attempt, "failed", traceback.format_exc())
+            return wire.Done(ref, attempt, "failed", host.masker.text(traceback.format_exc()))
         return wire.Done(ref, attempt, "published")
 
 
@@ -198,8 +204,9 @@ def _publish(run: wire.Run, ended: Ended) -> None:
 class AgentHost:
     """What one agent may use of the outside: its ``agent.Host``."""
 
-    def __init__(self, worker: Worker, run: wire.Run) -> None:
+    def __init__(self, worker: Worker, run: wire.Run, masker: Masker) -> None:
         self.stop = StopSignal()
+        self.masker = masker
         self.attempt = run.attempt
         self._ahead = _ahead()
         self.client = worker.client

@@ -33,6 +33,7 @@ from batchd.records.tasks import (
     Limits,
     Reason,
     Ref,
+    Secret,
     Status,
     Task,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Ref",
     "SandboxPolicy",
     "Scope",
+    "Secret",
     "Spend",
     "Status",
     "Task",

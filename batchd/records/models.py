@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl
 
+from batchd import masking
 from batchd.records.money import Price, Usage
 
 
@@ -141,7 +143,27 @@ class ModelSetup:
 class Endpoint:
     """Where a provider is reached. Never stored, never logged."""
 
+    #: Without a query: it may be shown.
     base_url: str
+    #: What follows the path of every address: ``api-version=7``, or a key.
+    query: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Of ``extra_body``, what holds secrets; the rest stands in ``ModelSetup``.
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     max_concurrent: int = 32
+
+    def address(self, path: str) -> str:
+        """Return the address of something below the base URL. Not to be shown."""
+        address = f"{self.base_url.rstrip('/')}/{path}"
+        return f"{address}?{self.query}" if self.query else address
+
+    def secrets(self) -> Iterator[str]:
+        """Yield all that nobody but the provider may see."""
+        yield self.api_key
+        yield from masking.named(dict(parse_qsl(self.query)))
+        yield from masking.named(self.body)
+        for name, value in self.headers.items():
+            if masking.tells(name) or masking.looks(value):
+                yield value
+                yield from value.split()[1:]  # behind `Bearer`

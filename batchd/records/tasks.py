@@ -90,6 +90,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """An environment variable whose value nobody but the task's commands may see: one of these."""
+
+    #: The value itself. The store keeps it apart, until the task ends; afterwards it is empty.
+    value: str = field(default="", repr=False)
+    #: The name of an environment variable of batchd's own.
+    from_env: str = ""
+    #: The name of a file in ``[secrets.files]``.
+    from_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One job for one agent, as the task file asks for it, defaults filled in."""
 
@@ -118,6 +130,8 @@ class Task:
     network: Network = False
     #: Environment variables of its commands.
     env: Mapping[str, str] = field(default_factory=dict)
+    #: More of them, which are masked wherever they show up.
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     #: Returned untouched in the result.
     metadata: Mapping[str, Any] = field(default_factory=dict)

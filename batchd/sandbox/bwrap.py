@@ -18,12 +18,12 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import seccomp
 from batchd.sandbox.identity import Identity, as_root, limits, prefix
 from batchd.sandbox.memory import lasting
+from batchd.sandbox.variables import behind, environment
 
 #: Where a command finds its task's directory.
 TASK = "/task"
 #: What a pipe takes at once, for anybody (bytes): the arguments must fit.
 _MOST_ARGUMENTS = 1 << 20
-_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 #: Of /etc, what programs need and what holds no secret. Shell patterns.
 _ETC = (
     *("alternatives", "crypto-policies", "fonts", "java-*-openjdk", "ld.so.cache", "localtime"),
@@ -72,7 +72,7 @@ def view(
     blob = common.options + encoded(words)
     if len(blob) > _MOST_ARGUMENTS // 2:
         raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
-    return replace(common, options=blob, gated=gated)
+    return replace(common, options=blob, before=(*common.before, *behind(env)), gated=gated)
 
 
 @functools.cache
@@ -111,29 +111,6 @@ def _common(policy: SandboxPolicy, identity: Identity, *, network: bool) -> View
 def encoded(options: Iterable[str]) -> bytes:
     """Return options as ``--args`` reads them."""
     return "\0".join((*options, "")).encode("utf-8", "replace")
-
-
-def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
-    """Return the whole environment of a command.
-
-    Raises ``SandboxError`` where a name or value holds a NUL, which would end an option of bwrap and begin another.
-    """
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise SandboxError(
-                f"the task's env holds a name or value that no process can have: {name!r}"
-            )
-    return {
-        "PATH": _PATH,
-        "HOME": home,
-        "USER": identity.name,
-        "LOGNAME": identity.name,
-        "SHELL": "/bin/sh",
-        "LANG": "C.UTF-8",
-        "TERM": "dumb",
-        "PAGER": "cat",
-        **env,
-    }
 
 
 def _namespaces(*, network: bool) -> list[str]:

@@ -6,6 +6,8 @@ import asyncio
 import codecs
 import os
 
+from batchd.masking import Masker
+
 _READ = 1 << 16
 #: So much is read at full speed; then one read a pause, so that an output bomb cannot have the loop for itself.
 _FREE = 4 << 20
@@ -19,7 +21,8 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 class Output:
     """The head and the tail of a stream of bytes, in bounded memory."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, masker: Masker) -> None:
+        self._masker = masker
         self._half = max(1, limit // 2)
         self._head = bytearray()
         self._tail = bytearray()
@@ -43,12 +46,14 @@ class Output:
         return max(0, self.total - len(self._head) - self._half)
 
     def text(self) -> str:
-        """Return what is kept, the cut said; bytes that are not UTF-8 are replaced."""
+        """Return what is kept, without secrets, the cut said; bytes that are not UTF-8 are replaced."""
         if not self.cut:
-            return (self._head + self._tail).decode("utf-8", "replace")
+            return self._masker.text((self._head + self._tail).decode("utf-8", "replace"))
         # A character that the cut went through is left out whole.
         head = codecs.getincrementaldecoder("utf-8")("replace").decode(self._head)
         tail = self._tail[-self._half :].lstrip(_CONTINUATION).decode("utf-8", "replace")
+        # Nor may half of a secret stay where the cut went through one.
+        head, tail = self._masker.before_cut(head), self._masker.after_cut(tail)
         return f"{head}\n[... {self.cut:,} bytes of output cut out here ...]\n{tail}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
+from batchd.masking import Masker
 from batchd.sandbox.child import Child
 from batchd.sandbox.memory import memory_file
 from batchd.sandbox.network import Door
@@ -41,16 +42,23 @@ class Ran:
 
 
 async def run(
-    start: Start, *, stdin: bytes | None, timeout_s: float, limit: int, door: Door | None = None
+    start: Start,
+    *,
+    stdin: bytes | None,
+    timeout_s: float,
+    limit: int,
+    masker: Masker,
+    door: Door | None = None,
 ) -> Ran:
-    """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output.
+    """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
     ``door``: its way to some hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
+    fresh = functools.partial(Output, limit, masker)
     try:
-        return await patiently(functools.partial(_once, start, stdin, timeout_s, limit, door))
+        return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, door))
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
@@ -58,11 +66,15 @@ async def run(
 
 
 async def _once(
-    start: Start, stdin: bytes | None, timeout_s: float, limit: int, door: Door | None
+    start: Start,
+    stdin: bytes | None,
+    timeout_s: float,
+    fresh: Callable[[], Output],
+    door: Door | None,
 ) -> Ran:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
-    output = Output(limit)
+    output = fresh()
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:

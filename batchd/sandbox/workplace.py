@@ -9,18 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from batchd.errors import SandboxError
+from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
 from batchd.sandbox import bwrap, directory, facts, launch, probe, process
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.identity import Identity, home, prefix, runner
 from batchd.sandbox.network import Allowed, Door, variables
 from batchd.sandbox.shortage import patiently
+from batchd.sandbox.variables import behind, environment
 
 #: Starts a command, given the descriptors of its input, if it has any, and its output.
 _Starter = Callable[[Sequence[bytes], int | None, int], Child]
 #: What workplaces of one kind answered, and when.
 _Known = dict[tuple[object, ...], tuple[str, float]]
 
+_NOTHING = Masker()
 _FACTS_S = 30.0
 #: Long enough that task after task need not ask again, short enough to notice what is installed (seconds).
 _FACTS_KEPT_S = 600.0
@@ -39,10 +42,17 @@ class Sandbox:
         self._known: _Known = {}
 
     async def open(
-        self, path: str, *, fresh: bool, network: Network, env: Mapping[str, str]
+        self,
+        path: str,
+        *,
+        fresh: bool,
+        network: Network,
+        env: Mapping[str, str],
+        masker: Masker | None = None,
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
+        ``masker``: knows what no output may show.
         A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
         be used, an environment that no process can have, and a network that the policy does not grant.
         """
@@ -67,7 +77,15 @@ class Sandbox:
                 lasting_tmp=not self._bwrap,
             )
             key = (who, network is True, env.get("PATH"))
-            return Workplace(self._policy, descriptor, start, door, _Facts(self._known, key, told))
+            told_facts = _Facts(self._known, key, told)
+            return Workplace(
+                self._policy,
+                descriptor,
+                start,
+                door=door,
+                told=told_facts,
+                masker=masker or Masker(),
+            )
         except BaseException:
             os.close(descriptor)
             raise
@@ -110,10 +128,9 @@ class Sandbox:
             return lambda command, stdin, output: confined(
                 command, stdin=stdin, output=output
             ), bwrap.TASK
-        before = [os.fsencode(word) for word in prefix(self._policy, who, limited=False)]
-        plain = functools.partial(
-            launch.plain, descriptor, bwrap.environment(who, env, home=home(who))
-        )
+        words = [*prefix(self._policy, who, limited=False), *behind(env)]
+        before = [word.encode("utf-8", "replace") for word in words]
+        plain = functools.partial(launch.plain, descriptor, environment(who, env, home=home(who)))
         return lambda command, stdin, output: plain(
             [*before, *command], stdin=stdin, output=output
         ), path
@@ -127,14 +144,18 @@ class Workplace:
         policy: SandboxPolicy,
         descriptor: int,
         start: _Starter,
+        *,
         door: Door | None,
-        facts_: _Facts,
+        told: _Facts,
+        masker: Masker,
     ) -> None:
         self._policy = policy
         self._descriptor = descriptor
         self._start = start
         self._door = door
-        self._facts = facts_
+        self._facts = told
+        #: Takes secrets out of what commands print.
+        self.masker = masker
 
     def __enter__(self) -> Self:
         return self
@@ -156,11 +177,12 @@ class Workplace:
         timeout_s: float,
         max_output_bytes: int | None = None,
         at_most: int | None = None,
+        masked: bool = True,
     ) -> process.Ran:
         """Run a command; it and all that it started are dead when this returns, or raises.
 
         ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
-        by default, and no more than ``at_most``.
+        by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be shown.
         Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
         """
         if self._descriptor < 0:
@@ -176,6 +198,7 @@ class Workplace:
             timeout_s=timeout_s,
             limit=limit,
             door=self._door,
+            masker=self.masker if masked else _NOTHING,
         )
 
     async def shell(
@@ -196,7 +219,8 @@ class Workplace:
         None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long as it takes.
         Links are not followed; what tools keep for themselves (``.git``, ``node_modules``, …) is left out.
         """
-        return directory.files(self._descriptor, limit, seconds)
+        found = directory.files(self._descriptor, limit, seconds)
+        return found and self.masker.value(found)
 
 
 class _Facts:

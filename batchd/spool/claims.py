@@ -140,7 +140,7 @@ def _kept(path: Path) -> int:
     except (FileNotFoundError, ValueError):
         mark = int.from_bytes(os.urandom(MARK_BITS // 8), "big")
         files.make_folder(path.parent, 0o700)
-        files.write_whole(path, lambda file: file.write(b"%x\n" % mark), replace=True)
+        files.write_whole(path, lambda file: file.write(b"%x\n" % mark), replace=True, mode=0o600)
         return mark
 
 

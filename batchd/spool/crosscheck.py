@@ -11,10 +11,11 @@ from batchd import records
 from batchd.config import Config
 from batchd.config.checking import model_problem
 from batchd.errors import Problem
+from batchd.masking import LEAST
 from batchd.records import hosts
 from batchd.spool.decoding import Place
 from batchd.spool.directories import Directories
-from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, TaskSpec
+from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
 
 #: The index of a task (None: the batch itself), the place within it, and what is wrong.
 Finding = tuple[int | None, Place, Problem]
@@ -63,11 +64,35 @@ def _own(
         yield ("network",), Problem("", why)
     if spec.output_schema is not None:
         yield from _schema(spec.output_schema)
+    for name, value in (spec.env or {}).items():
+        if isinstance(value, SecretSpec) and (wrong := _secret_problem(config, value)):
+            yield ("env", name), wrong
     for name, ceiling in _ceiling(config).items():
         asked = getattr(spec.limits, name, None)
         if asked is not None and (asked == 0 or asked > ceiling):
             more = "no limit is" if asked == 0 else f"{asked:,} is"
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
+
+
+def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
+    """Return what is wrong with a secret variable; whether its source is there shows when the task starts."""
+    allowed: tuple[str, ...]
+    given = {key: value for key, value in secret if value is not None}
+    if len(given) != 1:
+        return Problem("", "it needs one of secret, from_env and from_file")
+    ((key, value),) = given.items()
+    if key == "secret":
+        if len(value.strip()) >= LEAST:
+            return None
+        why = f"a secret of fewer than {LEAST} characters cannot be masked: it is part of any text"
+        return Problem("", why)
+    place = "[secrets] env" if key == "from_env" else "[secrets.files]"
+    allowed = config.secrets.env if key == "from_env" else tuple(config.secrets.files)
+    if value in allowed:
+        return None
+    return Problem(
+        "", f"{place} does not name {value!r}", f"it names {', '.join(allowed) or 'none'}"
+    )
 
 
 def _schema(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
@@ -163,6 +188,7 @@ def _task(
 
     directory = key("dir", "")
     command = key("check", "")
+    env = {**(batch.env or {}), **(spec.env or {})}
     return records.Task(
         id=name,
         first_prompt=key("first_prompt", ""),
@@ -176,7 +202,16 @@ def _task(
         output_schema=key("output_schema", None),
         limits=_limits(config, batch, spec),
         network=key("network", False),
-        env={**(batch.env or {}), **(spec.env or {})},
+        env={name: value for name, value in env.items() if isinstance(value, str)},
+        secrets={
+            name: records.Secret(
+                value=value.secret or "",
+                from_env=value.from_env or "",
+                from_file=value.from_file or "",
+            )
+            for name, value in env.items()
+            if isinstance(value, SecretSpec)
+        },
         tags=tuple(key("tags", ())),
         metadata=key("metadata", {}),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +31,11 @@ class Directories:
         spool = {"inbox": paths.inbox, "outbox": paths.outbox, "state": paths.state}
         closed = {os.path.realpath(p): f"the {name} folder" for name, p in spool.items()}
         closed |= {os.path.realpath(p): "a key file" for p in self._config.key_files()}
+        # Its code runs outside of every sandbox.
+        for path in (Path(__file__).parents[1], sys.prefix):
+            closed[os.path.realpath(path)] = "the program itself"
+        if self._config.log.file:
+            closed[os.path.realpath(self._config.log.file)] = "the log"
         if self._config.file:
             closed[os.path.realpath(self._config.file)] = "the configuration"
         return closed

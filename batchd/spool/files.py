@@ -38,7 +38,9 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
     sync_directory(folder.parent)
 
 
-def write_whole(path: Path, fill: Callable[[BinaryIO], object], *, replace: bool) -> None:
+def write_whole(
+    path: Path, fill: Callable[[BinaryIO], object], *, replace: bool, mode: int = 0o666
+) -> None:
     """Let ``fill`` write a file that appears under its name complete and durable, or not at all.
 
     Raises ``FileExistsError`` where it is there and must not be replaced.
@@ -52,7 +54,7 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object], *, replace: bool
     try:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+            descriptor = os.open(temporary, flags, mode, dir_fd=folder)
             with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor has no path)
                 fill(file)
                 file.flush()
@@ -129,4 +131,8 @@ def move(source: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as original:  # noqa: PTH123 (a descriptor has no path)
-        write_whole(target, lambda copy: shutil.copyfileobj(original, copy), replace=True)
+        # What is nobody else's business there is none here.
+        mode = os.fstat(descriptor).st_mode & 0o666
+        write_whole(
+            target, lambda copy: shutil.copyfileobj(original, copy), replace=True, mode=mode
+        )

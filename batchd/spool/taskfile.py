@@ -47,6 +47,10 @@ _PATTERNS = {
 }
 
 
+#: By key: the model of what stands within.
+_INNER: Mapping[Any, type[BaseModel]] = {"limits": taskspec.Limits, "env": taskspec.SecretSpec}
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A valid task file."""
@@ -262,7 +266,9 @@ def _complaints(
         at = found["loc"]
         # pydantic adds this where the fault is a key, not its value.
         at = at[:-1] if at and at[-1] == "[key]" else at
-        known = (taskspec.Limits if at[:1] == ("limits",) else model).model_fields
+        known = (_INNER.get(at[0], model) if at else model).model_fields
+        if at[:1] == ("env",):
+            at = at[:2] + at[3:]  # pydantic adds which kind of value it took this for
         if found["type"] == "string_pattern_mismatch":
             pattern = str(found["ctx"]["pattern"])
             why = next(text for start, text in _PATTERNS.items() if pattern.startswith(start))

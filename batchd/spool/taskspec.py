@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from batchd.config.reach import Reach
 from batchd.config.sections import Amount, Count, Positive, Span
@@ -50,6 +50,27 @@ class Limits(_Spec):
     """Seconds of one command or file tool."""
 
 
+class SecretSpec(_Spec):
+    """The value of a variable that nobody but the task's commands may see: one of these keys."""
+
+    secret: Word | None = None
+    """The value itself, of at least 6 characters. It stays in the dropped file: see `from_env` and `from_file`."""
+    from_env: str | None = None
+    """The name of an environment variable of batchd's own, which [secrets] env must name."""
+    from_file: str | None = None
+    """The name of a file in [secrets.files]."""
+
+
+def _kind(value: Any) -> str:
+    return "secret" if isinstance(value, dict | SecretSpec) else "plain"
+
+
+#: Told apart by its form, so that what is wrong with one is not told of the other too.
+Value = Annotated[
+    Annotated[Word, Tag("plain")] | Annotated[SecretSpec, Tag("secret")], Discriminator(_kind)
+]
+
+
 class Defaults(_Spec):
     """The keys that a batch may set for all its tasks; a task's own win. null means not given."""
 
@@ -73,8 +94,8 @@ class Defaults(_Spec):
     """What it may use up, over [limits]; 0 means no limit. A task's keys are laid over its batch's."""
     network: Reach | None = None
     """What its commands may reach: true (everything), false, or a list of host names; default false."""
-    env: dict[Variable, Word] | None = None
-    """Environment variables of its commands. A task's are laid over its batch's."""
+    env: dict[Variable, Value] | None = None
+    """Environment variables of its commands, some of them secret. A task's are laid over its batch's."""
     tags: list[str] | None = None
     """Words to filter by."""
     metadata: dict[str, Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ _SMALL = 512
 _ZLIB = b"x"
 
 _TASK: msgspec.json.Decoder[Task] = msgspec.json.Decoder(Task)
+_VALUES: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
 
 
 def pack(body: bytes) -> bytes:
@@ -31,13 +33,28 @@ def unpack(stored: bytes) -> bytes:
 
 
 def pack_task(task: Task) -> bytes:
-    """Return a task as it is stored."""
+    """Return a task as it is stored: without the values of its secrets."""
+    if task.secrets:
+        names = {name: replace(secret, value="") for name, secret in task.secrets.items()}
+        task = replace(task, secrets=names)
     return pack(msgspec.json.encode(task))
 
 
-def unpack_task(stored: bytes) -> Task:
-    """Return the task that ``pack_task`` stored."""
-    return _TASK.decode(unpack(stored))
+def pack_secrets(task: Task) -> bytes:
+    """Return the values of a task's secrets as they are stored, as long as it has not ended; empty: it has none."""
+    values = {name: secret.value for name, secret in task.secrets.items() if secret.value}
+    return msgspec.json.encode(values) if values else b""
+
+
+def unpack_task(stored: bytes, secrets: bytes | None = None) -> Task:
+    """Return the task that ``pack_task`` stored, and ``pack_secrets``, if they are still there."""
+    task = _TASK.decode(unpack(stored))
+    if not secrets:
+        return task
+    known = dict(task.secrets)
+    for name, value in _VALUES.decode(secrets).items():
+        known[name] = replace(known[name], value=value)
+    return replace(task, secrets=known)
 
 
 def error_message(result: str) -> str:

@@ -190,4 +190,5 @@ class Journal:
             if isinstance(event, TaskFinished):
                 self.db.execute(_COLD, _cold(line))
                 self.db.execute(_ENDED, (line.status, line.finished_at, line.batch))
+                self.db.execute("DELETE FROM secrets WHERE task = ?", (line.id,))
         self._dirty[line.id] = line

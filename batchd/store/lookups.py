@@ -91,10 +91,13 @@ def claimed(db: sqlite3.Connection, claim: str) -> Batch | None:
 
 def find_task(db: sqlite3.Connection, ref: Ref) -> Task:
     """Return a task as its file asked for it."""
-    row = db.execute("SELECT body FROM specs WHERE task = ?", (task_key(db, ref),)).fetchone()
+    row = db.execute(
+        "SELECT p.body, s.body FROM specs p LEFT JOIN secrets s USING (task) WHERE p.task = ?",
+        (task_key(db, ref),),
+    ).fetchone()
     if row is None:
         raise StoreError(f"{ref} has been pruned")
-    return unpack_task(row[0])
+    return unpack_task(*row)
 
 
 def bodies(db: sqlite3.Connection, ref: Ref, start: int = 0) -> tuple[bytes, ...]:

@@ -12,7 +12,7 @@ import msgspec
 
 from batchd.errors import Problem, StaleAttemptError
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
-from batchd.store.bodies import pack_task
+from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, claimed
 from batchd.store.rows import Dispatched
@@ -132,6 +132,10 @@ def add_batch(
     db.executemany(
         "INSERT INTO specs (task, body) VALUES (?, ?)",
         ((last + place, pack_task(task)) for place, task in enumerate(tasks, 1)),
+    )
+    secrets = ((last + place, pack_secrets(task)) for place, task in enumerate(tasks, 1))
+    db.executemany(
+        "INSERT INTO secrets (task, body) VALUES (?, ?)", (row for row in secrets if row[1])
     )
     return batch
 

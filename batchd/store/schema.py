@@ -67,6 +67,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
         _migrate(db, path, version)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        # What is deleted is gone from the file, the secrets of ended tasks above all.
+        db.execute("PRAGMA secure_delete = ON")
     except (sqlite3.Error, StoreError, OSError) as error:
         if db:
             db.close()

@@ -18,6 +18,7 @@ from batchd.agent import evaluate, tools
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
 from batchd.llm import ModelClient
+from batchd.masking import Masker
 from batchd.records import (
     Batch,
     Endpoint,
@@ -43,6 +44,7 @@ class Grantor:
     client: ModelClient
     sandbox: Sandbox
     stop: agent.StopSignal = field(default_factory=agent.StopSignal)
+    masker: Masker = field(default_factory=Masker)
     durable: list[events.Event] = field(default_factory=list)
     failures: int = 0
 

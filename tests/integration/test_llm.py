@@ -295,7 +295,7 @@ def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     failure = asyncio.run(go())
     assert isinstance(failure, Failure)
-    assert failure.message.endswith("Bad key [key] and token [key]")
+    assert failure.message.endswith("Bad key [secret] and token [secret]")
     head = seen[0].lower()
     assert b"authorization: bearer " + KEY.encode() in head
     assert b"x-team: hunter2" in head

@@ -124,9 +124,11 @@ def test_the_request_crosses_file_systems(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             claimed.write_bytes(b"x" * 3_000_000)
+            claimed.chmod(0o600)
             target = outbox.publish_request(claimed, batch)
             assert target.read_bytes() == b"x" * 3_000_000
             assert not claimed.exists()
+            assert target.stat().st_mode & 0o777 == 0o600, "a private file would be open here"
         assert [p.name for p in target.parent.iterdir()] == ["request.json"]
     finally:
         claimed.unlink(missing_ok=True)

@@ -488,3 +488,22 @@ def test_a_directory_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_pat
         assert set(place.files() or {}) == {"kept"}
 
     asyncio.run(visit(tmp_path, body))
+
+
+def test_no_output_shows_a_secret_not_even_half_of_one(tmp_path: Path) -> None:
+    """Wherever the cut goes through it; a command that is not to be shown has it as it is."""
+    secret = "s3cret-of-sixteen"
+
+    async def body(place: Workplace) -> None:
+        place.masker.learn(known=[secret])
+        for ahead in range(480, 520):
+            command = f"printf 'x%.0s' {{1..{ahead}}}; printf $S; printf 'y%.0s' {{1..{ahead}}}"
+            ran = await place.run(["bash", "-c", command], timeout_s=20, max_output_bytes=1024)
+            shown = ran.output.replace("[secret]", "").replace(" bytes of output cut out here", "")
+            assert set(shown) <= set("xy[]. ,\n0123456789"), (ahead, shown)
+            head = shown.partition("\n")[0]
+            assert set(head) <= set("xy"), "digits of the secret stand before the cut"
+        ran = await place.run(["sh", "-c", "echo $S"], timeout_s=20, masked=False)
+        assert ran.output == f"{secret}\n"
+
+    asyncio.run(visit(tmp_path, body, env={"S": secret}))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from batchd import config, records
+from batchd import config, records, terms
 from batchd.config import loading, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
+from batchd.pricing import Prices
 
 ROOT = Path(__file__).parents[2]
 
@@ -340,3 +341,49 @@ def test_a_change_is_read_as_strictly_as_the_file(tmp_path: Path) -> None:
         )
     places = {problem.place for problem in caught.value.problems}
     assert places == {"pool.processes", "pool.proceses", "agent.model.x", "agent.model"}
+
+
+def test_no_key_of_a_provider_is_handed_out(written: Path) -> None:
+    """Neither its variable nor its file may be among what tasks can ask for."""
+    written.write_text(
+        '[secrets]\nenv = ["OPENAI_API_KEY"]\nfiles = { key = "a/../my.key" }\n'
+        '[providers.deepseek]\napi_key_file = "my.key"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        config.load(written, {})
+    told = [str(problem) for problem in caught.value.problems]
+    assert told == [
+        "[secrets.files] key: it holds the key of provider deepseek, which no command may see",
+        "[secrets] env: it holds the key of provider openai, which no command may see",
+    ]
+
+
+def test_a_key_in_the_place_of_its_variables_name_is_not_told(written: Path) -> None:
+    """Whoever puts the key itself into ``api_key_env`` is told so, without it."""
+    written.write_text('[providers.openai]\napi_key_env = "sk-proj-abcdef"\n')
+    with pytest.raises(ConfigError) as caught:
+        config.load(written, {})
+    assert "it must be the name of an environment variable" in str(caught.value)
+    assert "sk-proj" not in str(caught.value)
+
+
+def test_what_is_secret_in_a_provider_goes_with_its_endpoint(written: Path) -> None:
+    """A key in the address, in headers or in the body is hidden; the rest may be shown and stored."""
+    written.write_text(
+        '[providers.x]\nbase_url = "http://h/v1?api-key=qu3ry-key&api-version=2026-01-01"\n'
+        'headers = { Authorization = "Basic dXNlcjpwYXNz", X-Title = "frontend" }\n'
+        'extra_body = { user_token = "b0dy-key", seed = 7 }\n'
+    )
+    settings = config.load(written, {})
+    endpoint = settings.endpoint("x")
+    assert endpoint.base_url == "http://h/v1"
+    assert (
+        endpoint.address("models") == "http://h/v1/models?api-key=qu3ry-key&api-version=2026-01-01"
+    )
+    assert endpoint.body == {"user_token": "b0dy-key"}
+    assert {*endpoint.secrets()} - {""} == {
+        *("qu3ry-key", "b0dy-key", "Basic dXNlcjpwYXNz", "dXNlcjpwYXNz")
+    }
+    assert "key" not in repr(endpoint)
+    setup = terms.setup("x/model", settings, Prices(settings.models))
+    assert setup.extra_body == {"seed": 7}

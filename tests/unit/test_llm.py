@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -13,6 +14,7 @@ from batchd.llm.answer import answer, decode
 from batchd.llm.failures import Place, error_in_answer, http_failure
 from batchd.llm.request import encode
 from batchd.llm.waits import retry_after, until_reset
+from batchd.masking import Masker
 from batchd.records import Answer, Endpoint, FailureKind, Message, ModelSetup, ToolCall, Usage
 
 PLACE = Place(
@@ -272,8 +274,9 @@ def test_finish_reasons(given: str | None, plain: str, called: str) -> None:
 def test_secrets_are_cut_out_of_messages() -> None:
     """Neither our key nor what looks like one appears in a message."""
     body = {"error": {"message": f"bad {'k' * 20}, sk-proj-{'a' * 30}, Bearer abc.def"}}
-    message = http_failure(PLACE, 400, {}, json.dumps(body).encode()).message
-    assert message.endswith("bad [key], [key], [key]")
+    place = replace(PLACE, masker=Masker(PLACE.endpoint.secrets()))
+    message = http_failure(place, 400, {}, json.dumps(body).encode()).message
+    assert message.endswith("bad [secret], [secret], [secret]")
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,21 @@ def test_the_level_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("debug", "json")
     log.get_logger().debug(Action.TASK_FINISHED)
     assert [x["event"] for x in _lines(capsys.readouterr().err)] == ["task_finished"]
+
+
+def test_what_is_hidden_stands_in_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys are masked in texts, in lists and in tracebacks, whoever wrote them there."""
+    log.hide(["h1dden-key"])
+    log.configure("info", "json")
+    try:
+        int("h1dden-key")
+    except ValueError:
+        log.get_logger(batch="h1dden-key").exception(
+            Action.STORE_TROUBLE, errors=[{"a": "h1dden-key"}]
+        )
+    logging.getLogger("aiohttp").warning("sent h1dden-key")
+    err = capsys.readouterr().err
+    assert "h1dden" not in err
+    first, second = _lines(err)
+    assert first["errors"] == [{"a": "[secret]"}]
+    assert second["message"] == "sent [secret]"

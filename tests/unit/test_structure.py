@@ -23,7 +23,7 @@ class Room:
     may: tuple[str, ...] = ()
 
 
-LEAVES = ("records", "errors", "log")
+LEAVES = ("records", "errors", "log", "masking", "sealing")
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
@@ -36,9 +36,11 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
-    "log": Room(0, (*LEAVES, "journald")),
+    "log": Room(0, (*LEAVES, "journald", "masking")),
     # Knows how systemd's journal wants its lines; `log` alone speaks to it.
     "journald": Room(0),
+    "masking": Room(0, LEAVES),
+    "sealing": Room(0, LEAVES),
     "config": Room(1),
     "events": Room(1),
     "taskstate": Room(1, ("events",)),
@@ -184,7 +186,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, llm",
         ),
         (
             {

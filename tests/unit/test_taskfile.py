@@ -12,7 +12,9 @@ import pytest
 
 from batchd import config, records
 from batchd.config import Config
+from batchd.config.sections import Secrets
 from batchd.errors import TaskFileError
+from batchd.records import Secret
 from batchd.spool import taskfile, taskspec
 
 
@@ -390,3 +392,45 @@ def test_the_schema_describes_what_is_taken(spool: Config) -> None:
 def test_limits_of_the_file_are_those_of_the_records() -> None:
     """A task's limits have every field of the records."""
     assert taskspec.Limits.model_fields.keys() == records.Limits.__dataclass_fields__.keys()
+
+
+def test_secret_variables(spool: Config) -> None:
+    """They are kept apart from plain ones; a task's are laid over its batch's, of either kind."""
+    allowed = replace(spool, secrets=Secrets(env=("GITHUB_TOKEN",), files={"npm": "/x/npm"}))
+    batch = {"A": {"secret": "s3cret-value"}, "B": "plain", "C": {"secret": "s3cret-value"}}
+    own = {"B": {"from_env": "GITHUB_TOKEN"}, "C": "plain", "D": {"from_file": "npm"}}
+    (task,) = _tasks({"env": batch, "tasks": [{"first_prompt": "x", "env": own}]}, allowed)
+    assert task.env == {"C": "plain"}
+    assert task.secrets == {
+        "A": Secret(value="s3cret-value"),
+        "B": Secret(from_env="GITHUB_TOKEN"),
+        "D": Secret(from_file="npm"),
+    }
+    assert "s3cret-value" not in repr(task)
+
+
+def test_wrong_secret_variables_are_told_without_their_values(spool: Config) -> None:
+    """What the configuration does not hand out is refused, and so is what could not be masked."""
+    env = {
+        "SHORT": {"secret": "12345"},
+        "BOTH": {"secret": "s3cret-value", "from_env": "X"},
+        "NONE": {},
+        "ENV": {"from_env": "OPENAI_API_KEY"},
+        "FILE": {"from_file": "../keys/openai"},
+        "TYPO": {"from_evn": "s3cret-value"},
+        "LIST": ["s3cret-value"],
+    }
+    found = {}
+    for name, value in env.items():
+        problems = _problems({"first_prompt": "x", "env": {name: value}}, spool)
+        assert "s3cret-value" not in str(problems)
+        found |= problems
+    assert found == {
+        "env.SHORT": "a secret of fewer than 6 characters cannot be masked: it is part of any text",
+        "env.BOTH": "it needs one of secret, from_env and from_file",
+        "env.NONE": "it needs one of secret, from_env and from_file",
+        "env.ENV": "[secrets] env does not name 'OPENAI_API_KEY' (it names none)",
+        "env.FILE": "[secrets.files] does not name '../keys/openai' (it names none)",
+        "env.TYPO.from_evn": "there is no such key (do you mean from_env?)",
+        "env.LIST": "it must be a valid string",
+    }

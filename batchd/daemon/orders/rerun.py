@@ -137,7 +137,20 @@ class Rerun:
                     f"{Path(old.folder, old.request)} has no task {_listed(missing)} any more"
                 ) from None
             specs = [known[task] for task in ids]
+        if lost := [spec.id for spec in specs if _lost(spec)]:
+            if data is None:
+                raise UsageError(
+                    f"{old.name}: the secrets of {_listed(lost)} went with its end, and {why}: drop the file again"
+                )
+            parsed = await asyncio.to_thread(taskfile.parse, data, old.request, self._core.config)
+            secrets = {task.id: task.secrets for task in parsed.tasks}
+            specs = [replace(s, secrets=secrets.get(s.id, {})) if _lost(s) else s for s in specs]
         return specs
+
+
+def _lost(task: Task) -> bool:
+    """Return whether the value of a secret was in the store alone, which has dropped it."""
+    return any(not (s.value or s.from_env or s.from_file) for s in task.secrets.values())
 
 
 def chosen(target: Target, *, failed: bool) -> list[str]:
@@ -211,6 +224,11 @@ def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
     for task in tasks:
         alone = replace(task, after=tuple(a for a in task.after if a in kept))
         fields: dict[str, Any] = msgspec.to_builtins(alone)
+        # Where each secret comes from, and never what it is.
+        fields["env"] |= {
+            name: {k: v for k, v in source.items() if v and k != "value"} or {"secret": ""}
+            for name, source in fields.pop("secrets").items()
+        }
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
     budget = {"budget_usd": old.budget_usd} if old.budget_usd else {}
     return msgspec.json.format(msgspec.json.encode({**budget, "tasks": specs}), indent=2)

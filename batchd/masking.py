@@ -1,0 +1,135 @@
+"""Takes secrets out of texts before they leave: one masker that knows them all.
+
+What is masked are values, wherever they stand: as they are, as JSON or a URL writes them, and, for
+what commands know, in base64 and line by line. A value of fewer than ``LEAST`` characters is part of any
+text, and is not masked; no task may call one a secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus
+
+T = TypeVar("T")
+
+#: What stands in a secret's place.
+MASK = "[secret]"
+#: Shorter values are not masked.
+LEAST = 6
+#: Lines of a secret that are secrets of their own, such as those of a private key.
+_LEAST_LINE = 12
+#: What a key, a header, a parameter is called whose value is a secret.
+_NAMES = re.compile(
+    r"key|token|secret|auth|passw|credential|cookie|signature|\bsig\b|\bcode\b", re.IGNORECASE
+)
+
+
+#: One word of letters and digits together: what could be a key, whatever it is called.
+_KEY_LIKE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])\S{8,}")
+
+
+def looks(value: str) -> bool:
+    """Return whether a value could be a key, and is no mere word that texts are full of."""
+    return bool(_KEY_LIKE.fullmatch(value))
+
+
+def tells(name: str) -> bool:
+    """Return whether what goes by this name is a secret: ``X-Api-Key``, ``token``, ``Cookie``."""
+    return bool(_NAMES.search(name))
+
+
+def named(value: Any, *, telling: bool = False) -> Iterator[str]:
+    """Yield the texts in a JSON value that stand under a name which tells of a secret."""
+    if isinstance(value, str) and telling:
+        yield value
+    elif isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from named(below, telling=telling or tells(name))
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from named(below, telling=telling)
+
+
+class Masker:
+    """Knows secrets, and takes them out of texts. It may learn more, and never forgets one."""
+
+    __slots__ = ("_needles", "_pattern")
+
+    def __init__(self, values: Iterable[str] = (), *, known: Iterable[str] = ()) -> None:
+        """``known``: secrets that commands know, and so may print in other forms."""
+        #: The longest first: where one is part of another, all of it goes.
+        self._needles: tuple[str, ...] = ()
+        self._pattern: re.Pattern[str] = re.compile("(?!)")
+        self.learn(values, known=known)
+
+    def learn(self, values: Iterable[str] = (), *, known: Iterable[str] = ()) -> None:
+        """Know more secrets from now on."""
+        forms = {form for value in values for form in _written(value)}
+        forms.update(form for value in known for form in _printed(value))
+        needles = {form for form in forms if len(form) >= LEAST}.union(self._needles)
+        if len(needles) != len(self._needles):
+            self._needles = tuple(sorted(needles, key=lambda n: (-len(n), n)))
+            self._pattern = re.compile("|".join(map(re.escape, self._needles)))
+
+    def text(self, text: str) -> str:
+        """Return ``text`` without secrets."""
+        # Much faster than the pattern, and nearly always the end of it.
+        for needle in self._needles:
+            if needle in text:
+                return self._pattern.sub(MASK, text)
+        return text
+
+    def value(self, value: T) -> T:
+        """Return a JSON value without secrets in its texts, keys included."""
+        masked: Any = value
+        if isinstance(value, str):
+            masked = self.text(value)
+        elif isinstance(value, Mapping):
+            masked = {self.value(k): self.value(v) for k, v in value.items()}
+        elif isinstance(value, list | tuple):
+            masked = type(value)(self.value(v) for v in value)
+        return masked  # type: ignore[no-any-return]
+
+    def before_cut(self, text: str) -> str:
+        """Return ``text``, which was cut off, without secrets, and without the beginning of one at its end."""
+        text = self.text(text)
+        ends = (n for s in self._needles for n in range(1, len(s)) if text.endswith(s[:n]))
+        return text[: len(text) - max(ends, default=0)]
+
+    def after_cut(self, text: str) -> str:
+        """Return ``text``, whose beginning was cut off, without secrets, and without the end of one at its start."""
+        text = self.text(text)
+        starts = (n for s in self._needles for n in range(1, len(s)) if text.startswith(s[-n:]))
+        return text[max(starts, default=0) :]
+
+
+def _written(value: str) -> Iterator[str]:
+    """Yield a value as it is, and as JSON and URLs write it; mostly they are the same."""
+    value = value.strip()
+    yield value
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield quote(value, errors="replace")
+    yield quote(value, safe="", errors="replace")
+    yield quote_plus(value, errors="replace")
+
+
+def _printed(value: str) -> Iterator[str]:
+    """Yield the forms in which commands print a value, its lines among them."""
+    yield from _written(value)
+    lines = value.splitlines()
+    if len(lines) > 1:
+        for line in lines:
+            if len(line.strip()) >= _LEAST_LINE:
+                yield from _written(line)
+    data = value.strip().encode("utf-8", "surrogatepass")
+    for ahead in range(3):
+        # Six bits a letter: what depends on the neighbours is left out at both ends.
+        encoded = base64.b64encode(bytes(ahead) + data)
+        whole = encoded[-(-ahead * 8 // 6) : (ahead + len(data)) * 8 // 6].decode()
+        yield whole
+        yield whole.translate(str.maketrans("+/", "-_"))

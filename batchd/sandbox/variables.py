@@ -1,0 +1,54 @@
+"""The environment of commands: what they start with, and what must not reach what runs before them.
+
+As root, a command is started by a program (``setpriv``) that is still root. Variables that have any
+program load code, or a shell run some, would take effect there: they are set behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from batchd.errors import SandboxError
+from batchd.sandbox.identity import Identity, as_root
+
+_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+#: What glibc itself ignores in programs of more rights than who starts them, and what bash obeys unasked.
+_STEERING = re.compile(
+    r"LD_.*|GLIBC_TUNABLES|GCONV_PATH|GETCONF_DIR|HOSTALIASES|LOCALDOMAIN|LOCPATH|MALLOC_.*|NIS_PATH"
+    r"|NLSPATH|RESOLV_HOST_CONF|RES_OPTIONS|TZDIR|ENV|BASH_.*|BASHOPTS|SHELLOPTS|PS4",
+    re.DOTALL,
+)
+
+
+def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
+    """Return the environment to start a command with; what ``behind`` sets is not in it.
+
+    Raises ``SandboxError`` where a name or value holds a NUL, which would end an option of bwrap and begin another.
+    """
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise SandboxError(
+                f"the task's env holds a name or value that no process can have: {name!r}"
+            )
+    return {
+        "PATH": _PATH,
+        "HOME": home,
+        "USER": identity.name,
+        "LOGNAME": identity.name,
+        "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PAGER": "cat",
+        **{name: value for name, value in env.items() if not _late(name)},
+    }
+
+
+def behind(env: Mapping[str, str]) -> list[str]:
+    """Return the words in front of a command that set what the programs before it must not see."""
+    late = [f"{name}={value}" for name, value in env.items() if _late(name)]
+    return ["/usr/bin/env", *late] if late else []
+
+
+def _late(name: str) -> bool:
+    return as_root() and bool(_STEERING.fullmatch(name))

@@ -1,0 +1,148 @@
+"""Who else may write where batchd works, or read what it keeps: found before anybody makes use of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd import masking
+from batchd.config import Config
+from batchd.errors import NotPossibleError
+from batchd.log import Action, get_logger
+
+_OTHERS_WRITE = stat.S_IWOTH
+_OTHERS_READ = stat.S_IROTH
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A file or folder that is open to whom it should not be."""
+
+    path: str
+    why: str
+    mend: str
+    #: Whether batchd must not work like this.
+    grave: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}; {self.mend}"
+
+
+def exposures(config: Config) -> Iterator[Exposure]:
+    """Find what is open to others; what is not there yet, batchd makes as it should be."""
+    paths = config.paths
+    yield from _state(paths.state)
+    yield from _inbox(paths.inbox)
+    yield from _outbox(paths.outbox)
+    if config.file:
+        yield from _trusted(config.file, "whoever writes it decides what runs here, and as whom")
+        if _tells(config) and _readable(config.file):
+            yield Exposure(
+                config.file, "it holds keys, and others can read it", _chmod(config.file)
+            )
+    for file in config.key_files():
+        if _readable(file):
+            yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
+        yield from _trusted(file, "whoever writes it decides whose account pays")
+    ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
+    for above in sorted({folder for path in ours for folder in Path(path).parents}):
+        if (found := _status(above)) and _open_to_all(found):
+            why = "everybody can put something else in the place of what lies in it"
+            yield Exposure(str(above), why, f"chmod o-w {above}, or chmod +t {above}")
+
+
+def insist(config: Config) -> None:
+    """Warn of what is open to others. Raises ``NotPossibleError``, with the mend, where that is no way to work."""
+    for found in exposures(config):
+        if found.grave:
+            raise NotPossibleError(str(found))
+        get_logger().warning(Action.EXPOSED, path=found.path, message=found.why, mend=found.mend)
+
+
+def _state(state: str) -> Iterator[Exposure]:
+    found = _status(state)
+    if found is None:
+        return
+    if not _ours(found):
+        why = f"it belongs to user {found.st_uid}, who can change everything in it"
+        yield Exposure(state, why, "chown it, or set another [paths] state", grave=True)
+    if found.st_mode & 0o022:
+        why = "others can change what is in it"
+        yield Exposure(state, why, f"chmod 700 {state}", grave=bool(found.st_mode & _OTHERS_WRITE))
+    elif found.st_mode & 0o055:
+        yield Exposure(state, "others can look into it", f"chmod 700 {state}")
+
+
+def _inbox(inbox: str) -> Iterator[Exposure]:
+    found = _status(inbox)
+    if found is None:
+        return
+    if _open_to_all(found):
+        why = "everybody can take away and replace what others drop"
+        yield Exposure(inbox, why, f"chmod o-w {inbox}, or chmod +t {inbox}")
+    elif found.st_mode & _OTHERS_WRITE:
+        why = "every user of this machine can have tasks run, and paid"
+        yield Exposure(inbox, why, f"chmod o-w {inbox}, if that is not meant")
+    claimed = f"{inbox}/.claimed"
+    inside = _status(claimed, follow=False)
+    if inside and (stat.S_ISLNK(inside.st_mode) or not _ours(inside)):
+        why = "it is not batchd's own folder: somebody else made it"
+        yield Exposure(claimed, why, "remove it", grave=True)
+
+
+def _outbox(outbox: str) -> Iterator[Exposure]:
+    found = _status(outbox)
+    if found and found.st_mode & _OTHERS_WRITE:
+        # By a link in the place of a batch's folder they would choose where root writes.
+        why = "everybody can put links where results are written"
+        yield Exposure(outbox, why, f"chmod o-w {outbox}", grave=os.geteuid() == 0)
+
+
+def _trusted(file: str, why: str) -> Iterator[Exposure]:
+    found = _status(file)
+    if found and not _ours(found):
+        yield Exposure(
+            file, f"it belongs to user {found.st_uid}: {why}", f"chown {os.geteuid()} {file}"
+        )
+    elif found and found.st_mode & _OTHERS_WRITE:
+        yield Exposure(file, f"everybody can write it: {why}", f"chmod o-w {file}")
+
+
+def _tells(config: Config) -> bool:
+    """Return whether the configuration holds secrets itself."""
+    return any(
+        any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
+        for p in config.providers.values()
+    )
+
+
+def _readable(file: str) -> bool:
+    """Return whether others can read a file, and get to it."""
+    found = _status(file)
+    if found is None or not found.st_mode & _OTHERS_READ:
+        return False
+    above = (_status(folder) for folder in Path(file).resolve().parents)
+    return all(folder and folder.st_mode & stat.S_IXOTH for folder in above)
+
+
+def _ours(found: os.stat_result) -> bool:
+    return found.st_uid in {0, os.geteuid()}
+
+
+def _open_to_all(found: os.stat_result) -> bool:
+    """Return whether everybody can take a folder's entries away: no sticky bit keeps them."""
+    return bool(found.st_mode & _OTHERS_WRITE) and not found.st_mode & stat.S_ISVTX
+
+
+def _chmod(file: str) -> str:
+    return f"chmod o-r {file}"
+
+
+def _status(path: str | Path, *, follow: bool = True) -> os.stat_result | None:
+    try:
+        return os.stat(path, follow_symlinks=follow)  # noqa: PTH116 (Path.stat raises for more than what is missing, too)
+    except OSError:
+        return None

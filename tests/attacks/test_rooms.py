@@ -1,0 +1,140 @@
+"""No task file gets at batchd's own rooms, past the ceiling, or out of the sandbox: at the claim, nor afterwards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchd
+from tests.conftest import Spool
+
+ROOM = """
+[workspace]
+root = "."
+allow = ["/"]
+[limits.ceiling]
+max_calls = 5
+[providers.keyed]
+base_url = "http://127.0.0.1:1/v1"
+api_key_file = "keys/key"
+[secrets]
+files = { npm = "tokens/npm" }
+[log]
+file = "logs/batchd.log"
+"""
+
+
+@pytest.fixture
+def rooms(spool: Spool) -> Spool:
+    """A spool that lets tasks work wherever they like, its own rooms apart."""
+    for name in ("keys/key", "tokens/npm", "logs/batchd.log"):
+        path = spool.folder / name
+        path.parent.mkdir()
+        path.write_text("some-secret-value")
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text() + ROOM)
+    return spool
+
+
+def _rejection(spool: Spool, task: dict[str, Any], **batch: Any) -> str:
+    """Drop a file past every check of ``submit``; return why the daemon refused it."""
+    file = spool.write("drop.json", [{"first_prompt": "x", **task}], **batch)
+    outbox = spool.folder / "outbox"
+    outbox.mkdir(exist_ok=True)
+    before = set(outbox.iterdir())
+    file.rename(spool.folder / "inbox" / file.name)
+
+    def done() -> set[Path]:
+        new = set(outbox.iterdir()) - before
+        return {folder for folder in new if (folder / "summary.json").exists()}
+
+    spool.eventually(done)
+    (folder,) = done()
+    summary = spool.result(folder.name, "summary")
+    assert summary["status"] == "rejected", summary
+    return str(summary["errors"])
+
+
+def test_no_directory_of_batchds_own(rooms: Spool) -> None:
+    """Neither a room itself, nor what holds it or lies in it, nor a link to any of these."""
+    own = Path(batchd.__file__).parent
+    with rooms.serving():
+        (rooms.folder / "link").symlink_to(".batchd")
+        refused = {
+            ".": "holds",
+            ".batchd": "is the state folder",
+            "link": "is the state folder",
+            "inbox": "is the inbox folder",
+            "inbox/.claimed": "lies in the inbox folder",
+            "outbox": "is the outbox folder",
+            "keys": "holds a key file",
+            "tokens": "holds a key file",
+            "logs": "holds the log",
+            "repo/../keys": "holds a key file",
+            str(own): "is the program itself",
+            str(own / "sandbox"): "lies in the program itself",
+            sys.prefix: "is the program itself",
+            "/": "holds",
+        }
+        for directory, why in refused.items():
+            assert why in _rejection(rooms, {"dir": directory}), directory
+
+
+def test_no_key_of_a_task_file_loosens_anything(rooms: Spool) -> None:
+    """No key names the sandbox or the provider; no layer of limits goes past the ceiling."""
+    with rooms.serving():
+        for name in ("sandbox", "backend", "user", "workspace", "providers", "base_url", "secrets"):
+            assert "there is no such key" in _rejection(rooms, {name: "none"})
+            assert "there is no such key" in _rejection(rooms, {}, **{name: "none"})
+        for calls in (0, 6, 10**15):
+            limits = {"max_calls": calls}
+            assert "above [limits.ceiling]" in _rejection(rooms, {"limits": limits})
+            assert "above [limits.ceiling]" in _rejection(rooms, {}, limits=limits)
+        assert "[sandbox] network does not allow it" in _rejection(rooms, {"network": True})
+        assert "[sandbox] network does not allow it" in _rejection(rooms, {}, network=True)
+
+
+def _link(path: Path, target: Path) -> None:
+    path.rename(path.with_name("away"))
+    path.symlink_to(target)
+
+
+#: What somebody puts in the way of a task's directory once its file was accepted.
+SWAPS: dict[str, Callable[[Path], None]] = {
+    "the directory": lambda f: _link(f / "work/repo", f / "keys"),
+    "one above": lambda f: _link(f / "work", f / "victim"),
+    "a fresh one": lambda f: (f / "outbox/batch/fresh").symlink_to(f / "keys"),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_link_put_in_place_between_claim_and_start_is_not_followed(
+    rooms: Spool, swap: str
+) -> None:
+    """The task ends as an error; nothing is written to where the link leads, and nothing changes its owner."""
+    folder = rooms.folder
+    for name in ("work/repo", "victim/repo"):
+        (folder / name).mkdir(parents=True)
+    if os.geteuid() == 0:
+        os.chown(folder / "work/repo", 65534, 65534)
+        os.chown(folder / "victim/repo", 65534, 65534)
+    named = {"id": "named", "first_prompt": "x", "dir": "work/repo"}
+    fresh = {"id": "fresh", "first_prompt": "x"}
+    watched = [folder / "keys", folder / "victim/repo"]
+    before = [(path.stat().st_uid, path.stat().st_mtime_ns) for path in watched]
+    with rooms.serving():
+        rooms.batchd("pause", "--all")
+        rooms.batchd("submit", rooms.write("batch.json", [fresh if "fresh" in swap else named]))
+        rooms.eventually((folder / "outbox/batch/request.json").exists)
+        SWAPS[swap](folder)
+        rooms.batchd("resume")
+        rooms.eventually((folder / "outbox/batch/summary.json").exists)
+    result = rooms.result("batch", "fresh" if "fresh" in swap else "named")
+    assert (result["status"], result["reason"]) == ("error", "sandbox")
+    assert "ymbolic link" in result["error"]["message"]
+    assert [(path.stat().st_uid, path.stat().st_mtime_ns) for path in watched] == before

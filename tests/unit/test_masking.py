@@ -1,0 +1,92 @@
+"""Secrets are taken out of texts in every form that batchd and commands write them in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from batchd.masking import MASK, Masker, looks, named, tells
+
+SECRET = 'gh/p_ab "c" D+EF=1234\\5'
+
+
+@pytest.mark.parametrize(
+    "form",
+    [SECRET, json.dumps(SECRET), json.dumps({"a": SECRET}), quote(SECRET), quote_plus(SECRET)],
+)
+def test_every_way_to_write_a_value_is_masked(form: str) -> None:
+    """As it is, in JSON, in a URL."""
+    masked = Masker([SECRET]).text(f"<{form}>")
+    assert MASK in masked
+    assert "EF" not in masked
+
+
+@pytest.mark.parametrize("ahead", ["", "u", "us", "user:"])
+@pytest.mark.parametrize("behind", ["", "\n", "@host"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_what_commands_know_is_masked_in_base64_too(
+    ahead: str, behind: str, encode: object
+) -> None:
+    """Wherever it begins in what was encoded, as in a header of Basic authentication."""
+    assert callable(encode)
+    text = encode(f"{ahead}{SECRET}{behind}".encode()).decode()
+    assert MASK in Masker(known=[SECRET]).text(text)
+
+
+def test_lines_of_a_private_key_are_secrets_of_their_own() -> None:
+    """A command may print some of them, or number them."""
+    key = (
+        "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0\nshort\nAQEFAASCBKcwggSj\n-----END KEY-----\n"
+    )
+    masked = Masker(known=[key]).text("  2\tMIIEvQIBADANBgkqhkiG9w0\n  3\tshort\n")
+    assert masked == f"  2\t{MASK}\n  3\tshort\n"
+
+
+def test_a_longer_secret_goes_whole() -> None:
+    """Where one secret is part of another, nothing of the longer one stays."""
+    assert Masker(["token-1", "token-1-and-more"]).text("token-1-and-more") == MASK
+
+
+def test_short_values_are_part_of_any_text() -> None:
+    """What has fewer than six characters masks nothing."""
+    assert Masker(["none", "12345", ""]).text("none of 12345") == "none of 12345"
+
+
+def test_a_text_without_secrets_is_the_same_object() -> None:
+    """So masking costs next to nothing where there is nothing to mask."""
+    text = "nothing " * 10
+    assert Masker([SECRET]).text(text) is text
+
+
+def test_it_never_forgets() -> None:
+    """A key that was replaced is still a secret."""
+    masker = Masker(["first-key"])
+    masker.learn(["second-key"])
+    assert masker.text("first-key second-key") == f"{MASK} {MASK}"
+
+
+def test_values_are_masked_throughout() -> None:
+    """JSON values are masked at any depth, keys too."""
+    value = {"a": ["my-secret", 1, None, {"my-secret": True}]}
+    assert Masker(["my-secret"]).value(value) == {"a": [MASK, 1, None, {MASK: True}]}
+
+
+@pytest.mark.parametrize("kept", range(1, len("s3cret-value")))
+def test_half_a_secret_at_a_cut_goes_too(kept: int) -> None:
+    """What a cut left of a secret is left out, on both sides."""
+    secret = "s3cret-value"
+    masker = Masker([secret])
+    assert masker.before_cut(f"text {secret[:kept]}") == "text "
+    assert masker.after_cut(f"{secret[kept:]} text") == " text"
+
+
+def test_names_tell() -> None:
+    """Headers, parameters and fields whose names tell of secrets, and headers that only look like it."""
+    assert all(map(tells, ("X-Api-Key", "authorization", "sig", "Cookie", "MY_PASSWORD")))
+    assert not any(map(tells, ("X-Title", "HTTP-Referer", "api-version", "seed")))
+    assert list(named({"a": {"token": ["x", {"b": "y"}]}, "c": "z"})) == ["x", "y"]
+    assert looks("hunter2-hunter2")
+    assert not any(map(looks, ("frontend", "https-only", "20261125", "two words1", "a1")))
