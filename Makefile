@@ -1,4 +1,4 @@
-# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and strace for tests.
+# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests strace and systemd.
 # Another Python: `make demo PYTHON=/usr/bin/python3`.
 
 PYTHON ?= python3

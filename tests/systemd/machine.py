@@ -225,7 +225,7 @@ def _field(status: str, name: str) -> str:
     return next((x.partition(":")[2] for x in status.splitlines() if x.startswith(f"{name}:")), "")
 
 
-def until(condition: Callable[[], object], why: Callable[[], str], timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], why: Callable[[], str], timeout_s: float = 40.0) -> None:
     """Wait until something in the machine is so; fail with ``why`` where it never is."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import textwrap
 import time
@@ -32,6 +33,8 @@ from installed import (
     went_on,
 )
 from machine import Machine, Service, booted, until
+
+from batchd import control
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
@@ -78,9 +81,9 @@ def test_started_means_ready(service: Service) -> None:
     service.control("stop")
     folder = drop(machine, "early", {"first_prompt": "early"})
     service.control("start")
-    machine.run(
-        "setpriv", "--reuid=batchd", "--clear-groups", "--regid=batchd", "--", *_batchd("status")
-    )
+    # A socket that answers is the last that a start makes; there is none while the daemon is stopped.
+    answer = control.request(machine.path(f"{HOME}/.batchd"), "status")
+    assert str(answer["pid"]) == service.show("MainPID")
     assert service.show("Type") == "notify"
     assert results(folder, machine.last_words)[0]["status"] == "completed"
 
@@ -93,13 +96,16 @@ def test_a_sandbox_works_under_every_hardening_line(service: Service) -> None:
     """A command may do what work needs: git, a virtual environment, /tmp, all below its directory; and no more."""
     check = """
         set -ex
+        no() { if "$@"; then exit 9; fi; }
         git init -q r; echo x > r/x; git -C r add x; git -C r commit -qm x
-        python3 -m venv v && v/bin/python -c 'print(1)'
-        echo y > /tmp/y && grep y /tmp/y
-        grep -x 'NoNewPrivs:\t1' /proc/self/status && grep -x 'Seccomp:\t2' /proc/self/status
-        ! ls /var/lib/batchd /etc/batchd /run/credentials
-        ! touch /usr/x
-        ! unshare -U true
+        python3 -m venv v
+        v/bin/python -c 'print(1)'
+        echo y > /tmp/y
+        grep -x 'NoNewPrivs:\t1' /proc/self/status
+        grep -x 'Seccomp:\t2' /proc/self/status
+        for hidden in /var/lib/batchd /etc/batchd /run/credentials /home; do no test -e $hidden; done
+        no touch /usr/x
+        no unshare -U true
         test "$(ls /proc | grep -c '^[0-9]')" -lt 10
     """
     task = {
@@ -109,6 +115,24 @@ def test_a_sandbox_works_under_every_hardening_line(service: Service) -> None:
     }
     (result,) = results(drop(service.machine, "hard", task), service.machine.last_words)
     assert result["status"] == "completed", result["evaluation"]
+
+
+def test_what_the_unit_leaves_out_would_break_the_sandbox(service: Service) -> None:
+    """Each hardening line that the unit names as one that it cannot have: with it, `batchd check` finds no sandbox."""
+    machine = service.machine
+    unit = machine.path(f"/etc/systemd/system/{service.name}").read_text()
+    named = unit.partition("# Left out, because each breaks")[2].partition("# Left out for")[0]
+    lines = ["", *re.findall(r"\b[A-Z]\w+=\w+", named)]
+    assert len(lines) == 8
+    check = f"ExecStart=\nExecStart={shlex.join(_batchd('check'))}\nSuccessExitStatus=3\n"
+    for number, line in enumerate(lines):
+        trial = f"[Service]\nType=oneshot\nRestart=no\nStateDirectory=\n{check}{line}\n"
+        machine.write(f"/run/systemd/system/trial-{number}.service", unit + trial)
+    machine.run("systemctl", "start", *(f"trial-{number}.service" for number in range(len(lines))))
+    for number, line in enumerate(lines):
+        told = Service(machine, f"trial-{number}.service").journal()
+        (said,) = (x["MESSAGE"] for x in told if "sandbox:" in x["MESSAGE"])
+        assert said.startswith("failed sandbox:" if line else "ok     sandbox:"), (line, said)
 
 
 def test_lines_are_fields_of_the_journal(service: Service) -> None:
@@ -130,6 +154,7 @@ def test_lines_are_fields_of_the_journal(service: Service) -> None:
 def test_a_frozen_daemon_is_started_again(service: Service) -> None:
     """A daemon that shows no sign of life within WatchdogSec (here two seconds) is replaced; its tasks go on."""
     machine = service.machine
+    assert service.show("WatchdogUSec") == "1min"
     with _drop_in(service, "WatchdogSec=2"):
         folder = drop(machine, "frozen", *notes("frozen"))
         under_way(machine, "frozen")
@@ -168,7 +193,7 @@ def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
     """The kernel kills a command for its memory: the task is told, and the daemon and its workers live on."""
     check = """
         until [ -e go ]; do sleep 0.05; done
-        python3 -c 'bytearray(400 << 20)'
+        python3 -c 'import time; much = bytearray(400 << 20); time.sleep(60)'
         test $? = 137
     """
     task = {
@@ -177,39 +202,51 @@ def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
         "limits": {"max_iterations": 1},
     }
     folder = drop(service.machine, "greedy", task)
-    until(
-        lambda: any("[ -e go ]" in c for c in service.processes().values()),
-        service.machine.last_words,
-    )
+    until(lambda: _running(service, "[ -e go ]"), service.machine.last_words)
     before, everyone = service.main, service.processes()
-    with _little_memory(service) as killed:
+    with _little_memory(service, "[ -e go ]") as killed:
         (folder / "001" / "go").touch()
+        until(killed, service.machine.last_words)
         (result,) = results(folder, service.machine.last_words)
-        assert killed() == 1
     assert result["status"] == "completed", result["evaluation"]
     assert result["attempts"] == 1
     assert service.main == before
     workers = {pid for pid, command in everyone.items() if "forkserver" in command}
+    assert workers
     assert workers <= service.processes().keys()
     # Where systemd sees such a death, it would stop the unit for it, unless it is told not to.
     assert service.show("OOMPolicy") == "continue"
 
 
-@contextlib.contextmanager
-def _little_memory(service: Service) -> Iterator[Callable[[], int]]:
-    """Put the running command into a cgroup of little memory; tell how many the kernel has killed for it.
+def _running(service: Service, words: str) -> list[int]:
+    """Return the processes of commands that have some words in their command lines, sandboxes apart."""
+    found = service.processes().items()
+    return [p for p, command in found if words in command and not command.startswith("batchd-")]
 
-    A unit's own MemoryMax binds nothing in this machine, where the memory controller belongs to version 1.
+
+@contextlib.contextmanager
+def _little_memory(service: Service, words: str) -> Iterator[Callable[[], object]]:
+    """Put a command into a cgroup of little memory; tell whether the kernel has killed anything for it.
+
+    A unit's own MemoryMax binds nothing where the memory controller belongs to version 1. Where it does not, the
+    signal that the kernel would send is sent from here.
     """
-    group = Path("/sys/fs/cgroup/memory") / service.machine.cgroup.name
+    memory = Path("/sys/fs/cgroup/memory")
+    if not memory.is_dir():
+        yield lambda: [
+            os.kill(pid, signal.SIGKILL) for pid in _running(service, "python3 -c import time")
+        ]
+        return
+    group = memory / service.machine.cgroup.name
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(100 << 20))
-        for pid, command in service.processes().items():
-            if "[ -e go ]" in command and not command.startswith("batchd-"):
-                (group / "cgroup.procs").write_text(str(pid))
-        yield lambda: int((group / "memory.oom_control").read_text().split()[-1])
+        for pid in _running(service, words):
+            (group / "cgroup.procs").write_text(str(pid))
+        yield lambda: (group / "memory.oom_control").read_text().endswith("oom_kill 1\n")
     finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
         until(lambda: not (group / "cgroup.procs").read_text(), service.machine.last_words)
         group.rmdir()
 
@@ -219,7 +256,7 @@ def test_stop_is_in_time_and_loses_nothing(service: Service) -> None:
     machine = service.machine
     slow = {"first_prompt": "slow", "check": "test -e go || sleep 200"}
     folder = drop(machine, "stopped", slow)
-    until(lambda: any("sleep 200" in c for c in service.processes().values()), machine.last_words)
+    until(lambda: _running(service, "sleep 200"), machine.last_words)
     begun = time.monotonic()
     service.control("stop")
     assert 2 < time.monotonic() - begun < 10
