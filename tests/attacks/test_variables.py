@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
 from attacking import Attack
-
-__all__ = ["attack", "source"]
 
 #: Has the loader of every program tell who it runs as.
 TELLING = {"LD_SHOW_AUXV": "1"}
