@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.attacks.test_sandbox import AS_ROOT, NOBODY, source
-
-__all__ = ["source"]
+from attacking import AS_ROOT, NOBODY
 
 KEY = "sk-sealed-key-4711"
 PYTHON = [*NOBODY, "/usr/bin/python3"] if AS_ROOT else [sys.executable]
