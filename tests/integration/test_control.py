@@ -839,7 +839,7 @@ def full_disk(state: Path, way: str) -> Iterator[tuple[Callable[[int], None], ..
         yield lambda pid: limit(pid, 4096), lambda pid: limit(pid, -1)
         return
     state.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "batchd-test", str(state)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "batchd-test", str(state)]
     subprocess.run(mount, check=True)
     ballast = state / "ballast"
 

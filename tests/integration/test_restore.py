@@ -216,7 +216,8 @@ def test_a_backup_is_never_written_over_the_store(spool: Any, name: str) -> None
 def test_another_spools_backup_is_not_taken_for_this_ones(spool: Any) -> None:
     """It is told, and refused, unless somebody says that it is this spool which was moved."""
     path, (own, backup) = store_of(spool), (spool.folder / name for name in ("own.bak", "its.bak"))
-    other = type(spool)(spool.folder / "other")
+    # Beside it, not below: sockets of worker processes lie there, and their paths must be short.
+    other = type(spool)(spool.folder.with_name("other"))
     other.folder.mkdir()
     shutil.copy(spool.folder / "config.toml", other.folder)
     for each, name, kept in ((spool, "b", own), (other, "x", backup)):

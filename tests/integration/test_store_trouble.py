@@ -177,7 +177,7 @@ def no_room(folder: Path, way: str, size: int) -> Iterator[Callable[[], object]]
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         return
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "batchd-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "batchd-test", str(folder)]
     inside = {p.name: p.read_bytes() for p in folder.iterdir()}
     subprocess.run(mount, check=True)
     try:
