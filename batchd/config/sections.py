@@ -8,32 +8,15 @@ pydantic validates them in ``loading``. Money is in US dollars, ``_s`` marks sec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le
 
-from batchd import records
+from batchd.config.limits import Limits
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
-
-#: Bounds that no honest value meets keep every number within what SQLite and timers can hold.
-Count = Annotated[int, Ge(0), Le(10**15)]
-Positive = Annotated[int, Ge(1), Le(10**15)]
-Amount = Annotated[float, Ge(0), Le(10**9)]
-Span = Annotated[float, Gt(0), Le(10**9)]
-Name = Annotated[str, MinLen(1)]
-
-
-class Section:
-    """What pydantic is told about every section: no unknown keys, no guessing at types, no NaN."""
-
-    __slots__ = ()
-    __pydantic_config__: ClassVar[dict[str, Any]] = {
-        "extra": "forbid",
-        "strict": True,
-        "allow_inf_nan": False,
-    }
+from batchd.config.values import Amount, Count, Name, Positive, Section, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,58 +123,6 @@ class Governor(Section):
     """The longest wait between two tries; the first one after a refused key or a used-up account."""
     max_parked_s: Amount = 604_800.0
     """A provider parked for longer ends its tasks as ``error`` with the cause; 0: at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caps(Section):
-    """Limits that may be left open; the keys of ``[limits.ceiling]`` and of a task's ``limits``."""
-
-    max_iterations: Count | None = None
-    """Rounds of work and evaluation."""
-    max_calls: Count | None = None
-    """Model calls, evaluations and compactions included."""
-    max_tokens: Count | None = None
-    """Tokens over all calls, input and output together."""
-    max_output_tokens: Positive | None = None
-    """Output tokens of one call."""
-    max_cost_usd: Amount | None = None
-    """Money over all calls."""
-    timeout_s: Amount | None = None
-    """Time at work; parked time does not count."""
-    call_timeout_s: Span | None = None
-    """One model call, from request to the last byte."""
-    tool_timeout_s: Span | None = None
-    """One command or file tool."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits(Section):
-    """``[limits]``: defaults for tasks; 0 means no limit."""
-
-    max_iterations: Count = 10
-    """Rounds of work and evaluation."""
-    max_calls: Count = 100
-    """Model calls, evaluations and compactions included."""
-    max_tokens: Count = 0
-    """Tokens over all calls, input and output together."""
-    max_output_tokens: Positive = 8192
-    """Output tokens of one call."""
-    max_cost_usd: Amount = 0.0
-    """Money over all calls."""
-    timeout_s: Amount = 3600.0
-    """Time at work; parked time does not count."""
-    call_timeout_s: Span = 600.0
-    """One model call, from request to the last byte."""
-    tool_timeout_s: Span = 120.0
-    """One command or file tool."""
-    ceiling: Caps = field(default_factory=Caps)
-    """``[limits.ceiling]``: binds every task."""
-
-    def record(self) -> records.Limits:
-        """Return the defaults alone, as tasks carry them."""
-        return records.Limits(
-            **{f.name: getattr(self, f.name) for f in fields(records.Limits)},
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from batchd.errors import Problem, TaskFileError
 from batchd.log import Action
 from batchd.records import Batch, Task
 from batchd.spool import outbox, taskfile
-from batchd.spool.inbox import Claim, Inbox
+from batchd.spool.inbox import Claim, Inbox, claimed
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
@@ -145,14 +145,21 @@ def _size(path: Path) -> int:
         return 0
 
 
-def move(claimed: Path, batch: Batch) -> None:
+def move(file: Path, batch: Batch) -> None:
     """Move a claimed file to its batch. Can be repeated. Raises ``OSError`` where it must be."""
     try:
-        outbox.publish_request(claimed, batch)
+        outbox.publish_request(file, batch)
     except FileNotFoundError:
         # Where somebody took the file away, the store has its tasks; if it was the folder, it is made again.
-        if not _gone(claimed):
+        if not _gone(file):
             raise
+
+
+async def move_claimed(core: Core) -> None:
+    """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch."""
+    for claim in await asyncio.to_thread(claimed, Path(core.config.paths.inbox)):
+        if batch := core.store.claimed(claim.ulid):
+            await asyncio.to_thread(move, claim.path, batch)
 
 
 def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Batch:

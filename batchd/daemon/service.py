@@ -10,18 +10,17 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from batchd import __version__, control, log
 from batchd.config import Config
-from batchd.daemon import clocks, lock, signals, tuning, vigil
+from batchd.daemon import lock, signals, tuning, vigil
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.intake import Intake, move, new_batch, take_up, with_budget
+from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
@@ -36,11 +35,10 @@ from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox, permissions, taskfile
-from batchd.spool.inbox import Inbox, claimed, ulid
+from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
 _DAY_S = 86400.0
-_PRUNE_S = 600.0
 
 
 class Daemon:
@@ -213,7 +211,7 @@ class Daemon:
             await self._begin(undo, state)
         else:
             undo.push_async_callback(core.settle)
-            await self._move_claimed()
+            await move_claimed(core)
             self._restore(set())
 
     def _shape(self, config: Config) -> Shape:
@@ -236,7 +234,7 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        core.spawn(self._tick(), endless=True)
+        core.spawn(vigil.tick(core, self._systemd), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(self._lot.watch(), endless=True)
         if self._reload is not None:
@@ -259,12 +257,6 @@ class Daemon:
         self._lot.restore(restored.parked, restored.queued)
         gc.freeze()
         gc.enable()
-
-    async def _move_claimed(self) -> None:
-        """Do what else the intake does at a start: move on the files of batches that are stored."""
-        for claim in await asyncio.to_thread(claimed, Path(self._config.paths.inbox)):
-            if batch := self._core.store.claimed(claim.ulid):
-                await asyncio.to_thread(move, claim.path, batch)
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
@@ -306,18 +298,6 @@ class Daemon:
         return await take_up(
             self._core, self._batches, with_budget(batch, parsed), parsed.tasks, data
         )
-
-    async def _tick(self) -> None:
-        """Feed the watchdog, and drop what nobody needs any more."""
-        core, every_s = self._core, self._systemd.every_s or _PRUNE_S
-        pruned, now = 0.0, clocks.unset()
-        while True:
-            self._systemd.alive()
-            if time.monotonic() - pruned > _PRUNE_S:
-                pruned = time.monotonic()
-                keep_s = core.config.store.retention_days * _DAY_S
-                await core.durable(partial(core.store.prune_before, now() - keep_s))
-            await asyncio.sleep(every_s)
 
     async def _reloads(self) -> None:
         """Read the configuration again at each SIGHUP."""

@@ -1,18 +1,24 @@
-"""The state directory, watched: what the daemon works with may be taken from under it."""
+"""What is looked at all the time: signs of life for systemd, what is too old, and the state directory."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 
 from batchd.control import Server
+from batchd.daemon import clocks
 from batchd.daemon.core import Core
+from batchd.daemon.systemd import Notifier
 from batchd.log import Action
 
 _LOOK_S = 1.0
+_PRUNE_S = 600.0
+_DAY_S = 86400.0
 
 
 async def keep(core: Core, server: Server) -> None:
-    """Look for ever: a lost store ends the daemon, a lost socket is made again. Raises ``DamagedStoreError``."""
+    """Watch the state directory, from under which all may be taken: a lost store ends the daemon, a lost socket is made again. Raises ``DamagedStoreError``."""
     with core.troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -23,3 +29,16 @@ async def keep(core: Core, server: Server) -> None:
                 tries.failed(error)
             else:
                 tries.worked()
+
+
+async def tick(core: Core, systemd: Notifier) -> None:
+    """Feed the watchdog for ever, and drop what nobody needs any more."""
+    every_s = systemd.every_s or _PRUNE_S
+    pruned, now = 0.0, clocks.unset()
+    while True:
+        systemd.alive()
+        if time.monotonic() - pruned > _PRUNE_S:
+            pruned = time.monotonic()
+            keep_s = core.config.store.retention_days * _DAY_S
+            await core.durable(partial(core.store.prune_before, now() - keep_s))
+        await asyncio.sleep(every_s)

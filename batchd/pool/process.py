@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -26,6 +27,10 @@ _LEAVE_S = 10.0
 
 #: What ``multiprocessing`` says of a process whose fork server is gone.
 _UNTOLD = 255
+
+#: What a folder's path may be long for sockets of ``multiprocessing`` to fit in it (bytes): a socket's address
+#: holds 107.
+_LONGEST_FOLDER = 107 - len("/pymp-01234567/listener-01234567")
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -138,9 +143,12 @@ def end_fork_server() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def preload(module: str) -> None:
-    """Have the fork server load ``module`` once, for all workers."""
+def prepare(module: str) -> None:
+    """Say what the fork server is to load, and have its sockets made where their paths are short enough."""
     _FORKSERVER.set_forkserver_preload([module])
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
+        # With a longer TMPDIR no worker could ever be started.
+        tempfile.tempdir = "/tmp"  # noqa: S108 (a folder of its own is made in it)
 
 
 def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:

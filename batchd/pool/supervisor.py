@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchd import __version__, wire
-from batchd.pool.process import Worker, end_fork_server, preload
+from batchd.pool.process import Worker, end_fork_server, prepare
 from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
@@ -76,7 +76,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin to watch, and keep one worker warm."""
-        preload("batchd.pool.preload")
+        prepare("batchd.pool.preload")
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._start_worker()
 

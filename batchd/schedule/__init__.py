@@ -13,48 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import heappop, heappush
 from operator import itemgetter
 
 from batchd.records import Ref, Status
 from batchd.schedule.holds import Entry, Hold, Holds, Lane, discard
+from batchd.schedule.items import Item, Queued
 
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """What the schedule must know of a task."""
-
-    ref: Ref
-    #: Higher goes first.
-    priority: int
-    #: Among equals, lower goes first; never the same twice.
-    order: int
-    #: The absolute path of the directory that it works in.
-    directory: str
-    #: The tasks that must complete first.
-    after: tuple[Ref, ...] = ()
-    provider: str = ""
-    #: Whether it has begun before, so that its directory is its own until it ends.
-    begun: bool = False
-    #: Whether a worker died of it, so that it must run alone.
-    suspect: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    queued: Queued
-    #: What it waits for: tasks that it comes after, and ``park``.
-    unmet: int
-    #: Where it stands while it is ready. The entry is made anew each time, and compared by
-    #: identity: what a heap still has of an earlier time is stale.
-    lane: Lane | None = None
-    entry: Entry | None = None
-    suspect: bool = False
-    #: Whether it has been dispatched, and has not given its slot back.
-    taken: bool = False
-    #: Set once it has begun.
-    hold: Hold | None = None
+__all__ = ["Queued", "Schedule"]
 
 
 class Schedule:
@@ -64,7 +31,7 @@ class Schedule:
     """
 
     def __init__(self) -> None:
-        self._items: dict[Ref, _Item] = {}
+        self._items: dict[Ref, Item] = {}
         self._dependants: dict[Ref, dict[Ref, None]] = {}
         self._lanes: dict[tuple[str, str], Lane] = {}
         #: By provider: the heads of lanes that compete. May hold stale entries.
@@ -101,7 +68,7 @@ class Schedule:
         """
         if queued.ref in self._items:
             raise ValueError(f"{queued.ref} is in the schedule already")
-        item = _Item(queued, len(set(queued.after)), suspect=queued.suspect)
+        item = Item(queued, len(set(queued.after)), suspect=queued.suspect)
         self._items[queued.ref] = item
         for ref in queued.after:
             self._dependants.setdefault(ref, {})[queued.ref] = None
@@ -212,13 +179,13 @@ class Schedule:
         """Dispatch this provider's tasks again."""
         self._parked.discard(name)
 
-    def _met(self, item: _Item) -> None:
+    def _met(self, item: Item) -> None:
         """One thing less to wait for."""
         item.unmet -= 1
         if not item.unmet and not item.taken:
             self._ready(item)
 
-    def _withdraw(self, item: _Item) -> bool:
+    def _withdraw(self, item: Item) -> bool:
         """Take a task that is ready out of its lane; return whether it was in one."""
         lane, entry = item.lane, item.entry
         if lane is None:
@@ -230,7 +197,7 @@ class Schedule:
             self._push(lane)
         return True
 
-    def _ready(self, item: _Item) -> None:
+    def _ready(self, item: Item) -> None:
         queued = item.queued
         entry = item.entry = (-queued.priority, queued.order, queued.ref)
         if item.suspect:
@@ -244,7 +211,7 @@ class Schedule:
         if lane.heap[0] is entry:
             self._wake(lane)
 
-    def _begin(self, item: _Item) -> None:
+    def _begin(self, item: Item) -> None:
         item.hold = Hold(item.queued.directory)
         self._holds.add(item.hold)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from batchd.config.reach import Reach
-from batchd.config.sections import Amount, Count, Positive, Span
+from batchd.config.values import Amount, Count, Positive, Span
 
 #: Files of a batch that are no task's.
 RESERVED = frozenset({"request", "results", "summary", "report"})

@@ -444,6 +444,21 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
     assert len(log(slow_server)) == 12
 
 
+def test_a_long_tmpdir_keeps_no_worker_from_starting(spool: Any) -> None:
+    """The sockets between processes are made where their paths are short enough."""
+    path = spool.write("b.json", [{"first_prompt": "x", "model": "standin/steps-2"}])
+    deep = spool.folder / ("deep" * 20)
+    deep.mkdir()
+    ended = subprocess.run(
+        spool.command("run", path),
+        env={**spool.environment, "TMPDIR": str(deep)},
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+
+
 def test_a_worker_that_is_being_started_has_no_process_number(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

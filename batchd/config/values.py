@@ -1,0 +1,25 @@
+"""What all sections are made of: kinds of values, and how strictly they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+#: Bounds that no honest value meets keep every number within what SQLite and timers can hold.
+Count = Annotated[int, Ge(0), Le(10**15)]
+Positive = Annotated[int, Ge(1), Le(10**15)]
+Amount = Annotated[float, Ge(0), Le(10**9)]
+Span = Annotated[float, Gt(0), Le(10**9)]
+Name = Annotated[str, MinLen(1)]
+
+
+class Section:
+    """What pydantic is told about every section: no unknown keys, no guessing at types, no NaN."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
