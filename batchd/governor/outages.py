@@ -8,7 +8,7 @@ from typing import Protocol
 
 from batchd.config.sections import Governor as Settings
 from batchd.governor.breaker import Outage
-from batchd.governor.provider import Park, Permit, Provider, Refusal
+from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
 from batchd.records import Cause, ErrorInfo, Failure, FailureKind, Reason, Scope, Status
 
 #: Failures that park the provider: every call would meet them.
@@ -74,21 +74,12 @@ class Outages:
             cause = Cause.LIMITED
             message = f"{message} (it asks to wait for {wait_s:.0f} s)"
         elif cause is None:
-            now = asyncio.get_running_loop().time()
-            # Answers to calls that went before are of better days.
-            others = provider.answered_from >= provider.failing.setdefault(permit.call.ref, now)
-            most = self._settings().max_retries
-            if others and failure.http_status in _BUSY:
-                most *= _PATIENCE
-            parked = provider.breaker.outage is not None
-            if retries < most and not parked:
+            found = self._found(permit, failure, provider)
+            if found is None:
                 return None
+            cause = found if isinstance(found, Cause) else None
             if retries:
                 message = f"{message} (after {retries + 1} tries)"
-            reason = Reason.PROVIDER_UNAVAILABLE
-            # Where nobody even takes a request, no request is at fault, whoever was answered before.
-            if parked or not others or not failure.sent:
-                cause = Cause.DOWN
         error = ErrorInfo(
             type=(cause and cause.reason) or reason or Reason.PROVIDER_UNAVAILABLE,
             message=message,
@@ -171,6 +162,24 @@ class Outages:
         provider = self._named(name)
         provider.breaker.close()
         provider.pump()
+
+    def _found(self, permit: Permit, failure: Failure, provider: Provider) -> Cause | Reason | None:
+        """Return what is at fault, the provider or the request, once it was tried often enough."""
+        now = asyncio.get_running_loop().time()
+        failing = provider.failing.setdefault(permit.call.ref, Failing(now))
+        failing.taken += failure.sent
+        # Answers to calls that went before are of better days.
+        others = provider.answered_from >= failing.since
+        most = self._settings().max_retries
+        if others and failure.http_status in _BUSY:
+            most *= _PATIENCE
+        if provider.breaker.outage is not None:
+            return Cause.DOWN
+        if permit.retries < most:
+            return None
+        # It is the request only where the provider, there for others, took it each time.
+        faulty = others and failure.sent and failing.taken > most
+        return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
 
     def _alone(self, permit: Permit, provider: Provider, cause: Cause) -> bool:
         """Whether a single task found a provider down where that would end all tasks: it may be its own fault."""

@@ -68,6 +68,16 @@ class Park:
     culprit: bool = False
 
 
+@dataclass(slots=True)
+class Failing:
+    """A task whose calls have failed since it was last answered, parked meanwhile or not."""
+
+    #: When they began to, by the loop's clock.
+    since: float
+    #: How often the provider took the request all the same.
+    taken: int = 0
+
+
 Answer: TypeAlias = Callable[[Grant | Refusal | Park], None]
 
 
@@ -102,8 +112,7 @@ class Provider:
         #: When the last call that it answered was granted, by the loop's clock, and who gave up waiting since.
         self.answered_from = 0.0
         self.given_up_by: set[Ref] = set()
-        #: Tasks that it has failed since then, without an answer between; parked or not.
-        self.failing: dict[Ref, float] = {}
+        self.failing: dict[Ref, Failing] = {}
         self._serve = serve
         self._waiting: deque[Permit] = deque()
         self._under_way = 0

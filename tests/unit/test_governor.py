@@ -499,6 +499,24 @@ def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
     asyncio.run(scenario())
 
 
+def test_tries_that_never_reached_the_provider_count_against_no_request() -> None:
+    """It came, answered others and went again: the one request that it took and broke off is not at fault for that."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9)
+        task, other = Task(g, "a"), Task(g, "b")
+        task.ask()
+        for _ in range(2):
+            task.failed(FailureKind.CONNECTION, sent=False)
+            await task.answered.wait()
+        other.ask()
+        g.answered(other.ref, 0.0)
+        task.failed(FailureKind.CONNECTION)
+        assert task.parked.cause is Cause.DOWN
+
+    asyncio.run(scenario())
+
+
 def test_answers_to_calls_of_better_days_do_not_make_an_outage_a_tasks_own_fault() -> None:
     """What went before the outage may still be answered; only what went after it tells that the provider is there.
 
