@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records, terms
-from batchd.config import loading, sections
+from batchd.config import limits, loading, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
 
@@ -60,8 +60,9 @@ def test_the_shipped_file_has_every_key_with_a_comment() -> None:
 
 def test_every_key_is_documented() -> None:
     """Each field of each section has a docstring behind it."""
-    tree = ast.parse(Path(sections.__file__).read_text())
-    for cls in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name != "Sections"):
+    files = [Path(module.__file__ or "").read_text() for module in (sections, limits)]
+    classes = [n for text in files for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
+    for cls in (c for c in classes if c.name != "Sections"):
         for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
                 assert isinstance(after, ast.Expr), ast.unparse(field)
@@ -269,10 +270,10 @@ def test_no_secret_is_shown(written: Path) -> None:
 
 def test_limits_and_policy_have_the_fields_of_the_records() -> None:
     """What tasks and workers are told has every field of the records, with the same defaults."""
-    assert sections.Limits().record() == records.Limits()
+    assert limits.Limits().record() == records.Limits()
     assert config.Config().sandbox_policy() == records.SandboxPolicy()
     names = {f.name for f in fields(records.Limits)}
-    assert {f.name for f in fields(sections.Caps)} == names
+    assert {f.name for f in fields(limits.Caps)} == names
     assert all(
         is_dataclass(f.default_factory) or f.name in {"providers", "models"}
         for f in fields(sections.Sections)
