@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control
-from batchd.cli import common, parking
-from batchd.cli.common import duration, moment, money
-from batchd.cli.waiting import Waiting
+from batchd.cli import common
 from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
+from batchd.observe import parking, words
+from batchd.observe.waiting import Waiting
+from batchd.observe.words import duration, moment, money
 from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -96,8 +97,8 @@ def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
     doing = "draining" if daemon["draining"] else "running"
     tasks = daemon["tasks"]
     return (
-        f"Daemon {daemon['pid']} {doing}: {common.counted(tasks['running'], 'task')} at work, "
-        f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
+        f"Daemon {daemon['pid']} {doing}: {words.counted(tasks['running'], 'task')} at work, "
+        f"{tasks['queued']:,} queued, {words.counted(len(daemon['workers']), 'worker')}"
     )
 
 
@@ -211,9 +212,9 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
         "directory": row.directory,
         "round": str(row.round),
         "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
-        f"{row.output_tokens:,} out, in {common.counted(row.calls, 'call')}",
+        f"{row.output_tokens:,} out, in {words.counted(row.calls, 'call')}",
         "cost": money(row.cost_usd),
-        "unsettled": f"{common.counted(row.unsettled_calls, 'call')}, at most "
+        "unsettled": f"{words.counted(row.unsettled_calls, 'call')}, at most "
         f"{money(row.unsettled_usd)}"
         if row.unsettled_calls
         else "",

@@ -27,6 +27,7 @@ LEAVES = ("records", "errors", "log", "masking", "sealing")
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
+    "observe",
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox"),
@@ -71,6 +72,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
 ROOMS: Mapping[str, Room] = {
     **BELOW_THE_DAEMON,
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
+    # What all faces look at: how things stand, and what a task did.
+    "observe": Room(5, ("control", "store", *EVENTS)),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
     "demo": Room(6, FACES),
