@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchd import journald
-from batchd.errors import cut
+from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def configure(
     ``format`` is ``auto`` (columns on a terminal, fields where stderr is systemd's journal, JSON lines
     elsewhere), ``json`` or ``console``.
     ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
-    gets warnings and errors alone. Raises ``OSError`` where ``file`` cannot be written.
+    gets warnings and errors alone. Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
@@ -241,10 +241,16 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
-        self._fd = self._open()
+        try:
+            self._fd = self._open()
+        except OSError as error:
+            message = f"[log] file: {path} cannot be written: {error.strerror}"
+            raise NotPossibleError(message) from error
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # A FIFO that nobody reads would hold the opener, and with it the daemon; this way it is an error.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        return os.open(self._path, flags, 0o640)
 
     def __call__(self, line: dict[str, Any]) -> None:
         try:

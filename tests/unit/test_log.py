@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import structlog
 
 from batchd import log
+from batchd.errors import NotPossibleError
 from batchd.log import Action
 
 
@@ -83,6 +85,25 @@ def test_the_file_survives_logrotate(tmp_path: Path) -> None:
     assert [x["event"] for x in _lines(path.read_text())] == ["config_reloaded"]
     log.configure("info", "json", "/dev/full")
     logger.info(Action.CONFIG_RELOADED)
+
+
+def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
+    """A FIFO in its place: nobody waits for a reader, nor for one who stands still; at the start it is an error."""
+    path = tmp_path / "batchd.log"
+    log.configure("info", "console", str(path))
+    logger = log.get_logger()
+    path.unlink()
+    os.mkfifo(path)
+    logger.info(Action.DAEMON_STARTED)
+    with pytest.raises(NotPossibleError, match="cannot be written"):
+        log.configure("info", "console", str(path))
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for _ in range(100):
+            logger.info(Action.DAEMON_STARTED, message="x" * 2000)
+        assert _lines(os.read(reader, 2000 + 200).decode().splitlines()[0])
+    finally:
+        os.close(reader)
 
 
 def test_exceptions_and_libraries_speak_json_too(capsys: pytest.CaptureFixture[str]) -> None:
