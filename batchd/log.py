@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from batchd import journald
 from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
+from batchd.stderr import Stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -67,6 +68,8 @@ class Action(enum.StrEnum):
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
+    #: So many ``lines`` are missing here, since whoever reads stderr stood still.
+    LINES_LEFT_OUT = "lines_left_out"
 
 
 #: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and lone
@@ -141,7 +144,7 @@ def _to_stderr(form: str) -> Callable[[dict[str, Any]], None]:
         return _columns()
     if form == "auto" and journald.is_stream(2):
         return _to_journal()
-    return _json_to_stderr
+    return _json()
 
 
 def _write(
@@ -152,7 +155,7 @@ def _write(
 ) -> str:
     """Complete a line and hand it to every sink: the whole chain in one processor, for speed."""
     line: dict[str, Any] = {
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": _now(),
         "level": method,
         "event": str(fields.pop("event", "")),
     }
@@ -171,6 +174,10 @@ def _write(
     for sink in sinks:
         sink(line)
     return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
@@ -197,25 +204,31 @@ def _encode(line: dict[str, Any]) -> bytes:
 
 
 def _to_journal() -> Callable[[dict[str, Any]], None]:
-    journal = journald.Journal()
+    journal, stderr = journald.Journal(), _json()
 
     def write(line: dict[str, Any]) -> None:
         try:
             journal.send(line)
         except OSError:
             # Its socket is gone; what comes over stderr may reach it still, or a successor.
-            _json_to_stderr(line)
+            stderr(line)
 
     return write
 
 
-def _json_to_stderr(line: dict[str, Any]) -> None:
-    try:
-        sys.stderr.write(_encode(line).decode())
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        # Nobody reads our stderr any more. That must not stop the work.
-        return
+def _json() -> Callable[[dict[str, Any]], None]:
+    return _rendered(lambda line: _encode(line).decode())
+
+
+def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
+    """Return what writes lines to stderr."""
+
+    def notice(count: int) -> str:
+        line = {"timestamp": _now(), "level": "warning", "event": str(Action.LINES_LEFT_OUT)}
+        return render({**line, "lines": count})
+
+    stderr = Stderr(notice)
+    return lambda line: stderr.write(render(line))
 
 
 def _columns() -> Callable[[dict[str, Any]], None]:
@@ -225,14 +238,7 @@ def _columns() -> Callable[[dict[str, Any]], None]:
         colors=sys.stderr.isatty(), exception_formatter=dev.plain_traceback, sort_keys=False
     )
 
-    def write(line: dict[str, Any]) -> None:
-        try:
-            sys.stderr.write(render(None, line["level"], dict(line)) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            return  # as in _json_to_stderr
-
-    return write
+    return _rendered(lambda line: f"{render(None, line['level'], dict(line))}\n")
 
 
 class _File:
