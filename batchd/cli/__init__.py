@@ -42,8 +42,8 @@ COMMANDS: Mapping[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
-    streams.mend()
     try:
+        streams.mend()
         args = _parse(sys.argv[1:] if argv is None else argv)
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
         sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+from pathlib import Path
 
 from batchd import config, log, sealing
 
@@ -23,7 +24,9 @@ def run(args: argparse.Namespace) -> int:
 
     sealing.seal()
     settings = config.load(args.config)
-    reload = functools.partial(config.load, args.config, settings.environ)
+    # The file that was found at the start: were it gone, another one, or none, would lift its limits.
+    file = Path(settings.file) if settings.file else args.config
+    reload = functools.partial(config.load, file, settings.environ)
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     asyncio.run(Daemon(settings, reload=reload).run())

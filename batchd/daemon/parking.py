@@ -93,14 +93,17 @@ class ParkingLot(Listener):
 
     def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
         """Take up what was parked when the last daemon ended."""
+        outages: list[Parking] = []
         for parking in parkings:
             if self._over(parking):
                 self._core.spawn(self._forget((parking.scope, parking.name)))
                 continue
             self._apply(parking)
             if parking.scope is Scope.PROVIDER and parking.cause.reason:
-                outages = self._core.governor.outages
-                outages.restore(parking.name, parking.cause, parking.message)
+                outages.append(parking)
+        # Last, since one task may try each at once: but none that somebody paused as well.
+        for parking in outages:
+            self._core.governor.outages.restore(parking.name, parking.cause, parking.message)
         self._given_back = {q.ref: None for q in queued if q.status is Status.PARKED}
         self._core.spawn(self._requeue())
 
