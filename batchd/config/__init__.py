@@ -118,7 +118,7 @@ class Config(Sections):
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
         keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
-        told = (file for known in self.notify.values() for _, file in notify.files(known))
+        told = (file for known in self.notify.values() for file in notify.files(known))
         return (*keys, *self.secrets.files.values(), *told)
 
     def sandbox_policy(self) -> records.SandboxPolicy:

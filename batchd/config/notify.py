@@ -81,9 +81,7 @@ class Receiver(Section):
 _ADDRESS = ("url", "url_env", "url_file")
 #: The keys that each way has of its own.
 _OWN: Mapping[Kind, tuple[str, ...]] = {
-    "email": (
-        *("host", "port", "tls", "user", "password_env", "password_file", "sender", "to"),
-    ),
+    "email": (*("host", "port", "tls", "user", "password_env", "password_file", "sender", "to"),),
     "webhook": (*_ADDRESS, "headers", "secret_env", "secret_file"),
     "command": ("command",),
     "apprise": _ADDRESS,
@@ -95,14 +93,11 @@ def problems(name: str, receiver: Receiver) -> Iterator[tuple[str, Problem]]:
     """Yield what is wrong with a receiver, each with its key; an empty one means its name."""
     if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
         yield "", Problem("", "a name is of letters, digits, _ and -, at most 64")
-    own = (*_COMMON, *_OWN[receiver.kind])
-    for key in fields(Receiver):
-        if key.name not in own and getattr(receiver, key.name):
-            # The default of tls means nothing elsewhere; it is the only one that is not empty.
-            if key.name != "tls" or receiver.tls != "starttls":
-                known = ", ".join(_OWN[receiver.kind])
-                told = f"kind {receiver.kind!r} has no such key"
-                yield key.name, Problem("", told, f"it has {known}")
+    defaults = {f.name: f.default for f in fields(Receiver)} | {"headers": {}}
+    for other in sorted(defaults.keys() - {*_COMMON, *_OWN[receiver.kind]}):
+        if getattr(receiver, other) != defaults[other]:
+            told = f"kind {receiver.kind!r} has no such key"
+            yield other, Problem("", told, f"it has {', '.join(_OWN[receiver.kind])}")
     for key in ("password_env", "url_env", "secret_env"):
         if not re.fullmatch(r"([A-Za-z_]\w*)?", getattr(receiver, key), re.ASCII):
             # Not quoted: it may be the secret itself, put into the wrong place.
@@ -205,10 +200,9 @@ def variables(receiver: Receiver) -> tuple[str, ...]:
     return tuple(filter(None, (receiver.password_env, receiver.url_env, receiver.secret_env)))
 
 
-def files(receiver: Receiver) -> tuple[tuple[str, str], ...]:
-    """Return the files that hold its secrets, each with the key that names it."""
-    keys = ("password_file", "url_file", "secret_file")
-    return tuple((key, file) for key in keys if (file := getattr(receiver, key)))
+def files(receiver: Receiver) -> tuple[str, ...]:
+    """Return the files that hold its secrets."""
+    return tuple(filter(None, (receiver.password_file, receiver.url_file, receiver.secret_file)))
 
 
 def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:
