@@ -105,7 +105,8 @@ class Delivery:
 
     def _take(self, config: Config) -> None:
         """Have a courier for each receiver; one whose receiver has changed begins anew, with what waits."""
-        self._hand_out()
+        if self._couriers:
+            self._hand_out()  # it happened before
         state = Path(config.paths.state)
         wanted = {target.name: target for target in targets(config)}
         for name, (courier, task) in tuple(self._couriers.items()):

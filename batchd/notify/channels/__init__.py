@@ -25,8 +25,10 @@ async def send(target: Target, message: NotificationV1) -> str:
     """Bring a message to its receiver, in one try; return what came back. Raises ``DeliveryError``."""
     settings = target.settings
     module = f"batchd.notify.channels.{settings.kind}_channel"
+    # A command's channel keeps to it by itself, and tells what the command had to say until then.
+    limit_s = None if settings.kind == "command" else settings.timeout_s
     try:
-        async with asyncio.timeout(settings.timeout_s):
+        async with asyncio.timeout(limit_s):
             channel = importlib.import_module(module)
             told: str = await channel.send(target, message)
     except TimeoutError:
