@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
@@ -30,6 +28,7 @@ Kind: TypeAlias = Literal["email", "webhook", "command", "apprise"]
 
 #: Letters and digits that are no word: what stands in an address and could be a key.
 _KEY_LENGTH = 16
+_ADDRESSEE = re.compile(r'[^\s@,;:<>"]+@[^\s@,;:<>"]+|[^@,;:<>"]*<[^\s@,;:<>"]+@[^\s@,;:<>"]+>')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,7 @@ def _email(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
             yield key, Problem("", "this key is needed")
     for key, addresses in (("sender", (receiver.sender,)), ("to", receiver.to)):
         for address in filter(None, addresses):
-            if not re.fullmatch(r"[^\s@,;<>]+@[^\s@,;<>]+", parseaddr(address)[1]):
+            if not _ADDRESSEE.fullmatch(address):
                 yield key, Problem("", f"{address!r} is no address, as in me@example.com")
     if receiver.user and not (receiver.password_env or receiver.password_file):
         yield "user", Problem("", "its password is needed", "set password_env or password_file")
@@ -144,10 +143,7 @@ def is_address(url: str) -> bool:
 
 
 def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return bool(re.fullmatch(r"localhost|::1|127(\.\d+){3}", host))
 
 
 # Secrets

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Errors of a refused file that are told; its summary has all.
 _MOST_ERRORS = 10
-#: Characters of what one task says about its end.
+#: Characters of what somebody else said.
 _QUOTED = 300
 
 
@@ -67,7 +67,7 @@ def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
 
 def batch_refused(batch: Batch, problems: Sequence[Problem], at: float) -> EventV1:
     """Return the refusal of a file."""
-    errors = tuple(str(problem) for problem in problems[:_MOST_ERRORS])
+    errors = tuple(_quoted(str(problem)) for problem in problems[:_MOST_ERRORS])
     more = len(problems) - len(errors)
     lines = [*errors, *([f"… and {more:,} more, in summary.json"] if more else ())]
     return _event(
@@ -100,7 +100,7 @@ def provider_parked(parking: Parking, mend: str, at: float) -> EventV1:
         "provider_parked",
         at,
         headline=f"provider {parking.name} is parked: {parking.cause}",
-        message=cut(parking.message),
+        message=_quoted(parking.message),
         how_to_go_on=mend.replace("`", ""),
         provider=_provider(parking),
     )
@@ -112,7 +112,7 @@ def provider_resumed(parking: Parking, at: float) -> EventV1:
         "provider_resumed",
         at,
         headline=f"provider {parking.name} answers again",
-        message=f"it was parked for {duration(at - parking.since)}, with: {cut(parking.message)}",
+        message=f"it was parked for {duration(at - parking.since)}, with: {_quoted(parking.message)}",
         provider=_provider(parking),
     )
 
@@ -148,6 +148,11 @@ def test(name: str) -> EventV1:
     )
 
 
+def _quoted(text: str) -> str:
+    """Return what others said on one line: more of them could pass for ours."""
+    return cut(" ".join(text.split()), _QUOTED)
+
+
 def _event(event: str, at: float, **fields: Any) -> EventV1:
     return EventV1(id=ulid(), event=event, at=timestamp(at), **fields)
 
@@ -171,7 +176,7 @@ def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:
             reason=reason,
             count=count,
             task=first.task,
-            message=cut(first.message or "", _QUOTED),
+            message=_quoted(first.message or ""),
         )
 
 

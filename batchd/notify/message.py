@@ -29,7 +29,7 @@ _LONGEST_SUBJECT = 200
 #: How several events of a name are counted.
 _COUNTED = {
     "batch_completed": "completed",
-    "batch_failed": "failed",
+    "batch_failed": "with failures",
     "batch_rejected": "rejected",
     "budget_reached": "budgets reached",
     "provider_parked": "providers parked",
@@ -64,7 +64,7 @@ def compose(events: Sequence[EventV1], left_out: Mapping[str, int] | None = None
         at=timestamp(time_of(own)),
         host=host,
         subject=f"[batchd {host}] {_subject(ranked, more)}"[:_LONGEST_SUBJECT],
-        text="\n".join((*_text(ranked, more), "", f"-- \nbatchd {__version__} on {host}", "")),
+        text="\n".join(_text(ranked, more)).strip() + f"\n\n-- \nbatchd {__version__} on {host}\n",
         events=tuple(sorted(ranked, key=lambda event: event.id)),
         left_out=dict(more),
     )

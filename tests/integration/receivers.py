@@ -42,7 +42,9 @@ class MailServer:
     #: Who logged in, and with what.
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+    async def handle_DATA(  # noqa: N802 (aiosmtpd's name for it)
+        self, _server: SMTP, _session: Session, envelope: Envelope
+    ) -> str:
         """Take a message, or not."""
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer.startswith("250"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import Spool
-from tests.integration.receivers import MailServer, Webhook
+from tests.integration.receivers import MailServer, Webhook, free_port
 
 KEY = "the-key-for-signatures-1"
 PASSWORD = "the-password-of-mail-2"
@@ -226,21 +228,20 @@ url = "@good@"
         hangs=hook.url,
         good=good.url,
     )
-    with hook, good:
-        with told.serving() as daemon:
-            told.eventually(lambda: hook.posts and good.posts)
-            drop(told, "b", *["true"] * 6)
-            told.eventually((told.folder / "outbox/b/summary.json").exists)
-            assert told.result("b", "summary")["counts"]["completed"] == 6
-            told.eventually(lambda: len(good.posts) == 2)
-            told.eventually(
-                lambda: [x for x in lines(told, "notify_failed") if x["receiver"] == "sleeps"]
-            )
-            assert "killed after 1 s" in lines(told, "notify_failed")[0]["message"]
-            begun = time.monotonic()
-            daemon.send_signal(signal.SIGTERM)
-            assert daemon.wait(20) == 0
-            assert time.monotonic() - begun < 6
+    with hook, good, told.serving() as daemon:
+        told.eventually(lambda: hook.posts and good.posts)
+        drop(told, "b", *["true"] * 6)
+        told.eventually((told.folder / "outbox/b/summary.json").exists)
+        assert told.result("b", "summary")["counts"]["completed"] == 6
+        told.eventually(lambda: len(good.posts) == 2)
+        told.eventually(
+            lambda: [x for x in lines(told, "notify_failed") if x["receiver"] == "sleeps"]
+        )
+        assert "killed after 1 s" in lines(told, "notify_failed")[0]["message"]
+        begun = time.monotonic()
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(20) == 0
+        assert time.monotonic() - begun < 6
     assert not _running("sleep 4242")
     # It is kept for the next daemon.
     assert waiting(told, "hangs")
@@ -326,7 +327,6 @@ def test_money_and_providers(told: Spool) -> None:
     """A batch's budget is told of once, however many tasks it stops; the day's too; a provider when it is parked and when it goes on."""
     hook = Webhook()
     configure(told, HOOK + "[budget]\nper_day_usd = 0.03\n", url=hook.url)
-    config = (told.folder / "config.toml").read_text()
     with hook, told.serving():
         drop(told, "dear", *["true"] * 4, budget_usd=0.000001)
         told.eventually(lambda: _of(hook, "batch_failed"))
@@ -340,13 +340,136 @@ def test_money_and_providers(told: Spool) -> None:
         assert "batchd tune budget.per_day_usd" in day["how_to_go_on"]
         told.batchd("tune", "budget.per_day_usd=9")
         told.eventually(lambda: _of(hook, "batch_completed"))
-        _write(told, config.replace('base_url = "http', 'base_url = "http://127.0.0.1:9/was'))
     assert len(_of(hook, "budget_reached")) == 2
+
+
+def test_a_provider_that_comes_and_goes_and_receivers_that_change(told: Spool) -> None:
+    """A parked provider is told of once, with the mend, and again when it answers. SIGHUP adds, changes and drops receivers, with what waits for them."""
+    hook, later, gone = Webhook(), Webhook(), Webhook()
+    path = told.folder / "config.toml"
+    right = path.read_text()
+    base_url = right.partition('base_url = "')[2].partition('"')[0]
+    wrong = right.replace(base_url, f"http://127.0.0.1:{free_port()}/v1")
+    path.write_text(f"{wrong}probe_s = 0.2\nmax_probe_s = 0.2\n")
+    going = '[notify.gone]\nkind = "webhook"\nurl = "@gone@"\n'
+    configure(told, HOOK + going, url=hook.url, gone=gone.url)
+    with hook, later, told.serving() as daemon:
+        drop(told, "b", "true")
+        told.eventually(lambda: _of(hook, "provider_parked"))
+        told.eventually(lambda: len(lines(told, "provider_parked")) > 3)  # tries that failed
+        told.eventually(lambda: waiting(told, "gone"))
+        path.write_text(right)
+        configure(told, HOOK + HOOK.replace("hook]", "later]"), url=hook.url)
+        path.write_text(
+            path.read_text().replace(
+                f'later]\nkind = "webhook"\nurl = "{hook.url}',
+                f'later]\nkind = "webhook"\nurl = "{later.url}',
+            )
+        )
+        daemon.send_signal(signal.SIGHUP)
+        told.eventually(lambda: lines(told, "config_reloaded"))
+        told.batchd("resume", "--provider", "standin")
+        told.eventually(lambda: _of(hook, "batch_completed") and _of(later, "batch_completed"))
+        told.eventually(lambda: not (told.folder / ".batchd/notify/gone").exists())
+    (parked,), (resumed,) = _of(hook, "provider_parked"), _of(hook, "provider_resumed")
+    assert parked["provider"]["name"] == resumed["provider"]["name"] == "standin"
+    assert parked["provider"]["since"] == resumed["provider"]["since"]
+    assert "batchd resume --provider standin" in parked["how_to_go_on"]
+    assert not _of(later, "provider_parked")
+    assert not _of(later, "daemon_started")
+
+
+def test_an_encrypted_mail_server(told: Spool) -> None:
+    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate; what came back is told, without the password."""
+    certificate(told.folder)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(told.folder / "cert.pem", told.folder / "key.pem")
+    start, full = MailServer(), MailServer()
+    start.options = {"tls_context": context, "require_starttls": True, "authenticator": start.login}
+    full.options = {"ssl_context": context, "authenticator": full.login, "auth_require_tls": False}
+    mail = (MAIL + LOGIN).replace('tls = "none"', 'tls = "@tls@"').replace("127.0.0.1", "localhost")
+    configure(told, mail.replace("notify.me", "notify.start"), mail=start.port, tls="starttls")
+    configure(told, mail.replace("notify.me", "notify.full"), mail=full.port, tls="tls")
+    trusted = {**told.environment, "SSL_CERT_FILE": str(told.folder / "cert.pem")}
+    command = told.command("notify", "--test")
+    with start, full:
+        refused = told.batchd("notify", "--test", "--json")
+        assert refused.returncode == 3
+        assert ["certificate" in each["answer"] for each in json.loads(refused.stdout)] == [
+            True
+        ] * 2
+        ran = subprocess.run(command, env=trusted, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "ok     start: 250 taken\nok     full: 250 taken\n".replace("250 ", "")
+    for server in (start, full):
+        assert server.logins == [(b"batchd", PASSWORD.encode())]
+        assert "a test of [notify." in str(server.mails[0]["subject"])
+
+
+def certificate(folder: Path) -> None:
+    """Make a certificate for localhost, signed by itself."""
+    options = (
+        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    )
+    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    name = ["-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", *options.split(), *name, *files]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
+    """`batchd check` names what would keep messages back, and sends nothing; `--test` tells what came back; a missing package ends the start."""
+    hook = Webhook(answers=[(401, {"x-why": KEY})])
+    configure(told, HOOK + CHAT + TOOL, url=hook.url, chat=1, home=told.folder)
+    configure(told, '[notify.lost]\nkind = "webhook"\nurl_file = "lost.url"\n')
+    configure(told, '[notify.none]\nkind = "command"\ncommand = ["no-such-program"]\n')
+    with hook:
+        lines = json.loads(told.batchd("check", "--offline", "--json").stdout)
+        verdicts = {x["what"]: x for x in lines if x["what"].startswith("notify ")}
+        assert {name.split()[1]: x["verdict"] for name, x in verdicts.items()} == {
+            "hook": "ok",
+            "chat": "ok",
+            "tool": "ok",
+            "lost": "failed",
+            "none": "failed",
+        }
+        assert "lost.url" in verdicts["notify lost"]["detail"]
+        assert not hook.posts
+        tried = told.batchd("notify", "--test", "hook")
+        assert (tried.returncode, tried.stdout) == (3, "failed hook: HTTP 401\n")
+        assert told.batchd("notify", "--test", "nobody").returncode == 2
+        assert "exit code 127" in told.batchd("notify", "--test", "none").stdout
+        assert "cannot be read" in told.batchd("notify", "--test", "lost").stdout
+        assert "1" in told.batchd("notify", "--test", "chat").stdout
+        shown = told.batchd("notify").stdout
+        assert [line.split()[:3] for line in shown.splitlines()[1:]] == [
+            ["hook", "webhook", "0"],
+            ["chat", "apprise", "0"],
+            ["tool", "command", "0"],
+            ["lost", "webhook", "0"],
+            ["none", "command", "0"],
+        ]
+    # As if the extra were not there.
+    (told.folder / "sitecustomize.py").write_text(
+        "import sys, importlib.machinery as m\n"
+        "class P(m.PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        "        return None if name == 'apprise' else super().find_spec(name, path, target)\n"
+        "sys.meta_path[sys.meta_path.index(m.PathFinder)] = P\n"
+    )
+    paths = f"{told.folder}:{told.environment['PYTHONPATH']}"
+    ran = subprocess.run(
+        told.command("serve"),
+        env={**told.environment, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert ran.returncode == 3
+    assert "[notify.chat]: the package apprise is not installed; install it: pip" in ran.stderr
 
 
 def _of(hook: Webhook, event: str) -> list[dict[str, Any]]:
     return [found for found in hook.events if found["event"] == event]
-
-
-def _write(spool: Spool, text: str) -> None:
-    (spool.folder / "config.toml").write_text(text)
