@@ -28,7 +28,7 @@ _LONGEST_BACKOFF_S = 900.0
 _LONGEST_WAIT_S = 86_400.0
 _MINUTE_S = 60.0
 #: Messages that wait; more are folded into one, which tells the most important and counts the rest.
-_MOST = 200
+_MOST = 50
 
 
 class Courier:

@@ -16,7 +16,7 @@ from batchd.notify.thread import Delivery, Made
 from batchd.records import Batch, Parking
 
 #: What may wait for the thread, which takes it at once: only a disk that hangs holds it up.
-_MOST = 10_000
+_MOST = 1_000
 
 
 class Notifications(Listener):
@@ -69,7 +69,7 @@ class Notifications(Listener):
             await self._delivery.stop()
 
     def _tell(self, made: Made) -> None:
-        if not self._config.notify:
+        if not self._config.notify or (self._delivery is not None and self._delivery.over):
             return
         try:
             self._happened.put_nowait(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -39,17 +40,18 @@ _COUNTED = {
 
 
 def clean(event: EventV1, masker: Masker) -> EventV1:
-    """Return an event without secrets and control characters in any of its texts; lines stay lines."""
+    """Return an event without secrets and control characters in any of its texts; its message alone has lines."""
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, str):
-            return "\n".join(escape(line) for line in masker.text(value).split("\n"))
+            return escape(masker.text(value))
         if isinstance(value, dict):
             return {key: cleaned(below) for key, below in value.items()}
         return [cleaned(below) for below in value] if isinstance(value, list) else value
 
     # One that holds lone surrogates is no JSON yet: hence by way of Python's own values.
-    return msgspec.convert(cleaned(msgspec.to_builtins(event)), EventV1)
+    made = msgspec.convert(cleaned(msgspec.to_builtins(event)), EventV1)
+    return replace(made, message="\n".join(cleaned(event.message.split("\n"))))
 
 
 def compose(events: Sequence[EventV1], left_out: Mapping[str, int] | None = None) -> NotificationV1:

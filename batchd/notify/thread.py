@@ -43,6 +43,11 @@ class Delivery:
 
     # From other threads
 
+    @property
+    def over(self) -> bool:
+        """Whether the thread has ended: at the end, or by a bug."""
+        return self._ended.done()
+
     def start(self) -> None:
         """Begin. Raises ``RuntimeError`` where no thread can be started."""
         try:
@@ -72,6 +77,7 @@ class Delivery:
     # In the thread
 
     def _run(self) -> None:
+        self._ended.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel it
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 self._loop.set_default_executor(_Threads())

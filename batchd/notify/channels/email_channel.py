@@ -49,7 +49,7 @@ async def send(target: Target, message: NotificationV1) -> str:
     except (aiosmtplib.SMTPException, OSError) as error:
         raise DeliveryError(f"it cannot be reached: {error}") from None
     told = "; ".join(f"{who} refused: {why.code} {why.message}" for who, why in refused.items())
-    return f"{said} ({told})" if told else said
+    return f"250 {said} ({told})" if told else f"250 {said}"
 
 
 def mail(target: Target, message: NotificationV1) -> EmailMessage:
