@@ -109,7 +109,8 @@ class Courier:
         if len(self._messages) > 1:
             together, self._messages = self._messages, []
             self._keep(folded(together))
-            self._waiting.drop(together)
+            if self._durable:
+                self._waiting.drop(together)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, or not so long where there is reason to hurry."""
