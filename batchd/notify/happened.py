@@ -15,10 +15,10 @@ from batchd import __version__
 from batchd.errors import Problem, cut
 from batchd.formats import SummaryTaskV1, SummaryV1
 from batchd.notify.format import BatchV1, BudgetV1, DaemonV1, EventV1, FailuresV1, ProviderV1
+from batchd.observe.words import counted, duration, money
 from batchd.records import Batch, Parking, Status
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
-from batchd.observe.words import counted, duration, money
 
 if TYPE_CHECKING:
     from batchd.daemon.listener import (
