@@ -11,20 +11,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task
-from batchd.store import lookups
+from batchd.store import lookups, spending
 from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
 from batchd.store.schema import UNREADABLE, explain, open_reader
-from batchd.store.views import (
-    BATCHES,
-    SPLITS,
-    TASKS,
-    Split,
-    batch_row,
-    day_number,
-    spend_row,
-    spend_statement,
-    task_row,
-)
+from batchd.store.spending import Split
+from batchd.store.views import BATCHES, TASKS, batch_row, task_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,13 +151,22 @@ class Reader:
 
     def spend(
         self,
-        by: Sequence[Split] = tuple(SPLITS),
+        by: Sequence[Split] = ("day", "batch", "provider", "model", "purpose"),
         *,
         batch: str | None = None,
         since: dt.date | None = None,
         until: dt.date | None = None,
+        models: Sequence[str] = (),
+        providers: Sequence[str] = (),
+        tags: Sequence[str] = (),
     ) -> list[SpendRow]:
-        """Return the ledger, summed up by ``by``: of one batch or all, of days in UTC, both included."""
-        days = (day_number(since, 0), day_number(until, 1 << 31))
-        rows = self._source.rows(spend_statement(tuple(by)), batch, *days)
-        return [spend_row(tuple(by), row) for row in rows]
+        """Return the ledger, summed up by ``by``: of one batch or all, of days in UTC, both included.
+
+        ``models``, with or without their provider, ``providers`` and ``tags``: of these only. By tag, what a task
+        with several spent is in the row of each.
+        """
+        asked = spending.parameters(
+            (batch,) if batch else (), (since, until), models, providers, tags
+        )
+        rows = self._source.rows(spending.statement(tuple(by)), *asked)
+        return [spending.record(tuple(by), row) for row in rows]

@@ -460,6 +460,46 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
     assert [str(p) for p in bad.problems] == ["tasks: is empty"]
 
 
+def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
+    """A task with two tags counts under each, one without under none; the total stays what it is, pruned or not."""
+    tagged = {"1": ("x", "y"), "2": ("y", "y"), "3": (), "4": ('it\'s "z"',)}
+
+    async def scenario() -> None:
+        tasks = [_task(name, tags=tags) for name, tags in tagged.items()]
+        await store.add_batch(_batch(tmp_path), tasks)
+        for day, name in enumerate(tagged):
+            await store.dispatch(Ref("b", name))
+            await store.record(
+                Ref("b", name), 1, 0, _raw(_started(), _answered(_NOON + day * _DAY))
+            )
+            await _finish(store, Ref("b", name))
+        await store.batch_published("b")
+
+    _run(scenario())
+
+    def told(reader: Reader) -> list[list[tuple[Any, ...]]]:
+        rows = [(r.tag, r.calls, r.cost_usd) for r in reader.spend(("tag",))]
+        both = [(r.day, r.tag) for r in reader.spend(("day", "tag"), tags=["x", 'it\'s "z"'])]
+        return [rows, both, [(r.calls, r.cost_usd) for r in reader.spend(())]]
+
+    with Reader(tmp_path / "state" / "batchd.db") as reader:
+        before = told(reader)
+        assert before == [
+            [(None, 1, 2.0), ('it\'s "z"', 1, 2.0), ("x", 1, 2.0), ("y", 2, 4.0)],
+            [("2026-11-24", "x"), ("2026-11-24", "y"), ("2026-11-27", 'it\'s "z"')],
+            [(4, 8.0)],
+        ]
+        last = dt.date(2026, 11, 25)
+        assert [r.calls for r in reader.spend((), tags=["y"], since=last, until=last)] == [1]
+        for models, calls in ((["m"], [4]), (["p/m", "q"], [4]), (["p"], [])):
+            assert [r.calls for r in reader.spend((), models=models)] == calls
+        assert reader.spend((), providers=["m"]) == []
+        _run(store.prune(_NOON + 9 * _DAY))
+        with pytest.raises(StoreError, match="pruned"):
+            reader.spec(Ref("b", "1"))
+        assert told(reader) == before
+
+
 def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None:
     """Spent money adds up, however it is grouped, and days can be chosen."""
 
