@@ -11,7 +11,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task
-from batchd.store import lookups, spending
+from batchd.store import lookups, past, spending
+from batchd.store.past import PastTask
 from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
 from batchd.store.schema import UNREADABLE, explain, open_reader
 from batchd.store.spending import Split
@@ -148,6 +149,14 @@ class Reader:
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
         """Yield id and result text of each task that has ended, in order; not once it was pruned."""
         return self._source.results(batch)
+
+    def past_of_model(self, model: str, most: int) -> list[PastTask]:
+        """Return the newest tasks of a model that have ended by themselves."""
+        return self._source.read(past.of_model, model, most)
+
+    def past_of_provider(self, provider: str, most: int) -> list[PastTask]:
+        """Return the newest tasks of a provider, whatever their model, that have ended by themselves."""
+        return self._source.read(past.of_provider, provider, most)
 
     def spend(
         self,
