@@ -149,7 +149,7 @@ def _bounds(total: Part) -> list[str]:
     return [
         "any number of calls" if most.calls is None else counted(most.calls, "call"),
         "any number of tokens" if most.tokens is None else f"{_number(most.tokens)} tokens",
-        "no limit on money that holds" if most.cost is None else money(most.cost),
+        "money without a limit" if most.cost is None else money(most.cost),
     ]
 
 

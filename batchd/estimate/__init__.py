@@ -14,7 +14,7 @@ from batchd.estimate.bounds import Bounds
 from batchd.estimate.opening import Opening, Openings
 from batchd.estimate.parts import Group, Part, group, part
 from batchd.estimate.ranges import Range
-from batchd.estimate.similar import Kind, Record
+from batchd.estimate.similar import MOST, Kind, Record
 from batchd.pricing import Prices
 from batchd.records import ModelSetup, Task
 from batchd.store import labels, past
@@ -25,8 +25,8 @@ __all__ = ["Basis", "Estimate", "File", "Part", "Range", "estimate"]
 
 #: Of each model, the newest tasks that are looked at …
 _LOOKED_AT = 5_000
-#: … and those of them that one kind of task is estimated from, at most and at least.
-_MOST, _LEAST = 200, 20
+#: … and those of them that one kind of task is estimated from, even where there are many kinds.
+_LEAST = 20
 #: What is worked out for all kinds together, so that a file of a thousand kinds takes a second, not a minute.
 _OUTCOMES = 40_000
 
@@ -166,11 +166,11 @@ def _groups(
                         limits=task.limits,
                     ),
                 )
-    most = min(_MOST, max(_LEAST, _OUTCOMES // len(kinds)))
+    most = min(MOST, max(_LEAST, _OUTCOMES // len(kinds)))
     for key, (file, kind) in kinds.items():
-        like = archive.of(kind.setup.name).like(kind)
+        like = archive.of(kind.setup.name).like(kind, most)
         likeness, pasts = like or (None, ())
-        yield file, group(kind, found[key], likeness, pasts[:most])
+        yield file, group(kind, found[key], likeness, pasts)
 
 
 def _names(groups: Sequence[tuple[File, Group]]) -> list[str]:

@@ -8,6 +8,7 @@ does not know. So the variance of a total of n tasks has three parts, with k tas
 - n² · w / k: the mean itself is known from k tasks only;
 - n² · b · (1 + 1 / B): this batch will differ from the others, and these are few (b: variance between batches).
 
+Both variances are themselves known from few, which widens the range as Student's t does.
 The total is taken to be lognormal with this mean and variance: never negative, and with the longer tail above.
 """
 
@@ -24,6 +25,8 @@ LOW, HIGH = 0.1, 0.9
 _Z = NormalDist().inv_cdf(HIGH)
 #: Fewer tell nothing of the spread, which is then taken to be as large as the mean.
 _FEW = 3
+#: How much batches differ at least where too few are on record to tell, as a share of the mean.
+_UNSEEN = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +86,16 @@ def of_all(samples: Iterable[Sample]) -> Range | None:
         within, between = _spread(sample, average)
         count, known, batches = sample.tasks, len(sample.values), len(set(sample.batches))
         mean += count * average
-        by_chance += within * (count + count**2 / known)
+        by_chance += within * (count + count**2 / known) * _caution(known) ** 2
         # A batch that is dearer than usual is so for all its models.
-        in_common += count * math.sqrt(between * (1 + 1 / batches))
+        in_common += count * math.sqrt(between * (1 + 1 / batches)) * _caution(batches)
     return _lognormal(mean, by_chance + in_common**2) if seen else None
 
 
 def _spread(sample: Sample, average: float) -> tuple[float, float]:
     """Return the variances within batches and between them (an analysis of variance, one way)."""
-    least = (sample.doubt * average) ** 2
+    doubt = sample.doubt if len(set(sample.batches)) >= _FEW else max(sample.doubt, _UNSEEN)
+    least = (doubt * average) ** 2
     if len(sample.values) < _FEW:
         return average**2, least
     groups: dict[int, list[float]] = defaultdict(list)
@@ -105,7 +109,19 @@ def _spread(sample: Sample, average: float) -> tuple[float, float]:
     within = inside / (count - batches)
     outside = sum(len(v) * (means[b] - average) ** 2 for b, v in groups.items()) / (batches - 1)
     size = (count - sum(len(v) ** 2 for v in groups.values()) / count) / (batches - 1)
-    return within, max(least, (outside - within) / size)
+    # Half a standard error on top: by itself it is too low more often than too high.
+    error = outside / size * math.sqrt(2 / (batches - 1))
+    return within, max(least, (outside - within) / size + error / 2)
+
+
+def _caution(known: int) -> float:
+    """Return how many times wider a range is because its spread is known from so few: Student's t to the normal's."""
+    free = known - 1
+    if free < 1:
+        return 1.0  # the spread is assumed then, not known
+    # Cornish and Fisher's expansion, to the third term.
+    first, second = (_Z**3 + _Z) / 4, (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
+    return 1 + (first / free + second / free**2) / _Z
 
 
 def _lognormal(mean: float, spread: float) -> Range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from batchd.store.past import PastTask
 
 #: Fewer similar tasks than this, and wider kinds are looked at.
 ENOUGH = 5
+#: That many of them are looked at closely, from all over the record.
+MOST = 200
 #: Where a prompt tells nothing better: English.
 _TOKENS_PER_CHAR = 0.25
 
@@ -89,23 +92,29 @@ class Record:
             for tag in _split(past.tags):
                 self._by[A_TAG, tag].append(past)
 
-    def like(self, kind: Kind) -> tuple[Likeness, Sequence[PastTask]] | None:
+    def like(self, kind: Kind, most: int = MOST) -> tuple[Likeness, Sequence[PastTask]] | None:
         """Return the tasks on record that are most like a kind, and in what; None: there are none at all."""
         for likeness, found in self._ladder(kind):
             if len(found) >= ENOUGH:
-                return likeness, found
+                return likeness, _thinned(found, most)
         if self._own:
-            return MODEL, self._own
+            return MODEL, _thinned(self._own, most)
         others = self._others()
-        return (PROVIDER, others) if others else None
+        return (PROVIDER, _thinned(others, most)) if others else None
 
     def _ladder(self, kind: Kind) -> Iterator[tuple[Likeness, Sequence[PastTask]]]:
         yield EXACT, self._by.get((EXACT, kind.tags, kind.evaluation), ())
         yield TAGS, self._by.get((TAGS, kind.tags), ())
-        shared = {id(p): p for tag in _split(kind.tags) for p in self._by.get((A_TAG, tag), ())}
+        theirs = (_thinned(self._by.get((A_TAG, tag), ()), MOST) for tag in _split(kind.tags))
+        shared = {id(p): p for p in itertools.chain(*theirs)}
         yield A_TAG, tuple(shared.values())
         yield EVALUATION, self._by.get((EVALUATION, kind.evaluation), ())
         yield MODEL, self._own
+
+
+def _thinned(found: Sequence[PastTask], most: int) -> Sequence[PastTask]:
+    """Return some of many, evenly: the newest alone may all be of one batch, which tells nothing of the next."""
+    return found[:: -(-len(found) // most)] if found else found
 
 
 def outcome(past: PastTask, kind: Kind, prompts: Prompts) -> Outcome:

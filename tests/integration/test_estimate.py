@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -117,4 +118,82 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
     assert told["total"]["at_most"] == {"calls": 3000, "tokens": None, "cost": 50.0}
     for words in ("36 tasks of 3 batches on record", "exactly", "$50.00", "roughly: 2 slots"):
         assert words in shown
-    print(json.dumps(told, indent=1), summary["cost"], usage, shown)
+
+
+def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
+    """Wrong files are refused with the very same errors; a good one is only looked at."""
+    bad = spool.write("bad.json", [{"first_promt": "x"}, {"first_prompt": "y", "priority": "high"}])
+    good = spool.write("good.json", [{"first_prompt": "x"}])
+    refused, submitted = spool.batchd("estimate", good, bad), spool.batchd("submit", bad)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == submitted.stderr
+    assert spool.batchd("estimate", "absent.json").returncode == 2
+    done = spool.batchd("estimate", "-", stdin=good.read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert not list(spool.folder.glob("inbox/*"))
+    assert not (spool.folder / ".batchd/batchd.db").exists()
+
+
+def test_what_nobody_knows_is_said(counted: Any) -> None:
+    """Without a price, money is unknown, never 0; without history, bounds are all; other models' tasks stand in, repriced."""
+    made = {"model": "standin/steps-3", "evaluator": "none"}
+    new = counted.write(
+        "new.json",
+        [
+            {"first_prompt": "x", "model": "standin/dark", "limits": {"max_cost_usd": 1.0}},
+            {"first_prompt": "y", "model": "standin/steps-9", "limits": {"max_cost_usd": 0.25}},
+        ],
+    )
+    empty = estimated(counted, new)
+    dark, nine = empty["models"]
+    assert empty["unpriced"] == ["standin/dark"]
+    assert dark["first_requests"]["cost"] is None
+    assert (dark["in_all"], nine["in_all"]) == (None, None)
+    assert nine["first_requests"]["cost"] == pytest.approx(
+        nine["first_requests"]["input_tokens"] * 3e-6
+    )
+    assert nine["at_most"] == {"calls": 100, "tokens": None, "cost": 0.25}
+    shown = counted.batchd("estimate", new).stdout
+    for words in (
+        "2 tasks with nothing like it on record",
+        "No price is known for standin/dark",
+        "A limit on money is active",
+        "unknown as new input",
+    ):
+        assert words in shown
+    with counted.serving():
+        run(
+            counted,
+            counted.write("old.json", [{**made, "first_prompt": f"z {i}"} for i in range(6)]),
+        )
+    known = estimated(counted, new)
+    assert {(b["model"], b["like"]) for b in known["history"]} == {
+        (name, "other models of the provider, at this one's prices")
+        for name in ("standin/dark", "standin/steps-9")
+    }
+    assert known["models"][0]["in_all"]["cost"] is None
+    assert known["total"]["in_all"]["cost"] is None
+    assert known["models"][1]["in_all"]["cost"]["low"] > 0
+    assert "cost           unknown" in counted.batchd("estimate", new).stdout
+
+
+def test_no_sandbox_no_exact_count(spool: Any) -> None:
+    """Where no sandbox can be asked for its facts, the first requests are counted without them, and that is said."""
+    path = spool.write("one.json", [{"first_prompt": "x"}])
+    whole = estimated(spool, path)
+    (spool.folder / "bin").mkdir()
+    done = subprocess.run(
+        spool.command("estimate", path, "--json"),
+        env={**spool.environment, "PATH": str(spool.folder / "bin")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    bare = json.loads(done.stdout)
+    assert "bubblewrap" in bare["missing_facts"]
+    assert whole["missing_facts"] is None
+    lack = (
+        whole["total"]["first_requests"]["input_tokens"]
+        - bare["total"]["first_requests"]["input_tokens"]
+    )
+    assert 20 < lack < 200
