@@ -48,18 +48,20 @@ def of_task(kind: Kind) -> Bounds:
         setups[kind.judge.name] = kind.judge
     calls = limits.max_calls or None
     longest = _most(_longest(s, limits.max_output_tokens) for s in setups.values())
-    tokens = _least(
-        [
-            # Looked at before each call, so that the last one's output comes on top.
-            limits.max_tokens + limits.max_output_tokens if limits.max_tokens else None,
-            calls * longest if calls and longest else None,
-        ]
-    )
+    tokens = _least([_counted(kind), calls * longest if calls and longest else None])
     dearest = _most(_dearest(s, limits.max_output_tokens) for s in setups.values())
     cost = _least(
         [limits.max_cost_usd or None, calls * dearest if calls and dearest is not None else None]
     )
     return Bounds(calls, None if tokens is None else int(tokens), cost)
+
+
+def _counted(kind: Kind) -> float | None:
+    """Return what ``max_tokens`` allows: it is looked at before each call, with the agent's input but not the judge's."""
+    limits, judge = kind.limits, kind.judge.context_window
+    if not limits.max_tokens or (kind.judged and not judge):
+        return None
+    return limits.max_tokens + limits.max_output_tokens + (judge if kind.judged else 0)
 
 
 def _longest(setup: ModelSetup, output: int) -> int | None:

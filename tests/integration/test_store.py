@@ -500,6 +500,35 @@ def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
         assert told(reader) == before
 
 
+def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Path) -> None:
+    """Newest first: what ended by itself after a call, by model or by provider; with its labels and its time."""
+    names = ("first", "cancelled", "uncalled", "running", "failed", "other")
+
+    async def scenario() -> None:
+        tasks = [_task(n, tags=("b", "a"), check="true", evaluator="none") for n in names[:-1]]
+        tasks.append(Task(id="other", first_prompt="x", model="p/other"))
+        await store.add_batch(_batch(tmp_path), tasks)
+        for name in names:
+            await store.dispatch(Ref("b", name))
+            answers = () if name == "uncalled" else (_answered(),)
+            await store.record(Ref("b", name), 1, 0, _raw(_started(), *answers))
+            ends = {"cancelled": Status.CANCELLED, "failed": Status.ERROR}
+            if name != "running":
+                end = _finished(ends.get(name, Status.COMPLETED), at=_NOON + 40)
+                await store.finish(Ref("b", name), end, attempt=None)
+
+    _run(scenario())
+    with Reader(tmp_path / "state" / "batchd.db") as reader:
+        failed, first = reader.past_of_model("p/m", 9)
+        assert (first.tags, first.evaluation, first.prompt_chars) == ('["a","b"]', "check", 8)
+        assert (first.seconds, first.cost_usd, first.usage.calls) == (40.0, 2.0, 1)
+        assert failed.prompt_chars == 9
+        assert reader.past_of_model("p/m", 1) == [failed]
+        models = [(p.model, p.evaluation) for p in reader.past_of_provider("p", 9)]
+        assert models == [("p/other", "judge"), ("p/m", "check"), ("p/m", "check")]
+        assert reader.past_of_provider("m", 9) == []
+
+
 def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None:
     """Spent money adds up, however it is grouped, and days can be chosen."""
 

@@ -154,6 +154,9 @@ def test_limits_bound_what_a_task_may_take() -> None:
     assert bounds.of_task(judged).cost == pytest.approx(10 * 1.02)
     less = replace(limits, max_tokens=50_000, max_cost_usd=0.5)
     assert bounds.of_task(kind(limits=less)) == Bounds(10, 51_000, 0.5)
+    # A judge's request is not looked at before.
+    judged = kind(limits=less, evaluation="judge", judge=replace(SETUP, context_window=20_000))
+    assert bounds.of_task(judged).tokens == 71_000
     unknown = kind(limits=limits, setup=replace(SETUP, context_window=0))
     assert bounds.of_task(unknown) == Bounds(10, None, None)
     assert bounds.of_task(kind(limits=Limits(max_calls=0))) == Bounds(None, None, None)
