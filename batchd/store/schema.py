@@ -234,8 +234,8 @@ def apply_migrations(db: sqlite3.Connection, version: int) -> None:
 def _statements(script: str) -> Iterator[str]:
     """Yield the statements of a script one by one: ``executescript`` would commit what is open."""
     statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
+    for piece in script.split(";"):
+        statement += f"{piece};"
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
