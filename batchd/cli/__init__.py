@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "show batches, the tasks of one, or one task",
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
+    "estimate": "tell what task files may come to, before anything is paid",
     "check": "look for what would fail, and say how to mend it",
     "notify": "show who is told of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries or notifications",

@@ -28,7 +28,7 @@ LEAVES = ("records", "errors", "log", "masking", "sealing")
 EVENTS = ("events", "taskstate")
 FACES = (
     "observe",
-    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
+    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox"),
 )
@@ -75,6 +75,10 @@ ROOMS: Mapping[str, Room] = {
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
     "observe": Room(5, ("control", "store", *EVENTS)),
+    # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
+    "estimate": Room(
+        5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)
+    ),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
     "demo": Room(6, FACES),
