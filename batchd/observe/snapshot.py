@@ -157,7 +157,7 @@ class Observer:
 
     def look(self) -> Snapshot:
         """Return how things stand now. Raises ``StoreError`` where the store cannot be read."""
-        told = self._ask()
+        told = _ask(self._state)
         if not (self._state / "batchd.db").exists():
             self.close()
             return _snapshot(told, [], [], (), None)
@@ -171,20 +171,29 @@ class Observer:
             raise
         return _snapshot(told, batches, rows, parked, speed)
 
-    def _ask(self) -> dict[str, Any] | None:
-        try:
-            return control.request(self._state, "status", timeout_s=_PATIENCE_S)
-        except NoAnswerError:
-            return {}
-        except NoDaemonError:
-            return None
-
     def _batches(self) -> list[BatchRow]:
         left = self.reader.batches(unpublished=True)[::-1]
         names = {row.batch.name for row in left}
         latest = self.reader.batches(limit=self._ended + len(left)) if self._ended else []
         ended = [row for row in latest if row.batch.name not in names]
         return [*left, *ended[: self._ended]]
+
+
+def agent_at(state: Path, row: TaskRow) -> Agent:
+    """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
+    told = _ask(state) or {}
+    doing = [each for each in told.get("running", ()) if each["task"] == str(row.ref)]
+    return _agent(row, doing[0] if doing else {})
+
+
+def _ask(state: Path) -> dict[str, Any] | None:
+    """Return what the daemon says of itself; nothing is in it where it does not answer; None: there is none."""
+    try:
+        return control.request(state, "status", timeout_s=_PATIENCE_S)
+    except NoAnswerError:
+        return {}
+    except NoDaemonError:
+        return None
 
 
 def _snapshot(
