@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from batchd import control
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
-from batchd.observe.speed import Speed, SpeedMeter
+from batchd.observe.speed import Rate, RateMeter, Speed, SpeedMeter
 from batchd.records import Parking, Scope, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -55,6 +55,9 @@ class Provider:
     #: Requests and tokens a minute, configured or found out; 0: no limit is known.
     rpm: float = 0.0
     tpm: float = 0.0
+    #: What it answered in the last minute, and the tokens of that; None until there is something to measure.
+    calls_a_minute: float | None = None
+    tokens_a_minute: float | None = None
     #: How long it asked everybody to wait, from now (seconds).
     paused_s: float = 0.0
     #: Why nothing is sent to it.
@@ -130,6 +133,7 @@ class Observer:
         self._ended = ended
         self._reader: Reader | None = None
         self._meter = SpeedMeter()
+        self._rates = RateMeter()
 
     def __enter__(self) -> Self:
         return self
@@ -160,16 +164,17 @@ class Observer:
         told = _ask(self._state)
         if not (self._state / "batchd.db").exists():
             self.close()
-            return _snapshot(told, [], [], (), None)
+            return _snapshot(told)
         try:
             batches = self._batches()
             rows = self.reader.running()
             parked = self.reader.parked()
             speed = self._meter.measure(self.reader, batches)
+            rates = self._rates.measure(self.reader)
         except StoreError:
             self.close()  # another may have been put in its place
             raise
-        return _snapshot(told, batches, rows, parked, speed)
+        return _snapshot(told, batches=batches, rows=rows, parked=parked, speed=speed, rates=rates)
 
     def _batches(self) -> list[BatchRow]:
         left = self.reader.batches(unpublished=True)[::-1]
@@ -198,10 +203,12 @@ def _ask(state: Path) -> dict[str, Any] | None:
 
 def _snapshot(
     told: dict[str, Any] | None,
-    batches: list[BatchRow],
-    rows: list[TaskRow],
-    parked: tuple[Parking, ...],
-    speed: Speed | None,
+    *,
+    batches: Sequence[BatchRow] = (),
+    rows: Sequence[TaskRow] = (),
+    parked: tuple[Parking, ...] = (),
+    speed: Speed | None = None,
+    rates: Mapping[str, Rate] | None = None,
 ) -> Snapshot:
     doing = {each["task"]: each for each in (told or {}).get("running", ())}
     return Snapshot(
@@ -215,7 +222,7 @@ def _snapshot(
         batches=tuple(batches),
         queued=sum(b.queued for b in batches),
         parked=parked,
-        providers=tuple(_providers((told or {}).get("providers", {}), parked)),
+        providers=tuple(_providers((told or {}).get("providers", {}), parked, rates or {})),
         speed=speed,
     )
 
@@ -240,11 +247,20 @@ def _agent(row: TaskRow, told: Mapping[str, Any]) -> Agent:
 
 
 def _providers(
-    told: Mapping[str, Mapping[str, Any]], parked: tuple[Parking, ...]
+    told: Mapping[str, Mapping[str, Any]],
+    parked: tuple[Parking, ...],
+    rates: Mapping[str, Rate],
 ) -> Iterator[Provider]:
     held: dict[str, list[Parking]] = {name: [] for name in told}
     for each in parked:
         if each.scope is Scope.PROVIDER:
             held.setdefault(each.name, []).append(each)
     for name, why in sorted(held.items()):
-        yield Provider(name=name, **told.get(name, {}), parked=tuple(why))
+        rate = rates.get(name)
+        yield Provider(
+            name=name,
+            **told.get(name, {}),
+            calls_a_minute=rate.calls if rate else None,
+            tokens_a_minute=rate.tokens if rate else None,
+            parked=tuple(why),
+        )

@@ -51,6 +51,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def span(seconds: float) -> str:
+    """Return a span of time that goes on, in whole seconds: ``4 s``, ``12:05``."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else duration(seconds)  # noqa: PLR2004 (a minute)
+
+
 def moment(at: float | None) -> str:
     """Return a moment in local time, as short as it can be told."""
     if not at:
