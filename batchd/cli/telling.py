@@ -142,6 +142,6 @@ class Conversation(Teller):
 
 def _now(row: TaskRow, doing: Agent | None) -> str:
     if doing is not None:
-        what = " ".join(filter(None, (doing.step, doing.detail)))
+        what = ": ".join(filter(None, (doing.step, doing.detail)))
         return f"▸ {what}, for {duration(max(0.0, time.time() - doing.since))}"
     return f"‖ {row.status}{f': {row.message}' if row.message else ''}"

@@ -118,8 +118,8 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return how long the rest takes at this speed; None where nobody can know."""
-        if self.speed is None or not self.speed.tasks_a_minute:
+        """Return how long the rest takes at this speed; None where nobody can know, or nothing is at work."""
+        if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
             return None
         return self.left / self.speed.tasks_a_minute * 60
 

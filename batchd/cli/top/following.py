@@ -13,7 +13,7 @@ from batchd.cli.top.choosing import moves
 from batchd.cli.top.lists import on_task
 from batchd.cli.top.orders import Order
 from batchd.cli.top.watching import Sight, Story, Wish
-from batchd.cli.top.work import Work, of_batch
+from batchd.cli.top.work import Doing, Work
 from batchd.log import escape
 from batchd.observe.conversation import Passage, passages
 from batchd.observe.words import compact, counted, duration, money
@@ -80,7 +80,7 @@ class Following:
         """Return the lines of the screen, at most ``height``."""
         self._make(width)
         above = [self._head(width)]
-        now = [_now(work)] if (work := self._work(sight)) and work.since else []
+        now = [_now(work)] if (work := self._work(sight)) and not work.row.status.final else []
         self._shown = max(1, height - len(above) - len(now))
         last = max(0, len(self._lines) - self._shown)
         top = last if self.top is None else min(self.top, last)
@@ -123,13 +123,12 @@ class Following:
     def _work(self, sight: Sight) -> Work | None:
         if self._story is None or sight.snapshot is None:
             return None
-        [work] = of_batch([self._story.row], sight.snapshot)
-        return work
+        return Doing(sight.snapshot).work(self._story.row)
 
 
 def _now(work: Work) -> Text:
-    span = duration(max(0.0, work.at - work.since))
-    return Text(f"▸ {escape(f'{work.step} {work.detail}'.strip())}, for {span}", "yellow")
+    span = f", for {duration(max(0.0, work.at - work.since))}" if work.since else ""
+    return Text(f"▸ {escape(f'{work.step}: {work.detail}'.rstrip(': '))}{span}", "yellow")
 
 
 def _text(line: Line) -> Text:

@@ -14,15 +14,17 @@ from batchd.cli.top.choosing import Choice, moves
 from batchd.cli.top.columns import table
 from batchd.cli.top.orders import Order
 from batchd.cli.top.watching import Sight, Wish
-from batchd.cli.top.work import Work
+from batchd.cli.top.work import Doing
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
 from batchd.observe.words import counted
 from batchd.records import Ref, Scope, Status
-from batchd.store.rows import BatchRow
+from batchd.store.rows import BatchRow, TaskRow
 
 #: A screen that is lower than this shows one list alone.
 _LOW = 14
+#: One of so many lines has room for an empty one.
+_HIGH = 29
 _NO_STORE = "No batch has been taken up here yet: this waits for the first one."
 
 
@@ -48,7 +50,10 @@ class Lists:
     #: What is typed after `/`; None: nothing is.
     typed: str | None = None
     batch: Choice[BatchRow] = field(default_factory=lambda: Choice(lambda b: b.batch.name))
-    task: Choice[Work] = field(default_factory=lambda: Choice(lambda w: w.row.ref))
+    task: Choice[TaskRow] = field(default_factory=lambda: Choice(lambda t: t.ref))
+    #: The list of tasks, made of what, and how.
+    _source: object = None
+    _listed: tuple[object, list[TaskRow]] = (None, [])
 
     # Keys
 
@@ -67,11 +72,11 @@ class Lists:
             else:
                 return self._on_batch(key, self.batch.settle(rows), snapshot)
         else:
-            works = self._works(sight, snapshot)
+            tasks = self._tasks(sight, snapshot)
             if by := moves(key, self.task.lines):
-                self.task.move(works, by)
+                self.task.move(tasks, by)
             else:
-                return self._on_task(key, self.task.settle(works), snapshot)
+                return self._on_task(key, self.task.settle(tasks), snapshot)
         return None
 
     def _type(self, key: str) -> None:
@@ -122,12 +127,14 @@ class Lists:
             return orders.cancelling(name, f"{name}, {counted(left, 'task')} that have not ended")
         return _toggled(snapshot, Scope.BATCH, name)
 
-    def _on_task(self, key: str, one: Work | None, snapshot: Snapshot) -> Order | Ref | str | None:
+    def _on_task(
+        self, key: str, one: TaskRow | None, snapshot: Snapshot
+    ) -> Order | Ref | str | None:
         if one is None or key not in {"enter", "right", "l", "c", "p", "r"}:
             return self._on_any(key, snapshot)
         if key in {"enter", "right", "l"}:
-            return one.row.ref
-        return on_task(key, one.row.ref, one.row.status, snapshot)
+            return one.ref
+        return on_task(key, one.ref, one.status, snapshot)
 
     def _open(self, batch: str) -> None:
         self.opened = batch
@@ -161,16 +168,18 @@ class Lists:
         wanted = self._wanted.casefold() if self.pane is Pane.BATCHES else ""
         return [b for b in snapshot.batches if wanted in b.batch.name.casefold()]
 
-    def _works(self, sight: Sight, snapshot: Snapshot) -> list[Work]:
-        if not self.opened:
-            works = work.at_work(snapshot)
-        elif sight.batch == self.opened:
-            works = work.of_batch(sight.tasks, snapshot)
-        else:
-            works = []
-        if self._wanted and self.pane is Pane.TASKS:
-            works = [*work.found(works, self._wanted)]
-        return work.ordered(works, self._by)
+    def _tasks(self, sight: Sight, snapshot: Snapshot) -> list[TaskRow]:
+        """Return the tasks that are listed; made anew only when there is news, for there may be many."""
+        wanted = self._wanted if self.pane is Pane.TASKS else ""
+        tasks = sight.tasks if self.opened and sight.batch == self.opened else ()
+        source = tasks if self.opened else snapshot
+        made_of = (self.opened, self._by, wanted)
+        if self._source is not source or self._listed[0] != made_of:
+            self._source = source
+            doing = Doing(snapshot, tasks)
+            works = map(doing.work, tasks if self.opened else work.at_work(snapshot))
+            self._listed = (made_of, work.listed(works, self._by, wanted))
+        return self._listed[1]
 
     # Drawing
 
@@ -184,23 +193,23 @@ class Lists:
             above.append(Text(escape(sight.trouble), "bold red"))
         if not sight.store:
             return [*above, Text(), Text(_NO_STORE, "bold")][:height]
-        rows, works = self._batches(snapshot), self._works(sight, snapshot)
+        if height >= _HIGH:
+            above.append(Text())
+        rows, tasks = self._batches(snapshot), self._tasks(sight, snapshot)
         room = height - len(above) - 2
         if height < _LOW:
             alone = self.pane is Pane.BATCHES
             for_batches, for_tasks = (room + 1, 0) if alone else (0, room + 1)
         else:
-            for_batches = _share(len(rows), max(1, len(works)), room, half=self._large)
+            for_batches = _share(
+                len(rows), max(1, len(tasks)), room, half=self.pane is Pane.BATCHES
+            )
             for_tasks = room - for_batches
         below = [
             *(self._draw_batches(rows, width, for_batches) if for_batches else ()),
-            *(self._draw_tasks(works, sight, width, for_tasks) if for_tasks else ()),
+            *(self._draw_tasks(tasks, sight, width, for_tasks) if for_tasks else ()),
         ]
         return [*above, *below][:height]
-
-    @property
-    def _large(self) -> bool:
-        return self.pane is Pane.BATCHES
 
     def _draw_batches(self, rows: Sequence[BatchRow], width: int, lines: int) -> list[Text]:
         shown = self.batch.window(rows, lines)
@@ -211,18 +220,19 @@ class Lists:
         return _dressed(drawn, place, width, active=active)
 
     def _draw_tasks(
-        self, works: Sequence[Work], sight: Sight, width: int, lines: int
+        self, tasks: Sequence[TaskRow], sight: Sight, width: int, lines: int
     ) -> list[Text]:
-        shown = self.task.window(works, lines)
-        what = f"{self.opened}/" if self.opened else "AT WORK"
-        title = _title(what, len(works), self.task, len(shown))
+        assert sight.snapshot is not None
+        shown = self.task.window(tasks, lines)
+        what = f"{self.opened}:" if self.opened else "AT WORK"
+        title = _title(what, len(tasks), self.task, len(shown))
         active = self.pane is Pane.TASKS
         place = self.task.place - self.task.first if active else -1
-        drawn = table(
-            work.columns(self._by, of_one=bool(self.opened)), shown, width, first_head=title
-        )
+        doing = Doing(sight.snapshot, sight.tasks if self.opened else ())
+        columns = work.columns(self._by, of_one=bool(self.opened))
+        drawn = table(columns, [doing.work(row) for row in shown], width, first_head=title)
         dressed = _dressed(drawn, place, width, active=active)
-        return dressed if works else [*dressed, Text(self._nothing(sight), "dim")]
+        return dressed if tasks else [*dressed, Text(self._nothing(sight), "dim")]
 
     def _nothing(self, sight: Sight) -> str:
         if self._wanted and self.pane is Pane.TASKS:
@@ -258,9 +268,7 @@ def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:
     return max(1, min(batches, max(usual, room - tasks)))
 
 
-def _title(
-    what: str, count: int, choice: Choice[object] | Choice[Work] | Choice[BatchRow], shown: int
-) -> str:
+def _title(what: str, count: int, choice: Choice[TaskRow] | Choice[BatchRow], shown: int) -> str:
     if shown >= count:
         return f"{what} {count:,}"
     return f"{what} {choice.first + 1}-{choice.first + shown}/{count}"
@@ -269,9 +277,10 @@ def _title(
 def _dressed(lines: list[Text], chosen: int, width: int, *, active: bool) -> list[Text]:
     """Give a table's head and its chosen line their looks."""
     top, *rows = lines
-    top.stylize("bold underline" if active else "dim underline")
     top.pad_right(max(0, width - top.cell_len))
+    top.stylize("bold underline" if active else "dim underline")
     if 0 <= chosen < len(rows):
-        rows[chosen].pad_right(max(0, width - rows[chosen].cell_len))
-        rows[chosen].stylize("reverse")
+        gap = " " * max(0, width - rows[chosen].cell_len)
+        # One colour: others would stand in blocks of their own.
+        rows[chosen] = Text(f"{rows[chosen].plain}{gap}", "reverse")
     return [top, *rows]

@@ -14,29 +14,29 @@ from batchd.cli.top.watching import Sight, Wish
 from batchd.observe.snapshot import Snapshot
 from batchd.records import Ref
 
-_LIST_KEYS = "q quit  Tab lists  Enter open  c cancel  p pause  r retry  / filter  s sort  ? help"
-_OPEN_KEYS = "Esc back  Enter follow  c cancel  p pause  r retry  / filter  s sort  ? help"
+_LIST_KEYS = "q quit  Tab lists  Enter open  c cancel  p pause  r retry  / find  ? help"
+_OPEN_KEYS = "Esc back  Enter follow  c cancel  p pause  r retry  / find  s sort  ? help"
 _TASK_KEYS = "Esc back  ↑↓ scroll  G end  f whole outputs  c cancel  p pause  ? help"
 _HELP = """\
 Move
   ↑ ↓ k j  PgUp PgDn  g G    within a list, or a conversation
   Tab                        between batches and tasks
-  Enter l →                  a batch: its tasks, ended ones too; a task: follow its conversation
+  Enter l →                  a batch: its tasks, ended ones too; a task: follow it
   Esc h ←                    back
 Look
-  /                          list only what holds a text: a name, a step, a model
+  /                          list only what holds a text: a name, a step, …
   s                          sort tasks by time, tokens, cost, step, name
   f                          in a conversation: outputs folded or whole
 Act, on what is chosen
   c                          cancel a batch or a task; asks first
   p                          pause it; or let it go on, where it is paused
   P                          pause everything, or let it go on
-  r                          a batch that has ended: run its failed tasks again; or one task; asks first
+  r                          run again: what failed of a batch that has ended, or a task
 Leave
   q  Ctrl-C                  the daemon goes on
 
-Costs are in US dollars, "set aside" what calls under way may cost at most. Time left is
-told from the last ten minutes. What is at work longest stands first.
+Money is in US dollars; what calls under way may cost at most is set aside.
+Speed and the time left are told from the last ten minutes.
 
 Any key goes back."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.text import Text
 
 from batchd.cli.top.columns import Column
-from batchd.observe.snapshot import Agent, Snapshot
+from batchd.observe.snapshot import Snapshot
+from batchd.observe.waiting import Waiting
 from batchd.observe.words import compact, money, span
 from batchd.records import Status
 from batchd.store.rows import TaskRow
@@ -35,6 +36,7 @@ class Work:
     row: TaskRow
     #: A step of the agent's, or where the task stands.
     step: str
+    #: Which model, which command; what it waits for; why it did not complete.
     detail: str
     #: When this step began; 0 where that is no question.
     since: float
@@ -48,66 +50,75 @@ class Work:
         return max(0.0, (ended or self.at) - began) if began else 0.0
 
 
-def at_work(snapshot: Snapshot) -> list[Work]:
-    """Return the agents, and the tasks that wait in the middle of their work."""
-    agents = [_agent(agent, snapshot.at) for agent in snapshot.agents]
-    return [*agents, *(_task(row, {}, snapshot.at) for row in snapshot.waiting)]
+class Doing:
+    """Knows of each task what is done for it, as a snapshot has it."""
+
+    def __init__(self, snapshot: Snapshot, batch: Iterable[TaskRow] = ()) -> None:
+        """``batch``: tasks that others may come after."""
+        self._at = snapshot.at
+        self._agents = {agent.row.ref: agent for agent in snapshot.agents}
+        begun = [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
+        left = {row.ref for row in batch if not row.status.final}
+        daemon = snapshot.daemon is not None or snapshot.silent
+        self._waiting = Waiting(snapshot.parked, begun, left, daemon=daemon)
+
+    def work(self, row: TaskRow) -> Work:
+        """Return what is done for a task."""
+        agent = self._agents.get(row.ref)
+        if row.status is Status.RUNNING and agent:
+            return Work(row, agent.step, agent.detail, agent.since, self._at)
+        since = row.since if row.status is Status.PARKED else 0.0
+        return Work(row, str(row.status), self._waiting.why(row), since, self._at)
 
 
-def of_batch(tasks: Iterable[TaskRow], snapshot: Snapshot) -> list[Work]:
-    """Return a batch's tasks, in the order of its file."""
-    doing = {agent.row.ref: agent for agent in snapshot.agents}
-    return [_task(row, doing, snapshot.at) for row in tasks]
+def at_work(snapshot: Snapshot) -> list[TaskRow]:
+    """Return the tasks of agents, and those that wait in the middle of their work."""
+    return [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
 
 
-def _agent(agent: Agent, at: float) -> Work:
-    return Work(agent.row, agent.step, agent.detail, agent.since, at)
-
-
-def _task(row: TaskRow, doing: dict[Any, Agent], at: float) -> Work:
-    if row.status is Status.RUNNING and (agent := doing.get(row.ref)):
-        return _agent(agent, at)
-    why = ": ".join(filter(None, (row.reason, row.message)))
-    after = (
-        f"comes after {', '.join(row.after)}" if row.status is Status.QUEUED and row.after else ""
+#: What people look for first; what has no rank comes last.
+_RANKS = {
+    step: rank
+    for rank, step in enumerate(
+        ("error", "timeout", "cancelled", "parked", "waiting", "evaluating", "model", "tool")
     )
-    since = row.since if row.status is Status.PARKED else 0.0
-    return Work(row, str(row.status), why or after, since, at)
-
-
+}
 #: What lists are sorted by, one after the other with every `s`; the first is the default.
 ORDERS: dict[str, tuple[Callable[[Work], Any], bool]] = {
     "TIME": (lambda w: w.elapsed_s, True),
     "TOKENS": (lambda w: w.row.input_tokens + w.row.output_tokens, True),
     "COST": (lambda w: w.row.cost_usd or 0.0, True),
-    "STEP": (lambda w: w.step, False),
+    "STEP": (lambda w: (_RANKS.get(w.step, len(_RANKS)), w.step), False),
     "TASK": (lambda w: w.row.ref, False),
 }
 #: The default for a batch's tasks: as they stand in the file.
 IN_ORDER = ""
 
 
-def ordered(works: Sequence[Work], by: str) -> list[Work]:
-    """Return them sorted; of what is equal, as it came."""
-    if by == IN_ORDER:
-        return [*works]
-    key, backwards = ORDERS[by]
-    return sorted(works, key=key, reverse=backwards)
-
-
-def found(works: Iterable[Work], words: str) -> Iterator[Work]:
-    """Yield those in which a text occurs that somebody looks for, in any case of letters."""
+def listed(works: Iterable[Work], by: str, words: str) -> list[TaskRow]:
+    """Return the tasks in which a text occurs, in any case of letters, sorted; of what is equal, as it came."""
     wanted = words.casefold()
-    for work in works:
-        row = work.row
-        if wanted in f"{row.ref}\n{work.step}\n{work.detail}\n{row.model}".casefold():
-            yield work
+    if wanted:
+        works = (w for w in works if wanted in _told(w).casefold())
+    if by != IN_ORDER:
+        key, backwards = ORDERS[by]
+        works = sorted(works, key=key, reverse=backwards)
+    return [work.row for work in works]
+
+
+def _told(work: Work) -> str:
+    return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}"
 
 
 def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
     """Return the columns; the one that the list is sorted by is marked. ``of_one``: all are of one batch."""
     made: list[Column[Work]] = [
-        Column(head="TASK", cell=_name if of_one else _whole_name, flexible=True, least=26),
+        Column(
+            head="TASK",
+            cell=_name if of_one else _whole_name,
+            flexible=True,
+            least=14 if of_one else 26,
+        ),
         Column(head="STEP", cell=_step, least=15),
         Column(head="ROUND", cell=lambda w: str(w.row.round), right=True, rank=3),
         Column(
