@@ -43,7 +43,7 @@ def neutral(text: str) -> Iterator[str]:
 
 def wrapped(line: str, width: int) -> Iterator[str]:
     """Yield a line in pieces of at most ``width`` columns; at spaces, where that leaves none too short."""
-    while width_of(line) > width:
+    while width_of(line) > width and len(line) > 1:
         end = _fits(line, width)
         space = line.rfind(" ", end * 2 // 3, end + 1)
         yield line[: space if space > 0 else end]

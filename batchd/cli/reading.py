@@ -84,7 +84,8 @@ def _fitted(margin: str, line: Line, width: int) -> Iterator[Line]:
         margin = further
     if width and line.tail and width_of(last + line.tail) > room:
         yield Line(margin + last, line.tone)
-        yield Line(further, tail=line.tail.lstrip())
+        for piece in glyphs.wrapped(line.tail.lstrip(), room):
+            yield Line(further, tail=piece)
     else:
         yield Line(margin + last, line.tone, line.tail)
 

@@ -167,7 +167,9 @@ def _evaluated(event: RoundEvaluated) -> Passage:
     return Passage(
         at=event.at,
         kind=Kind.VERDICT,
-        title=f"{verdict.by}: {'done' if verdict.done else 'not done'}",
+        title=f"{verdict.by}: {'done' if verdict.done else 'not done'}"
+        if verdict.by != "none"
+        else "taken as done: nobody was to evaluate it",
         text=f"{verdict.feedback}{_refused(event)}",
         ok=verdict.done,
         seconds=event.seconds,

@@ -53,7 +53,7 @@ def duration(seconds: float | None) -> str:
 
 def span(seconds: float) -> str:
     """Return a span of time that goes on, in whole seconds: ``4 s``, ``12:05``."""
-    return f"{seconds:.0f} s" if seconds < 59.5 else duration(seconds)  # noqa: PLR2004 (a minute)
+    return f"{seconds:.0f} s" if seconds < 59.5 else duration(round(seconds))  # noqa: PLR2004 (a minute)
 
 
 def moment(at: float | None) -> str:

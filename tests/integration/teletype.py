@@ -13,7 +13,6 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,6 +56,8 @@ class Teletype:
         self._size(columns, lines)
         self.before = termios.tcgetattr(self._slave)
         environment = {**os.environ, "TERM": "xterm-256color", **(env or {})}
+        for name in ("COLUMNS", "LINES"):
+            environment.pop(name, None)  # they would speak louder than the window
         self.process = subprocess.Popen(
             command,
             stdin=self._slave,
@@ -88,6 +89,11 @@ class Teletype:
     def type(self, text: str) -> None:
         """Press keys."""
         os.write(self.master, text.encode())
+
+    def types(self, text: str, *texts: str) -> str:
+        """Press keys, wait until what they bring about is on the screen, and return it."""
+        self.type(text)
+        return self.shows(*texts)
 
     def resize(self, columns: int, lines: int) -> None:
         """Change the window."""
@@ -163,10 +169,3 @@ def _set(sent: bytes) -> set[int]:
         if number:
             (modes.add if part[len(number) :][:1] == b"h" else modes.discard)(int(number))
     return modes
-
-
-def executable(folder: Path) -> list[str]:
-    """Return the command line of batchd for a spool."""
-    import sys  # noqa: PLC0415
-
-    return [sys.executable, "-m", "batchd", "--config", str(folder / "config.toml")]

@@ -32,9 +32,8 @@ class Canvas:
         """Return a string for each line, none of them wider than ``width``."""
         if not lines:
             return []
+        self._console.width = width
         with self._console.capture() as capture:
-            self._console.print(
-                Group(*lines), width=width, no_wrap=True, overflow="ellipsis", crop=True
-            )
+            self._console.print(Group(*lines), no_wrap=True, overflow="ellipsis", crop=True)
         shown = [line.rstrip() for line in capture.get().split("\n")[:-1]]
         return [glyphs.plain(line) for line in shown] if self._ascii else shown

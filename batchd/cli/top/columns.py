@@ -6,7 +6,7 @@ Not rich's own table: that costs ten times as much, once a second and with every
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from rich.text import Text
@@ -17,6 +17,8 @@ T = TypeVar("T")
 Cell: TypeAlias = Text | str
 
 _GAP = 2
+#: So much of a title is always shown.
+_LONGEST_TITLE = 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +37,23 @@ class Column(Generic[T]):
 
 
 def table(
-    columns: Sequence[Column[T]], items: Sequence[T], width: int, *, first_head: str = ""
+    columns: Sequence[Column[T]], items: Sequence[T], width: int, *, title: str
 ) -> list[Text]:
-    """Return the head and a line for each item; what cells say is neutralised here."""
-    heads = [first_head or columns[0].head, *(c.head for c in columns[1:])]
+    """Return the head, which begins with a title, and a line for each item; what cells say is neutralised here."""
+    least = max(columns[0].least, min(len(title), _LONGEST_TITLE))
+    columns = [replace(columns[0], head=title, least=least), *columns[1:]]
+    heads = [Text(escape(column.head)) for column in columns]
     rows = [[_text(column.cell(item)) for column in columns] for item in items]
     natural = [
-        max(column.least, Text(head).cell_len, *(row[place].cell_len for row in rows), 0)
-        for place, (column, head) in enumerate(zip(columns, heads, strict=True))
+        max(column.least, *(row[place].cell_len for row in (heads, *rows)))
+        for place, column in enumerate(columns)
     ]
     kept = _kept(columns, natural, width)
     widths = _widths([columns[place] for place in kept], [natural[place] for place in kept], width)
-    lines = [[Text(head) for head in heads], *rows]
     shown = [(place, columns[place].right, wide) for place, wide in zip(kept, widths, strict=True)]
-    return [_line([(row[place], right, wide) for place, right, wide in shown]) for row in lines]
+    return [
+        _line([(row[place], right, wide) for place, right, wide in shown]) for row in (heads, *rows)
+    ]
 
 
 def bar(part: float, width: int, style: str = "") -> Text:
@@ -83,7 +88,7 @@ def _widths(columns: Sequence[Column[T]], natural: Sequence[int], width: int) ->
     widths = []
     for wide, column in zip(natural, columns, strict=True):
         if column.flexible:
-            wide = max(1, min(wide, room // sharing))  # noqa: PLW2901 (what it may be)
+            wide = max(1, min(wide, max(column.least, room // sharing)))  # noqa: PLW2901 (what it may be)
             room -= wide
             sharing -= 1
         widths.append(wide)

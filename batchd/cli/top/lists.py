@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
+from batchd.cli import glyphs
 from batchd.cli.status import batch_status
 from batchd.cli.top import batches, head, orders, work
 from batchd.cli.top.choosing import Choice, moves
@@ -187,10 +188,9 @@ class Lists:
         """Return the lines of the screen, at most ``height``."""
         snapshot = sight.snapshot
         if snapshot is None:
-            return [Text(sight.trouble or "looking …", "bold red" if sight.trouble else "dim")]
+            return _told(sight.trouble, width) or [Text("looking …", "dim")]
         above = head.lines(snapshot, width)[: max(2, height // 2)]
-        if sight.trouble:
-            above.append(Text(escape(sight.trouble), "bold red"))
+        above += _told(sight.trouble, width)
         if not sight.store:
             return [*above, Text(), Text(_NO_STORE, "bold")][:height]
         if height >= _HIGH:
@@ -216,7 +216,7 @@ class Lists:
         title = _title("BATCHES", len(rows), self.batch, len(shown))
         active = self.pane is Pane.BATCHES
         place = self.batch.place - self.batch.first if active else -1
-        drawn = table(batches.columns(rows), shown, width, first_head=title)
+        drawn = table(batches.columns(rows), shown, width, title=title)
         return _dressed(drawn, place, width, active=active)
 
     def _draw_tasks(
@@ -230,7 +230,7 @@ class Lists:
         place = self.task.place - self.task.first if active else -1
         doing = Doing(sight.snapshot, sight.tasks if self.opened else ())
         columns = work.columns(self._by, of_one=bool(self.opened))
-        drawn = table(columns, [doing.work(row) for row in shown], width, first_head=title)
+        drawn = table(columns, [doing.work(row) for row in shown], width, title=title)
         dressed = _dressed(drawn, place, width, active=active)
         return dressed if tasks else [*dressed, Text(self._nothing(sight), "dim")]
 
@@ -260,6 +260,12 @@ def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Order:
     if any((p.scope, p.name) == (scope, name) for p in snapshot.parked):
         return orders.resuming(scope, name)
     return orders.pausing(scope, name)
+
+
+def _told(trouble: str, width: int) -> list[Text]:
+    """Return a trouble in as many lines as it takes: what to do stands at its end."""
+    lines = glyphs.wrapped(escape(trouble), width) if trouble else ()
+    return [Text(line, "bold red") for line in lines]
 
 
 def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:

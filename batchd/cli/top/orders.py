@@ -11,7 +11,6 @@ from typing import Any
 from batchd import control
 from batchd.cli import cancel, pause, resume, retry
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
-from batchd.log import escape
 from batchd.observe import words
 from batchd.spool.ulid import ulid
 
@@ -105,13 +104,13 @@ class Desk:
             answer = control.request(
                 self._state, order.verb, timeout_s=_PATIENCE_S, **order.arguments
             )
-            self.answer = (" · ".join(escape(line.strip()) for line in order.told(answer)), False)
+            self.answer = (" · ".join(line.strip() for line in order.told(answer)), False)
         except NoAnswerError as error:
-            self.answer = (escape(str(error)), True)
+            self.answer = (str(error), True)
         except NoDaemonError:
             told = f"no daemon runs here: `batchd {order.command}` does it without one"
-            self.answer = (escape(told), True)
+            self.answer = (told, True)
         except (BatchdError, OSError) as error:
-            self.answer = (escape(str(error)), True)
+            self.answer = (str(error), True)
         self._under_way -= 1
         self._wake()

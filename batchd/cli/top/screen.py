@@ -11,6 +11,7 @@ from batchd.cli.top.following import Following
 from batchd.cli.top.lists import Lists
 from batchd.cli.top.orders import Order
 from batchd.cli.top.watching import Sight, Wish
+from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
 from batchd.records import Ref
 
@@ -126,17 +127,17 @@ class Screen:
 
     def _below(self) -> Text:
         if self.asked is not None:
-            return Text(f"{self.asked.question} y/n", "bold yellow reverse")
+            return Text(escape(f"{self.asked.question} y/n"), "bold yellow reverse")
         if self.lists.typed is not None:
-            return Text.assemble(("/", "bold"), self.lists.typed, ("▌", "blink"))
+            return Text.assemble(("/", "bold"), escape(self.lists.typed), ("▌", "blink"))
         if told := self.message or self.answer():
             text, refused = told
-            return Text(text, "bold red" if refused else "bold green")
+            return Text(escape(text), "bold red" if refused else "bold green")
         keys = _TASK_KEYS if self.following else _OPEN_KEYS if self.lists.opened else _LIST_KEYS
         shown = Text(keys, "dim")
         if self.lists.filter and not self.following:
             return Text.assemble(
-                (f"/{self.lists.filter}  ", "bold"), ("Esc shows all  ", "dim"), shown
+                (escape(f"/{self.lists.filter}  "), "bold"), ("Esc shows all  ", "dim"), shown
             )
         return shown
 
