@@ -69,9 +69,7 @@ def test_it_is_told_live(at: Control) -> None:
             screen = terminal.text
             assert "✓ completed\n" in screen
             assert " 4 calls · 4,000 in" in screen
-            assert max(map(len, screen.splitlines())) < 50, (
-                "nothing is broken by the terminal itself"
-            )
+            assert "cost unknown" in screen
             assert "▸ model:" not in screen
             assert screen.count("$ shell") == 3
             assert b"\x1b[32m" in terminal.sent
