@@ -70,12 +70,12 @@ def test_a_batch_of_fifty_is_shown_and_walked_through(at: Control) -> None:
         terminal.signal(signal.SIGWINCH)
         terminal.until(
             lambda s: (
-                re.search(r"COST +DOING", s)
+                re.search(r"COST +DETAIL", s)
                 and re.search(r"\d\d:\d\d:\d\d$", s[:121], re.MULTILINE)
             )
         )
         terminal.type("\t\r")
-        terminal.shows("docs: 1-", "module-02", "Esc back")
+        terminal.shows("OF docs", "module-02", "Esc back")
         terminal.type("/400\r")
         screen = terminal.until(lambda s: "module-05" not in s and "module-44" in s)
         assert screen.count("bad_request") == 5
@@ -95,7 +95,7 @@ def test_a_batch_of_fifty_is_shown_and_walked_through(at: Control) -> None:
         terminal.type("g")
         terminal.shows("▸ prompt", "lines below")
         terminal.type("\x1b")
-        terminal.shows("docs: 1")
+        terminal.shows("OF docs")
         terminal.resize(40, 8)
         terminal.signal(signal.SIGWINCH)
         terminal.until(lambda s: "docs" in s and "quit" not in s)

@@ -18,7 +18,7 @@ Cell: TypeAlias = Text | str
 
 _GAP = 2
 #: So much of a title is always shown.
-_LONGEST_TITLE = 26
+_LONGEST_TITLE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

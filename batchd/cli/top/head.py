@@ -31,7 +31,7 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
     label = min(_LONGEST_LABEL, max([_LABEL, *(len(name) for name in names)]))
     found = [_daemon(snapshot, width), *_troubles(snapshot)]
     found += [_labelled("tasks", _tasks(snapshot), label)]
-    if snapshot.speed or snapshot.left:
+    if snapshot.left:
         found += [_labelled("speed", _speed(snapshot), label)]
     if snapshot.daemon:
         found += [_labelled("today", _day(snapshot.daemon.day), label)]

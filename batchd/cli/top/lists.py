@@ -224,8 +224,9 @@ class Lists:
     ) -> list[Text]:
         assert sight.snapshot is not None
         shown = self.task.window(tasks, lines)
-        what = f"{self.opened}:" if self.opened else "AT WORK"
-        title = _title(what, len(tasks), self.task, len(shown))
+        title = _title("AT WORK", len(tasks), self.task, len(shown))
+        if self.opened:
+            title = f"{_title('', len(tasks), self.task, len(shown))} OF {self.opened}"
         active = self.pane is Pane.TASKS
         place = self.task.place - self.task.first if active else -1
         doing = Doing(sight.snapshot, sight.tasks if self.opened else ())
@@ -276,8 +277,8 @@ def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:
 
 def _title(what: str, count: int, choice: Choice[TaskRow] | Choice[BatchRow], shown: int) -> str:
     if shown >= count:
-        return f"{what} {count:,}"
-    return f"{what} {choice.first + 1}-{choice.first + shown}/{count}"
+        return f"{what} {count:,}".strip()
+    return f"{what} {choice.first + 1}-{choice.first + shown}/{count}".strip()
 
 
 def _dressed(lines: list[Text], chosen: int, width: int, *, active: bool) -> list[Text]:

@@ -119,17 +119,24 @@ def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
             flexible=True,
             least=14 if of_one else 26,
         ),
-        Column(head="STEP", cell=_step, least=15),
-        Column(head="ROUND", cell=lambda w: str(w.row.round), right=True, rank=3),
+        Column(head="STEP", cell=_step, least=12 if of_one else 15),
+        Column(head="ROUND", cell=lambda w: str(w.row.round), right=True, rank=4),
         Column(
             head="TIME",
             cell=lambda w: span(w.elapsed_s) if w.elapsed_s else "",
             right=True,
             least=6,
         ),
-        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=2),
+        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
         Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, rank=1),
-        Column(head="DOING", cell=lambda w: w.detail, flexible=True, least=12, rank=4),
+        # Where tasks have ended, why they did so says more than figures.
+        Column(
+            head="DETAIL",
+            cell=lambda w: w.detail,
+            flexible=True,
+            least=12,
+            rank=2 if of_one else 5,
+        ),
     ]
     if by == IN_ORDER:
         return made
