@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "work on task files here and now, without a daemon",
     "submit": "check a task file and drop it into the inbox",
     "status": "show batches, the tasks of one, or one task",
+    "top": "show how things stand, live, and step in with a key",
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
     "estimate": "tell what task files may come to, before anything is paid",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sys
 import unicodedata
@@ -61,9 +62,13 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def width_of(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes; Chinese letters take two."""
+    """Return how many columns of a terminal ``text`` takes: Chinese letters two, accents and joiners none."""
+    if text.isascii():
+        return len(text)
     return sum(
-        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        0
+        if unicodedata.category(c) in {"Mn", "Me", "Cf"}
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
         for c in text
     )
 
@@ -86,10 +91,17 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
 
 
+def colours_wanted() -> bool:
+    """Return whether nobody has asked for none: no-color.org."""
+    return not os.environ.get("NO_COLOR")
+
+
 def coloured(text: str, status: str) -> str:
     """Return ``text`` in the colour of a status, on a terminal."""
     code = _COLOURS.get(status)
-    return f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() else text
+    return (
+        f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and colours_wanted() else text
+    )
 
 
 def table(
