@@ -19,12 +19,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; no other command needs it)
+    # They load everything; no other command needs it.
+    from batchd import telemetry  # noqa: PLC0415
+    from batchd.daemon import Daemon  # noqa: PLC0415
 
     sealing.seal()
     settings = config.load(args.config)
     reload = functools.partial(config.load, args.config, settings.environ)
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
-    asyncio.run(Daemon(settings, reload=reload).run())
+    with telemetry.exporting(settings) as exporters:
+        asyncio.run(Daemon(settings, reload=reload, listeners=exporters).run())
     return 0

@@ -15,6 +15,9 @@ from batchd import masking, records
 from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
+#: How variables begin that set what may hold secrets: headers, addresses.
+_TELLING = ("BATCHD_PROVIDERS__", "BATCHD_TRACES__")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Sections):
@@ -77,6 +80,7 @@ class Config(Sections):
         for source in sources:
             with contextlib.suppress(NotPossibleError):
                 yield self.revealed(source)
+        yield from self.traces.hidden(self.environ)
 
     def revealed(self, secret: records.Secret) -> str:
         """Return the value of a task's secret variable, read now where it comes from elsewhere.
@@ -104,14 +108,16 @@ class Config(Sections):
         keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
         return (
             keys
+            | {*filter(None, (self.traces.headers_env,))}
             | {*self.secrets.env}
-            | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
+            | {name for name in self.environ if name.startswith(_TELLING)}
         )
 
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
         keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
-        return (*keys, *self.secrets.files.values())
+        told = filter(None, (self.traces.headers_file,))
+        return (*keys, *self.secrets.files.values(), *told)
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""

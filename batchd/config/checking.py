@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from batchd.config import telemetry
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -47,11 +48,14 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         return str(credential) if credential.is_file() else place(path)
 
     p, w, log = sections.paths, sections.workspace, sections.log
+    metrics, traces = sections.metrics, sections.traces
     return replace(
         sections,
         paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
         workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
         log=replace(log, file=log.file and place(log.file)),
+        metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
+        traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
         providers={
             name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
             for name, known in sections.providers.items()
@@ -81,6 +85,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             # Not quoted: it may be the key itself, put into the wrong place.
             told = "it must be the name of an environment variable, which holds the key"
             yield ("providers", name, "api_key_env"), Problem("", told)
+    yield from telemetry.problems(config.metrics, config.traces)
     yield from _handed_out(config)
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
@@ -96,16 +101,25 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers among what tasks may ask for."""
+    """Find keys of providers and of the receiver of traces among what tasks may ask for."""
+    why = "it holds a key of [traces], which no command may see"
+    if config.traces.headers_env in config.secrets.env:
+        yield ("secrets", "env"), Problem("", why)
+    for given, file in config.secrets.files.items():
+        if _same(file, config.traces.headers_file):
+            yield ("secrets", "files", given), Problem("", why)
     for name, provider in config.providers.items():
         why = f"it holds the key of provider {name}, which no command may see"
         if provider.api_key_env in config.secrets.env:
             yield ("secrets", "env"), Problem("", why)
         for given, file in config.secrets.files.items():
-            if provider.api_key_file and os.path.realpath(file) == os.path.realpath(
-                provider.api_key_file
-            ):
+            if _same(file, provider.api_key_file):
                 yield ("secrets", "files", given), Problem("", why)
+
+
+def _same(file: str, other: str) -> bool:
+    """Return whether two paths lead to one file; an empty one leads nowhere."""
+    return bool(other) and os.path.realpath(file) == os.path.realpath(other)
 
 
 def model_problem(model: str, config: Sections) -> Problem | None:

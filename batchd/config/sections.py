@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 from batchd.config.limits import Limits
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
+from batchd.config.telemetry import Metrics, Traces
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
 
 
@@ -256,3 +257,5 @@ class Sections(Section):
     spool: Spool = field(default_factory=Spool)
     store: Store = field(default_factory=Store)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces = field(default_factory=Traces)

@@ -208,6 +208,7 @@ class Daemon:
         )
         self._verbs = self._orders.table()
         if self._work:
+            self._listeners.opened(self._orders.standing)
             await self._begin(undo, state)
         else:
             undo.push_async_callback(core.settle)

@@ -47,6 +47,10 @@ def exposures(config: Config) -> Iterator[Exposure]:
         if _readable(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
         yield from _trusted(file, "whoever writes it decides whose account pays")
+    if config.metrics.exposed:
+        why = "other machines can read there which models run, how much, and what it costs"
+        mend = "listen at 127.0.0.1, if that is not meant"
+        yield Exposure(f"[metrics] listen, {config.metrics.listen}", why, mend)
     ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
         if (found := _status(above)) and _open_to_all(found):
@@ -113,7 +117,7 @@ def _trusted(file: str, why: str) -> Iterator[Exposure]:
 
 def _tells(config: Config) -> bool:
     """Return whether the configuration holds secrets itself."""
-    return any(
+    return any(masking.named(config.traces.headers)) or any(
         any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
         for p in config.providers.values()
     )
