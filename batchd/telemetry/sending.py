@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -101,10 +102,10 @@ class Sender:
         """Send all that waits; return whether the receiver took it."""
         while batch := self._waiting.take(_BATCH):
             self._status = 0
-            sent = self._exporter.export([self._readable(span) for span in batch])
-            if sent is not SpanExportResult.SUCCESS:
+            readable = [self._readable(span) for span in batch]
+            if self._exporter.export(readable) is not SpanExportResult.SUCCESS:
                 line.failed(self._explained())
-                if self._status and self._status not in _PASSING:
+                if (self._status and self._status not in _PASSING) or not _sound(readable):
                     self._waiting.lose(len(batch))  # it would be refused again
                 else:
                     self._waiting.put_back(batch)
@@ -142,3 +143,12 @@ class Sender:
             end_time=round(span.end * 1e9),
             instrumentation_scope=self._scope,
         )
+
+
+def _sound(spans: Sequence[ReadableSpan]) -> bool:
+    """Return whether spans can be written down at all: a number may be too large, a text no Unicode."""
+    try:
+        encode_spans(spans)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from batchd.telemetry.line import Line
 
-_EVERY_S = 15.0
+_EVERY_S, _AGAIN_S = 15.0, 5.0
 _END_S = 1.0
 
 
@@ -34,15 +34,17 @@ class Textfile:
             self._path.unlink()
 
     def _keep(self) -> None:
-        while not self._closing.is_set():
+        pause_s = 0.0
+        while not self._closing.wait(pause_s):
+            pause_s = _EVERY_S
             try:
                 self._write(generate_latest(self._registry))
             except OSError as error:
+                pause_s = _AGAIN_S
                 # Under its own name, not that of the new one.
                 self._line.failed(OSError(error.errno, error.strerror, str(self._path)))
             else:
                 self._line.worked()
-            self._closing.wait(_EVERY_S)
 
     def _write(self, text: bytes) -> None:
         # The collector reads no other names than *.prom.
