@@ -23,6 +23,9 @@ _MORE = """
 [models."standin/{model}"]
 input_usd_per_mtok = 1.0
 output_usd_per_mtok = 2.0
+[models."standin/steps-1"]
+input_usd_per_mtok = 3.0
+output_usd_per_mtok = 4.0
 [metrics]
 {metrics}
 """
@@ -89,9 +92,12 @@ def _file(count: int, **task: Any) -> bytes:
     ).encode()
 
 
-def test_figures_equal_what_the_outbox_says(tmp_path: Path, slow_server: str) -> None:
+def test_figures_equal_what_the_outbox_says(
+    tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Calls, tokens, money, 429s, verdicts, tools and ends add up to the very sums of the results; no task has labels of its own."""
     port = _port()
+    monkeypatch.setenv("BATCHD_EVALUATION__JUDGE_MODEL", "standin/steps-1")
     model = "retry-after-0.1+429-1+steps-3"
     station = _station(tmp_path, slow_server, f'listen = "127.0.0.1:{port}"', model)
     with station.serving():
@@ -114,6 +120,7 @@ def test_figures_equal_what_the_outbox_says(tmp_path: Path, slow_server: str) ->
     assert found.sum("cached_input_tokens_total") == usage["cached_input_tokens"]
     judged = sum(r["usage"]["by_purpose"]["judge"]["calls"] for r in results)
     assert found.sum("model_calls_total", purpose="judge", outcome="answered") == judged == 2
+    assert found.sum("model_calls_total", model="steps-1") == judged
     cost = sum(r["cost"]["total"] for r in results if r["cost"]["total"])
     assert found.sum("cost_usd_total") == pytest.approx(cost, abs=1e-9)
     assert cost > 0
