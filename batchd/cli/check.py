@@ -19,6 +19,7 @@ from batchd.cli.common import coloured
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
+from batchd.notify import channels
 from batchd.pricing import Prices
 from batchd.records import Endpoint
 from batchd.spool import permissions
@@ -50,12 +51,14 @@ def run(args: argparse.Namespace) -> int:
     lines = [
         Line("ok", "config", settings.file or "none found: the built-in defaults"),
         *_folders(settings),
+        *_log_file(settings),
         *_exposed(settings),
         *_daemon(settings),
         *_sandbox(settings),
         *_models(settings, offline=args.offline),
         *_metrics(settings),
         *_traces(settings, offline=args.offline),
+        *_receivers(settings),
     ]
     if args.json:
         common.print_json([dataclasses.asdict(line) for line in lines])
@@ -83,6 +86,19 @@ def _folders(settings: config.Config) -> Iterator[Line]:
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _log_file(settings: config.Config) -> Iterator[Line]:
+    if not settings.log.file:
+        return
+    # It is not made here: whoever checks may be another user than the daemon's.
+    path = Path(settings.log.file).resolve()
+    place = path if path.exists() else path.parent
+    if path.is_dir() or not os.access(place, os.W_OK):
+        mend = "make its folder, which this user may write, or set [log] file"
+        yield Line("failed", "log", f"{settings.log.file} cannot be written", mend)
+    else:
+        yield Line("ok", "log", settings.log.file)
 
 
 def _exposed(settings: config.Config) -> Iterator[Line]:
@@ -210,6 +226,16 @@ def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
         why = Masker(wanted.hidden(settings.environ)).text(str(getattr(error, "reason", error)))
         mend = "start it, or check the network and [traces] endpoint"
         yield Line("failed", "traces", f"{wanted.endpoint} cannot be reached: {why}", mend)
+
+
+def _receivers(settings: config.Config) -> Iterator[Line]:
+    for target in channels.targets(settings):
+        what = f"notify {target.name}"
+        found = list(channels.problems(target))
+        yield from (Line("failed", what, why, mend) for why, mend in found)
+        if not found:
+            told = f"{target.settings.kind}, told of: {', '.join(target.settings.on)}; not tried"
+            yield Line("ok", what, told, f"batchd notify --test {target.name} tries it")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

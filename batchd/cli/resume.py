@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
     what, trying, held = words.named(scope, name), answer["trying"], answer["held"]
     everything = scope in {"", Scope.ALL}
-    if not answer["resumed"]:
+    if not answer["resumed"] and not (everything and held):
         yield f"{what}: nothing was parked"
     elif answer["resumed"] > len(trying):
         freed = everything or not held

@@ -51,8 +51,13 @@ def run(args: argparse.Namespace) -> int:
             return _task(reader, Ref(batch, task), _daemon(state), as_json=args.json)
         if batch:
             return _batch(reader, batch, _daemon(state), as_json=args.json)
-        rows = reader.batches(limit=args.last if args.last > 0 else -1)
-        return _overview(_daemon(state), reader.parked(), rows, as_json=args.json)
+        # One more than is shown tells whether there are more.
+        rows = reader.batches(limit=args.last + 1 if args.last > 0 else -1)
+        shown = rows[: args.last] if args.last > 0 else rows
+        code = _overview(_daemon(state), reader.parked(), shown, as_json=args.json)
+        if len(rows) > len(shown) and not args.json:
+            print("Older batches are not shown: `batchd status -n 0` shows all.")
+        return code
 
 
 def _daemon(state: Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from urllib.parse import unquote
 from annotated_types import Ge, Le
 
 from batchd import masking
-from batchd.config.values import Name, Section
+from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
 #: What a receiver of traces listens for, below its address.
@@ -117,14 +116,6 @@ def problems(metrics: Metrics, traces: Traces) -> Iterator[tuple[tuple[str, str]
         # Not quoted: it may be the key itself, put into the wrong place.
         told = "it must be the name of an environment variable, which holds the headers"
         yield ("traces", "headers_env"), Problem("", told)
-
-
-def loopback(host: str) -> bool:
-    """Return whether only this machine reaches a host's address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_address(text: str) -> bool:

@@ -4,6 +4,6 @@ Listeners of the daemon's. On its loop they only count, or queue a record of a f
 formatting, sockets, files, is the work of threads of their own. Where nothing is configured nothing is loaded.
 """
 
-from batchd.telemetry.exporting import exporting, missing
+from batchd.telemetry.exporting import exporters, missing
 
-__all__ = ["exporting", "missing"]
+__all__ = ["exporters", "missing"]

@@ -1,10 +1,8 @@
-"""Which exporters the configuration asks for, and their life around the daemon's."""
+"""Which exporters the configuration asks for."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator
 
 from batchd.config import Config
 from batchd.daemon.listener import Listener
@@ -27,30 +25,22 @@ def missing(config: Config) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def exporting(config: Config) -> Iterator[list[Listener]]:
-    """Yield the daemon's listeners that export what they hear, and end their threads behind it, within two seconds.
-
-    Raises ``NotPossibleError`` where a package or a key is missing.
-    """
+def exporters(config: Config) -> list[Listener]:
+    """Return the listeners that export what they hear. Raises ``NotPossibleError`` where a package or a key is missing."""
     for why in missing(config).values():
         raise NotPossibleError(why)
-    with contextlib.ExitStack() as ends:
-        listeners: list[Listener] = []
-        # Loaded here: they bring libraries that no daemon without them should pay for.
-        if config.metrics.wanted:
-            from batchd.telemetry.metrics import Metrics  # noqa: PLC0415
+    listeners: list[Listener] = []
+    # Loaded here: they bring libraries that no daemon without them should pay for.
+    if config.metrics.wanted:
+        from batchd.telemetry.metrics import Metrics  # noqa: PLC0415
 
-            metrics = Metrics(config.metrics)
-            ends.callback(metrics.close)
-            listeners.append(metrics)
-        if config.traces.endpoint:
-            from batchd.telemetry.traces import Traces  # noqa: PLC0415
+        listeners.append(Metrics(config.metrics))
+    if config.traces.endpoint:
+        from batchd.telemetry.traces import Traces  # noqa: PLC0415
 
-            traces = Traces(config.traces, config.traces.all_headers(config.environ))
-            ends.callback(traces.close)
-            listeners.append(traces)
-        yield listeners
+        headers = config.traces.all_headers(config.environ)
+        listeners.append(Traces(config.traces, headers))
+    return listeners
 
 
 def _there(package: str) -> bool:

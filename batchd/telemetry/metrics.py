@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,10 +102,9 @@ class Metrics(Listener):
             other = Line(desk, Action.METRICS_TROUBLE)
             self._exporters.append(Textfile(self._config.textfile, registry, other))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the exporters."""
-        for exporter in self._exporters:
-            exporter.close()
+        await asyncio.gather(*(asyncio.to_thread(each.close) for each in self._exporters))
 
     # What the daemon tells
 

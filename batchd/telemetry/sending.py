@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from batchd import __version__
 from batchd.config import telemetry
+from batchd.config.values import loopback
 from batchd.errors import NotPossibleError
 from batchd.log import Action, get_logger
 from batchd.telemetry.line import Line
@@ -57,7 +58,7 @@ class Sender:
         self._endpoint = config.endpoint
         #: With what status the receiver answered last; 0: it did not.
         self._status = 0
-        local = telemetry.loopback(urlsplit(config.address).hostname or "")
+        local = loopback(urlsplit(config.address).hostname or "")
         session = requests.Session()
         session.hooks["response"] = [self._heard]
         # What is on this machine is not asked for by way of a proxy, nor packed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,9 +61,9 @@ class Traces(Listener):
         """Begin to send."""
         self._sender.start(Line(desk, Action.TRACES_TROUBLE))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Send what there is, if the receiver takes it at once."""
-        self._sender.close()
+        await asyncio.to_thread(self._sender.close)
 
     # What the daemon tells
 

@@ -37,9 +37,10 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
-    "log": Room(0, (*LEAVES, "journald", "masking")),
+    "log": Room(0, (*LEAVES, "journald", "masking", "stderr")),
     # Knows how systemd's journal wants its lines; `log` alone speaks to it.
     "journald": Room(0),
+    "stderr": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "config": Room(1),
