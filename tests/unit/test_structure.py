@@ -81,8 +81,9 @@ ROOMS: Mapping[str, Room] = {
     ),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
+    "telemetry": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify")),
+    "cli": Room(6, (*FACES, "demo", "notify", "telemetry")),
     "__main__": Room(6, ("cli",)),
 }
 
@@ -262,8 +263,10 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [
         *project["project"]["dependencies"],
+        *(name for extra in project["project"]["optional-dependencies"].values() for name in extra),
         *project["dependency-groups"]["dev"],
         *project["build-system"]["requires"],
     ]
     names = {re.split(r"[\[<>=~!; ]", w, maxsplit=1)[0].lower() for w in wanted}
+    assert "prometheus-client" in names
     assert names <= pinned
