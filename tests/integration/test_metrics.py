@@ -176,9 +176,7 @@ def test_the_state_of_the_moment_is_told(tmp_path: Path, model_server: str) -> N
 def test_a_dead_worker_is_counted(tmp_path: Path, model_server: str) -> None:
     """A worker that is killed at its work shows; what its call may have cost is told once its task has ended."""
     port = _port()
-    station = _station(
-        tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-2+steps-2"
-    )
+    station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-2+steps-2")
     with station.serving():
         station.drop("b.json", _file(1))
         until(lambda: _scrape(port).sum("model_calls_in_flight") == 1)
