@@ -36,6 +36,8 @@ def run(state: Path, interval_s: float) -> int:
 
 def _turn(terminal: Terminal, watcher: Watcher, screen: Screen, canvas: Canvas, desk: Desk) -> None:
     while True:
+        if watcher.failure:
+            raise watcher.failure
         sight = watcher.sight
         screen.learn(sight)
         watcher.wish(screen.wish)

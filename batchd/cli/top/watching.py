@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd.errors import StoreError
+from batchd.errors import BatchdError
 from batchd.events import Event
 from batchd.observe.snapshot import Observer, Snapshot
 from batchd.records import Ref
@@ -63,6 +63,8 @@ class Watcher:
 
     def __init__(self, state: Path, interval_s: float, wake: Callable[[], None]) -> None:
         self.sight = Sight()
+        #: What ended the thread, though nothing should.
+        self.failure: Exception | None = None
         self._state = state
         self._interval_s = interval_s
         self._wake = wake
@@ -89,6 +91,13 @@ class Watcher:
         self._poke.set()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # noqa: BLE001 (the thread's outer edge: whoever draws raises it)
+            self.failure = error
+            self._wake()
+
+    def _watch(self) -> None:
         due = 0.0
         with Observer(self._state) as observer:
             while True:
@@ -111,7 +120,7 @@ class Watcher:
                 return Sight(snapshot, store=False)
             tasks = self._tasks(observer, wish.batch)
             story = self._story(observer, wish) if wish.ref else None
-        except StoreError as error:
+        except (BatchdError, OSError) as error:
             return Sight(last.snapshot, trouble=str(error), batch=last.batch, tasks=last.tasks)
         return Sight(snapshot, batch=wish.batch, tasks=tasks, story=story)
 
