@@ -12,6 +12,8 @@ from batchd.store.rows import SpendRow
 
 #: Different messages that are shown of one reason; the rest is counted with the last.
 _MOST_CAUSES = 8
+#: What is cancelled is mostly a consequence of the rest.
+_WEIGHTS = {Status.ERROR: 0, Status.TIMEOUT: 1}
 _NUMBER = re.compile(r"\d+")
 
 
@@ -57,7 +59,7 @@ def elsewhere(prices: Iterable[tuple[str, Price | None]], total: Share) -> tuple
 
 
 def setbacks(tasks: Tasks) -> tuple[Setback, ...]:
-    """Group what did not complete by its reason, the largest group first; within it, by its words."""
+    """Group what did not complete by its reason: errors first, then the largest group; within it, by its words."""
     groups: dict[tuple[str, str], list[int]] = {}
     for place, (status, reason) in enumerate(zip(tasks.status, tasks.reason, strict=True)):
         if reason and Status(status).final:
@@ -70,8 +72,13 @@ def setbacks(tasks: Tasks) -> tuple[Setback, ...]:
             advice=advice(reason),
             causes=_causes(tasks, places),
         )
-        for (status, reason), places in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0]))
+        for (status, reason), places in sorted(groups.items(), key=_weight)
     )
+
+
+def _weight(group: tuple[tuple[str, str], Sequence[int]]) -> tuple[int, int, str]:
+    (status, reason), places = group
+    return _WEIGHTS.get(status, len(_WEIGHTS)), -len(places), reason
 
 
 def _causes(tasks: Tasks, places: Sequence[int]) -> tuple[Cause, ...]:

@@ -24,7 +24,7 @@ const Details = (() => {
       fact("Started", t.started_at[place] ? `${Words.day(t.started_at[place])}, ${Words.clock(t.started_at[place])}` : "never"),
       fact("At work", Words.duration(t.run_s[place])),
       fact("Model and tools", timing.model_s === undefined ? "" : `${Words.duration(timing.model_s)}, ${Words.duration(timing.tool_s)}`),
-      fact("Waited for a turn", timing.waited_s ? Words.duration(timing.waited_s) : ""),
+      fact("Waited for a turn", timing.waited_s >= 0.05 ? Words.duration(timing.waited_s) : ""),
       fact("Parked", t.parked_s[place] ? Words.duration(t.parked_s[place]) : ""),
       fact("Rounds", Words.count(t.rounds[place])),
       fact("Model calls", Words.count(t.calls[place])),

@@ -20,9 +20,16 @@ const Money = (() => {
     if (!share.unpriced_calls) return Words.money(share.usd);
     return share.unpriced_calls >= share.calls ? "unknown" : `> ${Words.money(share.usd)}`;
   }
+  // The first few, and the rest as one.
+  function shortened(list) {
+    if (list.length <= MOST) return list;
+    const rest = { ...list[MOST - 1], name: `${list.length - MOST + 1} others` };
+    for (const other of list.slice(MOST)) for (const key of Object.keys(rest)) if (key !== "name") rest[key] += other[key];
+    return [...list.slice(0, MOST - 1), rest];
+  }
   function shares(title, what, list) {
     const priced = list.some(s => s.usd > 0);
-    const rows = list.map(s => ({
+    const rows = shortened(list.filter(s => s.calls || s.unsettled_calls)).map(s => ({
       name: s.name, bar: [["accent", priced ? s.usd : tokens(s)]],
       cells: [Words.compact(s.calls), `${s.estimated_calls ? "≈ " : ""}${Words.compact(tokens(s))}`, spent(s)],
     }));
@@ -43,20 +50,20 @@ const Money = (() => {
   function top(tasks, value) {
     return tasks.id.map((_, i) => i).filter(i => value(i) > 0).sort((a, b) => value(b) - value(a)).slice(0, MOST);
   }
-  function leaders(title, heads, places, row, open, name) {
+  function leaders(title, heads, places, row, { open, name, excerpt }) {
     if (!places.length) return null;
-    const rows = places.map(i => ({ ...row(i), head: el("button", { class: "link", type: "button", onclick: () => open(i), text: name(i) }) }));
+    const rows = places.map(i => ({ ...row(i), head: el("span", { class: "leader" }, el("button", { class: "link", type: "button", onclick: () => open(i), text: name(i) }), el("span", { class: "soft", text: excerpt(i) })) }));
     return el("div", {}, el("h3", { text: title }), bars(title, heads, rows));
   }
-  function dearest(content, open, name) {
+  function dearest(content, ways) {
     const t = content.tasks, priced = t.usd.some(usd => usd > 0), value = i => (priced ? t.usd[i] : t.tokens[i]) || 0;
     return leaders(priced ? "Dearest" : "Most tokens", ["Task", "Tokens", "Cost"], top(t, value),
-      i => ({ bar: [[t.status[i], value(i)]], cells: [Words.compact(t.tokens[i]), Words.money(t.usd[i])] }), open, name);
+      i => ({ bar: [[t.status[i], value(i)]], cells: [Words.compact(t.tokens[i]), Words.money(t.usd[i])] }), ways);
   }
-  function slowest(content, open, name) {
+  function slowest(content, ways) {
     const t = content.tasks, rest = i => Math.max(0, t.run_s[i] - t.model_s[i] - t.tool_s[i]);
     const made = leaders("Slowest", ["Task", "At work"], top(t, i => t.run_s[i] || 0),
-      i => ({ bar: [["model", t.model_s[i]], ["tool", t.tool_s[i]], ["other", rest(i)]], cells: [Words.duration(t.run_s[i])] }), open, name);
+      i => ({ bar: [["model", t.model_s[i]], ["tool", t.tool_s[i]], ["other", rest(i)]], cells: [Words.duration(t.run_s[i])] }), ways);
     const key = (colour, text) => el("span", {}, el("span", { class: "swatch", "data-fill": colour }), text);
     if (made) made.append(el("p", { class: "key" }, key("model", "waiting for the model"), key("tool", "running commands"), key("other", "the rest")));
     return made;

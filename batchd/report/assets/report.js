@@ -53,10 +53,10 @@
     const first = Math.min(...folders.map(f => f.received_at));
     const retried = folders.length === 1 && folders[0].retry_of;
     return [
-      el("div", { class: "brand" }, el("span", { text: "batchd report" }), el("span", { text: `${Words.day(first)}, ${Words.minute(first)} · times in ${Words.zone()}` })),
+      el("div", { class: "brand" }, el("span", {}, el("span", { class: "name", text: content.title }), [" · batchd report", retried && `, a retry of ${retried}`].filter(Boolean).join("")), el("span", { text: `${Words.day(first)}, ${Words.minute(first)} · times in ${Words.zone()}` })),
       el("h1", { class: "headline" },
         el("span", { class: "unseen", text: `${content.title}: ` }), done === all ? `All ${Words.counted(all, "task")} completed` : [`${Words.count(done)} `, el("span", { class: "of", text: `of ${Words.counted(all, "task")}` }), " completed"]),
-      el("p", { class: "soft" }, [content.title, retried && `a retry of ${retried}`, left && `${Words.counted(left, "task")} not ended yet`].filter(Boolean).join(" · ")),
+      left ? el("p", { class: "soft", text: `${Words.counted(left, "task")} not ended yet` }) : null,
       outcome(all), figures(done, all), content.notes.length ? el("div", { class: "notes" }, content.notes.map(text => el("p", { text }))) : null,
     ];
   }
@@ -92,7 +92,7 @@
     return el("article", { class: "setback", "data-status": one.status },
       el("div", { class: "count", text: Words.count(one.count) }),
       el("h3", {}, Words.reason(one.reason), el("span", { class: "soft", text: ` · ${one.status}` })),
-      el("p", { class: "advice", text: one.advice }), el("div", { class: "causes" }, causes));
+      el("p", { class: "advice" }, one.advice.split("`").map((text, i) => (i % 2 ? el("code", { text }) : text))), el("div", { class: "causes" }, causes));
   }
   function setbacks() {
     if (!content.setbacks.length) return null;
@@ -102,11 +102,12 @@
   }
   function money() {
     if (!total.calls && !total.unsettled_calls) return null;
-    const shares = [Money.shares("By model", "Model", content.models), Money.shares("By purpose", "Purpose", content.purposes)];
-    return section("money", "Money and tokens", "", el("div", { class: "columns" }, shares, Money.elsewhere(content)), Money.notes(content));
+    const left = el("div", {}, Money.shares("By model", "Model", content.models)), right = el("div", {}, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
+    return section("money", "Money and tokens", "", el("div", { class: "columns" }, left, right), Money.notes(content));
   }
   function leaders() {
-    const made = [Money.slowest(content, open, name), Money.dearest(content, open, name)].filter(Boolean);
+    const ways = { open, name, excerpt: i => tasks.prompt[i] };
+    const made = [Money.slowest(content, ways), Money.dearest(content, ways)].filter(Boolean);
     return made.length ? section("leaders", "Slowest and dearest", "", el("div", { class: "columns" }, made)) : null;
   }
 
@@ -117,7 +118,7 @@
   timeline = Timeline.create(content, { open, shows: i => table.shows(i) });
   Details.start(content, i => table.around(i), place => { state.task = place; write(); });
   document.getElementById("head").replaceChildren(...head().filter(Boolean));
-  main.replaceChildren(...[setbacks(), timeline && section("timeline", "Timeline", "", timeline.root), money(), leaders(), section("tasks", "All tasks", "", table.root)].filter(Boolean));
+  main.replaceChildren(...[timeline && section("timeline", "Timeline", "", timeline.root), setbacks(), money(), leaders(), section("tasks", "All tasks", "", table.root)].filter(Boolean));
   document.getElementById("foot").replaceChildren(el("p", { text: `Made by batchd ${content.version} on ${Words.day(content.made_at)}, ${Words.clock(content.made_at)}. This file asks nothing of any network.` }));
   refresh();
   if (state.task >= 0) open(state.task);

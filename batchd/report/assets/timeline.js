@@ -67,7 +67,8 @@ const Timeline = (() => {
     function box(bar, gap) {
       const from = Math.max(-4, x(bar.start)), to = Math.min(width + 4, x(bar.end));
       const room = to - from;
-      return [from, bar.lane * laneHeight, Math.max(1, room > 5 ? room - 1 : room), laneHeight - gap];
+      const least = tasks.status[bar.task] === "completed" ? 1 : 3;
+      return [from, bar.lane * laneHeight, Math.max(least, room > 5 ? room - 1 : room), laneHeight - gap];
     }
     function block(g, bar, ink, gap) {
       const [left, upper, wide, high] = box(bar, gap);
