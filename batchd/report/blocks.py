@@ -34,6 +34,8 @@ class Blocks:
     def __init__(self, quota: int) -> None:
         """``quota``: bytes of blocks with transcripts, as they stand in the page."""
         self._left = quota
+        #: With less than this left, it is not worth to go on trying what fits.
+        self._crumbs = quota // 50
         self._left_short = quota
         self._parts: list[str] = []
         self._at = 0
@@ -54,6 +56,8 @@ class Blocks:
                 self._left -= len(block)
                 self.embedded += 1
                 return self._put(block)
+            if self._left < self._crumbs:
+                self._left = 0
         self.left_out += bool(told.events)
         if self._left_short > 0:
             block = _packed(_details(told, in_full=False))
@@ -119,9 +123,11 @@ def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
                 "cut": len(each.text) - len(text) + len(each.title) - len(title),
                 "ok": each.ok,
                 "seconds": round(each.seconds, 3),
-                "tokens": [each.usage.input_tokens, each.usage.output_tokens] if each.usage else None,
+                "tokens": [each.usage.input_tokens, each.usage.output_tokens]
+                if each.usage
+                else None,
             }
-            yield {k: v for k, v in value.items() if v not in ("", 0, None)}
+            yield {k: v for k, v in value.items() if v or v is False}
 
 
 def _plain(value: Any) -> Any:

@@ -84,7 +84,9 @@ def chosen(
             name = row.batch.name
             raise UsageError(f"{name} was rejected when it came: `batchd status {name}` says why")
     if not found:
-        raise UsageError("there is no batch to report on" + (" in that time" if since or until else ""))
+        raise UsageError(
+            "there is no batch to report on" + (" in that time" if since or until else "")
+        )
     return sorted(found, key=lambda row: row.batch.received_at)
 
 

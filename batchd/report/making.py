@@ -43,7 +43,7 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
     sources = [Gathered(reader, batch) for batch in batches]
     folders = tuple(_folder(batch, beside) for batch in batches)
     blocks = Blocks(style.quota)
-    tasks, spans = _columns(sources, folders, blocks, now)
+    tasks, spans = _columns(sources, blocks, now)
     lanes, bars = timeline.lanes((p, s) for p, s in spans if not s.parked)
     spend = [
         row
@@ -75,7 +75,7 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
 
 
 def _columns(
-    sources: Sequence[Gathered], folders: Sequence[Folder], blocks: Blocks, now: float
+    sources: Sequence[Gathered], blocks: Blocks, now: float
 ) -> tuple[Tasks, list[tuple[int, timeline.Span]]]:
     """Read every task once: what did not complete first, for that is what transcripts are opened for."""
     places = [(f, source, row) for f, source in enumerate(sources) for row in source.rows]
@@ -110,7 +110,9 @@ def _values(told: Told, folder: int, path: Path) -> dict[str, object]:
         "status": row.status,
         "reason": row.reason or "",
         "message": row.message[:_MESSAGE],
-        "prompt": " ".join(result.first_prompt[: 4 * _EXCERPT].split())[:_EXCERPT] if result else "",
+        "prompt": " ".join(result.first_prompt[: 4 * _EXCERPT].split())[:_EXCERPT]
+        if result
+        else "",
         "model": row.model,
         "rounds": row.round,
         "calls": row.calls,

@@ -77,7 +77,7 @@ class Page:
     async def until(self, script: str) -> None:
         """Wait until an expression holds; fail where it does not."""
         async with asyncio.timeout(_PATIENCE_S):
-            while not await self.evaluate(f"Boolean({script})"):
+            while not await self.evaluate(f"Boolean({script})"):  # noqa: ASYNC110 (the page tells nobody)
                 await asyncio.sleep(0.02)
 
     async def click(self, selector: str, *, index: int = 0, dx: float = 0.5) -> None:
@@ -104,7 +104,9 @@ class Page:
         await self._call(
             "Input.dispatchKeyEvent", type="keyDown", key=name, windowsVirtualKeyCode=code, **more
         )
-        await self._call("Input.dispatchKeyEvent", type="keyUp", key=name, windowsVirtualKeyCode=code)
+        await self._call(
+            "Input.dispatchKeyEvent", type="keyUp", key=name, windowsVirtualKeyCode=code
+        )
 
     async def type(self, text: str) -> None:
         """Type a text where the focus is."""
@@ -216,7 +218,7 @@ async def _address(process: asyncio.subprocess.Process, told: Path) -> str:
         while True:
             assert process.returncode is None, "Chromium did not start"
             with contextlib.suppress(FileNotFoundError):
-                lines = told.read_text().split()
+                lines = (await asyncio.to_thread(told.read_text)).split()
                 if len(lines) == 2:
                     return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
             await asyncio.sleep(0.02)

@@ -25,7 +25,7 @@ const Conversation = (() => {
   function tool(passage) {
     const title = passage.title || "", line = title.split("\n", 1)[0];
     const text = [title === line ? "" : title, passage.text || ""].filter(Boolean).join("\n\n");
-    const head = [el("span", { class: "command", text: title === line ? line : `${line} …` }), el("span", { class: "soft", text: passage.seconds >= 0.05 ? `  ${Words.duration(passage.seconds)}` : "" })];
+    const head = [el("span", { class: "command", text: title === line ? line : `${line} …` }), el("span", { class: "took", text: passage.seconds >= 0.05 ? ` · ${Words.duration(passage.seconds)}` : "" })];
     if (!text) return el("div", {}, head);
     return el("details", {}, el("summary", {}, head), el("pre", { text }));
   }

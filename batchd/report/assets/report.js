@@ -88,7 +88,7 @@
     const causes = one.causes.map(cause => el("div", {},
       el("p", { class: "message", text: `${cause.tasks.length > 1 && one.causes.length > 1 ? `${Words.count(cause.tasks.length)} × ` : ""}${cause.message}` }),
       el("p", { class: "names" }, cause.tasks.slice(0, 12).map(i => el("button", { class: "link", type: "button", text: name(i), onclick: () => open(i) })),
-        cause.tasks.length > 12 ? el("button", { class: "link", type: "button", text: `and ${Words.count(cause.tasks.length - 12)} more`, onclick: () => only([one.status], one.reason) }) : null)));
+        cause.tasks.length > 12 ? el("button", { class: "link", type: "button", text: `and ${Words.count(cause.tasks.length - 12)} more`, onclick: () => only([one.status], Words.reason(one.reason)) }) : null)));
     return el("article", { class: "setback", "data-status": one.status },
       el("div", { class: "count", text: Words.count(one.count) }),
       el("h3", {}, Words.reason(one.reason), el("span", { class: "soft", text: ` · ${one.status}` })),
@@ -102,7 +102,7 @@
   }
   function money() {
     if (!total.calls && !total.unsettled_calls) return null;
-    const left = el("div", {}, Money.shares("By model", "Model", content.models)), right = el("div", {}, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
+    const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models)), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
     return section("money", "Money and tokens", "", el("div", { class: "columns" }, left, right), Money.notes(content));
   }
   function leaders() {

@@ -18,8 +18,7 @@ const Table = (() => {
       { name: "usd", head: "Cost", show: i => `${Words.money(t.usd[i])}${t.unsettled_usd[i] ? " +" : ""}` },
     ].filter(Boolean);
     for (const c of columns) c.value ||= i => t[c.name][i];
-    const haystack = t.id.map((id, i) => `${content.folders[t.folder[i]].name}/${id}\n${t.model[i]}\n${t.reason[i]}\n${t.message[i]}\n${t.prompt[i]}`.toLowerCase());
-    let rows = [];
+    let rows = [], texts = null;
 
     const search = el("input", { type: "search", id: "search", placeholder: "Filter by name, prompt, model, message", "aria-label": "Filter the tasks", autocomplete: "off", spellcheck: "false" });
     const sorting = el("select", { "aria-label": "Sort by" }, columns.flatMap(c => [el("option", { value: c.name, text: `${c.head} ↑` }), el("option", { value: `-${c.name}`, text: `${c.head} ↓` })]));
@@ -45,7 +44,12 @@ const Table = (() => {
       state.page = 0;
       refresh(); changed();
     }
-    const shows = i => (!state.status.size || state.status.has(t.status[i])) && (!state.q || haystack[i].includes(state.q.toLowerCase()));
+    // What is searched: made when it is needed first.
+    function text(i) {
+      texts ||= t.id.map((id, k) => `${content.folders[t.folder[k]].name}/${id}\n${t.model[k]}\n${Words.reason(t.reason[k])}\n${t.message[k]}\n${t.prompt[k]}`.toLowerCase());
+      return texts[i];
+    }
+    const shows = i => (!state.status.size || state.status.has(t.status[i])) && (!state.q || text(i).includes(state.q.toLowerCase()));
     function refresh() {
       const name = state.sort.replace(/^-/, ""), column = columns.find(c => c.name === name), way = state.sort.startsWith("-") ? -1 : 1;
       rows = t.id.map((_, i) => i).filter(shows);

@@ -19,7 +19,7 @@ const Words = (() => {
   function money(usd) {
     if (usd === null || usd === undefined) return "unknown";
     if (usd === 0) return "$0";
-    return usd >= 1 ? cents.format(usd) : usd >= 0.001 ? parts.format(usd) : tiny.format(usd);
+    return usd >= 1 ? cents.format(usd) : usd >= 0.0001 ? parts.format(usd) : tiny.format(usd);
   }
   function duration(seconds) {
     if (seconds === null || seconds === undefined) return "";
