@@ -13,7 +13,7 @@ from batchd.store.rows import SpendRow
 #: Different messages that are shown of one reason; the rest is counted with the last.
 _MOST_CAUSES = 8
 #: What is cancelled is mostly a consequence of the rest.
-_WEIGHTS = {Status.ERROR: 0, Status.TIMEOUT: 1}
+_WEIGHTS = {"error": 0, "timeout": 1}
 _NUMBER = re.compile(r"\d+")
 
 
@@ -78,7 +78,7 @@ def setbacks(tasks: Tasks) -> tuple[Setback, ...]:
 
 def _weight(group: tuple[tuple[str, str], Sequence[int]]) -> tuple[int, int, str]:
     (status, reason), places = group
-    return _WEIGHTS.get(status, len(_WEIGHTS)), -len(places), reason
+    return _WEIGHTS.get(status, 2), -len(places), reason
 
 
 def _causes(tasks: Tasks, places: Sequence[int]) -> tuple[Cause, ...]:

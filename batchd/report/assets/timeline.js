@@ -10,7 +10,7 @@ const Timeline = (() => {
     const all = [...bars, ...parked];
     const first = all.reduce((m, b) => Math.min(m, b.start), Infinity), last = all.reduce((m, b) => Math.max(m, b.end), first + 0.001);
     const whole = [first, last + (last - first) * 0.005];
-    let view = [...whole], chosen = -1, hovered = -1, width = 0;
+    let view = [...whole], chosen = -1, hovered = -1, width = 0, crowded = false;
     const laneHeight = Math.max(3, Math.min(20, Math.floor(MOST / Math.max(1, lanes))));
     const bottom = lanes * laneHeight, height = bottom + (parked.length ? GAP + PARKED : 0) + AXIS;
     const order = bars.map((_, i) => i);  // they come by their start
@@ -43,6 +43,7 @@ const Timeline = (() => {
     function draw() {
       const ratio = window.devicePixelRatio || 1;
       width = root.clientWidth;
+      crowded = bars.length * 6 > width * lanes;  // then wider than it was would be a lie
       if (!width) return;
       canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
       canvas.style.height = `${height}px`;
@@ -67,7 +68,7 @@ const Timeline = (() => {
     function box(bar, gap) {
       const from = Math.max(-4, x(bar.start)), to = Math.min(width + 4, x(bar.end));
       const room = to - from;
-      const least = tasks.status[bar.task] === "completed" ? 1 : 3;
+      const least = tasks.status[bar.task] === "completed" || crowded ? 1 : 3;
       return [from, bar.lane * laneHeight, Math.max(least, room > 5 ? room - 1 : room), laneHeight - gap];
     }
     function block(g, bar, ink, gap) {
