@@ -156,17 +156,17 @@ def test_secrets_of_tasks_are_in_no_report(spool: Spool) -> None:
 
 def test_over_days_and_several_batches(night: Night) -> None:
     """Batches are chosen by name or by days; the page says whose tasks they are, and links into their folders."""
-    Night(night.folder, 10, name="second").write()
+    Night(night.folder, 20, name="second").write()
     spool = _in(night.folder)
     day = time.strftime("%Y-%m-%d", time.gmtime(BEGUN))
     done = spool.batchd("report", "--since", day, "--until", day, "-o", "both.html")
-    assert done.stdout.startswith("both.html: 70 tasks of 2 batches")
+    assert done.stdout.startswith("both.html: 80 tasks of 2 batches")
     content, _ = details(night.folder / "both.html")
     assert [(f["name"], f["link"]) for f in content["folders"]] == [
         ("night", "outbox/night/"),
         ("second", "outbox/second/"),
     ]
-    assert len(content["tasks"]["id"]) == 70
+    assert len(content["tasks"]["id"]) == 80
     assert content["orders"] == [f"batchd retry {name} --failed" for name in ("night", "second")]
 
     for arguments in (
