@@ -19,8 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchd import journald
-from batchd.errors import cut
+from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
+from batchd.stderr import Stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -45,6 +46,8 @@ class Action(enum.StrEnum):
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"
+    #: A command used more of the machine than it may, as its ``message`` says.
+    LIMIT_PASSED = "limit_passed"
     ROUND_EVALUATED = "round_evaluated"
     CONTEXT_COMPACTED = "context_compacted"
     CLOCK_MOVED = "clock_moved"
@@ -55,6 +58,10 @@ class Action(enum.StrEnum):
     RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
     BUDGET_REACHED = "budget_reached"
+    #: Somebody was told something: the ``receiver``, the ``notification``'s id, its ``subject``.
+    NOTIFIED = "notified"
+    #: Somebody could not be told, yet or for good: ``message``, and ``trying_again`` or the ``mend``.
+    NOTIFY_FAILED = "notify_failed"
     PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
     WORKER_DIED = "worker_died"
@@ -65,10 +72,14 @@ class Action(enum.StrEnum):
     SANDBOX_TROUBLE = "sandbox_trouble"
     #: A batch has no report; its results are none the worse.
     REPORT_TROUBLE = "report_trouble"
+    METRICS_TROUBLE = "metrics_trouble"
+    TRACES_TROUBLE = "traces_trouble"
     #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
+    #: So many ``lines`` are missing here, since whoever reads stderr stood still.
+    LINES_LEFT_OUT = "lines_left_out"
 
 
 #: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and lone
@@ -116,7 +127,7 @@ def configure(
     ``format`` is ``auto`` (columns on a terminal, fields where stderr is systemd's journal, JSON lines
     elsewhere), ``json`` or ``console``.
     ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
-    gets warnings and errors alone. Raises ``OSError`` where ``file`` cannot be written.
+    gets warnings and errors alone. Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
@@ -143,7 +154,7 @@ def _to_stderr(form: str) -> Callable[[dict[str, Any]], None]:
         return _columns()
     if form == "auto" and journald.is_stream(2):
         return _to_journal()
-    return _json_to_stderr
+    return _json()
 
 
 def _write(
@@ -154,7 +165,7 @@ def _write(
 ) -> str:
     """Complete a line and hand it to every sink: the whole chain in one processor, for speed."""
     line: dict[str, Any] = {
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": _now(),
         "level": method,
         "event": str(fields.pop("event", "")),
     }
@@ -173,6 +184,10 @@ def _write(
     for sink in sinks:
         sink(line)
     return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
@@ -199,25 +214,31 @@ def _encode(line: dict[str, Any]) -> bytes:
 
 
 def _to_journal() -> Callable[[dict[str, Any]], None]:
-    journal = journald.Journal()
+    journal, stderr = journald.Journal(), _json()
 
     def write(line: dict[str, Any]) -> None:
         try:
             journal.send(line)
         except OSError:
             # Its socket is gone; what comes over stderr may reach it still, or a successor.
-            _json_to_stderr(line)
+            stderr(line)
 
     return write
 
 
-def _json_to_stderr(line: dict[str, Any]) -> None:
-    try:
-        sys.stderr.write(_encode(line).decode())
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        # Nobody reads our stderr any more. That must not stop the work.
-        return
+def _json() -> Callable[[dict[str, Any]], None]:
+    return _rendered(lambda line: _encode(line).decode())
+
+
+def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
+    """Return what writes lines to stderr."""
+
+    def notice(count: int) -> str:
+        line = {"timestamp": _now(), "level": "warning", "event": str(Action.LINES_LEFT_OUT)}
+        return render({**line, "lines": count})
+
+    stderr = Stderr(notice)
+    return lambda line: stderr.write(render(line))
 
 
 def _columns() -> Callable[[dict[str, Any]], None]:
@@ -227,14 +248,7 @@ def _columns() -> Callable[[dict[str, Any]], None]:
         colors=sys.stderr.isatty(), exception_formatter=dev.plain_traceback, sort_keys=False
     )
 
-    def write(line: dict[str, Any]) -> None:
-        try:
-            sys.stderr.write(render(None, line["level"], dict(line)) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            return  # as in _json_to_stderr
-
-    return write
+    return _rendered(lambda line: f"{render(None, line['level'], dict(line))}\n")
 
 
 class _File:
@@ -243,10 +257,16 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
-        self._fd = self._open()
+        try:
+            self._fd = self._open()
+        except OSError as error:
+            message = f"[log] file: {path} cannot be written: {error.strerror}"
+            raise NotPossibleError(message) from error
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # A FIFO that nobody reads would hold the opener, and with it the daemon; this way it is an error.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        return os.open(self._path, flags, 0o640)
 
     def __call__(self, line: dict[str, Any]) -> None:
         try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchd import __version__
+from batchd.cli import streams
 from batchd.errors import BatchdError
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
@@ -22,11 +23,14 @@ COMMANDS: Mapping[str, str] = {
     "run": "work on task files here and now, without a daemon",
     "submit": "check a task file and drop it into the inbox",
     "status": "show batches, the tasks of one, or one task",
+    "top": "show how things stand, live, and step in with a key",
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
     "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
+    "estimate": "tell what task files may come to, before anything is paid",
     "check": "look for what would fail, and say how to mend it",
-    "schema": "print the JSON Schema of task files, results or summaries",
+    "notify": "show who is told of what, or send a test",
+    "schema": "print the JSON Schema of task files, results, summaries or notifications",
     "cancel": "end batches or tasks",
     "retry": "run batches or tasks again, or what of them failed",
     "pause": "let a batch, a task, a provider or everything wait",
@@ -43,6 +47,7 @@ COMMANDS: Mapping[str, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
     try:
+        streams.mend()
         args = _parse(sys.argv[1:] if argv is None else argv)
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
         sys.stdout.flush()
@@ -57,9 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        print(f"batchd: {error.filename or error}: {error.strerror}", file=sys.stderr)
+        print(f"batchd: {_told(error)}", file=sys.stderr)
         return 3
     return code
+
+
+def _told(error: OSError) -> str:
+    """Return what is the matter with a file, a folder or a stream."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # getcwd's alone has no name
+        return "the working directory is gone: change to one that exists"
+    return error.strerror or str(error)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

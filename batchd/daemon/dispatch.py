@@ -17,6 +17,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
+from batchd.governor import Park
 from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
@@ -128,10 +129,16 @@ class Dispatcher:
             return
         if refusal := starting.refusal(core, active, task, given):
             self._drop(active)
+            if isinstance(refusal, Park):
+                active.park = refusal
+                event = Suspended(at=time.time(), cause="park", message=refusal.message)
+                await self._suspend(active, event)
+                return
             # This dispatch is none that was tried.
             await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return
         run = starting.order(core, active, batch, given)
+        core.listeners.task_dispatched(ref, batch, run.terms)
         if not self.pool.run(active.worker, run):
             await self._recover(active, counted=False)
 
@@ -179,6 +186,7 @@ class Dispatcher:
         if (lost or not worker.greeted) and not core.closing:
             tasks = [str(ref) for ref in lost]
             core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
+            core.listeners.worker_died(worker.cause)
         for ref, attempt in lost.items():
             active = self._active.get(ref)
             # Without an attempt it is still being started: that finds the worker dead by itself.

@@ -113,14 +113,16 @@ def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
                 return
             if each.kind is Kind.PROMPT:
                 continue  # it stands in the details
-            text, title = each.text[:_MOST], each.title[:_MOST]
-            room -= len(text) + len(title)
+            text, title, given = each.text[:_MOST], each.title[:_MOST], each.given[:_MOST]
+            room -= len(text) + len(title) + len(given)
             value = {
                 "at": round(each.at, 3),
                 "kind": each.kind,
                 "title": title,
                 "text": text,
-                "cut": len(each.text) - len(text) + len(each.title) - len(title),
+                "given": given,
+                "cut": sum(map(len, (each.text, each.title, each.given)))
+                - len(text + title + given),
                 "ok": each.ok,
                 "seconds": round(each.seconds, 3),
                 "tokens": [each.usage.input_tokens, each.usage.output_tokens]

@@ -8,10 +8,12 @@ from pathlib import Path
 from batchd.errors import StoreError, UsageError
 from batchd.store import copies
 from batchd.store.schema import (
+    UNREADABLE,
     apply_migrations,
     check,
     connect,
     explain,
+    reading,
     refuse_empty,
     version_of,
 )
@@ -40,7 +42,7 @@ def draft(source: Path, path: Path) -> Path:
             apply_migrations(db, version_of(db, made))
         finally:
             db.close()
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, *UNREADABLE, OSError) as error:
         discard(made)
         raise explain(error, source, mend) from error
     return made
@@ -101,7 +103,7 @@ def _opened(source: Path, mend: str = "") -> sqlite3.Connection:
     if not source.is_file():
         raise StoreError(f"{source} does not exist, or is no file")
     refuse_empty(source, mend)
-    db = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    db = sqlite3.connect(reading(source), uri=True, isolation_level=None)
     try:
         version_of(db, source, mend)
         check(db, source, mend)
