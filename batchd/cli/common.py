@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import datetime as dt
 import json
 import os
 import shutil
@@ -51,6 +53,18 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value
+
+
+def day(text: str) -> dt.date:
+    """Return a day in UTC as an argument names it. Raises what ``argparse`` tells as wrong use."""
+    today = dt.datetime.now(dt.UTC).date()
+    named = {"today": today, "yesterday": today - dt.timedelta(days=1)}
+    try:
+        return named.get(text) or dt.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{escape(text)} is no day: write 2026-11-24, today or yesterday"
+        ) from None
 
 
 def split_target(target: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import itertools
 from typing import Any, Protocol, cast
 
@@ -39,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("--since", "from this day on: 2026-11-24, today or yesterday"),
         ("--until", "up to this day, with it; days are those of UTC"),
     ):
-        parser.add_argument(option, type=_day, metavar="DAY", help=help_text)
+        parser.add_argument(option, type=common.day, metavar="DAY", help=help_text)
     for name, what in (("model", "with or without its provider"), ("provider", ""), ("tag", "")):
         parser.add_argument(
             f"--{name}",
@@ -181,14 +180,3 @@ def _splits(text: str) -> tuple[Split, ...]:
             f"{escape(', '.join(unknown)) or 'nothing'} is none of {', '.join(SPLITS)}"
         )
     return cast("tuple[Split, ...]", names)
-
-
-def _day(text: str) -> dt.date:
-    today = dt.datetime.now(dt.UTC).date()
-    named = {"today": today, "yesterday": today - dt.timedelta(days=1)}
-    try:
-        return named.get(text) or dt.date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{escape(text)} is no day: write 2026-11-24, today or yesterday"
-        ) from None

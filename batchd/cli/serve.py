@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from batchd.daemon import Daemon  # noqa: PLC0415
     from batchd.notify import channels  # noqa: PLC0415
     from batchd.notify.listener import Notifications  # noqa: PLC0415
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415
 
     sealing.seal()
     settings = config.load(args.config)
@@ -35,5 +36,6 @@ def run(args: argparse.Namespace) -> int:
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]
-    asyncio.run(Daemon(settings, reload=reload, listeners=listeners).run())
+    daemon = Daemon(settings, reload=reload, listeners=listeners, finishers=[ReportMaker()])
+    asyncio.run(daemon.run())
     return 0
