@@ -54,18 +54,17 @@ async def run(
     timeout_s: float,
     limit: int,
     masker: Masker,
-    watcher: Watcher,
-    disk: Disk,
+    limits: tuple[Watcher, Disk] | None = None,
     door: Door | None = None,
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
-    ``watcher`` holds it to its limits, and ``disk`` is what its task has written. ``door``: its way to some hosts, for a command that is held back until it has one.
+    ``limits``: who holds it to what all of its processes may use together, and what its task has written. ``door``: its way to some hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
     fresh = functools.partial(Output, limit, masker)
-    watched = functools.partial(_watched, watcher, disk, door)
+    watched = functools.partial(_watched, limits, door)
     try:
         return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, watched))
     except OSError as error:
@@ -152,17 +151,16 @@ _Watched = contextlib.AbstractAsyncContextManager[_End]
 
 @contextlib.asynccontextmanager
 async def _watched(
-    watcher: Watcher, disk: Disk, door: Door | None, child: Child
+    limits: tuple[Watcher, Disk] | None, door: Door | None, child: Child
 ) -> AsyncIterator[_End]:
     """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
     end = _End()
     async with door.opened(child) if door else contextlib.nullcontext() as refusals:
-        with watcher.watching(child, disk) as watch:
+        with limits[0].watching(child, limits[1]) if limits else contextlib.nullcontext() as watch:
             try:
                 yield end
             finally:
-                watcher.ended(watch)
-                end.excess = watch.excess
+                end.excess = watch.ended() if watch else ""
                 end.refused = refusals.told() if refusals else ()
 
 

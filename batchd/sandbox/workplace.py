@@ -138,7 +138,8 @@ class Sandbox:
         before = [word.encode("utf-8", "replace") for word in words]
         place = {"TMPDIR": seen.tmp} if seen.tmp else {}
         variables = environment(who, {**place, **env}, home=home(who))
-        return functools.partial(launch.plain, folders, variables, before)
+        plain = functools.partial(launch.plain, folders.task, variables)
+        return lambda command, **descriptors: plain([*before, *command], **descriptors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +232,7 @@ class Workplace:
             stdin=stdin,
             timeout_s=timeout_s,
             limit=limit,
-            watcher=self._watcher,
-            disk=self._disk,
+            limits=(self._watcher, self._disk),
             door=self._door,
             masker=self.masker if masked else _NOTHING,
         )
