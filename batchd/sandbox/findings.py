@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import platform
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from batchd.sandbox.network import Allowed, Door
 from batchd.sandbox.probe import OTHERWISE, confining, folder_of, found, recent, someone
 from batchd.sandbox.quantities import amount
 
+_PR_GET_SECCOMP = 21
 #: What an administrator or a distribution may have set, the value that forbids user namespaces, and what allows them.
 _SWITCHES = (
     ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
@@ -118,8 +120,7 @@ def _namespaces() -> str:
     if as_root():
         return "not needed, since batchd is root"
     for name, forbidden, allowing in _SWITCHES:
-        path = Path("/proc/sys", name)
-        if path.exists() and path.read_text().strip() == forbidden:
+        if _setting(name) == forbidden:
             raise SandboxUnavailableError(
                 f"{name.replace('/', '.')} is {forbidden}, which forbids them: `{allowing}`, or run batchd as"
                 f" root, {OTHERWISE}"
@@ -127,12 +128,19 @@ def _namespaces() -> str:
     return "allowed to ordinary users"
 
 
+def _setting(name: str) -> str:
+    """Return a setting of the kernel; empty where it is not there, or hidden from us."""
+    try:
+        return Path("/proc/sys", name).read_text().strip()
+    except OSError:
+        return ""
+
+
 def _filter() -> str:
     """Tell of the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
     machine = platform.machine()
     seccomp.program(machine)
-    actions = Path("/proc/sys/kernel/seccomp/actions_avail")
-    if not actions.exists():
+    if ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
         raise SandboxUnavailableError(
             f"this kernel filters no system calls: run one with CONFIG_SECCOMP_FILTER, {OTHERWISE}"
         )

@@ -80,17 +80,16 @@ def sandboxed(
 
 
 def plain(
-    folders: Folders,
+    directory: int,
     env: Mapping[str, str],
-    before: Sequence[bytes],
     command: Sequence[bytes],
     *,
     stdin: int | None,
     output: int,
 ) -> Child:
     """Start ``command`` as a process group of its own, without any protection. Raises ``OSError``."""
-    argv: list[str | bytes] = ["sh", "-c", _ENTER, "sh", *before, *command]
-    return _watched(spawn("/bin/sh", argv, env, [(folders.task, 3)], stdin=stdin, output=output))
+    argv: list[str | bytes] = ["sh", "-c", _ENTER, "sh", *command]
+    return _watched(spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
 
 
 def helper(argv: Sequence[str], line: int) -> Child:

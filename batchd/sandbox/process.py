@@ -7,7 +7,7 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
@@ -59,8 +59,7 @@ async def run(
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
-    ``limits``: who holds a task's command to them, and what the task has on the disk. ``door``: its way to some
-    hosts, for a command that is held back until it has one.
+    ``limits``: who holds it to what all of its processes may use together, and what its task has written. ``door``: its way to some hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
@@ -157,24 +156,12 @@ async def _watched(
     """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
     end = _End()
     async with door.opened(child) if door else contextlib.nullcontext() as refusals:
-        try:
-            if limits is None:
+        with limits[0].watching(child, limits[1]) if limits else contextlib.nullcontext() as watch:
+            try:
                 yield end
-            else:
-                with _limited(*limits, child, end):
-                    yield end
-        finally:
-            end.refused = refusals.told() if refusals else ()
-
-
-@contextlib.contextmanager
-def _limited(watcher: Watcher, disk: Disk, child: Child, end: _End) -> Iterator[None]:
-    with watcher.watching(child, disk) as watch:
-        try:
-            yield
-        finally:
-            watcher.ended(watch)
-            end.excess = watch.excess
+            finally:
+                end.excess = watch.ended() if watch else ""
+                end.refused = refusals.told() if refusals else ()
 
 
 async def _to_the_end(child: Child, timeout_s: float, watched: Callable[[Child], _Watched]) -> _End:

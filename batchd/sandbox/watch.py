@@ -36,6 +36,7 @@ _OURS = 2
 class Watch:
     """One running command."""
 
+    policy: SandboxPolicy
     child: Child
     disk: Disk
     #: By the monotonic clock.
@@ -46,6 +47,14 @@ class Watch:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
+
+    def ended(self) -> str:
+        """Return which limit it has passed, and by what; the kernel may have killed it too."""
+        group = self.child.group
+        with contextlib.suppress(OSError):
+            if group is not None and not self.excess and group.ran_out():
+                self.excess = too_much_memory(self.policy)
+        return self.excess
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class Watcher:
     @contextlib.contextmanager
     def watching(self, child: Child, disk: Disk) -> Iterator[Watch]:
         """Watch a command as long as it runs."""
-        watch = Watch(child, disk, time.monotonic())
+        watch = Watch(self._policy, child, disk, time.monotonic())
         self._watched.add(watch)
         self._arm(_FIRST_S)
         if disk.due and not disk.over:
@@ -84,13 +93,6 @@ class Watcher:
             if not self._watched and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-
-    def ended(self, watch: Watch) -> None:
-        """Note why the kernel has killed a command, if it has."""
-        group = watch.child.group
-        with contextlib.suppress(OSError):
-            if group is not None and not watch.excess and group.ran_out():
-                watch.excess = too_much_memory(self._policy)
 
     def _arm(self, seconds: float) -> None:
         if self._timer is None:

@@ -138,7 +138,8 @@ class Sandbox:
         before = [word.encode("utf-8", "replace") for word in words]
         place = {"TMPDIR": seen.tmp} if seen.tmp else {}
         variables = environment(who, {**place, **env}, home=home(who))
-        return functools.partial(launch.plain, folders, variables, before)
+        plain = functools.partial(launch.plain, folders.task, variables)
+        return lambda command, **descriptors: plain([*before, *command], **descriptors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
