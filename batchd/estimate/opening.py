@@ -63,7 +63,11 @@ class Openings:
             with (
                 contextlib.suppress(SandboxError),
                 await self._sandbox.open(
-                    path, fresh=path == trial, network=task.network, env=task.env
+                    path,
+                    fresh=path == trial,
+                    network=task.network,
+                    env=task.env,
+                    tmp=f"{trial}-tmp",
                 ) as place,
             ):
                 return await place.facts()

@@ -183,8 +183,8 @@ def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rena
         folder = str(Path(target).parent)
         told = _told(trace, Path(target).name.partition(".")[0])
         assert trace.synced(folder, call.ended, told), f"{target}: its name was not on the disk"
-    # The request, a transcript and a result for each task, all results, the summary.
-    assert renamed == 1 + 2 * _COUNT + 2
+    # The request, a transcript and a result for each task, all results, the report, the summary.
+    assert renamed == 1 + 2 * _COUNT + 3
 
 
 def test_a_claim_is_on_the_disk_before_the_store_knows_of_it(trace: Trace) -> None:

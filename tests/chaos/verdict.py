@@ -65,7 +65,7 @@ def judge(folder: Path, log: Sequence[Mapping[str, Any]], count: int) -> Figures
 def _whole(folder: Path, count: int) -> list[str]:
     """Return the results' texts: each once and whole, and the other files of the batch agree with them."""
     names = [f"{i:03}" for i in range(1, count + 1)]
-    expected = {"request.json", "results.jsonl", "summary.json"}
+    expected = {"request.json", "results.jsonl", "report.html", "summary.json"}
     expected |= {f"{name}{end}" for name in names for end in ("", ".json", ".jsonl")}
     odd = {p.name for p in folder.iterdir()} ^ expected
     assert not odd, f"missing, or left over: {sorted(odd)[:20]}"

@@ -289,7 +289,8 @@ def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
             os.killpg(process.pid, signal.SIGINT)
             _, errors = process.communicate(timeout=30)
         assert b"Traceback" not in errors
-        assert process.returncode in {1, 130}
+        # Where Python itself has not begun, the signal alone ends it.
+        assert process.returncode in {1, 130, -signal.SIGINT}
     assert not list(spool.folder.glob(".batchd/run-*"))
 
 

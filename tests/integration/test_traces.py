@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -382,7 +383,7 @@ def test_a_worker_that_dies_leaves_its_call_in_the_trace(
         station.completed("b")
         until(lambda: _roots(receiver))
     chats = [span for span in receiver.spans() if span.client]
-    assert [span.attributes.get("error.type") for span in chats] == ["unsettled", None, None]
+    assert Counter(span.attributes.get("error.type") for span in chats) == {None: 2, "unsettled": 1}
 
 
 def _at_the_model(station: Station) -> list[int]:

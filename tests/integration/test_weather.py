@@ -362,6 +362,7 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
             station.drop(f"told{i}.json")
             until(lambda i=i: not (station.inbox / f"told{i}.json").exists())  # type: ignore[misc]
             assert time.monotonic() - begun < 0.5
+        until(lambda: len(station.told("batch_received")) == 3, station.text)
         (tmp_path / "new-link").symlink_to("second")
         (tmp_path / "new-link").rename(station.inbox)
         until(lambda: station.told("inbox_trouble", "watched anew"), station.text)
