@@ -21,9 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # They load everything; no other command needs it.
+    from batchd import telemetry  # noqa: PLC0415
     from batchd.daemon import Daemon  # noqa: PLC0415
     from batchd.notify import channels  # noqa: PLC0415
     from batchd.notify.listener import Notifications  # noqa: PLC0415
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415
 
     sealing.seal()
     settings = config.load(args.config)
@@ -33,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
-    told = Notifications(settings)
-    asyncio.run(Daemon(settings, reload=reload, listeners=[told]).run())
+    listeners = [Notifications(settings), *telemetry.exporters(settings)]
+    daemon = Daemon(settings, reload=reload, listeners=listeners, finishers=[ReportMaker()])
+    asyncio.run(daemon.run())
     return 0

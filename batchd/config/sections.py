@@ -17,6 +17,7 @@ from batchd.config.limits import Limits
 from batchd.config.notify import Receiver
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
+from batchd.config.telemetry import Metrics, Traces
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
 
 
@@ -159,6 +160,18 @@ class Cost(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Report(Section):
+    """``[report]``: the page that every finished batch gets."""
+
+    enabled: bool = True
+    """Whether ``report.html`` is written beside the results."""
+    transcripts_mb: Annotated[float, Ge(0), Le(500)] = 8.0
+    """Megabytes of transcripts in it, failures first; the rest are links to their files."""
+    timeout_s: Span = 120.0
+    """How long a batch's summary waits for its report; then there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox(Section):
     """``[sandbox]``: where model-written commands run."""
 
@@ -260,6 +273,7 @@ class Sections(Section):
     budget: Budget = field(default_factory=Budget)
     evaluation: Evaluation = field(default_factory=Evaluation)
     cost: Cost = field(default_factory=Cost)
+    report: Report = field(default_factory=Report)
     sandbox: Sandbox = field(default_factory=Sandbox)
     workspace: Workspace = field(default_factory=Workspace)
     secrets: Secrets = field(default_factory=Secrets)
@@ -267,3 +281,5 @@ class Sections(Section):
     store: Store = field(default_factory=Store)
     notify: Mapping[str, Receiver] = field(default_factory=dict)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces = field(default_factory=Traces)

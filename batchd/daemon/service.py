@@ -20,6 +20,7 @@ from batchd.daemon import lock, signals, tuning, vigil
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends, Orders
@@ -50,6 +51,7 @@ class Daemon:
         config: Config,
         *,
         listeners: Sequence[Listener] = (),
+        finishers: Sequence[Finisher] = (),
         watch: bool = True,
         work: bool = True,
         reload: Callable[[], Config] | None = None,
@@ -63,6 +65,7 @@ class Daemon:
         self._config = config
         self._ends = Ends()
         self._listeners = Listeners((self._ends, *listeners))
+        self._finishers = finishers
         self._watch = watch
         self._work = work
         self._reload = reload
@@ -193,7 +196,10 @@ class Daemon:
             store=store,
             governor=Governor(config, missing),
             listeners=self._listeners,
+            finishers=self._finishers,
         )
+        for finisher in self._finishers:
+            undo.push_async_callback(finisher.close)
         batches = self._batches = Batches(core)
         scratch = self._scratch = Scratch(core)
         self._listeners.add(scratch)
@@ -213,6 +219,7 @@ class Daemon:
         )
         self._verbs = self._orders.table()
         if self._work:
+            self._listeners.opened(self._orders.standing)
             await self._begin(undo, state)
             self._listeners.daemon_started(
                 Start(after_crash=after_crash, batches=len(batches), tasks=len(core.schedule))
