@@ -64,6 +64,8 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
+    #: A batch has no report; its results are none the worse.
+    REPORT_TROUBLE = "report_trouble"
     #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.

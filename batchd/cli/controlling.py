@@ -84,12 +84,13 @@ def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, A
     import asyncio  # noqa: PLC0415 (as below)
 
     from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; a running daemon has done so)
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     known = settings.log
     # The order's line goes where the daemon's go; a person at a terminal has the answer instead.
     log.configure(known.level, known.format, known.file, quiet=sys.stderr.isatty())
     by = {"uid": os.getuid(), "pid": os.getpid()}
-    daemon = Daemon(settings, watch=False, work=False)
+    daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
     return dict(asyncio.run(daemon.command(verb, {**arguments, "by": by})))
 
 

@@ -101,8 +101,11 @@ async def _work(
     interrupted: Callable[[], None],
 ) -> None:
     from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; not for wrong arguments)
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
-    await Daemon(settings, watch=False).run_once(files, interrupted)
+    # The run's state is gone when its reports are read.
+    reports = ReportMaker(orders=False)
+    await Daemon(settings, watch=False, finishers=[reports]).run_once(files, interrupted)
 
 
 def _private(settings: config.Config, *, serial: bool, processes: int | None) -> config.Config:

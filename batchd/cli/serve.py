@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; no other command needs it)
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     sealing.seal()
     settings = config.load(args.config)
@@ -29,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     reload = functools.partial(config.load, file, settings.environ)
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
-    asyncio.run(Daemon(settings, reload=reload).run())
+    asyncio.run(Daemon(settings, reload=reload, finishers=[ReportMaker()]).run())
     return 0

@@ -158,6 +158,18 @@ class Cost(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Report(Section):
+    """``[report]``: the page that every finished batch gets."""
+
+    enabled: bool = True
+    """Whether ``report.html`` is written beside the results."""
+    transcripts_mb: Annotated[float, Ge(0), Le(500)] = 8.0
+    """Megabytes of transcripts in it, failures first; the rest are links to their files."""
+    timeout_s: Span = 120.0
+    """How long a batch's summary waits for its report; then there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox(Section):
     """``[sandbox]``: where model-written commands run."""
 
@@ -250,6 +262,7 @@ class Sections(Section):
     budget: Budget = field(default_factory=Budget)
     evaluation: Evaluation = field(default_factory=Evaluation)
     cost: Cost = field(default_factory=Cost)
+    report: Report = field(default_factory=Report)
     sandbox: Sandbox = field(default_factory=Sandbox)
     workspace: Workspace = field(default_factory=Workspace)
     secrets: Secrets = field(default_factory=Secrets)

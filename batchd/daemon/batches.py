@@ -215,6 +215,8 @@ class Batches:
         core, batch = self._core, known.batch
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
+        for finisher in () if problems else core.finishers:
+            await finisher.finish(batch, core.config)
         texts = [] if problems else await self._texts(batch.name)
         if not outbox.has_request(batch):
             message = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from batchd.config import Config
+from batchd.daemon.finisher import Finisher
 from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Troubles
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
@@ -38,6 +39,8 @@ class Core:
     store: Store
     governor: Governor
     listeners: Listeners
+    #: They have their turn before a batch's summary is written.
+    finishers: Sequence[Finisher] = ()
     schedule: Schedule = field(default_factory=Schedule)
     log: Any = field(default_factory=get_logger)
     troubles: Troubles = field(init=False)

@@ -20,6 +20,7 @@ from batchd.daemon import lock, signals, tuning, vigil
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.orders import Ends, Orders
@@ -49,6 +50,7 @@ class Daemon:
         config: Config,
         *,
         listeners: Sequence[Listener] = (),
+        finishers: Sequence[Finisher] = (),
         watch: bool = True,
         work: bool = True,
         reload: Callable[[], Config] | None = None,
@@ -62,6 +64,7 @@ class Daemon:
         self._config = config
         self._ends = Ends()
         self._listeners = Listeners((self._ends, *listeners))
+        self._finishers = finishers
         self._watch = watch
         self._work = work
         self._reload = reload
@@ -190,7 +193,10 @@ class Daemon:
             store=store,
             governor=Governor(config, missing),
             listeners=self._listeners,
+            finishers=self._finishers,
         )
+        for finisher in self._finishers:
+            undo.push_async_callback(finisher.close)
         batches = self._batches = Batches(core)
         lot = self._lot = ParkingLot(core, batches)
         dispatcher = self._dispatcher = Dispatcher(core, batches, lot)

@@ -1,0 +1,95 @@
+"""``batchd report``: the page on a batch made anew, over several batches or days too, or as a table for spreadsheets."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import sys
+from pathlib import Path
+
+from batchd import config
+from batchd.cli import common
+from batchd.log import escape
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("batch", nargs="*", metavar="BATCH", help="else the newest one")
+    days = "batches at work on this day or {}, in UTC: 2026-11-24"
+    parser.add_argument("--since", type=_day, metavar="DAY", help=days.format("later"))
+    parser.add_argument("--until", type=_day, metavar="DAY", help=days.format("earlier"))
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to, - for standard output (else report.html in the batch's folder; of several, here)",
+    )
+    parser.add_argument(
+        "--csv", action="store_true", help="a line a task, for spreadsheets, on standard output"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make a report, and say where it lies."""
+    from batchd.report import gathering  # noqa: PLC0415 (`--help` need not load SQLite)
+
+    with Reader(common.store_path(common.state_directory(args.config))) as reader:
+        batches = gathering.chosen(reader, tuple(args.batch), args.since, args.until)
+        if args.csv:
+            return _csv(reader, batches, args.output)
+        return _page(reader, batches, args)
+
+
+def _page(reader: Reader, batches: list[BatchRow], args: argparse.Namespace) -> int:
+    from batchd.report import job, making  # noqa: PLC0415 (as above)
+
+    target = _target(batches, args.output)
+    beside = target.parent if target else Path.cwd()
+    style = job.style(config.load(args.config))
+    data = making.make(reader, batches, beside.absolute(), style)
+    if target is None:
+        sys.stdout.buffer.write(data)
+        return 0
+    from batchd.spool import outbox  # noqa: PLC0415 (as above)
+
+    outbox.publish(target.absolute(), data, replace=True)
+    print(escape(f"{target}: {_about(batches)}, {len(data) / 1e6:.1f} MB"))
+    return 0
+
+
+def _about(batches: list[BatchRow]) -> str:
+    from batchd.observe.words import counted  # noqa: PLC0415 (as above)
+
+    tasks = counted(sum(row.tasks for row in batches), "task")
+    return tasks if len(batches) == 1 else f"{tasks} of {counted(len(batches), 'batch')}"
+
+
+def _target(batches: list[BatchRow], given: str | None) -> Path | None:
+    """Return where the page goes; None: standard output."""
+    if given:
+        return None if given == "-" else Path(given)
+    folder = Path(batches[0].batch.folder)
+    if len(batches) == 1 and batches[0].published_at is not None and folder.is_dir():
+        return folder / "report.html"
+    return Path("report.html")
+
+
+def _csv(reader: Reader, batches: list[BatchRow], given: str | None) -> int:
+    from batchd.report import gathering, sheet  # noqa: PLC0415 (as above)
+
+    rows = (told for batch in batches for told in gathering.Gathered(reader, batch))
+    if given in {None, "-"}:
+        sheet.write(sys.stdout, rows)
+        return 0
+    with Path(str(given)).open("w", encoding="utf-8", newline="") as file:
+        sheet.write(file, rows)
+    return 0
+
+
+def _day(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2026-11-24") from None

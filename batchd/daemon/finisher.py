@@ -1,0 +1,19 @@
+"""What belongs into a batch's folder before its summary, made by others than the daemon."""
+
+from __future__ import annotations
+
+from batchd.config import Config
+from batchd.records import Batch
+
+
+class Finisher:
+    """Subclass it and hand it to the daemon. The summary waits for it: be bounded, and never fail."""
+
+    async def finish(self, batch: Batch, config: Config) -> None:
+        """Write what is to lie beside the results of a batch; all its tasks have ended.
+
+        May be called again for the same batch after a crash, and is cancelled where the daemon ends.
+        """
+
+    async def close(self) -> None:
+        """The daemon ends: let go of everything."""

@@ -1,0 +1,82 @@
+"""The process that makes reports: a job on each line of its input, what came of it on each line of its output.
+
+Started by ``maker`` as ``python -P -m batchd.report``. It ends with its input, and with whoever started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from batchd.report.job import Job, Outcome
+from batchd.report.making import make
+from batchd.spool import files, outbox
+from batchd.store.reader import Reader
+
+_PR_SET_PDEATHSIG = 1
+#: Agents, and all else that the machine does, go before.
+_NICE = 10
+#: Who goes first where the machine is short of memory: a report can be made anew.
+_OOM_SCORE = "800"
+_MEMORY = 2 << 30
+_FILE = 1 << 30
+#: What the disk must have left behind a report: results and the summary come after it.
+_ROOM = 16 << 20
+
+
+def main() -> int:
+    """Make reports until the input ends."""
+    _step_back()
+    jobs = msgspec.json.Decoder(Job)
+    for line in sys.stdin.buffer:
+        try:
+            outcome = Outcome(bytes=_made(jobs.decode(line)))
+        except Exception as error:  # noqa: BLE001 (whatever it is, this report fails, and the next may not)
+            outcome = Outcome(error=f"{type(error).__name__}: {error}")
+        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _step_back() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit(1)  # who started it died before the line above
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
+    os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    for what, most in (
+        (resource.RLIMIT_AS, _MEMORY),
+        (resource.RLIMIT_FSIZE, _FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(what)[1]
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (bound, bound))
+
+
+def _made(job: Job) -> int:
+    """Write a report into its batch's folder; return its size."""
+    target = Path(job.target)
+    with Reader(Path(job.store)) as reader:
+        data = make(reader, [reader.batch(job.batch)], target.parent, job.style)
+    files.make_folder(target.parent)
+    disk = os.statvfs(target.parent)
+    # Some file systems count nothing.
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < len(data) + _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    outbox.publish(target, data, replace=True)
+    return len(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

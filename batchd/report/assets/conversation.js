@@ -1,0 +1,51 @@
+// A task as a conversation: passages become what a person would read. Nothing here knows of a report.
+const Conversation = (() => {
+  const { el } = Dom;
+  const WHO = { system: "batchd", prompt: "Task", thinking: "Thinking", answer: "Model", verdict: "Verdict", failure: "Call failed", note: "", end: "End" };
+  const PURPOSES = { agent: "Model", judge: "Judge", compaction: "Summary of what came before" };
+
+  // Fenced code apart from prose.
+  function prose(text) {
+    return text.split(/^```[^\n]*\n?/m).map((part, i) => {
+      const kept = part.replace(/^\n+|\s+$/g, "");
+      return kept && (i % 2 ? el("pre", { text: kept }) : el("div", { class: "said", text: kept }));
+    });
+  }
+  function since(seconds) {
+    const whole = Math.max(0, Math.round(seconds)), two = n => String(n).padStart(2, "0");
+    const h = Math.floor(whole / 3600);
+    return `${h ? `${h}:` : ""}${h ? two(Math.floor(whole / 60) % 60) : Math.floor(whole / 60)}:${two(whole % 60)}`;
+  }
+  function more(passage) {
+    const told = [];
+    if (passage.seconds >= 0.05) told.push(Words.duration(passage.seconds));
+    if (passage.tokens) told.push(`${Words.count(passage.tokens[0])} tokens in, ${Words.count(passage.tokens[1])} out`);
+    return told.join(" · ");
+  }
+  function tool(passage) {
+    const title = passage.title || "", line = title.split("\n", 1)[0];
+    const text = [title === line ? "" : title, passage.text || ""].filter(Boolean).join("\n\n");
+    const head = [el("span", { class: "command", text: title === line ? line : `${line} …` }), el("span", { class: "took", text: passage.seconds >= 0.05 ? ` · ${Words.duration(passage.seconds)}` : "" })];
+    if (!text) return el("div", {}, head);
+    return el("details", {}, el("summary", {}, head), el("pre", { text }));
+  }
+  function body(passage) {
+    if (passage.kind === "tool") return [tool(passage)];
+    const who = passage.kind === "answer" ? PURPOSES[passage.title] || "Model" : WHO[passage.kind];
+    const title = passage.kind === "answer" ? "" : passage.title || "";
+    const head = el("div", { class: "who" }, [who, title].filter(Boolean).join(": "), el("span", { class: "more", text: more(passage) ? ` · ${more(passage)}` : "" }));
+    if (!passage.text) return [head];
+    if (passage.kind === "system" || passage.kind === "thinking") {
+      return [el("details", {}, el("summary", { class: "who", text: head.textContent }), el("div", { class: "said", text: passage.text }))];
+    }
+    return [head, ...(passage.kind === "answer" ? prose(passage.text) : [el("div", { class: "said", text: passage.text })])];
+  }
+  // Returns the conversation as a list; `start` is the moment that times are told from.
+  function render(passages, start = passages.length ? passages[0].at : 0) {
+    return el("ol", { class: "conversation" }, passages.map(passage =>
+      el("li", { class: "passage", "data-kind": passage.kind, "data-ok": passage.ok === undefined ? null : String(passage.ok) },
+        el("span", { class: "when", title: new Date(passage.at * 1000).toISOString(), text: since(passage.at - start) }),
+        el("div", { class: "what" }, body(passage), passage.cut ? el("p", { class: "soft", text: `… ${Words.count(passage.cut)} characters more in the transcript's file` }) : null))));
+  }
+  return { render };
+})();

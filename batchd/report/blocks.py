@@ -1,0 +1,134 @@
+"""Details of tasks, deflated one by one, as many in full as the quota allows: failures first.
+
+A block has prompt, answer, verdict, files and transcript. One that does not fit any more is tried without its
+transcript, which is a file beside the page; past twice the quota there is none.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from batchd.formats import ResultV1
+from batchd.observe.conversation import Kind, passages
+from batchd.report.content import Details
+from batchd.report.gathering import Told
+
+#: Characters of one passage, one prompt, one answer: a page is read by people.
+_MOST = 40_000
+#: The same without the transcript.
+_MOST_SHORT = 2_000
+#: Characters of a whole transcript before it is deflated.
+_MOST_PASSAGES = 2_000_000
+_LEVEL = 6
+
+
+class Blocks:
+    """Collects blocks until the quota is used up."""
+
+    def __init__(self, quota: int) -> None:
+        """``quota``: bytes of blocks with transcripts, as they stand in the page."""
+        self._left = quota
+        #: With less than this left, it is not worth to go on trying what fits.
+        self._crumbs = quota // 50
+        self._left_short = quota
+        self._parts: list[str] = []
+        self._at = 0
+        #: Transcripts that are in it, and that would not fit.
+        self.embedded = 0
+        self.left_out = 0
+
+    @property
+    def text(self) -> str:
+        """All blocks, one behind the other."""
+        return "".join(self._parts)
+
+    def add(self, told: Told) -> tuple[int, int]:
+        """Embed a task as far as there is room; return where its block stands, and how long it is."""
+        if told.events and self._left > 0:
+            block = _packed(_details(told, in_full=True))
+            if len(block) <= self._left:
+                self._left -= len(block)
+                self.embedded += 1
+                return self._put(block)
+            if self._left < self._crumbs:
+                self._left = 0
+        self.left_out += bool(told.events)
+        if self._left_short > 0:
+            block = _packed(_details(told, in_full=False))
+            self._left_short -= len(block)
+            return self._put(block)
+        return 0, 0
+
+    def _put(self, block: str) -> tuple[int, int]:
+        self._parts.append(block)
+        self._at += len(block)
+        return self._at - len(block), len(block)
+
+
+def _packed(details: Details) -> str:
+    return base64.b64encode(zlib.compress(msgspec.json.encode(details), _LEVEL)).decode()
+
+
+def _details(told: Told, *, in_full: bool) -> Details:
+    row, result = told.row, told.result
+    most = _MOST if in_full else _MOST_SHORT
+    prompt, answer = (result.first_prompt, result.answer) if result else ("", "")
+    return Details(
+        prompt=prompt[:most],
+        answer=answer[:most],
+        left_out=max(0, len(prompt) - most) + max(0, len(answer) - most),
+        directory=row.directory,
+        evaluation=_plain(result.evaluation) if result else None,
+        error=_plain(result.error) if result else None,
+        files=_files(result, 500 if in_full else 20) if result else None,
+        usage=_plain(result.usage) if result else None,
+        timing=_plain(result.timing) if result else None,
+        tags=result.tags if result else (),
+        attempts=row.attempts,
+        worker=row.worker,
+        passages=tuple(_passages(told, prompt)) if in_full else None,
+    )
+
+
+def _files(result: ResultV1, most: int) -> dict[str, Any] | None:
+    """Return the names of changed files, and how many there are."""
+    if result.files is None:
+        return None
+    kinds = {f.name: getattr(result.files, f.name) for f in dataclasses.fields(result.files)}
+    return {kind: {"count": len(names), "names": names[:most]} for kind, names in kinds.items()}
+
+
+def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the conversation; what is endless is cut, and the cut said."""
+    room = _MOST_PASSAGES
+    for event in told.events:
+        for each in passages(event, prompt):
+            if room <= 0:
+                return
+            if each.kind is Kind.PROMPT:
+                continue  # it stands in the details
+            text, title = each.text[:_MOST], each.title[:_MOST]
+            room -= len(text) + len(title)
+            value = {
+                "at": round(each.at, 3),
+                "kind": each.kind,
+                "title": title,
+                "text": text,
+                "cut": len(each.text) - len(text) + len(each.title) - len(title),
+                "ok": each.ok,
+                "seconds": round(each.seconds, 3),
+                "tokens": [each.usage.input_tokens, each.usage.output_tokens]
+                if each.usage
+                else None,
+            }
+            yield {k: v for k, v in value.items() if v or v is False}
+
+
+def _plain(value: Any) -> Any:
+    return None if value is None else msgspec.to_builtins(value)

@@ -1,0 +1,165 @@
+"""What the page is given: the one contract between Python and ``assets/*.js``, as JSON.
+
+Money is in US dollars, durations are seconds, moments are seconds since the epoch. None: not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """One batch."""
+
+    name: str
+    #: From the page to its folder: empty, or ending in a slash.
+    link: str
+    received_at: float
+    #: None: it has not ended.
+    finished_at: float | None
+    tasks: int
+    retry_of: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Calls, tokens and money of a model, or of a purpose."""
+
+    name: str
+    calls: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    #: What is known of it: calls without a price are left out.
+    usd: float
+    #: Calls whose price nobody knows.
+    unpriced_calls: int
+    #: Calls whose tokens were counted here.
+    estimated_calls: int
+    unsettled_calls: int
+    unsettled_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """What the same tokens would have cost with another model."""
+
+    name: str
+    usd: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Tasks that tell of the same thing in the same words, numbers apart."""
+
+    message: str
+    #: Places in the columns of ``Tasks``.
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setback:
+    """Tasks that did not complete, for one reason."""
+
+    status: str
+    reason: str
+    count: int
+    #: What it means and how to go on, for people.
+    advice: str
+    causes: tuple[Cause, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A task in its slot, on the timeline."""
+
+    #: Its place in the columns of ``Tasks``.
+    task: int
+    lane: int
+    start: float
+    end: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Tasks:
+    """Columns: one value a task each, all in the same order."""
+
+    id: list[str] = field(default_factory=list)
+    #: Which of ``Content.folders`` it belongs to.
+    folder: list[int] = field(default_factory=list)
+    status: list[str] = field(default_factory=list)
+    reason: list[str] = field(default_factory=list)
+    message: list[str] = field(default_factory=list)
+    #: How its prompt begins.
+    prompt: list[str] = field(default_factory=list)
+    model: list[str] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    estimated: list[int] = field(default_factory=list)
+    usd: list[float | None] = field(default_factory=list)
+    unsettled_usd: list[float] = field(default_factory=list)
+    started_at: list[float | None] = field(default_factory=list)
+    run_s: list[float | None] = field(default_factory=list)
+    model_s: list[float | None] = field(default_factory=list)
+    tool_s: list[float | None] = field(default_factory=list)
+    parked_s: list[float | None] = field(default_factory=list)
+    #: The file beside the page that holds every step; empty: there is none.
+    transcript: list[str] = field(default_factory=list)
+    #: Where its details stand among the blocks: first character and how many; 0, 0: not embedded.
+    block: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """All that the page shows, details of tasks apart."""
+
+    version: str
+    title: str
+    made_at: float
+    folders: tuple[Folder, ...]
+    counts: Mapping[str, int]
+    #: From the first drop to the last end.
+    wall_s: float
+    #: At work, over all tasks.
+    run_s: float
+    total: Share
+    models: tuple[Share, ...]
+    purposes: tuple[Share, ...]
+    elsewhere: tuple[Elsewhere, ...]
+    setbacks: tuple[Setback, ...]
+    #: Orders that lead on, such as ``batchd retry NAME --failed``.
+    orders: tuple[str, ...]
+    lanes: int
+    bars: tuple[Bar, ...]
+    #: When tasks were without a slot; their ``lane`` says nothing.
+    parked: tuple[Bar, ...]
+    #: What is missing, and why.
+    notes: tuple[str, ...]
+    tasks: Tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """One task in full: a block of its own, deflated, read when it is opened."""
+
+    prompt: str
+    answer: str
+    directory: str
+    evaluation: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    files: Mapping[str, Any] | None
+    usage: Mapping[str, Any] | None
+    timing: Mapping[str, Any] | None
+    tags: tuple[str, ...]
+    attempts: int
+    #: Who worked on it last.
+    worker: str
+    #: What was cut off prompt and answer, in characters.
+    left_out: int
+    #: None: the transcript is not embedded.
+    passages: tuple[Mapping[str, Any], ...] | None

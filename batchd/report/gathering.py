@@ -1,0 +1,113 @@
+"""All that is known of tasks: from the store, and of pruned ones from their batch's folder."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from batchd.errors import UsageError
+from batchd.events import Event, TaskFinished
+from batchd.formats import ResultV1
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow, TaskRow
+
+_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is known of one task."""
+
+    row: TaskRow
+    #: None: it has not ended, or it was pruned and its ``results.jsonl`` is gone.
+    result: ResultV1 | None
+    #: None of them once it was pruned.
+    events: list[Event]
+
+
+class Gathered:
+    """The tasks of one batch, each read when it is asked for: all at once may be too much."""
+
+    def __init__(self, reader: Reader, batch: BatchRow) -> None:
+        self._reader = reader
+        self.batch = batch
+        self.rows = reader.tasks(batch.batch.name)
+        self._kept: Mapping[str, bytes] = _kept(batch) if batch.pruned else {}
+
+    @property
+    def note(self) -> str:
+        """What is missing; empty: nothing."""
+        name, pruned = self.batch.batch.name, self.batch.pruned
+        if not pruned:
+            return ""
+        if self._kept:
+            return f"The journal of {name} was pruned: its results are from results.jsonl, transcripts are files."
+        return (
+            f"{name} was pruned, and its results.jsonl is gone: statuses, tokens and money are all that is left;"
+            " prompts, answers and transcripts are missing."
+        )
+
+    def tell(self, row: TaskRow) -> Told:
+        """Read one task. Raises ``StoreError``."""
+        events = self._reader.events(row.ref)
+        text: str | bytes | None = self._kept.get(row.ref.task)
+        if events and isinstance(last := events[-1], TaskFinished):
+            text = last.result
+        return Told(row=row, result=_RESULT.decode(text) if text else None, events=events)
+
+    def __iter__(self) -> Iterator[Told]:
+        return map(self.tell, self.rows)
+
+
+def chosen(
+    reader: Reader, names: tuple[str, ...], since: dt.date | None, until: dt.date | None
+) -> list[BatchRow]:
+    """Return the batches that are meant, oldest first: by name, by days in UTC, or else the newest.
+
+    A batch belongs to every day that it was at work on. Raises ``UsageError`` where there is none.
+    """
+    if names:
+        found = [reader.batch(name) for name in dict.fromkeys(names)]
+    elif since is None and until is None:
+        found = reader.batches(limit=1)
+    else:
+        found = [row for row in reader.batches() if not row.problems]
+    found = [row for row in found if _within(row, since, until)]
+    for row in found:
+        if row.problems:
+            name = row.batch.name
+            raise UsageError(f"{name} was rejected when it came: `batchd status {name}` says why")
+    if not found:
+        raise UsageError(
+            "there is no batch to report on" + (" in that time" if since or until else "")
+        )
+    return sorted(found, key=lambda row: row.batch.received_at)
+
+
+def _within(row: BatchRow, since: dt.date | None, until: dt.date | None) -> bool:
+    ended = row.finished_at or time.time()
+    after = since is None or ended >= _midnight(since)
+    return after and (until is None or row.batch.received_at < _midnight(until + _DAY))
+
+
+def _midnight(day: dt.date) -> float:
+    return dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()
+
+
+def _kept(batch: BatchRow) -> dict[str, bytes]:
+    """Return the results that lie in the outbox still, by their tasks."""
+    try:
+        with Path(batch.batch.folder, "results.jsonl").open("rb") as file:
+            return {msgspec.json.decode(line, type=_Id).task: line for line in file}
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+class _Id(msgspec.Struct):
+    task: str

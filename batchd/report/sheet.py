@@ -1,0 +1,82 @@
+"""Tasks as a table for spreadsheets: stable columns, and no cell that a spreadsheet would run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TextIO
+
+from batchd.formats import ResultV1, TimingV1
+from batchd.report.gathering import Told
+from batchd.results import timestamp
+
+#: What makes a spreadsheet take a text for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def _of_result(read: Callable[[ResultV1], Any]) -> Callable[[Told], Any]:
+    return lambda told: read(told.result) if told.result else None
+
+
+def _of_timing(read: Callable[[TimingV1], Any]) -> Callable[[Told], Any]:
+    return _of_result(lambda result: read(result.timing))
+
+
+#: Each column with where it comes from. New ones go to the end; none is renamed or removed. Empty: not known.
+COLUMNS: Mapping[str, Callable[[Told], Any]] = {
+    "batch": lambda t: t.row.ref.batch,
+    "task": lambda t: t.row.ref.task,
+    "status": lambda t: str(t.row.status),
+    "reason": lambda t: t.row.reason,
+    "message": lambda t: t.row.message,
+    "model": lambda t: t.row.model,
+    "iterations": lambda t: t.row.round,
+    "attempts": lambda t: t.row.attempts,
+    "calls": lambda t: t.row.calls,
+    "input_tokens": lambda t: t.row.input_tokens,
+    "cached_input_tokens": lambda t: t.row.cached_input_tokens,
+    "output_tokens": lambda t: t.row.output_tokens,
+    "reasoning_tokens": lambda t: t.row.reasoning_tokens,
+    "total_tokens": lambda t: t.row.input_tokens + t.row.output_tokens,
+    "estimated": lambda t: int(t.row.estimated),
+    "cost_usd": lambda t: _money(t.row.cost_usd),
+    "unsettled_calls": lambda t: t.row.unsettled_calls,
+    "unsettled_usd": lambda t: _money(t.row.unsettled_usd),
+    "queued_at": lambda t: _moment(t.row.queued_at),
+    "started_at": lambda t: _moment(t.row.started_at),
+    "finished_at": lambda t: _moment(t.row.finished_at),
+    "queued_s": _of_timing(lambda t: t.queued_s),
+    "parked_s": _of_timing(lambda t: t.parked_s),
+    "waited_s": _of_timing(lambda t: t.waited_s),
+    "run_s": _of_timing(lambda t: t.run_s),
+    "model_s": _of_timing(lambda t: t.model_s),
+    "tool_s": _of_timing(lambda t: t.tool_s),
+    "evaluated_by": _of_result(lambda r: r.evaluation.by if r.evaluation else None),
+    "directory": lambda t: t.row.directory,
+    "tags": _of_result(lambda r: " ".join(r.tags)),
+    "first_prompt": _of_result(lambda r: r.first_prompt),
+    "answer": _of_result(lambda r: r.answer),
+}
+
+
+def write(file: TextIO, rows: Iterable[Told]) -> None:
+    """Write the tasks, under a line with the columns' names."""
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(read(told)) for read in COLUMNS.values()] for told in rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        text = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        # The apostrophe makes it text; spreadsheets do not show it.
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return "" if value is None else str(value)
+
+
+def _money(usd: float | None) -> str | None:
+    return None if usd is None else f"{usd:.8f}"
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else timestamp(at)

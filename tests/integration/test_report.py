@@ -1,0 +1,292 @@
+"""Reports as a daemon leaves them, and what `batchd report` makes of the store."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import Spool
+from pages import details
+from stored import BEGUN, Night
+from weather import Station, until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Night:
+    """A store with a small batch that has ended, and a configuration."""
+    night = Night(tmp_path, 60)
+    night.write()
+    (tmp_path / "config.toml").write_text("")
+    return night
+
+
+def _in(folder: Path) -> Spool:
+    return Spool(folder)
+
+
+def test_a_finished_batch_has_its_report(spool: Spool) -> None:
+    """The daemon writes it before the summary; figures are the summary's; a refused file has none."""
+    spool.write("mixed.json", [{"first_prompt": f"do {n}", "tags": ["x"]} for n in range(4)])
+    with spool.serving():
+        assert spool.batchd("submit", "--wait", "mixed.json").returncode == 0
+        (spool.folder / "inbox" / "wrong.json").write_text("[]")
+        spool.eventually((spool.folder / "outbox/wrong/summary.json").exists)
+    folder = spool.folder / "outbox/mixed"
+    content, tasks = details(folder / "report.html")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert content["counts"]["completed"] == summary["counts"]["completed"] == 4
+    assert content["total"]["usd"] == pytest.approx(summary["cost"]["total"])
+    assert [m["name"] for m in content["elsewhere"]] != []
+    assert {m["name"]: m["usd"] for m in content["elsewhere"]} == {
+        m["model"]: pytest.approx(m["total"]) for m in summary["cost"]["compare"]
+    }
+    assert content["tasks"]["transcript"] == [f"00{n}.jsonl" for n in range(1, 5)]
+    assert {t["prompt"] for t in tasks} == {f"do {n}" for n in range(4)}
+    assert all(t["passages"][-1]["kind"] == "end" for t in tasks)
+    assert (folder / "report.html").stat().st_mtime_ns <= (
+        folder / "summary.json"
+    ).stat().st_mtime_ns
+    assert not (spool.folder / "outbox/wrong/report.html").exists()
+
+
+def test_a_run_has_one_without_orders_that_lead_nowhere(spool: Spool) -> None:
+    """`run` forgets its batches, so its reports speak of no retry."""
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text().replace("steps-2", "400"))
+    spool.write("failing.json", [{"first_prompt": "do it"}])
+    assert spool.batchd("run", "failing.json").returncode == 1
+    content, _ = details(spool.folder / "outbox/failing/report.html")
+    assert [s["reason"] for s in content["setbacks"]] == ["bad_request"]
+    assert content["orders"] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("[report]\ntimeout_s = 0.01\n", "it took longer than 0.01 s"),
+        ("[report]\nenabled = false\n", ""),
+    ],
+)
+def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str, why: str) -> None:
+    """One that takes too long is given up, and the log says so; one that is not wanted is not made."""
+    station = Station(tmp_path, model_server, more=more)
+    with station.serving():
+        for name in ("a", "b"):
+            station.drop(f"{name}.json", b'{"first_prompt": "x"}')
+            station.completed(name, 1)
+    assert list(station.outbox.glob("*/report.html")) == []
+    told = station.told("report_trouble")
+    assert [line["batch"] for line in told] == (["a", "b"] if why else [])
+    assert all(why in line["message"] for line in told)
+
+
+def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> None:
+    """Something stands where the report is to lie: the summary comes all the same, and so does the next report."""
+    station = Station(tmp_path, model_server, model="latency-0.5+steps-1")
+    with station.serving():
+        station.drop("a.json", b'{"first_prompt": "x"}')
+        until((station.outbox / "a" / "request.json").exists)
+        (station.outbox / "a" / "report.html").mkdir()
+        station.completed("a", 1)
+        station.drop("b.json", b'{"first_prompt": "x"}')
+        station.completed("b", 1)
+    (line,) = station.told("report_trouble")
+    assert "report.html" in line["message"]
+    assert (station.outbox / "b" / "report.html").is_file()
+    assert list(station.outbox.glob("*/.*")) == []
+
+
+def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    """Who makes reports ends with the daemon, also while nobody closes its input."""
+    started = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-P', '-m', 'batchd.report'])\n"
+        "print(child.pid, flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", started],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=_in(tmp_path).environment,
+    ) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc", parent.stdout.readline().decode().strip())
+        until(lambda: b"batchd.report" in (child / "cmdline").read_bytes())
+        until(lambda: _nice(child) == 10)
+        parent.kill()
+        parent.wait()
+        until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text())
+
+
+def _nice(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[16])
+
+
+def test_secrets_of_tasks_are_in_no_report(spool: Spool) -> None:
+    """A command prints its secret; neither page nor transcripts nor the table have it."""
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text().replace("steps-2", "notes-2"))
+    secret = "hunter2-hunter2"
+    task = {
+        "first_prompt": "do it",
+        "check": 'echo "$TOKEN"; exit 1',
+        "limits": {"max_iterations": 2},
+    }
+    spool.write("hush.json", [{**task, "env": {"TOKEN": {"secret": secret}}}])
+    with spool.serving():
+        spool.batchd("submit", "--wait", "hush.json")
+    page = spool.folder / "outbox/hush/report.html"
+    content, tasks = details(page)
+    everything = page.read_text() + json.dumps([content, tasks])
+    assert "[secret]" in everything
+    assert secret not in everything
+    assert secret not in spool.batchd("report", "--csv", "hush").stdout
+
+
+def test_over_days_and_several_batches(night: Night) -> None:
+    """Batches are chosen by name or by days; the page says whose tasks they are, and links into their folders."""
+    Night(night.folder, 10, name="second").write()
+    spool = _in(night.folder)
+    day = time.strftime("%Y-%m-%d", time.gmtime(BEGUN))
+    done = spool.batchd("report", "--since", day, "--until", day, "-o", "both.html")
+    assert done.stdout.startswith("both.html: 70 tasks of 2 batches")
+    content, _ = details(night.folder / "both.html")
+    assert [(f["name"], f["link"]) for f in content["folders"]] == [
+        ("night", "outbox/night/"),
+        ("second", "outbox/second/"),
+    ]
+    assert len(content["tasks"]["id"]) == 70
+    assert content["orders"] == [f"batchd retry {name} --failed" for name in ("night", "second")]
+
+    for arguments in (
+        ["--since", "2027-01-01"],
+        ["--until", "2020-01-01"],
+        ["night", "--since", "2027-01-01"],
+    ):
+        refused = spool.batchd("report", *arguments)
+        assert (refused.returncode, refused.stderr) == (
+            2,
+            "batchd: there is no batch to report on in that time\n",
+        )
+    assert "is no day" in spool.batchd("report", "--since", "yesterday").stderr
+    assert "there is no batch nowhere" in spool.batchd("report", "nowhere").stderr
+
+
+def test_what_was_pruned_is_said(night: Night) -> None:
+    """With results.jsonl in the outbox prompts and answers are there; without it, figures are, and a note."""
+    spool = _in(night.folder)
+    results = [json.loads(p.read_bytes()) for p in sorted(night.outbox.glob("*.json"))]
+    assert results == []
+    before = spool.batchd("report", "--csv", "-o", "-").stdout
+    lines = [e["result"] for e in _finished(night)]
+    (night.outbox / "results.jsonl").write_text("".join(lines))
+    (night.outbox / "summary.json").write_text("{}")
+    assert spool.batchd("prune", "--yes").returncode == 0
+    assert spool.batchd("report").returncode == 0
+    content, tasks = details(night.outbox / "report.html")
+    assert "was pruned: its results are from results.jsonl" in content["notes"][0]
+    assert all(t["passages"] is None for t in tasks)
+    assert any("guessing game" in t["prompt"] for t in tasks)
+    assert spool.batchd("report", "--csv").stdout == before
+
+    (night.outbox / "results.jsonl").unlink()
+    assert spool.batchd("report").returncode == 0
+    content, _ = details(night.outbox / "report.html")
+    assert "prompts, answers and transcripts are missing" in content["notes"][0]
+    assert content["counts"]["completed"] > 40
+    assert content["total"]["usd"] > 0
+    assert len(content["bars"]) == sum(at is not None for at in content["tasks"]["started_at"])
+
+
+def _finished(night: Night) -> list[dict[str, str]]:
+    from batchd.store.reader import Reader  # noqa: PLC0415 (here alone)
+
+    with Reader(night.path) as reader:
+        return [
+            {"result": json.dumps(json.loads(text)) + "\n"}
+            for _, text in reader.results(night.name)
+        ]
+
+
+def test_csv(tmp_path: Path) -> None:
+    """Whatever texts hold, it reads back as one row a task; no cell is a formula; columns are as documented."""
+    evil = (
+        '=HYPERLINK("http://x"),"a"',
+        "+1+1",
+        "-2\n\r\n",
+        '@SUM(A1)"',
+        "\t=1",
+        "plain, with comma",
+    )
+    night = Night(tmp_path, 10, hostile=evil)
+    night.write()
+    (tmp_path / "config.toml").write_text("")
+    assert _in(tmp_path).batchd("report", "--csv", "-o", "out.csv").returncode == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row, text in zip(rows, evil, strict=False):
+        assert row["first_prompt"] == (text if text.startswith("plain") else f"'{text}")
+    assert not [c for r in rows for c in r.values() if c.startswith(("=", "+", "-", "@", "\t"))]
+    readme = (ROOT / "README.md").read_text()
+    assert " ".join(rows[0]) in " ".join(readme.split()).replace("`", "").replace(",", "")
+    assert io.StringIO(newline="").newlines is None
+
+
+def test_the_wheel_has_the_page(tmp_path: Path) -> None:
+    """What is installed can make reports: the page's sources are in it."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {p.name for p in (ROOT / "batchd/report/assets").iterdir()}
+    with zipfile.ZipFile(wheel) as file:
+        assert {f"batchd/report/assets/{name}" for name in names} <= set(file.namelist())
+
+
+def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> None:
+    """Small batches that end one after another do not start a process each, and it goes with the daemon."""
+    station = Station(tmp_path, model_server)
+    with station.serving():
+        for n in range(12):
+            station.drop(f"b{n}.json", b'{"first_prompt": "x"}')
+        makers: set[str] = set()
+
+        def done() -> bool:
+            makers.update(_makers())
+            return len([*station.outbox.glob("*/summary.json")]) == 12
+
+        until(done)
+        mine = {pid for pid in makers if _of(pid, station)}
+    assert len([*station.outbox.glob("*/report.html")]) == 12
+    assert len(mine) <= 1
+    until(lambda: not {pid for pid in mine if Path("/proc", pid).exists()})
+    assert signal.SIGKILL  # it is killed, not asked
+
+
+def _makers() -> set[str]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"batchd.report" in (entry / "cmdline").read_bytes():
+                found.add(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def _of(pid: str, station: Station) -> bool:
+    try:
+        parent = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return False
+    return station.process is not None and parent == str(station.process.pid)
