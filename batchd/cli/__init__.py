@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "show batches, the tasks of one, or one task",
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
+    "web": "show batches and tasks in a browser, live",
     "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
     "check": "look for what would fail, and say how to mend it",
     "schema": "print the JSON Schema of task files, results or summaries",

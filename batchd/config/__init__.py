@@ -77,6 +77,8 @@ class Config(Sections):
         for source in sources:
             with contextlib.suppress(NotPossibleError):
                 yield self.revealed(source)
+        with contextlib.suppress(NotPossibleError):
+            yield from filter(None, (self.web.token(self.environ),))
 
     def revealed(self, secret: records.Secret) -> str:
         """Return the value of a task's secret variable, read now where it comes from elsewhere.
@@ -104,6 +106,7 @@ class Config(Sections):
         keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
         return (
             keys
+            | {*filter(None, (self.web.token_env,))}
             | {*self.secrets.env}
             | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
         )
@@ -111,7 +114,7 @@ class Config(Sections):
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
         keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
-        return (*keys, *self.secrets.files.values())
+        return (*keys, *self.secrets.files.values(), *filter(None, (self.web.token_file,)))
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""

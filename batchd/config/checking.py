@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from batchd.config import web
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -46,12 +47,13 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), path)
         return str(credential) if credential.is_file() else place(path)
 
-    p, w, log = sections.paths, sections.workspace, sections.log
+    p, w, log, page = sections.paths, sections.workspace, sections.log, sections.web
     return replace(
         sections,
         paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
         workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
         log=replace(log, file=log.file and place(log.file)),
+        web=replace(page, token_file=page.token_file and key_file(page.token_file)),
         providers={
             name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
             for name, known in sections.providers.items()
@@ -81,6 +83,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             # Not quoted: it may be the key itself, put into the wrong place.
             told = "it must be the name of an environment variable, which holds the key"
             yield ("providers", name, "api_key_env"), Problem("", told)
+    yield from web.problems(config.web)
     yield from _handed_out(config)
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
@@ -96,7 +99,18 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers among what tasks may ask for."""
+    """Find keys of providers, and the token of the page, among what tasks may ask for."""
+    if config.web.token_env in config.secrets.env:
+        yield (
+            ("secrets", "env"),
+            Problem("", "it holds the token of [web], which no command may see"),
+        )
+    for given, file in config.secrets.files.items():
+        if config.web.token_file and os.path.realpath(file) == os.path.realpath(
+            config.web.token_file
+        ):
+            told = "it holds the token of [web], which no command may see"
+            yield ("secrets", "files", given), Problem("", told)
     for name, provider in config.providers.items():
         why = f"it holds the key of provider {name}, which no command may see"
         if provider.api_key_env in config.secrets.env:

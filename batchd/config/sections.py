@@ -17,6 +17,7 @@ from batchd.config.limits import Limits
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
+from batchd.config.web import Web
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,3 +270,4 @@ class Sections(Section):
     spool: Spool = field(default_factory=Spool)
     store: Store = field(default_factory=Store)
     log: Log = field(default_factory=Log)
+    web: Web = field(default_factory=Web)

@@ -85,6 +85,23 @@ def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
         yield tell(event)
 
 
+def plain(passage: Passage, most: int) -> dict[str, Any]:
+    """Return a passage as pages are given it: no text longer than ``most``, and how much of it that cost."""
+    text, title = passage.text[:most], passage.title[:most]
+    usage = passage.usage
+    value = {
+        "at": round(passage.at, 3),
+        "kind": passage.kind,
+        "title": title,
+        "text": text,
+        "cut": len(passage.text) - len(text) + len(passage.title) - len(title),
+        "ok": passage.ok,
+        "seconds": round(passage.seconds, 3),
+        "tokens": [usage.input_tokens, usage.output_tokens] if usage else None,
+    }
+    return {k: v for k, v in value.items() if v or v is False}
+
+
 def command(call: ToolCall) -> str:
     """Return what a tool call does: its command or path, where its arguments can be read."""
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from batchd.formats import ResultV1
-from batchd.observe.conversation import Kind, passages
+from batchd.observe.conversation import Kind, passages, plain
 from batchd.report.content import Details
 from batchd.report.gathering import Told
 
@@ -113,21 +113,8 @@ def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
                 return
             if each.kind is Kind.PROMPT:
                 continue  # it stands in the details
-            text, title = each.text[:_MOST], each.title[:_MOST]
-            room -= len(text) + len(title)
-            value = {
-                "at": round(each.at, 3),
-                "kind": each.kind,
-                "title": title,
-                "text": text,
-                "cut": len(each.text) - len(text) + len(each.title) - len(title),
-                "ok": each.ok,
-                "seconds": round(each.seconds, 3),
-                "tokens": [each.usage.input_tokens, each.usage.output_tokens]
-                if each.usage
-                else None,
-            }
-            yield {k: v for k, v in value.items() if v or v is False}
+            room -= min(len(each.text), _MOST) + min(len(each.title), _MOST)
+            yield plain(each, _MOST)
 
 
 def _plain(value: Any) -> Any:

@@ -77,8 +77,9 @@ ROOMS: Mapping[str, Room] = {
     "observe": Room(5, ("control", "store", *EVENTS)),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
+    "web": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify")),
+    "cli": Room(6, (*FACES, "demo", "notify", "web")),
     "__main__": Room(6, ("cli",)),
 }
 
@@ -258,6 +259,7 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [
         *project["project"]["dependencies"],
+        *(name for extra in project["project"]["optional-dependencies"].values() for name in extra),
         *project["dependency-groups"]["dev"],
         *project["build-system"]["requires"],
     ]
