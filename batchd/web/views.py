@@ -174,7 +174,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "day": {
             "limit_usd": daemon.day.limit_usd,
             "spent_usd": daemon.day.spent_usd,
-            "reserved_usd": daemon.day.reserved_usd,
+            "reserved_usd": round(daemon.day.reserved_usd, 8),
         },
         "troubles": [*daemon.troubles],
     }

@@ -21,7 +21,7 @@ const BatchPage = (() => {
       tasks.root.hidden = !b.tasks;
       tasks.fill(told);
       document.title = `${b.tasks ? `${b.completed + b.timeout + b.error + b.cancelled}/${b.tasks} ` : ""}${b.name} · batchd`;
-    } }, Frame.connected);
+    } }, Frame);
 
     function changed() {
       const query = String(asked(state));

@@ -32,7 +32,7 @@ const CostPage = (() => {
       return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost"], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null);
     }
     show();
-    Live.listen(() => "/live/overview", { now: told => Frame.update(told) }, Frame.connected);
+    Live.listen(() => "/live/overview", { now: told => Frame.update(told) }, Frame);
     setInterval(() => { if (!document.hidden) show(); }, 30000);
   }
   function money(line) {

@@ -49,7 +49,9 @@ const Frame = (() => {
     return [text.slice(0, found.index), el("code", { class: "order", text: found[0].trim() }), text.slice(found.index + found[0].length)];
   }
   function failed(error) {
-    update({ daemon: null, parked: [], error: error.message });
+    lost.hidden = true;
+    document.body.removeAttribute("data-lost");
+    Keep.list(notices, [{ key: "error", tone: "error", title: "This cannot be shown", text: error.message }], n => n.key, notice);
   }
   return { begin, update, connected, failed, notice, parked };
 })();

@@ -28,7 +28,10 @@ const Keep = (() => {
   }
   // How long something has been going on: counted up by `tick`.
   const since = at => el("span", { class: "since", "data-since": String(at), text: lasted(at) });
-  const lasted = at => Words.duration(Math.max(0, Math.floor(Live.now() - at)));
+  function lasted(at) {
+    const seconds = Math.max(0, Math.floor(Live.now() - at));
+    return seconds < 60 ? `${seconds} s` : Words.duration(seconds);
+  }
   function tick() {
     if (document.hidden) return;
     for (const each of document.querySelectorAll("[data-since]")) {

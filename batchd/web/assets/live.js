@@ -4,7 +4,7 @@ const Live = (() => {
   let offset = 0;
 
   // `address()` is where to listen: asked anew each time. `handlers` take what each kind of event brings.
-  function listen(address, handlers, connected) {
+  function listen(address, handlers, { connected, failed }) {
     let source = null, again = 0;
 
     function open() {
@@ -29,11 +29,15 @@ const Live = (() => {
       if (source) source.close();
       source = null;
     }
-    // Signed out, or too many listen: the first is shown the way in, the other tries again.
+    // Signed out: the page shows the way in. A name that nobody knows: it says so. Too many listen: it tries again.
     async function refused() {
-      again = setTimeout(open, AGAIN_MS);
-      const { admitted } = await get("/session").catch(() => ({ admitted: true }));
-      if (!admitted) location.reload();
+      try {
+        await get(address().replace("/live/", "/api/"));
+        again = setTimeout(open, AGAIN_MS);
+      } catch (error) {
+        if (error.unknown) failed(error);
+        else again = setTimeout(open, AGAIN_MS);
+      }
     }
     document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
     window.addEventListener("pagehide", close);
@@ -45,7 +49,7 @@ const Live = (() => {
     const answer = await fetch(address, { cache: "no-store" });
     const told = await answer.json();
     if (answer.status === 401) location.reload();
-    if (!answer.ok) throw new Error(told.error);
+    if (!answer.ok) throw Object.assign(new Error(told.error), { unknown: answer.status === 404 });
     return told;
   }
   // Seconds since the epoch, by the server's clock.

@@ -16,7 +16,7 @@ const Overview = (() => {
       work.fill(told.agents, told.running, a => `${a.batch}/${a.task}`, agent);
       providers.fill(told.providers);
       if (!ended.all) ended.fill(told.ended, told.ended.length, b => b.name, line);
-    } }, Frame.connected);
+    } }, Frame);
   }
   function standing(told) {
     if (!told.left) return { strong: told.batches.length || told.ended.length ? "Nothing left to do" : "Nothing has been dropped yet" };
@@ -39,7 +39,7 @@ const Overview = (() => {
     return found;
   }
   const figure = f => el("div", {}, el("dt", { text: f.label }), el("dd", { text: f.value }),
-    f.bar ? el("dd", { class: "gauge", "aria-hidden": "true" }, el("span", { class: "bar" }, Dom.fill(...f.bar))) : null,
+    f.bar ? el("dd", { class: "gauge", "aria-hidden": "true" }, el("span", { class: "bar" }, f.bar[1] ? Dom.fill(...f.bar) : null)) : null,
     f.sub ? el("dd", { class: `sub${f.warn ? " warn" : ""}`, text: f.sub }) : null);
 
   // A section with a table, there only while it has lines.
@@ -60,10 +60,10 @@ const Overview = (() => {
   const AGENT = [["id", "Task"], ["step", "Doing"], ["since", "For", true], ["rounds", "Round", true], ["calls", "Calls", true]];
 
   function line(b) {
-    const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": label, "data-tone": tone, text });
+    const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== "rejected" && text && label, "data-tone": tone, text });
     return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), bar(b)), [
-      cell("done", "Done", `${Words.count(done)} / ${Words.count(b.tasks)}`), cell("failed", "Failed", b.status === "rejected" ? "rejected" : failed ? Words.count(failed) : "", failed || b.status === "rejected" ? "error" : null),
-      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", `${Words.money(b.usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
+      cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", b.status === "rejected" ? "rejected" : failed ? Words.count(failed) : "", failed || b.status === "rejected" ? "error" : null),
+      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.money(b.usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {
     const told = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
@@ -92,7 +92,7 @@ const Overview = (() => {
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
       el("h3", { text: p.name }),
       p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft", text: ` ${p.parked[0].why}` })) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
-      el("span", { class: "bar", "aria-hidden": "true" }, Dom.fill("running", p.concurrent ? p.under_way / p.concurrent : 0)),
+      el("span", { class: "bar", "aria-hidden": "true" }, p.under_way ? Dom.fill("running", p.under_way / p.concurrent) : null),
       now ? el("p", { class: "soft", text: now }) : null, limits ? el("p", { class: "soft small", text: limits }) : null);
   }
   // Every batch there is, a hundred at a time.

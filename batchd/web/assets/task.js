@@ -18,7 +18,7 @@ const TaskPage = (() => {
         started = t.started_at || t.queued_at;
         if (following === null) following = t.status === "running";
         Keep.one(top, [t.status, t.reason, t.why], () => heading(batch, t));
-        Keep.list(figures, facts(t), f => f.label, f => el("div", {}, el("dt", { text: f.label }), el("dd", { title: f.title }, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
+        Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
         Keep.list(waits, told.waits.map(Frame.parked), n => n.key, Frame.notice);
         Keep.one(prompt, told.prompt, text => Conversation.render([{ at: started, kind: "prompt", text }], started));
         Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
@@ -32,7 +32,7 @@ const TaskPage = (() => {
         remaining();
         settle();
       },
-    }, Frame.connected);
+    }, Frame);
 
     // Who scrolls up wants to read; who comes back to the end, to follow.
     window.addEventListener("wheel", event => { if (event.deltaY < 0 && following) { following = false; settle(); } }, { passive: true });
@@ -68,7 +68,7 @@ const TaskPage = (() => {
       why ? el("p", { class: "why", "data-status": t.status, text: why }) : null);
   }
   function facts(t) {
-    const found = [{ label: "Model", value: t.model }];
+    const found = [];
     if (t.calls) {
       found.push({ label: "Cost", value: Words.money(t.usd), sub: t.unsettled_calls ? `and at most ${Words.money(t.unsettled_usd)} unsettled` : "" });
       found.push({ label: "Tokens", value: `${t.estimated ? "≈ " : ""}${Words.compact(t.tokens)}`, sub: `${Words.compact(t.input)} in${t.cached ? `, ${Words.compact(t.cached)} cached` : ""}; ${Words.compact(t.output)} out` });
@@ -78,7 +78,7 @@ const TaskPage = (() => {
     else if (t.started_at) found.push({ label: "Since its start", since: t.started_at });
     else found.push({ label: "Queued for", since: t.queued_at });
     if (t.attempts > 1) found.push({ label: "Dispatches", value: Words.count(t.attempts) });
-    found.push({ label: "Directory", value: t.directory, title: t.directory });
+    found.push({ label: "Model", value: t.model, long: true }, { label: "Directory", value: t.directory, long: true });
     return found;
   }
   return { begin };

@@ -49,7 +49,7 @@ const Tasks = (() => {
       return el("tr", { onclick: event => { if (!event.target.closest("a") && !String(getSelection())) location.assign(address); } }, COLUMNS.map(cell));
     }
     function why(t) {
-      if (t.doing) return el("span", { class: "prompt" }, Overview.doing(t.doing), " · ", Keep.since(t.doing.since));
+      if (t.doing) return el("span", { class: "prompt" }, Overview.doing(t.doing.step === "model" ? { step: "model" } : t.doing), " · ", Keep.since(t.doing.since));
       // The reason stands beside it already.
       const text = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
       return text ? el("span", { class: "prompt", text }) : null;
