@@ -1,4 +1,4 @@
-# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests strace and systemd.
+# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests strace, systemd and Chromium.
 # Another Python: `make demo PYTHON=/usr/bin/python3`.
 
 PYTHON ?= python3
@@ -38,7 +38,7 @@ demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
 .PHONY: test
-test: setup strace systemd ## all tests, four files at a time
+test: setup strace systemd chromium ## all tests, four files at a time
 	@$(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
 
 .PHONY: systemd-test
@@ -65,7 +65,7 @@ lint: setup ## ruff (every rule), its formatter, mypy --strict
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## every benchmark, against a floor taken in the same run
+bench: setup chromium ## every benchmark, against a floor taken in the same run
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
 
 .PHONY: clean
@@ -102,6 +102,15 @@ strace:
 	@if command -v strace >/dev/null; then exit 0; fi
 	echo 'Installing strace …'
 	$(call apt,strace)
+
+# Reads the reports in tests/browser. Without windows it is 70 MB to fetch.
+.PHONY: chromium
+chromium:
+	@for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+	  if command -v "$$name" >/dev/null; then exit 0; fi
+	done
+	echo 'Installing chromium-headless-shell …'
+	$(call apt,chromium-headless-shell)
 
 # A machine for tests/systemd: its first process, its users' sessions and its accounts; git, as the README installs by it.
 .PHONY: systemd

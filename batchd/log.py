@@ -46,6 +46,8 @@ class Action(enum.StrEnum):
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"
+    #: A command used more of the machine than it may, as its ``message`` says.
+    LIMIT_PASSED = "limit_passed"
     ROUND_EVALUATED = "round_evaluated"
     CONTEXT_COMPACTED = "context_compacted"
     CLOCK_MOVED = "clock_moved"
@@ -56,6 +58,10 @@ class Action(enum.StrEnum):
     RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
     BUDGET_REACHED = "budget_reached"
+    #: Somebody was told something: the ``receiver``, the ``notification``'s id, its ``subject``.
+    NOTIFIED = "notified"
+    #: Somebody could not be told, yet or for good: ``message``, and ``trying_again`` or the ``mend``.
+    NOTIFY_FAILED = "notify_failed"
     PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
     WORKER_DIED = "worker_died"
@@ -66,6 +72,8 @@ class Action(enum.StrEnum):
     SANDBOX_TROUBLE = "sandbox_trouble"
     #: A batch has no report; its results are none the worse.
     REPORT_TROUBLE = "report_trouble"
+    METRICS_TROUBLE = "metrics_trouble"
+    TRACES_TROUBLE = "traces_trouble"
     #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.

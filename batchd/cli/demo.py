@@ -46,6 +46,7 @@ format = "json"
 
 _CLOSING = """\
 Where things lie, in {spool}:
+  outbox/task/report.html     all of it to look at, in a browser
   outbox/task/001.json, …     the results; results.jsonl, summary.json
   outbox/task/001/, …         the files that the tasks made
   outbox/task/001.jsonl, …    the transcripts

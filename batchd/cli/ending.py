@@ -22,10 +22,16 @@ def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
         if one is None:
             print(f"\n{batch.name} has been collected already.")
         else:
-            print("", *summary.lines(one), "", f"Results: {batch.folder}/", sep="\n")
+            print("", *summary.lines(one), "", f"Results: {batch.folder}/", *_page(batch), sep="\n")
     if any(row.problems for row in rows):
         return 2
     return 0 if all(row.completed == row.tasks for row in rows) else 1
+
+
+def _page(batch: Batch) -> list[str]:
+    """Return the line that tells of a batch's report, where it has one."""
+    page = Path(batch.folder, "report.html")
+    return [f"Report:  {page}"] if page.is_file() else []
 
 
 def _read(batch: Batch) -> dict[str, Any] | None:

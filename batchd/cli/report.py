@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
+import contextlib
 import sys
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from batchd.store.rows import BatchRow
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("batch", nargs="*", metavar="BATCH", help="else the newest one")
-    days = "batches at work on this day or {}, in UTC: 2026-11-24"
-    parser.add_argument("--since", type=_day, metavar="DAY", help=days.format("later"))
-    parser.add_argument("--until", type=_day, metavar="DAY", help=days.format("earlier"))
+    days = "batches at work on this day or {}, in UTC: 2026-11-24, today, yesterday"
+    parser.add_argument("--since", type=common.day, metavar="DAY", help=days.format("later"))
+    parser.add_argument("--until", type=common.day, metavar="DAY", help=days.format("earlier"))
     parser.add_argument(
         "-o",
         "--output",
@@ -79,17 +79,11 @@ def _target(batches: list[BatchRow], given: str | None) -> Path | None:
 def _csv(reader: Reader, batches: list[BatchRow], given: str | None) -> int:
     from batchd.report import gathering, sheet  # noqa: PLC0415 (as above)
 
-    rows = (told for batch in batches for told in gathering.Gathered(reader, batch))
-    if given in {None, "-"}:
-        sheet.write(sys.stdout, rows)
-        return 0
-    with Path(str(given)).open("w", encoding="utf-8", newline="") as file:
-        sheet.write(file, rows)
+    gathered = [gathering.Gathered(reader, batch) for batch in batches]
+    records = (sheet.record(told) for source in gathered for told in source)
+    with contextlib.ExitStack() as stack:
+        if given not in {None, "-"}:
+            file = Path(str(given)).open("w", encoding="utf-8", newline="")  # noqa: SIM115 (the stack closes it)
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(file)))
+        common.print_csv(tuple(sheet.COLUMNS), records)
     return 0
-
-
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2026-11-24") from None

@@ -20,8 +20,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; no other command needs it)
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+    # They load everything; no other command needs it.
+    from batchd import telemetry  # noqa: PLC0415
+    from batchd.daemon import Daemon  # noqa: PLC0415
+    from batchd.notify import channels  # noqa: PLC0415
+    from batchd.notify.listener import Notifications  # noqa: PLC0415
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415
 
     sealing.seal()
     settings = config.load(args.config)
@@ -30,5 +34,8 @@ def run(args: argparse.Namespace) -> int:
     reload = functools.partial(config.load, file, settings.environ)
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
-    asyncio.run(Daemon(settings, reload=reload, finishers=[ReportMaker()]).run())
+    channels.insist(settings)
+    listeners = [Notifications(settings), *telemetry.exporters(settings)]
+    daemon = Daemon(settings, reload=reload, listeners=listeners, finishers=[ReportMaker()])
+    asyncio.run(daemon.run())
     return 0

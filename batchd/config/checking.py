@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchd.config import web
+from batchd.config import notify, telemetry, web
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -47,12 +47,15 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         credential = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), path)
         return str(credential) if credential.is_file() else place(path)
 
-    p, w, log, page = sections.paths, sections.workspace, sections.log, sections.web
+    p, w, log = sections.paths, sections.workspace, sections.log
+    metrics, traces, page = sections.metrics, sections.traces, sections.web
     return replace(
         sections,
         paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
         workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
         log=replace(log, file=log.file and place(log.file)),
+        metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
+        traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
         web=replace(page, token_file=page.token_file and key_file(page.token_file)),
         providers={
             name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
@@ -61,6 +64,15 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         secrets=replace(
             sections.secrets, files={n: key_file(f) for n, f in sections.secrets.files.items()}
         ),
+        notify={
+            name: replace(
+                known,
+                password_file=known.password_file and key_file(known.password_file),
+                url_file=known.url_file and key_file(known.url_file),
+                secret_file=known.secret_file and key_file(known.secret_file),
+            )
+            for name, known in sections.notify.items()
+        },
     )
 
 
@@ -83,6 +95,8 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             # Not quoted: it may be the key itself, put into the wrong place.
             told = "it must be the name of an environment variable, which holds the key"
             yield ("providers", name, "api_key_env"), Problem("", told)
+    yield from telemetry.problems(config.metrics, config.traces)
+    yield from _receivers(config)
     yield from web.problems(config.web)
     yield from _handed_out(config)
     folders = {
@@ -98,28 +112,33 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
 
 
+def _receivers(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    for name, receiver in config.notify.items():
+        for key, problem in notify.problems(name, receiver):
+            yield ("notify", name, *filter(None, (key,))), problem
+
+
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers, and the token of the page, among what tasks may ask for."""
-    if config.web.token_env in config.secrets.env:
-        yield (
-            ("secrets", "env"),
-            Problem("", "it holds the token of [web], which no command may see"),
-        )
-    for given, file in config.secrets.files.items():
-        if config.web.token_file and os.path.realpath(file) == os.path.realpath(
-            config.web.token_file
-        ):
-            told = "it holds the token of [web], which no command may see"
-            yield ("secrets", "files", given), Problem("", told)
-    for name, provider in config.providers.items():
-        why = f"it holds the key of provider {name}, which no command may see"
-        if provider.api_key_env in config.secrets.env:
-            yield ("secrets", "env"), Problem("", why)
+    """Find keys of providers, and what tells people and machines, among what tasks may ask for."""
+    for what, variables, files in _kept(config):
+        problem = Problem("", f"it holds {what}, which no command may see")
+        if {*variables} & {*config.secrets.env}:
+            yield ("secrets", "env"), problem
+        theirs = {os.path.realpath(file) for file in files if file}
         for given, file in config.secrets.files.items():
-            if provider.api_key_file and os.path.realpath(file) == os.path.realpath(
-                provider.api_key_file
-            ):
-                yield ("secrets", "files", given), Problem("", why)
+            if os.path.realpath(file) in theirs:
+                yield ("secrets", "files", given), problem
+
+
+def _kept(config: Sections) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Yield what is kept from tasks: what it is, its variables, its files."""
+    for name, receiver in config.notify.items():
+        what = f"a secret of [notify.{name}]"
+        yield what, tuple(notify.variables(receiver)), tuple(notify.files(receiver))
+    yield "the token of [web]", (config.web.token_env,), (config.web.token_file,)
+    yield "a key of [traces]", (config.traces.headers_env,), (config.traces.headers_file,)
+    for name, provider in config.providers.items():
+        yield f"the key of provider {name}", (provider.api_key_env,), (provider.api_key_file,)
 
 
 def model_problem(model: str, config: Sections) -> Problem | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd.config.values import Name, Section
+from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
 _HIGHEST_PORT = 65535
@@ -68,14 +67,6 @@ def parted(listen: str) -> tuple[str, int]:
     if found is None or int(found[2]) > _HIGHEST_PORT:
         raise ValueError(listen)
     return found[1].strip("[]"), int(found[2])
-
-
-def loopback(host: str) -> bool:
-    """Return whether only this machine reaches a host's address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def problems(web: Web) -> Iterator[tuple[tuple[str, str], Problem]]:

@@ -42,6 +42,8 @@ class ParkingLot(Listener):
         self.trials = Trials(core.schedule, self._paused)
         #: The day and its budget when the money was spent.
         self._spent_on: tuple[int, float] | None = None
+        #: Open batches whose money is spent.
+        self._spent: set[str] = set()
         #: Set by the dispatcher: has a running task give its slot back.
         self.halt: Callable[[Ref, str], None] = _nothing
         #: Set by the daemon: reads the keys again.
@@ -58,6 +60,10 @@ class ParkingLot(Listener):
     def stopped(self) -> bool:
         """Whether nothing at all may start."""
         return (Scope.ALL, "") in self._register or _DAY in self._register
+
+    def given_back(self, active: Iterable[Ref]) -> int:
+        """Return how many tasks have begun and wait without a slot; ``active``: those that have one."""
+        return len(self._given_back) - sum(ref in self._given_back for ref in active)
 
     # What people want
 
@@ -139,6 +145,7 @@ class ParkingLot(Listener):
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
         """Forget a batch."""
+        self._spent.discard(batch.name)
         self._ended(Scope.BATCH, batch.name)
 
     # What the governor tells
@@ -158,11 +165,14 @@ class ParkingLot(Listener):
             how_to_go_on=how,
         )
         known = self._register.causes((Scope.PROVIDER, provider))
-        since = min((p.since for c, p in known.items() if c.reason), default=time.time())
+        outages = {c: p.since for c, p in known.items() if c.reason}
+        since = min(outages.values(), default=time.time())
         parking = Parking(
             scope=Scope.PROVIDER, name=provider, cause=cause, message=message, since=since
         )
         self._park_now(parking)
+        if cause not in outages:  # else a try has failed: that is no news
+            self._core.listeners.provider_parked(parking, how)
 
     def half_opened(self, provider: str) -> None:
         """Have one task try a parked provider."""
@@ -174,8 +184,12 @@ class ParkingLot(Listener):
     def closed(self, provider: str) -> None:
         """Let a provider's tasks go on."""
         self.trials.end(provider)
-        if self._lift((Scope.PROVIDER, provider), keep=(Cause.PAUSED,)):
-            self._core.spawn(self._forget((Scope.PROVIDER, provider)))
+        key = (Scope.PROVIDER, provider)
+        outage = next((p for c, p in self._register.causes(key).items() if c.reason), None)
+        if self._lift(key, keep=(Cause.PAUSED,)):
+            self._core.spawn(self._forget(key))
+            if outage is not None:
+                self._core.listeners.provider_resumed(outage)
 
     def gave_up(self, provider: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider."""
@@ -190,6 +204,13 @@ class ParkingLot(Listener):
             self._park_now(
                 Parking(scope=Scope.DAY, cause=Cause.BUDGET, message=message, since=time.time())
             )
+            self._core.listeners.budget_reached("", message)
+
+    def batch_spent(self, batch: str, message: str) -> None:
+        """Tell of a batch whose money is spent, once; its tasks end one by one."""
+        if batch not in self._spent:
+            self._spent.add(batch)
+            self._core.listeners.budget_reached(batch, message)
 
     # What the clock does
 

@@ -22,10 +22,11 @@ from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
-from batchd.daemon.listener import Listener, Listeners
+from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
+from batchd.daemon.scratch import Scratch
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble, trouble
 from batchd.governor import Governor
@@ -175,8 +176,10 @@ class Daemon:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
         permissions.insist(config)
+        after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
+        undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
         store = Store.open(
@@ -198,6 +201,8 @@ class Daemon:
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
         batches = self._batches = Batches(core)
+        scratch = self._scratch = Scratch(core)
+        self._listeners.add(scratch)
         lot = self._lot = ParkingLot(core, batches)
         dispatcher = self._dispatcher = Dispatcher(core, batches, lot)
         dispatcher.pool = Supervisor(
@@ -214,7 +219,11 @@ class Daemon:
         )
         self._verbs = self._orders.table()
         if self._work:
+            self._listeners.opened(self._orders.standing)
             await self._begin(undo, state)
+            self._listeners.daemon_started(
+                Start(after_crash=after_crash, batches=len(batches), tasks=len(core.schedule))
+            )
         else:
             undo.push_async_callback(core.settle)
             await move_claimed(core)
@@ -261,6 +270,7 @@ class Daemon:
         for batch in torn:
             self._core.spawn(self._orders.rerun.mend(batch))
         self._lot.restore(restored.parked, restored.queued)
+        self._scratch.sweep(task.ref for task in restored.queued)
         gc.freeze()
         gc.enable()
 

@@ -113,7 +113,7 @@ def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
                 return
             if each.kind is Kind.PROMPT:
                 continue  # it stands in the details
-            room -= min(len(each.text), _MOST) + min(len(each.title), _MOST)
+            room -= sum(min(len(part), _MOST) for part in (each.text, each.title, each.given))
             yield plain(each, _MOST)
 
 

@@ -130,6 +130,8 @@ class Content:
     total: Share
     models: tuple[Share, ...]
     purposes: tuple[Share, ...]
+    #: A task with several tags is counted under each.
+    tags: tuple[Share, ...]
     elsewhere: tuple[Elsewhere, ...]
     setbacks: tuple[Setback, ...]
     #: Orders that lead on, such as ``batchd retry NAME --failed``.

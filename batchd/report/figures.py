@@ -43,16 +43,22 @@ def share(name: str, rows: Sequence[SpendRow]) -> Share:
     )
 
 
-def elsewhere(prices: Iterable[tuple[str, Price | None]], total: Share) -> tuple[Elsewhere, ...]:
+def elsewhere(
+    prices: Iterable[tuple[str, Price | None]], rows: Sequence[SpendRow]
+) -> tuple[Elsewhere, ...]:
     """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
-    used = Usage(
-        calls=total.calls,
-        input_tokens=total.input_tokens,
-        cached_input_tokens=total.cached_input_tokens,
-        output_tokens=total.output_tokens,
-    )
+    used = [
+        Usage(
+            calls=r.calls,
+            input_tokens=r.input_tokens,
+            cached_input_tokens=r.cached_input_tokens,
+            cache_write_tokens=r.cache_write_tokens,
+            output_tokens=r.output_tokens,
+        )
+        for r in rows
+    ]
     found = (
-        Elsewhere(name=name, usd=price.cost(used).total if price else None)
+        Elsewhere(name=name, usd=sum(price.cost_of_many(u).total for u in used) if price else None)
         for name, price in prices
     )
     return tuple(sorted(found, key=lambda e: (e.usd is None, e.usd or 0.0, e.name)))

@@ -87,7 +87,7 @@ def chosen(
         raise UsageError(
             "there is no batch to report on" + (" in that time" if since or until else "")
         )
-    return sorted(found, key=lambda row: row.batch.received_at)
+    return sorted(found, key=lambda row: (row.batch.received_at, row.batch.claim))
 
 
 def _within(row: BatchRow, since: dt.date | None, until: dt.date | None) -> bool:

@@ -113,4 +113,5 @@ async def _started() -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         env=environ,
+        process_group=0,  # Ctrl-C is for the daemon
     )

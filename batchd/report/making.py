@@ -50,6 +50,12 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
         for batch in batches
         for row in reader.spend(("provider", "model", "purpose"), batch=batch.batch.name)
     ]
+    tagged = [
+        row
+        for batch in batches
+        for row in reader.spend(("tag",), batch=batch.batch.name)
+        if row.tag is not None
+    ]
     total = figures.share("total", spend)
     content = Content(
         version=__version__,
@@ -61,8 +67,9 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
         run_s=sum(seconds or 0.0 for seconds in tasks.run_s),
         total=total,
         models=figures.shares(spend, lambda row: f"{row.provider}/{row.model}"),
+        tags=figures.shares(tagged, lambda row: row.tag or ""),
         purposes=figures.shares(spend, lambda row: row.purpose),
-        elsewhere=figures.elsewhere(style.compare, total) if total.calls else (),
+        elsewhere=figures.elsewhere(style.compare, spend) if total.calls else (),
         setbacks=figures.setbacks(tasks),
         orders=tuple(_orders(batches)) if style.orders else (),
         lanes=lanes,

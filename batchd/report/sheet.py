@@ -1,17 +1,13 @@
-"""Tasks as a table for spreadsheets: stable columns, and no cell that a spreadsheet would run."""
+"""Tasks as a table for spreadsheets, its columns stable."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from batchd.formats import ResultV1, TimingV1
 from batchd.report.gathering import Told
 from batchd.results import timestamp
-
-#: What makes a spreadsheet take a text for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def _of_result(read: Callable[[ResultV1], Any]) -> Callable[[Told], Any]:
@@ -59,19 +55,9 @@ COLUMNS: Mapping[str, Callable[[Told], Any]] = {
 }
 
 
-def write(file: TextIO, rows: Iterable[Told]) -> None:
-    """Write the tasks, under a line with the columns' names."""
-    writer = csv.writer(file, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(read(told)) for read in COLUMNS.values()] for told in rows)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        text = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-        # The apostrophe makes it text; spreadsheets do not show it.
-        return f"'{text}" if text.startswith(_FORMULA) else text
-    return "" if value is None else str(value)
+def record(told: Told) -> dict[str, Any]:
+    """Return a task's value in each column."""
+    return {name: read(told) for name, read in COLUMNS.items()}
 
 
 def _money(usd: float | None) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from batchd.config import Config
-from batchd.config.web import loopback
+from batchd.config.values import loopback
 from batchd.errors import NotPossibleError, UsageError
 from batchd.web import token
 from batchd.web.application import application

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from batchd.observe import troubles
 from batchd.observe.parking import Standstill, standstills
 from batchd.observe.snapshot import Agent, Daemon, Provider, Snapshot
 from batchd.records import Ref
@@ -176,7 +177,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
             "spent_usd": daemon.day.spent_usd,
             "reserved_usd": round(daemon.day.reserved_usd, 8),
         },
-        "troubles": [*daemon.troubles],
+        "troubles": [{**each, "what": troubles.what(each)} for each in daemon.troubles],
     }
 
 
@@ -200,6 +201,8 @@ def _provider(each: Provider) -> dict[str, Any]:
         "rpm": round(each.rpm),
         "tpm": round(each.tpm),
         "paused_s": round(each.paused_s),
+        "calls": None if each.calls_a_minute is None else round(each.calls_a_minute),
+        "tokens": None if each.tokens_a_minute is None else round(each.tokens_a_minute),
         "parked": [*map(_standstill, standstills(each.parked))],
     }
 

@@ -57,7 +57,8 @@ def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
     assert not any((station.outbox / name).exists() for name in names)
     for folder in goal.glob("hurry*"):
         assert {p.name for p in folder.iterdir()} == {
-            *("request.json", "results.jsonl", "summary.json", "001", "001.json", "001.jsonl")
+            *("request.json", "results.jsonl", "report.html", "summary.json"),
+            *("001", "001.json", "001.jsonl"),
         }
     assert {p.name for p in (goal / "wrong0").iterdir()} == {"request.json", "summary.json"}
     assert station.told("outbox_trouble") == []
@@ -222,5 +223,6 @@ def test_daemons_that_share_an_outbox_take_a_name_each(tmp_path: Path, model_ser
     for name in names:
         found = {p.name for p in (one.outbox / name).iterdir()}
         assert found == {
-            *("request.json", "results.jsonl", "summary.json", "001", "001.json", "001.jsonl")
+            *("request.json", "results.jsonl", "report.html", "summary.json"),
+            *("001", "001.json", "001.jsonl"),
         }

@@ -23,12 +23,12 @@ class Room:
     may: tuple[str, ...] = ()
 
 
-LEAVES = ("records", "errors", "log", "masking", "sealing")
+LEAVES = ("records", "errors", "log", "masking", "sealing", "trees")
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
     "observe",
-    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
+    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox"),
 )
@@ -43,6 +43,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "stderr": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
+    "trees": Room(0, LEAVES),
     "config": Room(1),
     "events": Room(1),
     "taskstate": Room(1, ("events",)),
@@ -75,11 +76,16 @@ ROOMS: Mapping[str, Room] = {
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
     "observe": Room(5, ("control", "store", *EVENTS)),
+    # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
+    "estimate": Room(
+        5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)
+    ),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
+    "telemetry": Room(6, FACES),
     "web": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify", "web")),
+    "cli": Room(6, (*FACES, "demo", "notify", "telemetry", "web")),
     "__main__": Room(6, ("cli",)),
 }
 
@@ -191,7 +197,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, llm",
         ),
         (
             {
@@ -264,4 +270,5 @@ def test_every_dependency_is_pinned() -> None:
         *project["build-system"]["requires"],
     ]
     names = {re.split(r"[\[<>=~!; ]", w, maxsplit=1)[0].lower() for w in wanted}
+    assert "prometheus-client" in names
     assert names <= pinned

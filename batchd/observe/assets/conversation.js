@@ -24,10 +24,10 @@ const Conversation = (() => {
   }
   function tool(passage) {
     const title = passage.title || "", line = title.split("\n", 1)[0];
-    const text = [title === line ? "" : title, passage.text || ""].filter(Boolean).join("\n\n");
+    const given = title === line ? passage.given : title;
     const head = [el("span", { class: "command", text: title === line ? line : `${line} …` }), el("span", { class: "took", text: passage.seconds >= 0.05 ? ` · ${Words.duration(passage.seconds)}` : "" })];
-    if (!text) return el("div", {}, head);
-    return el("details", {}, el("summary", {}, head), el("pre", { text }));
+    if (!given && !passage.text) return el("div", {}, head);
+    return el("details", {}, el("summary", {}, head), given ? el("pre", { class: "given", text: given }) : null, passage.text ? el("pre", { text: passage.text }) : null);
   }
   function body(passage) {
     if (passage.kind === "tool") return [tool(passage)];

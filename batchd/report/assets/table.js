@@ -68,7 +68,7 @@ const Table = (() => {
       const cell = c => {
         if (c.name === "id") return el("th", { scope: "row", "data-column": "id" }, el("button", { class: "link", type: "button", text: t.id[i] }), el("span", { class: "prompt", text: t.prompt[i] }));
         if (c.name === "status") return el("td", { "data-column": "status" }, Dom.status(t.status[i]), t.reason[i] ? el("span", { class: "reason", text: Words.reason(t.reason[i]) }) : null);
-        return el("td", { class: !c.text && "num", "data-column": c.name, "data-label": c.head, text: c.show ? c.show(i) : c.value(i) });
+        return el("td", { class: !c.text && "num", "data-column": c.name, text: c.show ? c.show(i) : c.value(i) });
       };
       return el("tr", { "data-place": String(i) }, columns.map(cell));
     }

@@ -33,7 +33,7 @@ const Frame = (() => {
     if (told.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: told.trouble, mend: "" };
     if (told.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: told.error, mend: "" };
     if (told.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
-    for (const t of (told.daemon && told.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: Words.reason(t.what), text: t.message, mend: t.mend, since: t.since };
+    for (const t of (told.daemon && told.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
   }
   const parked = p => ({ key: `p ${p.what}`, tone: "parked", title: `${p.what} waits`, text: p.why, mend: p.mend, since: p.since });
   function notice({ tone, title, text, mend, since }) {

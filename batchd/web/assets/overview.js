@@ -87,13 +87,14 @@ const Overview = (() => {
     return { root, fill };
   }
   function provider(p) {
-    const limits = [p.rpm && `${Words.compact(p.rpm)} requests / min`, p.tpm && `${Words.compact(p.tpm)} tokens / min`].filter(Boolean).join(", ");
+    const limit = (n, most) => (most ? `${Words.compact(n || 0)} of ${Words.compact(most)}` : Words.compact(n || 0));
+    const limits = [p.calls || p.rpm ? `${limit(p.calls, p.rpm)} requests` : "", p.tokens || p.tpm ? `${limit(p.tokens, p.tpm)} tokens` : ""].filter(Boolean).join(", ");
     const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s ? `asked to wait ${Words.duration(p.paused_s)}` : ""].filter(Boolean).join(", ");
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
       el("h3", { text: p.name }),
       p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft", text: ` ${p.parked[0].why}` })) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
       el("span", { class: "bar", "aria-hidden": "true" }, p.under_way ? Dom.fill("running", p.under_way / p.concurrent) : null),
-      now ? el("p", { class: "soft", text: now }) : null, limits ? el("p", { class: "soft small", text: limits }) : null);
+      now ? el("p", { class: "soft", text: now }) : null, limits ? el("p", { class: "soft small", text: `${limits} a minute` }) : null);
   }
   // Every batch there is, a hundred at a time.
   async function all(button, ended, page = 0, before = []) {
