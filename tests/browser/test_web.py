@@ -106,6 +106,7 @@ def test_the_page_is_live(spool: Spool) -> None:
             )
             assert await page.evaluate("window.same")
             await page.open(f"{served.address}/batches/b")
+            await page.until("document.querySelector('#tasks tbody a')")
             await page.click("#tasks tbody tr:last-child a")
             await page.until("document.querySelectorAll('.passage').length > 3")
             before = await page.evaluate("document.querySelectorAll('.passage').length")
