@@ -145,7 +145,6 @@ def _batch(reader: Reader, name: str, wish: Wish, sight: Sight) -> dict[str, Any
     )
     waiting = _waiting(reader, name, rows, sight)
     doing = views.agents(sight)
-    # Who waits for a provider is told by that provider's line.
     held = parking.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
     return {
         "batch": views.batch(row),

@@ -6,18 +6,15 @@ const BatchPage = (() => {
 
   function begin(name) {
     const content = Frame.begin("", name), state = read();
-    const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" }), waits = el("div", { class: "notices" });
+    const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" });
     const tasks = Tasks.create(name, state, changed);
-    content.replaceChildren(top, counts, figures, waits, tasks.root);
+    content.replaceChildren(top, counts, figures, tasks.root);
     const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${asked(state)}`, { now: told => {
-      if (!Frame.update(told)) return;
+      if (!Frame.update(told, told.waits)) return;
       const b = told.batch;
       Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems], report: told.report }, () => heading(b, told.report));
       Keep.one(counts, { b: STATUSES.map(s => b[s]), on: [...state.status] }, () => outcome(b, state, changed));
       Keep.list(figures, facts(b), f => f.label, f => el("div", {}, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
-      // What waits as a whole is told above already.
-      const known = new Set(told.parked.map(p => p.what));
-      Keep.list(waits, told.waits.filter(p => !known.has(p.what)).map(Frame.parked), n => n.key, Frame.notice);
       tasks.root.hidden = !b.tasks;
       tasks.fill(told);
       document.title = `${b.tasks ? `${b.completed + b.timeout + b.error + b.cancelled}/${b.tasks} ` : ""}${b.name} · batchd`;
@@ -68,7 +65,7 @@ const BatchPage = (() => {
     const ended = b.completed + b.timeout + b.error + b.cancelled, found = [];
     const money = b.unsettled_calls ? `and at most ${Words.money(b.unsettled_usd)} unsettled` : b.budget_usd ? `of ${Words.money(b.budget_usd)}` : b.completed && b.usd ? `${Words.money(b.usd / b.completed)} a completed task` : "";
     if (b.calls) found.push({ label: "Cost", value: Words.money(b.usd), sub: money }, { label: "Tokens", value: Words.compact(b.tokens), sub: b.cached ? `${Words.compact(b.cached)} of them cached` : "" }, { label: "Model calls", value: Words.compact(b.calls), sub: ended ? `${(b.calls / ended).toFixed(1)} an ended task` : "" });
-    if (b.tasks) found.push(b.finished_at ? { label: "Took", value: Words.duration(b.finished_at - b.received_at) } : { label: "For", since: b.received_at });
+    if (b.tasks) found.push(b.finished_at ? { label: "Took", value: Words.duration(b.finished_at - b.received_at) } : { label: "Open for", since: b.received_at });
     return found;
   }
   return { begin };

@@ -18,15 +18,15 @@ const Frame = (() => {
     lost.hidden = is;
     document.body.toggleAttribute("data-lost", !is);
   }
-  // What the head of an event says. Returns whether there is more to show.
-  function update(told) {
+  // What the head of an event says; `waits`: what is parked, of what is shown. Returns whether there is more to show.
+  function update(told, waits = []) {
     const mark = told.trouble ? "trouble" : told.silent ? "silent" : !told.daemon ? "none" : told.daemon.draining ? "draining" : told.daemon.troubles.length ? "trouble" : "running";
     const words = { trouble: "In trouble", silent: "Does not answer", none: "No daemon runs", draining: "Draining", running: "Running" };
     const about = told.daemon && { since: told.daemon.started_at, pid: told.daemon.pid, version: told.daemon.version };
     Keep.one(daemon, { mark, about }, () => el("span", { class: "state", "data-mark": mark },
       el("span", { class: "dot", "aria-hidden": "true" }), words[mark],
       about && el("span", { class: "about soft" }, " for ", Keep.since(about.since), ` · pid ${about.pid} · ${about.version}`)));
-    Keep.list(notices, [...troubles(told), ...(told.parked || []).map(parked)], n => n.key, notice);
+    Keep.list(notices, [...troubles(told), ...waits.map(parked)], n => n.key, notice);
     return !told.error && !told.trouble;
   }
   function* troubles(told) {
@@ -35,7 +35,11 @@ const Frame = (() => {
     if (told.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
     for (const t of (told.daemon && told.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
   }
-  const parked = p => ({ key: `p ${p.what}`, tone: "parked", title: `${p.what} waits`, text: p.why, mend: p.mend, since: p.since });
+  function parked({ what, why, mend, since }) {
+    const key = `p ${what}`, tone = "parked";
+    if (why === "paused") return { key, tone, title: `${what} is paused`, text: "", mend, since };
+    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), mend, since };
+  }
   function notice({ tone, title, text, mend, since }) {
     return el("div", { class: "notice", "data-tone": tone },
       el("p", { class: "title" }, el("b", { text: title[0].toUpperCase() + title.slice(1) }), since ? el("span", { class: "soft" }, " for ", Keep.since(since)) : null),
@@ -53,5 +57,5 @@ const Frame = (() => {
     document.body.removeAttribute("data-lost");
     Keep.list(notices, [{ key: "error", tone: "error", title: "This cannot be shown", text: error.message }], n => n.key, notice);
   }
-  return { begin, update, connected, failed, notice, parked };
+  return { begin, update, connected, failed };
 })();

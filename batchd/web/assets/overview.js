@@ -9,7 +9,7 @@ const Overview = (() => {
     const open = lines("Open batches", "batches"), work = lines("At work", "agents"), providers = cards("Providers"), ended = lines("Ended lately", "ended");
     content.replaceChildren(headline, figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
     Live.listen(() => "/live/overview", { now: told => {
-      if (!Frame.update(told)) return;
+      if (!Frame.update(told, told.parked)) return;
       Keep.one(headline, standing(told), text => el("span", {}, text.strong, text.soft && el("span", { class: "of", text: text.soft })));
       Keep.list(figures, facts(told), f => f.label, figure);
       open.fill(told.batches, told.open, b => b.name, line);
@@ -92,7 +92,7 @@ const Overview = (() => {
     const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s ? `asked to wait ${Words.duration(p.paused_s)}` : ""].filter(Boolean).join(", ");
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
       el("h3", { text: p.name }),
-      p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft", text: ` ${p.parked[0].why}` })) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
+      p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft" }, " for ", Keep.since(p.parked[0].since))) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
       el("span", { class: "bar", "aria-hidden": "true" }, p.under_way ? Dom.fill("running", p.under_way / p.concurrent) : null),
       now ? el("p", { class: "soft", text: now }) : null, limits ? el("p", { class: "soft small", text: `${limits} a minute` }) : null);
   }

@@ -4,22 +4,22 @@ const TaskPage = (() => {
 
   function begin(batch, name) {
     const content = Frame.begin("", `${batch}/${name}`), at = `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(name)}`;
-    const top = el("div"), figures = el("dl", { class: "figures facts" }), waits = el("div", { class: "notices" }), prompt = el("div", { class: "asked" });
+    const top = el("div"), figures = el("dl", { class: "figures facts" }), prompt = el("div", { class: "asked" });
     const talk = el("ol", { class: "conversation" }), doing = el("p", { class: "doing" }), end = el("div", { id: "end" });
     const earlier = el("button", { class: "plain-button", type: "button", hidden: true, onclick: more });
     const follow = el("button", { class: "plain-button follow", type: "button", hidden: true, onclick: () => { following = !following; settle(); } });
-    content.replaceChildren(top, waits, figures, el("section", { "aria-label": "Conversation" }, prompt, earlier, talk, doing, end), follow);
+    content.replaceChildren(top, figures, el("section", { "aria-label": "Conversation" }, prompt, earlier, talk, doing, end), follow);
     let following = null, first = 0, next = "", started = 0;
 
     Live.listen(() => `/live${at}${next ? `?from=${next}` : ""}`, {
       now: told => {
-        if (!Frame.update(told)) return;
+        if (!Frame.update(told, told.waits)) return;
         const t = told.task, live = ["running", "parked", "queued"].includes(t.status);
         started = t.started_at || t.queued_at;
         if (following === null) following = t.status === "running";
-        Keep.one(top, [t.status, t.reason, t.why], () => heading(batch, t));
+        // What is parked stands above.
+        Keep.one(top, [t.status, t.reason, told.waits.length ? "" : t.why], () => heading(batch, told.waits.length ? { ...t, why: "" } : t));
         Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
-        Keep.list(waits, told.waits.map(Frame.parked), n => n.key, Frame.notice);
         Keep.one(prompt, told.prompt, text => Conversation.render([{ at: started, kind: "prompt", text }], started));
         Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
         follow.hidden = !live;

@@ -52,7 +52,9 @@ const Tasks = (() => {
       if (t.doing) return el("span", { class: "prompt" }, Overview.doing(t.doing.step === "model" ? { step: "model" } : t.doing), " · ", Keep.since(t.doing.since));
       // The reason stands beside it already.
       const text = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
-      return text ? el("span", { class: "prompt", text }) : null;
+      // What it says of a provider that is parked stands above the table.
+      const told = text.replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
+      return told ? el("span", { class: "prompt", text: told }) : null;
     }
     function fill({ rows, matching, page }) {
       const pages = Math.max(1, Math.ceil(matching / PAGE)), from = page * PAGE;
