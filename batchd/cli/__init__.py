@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "top": "show how things stand, live, and step in with a key",
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
+    "web": "show batches and tasks in a browser, live",
     "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
     "estimate": "tell what task files may come to, before anything is paid",
     "check": "look for what would fail, and say how to mend it",

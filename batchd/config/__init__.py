@@ -84,6 +84,8 @@ class Config(Sections):
         for receiver in self.notify.values():
             yield from notify.hidden(receiver, self.environ)
         yield from self.traces.hidden(self.environ)
+        with contextlib.suppress(NotPossibleError):
+            yield from filter(None, (self.web.token(self.environ),))
 
     def revealed(self, secret: records.Secret) -> str:
         """Return the value of a task's secret variable, read now where it comes from elsewhere.
@@ -112,6 +114,7 @@ class Config(Sections):
         return (
             keys
             | {*filter(None, (self.traces.headers_env,))}
+            | {*filter(None, (self.web.token_env,))}
             | {*self.secrets.env}
             | {name for known in self.notify.values() for name in notify.variables(known)}
             | {name for name in self.environ if name.startswith(_TELLING)}
@@ -121,7 +124,7 @@ class Config(Sections):
         """Return the paths of all files that hold secrets."""
         keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
         told = (file for known in self.notify.values() for file in notify.files(known))
-        sent = filter(None, (self.traces.headers_file,))
+        sent = filter(None, (self.traces.headers_file, self.web.token_file))
         return (*keys, *self.secrets.files.values(), *told, *sent)
 
     def sandbox_policy(self) -> records.SandboxPolicy:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchd.config import notify, telemetry
+from batchd.config import notify, telemetry, web
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -48,7 +48,7 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         return str(credential) if credential.is_file() else place(path)
 
     p, w, log = sections.paths, sections.workspace, sections.log
-    metrics, traces = sections.metrics, sections.traces
+    metrics, traces, page = sections.metrics, sections.traces, sections.web
     return replace(
         sections,
         paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
@@ -56,6 +56,7 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         log=replace(log, file=log.file and place(log.file)),
         metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
         traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
+        web=replace(page, token_file=page.token_file and key_file(page.token_file)),
         providers={
             name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
             for name, known in sections.providers.items()
@@ -96,6 +97,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             yield ("providers", name, "api_key_env"), Problem("", told)
     yield from telemetry.problems(config.metrics, config.traces)
     yield from _receivers(config)
+    yield from web.problems(config.web)
     yield from _handed_out(config)
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
@@ -133,6 +135,7 @@ def _kept(config: Sections) -> Iterator[tuple[str, tuple[str, ...], tuple[str, .
     for name, receiver in config.notify.items():
         what = f"a secret of [notify.{name}]"
         yield what, tuple(notify.variables(receiver)), tuple(notify.files(receiver))
+    yield "the token of [web]", (config.web.token_env,), (config.web.token_file,)
     yield "a key of [traces]", (config.traces.headers_env,), (config.traces.headers_file,)
     for name, provider in config.providers.items():
         yield f"the key of provider {name}", (provider.api_key_env,), (provider.api_key_file,)

@@ -19,6 +19,7 @@ from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
+from batchd.config.web import Web
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,3 +284,4 @@ class Sections(Section):
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     traces: Traces = field(default_factory=Traces)
+    web: Web = field(default_factory=Web)

@@ -88,6 +88,25 @@ def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
         yield tell(event)
 
 
+def plain(passage: Passage, most: int) -> dict[str, Any]:
+    """Return a passage as pages are given it: no text longer than ``most``, and how much of it that cost."""
+    text, title, given = passage.text[:most], passage.title[:most], passage.given[:most]
+    usage = passage.usage
+    value = {
+        "at": round(passage.at, 3),
+        "kind": passage.kind,
+        "title": title,
+        "text": text,
+        "given": given,
+        "cut": sum(map(len, (passage.text, passage.title, passage.given)))
+        - len(text + title + given),
+        "ok": passage.ok,
+        "seconds": round(passage.seconds, 3),
+        "tokens": [usage.input_tokens, usage.output_tokens] if usage else None,
+    }
+    return {k: v for k, v in value.items() if v or v is False}
+
+
 def command(call: ToolCall) -> str:
     """Return what a tool call does: its command or path, where its arguments can be read."""
     try:

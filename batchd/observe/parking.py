@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from batchd.log import escape
 from batchd.observe import words
@@ -36,8 +36,20 @@ def of_batch(
     return tuple(each for each in parked if concerns(each))
 
 
-def lines(parked: Iterable[Parking]) -> Iterator[str]:
-    """Yield two lines for each: what waits and why, and the mend. Many tasks of a batch are told as one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """Something that waits, as people are told of it."""
+
+    #: Seconds since the epoch.
+    since: float
+    what: str
+    why: str
+    #: How to go on.
+    mend: str
+
+
+def standstills(parked: Iterable[Parking]) -> Iterator[Standstill]:
+    """Yield what waits, why, and the mend. Many tasks of a batch are told as one."""
     alone: list[Parking] = []
     of_batches: dict[tuple[str, Cause], list[Parking]] = {}
     for each in parked:
@@ -50,14 +62,20 @@ def lines(parked: Iterable[Parking]) -> Iterator[str]:
             alone += tasks
             continue
         as_one = replace(tasks[0], scope=Scope.BATCH, name=batch)
-        yield escape(
-            f"Parked since {moment(as_one.since)}: {len(tasks):,} tasks of {batch}. {why(as_one)}"
-        )
-        yield escape(f"  To go on: {_mend(as_one)}")
+        yield _told(as_one, f"{len(tasks):,} tasks of {batch}")
     for each in alone:
-        what = words.named(each.scope, each.name)
-        yield escape(f"Parked since {moment(each.since)}: {what}. {why(each)}")
-        yield escape(f"  To go on: {_mend(each)}")
+        yield _told(each, words.named(each.scope, each.name))
+
+
+def lines(parked: Iterable[Parking]) -> Iterator[str]:
+    """Yield two lines for each: what waits and why, and the mend. Many tasks of a batch are told as one."""
+    for each in standstills(parked):
+        yield escape(f"Parked since {moment(each.since)}: {each.what}. {each.why}")
+        yield escape(f"  To go on: {each.mend}")
+
+
+def _told(each: Parking, what: str) -> Standstill:
+    return Standstill(since=each.since, what=what, why=why(each), mend=_mend(each))
 
 
 def why(each: Parking) -> str:

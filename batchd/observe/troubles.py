@@ -18,8 +18,12 @@ _WHAT = {
 }
 
 
+def what(trouble: Mapping[str, Any]) -> str:
+    """Return what fails, and what that means for tasks."""
+    return str(_WHAT.get(trouble["what"], trouble["what"]))
+
+
 def lines(trouble: Mapping[str, Any]) -> Iterator[str]:
     """Yield two lines: what fails since when, and the mend."""
-    what = _WHAT.get(trouble["what"], trouble["what"])
-    yield escape(f"Trouble since {moment(trouble['since'])}: {what}. {trouble['message']}")
+    yield escape(f"Trouble since {moment(trouble['since'])}: {what(trouble)}. {trouble['message']}")
     yield escape(f"  To go on: {trouble['mend']}")

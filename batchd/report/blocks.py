@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from batchd.formats import ResultV1
-from batchd.observe.conversation import Kind, passages
+from batchd.observe.conversation import Kind, passages, plain
 from batchd.report.content import Details
 from batchd.report.gathering import Told
 
@@ -113,23 +113,8 @@ def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
                 return
             if each.kind is Kind.PROMPT:
                 continue  # it stands in the details
-            text, title, given = each.text[:_MOST], each.title[:_MOST], each.given[:_MOST]
-            room -= len(text) + len(title) + len(given)
-            value = {
-                "at": round(each.at, 3),
-                "kind": each.kind,
-                "title": title,
-                "text": text,
-                "given": given,
-                "cut": sum(map(len, (each.text, each.title, each.given)))
-                - len(text + title + given),
-                "ok": each.ok,
-                "seconds": round(each.seconds, 3),
-                "tokens": [each.usage.input_tokens, each.usage.output_tokens]
-                if each.usage
-                else None,
-            }
-            yield {k: v for k, v in value.items() if v or v is False}
+            room -= sum(min(len(part), _MOST) for part in (each.text, each.title, each.given))
+            yield plain(each, _MOST)
 
 
 def _plain(value: Any) -> Any:

@@ -7,46 +7,29 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 from string import Template
 
 import msgspec
 
+from batchd.observe import pages
 from batchd.report.content import Content
 
-STYLES = ("base.css", "conversation.css", "report.css")
-SCRIPTS = (
-    "words.js",
-    "dom.js",
-    "conversation.js",
-    "details.js",
-    "timeline.js",
-    "money.js",
-    "table.js",
-    "report.js",
-)
+SCRIPTS = ("details.js", "timeline.js", "money.js", "table.js", "report.js")
 #: Tasks that a browser without scripts is shown.
 _MOST_PLAIN = 100
 #: What could end a data block, or a line of JavaScript where an old parser looks.
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
-@cache
-def asset(name: str) -> str:
-    """Return a source of the page."""
-    return resources.files("batchd.report").joinpath("assets", name).read_text("utf-8")
-
-
 def page(content: Content, blocks: str) -> bytes:
     """Return the page. ``blocks``: what ``content.tasks.block`` points into."""
-    style = "\n".join(asset(name) for name in STYLES)
-    script = "\n".join(asset(name) for name in SCRIPTS)
+    style = pages.together(__package__, pages.STYLES, ("report.css",))
+    script = pages.together(__package__, pages.SCRIPTS, SCRIPTS)
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:;"
         " base-uri 'none'; form-action 'none'"
     )
-    text = Template(asset("page.html")).substitute(
+    text = Template(pages.asset(__package__, "page.html")).substitute(
         title=html.escape(content.title),
         policy=html.escape(policy),
         style=style,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -100,18 +102,38 @@ def find_task(db: sqlite3.Connection, ref: Ref) -> Task:
     return unpack_task(*row)
 
 
-def bodies(db: sqlite3.Connection, ref: Ref, start: int = 0) -> tuple[bytes, ...]:
-    """Return a task's events from number ``start`` on, encoded; none once it was pruned."""
+def bodies(
+    db: sqlite3.Connection, ref: Ref, start: int = 0, stop: int | None = None
+) -> tuple[bytes, ...]:
+    """Return a task's events from number ``start`` on, before ``stop``, encoded; none once it was pruned."""
     rows = db.execute(
-        "SELECT body FROM events WHERE task = ? AND seq >= ? ORDER BY seq",
-        (task_key(db, ref), start),
+        "SELECT body FROM events WHERE task = ?1 AND seq >= ?2 AND (?3 IS NULL OR seq < ?3) ORDER BY seq",
+        (task_key(db, ref), start, stop),
     ).fetchall()
     return tuple(unpack(body) for (body,) in rows)
 
 
-def events(db: sqlite3.Connection, ref: Ref, start: int = 0) -> list[Event]:
-    """Return a task's events from number ``start`` on; none once it was pruned."""
-    return [decode(body) for body in bodies(db, ref, start)]
+def events(
+    db: sqlite3.Connection, ref: Ref, start: int = 0, stop: int | None = None
+) -> list[Event]:
+    """Return a task's events from number ``start`` on, before ``stop``; none once it was pruned."""
+    return [decode(body) for body in bodies(db, ref, start, stop)]
+
+
+def length(db: sqlite3.Connection, ref: Ref) -> int:
+    """Return how many events a task has had."""
+    (count,) = db.execute("SELECT seq FROM tasks WHERE id = ?", (task_key(db, ref),)).fetchone()
+    return int(count)
+
+
+def left(db: sqlite3.Connection, name: str, among: Collection[str]) -> set[Ref]:
+    """Return which of some tasks of a batch have not ended."""
+    rows = db.execute(
+        "SELECT name FROM tasks WHERE batch = ? AND finished_at IS NULL"
+        " AND name IN (SELECT value FROM json_each(?))",
+        (batch_key(db, name), json.dumps([*among])),
+    )
+    return {Ref(name, task) for (task,) in rows}
 
 
 def ended(db: sqlite3.Connection, name: str) -> tuple[Ref, ...]:

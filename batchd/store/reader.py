@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -16,7 +17,7 @@ from batchd.store.past import PastTask
 from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
 from batchd.store.schema import UNREADABLE, explain, open_reader
 from batchd.store.spending import Split
-from batchd.store.views import BATCHES, TASKS, batch_row, task_row
+from batchd.store.views import BATCHES, MATCHING, ORDERS, TASKS, batch_row, task_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,6 +101,32 @@ class Reader:
         rows = self._source.rows(f"{TASKS} WHERE t.batch = ? ORDER BY t.id", key)
         return [task_row(row) for row in rows]
 
+    def tasks_where(
+        self,
+        batch: str,
+        *,
+        statuses: Sequence[str] = (),
+        text: str = "",
+        order: str = "",
+        descending: bool = False,
+        limit: int,
+        offset: int = 0,
+    ) -> tuple[int, list[TaskRow]]:
+        """Return how many tasks of a batch match, and some of them: ``order`` is one of ``views.ORDERS``."""
+        key = self._source.read(lookups.batch_key, batch)
+        given = (key, json.dumps([*statuses]), text)
+        [(count,)] = self._source.rows(f"SELECT count(*) FROM tasks t{MATCHING}", *given)  # noqa: S608 (constants)
+        by, way = ORDERS[order], "DESC" if descending else "ASC"
+        rows = self._source.rows(
+            f"{TASKS}{MATCHING} ORDER BY {by} IS NULL, {by} {way}, t.id LIMIT ?4 OFFSET ?5",
+            *(*given, limit, offset),
+        )
+        return int(count), [task_row(row) for row in rows]
+
+    def left(self, batch: str, among: Collection[str]) -> set[Ref]:
+        """Return which of some tasks of a batch have not ended."""
+        return self._source.read(lookups.left, batch, among)
+
     def task(self, ref: Ref) -> TaskRow:
         """Return one task, as people look at it."""
         key = self._source.read(lookups.task_key, ref)
@@ -142,9 +169,13 @@ class Reader:
         """Return one task, as its file asked for it; not once it was pruned."""
         return self._source.read(lookups.find_task, ref)
 
-    def events(self, ref: Ref, start: int = 0) -> list[Event]:
-        """Return a task's events from number ``start`` on; none once it was pruned."""
-        return self._source.read(lookups.events, ref, start)
+    def events(self, ref: Ref, start: int = 0, stop: int | None = None) -> list[Event]:
+        """Return a task's events from number ``start`` on, before ``stop``; none once it was pruned."""
+        return self._source.read(lookups.events, ref, start, stop)
+
+    def length(self, ref: Ref) -> int:
+        """Return how many events a task has had, pruned ones too."""
+        return self._source.read(lookups.length, ref)
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
         """Yield id and result text of each task that has ended, in order; not once it was pruned."""

@@ -67,6 +67,26 @@ BATCHES = (
     " FROM batches b LEFT JOIN spend s ON s.batch = b.id"
 )
 
+#: What tasks can be sorted by. What is not known comes last, whichever way.
+ORDERS = {
+    "": "t.id",
+    "id": "t.name COLLATE NOCASE",
+    "status": "t.status || ' ' || coalesce(t.reason, '')",
+    "model": "t.model",
+    "rounds": _TASK["round"],
+    "calls": "t.calls",
+    "tokens": "t.input_tokens + t.output_tokens",
+    "usd": "t.cost_usd",
+    "started_at": "t.started_at",
+    "took_s": "t.finished_at - t.started_at",
+}
+#: Tasks of batch ?1, of the statuses in the JSON list ?2 (empty: all), with the text ?3 (empty: any).
+MATCHING = (
+    " WHERE t.batch = ?1 AND (?2 = '[]' OR t.status IN (SELECT value FROM json_each(?2)))"
+    " AND (?3 = '' OR instr(lower(t.name || char(10) || t.model || char(10) || t.message || char(10)"
+    " || replace(coalesce(t.reason, ''), '_', ' ')), lower(?3)))"
+)
+
 
 def task_row(row: tuple[Any, ...]) -> TaskRow:
     """Return the record of a row of ``TASKS``."""

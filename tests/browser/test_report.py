@@ -109,7 +109,7 @@ def test_sorting_filtering_and_a_transcript(night: Night) -> None:
         await page.until(f"{_DIALOG}.open")
         assert await page.evaluate("document.getElementById('search').value") == "loop"
         await page.click('dialog [aria-label="Close"]')
-        assert "task=" not in await page.evaluate("location.hash")
+        await page.until("!location.hash.includes('task=')")
 
     browse(night, read)
 

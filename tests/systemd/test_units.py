@@ -11,8 +11,10 @@ import os
 import re
 import shlex
 import signal
+import socket
 import textwrap
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -323,6 +325,41 @@ def test_systemd_finds_no_fault(
     assert exposure, told
     record_property("systemd-analyze security", exposure[1])
     assert float(exposure[1]) <= 3.0
+
+
+def test_the_page_beside_the_daemon(service: Service) -> None:
+    """Its unit runs under every hardening line: it makes its token, reads the store, asks the daemon, writes nothing else."""
+    results(drop(service.machine, "paged", *notes("paged", 1)), service.machine.last_words)
+    machine, name = service.machine, "batchd-web.service"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    machine.run("cp", f"/opt/batchd/systemd/{name}", "/etc/systemd/system/")
+    machine.write(
+        f"/etc/systemd/system/{name}.d/port.conf",
+        f"[Service]\nEnvironment=BATCHD_WEB__LISTEN={listen}\n",
+    )
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", name)
+
+    def told(path: str) -> Any:
+        token = machine.path(f"{HOME}/.batchd/web.token").read_text().strip()
+        asked = urllib.request.Request(
+            f"http://{listen}/api/{path}", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return json.load(answer)
+
+    def up() -> bool:
+        with contextlib.suppress(OSError):
+            return bool(told("overview"))
+        return False
+
+    until(up, machine.last_words)
+    assert str(told("overview")["daemon"]["pid"]) == service.show("MainPID")
+    assert told("batches/paged/001")["task"]["status"] == "completed"
+    machine.run("systemctl", "stop", name)
+    assert machine.run("systemctl", "show", "-P", "Result", name).strip() == "success"
 
 
 def test_the_unit_of_a_user(machine: Machine) -> None:

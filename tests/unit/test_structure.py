@@ -83,8 +83,9 @@ ROOMS: Mapping[str, Room] = {
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
     "telemetry": Room(6, FACES),
+    "web": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify", "telemetry")),
+    "cli": Room(6, (*FACES, "demo", "notify", "telemetry", "web")),
     "__main__": Room(6, ("cli",)),
 }
 

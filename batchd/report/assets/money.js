@@ -1,19 +1,8 @@
 // What it cost: by model and purpose, elsewhere, and who took most of money and time.
 const Money = (() => {
-  const { el, fill } = Dom;
+  const { el } = Dom, bars = Bars.table;
   const MOST = 10;
 
-  // Rows: {name, bar: [[colour, amount], …], cells: [text, …], own, head}.
-  function bars(caption, heads, rows) {
-    const most = Math.max(1e-12, ...rows.map(row => row.bar.reduce((sum, [, amount]) => sum + amount, 0)));
-    const line = row => el("tr", { class: row.own && "own" },
-      el("th", { scope: "row" }, row.head || row.name, el("span", { class: "bar", "aria-hidden": "true" }, row.bar.map(([colour, amount]) => fill(colour, amount / most)))),
-      row.cells.map(text => el("td", { class: "num", text })));
-    return el("table", { class: "bars" },
-      el("caption", { class: "unseen", text: caption }),
-      el("thead", {}, el("tr", {}, heads.map((text, i) => el("th", { scope: "col", class: i && "num", text })))),
-      el("tbody", {}, rows.map(line)));
-  }
   const tokens = share => share.input_tokens + share.output_tokens;
   // Money as far as prices are known, and whether that is all of it.
   function spent(share) {

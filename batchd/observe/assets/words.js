@@ -12,6 +12,8 @@ const Words = (() => {
   const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
   const day = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short", year: "numeric" });
 
+  const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+
   const count = n => plain.format(n);
   const counted = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
   const compact = n => (n < 10000 ? count(n) : short.format(n));
@@ -28,11 +30,22 @@ const Words = (() => {
     const h = Math.floor(whole / 3600), m = Math.floor(whole / 60) % 60;
     return h ? `${count(h)} h ${two(m)} min` : `${m} min ${two(whole % 60)} s`;
   }
+  // How long something will take, as nobody knows it better.
+  function rough(seconds) {
+    if (seconds < 90) return `${Math.max(5, Math.round(seconds / 5) * 5)} s`;
+    if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+    return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+  }
   const at = (seconds, how) => (seconds ? how.format(new Date(seconds * 1000)) : "");
+  // A moment as short as it can be told.
+  function lately(seconds) {
+    const then = new Date(seconds * 1000);
+    return seconds ? (then.toDateString() === new Date().toDateString() ? clock : date).format(then) : "";
+  }
   const percent = part => (part === 1 ? "100 %" : `${(Math.floor(part * 1000) / 10).toFixed(1)} %`);
 
   return {
-    MARKS, NAMES, count, counted, compact, money, duration, percent,
+    MARKS, NAMES, count, counted, compact, money, duration, rough, lately, percent,
     clock: s => at(s, clock), minute: s => at(s, minute), day: s => at(s, day),
     zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "local time",
     reason: r => r.replaceAll("_", " "),

@@ -1,0 +1,48 @@
+"""``batchd web``: the page."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+
+from batchd import config, log, sealing
+from batchd.config.web import parted
+from batchd.errors import NotPossibleError, UsageError
+from batchd.log import escape
+
+#: What the page needs beside what batchd needs.
+_NEEDED = ("starlette", "uvicorn")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="where, else [web] listen, 127.0.0.1:8040"
+    )
+    parser.epilog = (
+        "It reads the store beside the daemon, or without one, and changes nothing. Ctrl-C ends it."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the page until stopped."""
+    settings = config.load(args.config)
+    try:
+        host, port = parted(args.listen) if args.listen else settings.web.address
+    except ValueError:
+        raise UsageError(f"{escape(args.listen)} is no HOST:PORT, as in 127.0.0.1:8040") from None
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise NotPossibleError(
+            f"the page needs {' and '.join(missing)}: in a checkout `make`, else pip install 'batchd[web]'"
+        )
+    from batchd.web.serving import serve  # noqa: PLC0415 (optional, and no other command needs it)
+
+    sealing.seal()
+    sealing.forget(settings.variables())
+    log.hide(settings.hidden())
+    log.configure(settings.log.level, settings.log.format, quiet=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(settings, host, port, functools.partial(print, flush=True))
+    return 0

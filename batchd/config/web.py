@@ -1,0 +1,85 @@
+"""``[web]``: the page that `batchd web` shows, and who may look at it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.config.values import Name, Section, loopback
+from batchd.errors import NotPossibleError, Problem
+
+_HIGHEST_PORT = 65535
+#: Characters of a token that nobody guesses.
+_SHORTEST = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web(Section):
+    """``[web]``: the page of `batchd web`."""
+
+    listen: Name = "127.0.0.1:8040"
+    """``HOST:PORT``. An address that other machines reach wants a token of yours."""
+    token_env: str = ""
+    """The environment variable that holds the token. Neither this nor a file: one is made, in the state directory."""
+    token_file: str = ""
+    """Or a file that holds it; a relative one is looked for among systemd's credentials first."""
+    open: bool = False
+    """On loopback, let every user of this machine look, without a token."""
+    hosts: tuple[Name, ...] = ()
+    """Names that browsers may use for it beside addresses and localhost: of a proxy before it, for example."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to listen, as sockets want it."""
+        return parted(self.listen)
+
+    def token(self, environ: Mapping[str, str]) -> str:
+        """Return the token that was configured, read now; empty where none was. Raises ``NotPossibleError``."""
+        if self.token_file:
+            place = f"the file {self.token_file}"
+            try:
+                token = Path(self.token_file).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "it is not text"
+                raise NotPossibleError(
+                    f"[web]: the token cannot be read from {place}: {why}"
+                ) from None
+        elif self.token_env:
+            place = f"the environment variable {self.token_env}"
+            token = environ.get(self.token_env, "").strip()
+        else:
+            return ""
+        if len(token) < _SHORTEST or not (
+            token.isascii() and token.isprintable() and " " not in token
+        ):
+            raise NotPossibleError(
+                f"[web]: {place} holds no token: one word of {_SHORTEST} characters of ASCII or more, "
+                "as `openssl rand -hex 32` prints one"
+            )
+        return token
+
+
+def parted(listen: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``. Raises ``ValueError``."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})", listen)
+    if found is None or int(found[2]) > _HIGHEST_PORT:
+        raise ValueError(listen)
+    return found[1].strip("[]"), int(found[2])
+
+
+def problems(web: Web) -> Iterator[tuple[tuple[str, str], Problem]]:
+    """Yield what is wrong with addresses and names, each with its place."""
+    try:
+        host, _ = web.address
+    except ValueError:
+        yield ("web", "listen"), Problem("", "it must be HOST:PORT", "as in 127.0.0.1:8040")
+    else:
+        if web.open and not loopback(host):
+            told = "only on loopback may everybody look without a token"
+            yield ("web", "open"), Problem("", told, "leave it out, and name a token_file")
+    if not re.fullmatch(r"([A-Za-z_]\w*)?", web.token_env, re.ASCII):
+        # Not quoted: it may be the token itself, put into the wrong place.
+        told = "it must be the name of an environment variable, which holds the token"
+        yield ("web", "token_env"), Problem("", told)

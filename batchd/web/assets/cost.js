@@ -1,0 +1,46 @@
+// What was spent.
+const CostPage = (() => {
+  const { el } = Dom;
+  const SPLITS = { day: "Day", batch: "Batch", model: "Model", provider: "Provider", purpose: "Purpose" };
+  const SPANS = { 1: "Today", 7: "7 days", 30: "30 days", 0: "All time" };
+
+  function begin() {
+    const content = Frame.begin("/cost", "Cost"), given = new URLSearchParams(location.search);
+    const state = { by: given.get("by") in SPLITS ? given.get("by") : "day", days: given.get("days") in SPANS ? given.get("days") : "30" };
+    const headline = el("h1", { class: "headline" }), sub = el("p", { class: "soft" }), table = el("div", { class: "spent" });
+    content.replaceChildren(headline, sub, el("div", { class: "choices" }, choice("Split by", SPLITS, "by"), choice("Over", SPANS, "days")), table);
+
+    function choice(label, options, key) {
+      const keys = key === "days" ? ["1", "7", "30", "0"] : Object.keys(options);
+      return el("div", { class: "legend", role: "group", "aria-label": label }, keys.map(value => el("button", { class: "chip", type: "button", "data-key": key, "data-value": value, text: options[value], onclick: () => { state[key] = value; show(); } })));
+    }
+    async function show() {
+      for (const chip of content.querySelectorAll(".choices .chip")) chip.setAttribute("aria-pressed", String(state[chip.dataset.key] === chip.dataset.value));
+      history.replaceState(null, "", `?by=${state.by}&days=${state.days}`);
+      try {
+        const told = await Live.get(`/api/cost?by=${state.by}&days=${state.days}`), total = told.total[0];
+        headline.replaceChildren(...(total ? [money(total), el("span", { class: "of", text: ` ${{ 1: "today", 0: "so far" }[state.days] || `in ${SPANS[state.days]}`}` })] : ["Nothing was spent"]));
+        sub.textContent = total ? [`${Words.counted(total.calls, "model call")}, ${Words.compact(total.input)} tokens in (${Words.compact(total.cached)} cached), ${Words.compact(total.output)} out. Days are counted in UTC.`, missing(total)].filter(Boolean).join(" ") : "";
+        table.replaceChildren(...(told.lines.length ? [bars(told)] : []));
+        Dom.say(`${Words.counted(told.lines.length, "line")} shown`);
+      } catch (error) { Frame.failed(error); }
+    }
+    function bars({ by, lines, more }) {
+      const priced = lines.some(l => l.usd > 0);
+      const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.input + l.output]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.input + l.output)}`, money(l)],
+        head: by === "batch" ? el("a", { href: `/batches/${encodeURIComponent(l.name)}`, text: l.name }) : null }));
+      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost"], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null);
+    }
+    show();
+    Live.listen(() => "/live/overview", { now: told => Frame.update(told) }, Frame);
+    setInterval(() => { if (!document.hidden) show(); }, 30000);
+  }
+  function money(line) {
+    if (!line.unpriced_calls) return Words.money(line.usd);
+    return line.unpriced_calls >= line.calls ? "unknown" : `> ${Words.money(line.usd)}`;
+  }
+  function missing(total) {
+    return [total.unsettled_calls ? `${Words.counted(total.unsettled_calls, "call")} may have cost ${Words.money(total.unsettled_usd)} more.` : "", total.unpriced_calls ? `No price is known for ${Words.counted(total.unpriced_calls, "call")}.` : ""].filter(Boolean).join(" ");
+  }
+  return { begin };
+})();

@@ -1,0 +1,61 @@
+// What stands on every page: where one is, how the daemon does, and what it cannot do.
+const Frame = (() => {
+  const { el } = Dom;
+  const main = document.getElementById("main");
+  const daemon = el("span", { class: "daemon" }), notices = el("div", { class: "notices" }), content = el("div", { class: "content" });
+  const lost = el("p", { class: "lost", hidden: true, role: "status", text: "Not connected. What you see is what was last known; trying again." });
+
+  function begin(here, title) {
+    const link = (address, text) => el("a", { href: address, "aria-current": here === address && "page", text });
+    document.getElementById("head").replaceChildren(el("div", { class: "bar-top" },
+      el("a", { class: "mark", href: "/", text: "batchd" }),
+      el("nav", { "aria-label": "Pages" }, link("/", "Overview"), link("/cost", "Cost")), daemon));
+    document.title = title ? `${title} · batchd` : "batchd";
+    main.replaceChildren(lost, notices, content);
+    return content;
+  }
+  function connected(is) {
+    lost.hidden = is;
+    document.body.toggleAttribute("data-lost", !is);
+  }
+  // What the head of an event says; `waits`: what is parked, of what is shown. Returns whether there is more to show.
+  function update(told, waits = []) {
+    const mark = told.trouble ? "trouble" : told.silent ? "silent" : !told.daemon ? "none" : told.daemon.draining ? "draining" : told.daemon.troubles.length ? "trouble" : "running";
+    const words = { trouble: "In trouble", silent: "Does not answer", none: "No daemon runs", draining: "Draining", running: "Running" };
+    const about = told.daemon && { since: told.daemon.started_at, pid: told.daemon.pid, version: told.daemon.version };
+    Keep.one(daemon, { mark, about }, () => el("span", { class: "state", "data-mark": mark },
+      el("span", { class: "dot", "aria-hidden": "true" }), words[mark],
+      about && el("span", { class: "about soft" }, " for ", Keep.since(about.since), ` · pid ${about.pid} · ${about.version}`)));
+    Keep.list(notices, [...troubles(told), ...waits.map(parked)], n => n.key, notice);
+    return !told.error && !told.trouble;
+  }
+  function* troubles(told) {
+    if (told.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: told.trouble, mend: "" };
+    if (told.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: told.error, mend: "" };
+    if (told.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
+    for (const t of (told.daemon && told.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
+  }
+  function parked({ what, why, mend, since }) {
+    const key = `p ${what}`, tone = "parked";
+    if (why === "paused") return { key, tone, title: `${what} is paused`, text: "", mend, since };
+    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), mend, since };
+  }
+  function notice({ tone, title, text, mend, since }) {
+    return el("div", { class: "notice", "data-tone": tone },
+      el("p", { class: "title" }, el("b", { text: title[0].toUpperCase() + title.slice(1) }), since ? el("span", { class: "soft" }, " for ", Keep.since(since)) : null),
+      text ? el("p", { text }) : null,
+      mend ? el("p", { class: "mend" }, el("span", { class: "soft", text: "To go on: " }), mended(mend)) : null);
+  }
+  // Orders stand out, so that they can be copied.
+  function mended(text) {
+    const found = /batchd (?:resume|retry|tune)[^,;]*/.exec(text);
+    if (!found) return [text];
+    return [text.slice(0, found.index), el("code", { class: "order", text: found[0].trim() }), text.slice(found.index + found[0].length)];
+  }
+  function failed(error) {
+    lost.hidden = true;
+    document.body.removeAttribute("data-lost");
+    Keep.list(notices, [{ key: "error", tone: "error", title: "This cannot be shown", text: error.message }], n => n.key, notice);
+  }
+  return { begin, update, connected, failed };
+})();

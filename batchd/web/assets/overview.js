@@ -1,0 +1,112 @@
+// How things stand.
+const Overview = (() => {
+  const { el } = Dom;
+  const SHARES = ["completed", "timeout", "error", "cancelled", "running", "parked"];
+
+  function begin() {
+    const content = Frame.begin("/", ""), part = (tag, given) => el(tag, given || {});
+    const headline = part("h1", { class: "headline" }), figures = part("dl", { class: "figures" });
+    const open = lines("Open batches", "batches"), work = lines("At work", "agents"), providers = cards("Providers"), ended = lines("Ended lately", "ended");
+    content.replaceChildren(headline, figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
+    Live.listen(() => "/live/overview", { now: told => {
+      if (!Frame.update(told, told.parked)) return;
+      Keep.one(headline, standing(told), text => el("span", {}, text.strong, text.soft && el("span", { class: "of", text: text.soft })));
+      Keep.list(figures, facts(told), f => f.label, figure);
+      open.fill(told.batches, told.open, b => b.name, line);
+      work.fill(told.agents, told.running, a => `${a.batch}/${a.task}`, agent);
+      providers.fill(told.providers);
+      if (!ended.all) ended.fill(told.ended, told.ended.length, b => b.name, line);
+    } }, Frame);
+  }
+  function standing(told) {
+    if (!told.left) return { strong: told.batches.length || told.ended.length ? "Nothing left to do" : "Nothing has been dropped yet" };
+    const strong = `${Words.counted(told.left, "task")} left`;
+    if (!told.daemon && !told.silent) return { strong, soft: ", waiting for a daemon" };
+    return { strong, soft: told.seconds_left ? `, about ${Words.rough(told.seconds_left)}` : "" };
+  }
+  function facts(told) {
+    const { daemon, speed } = told, day = daemon && daemon.day, found = [];
+    if (daemon) found.push({ label: "At work", value: Words.count(told.running), sub: `of ${Words.counted(daemon.slots, "slot")}`, bar: ["running", told.running / daemon.slots] });
+    found.push({ label: "Queued", value: Words.compact(told.queued), sub: told.waiting ? `and ${Words.count(told.waiting)} parked` : "" });
+    if (speed && told.left) found.push({ label: "Speed", value: `${Words.compact(speed.tasks)} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
+    if (day) {
+      const used = day.spent_usd + day.reserved_usd;
+      const reserved = day.reserved_usd ? `${Words.money(day.reserved_usd)} set aside` : "";
+      found.push(day.limit_usd ?
+        { label: "Spent today, UTC", value: Words.money(day.spent_usd), sub: [`of ${Words.money(day.limit_usd)}`, reserved].filter(Boolean).join(", "), bar: [used / day.limit_usd > 0.9 ? "error" : "accent", used / day.limit_usd], warn: used / day.limit_usd > 0.9 } :
+        { label: "Spent today, UTC", value: Words.money(day.spent_usd), sub: reserved || "no limit a day" });
+    }
+    return found;
+  }
+  const figure = f => el("div", {}, el("dt", { text: f.label }), el("dd", { text: f.value }),
+    f.bar ? el("dd", { class: "gauge", "aria-hidden": "true" }, el("span", { class: "bar" }, f.bar[1] ? Dom.fill(...f.bar) : null)) : null,
+    f.sub ? el("dd", { class: `sub${f.warn ? " warn" : ""}`, text: f.sub }) : null);
+
+  // A section with a table, there only while it has lines.
+  function lines(title, name) {
+    const heads = { batches: BATCH, ended: BATCH, agents: AGENT }[name], body = el("tbody"), more = el("p", { class: "soft more", hidden: true }), count = el("span", { class: "count" });
+    const root = el("section", { id: name, hidden: true, "aria-label": title }, el("h2", {}, title, count),
+      el("table", { class: `grid ${name}` }, el("caption", { class: "unseen", text: title }), el("thead", {}, el("tr", {}, heads.map(([column, text, num]) => el("th", { scope: "col", class: num && "num", "data-column": column, text })))), body), more);
+    const fill = (items, total, key, render) => {
+      root.hidden = !items.length;
+      count.textContent = total > 1 ? Words.count(total) : "";
+      Keep.list(body, items, key, render);
+      more.hidden = total <= items.length;
+      more.textContent = `and ${Words.count(total - items.length)} more`;
+    };
+    return { root, fill, all: false };
+  }
+  const BATCH = [["id", "Batch"], ["done", "Done", true], ["failed", "Failed", true], ["tokens", "Tokens", true], ["usd", "Cost", true], ["received", "Received", true]];
+  const AGENT = [["id", "Task"], ["step", "Doing"], ["since", "For", true], ["rounds", "Round", true], ["calls", "Calls", true]];
+
+  function line(b) {
+    const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== "rejected" && text && label, "data-tone": tone, text });
+    return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), bar(b)), [
+      cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", b.status === "rejected" ? "rejected" : failed ? Words.count(failed) : "", failed || b.status === "rejected" ? "error" : null),
+      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.money(b.usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
+  }
+  function bar(b) {
+    const told = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
+    return b.tasks ? el("span", { class: "bar", role: "img", "aria-label": told || "nothing has begun" }, SHARES.map(s => (b[s] ? Dom.fill(s, b[s] / b.tasks) : null))) : null;
+  }
+  function agent(a) {
+    const address = `/batches/${encodeURIComponent(a.batch)}/${encodeURIComponent(a.task)}`;
+    return row(address, el("th", { scope: "row", "data-column": "id" }, el("a", { href: address }, el("span", { class: "soft", text: `${a.batch} / ` }), a.task)), [
+      el("td", { "data-column": "step" }, doing(a)), el("td", { class: "num", "data-column": "since", "data-label": "for" }, Keep.since(a.since)),
+      el("td", { class: "num", "data-column": "rounds", "data-label": "round", text: Words.count(a.rounds) }), el("td", { class: "num", "data-column": "calls", "data-label": "calls", text: Words.count(a.calls) })]);
+  }
+  const STEPS = { starting: "starting", waiting: "waits", model: "asks the model", tool: "runs", evaluating: "is evaluated" };
+  const doing = a => [el("span", { text: STEPS[a.step] || a.step }), a.detail ? el("code", { class: "soft", text: ` ${a.detail}` }) : null];
+
+  function row(address, first, rest) {
+    return el("tr", { onclick: event => { if (!event.target.closest("a") && !String(getSelection())) location.assign(address); } }, first, rest);
+  }
+  function cards(title) {
+    const list = el("div", { class: "cards" }), root = el("section", { hidden: true, "aria-label": title }, el("h2", { text: title }), list);
+    const fill = items => { root.hidden = !items.length; Keep.list(list, items, p => p.name, provider); };
+    return { root, fill };
+  }
+  function provider(p) {
+    const limit = (n, most) => (most ? `${Words.compact(n || 0)} of ${Words.compact(most)}` : Words.compact(n || 0));
+    const limits = [p.calls || p.rpm ? `${limit(p.calls, p.rpm)} requests` : "", p.tokens || p.tpm ? `${limit(p.tokens, p.tpm)} tokens` : ""].filter(Boolean).join(", ");
+    const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s ? `asked to wait ${Words.duration(p.paused_s)}` : ""].filter(Boolean).join(", ");
+    return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
+      el("h3", { text: p.name }),
+      p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft" }, " for ", Keep.since(p.parked[0].since))) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
+      el("span", { class: "bar", "aria-hidden": "true" }, p.under_way ? Dom.fill("running", p.under_way / p.concurrent) : null),
+      now ? el("p", { class: "soft", text: now }) : null, limits ? el("p", { class: "soft small", text: `${limits} a minute` }) : null);
+  }
+  // Every batch there is, a hundred at a time.
+  async function all(button, ended, page = 0, before = []) {
+    try {
+      const told = await Live.get(`/api/batches?page=${page}`), list = [...before, ...told.batches];
+      ended.all = true;
+      ended.root.querySelector("h2").firstChild.textContent = "All batches";
+      ended.fill(list, list.length, b => b.name, line);
+      button.hidden = !told.more;
+      button.textContent = "Show older batches";
+      button.onclick = () => all(button, ended, page + 1, list);
+    } catch (error) { Frame.failed(error); }
+  }
+  return { begin, doing };
+})();

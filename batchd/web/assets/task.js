@@ -1,0 +1,85 @@
+// One task: its facts, and its conversation as it grows.
+const TaskPage = (() => {
+  const { el } = Dom;
+
+  function begin(batch, name) {
+    const content = Frame.begin("", `${batch}/${name}`), at = `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(name)}`;
+    const top = el("div"), figures = el("dl", { class: "figures facts" }), prompt = el("div", { class: "asked" });
+    const talk = el("ol", { class: "conversation" }), doing = el("p", { class: "doing" }), end = el("div", { id: "end" });
+    const earlier = el("button", { class: "plain-button", type: "button", hidden: true, onclick: more });
+    const follow = el("button", { class: "plain-button follow", type: "button", hidden: true, onclick: () => { following = !following; settle(); } });
+    content.replaceChildren(top, figures, el("section", { "aria-label": "Conversation" }, prompt, earlier, talk, doing, end), follow);
+    let following = null, first = 0, next = "", started = 0;
+
+    Live.listen(() => `/live${at}${next ? `?from=${next}` : ""}`, {
+      now: told => {
+        if (!Frame.update(told, told.waits)) return;
+        const t = told.task, live = ["running", "parked", "queued"].includes(t.status);
+        started = t.started_at || t.queued_at;
+        if (following === null) following = t.status === "running";
+        // What is parked stands above.
+        Keep.one(top, [t.status, t.reason, told.waits.length ? "" : t.why], () => heading(batch, told.waits.length ? { ...t, why: "" } : t));
+        Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
+        Keep.one(prompt, told.prompt, text => Conversation.render([{ at: started, kind: "prompt", text }], started));
+        Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
+        follow.hidden = !live;
+        settle();
+      },
+      grown: (told, id) => {
+        if (!next) { first = told.first; talk.replaceChildren(); }
+        next = id;
+        talk.append(...Conversation.render(told.passages, started).children);
+        remaining();
+        settle();
+      },
+    }, Frame);
+
+    // Who scrolls up wants to read; who comes back to the end, to follow.
+    window.addEventListener("wheel", event => { if (event.deltaY < 0 && following) { following = false; settle(); } }, { passive: true });
+    window.addEventListener("keydown", event => { if (["PageUp", "ArrowUp", "Home"].includes(event.key) && following) { following = false; settle(); } });
+    window.addEventListener("touchmove", () => { if (following && !near()) { following = false; settle(); } }, { passive: true });
+    const near = () => document.documentElement.scrollHeight - window.scrollY - window.innerHeight < 120;
+
+    function settle() {
+      follow.setAttribute("aria-pressed", String(Boolean(following)));
+      follow.textContent = following ? "Following · pause" : "Follow";
+      if (following && !follow.hidden) window.scrollTo({ top: document.documentElement.scrollHeight });
+    }
+    function remaining() {
+      earlier.hidden = first === 0;
+      earlier.textContent = `Show what came before (${Words.counted(first, "step")})`;
+    }
+    async function more() {
+      try {
+        const told = await Live.get(`/api${at}/conversation?before=${first}`), top = talk.firstElementChild, from = top && top.getBoundingClientRect().top;
+        first = told.first;
+        talk.prepend(...Conversation.render(told.passages, started).children);
+        if (top) window.scrollBy(0, top.getBoundingClientRect().top - from);
+        remaining();
+      } catch (error) { Frame.failed(error); }
+    }
+  }
+  function heading(batch, t) {
+    // The reason is told beside the status.
+    const why = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
+    return el("div", {},
+      el("p", { class: "path" }, el("a", { href: `/batches/${encodeURIComponent(batch)}`, text: batch })),
+      el("h1", { class: "headline" }, t.id, " ", el("span", { class: "of" }, Dom.status(t.status, [Words.NAMES[t.status], t.reason && t.status !== "completed" ? `, ${Words.reason(t.reason)}` : ""].join("")))),
+      why ? el("p", { class: "why", "data-status": t.status, text: why }) : null);
+  }
+  function facts(t) {
+    const found = [];
+    if (t.calls) {
+      found.push({ label: "Cost", value: Words.money(t.usd), sub: t.unsettled_calls ? `and at most ${Words.money(t.unsettled_usd)} unsettled` : "" });
+      found.push({ label: "Tokens", value: `${t.estimated ? "≈ " : ""}${Words.compact(t.tokens)}`, sub: `${Words.compact(t.input)} in${t.cached ? `, ${Words.compact(t.cached)} cached` : ""}; ${Words.compact(t.output)} out` });
+      found.push({ label: "Model calls", value: Words.count(t.calls), sub: `in ${Words.counted(t.rounds, "round")}` });
+    }
+    if (t.took_s !== null) found.push({ label: "Took", value: Words.duration(t.took_s) });
+    else if (t.started_at) found.push({ label: "Since its start", since: t.started_at });
+    else found.push({ label: "Queued for", since: t.queued_at });
+    if (t.attempts > 1) found.push({ label: "Dispatches", value: Words.count(t.attempts) });
+    found.push({ label: "Model", value: t.model, long: true }, { label: "Directory", value: t.directory, long: true });
+    return found;
+  }
+  return { begin };
+})();

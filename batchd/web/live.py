@@ -1,0 +1,204 @@
+"""What pages are told, and go on being told: an overview, a batch, a task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from batchd.errors import BatchdError, StoreError
+from batchd.observe import parking
+from batchd.observe.conversation import Kind, passages, plain
+from batchd.observe.snapshot import Agent
+from batchd.observe.waiting import Waiting
+from batchd.records import Ref
+from batchd.store.reader import Reader
+from batchd.store.rows import TaskRow
+from batchd.web import views
+from batchd.web.books import Books
+from batchd.web.streams import Event
+from batchd.web.watch import Sight, Watch
+
+#: Tasks of a batch on one page.
+PAGE = 100
+#: Events of a task that are told at once.
+_STEPS = 200
+#: Characters of one passage.
+_LONGEST = 40_000
+
+#: Makes a page's values from what was seen.
+View: TypeAlias = Callable[[Sight], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """Which tasks of a batch are wanted."""
+
+    statuses: tuple[str, ...] = ()
+    text: str = ""
+    order: str = ""
+    descending: bool = False
+    #: From 0.
+    page: int = 0
+
+
+async def told(watch: Watch, view: View) -> AsyncIterator[Event]:
+    """Yield what a page shows, each time that it has changed."""
+    last = b""
+    async with aclosing(watch.sights()) as sights:
+        async for sight in sights:
+            value = await _settled(view, sight)
+            shown = _shown(value)
+            if shown != last:
+                last = shown
+                yield Event(name="now", data=msgspec.json.encode(value))
+
+
+async def overview(sight: Sight) -> dict[str, Any]:
+    """Return the first page."""
+    return views.overview(sight)
+
+
+def batch(books: Books, name: str, wish: Wish) -> View:
+    """Return what makes the page of a batch."""
+
+    async def view(sight: Sight) -> dict[str, Any]:
+        found = await books.ask(lambda reader: _batch(reader, name, wish, sight))
+        return {**views.head(sight), **found}
+
+    return view
+
+
+async def task(books: Books, watch: Watch, ref: Ref, start: int | None) -> AsyncIterator[Event]:
+    """Yield a task's facts whenever they change, and its conversation as it grows, from event ``start`` on.
+
+    None: the last ones; the first event says where they begin. Each event's id is the number to go on from.
+    """
+    last = b""
+    async with aclosing(watch.sights()) as sights:
+        async for sight in sights:
+            after: int | None
+            try:
+                facts, first, after, grown = await books.ask(
+                    lambda reader, sight=sight, start=start: _task(reader, ref, sight, start)  # type: ignore[misc]
+                )
+            except StoreError as error:
+                facts, first, after, grown = {"error": str(error)}, 0, start, []
+            value = {**views.head(sight), **facts}
+            shown = _shown(value)
+            if shown != last:
+                last = shown
+                yield Event(name="now", data=msgspec.json.encode(value))
+            if grown or (start is None and after is not None):
+                parts = msgspec.json.encode({"first": first, "passages": grown})
+                yield Event(name="grown", data=parts, id=str(after))
+            start = after
+
+
+def earlier(reader: Reader, ref: Ref, before: int) -> dict[str, Any]:
+    """Return the conversation before event ``before``, and where what is told begins. Raises ``StoreError``."""
+    first = max(0, before - _STEPS)
+    return {"first": first, "passages": _passages(reader, ref, first, before)}
+
+
+def facts(reader: Reader, ref: Ref, sight: Sight) -> dict[str, Any]:
+    """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
+    row = reader.task(ref)
+    doing = views.agents(sight)
+    waiting = _waiting(reader, ref.batch, [row], sight)
+    held = () if row.status.final else waiting.parkings(row)
+    return {
+        "batch": ref.batch,
+        "task": _line(row, waiting, doing),
+        "prompt": _prompt(reader, ref),
+        "waits": views.parked(held),
+    }
+
+
+def _shown(value: Mapping[str, Any]) -> bytes:
+    """Return what of a page's values is seen: when they were taken is not."""
+    return msgspec.json.encode({name: each for name, each in value.items() if name != "at"})
+
+
+async def _settled(view: View, sight: Sight) -> Mapping[str, Any]:
+    try:
+        return await view(sight)
+    except BatchdError as error:
+        return {**views.head(sight), "error": str(error)}
+
+
+def _batch(reader: Reader, name: str, wish: Wish, sight: Sight) -> dict[str, Any]:
+    row = reader.batch(name)
+    count, rows = reader.tasks_where(
+        name,
+        statuses=wish.statuses,
+        text=wish.text,
+        order=wish.order,
+        descending=wish.descending,
+        limit=PAGE,
+        offset=wish.page * PAGE,
+    )
+    waiting = _waiting(reader, name, rows, sight)
+    doing = views.agents(sight)
+    held = parking.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
+    return {
+        "batch": views.batch(row),
+        "waits": views.parked(held),
+        "matching": count,
+        "page": wish.page,
+        "report": os.path.lexists(Path(row.batch.folder, "report.html")),
+        "rows": [_line(each, waiting, doing) for each in rows],
+    }
+
+
+def _line(row: TaskRow, waiting: Waiting, doing: Mapping[Ref, Agent]) -> dict[str, Any]:
+    return views.task(row, waiting.why(row), doing.get(row.ref))
+
+
+def _waiting(reader: Reader, batch: str, rows: list[TaskRow], sight: Sight) -> Waiting:
+    """Return what tells why tasks wait."""
+    after = {name for row in rows if not row.status.final for name in row.after}
+    left = reader.left(batch, after) if after else set()
+    queued = any(not row.attempts and not row.status.final for row in rows)
+    runs = sight.snapshot is not None and (
+        sight.snapshot.daemon is not None or sight.snapshot.silent
+    )
+    return Waiting(reader.parked(), reader.begun() if queued else (), left, daemon=runs)
+
+
+def _task(
+    reader: Reader, ref: Ref, sight: Sight, start: int | None
+) -> tuple[dict[str, Any], int, int, list[dict[str, Any]]]:
+    """Return facts, the number of the first event told, the one after the last, and the passages."""
+    found = facts(reader, ref, sight)
+    end = reader.length(ref)
+    first = max(0, end - _STEPS) if start is None or start > end else start
+    end = min(end, first + _STEPS)
+    return found, first, end, _passages(reader, ref, first, end)
+
+
+def _passages(reader: Reader, ref: Ref, first: int, end: int) -> list[dict[str, Any]]:
+    if first >= end:
+        return []
+    # The prompt stands above the conversation, whether or not it has begun.
+    return [
+        plain(passage, _LONGEST)
+        for event in reader.events(ref, first, end)
+        for passage in passages(event, "")
+        if passage.kind is not Kind.PROMPT
+    ]
+
+
+def _prompt(reader: Reader, ref: Ref) -> str | None:
+    """Return the user's request; None once it was pruned."""
+    try:
+        prompt = reader.spec(ref).first_prompt
+    except StoreError:
+        return None
+    more = len(prompt) - _LONGEST
+    return prompt if more <= 0 else f"{prompt[:_LONGEST]}\n… {more:,} characters more"

@@ -1,0 +1,123 @@
+"""What stands before every request: which names, which methods, who may look; and the headers of every answer."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batchd.web.gate import Gate
+
+#: Everything comes from here, nothing stands inline, nobody frames it.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+#: What the page to sign in is made of; there is no secret in it.
+_FREE = ("/session", "/assets/")
+
+
+class Shield:
+    """Lets through what may pass. An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, *, gate: Gate, hosts: Sequence[str], login: str) -> None:
+        """``hosts``: names beside addresses and localhost; ``login``: what browsers are shown first."""
+        self._app = app
+        self._gate = gate
+        self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
+        self._login = login
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or have it answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self._app)(scope, receive, guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._named(headers.getlist("host")):
+            told = "this name is not known here: use the address or localhost, or name it in [web] hosts"
+            return JSONResponse({"error": told}, 421)
+        if scope["method"] not in {"GET", "HEAD"}:
+            told = "this page only shows; orders are given with the command batchd"
+            return JSONResponse({"error": told}, 405, {"Allow": "GET, HEAD"})
+        if self._gate.open or scope["path"].startswith(_FREE):
+            return None
+        if "authorization" in headers:
+            return refused(self._gate, scope, headers)
+        if self._gate.admits(session(scope, headers)):
+            return None
+        if "text/html" in headers.get("accept", ""):
+            return Response(self._login, 401, {"WWW-Authenticate": "Bearer"}, "text/html")
+        return unknown()
+
+    def _named(self, hosts: list[str]) -> bool:
+        """Return whether a request means us. A page elsewhere can have its name lead here, but no address."""
+        if len(hosts) != 1:
+            return False
+        name, _, _ = hosts[0].rpartition(":") if not hosts[0].endswith("]") else (hosts[0], "", "")
+        name = (name or hosts[0]).lower().rstrip(".")
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return name in self._hosts
+        return True
+
+
+def refused(gate: Gate, scope: Scope, headers: Headers) -> Response | None:
+    """Return the answer to who shows no token, or a wrong one; None: it is right."""
+    address = scope["client"][0] if scope.get("client") else ""
+    if wait_s := gate.wait_s(address):
+        told = "too many wrong tokens came from this address; wait"
+        return JSONResponse({"error": told}, 429, {"Retry-After": str(wait_s)})
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and gate.knows(given.strip(), address):
+        return None
+    return unknown()
+
+
+def unknown() -> Response:
+    """Return the answer to who shows nothing that is good."""
+    told = "show the token: Authorization: Bearer …"
+    return JSONResponse({"error": told}, 401, {"WWW-Authenticate": "Bearer"})
+
+
+def session(scope: Scope, headers: Headers) -> str:
+    """Return what a browser shows for having been let in before; empty: nothing."""
+    cookies: SimpleCookie = SimpleCookie()
+    try:
+        cookies.load(headers.get("cookie", ""))
+    except CookieError:
+        return ""
+    found = cookies.get(cookie_name(scope))
+    return found.value if found else ""
+
+
+def cookie_name(scope: Scope) -> str:
+    """Return the cookie's name: browsers keep cookies for a host, whatever the port."""
+    server = scope.get("server") or ("", 0)
+    return f"batchd-web-{server[1]}"

@@ -1,0 +1,216 @@
+"""How things stand, as pages are given it: plain values, bounded in number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from batchd.observe import troubles
+from batchd.observe.parking import Standstill, standstills
+from batchd.observe.snapshot import Agent, Daemon, Provider, Snapshot
+from batchd.records import Ref
+from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.web.watch import Sight
+
+#: Lines of each list; how many there are is said.
+_MOST = 50
+
+
+def head(sight: Sight) -> dict[str, Any]:
+    """Return what every page shows: whether a daemon runs, what it cannot do, what waits as a whole."""
+    snapshot = sight.snapshot
+    if snapshot is None:
+        return {
+            "at": time.time(),
+            "daemon": None,
+            "silent": False,
+            "trouble": sight.trouble,
+            "parked": [],
+        }
+    return {
+        "at": snapshot.at,
+        "daemon": snapshot.daemon and _daemon(snapshot.daemon),
+        "silent": snapshot.silent,
+        "trouble": "",
+        "parked": [*map(_standstill, islice(standstills(snapshot.parked), _MOST))],
+    }
+
+
+def overview(sight: Sight) -> dict[str, Any]:
+    """Return the first page."""
+    value = head(sight)
+    snapshot = sight.snapshot
+    if snapshot is None:
+        return value
+    left = [row for row in snapshot.batches if row.finished < row.tasks]
+    ended = [row for row in snapshot.batches if row.finished >= row.tasks]
+    return value | {
+        "left": snapshot.left,
+        "queued": snapshot.queued,
+        "waiting": len(snapshot.waiting),
+        "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
+        "speed": _speed(snapshot),
+        "running": len(snapshot.agents),
+        "agents": [agent(each) for each in snapshot.agents[:_MOST]],
+        "providers": [*map(_provider, snapshot.providers)],
+        "open": len(left),
+        "batches": [batch(row) for row in left[:_MOST]],
+        "ended": [batch(row) for row in ended],
+    }
+
+
+def batch(row: BatchRow) -> dict[str, Any]:
+    """Return a batch in a line."""
+    return {
+        "name": row.batch.name,
+        "status": _status(row),
+        "tasks": row.tasks,
+        **{status: getattr(row, status) for status in _STATUSES},
+        "calls": row.calls,
+        "tokens": row.input_tokens + row.output_tokens,
+        "cached": row.cached_input_tokens,
+        "usd": row.cost_usd,
+        "unsettled_calls": row.unsettled_calls,
+        "unsettled_usd": row.unsettled_usd,
+        "budget_usd": row.batch.budget_usd,
+        "received_at": row.batch.received_at,
+        "finished_at": row.finished_at,
+        "retry_of": row.batch.retry_of,
+        "folder": row.batch.folder,
+        "problems": [str(each) for each in row.problems[:_MOST]],
+    }
+
+
+_STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", "queued")
+
+
+def _status(row: BatchRow) -> str:
+    if row.problems:
+        return "rejected"
+    if row.finished >= row.tasks:
+        return "completed" if row.completed == row.tasks else "failed"
+    if row.running:
+        return "running"
+    return "parked" if row.parked and not row.queued else "queued"
+
+
+def task(row: TaskRow, why: str, doing: Agent | None) -> dict[str, Any]:
+    """Return a task in a line. ``why``: what ended it, or what it waits for."""
+    ended = row.finished_at
+    return {
+        "id": row.ref.task,
+        "status": row.status,
+        "reason": row.reason or "",
+        "why": why,
+        "model": row.model,
+        "rounds": row.round,
+        "calls": row.calls,
+        "tokens": row.input_tokens + row.output_tokens,
+        "input": row.input_tokens,
+        "cached": row.cached_input_tokens,
+        "output": row.output_tokens,
+        "estimated": row.estimated,
+        "usd": row.cost_usd,
+        "unsettled_calls": row.unsettled_calls,
+        "unsettled_usd": row.unsettled_usd,
+        "queued_at": row.queued_at,
+        "started_at": row.started_at,
+        "finished_at": ended,
+        "took_s": ended - row.started_at if ended and row.started_at else None,
+        "since": row.since,
+        "priority": row.priority,
+        "attempts": row.attempts,
+        "directory": row.directory,
+        "after": row.after[:_MOST],
+        "doing": doing and agent(doing),
+    }
+
+
+def agent(each: Agent) -> dict[str, Any]:
+    """Return a task at work in a line."""
+    row = each.row
+    return {
+        "batch": row.ref.batch,
+        "task": row.ref.task,
+        "step": each.step,
+        "detail": each.detail[:200],
+        "since": round(each.since, 1),
+        "model": row.model,
+        "rounds": row.round,
+        "calls": row.calls,
+    }
+
+
+def agents(sight: Sight) -> dict[Ref, Agent]:
+    """Return who is at work, by task."""
+    return {each.row.ref: each for each in sight.snapshot.agents} if sight.snapshot else {}
+
+
+def spent(row: SpendRow, name: str) -> dict[str, Any]:
+    """Return a part of the ledger in a line."""
+    return {
+        "name": name,
+        "calls": row.calls,
+        "input": row.input_tokens,
+        "cached": row.cached_input_tokens,
+        "output": row.output_tokens,
+        "usd": row.input_usd + row.output_usd,
+        "unpriced_calls": row.unpriced_calls,
+        "estimated_calls": row.estimated_calls,
+        "unsettled_calls": row.unsettled_calls,
+        "unsettled_usd": row.unsettled_usd,
+    }
+
+
+def _daemon(daemon: Daemon) -> dict[str, Any]:
+    return {
+        "pid": daemon.pid,
+        "version": daemon.version,
+        "started_at": daemon.started_at,
+        "draining": daemon.draining,
+        "workers": daemon.workers,
+        "slots": daemon.slots,
+        "day": {
+            "limit_usd": daemon.day.limit_usd,
+            "spent_usd": daemon.day.spent_usd,
+            "reserved_usd": round(daemon.day.reserved_usd, 8),
+        },
+        "troubles": [{**each, "what": troubles.what(each)} for each in daemon.troubles],
+    }
+
+
+def _speed(snapshot: Snapshot) -> dict[str, float] | None:
+    speed = snapshot.speed
+    if speed is None:
+        return None
+    return {
+        "tasks": round(speed.tasks_a_minute, 1),
+        "tokens": round(speed.tokens_a_minute),
+        "usd": round(speed.usd_a_minute, 4),
+    }
+
+
+def _provider(each: Provider) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "under_way": each.under_way,
+        "waiting": each.waiting,
+        "concurrent": each.concurrent,
+        "rpm": round(each.rpm),
+        "tpm": round(each.tpm),
+        "paused_s": round(each.paused_s),
+        "calls": None if each.calls_a_minute is None else round(each.calls_a_minute),
+        "tokens": None if each.tokens_a_minute is None else round(each.tokens_a_minute),
+        "parked": [*map(_standstill, standstills(each.parked))],
+    }
+
+
+def _standstill(each: Standstill) -> dict[str, Any]:
+    return {"since": each.since, "what": each.what, "why": each.why, "mend": each.mend}
+
+
+def parked(found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return what waits, why, and how to go on."""
+    return [*map(_standstill, islice(standstills(found), _MOST))]
