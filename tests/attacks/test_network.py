@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import AS_ROOT, Attack
+from attacking import AS_ROOT, HERE, Attack
 from loopback import Recorder, name_server
 
 PORT = 3128
@@ -261,12 +261,12 @@ def test_a_name_does_not_lead_to_this_machine(attack: Attack, servers: Servers) 
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="a name server of one's own needs root")
-def test_an_answer_that_changes_leads_nowhere_else(attack: Attack, source: Path) -> None:
+def test_an_answer_that_changes_leads_nowhere_else(attack: Attack) -> None:
     """A connection goes to the very address that was looked at, whatever the name stands for a moment later."""
     resolv = attack.folder.parent / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:2\n")
     bind = f'mount --bind {resolv} /etc/resolv.conf && exec "$@"'
-    inside = Attack(["unshare", "-m", "sh", "-c", bind, "sh", *attack.python_command], source, attack.folder.parent)  # fmt: skip
+    inside = Attack(["unshare", "-m", "sh", "-c", bind, "sh", *attack.python_command], attack.folder.parent)  # fmt: skip
     with (
         Recorder("127.0.0.2") as first,
         Recorder("127.0.0.1", first.port) as later,
@@ -415,15 +415,15 @@ asyncio.run(main())
 """
 
 
-def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack, source: Path) -> None:
+def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
     """SIGKILL at any moment between the sandbox, the helper that enters it and the command."""
     marker = f"1000.{time.monotonic_ns()}"
     for number in range(8):
         with subprocess.Popen(
             [*attack.python_command, "-c", DYING, str(attack.folder), marker],
             stdout=subprocess.PIPE,
-            cwd=source,
-            env={**os.environ, "PYTHONPATH": str(source)},
+            cwd="/",
+            env=attack.surroundings,
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
@@ -432,7 +432,7 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack, source: Path) 
     deadline = time.monotonic() + 5
     left = [b"x"]
     while left and time.monotonic() < deadline:
-        left = [line for line in _command_lines() if marker.encode() in line or (b"listener.py" in line and str(source).encode() in line)]  # fmt: skip
+        left = [line for line in _command_lines() if marker.encode() in line or (b"listener.py" in line and str(HERE).encode() in line)]  # fmt: skip
         time.sleep(0.02)
     assert left == []
 
@@ -443,9 +443,9 @@ def _command_lines() -> Iterator[bytes]:
             yield path.read_bytes()
 
 
-def test_the_helper_enters_no_other_network(source: Path) -> None:
+def test_the_helper_enters_no_other_network() -> None:
     """It is told which one: given a process that lives in another, it hands nothing out."""
-    listener = source / "batchd" / "sandbox" / "network" / "listener.py"
+    listener = HERE / "batchd" / "sandbox" / "network" / "listener.py"
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", str(listener), str(os.getpid()), "4711", str(PORT)]
     with ours, theirs:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import AS_ROOT, SECRET, Attack
+from attacking import AS_ROOT, HERE, SECRET, Attack
 
 
 def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:
@@ -243,7 +243,7 @@ def test_the_task_directory_cannot_be_swapped_for_a_link(attack: Attack) -> None
 
 
 @pytest.fixture
-def listing(source: Path) -> Callable[[Path], Any]:
+def listing() -> Callable[[Path], Any]:
     """What ``Workplace.files`` returns for a directory, in a process that may hang or crash."""
     code = (
         "import os, sys, json\nfrom batchd.sandbox.directory import files, opened\n"
@@ -256,7 +256,7 @@ def listing(source: Path) -> Callable[[Path], Any]:
             capture_output=True,
             check=True,
             timeout=20,
-            cwd=source,
+            cwd=HERE,
         )
         return json.loads(ended.stdout)
 
