@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,7 @@ class Attack:
         descriptors: Sequence[int] = (),
     ) -> list[tuple[int | None, str, bool, float]]:
         """Run each (a string in a shell) and return exit code, output, whether time ran out, and seconds."""
-        asked = {
-            "folder": str(self.folder),
-            "env": env or {},
-            "policy": policy or {},
-            "network": network,
-            "timeout_s": timeout_s,
-            "commands": [["bash", "-c", c] if isinstance(c, str) else c for c in commands],
-        }
+        asked = self._asked(commands, env, policy, network, timeout_s)
         ended = subprocess.run(
             [*self.python_command, "-c", DRIVER],
             input=json.dumps(asked).encode(),
@@ -101,6 +95,42 @@ class Attack:
         )
         assert ended.returncode == 0, ended.stderr.decode()
         return [tuple(end) for end in json.loads(ended.stdout)]
+
+    def begin(
+        self, *commands: str, timeout_s: float = 60.0, stderr: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Begin to do so, and return the batchd: it prints the same, as JSON."""
+        asked = self._asked(commands, None, None, network=False, timeout_s=timeout_s)
+        with tempfile.TemporaryFile("w+") as file:
+            json.dump(asked, file)
+            file.seek(0)
+            command = [*self.python_command, "-c", DRIVER]
+            return subprocess.Popen(
+                command,
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                cwd="/",
+                env=self.surroundings,
+            )
+
+    def _asked(
+        self,
+        commands: Sequence[str | Sequence[str]],
+        env: Mapping[str, str] | None,
+        policy: Mapping[str, Any] | None,
+        network: bool | Sequence[str],
+        timeout_s: float,
+    ) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "env": env or {},
+            "policy": policy or {},
+            "network": network,
+            "timeout_s": timeout_s,
+            "commands": [["bash", "-c", c] if isinstance(c, str) else c for c in commands],
+        }
 
     @property
     def surroundings(self) -> dict[str, str]:
