@@ -13,7 +13,7 @@ from typing import Any
 
 from batchd import config
 from batchd.errors import ConfigError, UsageError
-from batchd.log import escape
+from batchd.log import escape, escape_json
 
 #: Names that one line has room for.
 _NAMED = 5
@@ -35,7 +35,7 @@ _COLOURS = {
 
 def print_json(value: Any) -> None:
     """Print a value for other programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(escape_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def counted(count: int, noun: str) -> str:

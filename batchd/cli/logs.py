@@ -12,7 +12,7 @@ from typing import Any
 from batchd.cli import common
 from batchd.cli.common import moment
 from batchd.events import Event
-from batchd.log import escape
+from batchd.log import escape, escape_json
 from batchd.records import Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -91,7 +91,7 @@ def _fresh(
 
 def _print(ref: Ref, event: Event, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_fields(ref, event), ensure_ascii=False), flush=True)
+        print(escape_json(json.dumps(_fields(ref, event), ensure_ascii=False)), flush=True)
         return
     from batchd.cli import steps  # noqa: PLC0415 (not with --json)
 

@@ -13,7 +13,7 @@ from typing import Any
 from attacking import NOBODY_ID
 
 from batchd.demo import recordings
-from batchd.demo.recordings import Recording
+from batchd.demo.recordings import Recording, Verdict
 from batchd.records import Answer, ToolCall
 from tests import conftest
 from tests.conftest import Spool, stand_in
@@ -70,15 +70,19 @@ class Camp(Spool):
 
     @contextlib.contextmanager
     def told(
-        self, talks: Mapping[str, Sequence[Answer]], config: str = "", /, *server: str
+        self,
+        talks: Mapping[str, Sequence[Answer]],
+        config: str = "",
+        /,
+        *server: str,
+        done: bool = True,
     ) -> Iterator[None]:
-        """Run a model that answers each prompt like that, and a daemon that asks it."""
+        """Run a model that answers each prompt like that, and judges that it is ``done``; and a daemon that asks it."""
         folder = self.folder / "talks"
         folder.mkdir(exist_ok=True)
         for prompt, answers in talks.items():
-            recordings.save(
-                folder, Recording(first_prompt=prompt, model="demo", answers=tuple(answers))
-            )
+            said = {"answers": tuple(answers), "judge": (Verdict(done=done),)}
+            recordings.save(folder, Recording(first_prompt=prompt, model="demo", **said))
         with stand_in("--recordings", str(folder), *server) as base_url:
             self.configure(base_url, "demo", config)
             with self.serving():

@@ -112,6 +112,7 @@ def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
         _until(lambda: len(living_in(namespace)) > 10)
         status = json.loads(camp.batchd("status", "--json").stdout)
         killed = {"the worker": _workers(status), "the daemon": [status["daemon"]["pid"]]}
+        assert killed["the worker"]
         for pid in killed.get(whom) or [*killed["the daemon"], *killed["the worker"]]:
             os.kill(pid, signal.SIGKILL)
         _until(lambda: living_in(namespace) == [], timeout_s=5)
