@@ -23,7 +23,7 @@ def source() -> Iterator[Path]:
     folder = _open_to_all()
     package = folder / "batchd"
     package.mkdir()
-    for name in ("__init__.py", "errors.py", "masking.py", "sealing.py"):
+    for name in ("__init__.py", "errors.py", "masking.py", "sealing.py", "trees.py"):
         shutil.copy(HERE / "batchd" / name, package)
     for name in ("records", "sandbox"):
         shutil.copytree(HERE / "batchd" / name, package / name)
