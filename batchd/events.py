@@ -119,10 +119,12 @@ class ToolRan:
     #: The command's; None where nothing ran, or it was killed at its time limit.
     exit_code: int | None = None
     seconds: float = 0.0
-    #: ``ran``, ``refused`` (bad arguments), ``timed_out`` or ``interrupted`` (in doubt after a crash).
+    #: ``ran``, ``refused`` (bad arguments), ``timed_out``, ``killed`` (it passed a limit) or ``interrupted`` (in doubt after a crash).
     outcome: str = "ran"
     #: Where the command wanted to go and might not, a line each.
     refused: tuple[str, ...] = ()
+    #: Which limit of the sandbox it passed, and by what.
+    excess: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,8 @@ class RoundEvaluated:
     seconds: float = 0.0
     #: Where it wanted to go and might not, a line each.
     refused: tuple[str, ...] = ()
+    #: Which limit of the sandbox it passed, and by what.
+    excess: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ class Action(enum.StrEnum):
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"
+    #: A command used more of the machine than it may, as its ``message`` says.
+    LIMIT_PASSED = "limit_passed"
     ROUND_EVALUATED = "round_evaluated"
     CONTEXT_COMPACTED = "context_compacted"
     CLOCK_MOVED = "clock_moved"

@@ -71,6 +71,8 @@ class Run:
     terms: Terms
     #: When it was first queued.
     queued_at: float
+    #: The folder that is its commands' /tmp, over all of its attempts; empty: each command gets an empty one.
+    tmp: str = ""
     #: The stored events as ``events.encode`` made them, oldest first.
     history: tuple[msgspec.Raw, ...] = ()
 

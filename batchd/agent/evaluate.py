@@ -48,6 +48,8 @@ async def check(
     """
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most)
     end = f"ran out of its {timeout_s:g} s" if ran.timed_out else f"exit code {ran.exit_code}"
+    if ran.excess:
+        end += f" ({ran.excess})"
     done = ran.exit_code == 0 and not ran.timed_out
     feedback = f"`{command}`: {end}\n{ran.output}".strip()
     return Evaluation(by="check", done=done, feedback="" if done else feedback), ran

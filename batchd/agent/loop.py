@@ -71,6 +71,7 @@ class _Agent:
             network=task.network,
             env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
+            tmp=self._run.tmp,
         ) as place:
             self._add(await self._opening(place))
             await self._loop(Performer(self._run, self._host, self._journal, place))

@@ -196,6 +196,7 @@ class Performer:
             seconds=output.seconds,
             outcome=output.outcome,
             refused=output.refused,
+            excess=output.excess,
         )
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
@@ -207,7 +208,7 @@ class Performer:
                 most = context.output_bytes(state.setup(Purpose.AGENT))
                 verdict, ran = await evaluate.check(self._place, self._task.check, timeout_s, most)
                 judged = self._verdict(verdict, last=step.last)
-                return replace(judged, seconds=ran.seconds, refused=ran.refused)
+                return replace(judged, seconds=ran.seconds, refused=ran.refused, excess=ran.excess)
             verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
             return self._verdict(verdict, last=step.last)
 

@@ -40,10 +40,12 @@ class Output:
     text: str
     exit_code: int | None = None
     seconds: float = 0.0
-    #: ``ran``, ``refused`` or ``timed_out``.
+    #: ``ran``, ``refused``, ``timed_out`` or ``killed``.
     outcome: str = "ran"
     #: Where it wanted to go and might not.
     refused: tuple[str, ...] = ()
+    #: Which limit of the sandbox it passed, and by what.
+    excess: str = ""
 
 
 def parse(call: ToolCall) -> Request | str:
@@ -136,11 +138,15 @@ def _shown(ran: Ran, timeout_s: float) -> Output:
     text = ran.output
     if ran.timed_out:
         note = f"[killed after {timeout_s:g} s, with everything that it had started]"
+    elif ran.killed:
+        note = f"[killed, with everything that it had started: {ran.excess}]"
     elif ran.exit_code:
         note = f"[exit code {ran.exit_code}]"
     else:
         note = "" if text else "[no output]"
+    if ran.excess and not ran.killed:
+        note = f"{note}\n[{ran.excess}]".lstrip()
     if text and note and not text.endswith("\n"):
         text += "\n"
-    outcome = "timed_out" if ran.timed_out else "ran"
-    return Output(text + note, ran.exit_code, ran.seconds, outcome, ran.refused)
+    outcome = "timed_out" if ran.timed_out else "killed" if ran.killed else "ran"
+    return Output(text + note, ran.exit_code, ran.seconds, outcome, ran.refused, ran.excess)

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import queue
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from batchd import config, log, sealing
+from batchd import config, log, sealing, trees
 from batchd.cli import common, ending, progress, trial
 from batchd.cli.submit import read_file
 from batchd.errors import NotPossibleError, StoreError, UsageError
@@ -162,8 +161,14 @@ def _forget_unused(state: Path) -> bool:
         with Reader(store) as reader:
             if reader.batches(limit=1):
                 return False
-    shutil.rmtree(state, ignore_errors=True)
+    _remove(state)
     return True
+
+
+def _remove(state: Path) -> None:
+    """Remove the run's own state, as far as that goes."""
+    with contextlib.suppress(OSError):
+        trees.remove(state)
 
 
 def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
@@ -171,7 +176,7 @@ def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
     with Reader(common.store_path(state)) as reader:
         rows = reader.batches()[::-1]
     if not rows:  # interrupted before anything was taken up
-        shutil.rmtree(state, ignore_errors=True)
+        _remove(state)
         return 130
     if len(rows) < files or any(row.published_at is None for row in rows):
         done = sum(row.finished for row in rows)
@@ -183,7 +188,7 @@ def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
         )
         return 130
     # All that counts lies in the outbox now.
-    shutil.rmtree(state, ignore_errors=True)
+    _remove(state)
     return ending.report(rows, as_json=as_json)
 
 

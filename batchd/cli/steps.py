@@ -72,18 +72,19 @@ def _ran(event: ToolRan) -> str:
         code = "" if event.exit_code is None else f" → exit {event.exit_code}"
     else:
         code = f" → {event.outcome.replace('_', ' ')}"
-    return f"{_command(event.call)}{code}, {duration(event.seconds)}{_refused(event)}"
+    return f"{_command(event.call)}{code}, {duration(event.seconds)}{_met(event)}"
 
 
-def _refused(event: ToolRan | RoundEvaluated) -> str:
-    return f"; network refused: {_quote(', '.join(event.refused))}" if event.refused else ""
+def _met(event: ToolRan | RoundEvaluated) -> str:
+    refused = f"; network refused: {_quote(', '.join(event.refused))}" if event.refused else ""
+    return refused + (f"; limit passed: {_quote(event.excess)}" if event.excess else "")
 
 
 def _evaluated(event: RoundEvaluated) -> str:
     verdict = event.evaluation
     said = f": {_quote(verdict.feedback)}" if verdict.feedback else ""
     done = "done" if verdict.done else "not done"
-    return f"{verdict.by} says {done}{said}{_refused(event)}"
+    return f"{verdict.by} says {done}{said}{_met(event)}"
 
 
 def _failed(event: CallFailed) -> str:

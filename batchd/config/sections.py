@@ -169,14 +169,23 @@ class Sandbox(Section):
     """What tasks may ask for at most: false (nothing), a list of hosts (lists within it), true (everything)."""
     private_hosts: HostList = ()
     """Hosts that may have private addresses, loopback included, which are refused otherwise."""
+    cgroup: Name = "auto"
+    """What holds commands to their limits together: ``auto`` (the cgroup that systemd delegates, else a watcher),
+    ``none`` (a watcher), or the path of a cgroup of version 2 that is batchd's own."""
     max_processes: Positive = 256
-    """Processes of one user at a time."""
+    """Processes of one command at a time, threads included."""
     max_memory_bytes: Annotated[int, Ge(1 << 24)] = 2 << 30
-    """Data segment of one process."""
+    """Memory of all processes of one command together; the data segment of each one too."""
+    max_cpu_s: Amount = 3600.0
+    """Processor time of all processes of one command together; 0: no limit."""
+    max_cpus: Annotated[float, Ge(0), Le(100_000)] = 0.0
+    """Processors that one command may keep busy; 0: no limit. Only a cgroup can hold it."""
     max_file_bytes: Annotated[int, Ge(1 << 16)] = 1 << 30
     """Size of one file that a command writes."""
-    tmp_bytes: Annotated[int, Ge(1 << 16)] = 256 << 20
-    """Size of its /tmp."""
+    max_disk_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
+    """What a task may put on the disk: what its directory grows by, and its /tmp."""
+    tmp_bytes: Annotated[int, Ge(1 << 16)] = 2 << 30
+    """Size of a task's /tmp, which lasts as long as the task."""
     max_output_bytes: Annotated[int, Ge(1 << 10), Le(1 << 22)] = 16 << 10
     """What is kept of a command's output; the middle is cut out."""
 

@@ -61,6 +61,8 @@ class TaskLog:
             getattr(self._log, line.level)(line.action, **line.fields)
         if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
             self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
+        if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
+            self._log.warning(Action.LIMIT_PASSED, message=event.excess)
 
 
 def _quote(text: str) -> str:

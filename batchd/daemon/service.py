@@ -25,6 +25,7 @@ from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
+from batchd.daemon.scratch import Scratch
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble, trouble
 from batchd.governor import Governor
@@ -192,6 +193,8 @@ class Daemon:
             listeners=self._listeners,
         )
         batches = self._batches = Batches(core)
+        scratch = self._scratch = Scratch(core)
+        self._listeners.add(scratch)
         lot = self._lot = ParkingLot(core, batches)
         dispatcher = self._dispatcher = Dispatcher(core, batches, lot)
         dispatcher.pool = Supervisor(
@@ -255,6 +258,7 @@ class Daemon:
         for batch in torn:
             self._core.spawn(self._orders.rerun.mend(batch))
         self._lot.restore(restored.parked, restored.queued)
+        self._scratch.sweep(task.ref for task in restored.queued)
         gc.freeze()
         gc.enable()
 

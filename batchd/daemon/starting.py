@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from batchd import terms, wire
+from batchd.daemon import scratch
 from batchd.daemon.active import Active
 from batchd.daemon.core import Core
 from batchd.errors import InputError, NotPossibleError
@@ -63,6 +64,7 @@ def order(core: Core, active: Active, batch: Batch, given: Dispatched) -> wire.R
         batch=batch,
         terms=active.terms,
         queued_at=given.queued_at,
+        tmp=str(scratch.folder(core, ref)),
         history=tuple(msgspec.Raw(body) for body in given.history),
     )
 

@@ -19,13 +19,21 @@ class SandboxPolicy:
     network: Network = False
     #: Hosts that may have private addresses.
     private_hosts: tuple[str, ...] = ()
-    #: Processes of one user at a time.
+    #: What holds commands to their limits together: ``auto``, ``none``, or the path of a cgroup of version 2.
+    cgroup: str = "auto"
+    #: Processes of one command at a time, threads included.
     max_processes: int = 256
-    #: Data segment of one process.
+    #: Memory of all processes of one command together.
     max_memory_bytes: int = 2 << 30
+    #: Processor time of all processes of one command together, in seconds; 0: no limit.
+    max_cpu_s: float = 3600.0
+    #: Processors that one command may keep busy; 0: no limit. Only a cgroup can hold it.
+    max_cpus: float = 0.0
     #: Size of one file.
     max_file_bytes: int = 1 << 30
-    #: The sandbox's /tmp.
-    tmp_bytes: int = 256 << 20
+    #: What a task may put on the disk: what its directory grows by, and its /tmp.
+    max_disk_bytes: int = 10 << 30
+    #: A task's /tmp.
+    tmp_bytes: int = 2 << 30
     #: What is kept of a command's output; the middle is cut out.
     max_output_bytes: int = 16 << 10

@@ -22,6 +22,10 @@ from batchd.sandbox.variables import behind, environment
 
 #: Where a command finds its task's directory.
 TASK = "/task"
+#: Where it finds its /tmp, which is its home too.
+TMP = "/tmp"  # noqa: S108 (the sandbox's own)
+#: What programs expect of /dev/shm, which is memory (bytes).
+_MOST_SHM = 64 << 20
 #: What a pipe takes at once, for anybody (bytes): the arguments must fit.
 _MOST_ARGUMENTS = 1 << 20
 #: Of /etc, what programs need and what holds no secret. Shell patterns.
@@ -64,19 +68,21 @@ def view(
     *,
     network: bool,
     gated: bool = False,
+    own_tmp: bool = False,
 ) -> View:
-    """Return what commands see. Raises ``SandboxError`` for an environment that cannot be passed on."""
-    common = _common(policy, identity, network=network)
-    variables = environment(identity, env, home="/tmp")  # noqa: S108 (the sandbox's own)
+    """Return what commands see; ``own_tmp``: they are given a /tmp that lasts. Raises ``SandboxError`` for an environment that cannot be passed on."""
+    common = _common(policy, identity, network=network, own_tmp=own_tmp)
+    variables = environment(identity, env, home=TMP)
     words = (w for name, value in variables.items() for w in ("--setenv", name, value))
     blob = common.options + encoded(words)
     if len(blob) > _MOST_ARGUMENTS // 2:
         raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
-    return replace(common, options=blob, before=(*common.before, *behind(env)), gated=gated)
+    before = (*common.before, *behind(env))
+    return replace(common, options=blob, before=before, gated=gated)
 
 
 @functools.cache
-def _common(policy: SandboxPolicy, identity: Identity, *, network: bool) -> View:
+def _common(policy: SandboxPolicy, identity: Identity, *, network: bool, own_tmp: bool) -> View:
     """Return what is the same whatever the environment; a process has few of these, and asks for them always again."""
     options = [
         *_namespaces(network=network),
@@ -85,15 +91,16 @@ def _common(policy: SandboxPolicy, identity: Identity, *, network: bool) -> View
         *_folder("/etc"),
         *_system(network=network),
         *("--proc", "/proc", "--dev", "/dev"),
-        *_tmpfs(policy.tmp_bytes, "/tmp"),  # noqa: S108 (the sandbox's own)
-        *_tmpfs(max(policy.tmp_bytes // 4, 1 << 16), "/dev/shm"),  # noqa: S108 (the sandbox's own)
+        *([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),
+        *_tmpfs(max(min(policy.tmp_bytes // 4, _MOST_SHM), 1 << 16), "/dev/shm"),  # noqa: S108 (the sandbox's own)
         *_folder("/run"),
         *_folder("/var"),
-        *("--symlink", "/tmp", "/var/tmp"),  # noqa: S108 (the sandbox's own)
+        *("--symlink", TMP, "/var/tmp"),  # noqa: S108 (the sandbox's own)
         *("--remount-ro", "/", "--remount-ro", "/dev", "--chdir", TASK, "--clearenv"),
     ]
     # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
-    outside = as_root()
+    # And where commands may write nothing, bwrap still must.
+    outside = as_root() and policy.max_file_bytes > 0
     return View(
         options=encoded(options),
         contents=(

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 from batchd.errors import SandboxError
+from batchd.sandbox.cgroup import Group
 from batchd.sandbox.guard import guard
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -45,9 +46,17 @@ def prepare_process() -> None:
 class Child:
     """A running child, the leader of its own process group; to be ended in any case."""
 
-    def __init__(self, pid: int, status: int | None = None, gate: int | None = None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        status: int | None = None,
+        gate: int | None = None,
+        group: Group | None = None,
+    ) -> None:
         guard().watch(pid)
         self.pid = pid
+        #: What holds it and all that it starts, if anything does.
+        self.group = group
         #: As ``subprocess`` tells it: negative for a signal. 0 until it was waited for.
         self._returncode = 0
         self._status = status
@@ -105,7 +114,7 @@ class Child:
         Raises ``SandboxError`` for a process that does not die.
         """
         try:
-            self._kill()
+            self.kill()
             cancelled = await _dead(self.pid)
             if _running(os.P_PID, self.pid, os.WNOWAIT):
                 raise SandboxError("a command cannot be killed: it hangs in the kernel")
@@ -149,7 +158,7 @@ class Child:
         descriptor = os.pidfd_open(self.pid)
         try:
             if not select.select([descriptor], [], [], _DYING_S)[0]:
-                self._kill()
+                self.kill()
                 select.select([descriptor], [], [], _DYING_S)
         finally:
             os.close(descriptor)
@@ -168,7 +177,10 @@ class Child:
             os.close(self._status)
             self._status = None
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Kill it, before its end is waited for; what is left then, ``end`` sees to."""
+        if self.group is not None:
+            self.group.kill()
         # Not waited for yet, so the number is still its own. bwrap's inner process leaves this
         # group only after its number was reported.
         with contextlib.suppress(ProcessLookupError):

@@ -18,6 +18,7 @@ from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy, hosts
 from batchd.sandbox import launch
 from batchd.sandbox.bwrap import view
+from batchd.sandbox.folders import Folders
 from batchd.sandbox.identity import Identity, as_root, limits, prefix
 from batchd.sandbox.network import Allowed, Door
 
@@ -95,7 +96,9 @@ async def _through_the_door(policy: SandboxPolicy, who: Identity, directory: int
     seen = view(policy, who, {}, network=False, gated=True)
     output = os.open(os.devnull, os.O_WRONLY)
     try:
-        child = launch.sandboxed(_found(), seen, directory, [b"true"], stdin=None, output=output)
+        child = launch.sandboxed(
+            _found(), seen, Folders(directory), [b"true"], stdin=None, output=output
+        )
     finally:
         os.close(output)
     try:
@@ -223,7 +226,7 @@ def _trial(path: str, policy: SandboxPolicy, who: Identity, directory: int) -> t
     read_end, write_end = os.pipe()
     try:
         try:
-            start = functools.partial(launch.sandboxed, path, seen, directory, command)
+            start = functools.partial(launch.sandboxed, path, seen, Folders(directory), command)
             child = start(stdin=None, output=write_end)
         finally:
             os.close(write_end)

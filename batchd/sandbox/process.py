@@ -7,16 +7,18 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.sandbox.child import Child
+from batchd.sandbox.disk import Disk
 from batchd.sandbox.memory import memory_file
 from batchd.sandbox.network import Door
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.shortage import SHORT, patiently
+from batchd.sandbox.watch import Watcher
 
 #: Starts a command, given the descriptors of its input, if it has any, and of its output.
 Start = Callable[[int | None, int], Child]
@@ -39,6 +41,10 @@ class Ran:
     seconds: float = 0.0
     #: Where it wanted to go and might not, a line each.
     refused: tuple[str, ...] = ()
+    #: Which limit was passed, by what and where it stands; empty: none.
+    excess: str = ""
+    #: Whether it was killed for that.
+    killed: bool = False
 
 
 async def run(
@@ -48,17 +54,20 @@ async def run(
     timeout_s: float,
     limit: int,
     masker: Masker,
+    watcher: Watcher,
+    disk: Disk,
     door: Door | None = None,
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
-    ``door``: its way to some hosts, for a command that is held back until it has one.
+    ``watcher`` holds it to its limits, and ``disk`` is what its task has written. ``door``: its way to some hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
     fresh = functools.partial(Output, limit, masker)
+    watched = functools.partial(_watched, watcher, disk, door)
     try:
-        return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, door))
+        return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, watched))
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
@@ -70,7 +79,7 @@ async def _once(
     stdin: bytes | None,
     timeout_s: float,
     fresh: Callable[[], Output],
-    door: Door | None,
+    watched: Callable[[Child], _Watched],
 ) -> Ran:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
@@ -78,21 +87,23 @@ async def _once(
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:
-        timed_out, refused = await _to_the_end(child, timeout_s, door)
+        end = await _to_the_end(child, timeout_s, watched)
     except OSError as error:
         # Not chained: it has run, and nobody may take this for a shortage and begin it anew.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
     finally:
         reader.close(drain=True)
-    if not (child.reached or timed_out):
+    if not (child.reached or end.timed_out):
         raise _not_set_up(output.text().strip())
     return Ran(
-        exit_code=None if timed_out else child.exit_code,
+        exit_code=None if end.timed_out else child.exit_code,
         output=output.text(),
-        timed_out=timed_out,
+        timed_out=end.timed_out,
         cut=bool(output.cut),
         seconds=clock() - began,
-        refused=refused,
+        refused=end.refused,
+        excess=end.excess,
+        killed=bool(end.excess) and not end.timed_out,
     )
 
 
@@ -127,17 +138,43 @@ def _started(start: Start, stdin: bytes | None, write_end: int) -> Child:
             os.close(source)
 
 
-async def _to_the_end(
-    child: Child, timeout_s: float, door: Door | None
-) -> tuple[bool, tuple[str, ...]]:
-    """Return, when all of it is dead, whether its time ran out, and what it was refused."""
-    timed_out, refusals = False, None
-    try:
-        async with asyncio.timeout(timeout_s):
+@dataclass(slots=True)
+class _End:
+    """How it ended, beside its exit code."""
+
+    timed_out: bool = False
+    refused: tuple[str, ...] = ()
+    excess: str = ""
+
+
+_Watched = contextlib.AbstractAsyncContextManager[_End]
+
+
+@contextlib.asynccontextmanager
+async def _watched(
+    watcher: Watcher, disk: Disk, door: Door | None, child: Child
+) -> AsyncIterator[_End]:
+    """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
+    end = _End()
+    with watcher.watching(child, disk) as watch:
+        try:
             async with door.opened(child) if door else contextlib.nullcontext() as refusals:
-                await child.wait()
+                try:
+                    yield end
+                finally:
+                    end.refused = refusals.told() if refusals else ()
+        finally:
+            end.excess = watch.excess
+
+
+async def _to_the_end(child: Child, timeout_s: float, watched: Callable[[Child], _Watched]) -> _End:
+    """Return, when all of it is dead, how it ended."""
+    end = _End()
+    try:
+        async with asyncio.timeout(timeout_s), watched(child) as end:
+            await child.wait()
     except TimeoutError:
-        timed_out = True
+        end.timed_out = True
     finally:
         await child.end()
-    return timed_out, refusals.told() if refusals else ()
+    return end

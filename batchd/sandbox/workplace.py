@@ -6,20 +6,26 @@ import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
-from batchd.sandbox import bwrap, directory, facts, launch, probe, process
+from batchd.sandbox import bwrap, cgroup, directory, facts, launch, probe, process, scratch
+from batchd.sandbox.bwrap import TASK
+from batchd.sandbox.cgroup import Delegated, Group
 from batchd.sandbox.child import Child, prepare_process
-from batchd.sandbox.identity import Identity, home, prefix, runner
+from batchd.sandbox.disk import Disk
+from batchd.sandbox.folders import Folders
+from batchd.sandbox.identity import Identity, as_root, home, prefix, runner
 from batchd.sandbox.network import Allowed, Door, variables
 from batchd.sandbox.shortage import patiently
 from batchd.sandbox.variables import behind, environment
+from batchd.sandbox.watch import Watcher
 
-#: Starts a command, given the descriptors of its input, if it has any, and its output.
-_Starter = Callable[[Sequence[bytes], int | None, int], Child]
+#: Starts a command, given the descriptors of its input, if it has any, and its output, and its cgroup.
+_Starter = Callable[..., Child]
 #: What workplaces of one kind answered, and when.
 _Known = dict[tuple[object, ...], tuple[str, float]]
 
@@ -39,6 +45,8 @@ class Sandbox:
     def __init__(self, policy: SandboxPolicy) -> None:
         self._policy = policy
         self._bwrap = probe.ready(policy)
+        self._cgroup = cgroup.delegated(policy)
+        self._watcher = Watcher(policy)
         self._known: _Known = {}
 
     async def open(
@@ -49,45 +57,49 @@ class Sandbox:
         network: Network,
         env: Mapping[str, str],
         masker: Masker | None = None,
+        tmp: str = "",
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
-        ``masker``: knows what no output may show.
+        ``masker``: knows what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
+        not there yet; without it, each command gets an empty one.
         A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
         be used, an environment that no process can have, and a network that the policy does not grant.
         """
         door, ways = self._way_out(network)
         prepare_process()
-        descriptor = await patiently(functools.partial(self._opened, path, fresh=fresh))
+        folders = await patiently(functools.partial(self._opened, path, tmp, fresh=fresh))
         try:
-            who = runner(self._policy, os.fstat(descriptor), path)
-            start, shown = self._starter(
-                descriptor,
-                path,
-                who,
-                {**ways, **env},
+            who = runner(self._policy, os.fstat(folders.task), path)
+            seen = _Seen(
+                path=TASK if self._bwrap else path,
+                who=who,
+                tmp="" if self._bwrap or folders.tmp is None else tmp,
+                env={**ways, **env},
                 shared=network is True,
                 gated=door is not None,
             )
             told = functools.partial(
                 facts.line,
                 user=who.name,
-                directory=shown,
+                directory=seen.path,
                 network=self._told(network, door),
-                lasting_tmp=not self._bwrap,
+                lasting_tmp=folders.tmp is not None or not self._bwrap,
             )
             key = (who, network is True, env.get("PATH"))
-            told_facts = _Facts(self._known, key, told)
             return Workplace(
                 self._policy,
-                descriptor,
-                start,
+                folders,
+                functools.partial(self._starter, folders, seen),
+                watcher=self._watcher,
+                disk=Disk(folders, self._policy, fresh=fresh),
+                cgroup=self._cgroup,
                 door=door,
-                told=told_facts,
+                told=_Facts(self._known, key, told),
                 masker=masker or Masker(),
             )
         except BaseException:
-            os.close(descriptor)
+            folders.close()
             raise
 
     def _way_out(self, asked: Network) -> tuple[Door | None, Mapping[str, str]]:
@@ -108,32 +120,47 @@ class Sandbox:
             return door.told()
         return "network: yes" if asked or not self._bwrap else "no network"
 
-    async def _opened(self, path: str, *, fresh: bool) -> int:
-        return directory.fresh(path, self._policy.user) if fresh else directory.opened(path)
+    async def _opened(self, path: str, tmp: str, *, fresh: bool) -> Folders:
+        user = self._policy.user
+        folders = Folders(directory.fresh(path, user) if fresh else directory.opened(path))
+        # Outside of a sandbox, who is not its owner could not reach it.
+        if tmp and (self._bwrap or not as_root()):
+            try:
+                folders.tmp = scratch.opened(tmp)
+            except SandboxError:
+                folders.close()
+                raise
+        return folders
 
-    def _starter(
-        self,
-        descriptor: int,
-        path: str,
-        who: Identity,
-        env: Mapping[str, str],
-        *,
-        shared: bool,
-        gated: bool,
-    ) -> tuple[_Starter, str]:
-        """Return what starts commands in a directory, and the directory's name as they see it."""
+    def _starter(self, folders: Folders, seen: _Seen, policy: SandboxPolicy) -> _Starter:
+        """Return what starts commands in a directory, within the limits of ``policy``."""
+        who, env = seen.who, seen.env
         if self._bwrap:
-            view = bwrap.view(self._policy, who, env, network=shared, gated=gated)
-            confined = functools.partial(launch.sandboxed, self._bwrap, view, descriptor)
-            return lambda command, stdin, output: confined(
-                command, stdin=stdin, output=output
-            ), bwrap.TASK
-        words = [*prefix(self._policy, who, limited=False), *behind(env)]
+            view = bwrap.view(
+                policy, who, env, network=seen.shared, gated=seen.gated, own_tmp=bool(folders.tmp)
+            )
+            return functools.partial(launch.sandboxed, self._bwrap, view, folders)
+        words = [*prefix(policy, who, limited=False), *behind(env)]
         before = [word.encode("utf-8", "replace") for word in words]
-        plain = functools.partial(launch.plain, descriptor, environment(who, env, home=home(who)))
-        return lambda command, stdin, output: plain(
-            [*before, *command], stdin=stdin, output=output
-        ), path
+        place = {"TMPDIR": seen.tmp} if seen.tmp else {}
+        variables = environment(who, {**place, **env}, home=home(who))
+        return functools.partial(launch.plain, folders, variables, before)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What commands see and who they are."""
+
+    #: The directory's name as they see it.
+    path: str
+    #: That of their /tmp, where it is not /tmp.
+    tmp: str
+    who: Identity
+    env: Mapping[str, str]
+    #: Whether they share the machine's network.
+    shared: bool
+    #: Whether they are held back until they have a way out.
+    gated: bool
 
 
 class Workplace:
@@ -142,16 +169,24 @@ class Workplace:
     def __init__(
         self,
         policy: SandboxPolicy,
-        descriptor: int,
-        start: _Starter,
+        folders: Folders,
+        starter: Callable[[SandboxPolicy], _Starter],
         *,
+        watcher: Watcher,
+        disk: Disk,
+        cgroup: Delegated | None,
         door: Door | None,
         told: _Facts,
         masker: Masker,
     ) -> None:
         self._policy = policy
-        self._descriptor = descriptor
-        self._start = start
+        self._folders = folders
+        self._starter = starter
+        self._start = starter(policy)
+        self._watcher = watcher
+        self._disk = disk
+        self._cgroup = cgroup
+        self._group: Group | None = None
         self._door = door
         self._facts = told
         #: Takes secrets out of what commands print.
@@ -165,9 +200,10 @@ class Workplace:
 
     def close(self) -> None:
         """Close the directory; nothing of its commands is left by then."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._folders.close()
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
     async def run(
         self,
@@ -185,21 +221,48 @@ class Workplace:
         by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be shown.
         Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
         """
-        if self._descriptor < 0:
+        if self._folders.task < 0:
             raise SandboxError("the task's directory is closed")
         if any("\0" in word for word in argv):
             return process.Ran(exit_code=126, output="a command cannot hold NUL characters\n")
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
-        return await process.run(
-            functools.partial(self._start, command),
+        start, full = self._start, await self._full()
+        if full:
+            # It may delete; whatever it would write, the kernel refuses.
+            start = self._starter(replace(self._policy, max_file_bytes=0))
+        ran = await process.run(
+            functools.partial(self._started, start, command),
             stdin=stdin,
             timeout_s=timeout_s,
             limit=limit,
+            watcher=self._watcher,
+            disk=self._disk,
             door=self._door,
             masker=self.masker if masked else _NOTHING,
         )
+        return replace(ran, excess=f"{full}; files can be deleted, not written") if full else ran
+
+    async def _full(self) -> str:
+        """Return which limit of the disk is passed, and by what; one that was passed is measured anew."""
+        if not self._disk.over:
+            return ""
+        try:
+            return await self._disk.look()
+        except OSError as error:
+            raise SandboxError(f"the task's directory cannot be measured: {error}") from error
+
+    def _started(
+        self, start: _Starter, command: Sequence[bytes], stdin: int | None, output: int
+    ) -> Child:
+        """Start a command in the task's cgroup, which is made for the first one. Raises ``OSError``."""
+        if self._cgroup is None:
+            return start(command, stdin=stdin, output=output)
+        if self._group is None:
+            self._group = self._cgroup.make(self._policy)
+        self._group.begin()
+        return start(command, stdin=stdin, output=output, group=self._group)
 
     async def shell(
         self, command: str, *, timeout_s: float, at_most: int | None = None
@@ -219,7 +282,7 @@ class Workplace:
         None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long as it takes.
         Links are not followed; what tools keep for themselves (``.git``, ``node_modules``, …) is left out.
         """
-        found = directory.files(self._descriptor, limit, seconds)
+        found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
 
 

@@ -59,6 +59,12 @@ def ground(who: list[str]) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def source() -> Path:
+    """Return where batchd's code lies."""
+    return HERE
+
+
 @pytest.fixture
 def attack(who: list[str], ground: Path) -> Attack:
     """Single commands in the sandbox of a batchd."""

@@ -23,7 +23,7 @@ class Room:
     may: tuple[str, ...] = ()
 
 
-LEAVES = ("records", "errors", "log", "masking", "sealing")
+LEAVES = ("records", "errors", "log", "masking", "sealing", "trees")
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
@@ -41,6 +41,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "journald": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
+    "trees": Room(0, LEAVES),
     "config": Room(1),
     "events": Room(1),
     "taskstate": Room(1, ("events",)),
@@ -186,7 +187,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, llm",
         ),
         (
             {

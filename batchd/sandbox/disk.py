@@ -1,0 +1,83 @@
+"""What a task puts on the disk: what its directory grows by, and its /tmp."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+
+from batchd import trees
+from batchd.records import SandboxPolicy
+from batchd.sandbox.folders import Folders
+from batchd.sandbox.processes import Process, nameless
+from batchd.sandbox.quantities import amount
+
+#: The longest that one look may take (seconds); where it is not enough, what was seen by then counts.
+_LOOK_S = 5.0
+#: The shortest pause between two looks (seconds), and how many times as long as a look it is.
+_PAUSE_S = 1.0
+_REST = 20
+
+
+class Disk:
+    """What one task has put on the disk, measured now and then.
+
+    Of a directory that was there before, only what it grows by counts, from the first command on.
+    """
+
+    def __init__(self, folders: Folders, policy: SandboxPolicy, *, fresh: bool) -> None:
+        self._folders = folders
+        self._policy = policy
+        #: What the directory held at first, in bytes; None until it was measured.
+        self._base = 0 if fresh else None
+        self._due = time.monotonic() + (_PAUSE_S if fresh else 0.0)
+        self._looking = False
+        #: Which limit is passed, and by what; empty: none.
+        self.over = ""
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another look."""
+        return not self._looking and time.monotonic() >= self._due
+
+    async def look(self, processes: Sequence[Process] = ()) -> str:
+        """Measure, and return which limit is passed; ``processes``: may hold files that have no name any more."""
+        if self._folders.task < 0:
+            return self.over
+        folders = self._folders.copy()
+        self._looking = True
+        began = time.monotonic()
+        try:
+            work, tmp = await asyncio.to_thread(_measured, folders, processes)
+        finally:
+            self._looking = False
+            now = time.monotonic()
+            self._due = now + max(_PAUSE_S, _REST * (now - began))
+        if self._base is None:
+            self._base = work
+        self.over = self._excess(max(0, work - self._base), tmp)
+        return self.over
+
+    def _excess(self, grown: int, tmp: int) -> str:
+        policy = self._policy
+        if tmp > policy.tmp_bytes:
+            return f"its /tmp holds {amount(tmp)}; [sandbox] tmp_bytes allows {amount(policy.tmp_bytes)}"
+        if grown + tmp > policy.max_disk_bytes:
+            return (
+                f"the task has put {amount(grown + tmp)} on the disk, in its directory and /tmp;"
+                f" [sandbox] max_disk_bytes allows {amount(policy.max_disk_bytes)}"
+            )
+        return ""
+
+
+def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, int]:
+    """Return what the directory and the /tmp take, in bytes. Closes ``folders``."""
+    try:
+        devices = [os.fstat(descriptor).st_dev for descriptor in folders]
+        work, _ = trees.size(folders.task, _LOOK_S)
+        tmp = 0 if folders.tmp is None else trees.size(folders.tmp, _LOOK_S)[0]
+        hidden: Mapping[int, int] = nameless(processes, devices) if processes else {}
+        return work + sum(hidden.values()), tmp
+    finally:
+        folders.close()

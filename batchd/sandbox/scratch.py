@@ -1,0 +1,37 @@
+"""A task's /tmp: a folder that lasts as long as the task, over all of its commands, parking and restarts.
+
+Open to all, as /tmp is, below one that only batchd may enter; commands get it by descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from batchd import trees
+from batchd.errors import SandboxError
+
+_MODE = 0o1777
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def opened(path: str) -> int:
+    """Make a task's /tmp where it is not there yet, and open it. Raises ``SandboxError``."""
+    parent, name = os.path.split(path)
+    try:
+        with contextlib.suppress(FileExistsError):
+            Path(parent).mkdir(mode=0o700)
+        above = os.open(parent, _FLAGS)
+        try:
+            try:
+                os.mkdir(name, dir_fd=above)
+            except FileExistsError:
+                trees.let_in(above, name)  # a command may have closed it
+            folder = os.open(name, _FLAGS, dir_fd=above)
+        finally:
+            os.close(above)
+        os.fchmod(folder, _MODE)
+    except OSError as error:
+        raise SandboxError(f"the task's /tmp cannot be made: {error}") from error
+    return folder

@@ -1,0 +1,179 @@
+"""Directory trees, whatever agents may have made of them: taken away, or measured.
+
+No depth, mode or name stops it, and it takes three descriptors at most. Links are never followed;
+what is mounted somewhere in a tree is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Opens a folder, and never what a link leads to.
+OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a tree, if it is there. What lies above it is trusted.
+
+    Raises ``OSError`` for what cannot be removed, and for what is no folder.
+    """
+    parent, name = os.path.split(os.fspath(path))
+    try:
+        above = os.open(parent or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            let_in(above, name)
+            top = os.open(name, OPEN, dir_fd=above)
+            try:
+                Emptying(top).run()
+            finally:
+                os.close(top)
+            os.rmdir(name, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+class Emptying:
+    """Removes what is in a folder, level by level.
+
+    A folder's own folders are first moved up, under new names, to the top; then it is empty but for
+    files. So nothing is ever deeper than one, and what is a mount, which cannot be moved, is never entered.
+    """
+
+    def __init__(self, top: int, last: str = "") -> None:
+        """``top``: the folder, open. ``last``: the name of the file in it that goes last of all."""
+        self._top = top
+        self._last = last
+        self._mark = f".gone-{secrets.token_hex(8)}-"
+        self._count = 0
+
+    def run(self) -> None:
+        """Leave nothing. Raises ``OSError`` for what cannot be removed."""
+        waiting = list(self._unlink(self._top, keep=self._last))
+        moved = [self._move_up(self._top, name) for name in waiting]
+        while moved:
+            name = moved.pop()
+            folder = os.open(name, OPEN, dir_fd=self._top)
+            try:
+                moved += [self._move_up(folder, inner) for inner in self._unlink(folder)]
+            finally:
+                os.close(folder)
+            os.rmdir(name, dir_fd=self._top)
+        if self._last:
+            os.unlink(self._last, dir_fd=self._top)
+
+    def _unlink(self, folder: int, keep: str = "") -> Iterator[str]:
+        """Remove all but folders, whose names are yielded."""
+        for name in os.listdir(folder):
+            if name == keep:
+                continue
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                yield name
+            else:
+                os.unlink(name, dir_fd=folder)
+
+    def _move_up(self, folder: int, name: str) -> str:
+        new = f"{self._mark}{self._count}"
+        self._count += 1
+        let_in(folder, name)  # a folder that moves is written to: its `..` changes
+        os.rename(name, new, src_dir_fd=folder, dst_dir_fd=self._top)
+        return new
+
+
+def let_in(parent: int, name: str) -> None:
+    """Have ourselves be allowed in a folder, without following what may stand in its place. Raises ``OSError``."""
+    looked = os.open(name, _LOOK, dir_fd=parent)
+    try:
+        if stat.S_IMODE(os.fstat(looked).st_mode) & stat.S_IRWXU != stat.S_IRWXU:
+            # Another's folder: what follows fails, and says so, unless we are root.
+            with contextlib.suppress(PermissionError):
+                Path(f"/proc/self/fd/{looked}").chmod(stat.S_IRWXU)
+    finally:
+        os.close(looked)
+
+
+def size(top: int, seconds: float) -> tuple[int, bool]:
+    """Return what lies below a folder, itself included, takes on disk in bytes, and whether that is all of it.
+
+    It is not all where ``seconds`` are not enough, or folders move meanwhile; folders that cannot be read are left out.
+    """
+    return _Measuring(time.monotonic() + seconds).run(top)
+
+
+class _Measuring:
+    """Goes through a tree by its entries and ``..``, so that neither depth nor a rename leads it astray."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._device = 0
+        self._bytes = 0
+        self._seen = 0
+        #: Files with several names, which count once.
+        self._linked: set[int] = set()
+
+    def run(self, top: int) -> tuple[int, bool]:
+        here = os.open(".", OPEN, dir_fd=top)
+        try:
+            status = os.fstat(here)
+            self._device = status.st_dev
+            self._bytes += status.st_blocks * 512
+            trail = [(status.st_ino, self._folders(here))]
+            while trail:
+                number, waiting = trail[-1]
+                if os.fstat(here).st_ino != number:
+                    return self._bytes, False  # what we were in was moved away
+                if time.monotonic() > self._deadline:
+                    return self._bytes, False
+                if waiting:
+                    below = self._below(here, waiting.pop())
+                    if below < 0:
+                        continue
+                    here, above = below, here
+                    os.close(above)
+                    trail.append((os.fstat(here).st_ino, self._folders(here)))
+                else:
+                    trail.pop()
+                    here, below = os.open("..", OPEN, dir_fd=here), here
+                    os.close(below)
+        finally:
+            os.close(here)
+        return self._bytes, True
+
+    def _below(self, folder: int, name: str) -> int:
+        """Return a folder in a folder, open; -1 where it cannot be read or is mounted there."""
+        try:
+            below = os.open(name, OPEN, dir_fd=folder)
+        except OSError:
+            return -1
+        if os.fstat(below).st_dev == self._device:
+            return below
+        os.close(below)
+        return -1
+
+    def _folders(self, folder: int) -> list[str]:
+        """Count what is in a folder, and return the names of its own folders."""
+        found = []
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                self._seen += 1
+                if self._seen % 256 == 0 and time.monotonic() > self._deadline:
+                    break
+                with contextlib.suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        found.append(entry.name)
+                    elif status.st_nlink > 1:
+                        if status.st_ino in self._linked:
+                            continue
+                        self._linked.add(status.st_ino)
+                    self._bytes += status.st_blocks * 512
+        return found

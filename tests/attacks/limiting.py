@@ -1,0 +1,110 @@
+"""Commands that want too much, through the real door: told how each ended, limits included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attacking import AS_ROOT, NOBODY, Attack
+
+from batchd import trees
+
+DRIVER = """
+import asyncio, json, os, sys
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Sandbox
+asked = json.load(sys.stdin)
+async def main():
+    sandbox = Sandbox(SandboxPolicy(**asked["policy"]))
+    ends = []
+    async def open():
+        return await sandbox.open(
+            asked["folder"], fresh=asked["fresh"], network=False, env={}, tmp=asked["tmp"]
+        )
+    place = await open()
+    for argv in asked["commands"]:
+        if argv is None:  # as after parking, or a restart
+            place.close()
+            place = await open()
+            continue
+        end = await place.run(argv, timeout_s=asked["timeout_s"])
+        ends.append([end.exit_code, end.output, end.excess, end.killed, end.seconds])
+    print(json.dumps([ends, await place.facts()]))
+    place.close()
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended."""
+
+    exit_code: int | None
+    output: str
+    excess: str
+    killed: bool
+    seconds: float
+
+
+class Limited:
+    """A task's commands, one after another in the same place, which has a /tmp that lasts."""
+
+    def __init__(self, python: Sequence[str], source: Path, folder: Path) -> None:
+        self._python = python
+        self._source = source
+        #: The task's directory.
+        self.folder = folder / "task"
+        #: Its /tmp.
+        self.tmp = folder / "state" / "tmp" / "batch.001"
+        self.facts = ""
+
+    def run(
+        self,
+        *commands: str | None,
+        policy: Mapping[str, Any] | None = None,
+        fresh: bool = True,
+        timeout_s: float = 20.0,
+    ) -> list[End]:
+        """Run each in a shell; None: the place is closed and opened anew."""
+        asked = {
+            "folder": str(self.folder),
+            "tmp": str(self.tmp),
+            "fresh": fresh,
+            "policy": policy or {},
+            "timeout_s": timeout_s,
+            "commands": [c if c is None else ["bash", "-c", c] for c in commands],
+        }
+        ended = subprocess.run(
+            [*self._python, "-c", DRIVER],
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            check=False,
+            timeout=100,
+            cwd=self._source,
+            env={**os.environ, "PYTHONPATH": str(self._source)},
+        )
+        assert ended.returncode == 0, ended.stderr.decode()
+        ends, self.facts = json.loads(ended.stdout)
+        return [End(*end) for end in ends]
+
+    def python(self, code: str, *arguments: Path) -> None:
+        """Run code of batchd's as batchd does: as whom, with which Python."""
+        subprocess.run([*self._python, "-c", code, *arguments], cwd=self._source, check=True)
+
+
+@contextmanager
+def place(attack: Attack, source: Path) -> Iterator[Limited]:
+    """Give commands of one task, with a state directory that is private to whoever batchd is."""
+    state = attack.folder.parent / "state"
+    state.mkdir(mode=0o700)
+    if AS_ROOT and attack.python_command[: len(NOBODY)] == NOBODY:
+        os.chown(state, 65534, 65534)
+    yield Limited(attack.python_command, source, attack.folder.parent)
+    trees.remove(attack.folder)
+    trees.remove(state)

@@ -1,0 +1,160 @@
+"""What commands use is counted over all of their processes together, and ends there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attacking import AS_ROOT, Attack
+from limiting import Limited, place
+
+MB = 1 << 20
+#: Takes as many megabytes as it is told, touches them, and sits on them.
+TAKE = "import sys, time; x = bytearray(int(sys.argv[1]) << 20); print('has it', flush=True); time.sleep(30)"
+
+
+@pytest.fixture
+def limited(attack: Attack, source: Path) -> Iterator[Limited]:
+    """Commands of one task of a batchd that runs as root or as an ordinary user."""
+    with place(attack, source) as limited:
+        yield limited
+
+
+def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
+    """Four processes, each within the limit of one, are killed for what they have together; the next command is unharmed."""
+    four = f'for i in 1 2 3 4; do python3 -c "{TAKE}" 120 & done; wait'
+    over, within, after = limited.run(
+        four,
+        f'python3 -c "{TAKE.replace("30", "1.2")}" 120',
+        "echo alive",
+        policy={"max_memory_bytes": 300 * MB},
+    )
+    assert over.killed
+    assert over.exit_code == 137
+    assert "of memory together; [sandbox] max_memory_bytes allows 314.57 MB" in over.excess
+    assert over.seconds < 10
+    assert (within.exit_code, within.output, within.excess) == (0, "has it\n", "")
+    assert (after.exit_code, after.output) == (0, "alive\n")
+
+
+def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) -> None:
+    """Forks that share their parent's memory, and a large file mapped by many, are no reason to kill."""
+    code = (
+        "import mmap, os, time\n"
+        "x = bytearray(150 << 20)\n"
+        "with open('big', 'wb') as f:\n    for _ in range(200): f.write(bytes(1 << 20))\n"
+        "m = mmap.mmap(os.open('big', os.O_RDONLY), 0, prot=mmap.PROT_READ)\n"
+        "for _ in range(5):\n    if not os.fork(): break\n"
+        "for i in range(0, len(m), 4096): m[i]\n"
+        "time.sleep(2)\n"
+    )
+    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_memory_bytes": 300 * MB})
+    assert (end.exit_code, end.output, end.excess) == (0, "", "")
+
+
+def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
+    """Files in memory, which no process has mapped, are found by their descriptors."""
+    code = (
+        "import os, time\nheld = [os.memfd_create('x') for _ in range(4)]\n"
+        "for f in held:\n    os.write(f, bytes(100 << 20))\n"
+        "time.sleep(20)"
+    )
+    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_memory_bytes": 300 * MB})
+    assert end.killed
+    assert "max_memory_bytes" in end.excess
+
+
+def test_processes_are_counted(limited: Limited) -> None:
+    """A fork bomb meets the limit of its own command, whoever it runs as, and nothing of it is left."""
+    bomb, after = limited.run(
+        "b() { b | b & }; b; sleep 5", "ls -d /proc/[0-9]* | wc -l", policy={"max_processes": 24}
+    )
+    assert "Resource temporarily unavailable" in bomb.output or "max_processes" in bomb.excess
+    if AS_ROOT and bomb.killed:
+        assert "processes and threads at a time; [sandbox] max_processes allows 24" in bomb.excess
+    assert int(after.output) < 6
+
+
+def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
+    """Processes that take turns, none of them for long, use up the time of their command; so do those that nobody waits for."""
+    turns = "while :; do timeout 0.3 sh -c 'while :; do :; done' & wait; done"
+    unwaited = (
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "while True:\n    if not os.fork():\n        end = time.time() + 0.7\n"
+        "        while time.time() < end: pass\n        os._exit(0)\n    time.sleep(0.5)"
+    )
+    for command in (turns, f'python3 -c "{unwaited}"'):
+        (end,) = limited.run(command, policy={"max_cpu_s": 2.0})
+        assert end.killed
+        assert "of processor time together; [sandbox] max_cpu_s allows 2 s" in end.excess
+        assert end.seconds < 15
+
+
+def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
+    """Many files, each within the limit of one: the command is killed, later ones may delete and not write, until there is room."""
+    policy = {"max_disk_bytes": 60 * MB}
+    fill = "i=0; while :; do i=$((i+1)); head -c 4000000 /dev/zero > f$i; sleep 0.02; done"
+    over, more, delete, again = limited.run(
+        fill,
+        "echo x > more; ls more",
+        "rm f*; ls",
+        "echo x > more; cat more",
+        policy=policy,
+    )
+    assert over.killed
+    assert (
+        "on the disk, in its directory and /tmp; [sandbox] max_disk_bytes allows 62.91 MB"
+        in over.excess
+    )
+    assert more.exit_code != 0
+    assert not more.killed
+    assert "files can be deleted, not written" in more.excess
+    assert (delete.exit_code, delete.output, delete.killed) == (0, "more\n", False)
+    assert (again.exit_code, again.output, again.excess) == (0, "x\n", "")
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        # deeper than any path can be long
+        "import os\nfor _ in range(1500):\n    os.mkdir('dddd'); os.chdir('dddd')\n",
+        # a name that is no text, and one that breaks a line
+        "import os\nos.mkdir(b'\\xff\\n'); os.chdir(b'\\xff\\n')\n",
+    ],
+    ids=["deep", "names"],
+)
+def test_nothing_hides_from_the_disk_limit(limited: Limited, hide: str) -> None:
+    """Depth and odd names hide nothing."""
+    write = "import time\nfor i in range(100):\n    open(f'f{i}', 'wb').write(bytes(2 << 20)); time.sleep(0.03)\n"
+    (limited.folder.parent / "code.py").write_text(hide + write)
+    code = (hide + write).replace('"', "'")
+    (end,) = limited.run(f'python3 -c "{code}"; sleep 5', policy={"max_disk_bytes": 40 * MB})
+    assert end.killed
+    assert "max_disk_bytes" in end.excess
+
+
+def test_deleted_files_count_while_they_are_open(limited: Limited) -> None:
+    """A file without a name takes room all the same."""
+    code = (
+        "import os, time\nheld = []\nfor i in range(10):\n    held.append(open('f', 'wb', 0)); os.unlink('f')\n"
+        "    held[-1].write(bytes(10 << 20))\ntime.sleep(10)"
+    )
+    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_disk_bytes": 40 * MB})
+    assert end.killed
+    assert "max_disk_bytes" in end.excess
+
+
+def test_what_was_there_before_does_not_count(limited: Limited) -> None:
+    """Of a directory that a task names, only its growth is limited, and its /tmp."""
+    limited.run("head -c 80000000 /dev/zero > old")
+    policy = {"max_disk_bytes": 60 * MB}
+    little, much = limited.run(
+        "head -c 20000000 /dev/zero > new; sleep 1.5",
+        "for i in 1 2 3; do head -c 20000000 /dev/zero > /tmp/$i; done; sleep 3",
+        policy=policy,
+        fresh=False,
+    )
+    assert (little.exit_code, little.excess) == (0, "")
+    assert much.killed
+    assert "max_disk_bytes" in much.excess

@@ -1,0 +1,93 @@
+"""A task's /tmp: it lasts as long as the task, and leads nowhere else."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attacking import AS_ROOT, Attack
+from limiting import Limited, place
+
+from batchd import trees
+
+
+@pytest.fixture
+def limited(attack: Attack, source: Path) -> Iterator[Limited]:
+    """Commands of one task of a batchd that runs as root or as an ordinary user."""
+    with place(attack, source) as limited:
+        yield limited
+
+
+def test_tmp_lasts_over_commands_and_over_a_new_start(limited: Limited) -> None:
+    """What one command leaves in /tmp, its home, the next one finds, also after the place was closed; programs run there."""
+    *_, found = limited.run(
+        'echo kept > ~/file; cp /bin/true /tmp/program; [ "$HOME" = /tmp ] && mkdir -p /var/tmp/sub',
+        None,
+        "cat /tmp/file && /tmp/program && cd /tmp/sub && stat -c %a /tmp",
+    )
+    assert (found.exit_code, found.output) == (0, "kept\n1777\n")
+    assert "/tmp" not in limited.facts
+    assert stat.S_IMODE(limited.tmp.parent.stat().st_mode) == 0o700
+
+
+def test_tmp_is_not_reached_by_others(limited: Limited) -> None:
+    """Who is no part of batchd cannot enter it: setuid programs and sockets of a task are for nobody else."""
+    limited.run("cp /bin/id /tmp/id; chmod 6777 /tmp/id")
+    if not AS_ROOT:
+        return
+    other = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "sh", "-c", '"$0"']
+    ended = subprocess.run([*other, limited.tmp / "id"], capture_output=True, check=False)
+    assert ended.returncode != 0
+    assert b"Permission denied" in ended.stderr
+
+
+def test_a_closed_tmp_is_opened_again_and_a_link_in_its_place_is_refused(limited: Limited) -> None:
+    """``chmod 0 /tmp`` locks nobody out for ever; and batchd enters no link that stands where it was."""
+    closed, after = limited.run("chmod 0 /tmp; echo $?", "echo x > /tmp/x && cat /tmp/x")
+    if closed.output == "0\n":  # its own, as an ordinary user
+        assert after.exit_code != 0
+    *_, again = limited.run(None, "echo x > /tmp/x && cat /tmp/x")
+    assert again.output == "x\n"
+    trees.remove(limited.tmp)
+    limited.tmp.symlink_to("/etc")
+    with pytest.raises(AssertionError, match="/tmp cannot be made"):
+        limited.run("ls /tmp")
+    limited.tmp.unlink()
+
+
+def test_tmp_has_its_size(limited: Limited) -> None:
+    """Many files in /tmp end their command; then it can be emptied."""
+    policy = {"tmp_bytes": 20 << 20}
+    fill = "i=0; while :; do i=$((i+1)); head -c 2000000 /dev/zero > /tmp/f$i; sleep 0.02; done"
+    over, empty, after = limited.run(fill, "rm /tmp/f*", "echo y > /tmp/y", policy=policy)
+    assert over.killed
+    assert "its /tmp holds" in over.excess
+    assert "[sandbox] tmp_bytes allows 20.97 MB" in over.excess
+    assert (empty.exit_code, after.exit_code, after.excess) == (0, 0, "")
+
+
+def test_what_a_task_leaves_is_removed_whatever_it_is(limited: Limited) -> None:
+    """3,000 levels, closed folders, odd names, FIFOs, sockets, links out: all of it goes, nothing else does, with few descriptors."""
+    outside = limited.folder.parent / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    limited.run(
+        "cd /tmp && mkdir closed && touch closed/x && chmod 0 closed"
+        f" && ln -s {outside} out && ln -s / root && mkfifo fifo"
+        " && mkdir $'\\xff\\n' && touch $'\\xff\\n'/$'\\xfe'"
+        " && python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'"
+        ' && python3 -c \'import os\nfor _ in range(3200):\n    os.mkdir("d"); os.chdir("d")\n'
+        'open("x", "w"); os.chmod(".", 0)\'',
+    )
+    assert len(os.listdir(limited.tmp)) == 7  # noqa: PTH208 (names are what is wanted)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
+        "from batchd import trees; trees.remove(sys.argv[1])"
+    )
+    limited.python(code, limited.tmp)
+    assert not limited.tmp.exists()
+    assert (outside / "precious").read_text() == "x"
