@@ -28,13 +28,13 @@ PLANTED: Mapping[str, str] = {
     ".npmrc": "script-shell=/task/bin/sh\n",
     "config.toml": '[sandbox]\nbackend = "none"\n',
     "bin/sh": "#!/bin/bash\ntouch MARK\n",
-    **{
-        name: "import os; os.system('touch MARK')\n"
-        for name in (
+    **dict.fromkeys(
+        (
             *("json.py", "sitecustomize.py", "usercustomize.py", "jsonschema.py", "os.py", "re.py"),
             *("batchd.py", "batchd/__init__.py", "openai.py", "encodings/__init__.py", "conftest.py"),
-        )
-    },
+        ),
+        "import os; os.system('touch MARK')\n",
+    ),
     "x.pth": "import os; os.system('touch MARK')\n",
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_nothing_planted_runs_outside(camp: Camp, where: str) -> None:
     config = f'[workspace]\nroot = "{camp.folder}"\n'
     with camp.told({"work": [*steps, says("{}")]}, config):
         result = camp.play([task])["001"]
-    assert (result["status"], os.listdir(mark)) == ("completed", []), result["evaluation"]
+    assert (result["status"], [*mark.iterdir()]) == ("completed", []), result["evaluation"]
     assert where == "a repository" or {"json.py", ".bashrc"} <= {*result["files"]["created"]}
 
 
@@ -91,7 +91,7 @@ ODD: Mapping[str, str] = {
 }
 
 
-@pytest.mark.stopped_by("time", "everything")
+@pytest.mark.stopped_by("time")
 def test_no_odd_file_holds_a_tool_up(camp: Camp) -> None:
     """Reading, writing and editing FIFOs, devices, links and sockets ends in time, and reads nothing of the host."""
     tools = [does("x", "read_file"), does("x", "edit_file", old="root", new="r"), does("x", "write_file", content="root")]  # fmt: skip
@@ -128,7 +128,7 @@ IN_THE_WAY: Mapping[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.stopped_by("whole files")
+@pytest.mark.stopped_by("whole files", "replaced")
 @pytest.mark.parametrize("what", IN_THE_WAY)
 def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str) -> None:
     """Results, transcripts, summary: whatever has their names is replaced by the file; nothing is followed, waited for, believed."""
@@ -170,7 +170,9 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
         assert result["status"] == "completed"
         assert sorted(path.name for path in camp.folder.glob("outbox/*")) == ["plain"]
     assert key.read_text().startswith("{")
-    assert {"link.json", "fifo.json", "folder.json", "device.json"} <= set(os.listdir(inbox))
+    assert {"link.json", "fifo.json", "folder.json", "device.json"} <= {
+        path.name for path in inbox.iterdir()
+    }
     told = {line.get("message", "").split()[0] for line in camp.lines() if line["event"] == "inbox_trouble"}  # fmt: skip
     assert {"link.json", "up.json", "fifo.json"} <= told
 
@@ -203,20 +205,20 @@ def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
         assert done.returncode == 0, done.stderr
     assert not (camp.folder / "outbox/batch").exists()
     assert kept.read_text() == "untouched"
-    assert os.listdir(camp.folder / "outbox") == []
+    assert [*(camp.folder / "outbox").iterdir()] == []
 
 
-@pytest.mark.stopped_by("loop")
+@pytest.mark.stopped_by("loop", "purse")
 def test_a_model_that_goes_in_circles_does_not_spend_the_purse(camp: Camp) -> None:
     """The same call with the same output ends its round, a second loop the task; limits hold over the whole of it."""
     talks = {"spin": [does("echo again")] * 200, "spend": [does(f"echo {n}") for n in range(200)]}
     tasks = [
         {"first_prompt": "spin", "check": "false"},
-        {"first_prompt": "spend", "limits": {"max_cost_usd": 0.2}},
+        {"first_prompt": "spend", "limits": {"max_cost_usd": 0.06}},
     ]
     with camp.told(talks):
         results = camp.play(tasks)
     assert (results["001"]["status"], results["001"]["reason"]) == ("error", "loop")
     assert results["001"]["usage"]["calls"] <= 6
     assert (results["002"]["status"], results["002"]["reason"]) == ("timeout", "budget")
-    assert results["002"]["cost"]["total"] <= 0.2
+    assert results["002"]["cost"]["total"] <= 0.06

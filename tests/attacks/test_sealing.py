@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import pytest
 from attacking import HERE
 
 KEY = "sk-sealed-key-4711"
@@ -59,6 +60,7 @@ def _found(who: Sequence[str], how: str) -> Sequence[str]:
     return looked.stdout.splitlines()
 
 
+@pytest.mark.stopped_by("sealing")
 def test_nobody_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]) -> None:
     """Its environment, memory and descriptors are closed; those of one that is not sealed are not."""
     assert _found(somebody, "sealed") == [
@@ -67,6 +69,7 @@ def test_nobody_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]
     assert _found(somebody, "open")[0] == "environ True", "this test would not see a leak"
 
 
+@pytest.mark.stopped_by("forgetting")
 def test_even_root_finds_no_key_in_the_environment(who: list[str]) -> None:
     """Where the variable stood there are zeros: nothing that reads /proc later has it."""
     environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(HERE)}
