@@ -147,6 +147,9 @@ def tried(family, kind, address, protocol=0):
         return "open"
     except OSError as error:
         return errno.errorcode.get(error.errno, str(error))
+def resolved(name):
+    try: return str(socket.getaddrinfo(name, 80))
+    except OSError: return "unknown"
 own = socket.create_server(("127.0.0.1", 0))
 print(json.dumps([
     tried(socket.AF_INET, 1, ("127.0.0.1", {loopback.getsockname()[1]})),
@@ -154,6 +157,10 @@ print(json.dumps([
     tried(socket.AF_UNIX, 1, "/run/systemd/private"),
     tried(socket.AF_UNIX, 1, "/var/run/docker.sock"),
     tried(socket.AF_INET, 1, ("1.1.1.1", 80)),
+    tried(socket.AF_INET, 2, ("1.1.1.1", 53)),
+    tried(socket.AF_INET6, 1, ("2606:4700::1111", 443)),
+    tried(socket.AF_INET, 3, ("1.1.1.1", 0), 1),
+    resolved("example.com"),
     *(tried(family, kind, None, protocol) for family, kind, protocol in
       [(40, 1, 0), (38, 5, 0), (17, 3, 0), (31, 1, 0), (29, 3, 1), (30, 1, 0), (16, 3, 12), (21, 5, 0), (44, 3, 0)]),
     tried(socket.AF_INET, 1, own.getsockname()),
@@ -162,7 +169,8 @@ print(json.dumps([
 """
         *refused, own, route = json.loads(attack.python(code))
     assert refused[:5] == ["ECONNREFUSED", "ECONNREFUSED", "ENOENT", "ENOENT", "ENETUNREACH"]
-    assert set(refused[5:]) == {"EAFNOSUPPORT"}
+    assert refused[5:9] == ["ENETUNREACH", "ENETUNREACH", "EPERM", "unknown"]
+    assert set(refused[9:]) == {"EAFNOSUPPORT"}
     assert (own, route) == ("open", "open")
 
 

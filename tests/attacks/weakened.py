@@ -35,7 +35,8 @@ _APART = """
 mount -t tmpfs none /mnt
 mkdir /mnt/upper /mnt/work
 mount -t overlay -o lowerdir=/usr,upperdir=/mnt/upper,workdir=/mnt/work overlay /usr
-exec "$@"
+# Not by exec: the first process must be one that buries the others.
+"$@"
 """
 
 
@@ -99,16 +100,15 @@ def main(layers: Sequence[str]) -> int:
     broken = 0
     for layer in layers or LAYERS:
         found = outcomes(layer)
-        ordinary = {name for name in found if name.startswith(_ORDINARY)}
-        for name in sorted(ordinary):
+        attacks = {name: passed for name, passed in found.items() if not name.startswith(_ORDINARY)}
+        for name in sorted(found.keys() - attacks.keys()):
             if not found[name]:
                 broken += 1
                 print(f"{layer}: too weak to try: {name} fails too")
-        for name, passed in found.items():
-            if name not in ordinary:
-                fails[name] += [] if passed else [layer]
-        missed = sum(found.values()) - len(ordinary)
-        print(f"{layer}: {len(found) - len(ordinary) - missed} attacks succeed, {missed} do not", flush=True)  # fmt: skip
+        for name, passed in attacks.items():
+            fails[name] += [] if passed else [layer]
+        stopped = [name for name, passed in attacks.items() if passed]
+        print(f"{layer}: {len(attacks) - len(stopped)} of {len(attacks)} attacks succeed {stopped or ''}", flush=True)  # fmt: skip
     print()
     for name, by in sorted(fails.items()):
         print(f"{'succeeds without ' + ', '.join(by) if by else 'NEVER SUCCEEDS':<50} {name}")
