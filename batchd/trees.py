@@ -7,6 +7,7 @@ what is mounted somewhere in a tree is left alone.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import stat
@@ -101,7 +102,7 @@ def let_in(parent: int, name: str) -> None:
         os.close(looked)
 
 
-def size(top: int, seconds: float) -> tuple[int, bool]:
+def size(top: int, seconds: float = math.inf) -> tuple[int, bool]:
     """Return what lies below a folder, itself included, takes on disk in bytes, and whether that is all of it.
 
     It is not all where ``seconds`` are not enough, or folders move meanwhile; folders that cannot be read are left out.

@@ -6,8 +6,8 @@ namespaces of its own, and nothing that a command started outlives it.
 
 from __future__ import annotations
 
+from batchd.sandbox.findings import Finding, check
 from batchd.sandbox.identity import check_user
-from batchd.sandbox.probe import Finding, check
 from batchd.sandbox.process import Ran
 from batchd.sandbox.shortage import patiently
 from batchd.sandbox.workplace import Sandbox, Workplace

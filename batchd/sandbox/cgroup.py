@@ -144,23 +144,27 @@ def delegated(policy: SandboxPolicy) -> Delegated | None:
         return _named(Path(policy.cgroup), policy)
     try:
         group = _marked()
-        if group is None:
-            return None
-        _make_ready(group, policy)
+        return _ready(group, policy) if group else None
     except OSError:
         return None
-    return Delegated(group)
+
+
+def _ready(group: Path, policy: SandboxPolicy) -> Delegated:
+    """Have a group ready, and try it. Raises ``OSError``."""
+    _make_ready(group, policy)
+    ready = Delegated(group)
+    ready.make(policy).close()
+    return ready
 
 
 def _named(group: Path, policy: SandboxPolicy) -> Delegated:
     try:
-        _make_ready(group, policy)
+        return _ready(group, policy)
     except OSError as error:
         raise SandboxUnavailableError(
             f"[sandbox] cgroup: {group} cannot be used ({error.strerror}): make it a group of version 2 that"
             f' batchd may write, with the controllers {" and ".join(_wanted(policy))}, or set "auto"'
         ) from error
-    return Delegated(group)
 
 
 def _marked() -> Path | None:

@@ -15,9 +15,8 @@ from batchd.sandbox.quantities import amount
 
 #: The longest that one look may take (seconds); where it is not enough, what was seen by then counts.
 _LOOK_S = 5.0
-#: The shortest pause between two looks (seconds), and how many times as long as a look it is.
-_PAUSE_S = 1.0
-_REST = 20
+#: A pause is so many times as long as the look before it, within bounds (seconds).
+_REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0
 
 
 class Disk:
@@ -53,7 +52,7 @@ class Disk:
         finally:
             self._looking = False
             now = time.monotonic()
-            self._due = now + max(_PAUSE_S, _REST * (now - began))
+            self._due = now + max(_PAUSE_S, min(_REST * (now - began), _LONGEST_PAUSE_S))
         if self._base is None:
             self._base = work
         self.over = self._excess(max(0, work - self._base), tmp)

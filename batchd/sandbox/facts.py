@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import platform
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from batchd.sandbox.process import Ran
+
+#: What places of one kind answered, and when.
+Known = dict[tuple[object, ...], tuple[str, float]]
+#: How long the answer may take (seconds).
+PATIENCE_S = 30.0
+#: Long enough that task after task need not ask again, short enough to notice what is installed (seconds).
+_KEPT_S = 600.0
 
 #: Named where they are there.
 _TOOLS = (
@@ -46,3 +57,24 @@ def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: b
         "" if lasting_tmp else "/tmp is emptied after each command",  # noqa: S108 (text)
     ]
     return "; ".join(part for part in parts if part) + "."
+
+
+class Facts:
+    """The facts of one place, asked for once for all that are alike."""
+
+    def __init__(self, known: Known, key: tuple[object, ...], told: Callable[[str], str]) -> None:
+        """``known``: what was answered before. ``told`` makes the line."""
+        self._known = known
+        self._key = key
+        self._told = told
+
+    async def get(self, run: Callable[[Sequence[str]], Awaitable[Ran]]) -> str:
+        """Return the line; ``run`` runs a command there. Raises ``SandboxError``."""
+        now = time.monotonic()
+        answer, asked_at = self._known.get(self._key, ("", -_KEPT_S))
+        if now - asked_at >= _KEPT_S:
+            ran = await run(["/bin/sh", "-c", SCRIPT])
+            answer = ran.output if ran.exit_code == 0 else ""
+            if answer:
+                self._known[self._key] = (answer, now)
+        return self._told(answer)

@@ -156,15 +156,14 @@ async def _watched(
 ) -> AsyncIterator[_End]:
     """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
     end = _End()
-    with watcher.watching(child, disk) as watch:
-        try:
-            async with door.opened(child) if door else contextlib.nullcontext() as refusals:
-                try:
-                    yield end
-                finally:
-                    end.refused = refusals.told() if refusals else ()
-        finally:
-            end.excess = watch.excess
+    async with door.opened(child) if door else contextlib.nullcontext() as refusals:
+        with watcher.watching(child, disk) as watch:
+            try:
+                yield end
+            finally:
+                watcher.ended(watch)
+                end.excess = watch.excess
+                end.refused = refusals.told() if refusals else ()
 
 
 async def _to_the_end(child: Child, timeout_s: float, watched: Callable[[Child], _Watched]) -> _End:

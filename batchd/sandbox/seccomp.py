@@ -143,6 +143,9 @@ _ARCHS: Mapping[str, _Arch] = {
     "aarch64": _Arch(audit=0xC00000B7, column=1, ioctl=29, clone=220, socket=198, socketpair=199),
 }
 
+#: Of these, those that the tests have run on.
+TESTED = frozenset({"x86_64"})
+
 #: One instruction: code, jump if true, jump if false, k.
 _Line = tuple[int, int, int, int]
 

@@ -26,8 +26,8 @@ _FIRST_S = 0.25
 #: The pause between two looks, and where one of the limits is near.
 _PAUSE_S, _SHORT_PAUSE_S = 0.5, 0.1
 _NEAR = 0.5
-#: A pause is at least so many times as long as the look before it.
-_REST = 30
+#: A pause is so many times as long as the processor time of the look before it, up to the longest (seconds).
+_REST, _LONGEST_PAUSE_S = 30, 3.0
 #: bwrap itself, outside and inside.
 _OURS = 2
 
@@ -46,6 +46,18 @@ class Watch:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """What a command uses."""
+
+    watch: Watch
+    processes: Sequence[Process]
+    #: Of the limit that it has used up most of.
+    share: float
+    #: Which limit it has passed, and by what.
+    excess: str
 
 
 class Watcher:
@@ -68,18 +80,17 @@ class Watcher:
         try:
             yield watch
         finally:
-            watch.excess = watch.excess or self._by_the_kernel(child)
             self._watched.discard(watch)
             if not self._watched and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-    def _by_the_kernel(self, child: Child) -> str:
-        """Return why the kernel killed a command, if it did."""
+    def ended(self, watch: Watch) -> None:
+        """Note why the kernel has killed a command, if it has."""
+        group = watch.child.group
         with contextlib.suppress(OSError):
-            if child.group is not None and child.group.ran_out():
-                return too_much_memory(self._policy)
-        return ""
+            if group is not None and not watch.excess and group.ran_out():
+                watch.excess = too_much_memory(self._policy)
 
     def _arm(self, seconds: float) -> None:
         if self._timer is None:
@@ -97,31 +108,42 @@ class Watcher:
 
     async def _look(self) -> None:
         """Look at all that are old enough, once for all."""
-        began = time.monotonic()
-        old = [watch for watch in self._watched if began - watch.began >= _FIRST_S / 2]
-        near = False
+        now = time.monotonic()
+        old = [watch for watch in self._watched if now - watch.began >= _FIRST_S / 2]
+        pause_s = _FIRST_S
         # Where descriptors run out, the next look may have some.
         with contextlib.suppress(OSError):
             if old:
-                near = await self._weighed(old)
-        pause_s = _SHORT_PAUSE_S if near else _PAUSE_S
+                weights, cost_s = await asyncio.to_thread(self._weighed, old)
+                usual_s = _SHORT_PAUSE_S if self._judged(weights) else _PAUSE_S
+                pause_s = max(usual_s, min(_REST * cost_s, _LONGEST_PAUSE_S))
         if self._watched:
-            self._arm(max(pause_s, _REST * (time.monotonic() - began)) if old else _FIRST_S)
+            self._arm(pause_s)
 
-    async def _weighed(self, watches: Sequence[Watch]) -> bool:
+    def _weighed(self, watches: Sequence[Watch]) -> tuple[list[_Weight], float]:
+        """Find out what commands use, and what that cost in processor time.
+
+        In a thread of its own: a process may keep us waiting.
+        """
+        began = time.thread_time()
+        # What a cgroup counts need not be looked up.
+        unknown = any(watch.child.group is None or watch.disk.due for watch in watches)
+        table = Table.read() if unknown else Table()
+        weights = []
+        for watch in watches:
+            processes = table.of(watch.child.pid)
+            share, excess = self._excess(watch, processes)
+            weights.append(_Weight(watch, processes, share, excess))
+        return weights, time.thread_time() - began
+
+    def _judged(self, weights: Sequence[_Weight]) -> bool:
         """Kill what uses too much; return whether any other comes near to it."""
-        numbers = [watch.child.pid for watch in watches]
-        found = await asyncio.to_thread(_processes, numbers)
-        near = False
-        for watch, processes in zip(watches, found, strict=True):
-            share, excess = await asyncio.to_thread(self._excess, watch, processes)
-            if excess:
-                self._end(watch, excess)
-                continue
-            near = near or share > _NEAR
-            if watch.disk.due and not watch.disk.over:
-                self._spawn(self._look_at_disk(watch, processes))
-        return near
+        for weight in weights:
+            if weight.excess:
+                self._end(weight.watch, weight.excess)
+            elif weight.watch.disk.due and not weight.watch.disk.over:
+                self._spawn(self._look_at_disk(weight.watch, weight.processes))
+        return any(weight.share > _NEAR and not weight.excess for weight in weights)
 
     async def _look_at_disk(self, watch: Watch, processes: Sequence[Process]) -> None:
         with contextlib.suppress(OSError):
@@ -163,11 +185,6 @@ def too_much_memory(policy: SandboxPolicy, used: int = 0) -> str:
     return (
         f"its processes {took}; [sandbox] max_memory_bytes allows {amount(policy.max_memory_bytes)}"
     )
-
-
-def _processes(numbers: Sequence[int]) -> list[list[Process]]:
-    table = Table.read()
-    return [table.of(number) for number in numbers]
 
 
 def _time(watch: Watch, processes: Sequence[Process]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -26,13 +25,8 @@ from batchd.sandbox.watch import Watcher
 
 #: Starts a command, given the descriptors of its input, if it has any, and its output, and its cgroup.
 _Starter = Callable[..., Child]
-#: What workplaces of one kind answered, and when.
-_Known = dict[tuple[object, ...], tuple[str, float]]
 
 _NOTHING = Masker()
-_FACTS_S = 30.0
-#: Long enough that task after task need not ask again, short enough to notice what is installed (seconds).
-_FACTS_KEPT_S = 600.0
 
 
 class Sandbox:
@@ -47,7 +41,7 @@ class Sandbox:
         self._bwrap = probe.ready(policy)
         self._cgroup = cgroup.delegated(policy)
         self._watcher = Watcher(policy)
-        self._known: _Known = {}
+        self._known: facts.Known = {}
 
     async def open(
         self,
@@ -95,7 +89,7 @@ class Sandbox:
                 disk=Disk(folders, self._policy, fresh=fresh),
                 cgroup=self._cgroup,
                 door=door,
-                told=_Facts(self._known, key, told),
+                told=facts.Facts(self._known, key, told),
                 masker=masker or Masker(),
             )
         except BaseException:
@@ -176,7 +170,7 @@ class Workplace:
         disk: Disk,
         cgroup: Delegated | None,
         door: Door | None,
-        told: _Facts,
+        told: facts.Facts,
         masker: Masker,
     ) -> None:
         self._policy = policy
@@ -272,7 +266,7 @@ class Workplace:
 
     async def facts(self) -> str:
         """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
-        return await self._facts.get(self)
+        return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
     def files(
         self, limit: int = 20_000, seconds: float = 2.0
@@ -284,22 +278,3 @@ class Workplace:
         """
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
-
-
-class _Facts:
-    """The facts of one workplace, asked for once for all that are alike."""
-
-    def __init__(self, known: _Known, key: tuple[object, ...], told: Callable[[str], str]) -> None:
-        self._known = known
-        self._key = key
-        self._told = told
-
-    async def get(self, place: Workplace) -> str:
-        now = time.monotonic()
-        answer, asked_at = self._known.get(self._key, ("", -_FACTS_KEPT_S))
-        if now - asked_at >= _FACTS_KEPT_S:
-            ran = await place.run(["/bin/sh", "-c", facts.SCRIPT], timeout_s=_FACTS_S)
-            answer = ran.output if ran.exit_code == 0 else ""
-            if answer:
-                self._known[self._key] = (answer, now)
-        return self._told(answer)

@@ -28,17 +28,14 @@ class Folder:
     def size(self) -> int | None:
         """Return what it takes on disk, in bytes, as far as it can be read; None where it is not there."""
         path = f"{self.outbox}/{self.name}"
-        if not os.path.lexists(path):
-            return None
-        total, waiting = 0, [path]
-        while waiting:
-            with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(entry.path)
-        return total
+        try:
+            top = os.open(path, trees.OPEN)
+        except OSError:
+            return 0 if os.path.lexists(path) else None
+        try:
+            return trees.size(top)[0]
+        finally:
+            os.close(top)
 
     def remove(self) -> str:
         """Take it away; return why it could not be, wholly; empty: it is gone.

@@ -35,7 +35,7 @@ def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
     )
     assert over.killed
     assert over.exit_code == 137
-    assert "of memory together; [sandbox] max_memory_bytes allows 314.57 MB" in over.excess
+    assert "of memory together; [sandbox] max_memory_bytes allows 300 MiB" in over.excess
     assert over.seconds < 10
     assert (within.exit_code, within.output, within.excess) == (0, "has it\n", "")
     assert (after.exit_code, after.output) == (0, "alive\n")
@@ -116,7 +116,7 @@ def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
     )
     assert over.killed
     assert (
-        "on the disk, in its directory and /tmp; [sandbox] max_disk_bytes allows 62.91 MB"
+        "on the disk, in its directory and /tmp; [sandbox] max_disk_bytes allows 60 MiB"
         in over.excess
     )
     assert more.exit_code != 0

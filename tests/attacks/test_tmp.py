@@ -70,7 +70,7 @@ def test_tmp_has_its_size(limited: Limited) -> None:
     over, empty, after = limited.run(fill, "rm /tmp/f*", "echo y > /tmp/y", policy=policy)
     assert over.killed
     assert "its /tmp holds" in over.excess
-    assert "[sandbox] tmp_bytes allows 20.97 MB" in over.excess
+    assert "[sandbox] tmp_bytes allows 20 MiB" in over.excess
     assert (empty.exit_code, after.exit_code, after.excess) == (0, 0, "")
 
 

@@ -1,0 +1,185 @@
+"""What ``batchd check`` tells of the sandbox: each of its layers on this machine, and the mend where one is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.errors import SandboxError, SandboxUnavailableError
+from batchd.records import SandboxPolicy, hosts
+from batchd.sandbox import cgroup, launch, seccomp
+from batchd.sandbox.bwrap import view
+from batchd.sandbox.folders import Folders
+from batchd.sandbox.identity import Identity, as_root, limits, prefix
+from batchd.sandbox.network import Allowed, Door
+from batchd.sandbox.probe import OTHERWISE, confining, folder_of, found, recent, someone
+from batchd.sandbox.quantities import amount
+
+#: What an administrator or a distribution may have set, the value that forbids user namespaces, and what allows them.
+_SWITCHES = (
+    ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+    ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that ``check`` looked at."""
+
+    #: What was looked at, in a word or two.
+    name: str
+    ok: bool
+    #: What holds, or what is wrong.
+    detail: str
+    #: How to put it right; empty where nothing is wrong.
+    mend: str = ""
+
+
+def check(policy: SandboxPolicy) -> list[Finding]:
+    """Return what holds of the sandbox here, and what would fail; looks at everything, raises nothing."""
+    findings = [
+        _finding("sandbox user", lambda: f"commands run as {_described(policy)}"),
+        _finding("limits of a process", lambda: _limited(policy)),
+        _finding("limits of a command", lambda: _together(policy)),
+    ]
+    if policy.backend == "none":
+        unprotected = (
+            'backend = "none": commands can read and change whatever their user can, and a process that'
+            " leaves its group can outlive its task; all have the whole network"
+        )
+        return [*findings, Finding(name="sandbox", ok=True, detail=unprotected)]
+    findings += [
+        _finding("user namespaces", _namespaces),
+        _finding("system call filter", _filter),
+    ]
+    findings.append(_finding("bubblewrap", lambda: f"version {recent(found())} at {found()}"))
+    if all(finding.ok for finding in findings):
+        findings.append(_finding("sandbox", lambda: confining(found(), policy)))
+    tried = bool(policy.network) and all(finding.ok for finding in findings)
+    findings.append(
+        _finding("sandbox network", lambda: f"{_way_out(policy) if tried else ''}{_reach(policy)}")
+    )
+    return findings
+
+
+def _finding(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, ok=True, detail=look())
+    except SandboxUnavailableError as error:
+        detail, _, mend = str(error).rpartition(": ")
+        return Finding(name=name, ok=False, detail=detail, mend=mend)
+
+
+def _described(policy: SandboxPolicy) -> str:
+    who = someone(policy)
+    return (
+        f"{who.name} (uid {who.uid}) in fresh directories, as the owner in others"
+        if as_root()
+        else who.name
+    )
+
+
+def _limited(policy: SandboxPolicy) -> str:
+    prefix(policy, someone(policy), limited=False)
+    return ", ".join(f"{name} {value:,}" for name, _, value in limits(policy))
+
+
+def _together(policy: SandboxPolicy) -> str:
+    """Return what holds all processes of a command together. Raises ``SandboxUnavailableError``."""
+    disk = f"{amount(policy.max_disk_bytes)} on the disk, {amount(policy.tmp_bytes)} of it in /tmp"
+    time = f"{policy.max_cpu_s:,g} s of processor time" if policy.max_cpu_s else ""
+    kept = f"{amount(policy.max_memory_bytes)} of memory, {policy.max_processes:,} processes"
+    group = cgroup.delegated(policy)
+    if group is not None:
+        cpus = f", {policy.max_cpus:g} processors" if policy.max_cpus else ""
+        watched = ", ".join(filter(None, (time, disk)))
+        return f"{kept}{cpus}, held by the kernel in {group.path}; {watched}, measured"
+    why = (
+        '[sandbox] cgroup is "none"'
+        if policy.cgroup == "none"
+        else "no cgroup is delegated to this process, as the units in systemd/ have it"
+    )
+    measured = ", ".join(filter(None, (kept, time, disk)))
+    lost = "; max_cpus holds nobody back" if policy.max_cpus else ""
+    return f"{measured}: measured twice a second, and killed above ({why}){lost}"
+
+
+def _namespaces() -> str:
+    """Tell of what a sandbox is made of. Raises ``SandboxUnavailableError`` where that is forbidden."""
+    if as_root():
+        return "not needed, since batchd is root"
+    for name, forbidden, allowing in _SWITCHES:
+        path = Path("/proc/sys", name)
+        if path.exists() and path.read_text().strip() == forbidden:
+            raise SandboxUnavailableError(
+                f"{name.replace('/', '.')} is {forbidden}, which forbids them: `{allowing}`, or run batchd as"
+                f" root, {OTHERWISE}"
+            )
+    return "allowed to ordinary users"
+
+
+def _filter() -> str:
+    """Tell of the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
+    machine = platform.machine()
+    seccomp.program(machine)
+    actions = Path("/proc/sys/kernel/seccomp/actions_avail")
+    if not actions.exists():
+        raise SandboxUnavailableError(
+            f"this kernel filters no system calls: run one with CONFIG_SECCOMP_FILTER, {OTHERWISE}"
+        )
+    untested = "" if machine in seccomp.TESTED else ", built from the kernel's tables and never run"
+    return f"rules for {machine}{untested}"
+
+
+def _way_out(policy: SandboxPolicy) -> str:
+    """Give a trial command the proxy of a list of hosts, and tell how it went. Raises ``SandboxUnavailableError``."""
+    who = someone(policy)
+    mend = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
+    try:
+        with folder_of(who) as directory:
+            asyncio.run(_through_the_door(policy, who, directory))
+    except (OSError, SandboxError) as error:
+        raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {mend}") from error
+    return "a trial command had the proxy; "
+
+
+async def _through_the_door(policy: SandboxPolicy, who: Identity, directory: int) -> None:
+    seen = view(policy, who, {}, network=False, gated=True)
+    output = os.open(os.devnull, os.O_WRONLY)
+    try:
+        child = launch.sandboxed(
+            found(), seen, Folders(directory), [b"true"], stdin=None, output=output
+        )
+    finally:
+        os.close(output)
+    try:
+        async with Door(Allowed(())).opened(child):
+            await child.wait()
+    finally:
+        await child.end()
+
+
+def _reach(policy: SandboxPolicy) -> str:
+    """Return what tasks may reach, in words."""
+    if not policy.network:
+        return "no task has any network"
+    private = (
+        f"; private addresses only of {hosts.told(policy.private_hosts)}"
+        if policy.private_hosts
+        else "; private addresses are refused"
+    )
+    if isinstance(policy.network, bool):
+        return (
+            "tasks that ask for `true` share the host's network, services on its loopback included; those"
+            f" that ask for a list of hosts reach these through a proxy{private}"
+        )
+    return f"tasks may ask for {hosts.told(policy.network)}, through a proxy{private}"
