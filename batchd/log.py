@@ -19,8 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchd import journald
-from batchd.errors import cut
+from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
+from batchd.stderr import Stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -69,6 +70,8 @@ class Action(enum.StrEnum):
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
+    #: So many ``lines`` are missing here, since whoever reads stderr stood still.
+    LINES_LEFT_OUT = "lines_left_out"
 
 
 #: C0 and C1 controls, the separators that end a line, marks that turn the direction of text, and lone
@@ -125,7 +128,7 @@ def configure(
     ``format`` is ``auto`` (columns on a terminal, fields where stderr is systemd's journal, JSON lines
     elsewhere), ``json`` or ``console``.
     ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
-    gets warnings and errors alone. Raises ``OSError`` where ``file`` cannot be written.
+    gets warnings and errors alone. Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
@@ -152,7 +155,7 @@ def _to_stderr(form: str) -> Callable[[dict[str, Any]], None]:
         return _columns()
     if form == "auto" and journald.is_stream(2):
         return _to_journal()
-    return _json_to_stderr
+    return _json()
 
 
 def _write(
@@ -163,7 +166,7 @@ def _write(
 ) -> str:
     """Complete a line and hand it to every sink: the whole chain in one processor, for speed."""
     line: dict[str, Any] = {
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": _now(),
         "level": method,
         "event": str(fields.pop("event", "")),
     }
@@ -182,6 +185,10 @@ def _write(
     for sink in sinks:
         sink(line)
     return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _traceback(fields: MutableMapping[str, Any]) -> tuple[MutableMapping[str, Any], str]:
@@ -209,25 +216,31 @@ def _encode(line: dict[str, Any]) -> bytes:
 
 
 def _to_journal() -> Callable[[dict[str, Any]], None]:
-    journal = journald.Journal()
+    journal, stderr = journald.Journal(), _json()
 
     def write(line: dict[str, Any]) -> None:
         try:
             journal.send(line)
         except OSError:
             # Its socket is gone; what comes over stderr may reach it still, or a successor.
-            _json_to_stderr(line)
+            stderr(line)
 
     return write
 
 
-def _json_to_stderr(line: dict[str, Any]) -> None:
-    try:
-        sys.stderr.write(_encode(line).decode())
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        # Nobody reads our stderr any more. That must not stop the work.
-        return
+def _json() -> Callable[[dict[str, Any]], None]:
+    return _rendered(lambda line: _encode(line).decode())
+
+
+def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
+    """Return what writes lines to stderr."""
+
+    def notice(count: int) -> str:
+        line = {"timestamp": _now(), "level": "warning", "event": str(Action.LINES_LEFT_OUT)}
+        return render({**line, "lines": count})
+
+    stderr = Stderr(notice)
+    return lambda line: stderr.write(render(line))
 
 
 def _columns() -> Callable[[dict[str, Any]], None]:
@@ -237,14 +250,7 @@ def _columns() -> Callable[[dict[str, Any]], None]:
         colors=sys.stderr.isatty(), exception_formatter=dev.plain_traceback, sort_keys=False
     )
 
-    def write(line: dict[str, Any]) -> None:
-        try:
-            sys.stderr.write(render(None, line["level"], dict(line)) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            return  # as in _json_to_stderr
-
-    return write
+    return _rendered(lambda line: f"{render(None, line['level'], dict(line))}\n")
 
 
 class _File:
@@ -253,10 +259,16 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
-        self._fd = self._open()
+        try:
+            self._fd = self._open()
+        except OSError as error:
+            message = f"[log] file: {path} cannot be written: {error.strerror}"
+            raise NotPossibleError(message) from error
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # A FIFO that nobody reads would hold the opener, and with it the daemon; this way it is an error.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        return os.open(self._path, flags, 0o640)
 
     def __call__(self, line: dict[str, Any]) -> None:
         try:

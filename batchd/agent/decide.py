@@ -83,7 +83,8 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
         return _evaluate(task, state)
     if 0 < task.limits.max_iterations <= state.rounds:
         last = f": {state.evaluation.feedback}" if state.evaluation else ""
-        return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} rounds{last}")
+        rounds = "round" if state.rounds == 1 else "rounds"
+        return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} {rounds}{last}")
     return _work(task, state)
 
 

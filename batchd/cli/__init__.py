@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchd import __version__
+from batchd.cli import streams
 from batchd.errors import BatchdError
 from batchd.log import escape
 
@@ -42,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
+    streams.mend()
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        _complain(f"{error.filename or error}: {error.strerror}")
+        _complain(_told(error))
         return 3
     return code
 
@@ -65,6 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complain(message: str) -> None:
     """Tell what went wrong. A message may have lines, and hold what files and servers have said."""
     print("\n".join(map(escape, f"batchd: {message}".split("\n"))), file=sys.stderr)
+
+
+def _told(error: OSError) -> str:
+    """Return what is the matter with a file, a folder or a stream."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # getcwd's alone has no name
+        return "the working directory is gone: change to one that exists"
+    return error.strerror or str(error)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

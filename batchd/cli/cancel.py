@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import common, controlling
+from batchd.cli import controlling
+from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +18,5 @@ def run(args: argparse.Namespace) -> int:
     """Have them ended, and say how many there were."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, "cancel", target=given, message=args.message)
-    count = common.counted(int(answer["cancelled"]), "task")
-    return controlling.tell(answer, [f"{common.listed(given)}: {count} cancelled"], json=args.json)
+    count = words.counted(int(answer["cancelled"]), "task")
+    return controlling.tell(answer, [f"{words.listed(given)}: {count} cancelled"], json=args.json)

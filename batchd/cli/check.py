@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     lines = [
         Line("ok", "config", settings.file or "none found: the built-in defaults"),
         *_folders(settings),
+        *_log_file(settings),
         *_exposed(settings),
         *_daemon(settings),
         *_sandbox(settings),
@@ -80,6 +81,19 @@ def _folders(settings: config.Config) -> Iterator[Line]:
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _log_file(settings: config.Config) -> Iterator[Line]:
+    if not settings.log.file:
+        return
+    # It is not made here: whoever checks may be another user than the daemon's.
+    path = Path(settings.log.file).resolve()
+    place = path if path.exists() else path.parent
+    if path.is_dir() or not os.access(place, os.W_OK):
+        mend = "make its folder, which this user may write, or set [log] file"
+        yield Line("failed", "log", f"{settings.log.file} cannot be written", mend)
+    else:
+        yield Line("ok", "log", settings.log.file)
 
 
 def _exposed(settings: config.Config) -> Iterator[Line]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from batchd import config
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape, escape_json
 
-#: Names that one line has room for.
-_NAMED = 5
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
 #: Escape sequences of the few colours in use.
@@ -36,46 +33,6 @@ _COLOURS = {
 def print_json(value: Any) -> None:
     """Print a value for other programs."""
     print(escape_json(json.dumps(value, indent=2, ensure_ascii=False)))
-
-
-def counted(count: int, noun: str) -> str:
-    """Return ``1 task``, ``2,000 tasks``, ``3 batches``."""
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{count:,} {noun}{'' if count == 1 else plural}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as people list them; of many, the first."""
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def money(usd: float | None) -> str:
-    """Return dollars; small amounts with the digits that matter."""
-    if usd is None:
-        return "unknown"
-    return f"${usd:,.2f}" if usd >= 100 else f"${usd:.4f}"  # noqa: PLR2004 (from here on cents tell enough)
-
-
-def duration(seconds: float | None) -> str:
-    """Return ``4.2 s``, ``12:05``, ``3:12:05``."""
-    if seconds is None:
-        return ""
-    if seconds < 60:  # noqa: PLR2004 (a minute)
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def moment(at: float | None) -> str:
-    """Return a moment in local time, as short as it can be told."""
-    if not at:
-        return ""
-    now = time.localtime()
-    then = time.localtime(at)
-    same_day = then[:3] == now[:3]
-    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", then)
 
 
 def split_target(target: str) -> tuple[str, str]:

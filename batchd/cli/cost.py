@@ -9,8 +9,8 @@ from typing import Any
 
 from batchd import config
 from batchd.cli import common
-from batchd.cli.common import money
 from batchd.errors import UsageError
+from batchd.observe.words import money
 from batchd.pricing import Prices
 from batchd.records import Usage
 from batchd.store.reader import Reader

@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchd.cli.common import MARKS, duration, money
+from batchd.cli.common import MARKS
 from batchd.cli.screens import Picture
+from batchd.observe.words import duration, money
 from batchd.records import Status
 
 _WIDTH = 80

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchd.cli import common
-from batchd.cli.common import moment
 from batchd.events import Event
 from batchd.log import escape, escape_json
+from batchd.observe.words import moment
 from batchd.records import Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow

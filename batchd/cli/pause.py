@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import common, controlling, scopes
+from batchd.cli import controlling, scopes
+from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +19,11 @@ def run(args: argparse.Namespace) -> int:
     """Have it paused, and say how many tasks wait now."""
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, "pause", scope=scope, name=name, message=args.message)
-    option = scopes.option(scope, name)
+    option = words.option(scope, name)
     judged = answer["judged"]
     only = f", {judged:,} of them for a judge: they work until they are judged" if judged else ""
     lines = [
-        f"{scopes.named(scope, name)} is paused: {common.counted(answer['parked'], 'task')}{only}",
+        f"{words.named(scope, name)} is paused: {words.counted(answer['parked'], 'task')}{only}",
         f"To go on: batchd resume {option}",
     ]
     return controlling.tell(answer, lines, json=args.json)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import common, controlling
+from batchd.cli import controlling
+from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,6 @@ def run(args: argparse.Namespace) -> int:
     """Change it for all tasks that have not ended."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, "priority", target=given, priority=args.priority)
-    count = common.counted(int(answer["tasks"]), "task")
-    line = f"{common.listed(given)}: {count} with priority {args.priority}"
+    count = words.counted(int(answer["tasks"]), "task")
+    line = f"{words.listed(given)}: {count} with priority {args.priority}"
     return controlling.tell(answer, [line], json=args.json)

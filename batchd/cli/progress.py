@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batchd.cli.common import MARKS, clipped, counted, duration, money
+from batchd.cli.common import MARKS, clipped
 from batchd.cli.screens import Lines, Picture, Screen, Silence
 from batchd.errors import StoreError
 from batchd.log import escape
+from batchd.observe.words import counted, duration, money
 from batchd.records import Ref, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow

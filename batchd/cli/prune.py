@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from batchd.cli import common, controlling
-from batchd.cli.common import moment
 from batchd.errors import UsageError
 from batchd.log import escape
+from batchd.observe import words
+from batchd.observe.words import moment
 from batchd.spool.removal import Folder
 from batchd.store.reader import Reader
 from batchd.store.rows import Prunable
@@ -49,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     answer = controlling.ask(
         args.config, "prune", older_than_days=args.older_than, outbox=args.outbox
     )
-    line = f"{common.counted(answer['pruned'], 'batch')} pruned: {_size(answer['bytes'])}"
+    line = f"{words.counted(answer['pruned'], 'batch')} pruned: {_size(answer['bytes'])}"
     if args.outbox:
-        folders = common.counted(answer["folders"], "folder")
+        folders = words.counted(answer["folders"], "folder")
         line += f"; {folders} removed: {_size(answer['folder_bytes'])}"
     controlling.tell(answer, [line], json=args.json)
     for problem in answer["problems"]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchd import config
 from batchd.cli import common
-from batchd.cli.common import counted, money
 from batchd.errors import UsageError
 from batchd.log import escape
+from batchd.observe.words import counted, money
 
 if TYPE_CHECKING:
     from batchd.daemon.reconcile import Plan

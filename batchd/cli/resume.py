@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchd.cli import controlling, parking, scopes
+from batchd.cli import controlling, scopes
+from batchd.observe import parking, words
 from batchd.records import Cause, Parking, Scope
 
 
@@ -29,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
-    what, trying, held = scopes.named(scope, name), answer["trying"], answer["held"]
+    what, trying, held = words.named(scope, name), answer["trying"], answer["held"]
     everything = scope in {"", Scope.ALL}
-    if not answer["resumed"]:
+    if not answer["resumed"] and not (everything and held):
         yield f"{what}: nothing was parked"
     elif answer["resumed"] > len(trying):
         freed = everything or not held

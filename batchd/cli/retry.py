@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import common, controlling
+from batchd.cli import controlling
+from batchd.observe import words
 from batchd.spool.ulid import ulid
 
 
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(args.config, "retry", target=given, failed=args.failed, claim=ulid())
     lines = [
-        f"{run['batch']}: {common.counted(run['tasks'], 'task')} of {run['retry_of']} queued again"
+        f"{run['batch']}: {words.counted(run['tasks'], 'task')} of {run['retry_of']} queued again"
         for run in answer["runs"]
     ]
     return controlling.tell(answer, lines, json=args.json)

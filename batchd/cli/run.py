@@ -21,6 +21,7 @@ from batchd import config, log, sealing, trees
 from batchd.cli import common, ending, progress, trial
 from batchd.cli.submit import read_file
 from batchd.errors import NotPossibleError, StoreError, UsageError
+from batchd.observe import words
 from batchd.records import Task
 from batchd.spool import taskfile
 from batchd.store.reader import Reader
@@ -181,7 +182,7 @@ def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
     if len(rows) < files or any(row.published_at is None for row in rows):
         done = sum(row.finished for row in rows)
         print(
-            f"Stopped: {done:,} of {common.counted(sum(r.tasks for r in rows), 'task')} done, results "
+            f"Stopped: {done:,} of {words.counted(sum(r.tasks for r in rows), 'task')} done, results "
             f"in {settings.paths.outbox}; the journal of the rest is kept in {state}.\n"
             f"To go on with the rest: BATCHD_PATHS__STATE={shlex.quote(str(state))} batchd serve",
             file=sys.stderr,
@@ -205,7 +206,7 @@ def _ask(args: argparse.Namespace, settings: config.Config) -> None:
         count = len(taskfile.parse(read_file(name, settings), Path(name).name, settings).tasks)
         parallel = settings.pool.processes * settings.pool.agents_per_process
         print(
-            f"{common.counted(count, 'task')}. How shall they run?",
+            f"{words.counted(count, 'task')}. How shall they run?",
             f"  1  parallel, {parallel} at a time",
             "  2  serial, one after another",
             f"  3  a trial, the first {_TRIAL} only",

@@ -6,7 +6,6 @@ import argparse
 
 from batchd.cli import common
 from batchd.errors import UsageError
-from batchd.log import escape
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,25 +26,6 @@ def scope(args: argparse.Namespace) -> tuple[str, str]:
         return "", ""
     batch, task = common.split_target(args.target)
     return ("task", f"{batch}/{task}") if task else ("batch", batch)
-
-
-def named(scope: str, name: str) -> str:
-    """Return a scope as people call it."""
-    words = {
-        "": "everything that was parked",
-        "all": "everything",
-        "day": "the day's budget",
-        "provider": f"provider {name}",
-        "batch": f"batch {name}",
-        "task": f"task {name}",
-    }
-    return escape(words[scope])
-
-
-def option(scope: str, name: str) -> str:
-    """Return the arguments of ``resume`` that mean a scope."""
-    options = {"all": "--all", "provider": f"--provider {name}", "batch": name, "task": name}
-    return options.get(scope, "")
 
 
 def wanted(args: argparse.Namespace) -> tuple[str, str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control
-from batchd.cli import common, parking
-from batchd.cli.common import duration, moment, money
-from batchd.cli.waiting import Waiting
+from batchd.cli import common
 from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
+from batchd.observe import parking, words
+from batchd.observe.waiting import Waiting
+from batchd.observe.words import duration, moment, money
 from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -50,8 +51,13 @@ def run(args: argparse.Namespace) -> int:
             return _task(reader, Ref(batch, task), _daemon(state), as_json=args.json)
         if batch:
             return _batch(reader, batch, _daemon(state), as_json=args.json)
-        rows = reader.batches(limit=args.last if args.last > 0 else -1)
-        return _overview(_daemon(state), reader.parked(), rows, as_json=args.json)
+        # One more than is shown tells whether there are more.
+        rows = reader.batches(limit=args.last + 1 if args.last > 0 else -1)
+        shown = rows[: args.last] if args.last > 0 else rows
+        code = _overview(_daemon(state), reader.parked(), shown, as_json=args.json)
+        if len(rows) > len(shown) and not args.json:
+            print("Older batches are not shown: `batchd status -n 0` shows all.")
+        return code
 
 
 def _daemon(state: Path) -> dict[str, Any] | None:
@@ -96,8 +102,8 @@ def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
     doing = "draining" if daemon["draining"] else "running"
     tasks = daemon["tasks"]
     return (
-        f"Daemon {daemon['pid']} {doing}: {common.counted(tasks['running'], 'task')} at work, "
-        f"{tasks['queued']:,} queued, {common.counted(len(daemon['workers']), 'worker')}"
+        f"Daemon {daemon['pid']} {doing}: {words.counted(tasks['running'], 'task')} at work, "
+        f"{tasks['queued']:,} queued, {words.counted(len(daemon['workers']), 'worker')}"
     )
 
 
@@ -211,9 +217,9 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
         "directory": row.directory,
         "round": str(row.round),
         "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
-        f"{row.output_tokens:,} out, in {common.counted(row.calls, 'call')}",
+        f"{row.output_tokens:,} out, in {words.counted(row.calls, 'call')}",
         "cost": money(row.cost_usd),
-        "unsettled": f"{common.counted(row.unsettled_calls, 'call')}, at most "
+        "unsettled": f"{words.counted(row.unsettled_calls, 'call')}, at most "
         f"{money(row.unsettled_usd)}"
         if row.unsettled_calls
         else "",

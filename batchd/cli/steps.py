@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchd.cli.common import counted, duration
 from batchd.events import (
     CallAnswered,
     CallDenied,
@@ -24,7 +22,9 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.log import Action, escape
-from batchd.records import Purpose, ToolCall
+from batchd.observe.conversation import command, shortened
+from batchd.observe.words import duration
+from batchd.records import Purpose
 
 #: What a line quotes of a command, an answer or a verdict, in characters.
 _QUOTED = 100
@@ -54,25 +54,12 @@ def _answered(event: CallAnswered) -> str:
     return f"{who}{figures}; {what or 'nothing'}"
 
 
-def _command(call: ToolCall) -> str:
-    """Return what a tool call does: its command or path, where its arguments can be read."""
-    try:
-        given = json.loads(call.arguments)
-    except ValueError:
-        given = None
-    if isinstance(given, dict):
-        for key in ("command", "path"):
-            if isinstance(given.get(key), str):
-                return f"{call.name} {_quote(given[key])}"
-    return f"{call.name} {_quote(call.arguments)}"
-
-
 def _ran(event: ToolRan) -> str:
     if event.outcome == "ran":
         code = "" if event.exit_code is None else f" → exit {event.exit_code}"
     else:
         code = f" → {event.outcome.replace('_', ' ')}"
-    return f"{_command(event.call)}{code}, {duration(event.seconds)}{_met(event)}"
+    return f"{_quote(command(event.call))}{code}, {duration(event.seconds)}{_met(event)}"
 
 
 def _met(event: ToolRan | RoundEvaluated) -> str:
@@ -93,14 +80,6 @@ def _failed(event: CallFailed) -> str:
     return f"{failure.kind}{status}: {_quote(failure.message)}"
 
 
-def _compacted(event: Compacted) -> str:
-    if event.summary is not None:
-        return f"{counted(event.end - event.start, 'message')} summarised"
-    if event.clipped:
-        return f"{counted(len(event.clipped), 'long message')} cut"
-    return f"{counted(len(event.elided), 'old output')} removed"
-
-
 def _finished(event: TaskFinished) -> str:
     return f"{event.status}, {event.reason}" if event.reason else str(event.status)
 
@@ -115,7 +94,7 @@ _TELL: Mapping[type, tuple[str, Callable[[Any], str]]] = {
     CallDenied: (Action.MODEL_FAILED, lambda e: f"no further call, {e.reason}: {e.error.message}"),
     ToolRan: (Action.TOOL_RAN, _ran),
     RoundEvaluated: (Action.ROUND_EVALUATED, _evaluated),
-    Compacted: (Action.CONTEXT_COMPACTED, _compacted),
+    Compacted: (Action.CONTEXT_COMPACTED, shortened),
     Suspended: (Action.TASK_PARKED, lambda e: f"{e.cause}: {e.message}".rstrip(": ")),
     ClockMoved: (Action.CLOCK_MOVED, lambda e: f"the clock moved by {e.by_s:+,.0f} s"),
     # The end that follows tells it.

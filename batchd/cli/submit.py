@@ -16,6 +16,7 @@ from batchd import config, control
 from batchd.cli import common, ending, progress
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
+from batchd.observe import words
 from batchd.records import Batch
 from batchd.spool import inbox, outbox, taskfile
 from batchd.store.reader import Reader
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({"file": str(path), "tasks": count, "daemon": alive})
     else:
-        print(escape(f"{path}: {common.counted(count, 'task')}"))
+        print(escape(f"{path}: {words.counted(count, 'task')}"))
         if not alive:
             print("No daemon runs; the file waits until `batchd serve` starts.", file=sys.stderr)
     return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batchd.cli.common import MARKS, coloured, counted, duration, money, table
+from batchd.cli.common import MARKS, coloured, table
 from batchd.log import escape
+from batchd.observe.words import counted, duration, money
 
 #: Longer lists are cut here; summary.json has them all.
 _MOST_ROWS = 50

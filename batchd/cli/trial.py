@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd.cli.common import listed
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
+from batchd.observe.words import listed
 from batchd.records import Task
 from batchd.spool import taskfile
 

@@ -17,6 +17,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
+from batchd.governor import Park
 from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
@@ -128,6 +129,11 @@ class Dispatcher:
             return
         if refusal := starting.refusal(core, active, task, given):
             self._drop(active)
+            if isinstance(refusal, Park):
+                active.park = refusal
+                event = Suspended(at=time.time(), cause="park", message=refusal.message)
+                await self._suspend(active, event)
+                return
             # This dispatch is none that was tried.
             await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return

@@ -12,6 +12,7 @@ from batchd.daemon.active import Active
 from batchd.daemon.core import Core
 from batchd.errors import InputError, NotPossibleError
 from batchd.events import CancelRequested, TaskStarted, Terms, decode
+from batchd.governor import Park, Refusal
 from batchd.records import Batch, Reason, Secret, Status, Task
 from batchd.store import Dispatched
 
@@ -23,8 +24,8 @@ CANCELLED = "cancelled"
 
 def refusal(
     core: Core, active: Active, task: Task, given: Dispatched
-) -> tuple[Status, Reason, str] | None:
-    """Return how a task ends that is not to start after all; else its terms are set, and its secrets known."""
+) -> tuple[Status, Reason, str] | Park | None:
+    """Return how a task ends or waits that is not to start after all; else its terms are set, and its secrets known."""
     if isinstance(active.stop, CancelRequested):
         return Status.CANCELLED, Reason.USER, active.stop.message or CANCELLED
     if given.barren > _MAX_BARREN:
@@ -36,12 +37,23 @@ def refusal(
             task, core.config, core.prices, capped=capped
         )
     except InputError as error:
+        waits = _without_provider(core, task)
+        if isinstance(waits, Park):
+            return waits
         return Status.ERROR, Reason.BAD_REQUEST, str(error)
     try:
         active.task = replace(task, secrets=_revealed(core, task))
     except NotPossibleError as error:
         return Status.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
     return None
+
+
+def _without_provider(core: Core, task: Task) -> Park | Refusal | None:
+    """Return what becomes of a task whose provider is not configured any more; None: it is."""
+    provider = task.model.partition("/")[0]
+    if provider in core.config.providers:
+        return None
+    return core.governor.outages.turned_away(provider)
 
 
 def _revealed(core: Core, task: Task) -> dict[str, Secret]:

@@ -169,7 +169,9 @@ class Governor:
         most = known.max_concurrent if known else 1
         rpm, tpm = (known.rpm, known.tpm) if known else (0, 0)
         provider.pace.configure(rpm, tpm, most, asyncio.get_running_loop().time())
-        provider.refusal = self._missing.get(name, "" if known else f"no provider {name}")
+        provider.refusal = self._missing.get(
+            name, "" if known else f"[providers.{name}] is not configured"
+        )
 
     def _serve(self, permit: Permit) -> None:
         """Grant or refuse a permit whose turn it is, or let it wait for money."""

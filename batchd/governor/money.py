@@ -81,12 +81,15 @@ class Treasury:
         """Return the day, as days since 1970-01-01 in UTC, and its budget: money is back when either changes."""
         return self._date(), self._day.limit
 
+    def told(self) -> dict[str, float]:
+        """Return what `status` shows of the day, in dollars; a limit of 0: there is none."""
+        self._turn_page()
+        day = self._day
+        return {"limit_usd": day.limit, "spent_usd": day.spent, "reserved_usd": day.reserved}
+
     def purses(self, ref: Ref) -> list[Purse]:
         """Return the purses that a call of this task draws on."""
-        if self._today != (today := self._date()):
-            # A clock that was set wrong, and right again, must not bring the same day's money twice.
-            self._days[self._today] = self._day.spent
-            self._today, self._day.spent = today, self._days.pop(today, 0.0)
+        self._turn_page()
         own = (self._tasks.get(ref), self._batches.get(ref.batch), self._day)
         return [purse for purse in own if purse is not None]
 
@@ -96,6 +99,13 @@ class Treasury:
             # Sums of floats: a rest of a billionth is none.
             purse.reserved = max(0.0, purse.reserved - reserved)
             purse.spent += spent
+
+    def _turn_page(self) -> None:
+        """Begin the day anew where it is another one."""
+        if self._today != (today := self._date()):
+            # A clock that was set wrong, and right again, must not bring the same day's money twice.
+            self._days[self._today] = self._day.spent
+            self._today, self._day.spent = today, self._days.pop(today, 0.0)
 
     def _date(self) -> int:
         return int(self._clock() // _DAY_S)

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task
 from batchd.store import lookups
-from batchd.store.rows import BatchRow, Prunable, SpendRow, TaskRow
+from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
 from batchd.store.schema import UNREADABLE, explain, open_reader
 from batchd.store.views import (
     BATCHES,
@@ -127,6 +127,16 @@ class Reader:
             f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
         )
         return [task_row(row) for row in rows]
+
+    def done_since(self, at: float) -> Done:
+        """Return what tasks have done that ended since then."""
+        [row] = self._source.rows(
+            "SELECT count(*), coalesce(sum(t.input_tokens + t.output_tokens), 0), coalesce(sum(t.cost_usd), 0.0)"
+            " FROM batches b JOIN tasks t ON t.batch = b.id"
+            " WHERE (b.published_at IS NULL OR b.published_at >= ?1) AND t.finished_at >= ?1",
+            at,
+        )
+        return Done(*row)
 
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""

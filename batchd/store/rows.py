@@ -92,6 +92,22 @@ class Money:
         return self.settled + self.unsettled + self.reserved
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What has been done, by some tasks or in some time."""
+
+    #: Tasks that have ended.
+    tasks: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: Done) -> Done:
+        return Done(self.tasks + other.tasks, self.tokens + other.tokens, self.usd + other.usd)
+
+    def __sub__(self, other: Done) -> Done:
+        return Done(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRow:
     """One task, as people look at it."""

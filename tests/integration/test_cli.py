@@ -347,6 +347,88 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 
+@pytest.mark.parametrize("redirected", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
+    """Started without standard streams, as some supervisors do, daemon and commands work; files go where they should."""
+    (spool.folder / "log.jsonl").touch()
+    with (spool.folder / "config.toml").open("a") as file:
+        file.write('[log]\nfile = "log.jsonl"\n')
+    path = spool.write("a.json", [{"first_prompt": "x"}])
+
+    def closed(*arguments: str) -> list[str]:
+        return ["bash", "-c", f'exec "$@" {redirected}', "bash", *spool.command(*arguments)]
+
+    with subprocess.Popen(closed("serve"), stdout=subprocess.DEVNULL) as daemon:
+        try:
+            spool.eventually((spool.folder / ".batchd/control.sock").exists)
+            streams = [Path(f"/proc/{daemon.pid}/fd/{n}").readlink() for n in range(3)]
+            assert not any(spool.folder in stream.parents for stream in streams)
+            done = subprocess.run(
+                closed("submit", path, "--wait"), capture_output=True, text=True, check=False
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+        finally:
+            daemon.terminate()
+    assert daemon.returncode == 0
+    assert spool.result("a", "001")["status"] == "completed"
+    for arguments in (("status",), ("logs", "a"), ("schema", "task"), ("cost",)):
+        done = subprocess.run(closed(*arguments), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
+def test_what_a_terminal_cannot_write_is_escaped(spool: Any) -> None:
+    """Under an encoding that lacks letters, commands say what they have to say; JSON means the same."""
+    path = spool.write("a.json", [{"first_prompt": "zoë ☃"}])
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    def run(*arguments: str) -> Any:
+        command = spool.command(*arguments)
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+    with spool.serving():
+        for done in (run("submit", path, "--wait"), run("logs", "a")):
+            assert (done.returncode, done.stderr) == (0, "")
+    program = (
+        "from batchd.cli import common, streams; streams.mend(); common.print_json('zoë ☃ 😀')"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ
+    )
+    assert json.loads(printed.stdout) == "zoë ☃ 😀"
+
+
+def test_a_working_directory_that_is_gone_is_named(spool: Any) -> None:
+    """It is no riddle about a file without a name."""
+    gone = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    command = ["bash", "-c", gone, "bash", sys.executable, "-m", "batchd", "status"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=spool.folder)
+    assert done.returncode == 3
+    assert done.stderr == "batchd: the working directory is gone: change to one that exists\n"
+
+
+def test_a_log_file_that_cannot_be_written_is_told_before_the_start(spool: Any) -> None:
+    """`check` finds it, `serve` ends with 3; a FIFO that nobody reads holds neither of them."""
+    with (spool.folder / "config.toml").open("a") as file:
+        file.write('[log]\nfile = "logs/batchd.jsonl"\n')
+    lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
+    assert [line["what"] for line in lines if line["verdict"] == "failed"] == ["log"]
+    (spool.folder / "logs").mkdir()
+    os.mkfifo(spool.folder / "logs/batchd.jsonl")
+    done = spool.batchd("serve")
+    assert done.returncode == 3
+    assert "[log] file" in done.stderr
+
+
+def test_status_says_that_there_are_older_batches(spool: Any) -> None:
+    """It shows the newest, and how to see the rest."""
+    with spool.serving():
+        for name in ("a", "b", "c"):
+            spool.batchd("submit", spool.write(f"{name}.json", [{"first_prompt": "x"}]), "--wait")
+    assert "`batchd status -n 0`" in spool.batchd("status", "-n", "2").stdout
+    assert "Older" not in spool.batchd("status", "-n", "3").stdout
+    assert "Older" not in spool.batchd("status", "-n", "0").stdout
+
+
 @pytest.mark.parametrize(
     "heavy", ["openai", "rich", "structlog", "tiktoken", "genai_prices", "asyncio"]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,58 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
                     await daemon.batch_done("b")
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 60
+
+    asyncio.run(scenario())
+
+
+def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
+    """The day is no provider that is tried: what is parked again at once is told as held."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            limits: dict[str, Any] = {"limits": {"max_output_tokens": 50}}
+            async with Daemon(_configured(tmp_path, server, per_day_usd=0.0001)) as daemon:
+                await daemon.submit("b.json", task_file(8, **limits))
+                for _ in range(20):
+                    await _until_parked(tmp_path)
+                    told = await _ask(tmp_path, "resume")
+                    # It depends on how fast the next call finds that there is no money.
+                    assert (told["resumed"], told["trying"], len(told["held"])) in (
+                        (1, [], 0),
+                        (0, [], 1),
+                    )
+
+    asyncio.run(scenario())
+
+
+def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) -> None:
+    """That would end all of them, so that it ends none, over a restart too; with the provider back, all complete."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server)
+            without = {k: v for k, v in settings.providers.items() if k != "standin"}
+            agent = replace(settings.agent, model="judges/steps-2")
+            changed = replace(settings, providers=without, agent=agent)
+            async with Daemon(settings) as daemon:
+                await _ask(tmp_path, "pause", scope="all")
+                await daemon.submit("b.json", task_file(20, model="standin/steps-2"))
+            async with Daemon(changed):
+                await _ask(tmp_path, "resume")
+                await asyncio.sleep(0.5)
+                (parked,) = await _until_parked(tmp_path)
+                assert (parked["name"], parked["cause"]) == ("standin", "auth")
+                assert "[providers.standin] is not configured" in parked["message"]
+            async with Daemon(changed):
+                await _until_parked(tmp_path)
+                await _until_idle(tmp_path)
+                await asyncio.sleep(0.5)
+            assert not results(tmp_path, "b")
+            assert not server.totals.requests
+            async with Daemon(settings) as daemon, asyncio.timeout(30):
+                await daemon.batch_done("b")
+            assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 20
+            assert server.totals.repeated == 0
 
     asyncio.run(scenario())
 

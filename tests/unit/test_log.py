@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
+import pty
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import pytest
 import structlog
 
 from batchd import log
+from batchd.errors import NotPossibleError
 from batchd.log import Action
 
 
@@ -83,6 +89,60 @@ def test_the_file_survives_logrotate(tmp_path: Path) -> None:
     assert [x["event"] for x in _lines(path.read_text())] == ["config_reloaded"]
     log.configure("info", "json", "/dev/full")
     logger.info(Action.CONFIG_RELOADED)
+
+
+def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
+    """A FIFO in its place: nobody waits for a reader, nor for one who stands still; at the start it is an error."""
+    path = tmp_path / "batchd.log"
+    log.configure("info", "console", str(path))
+    logger = log.get_logger()
+    path.unlink()
+    os.mkfifo(path)
+    logger.info(Action.DAEMON_STARTED)
+    with pytest.raises(NotPossibleError, match="cannot be written"):
+        log.configure("info", "console", str(path))
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for _ in range(100):
+            logger.info(Action.DAEMON_STARTED, message="x" * 2000)
+        assert _lines(os.read(reader, 2000 + 200).decode().splitlines()[0])
+    finally:
+        os.close(reader)
+
+
+def _read(file: io.FileIO) -> bytes:
+    """Return what there is to read."""
+    os.set_blocking(file.fileno(), False)
+    found = b""
+    while piece := file.read(1 << 16):
+        found += piece
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_reader_of_stderr_who_stands_still_holds_nobody(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Lines are left out after a second, and counted once it reads on; what it gets is whole lines but for one."""
+    reader, writer = os.pipe() if kind == "pipe" else pty.openpty()
+    with os.fdopen(writer, "w") as stderr, os.fdopen(reader, "rb", buffering=0) as pager:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        log.configure("info", "json")
+        logger = log.get_logger()
+        began = time.monotonic()
+        for number in range(300):
+            logger.info(Action.TOOL_RAN, number=number, message="x" * 3000)
+        assert 0.9 < time.monotonic() - began < 5
+        text = _read(pager)
+        logger.info(Action.TOOL_RAN, number=300)
+        text += _read(pager)
+    *first, notice, last = text.decode().splitlines()
+    whole = [line for line in first if line.endswith("}")]
+    assert len(first) - len(whole) <= 1
+    assert [json.loads(line)["number"] for line in whole] == list(range(len(whole)))
+    assert json.loads(notice)["event"] == "lines_left_out"
+    assert json.loads(notice)["lines"] == 300 - len(whole)
+    assert json.loads(last)["number"] == 300
 
 
 def test_exceptions_and_libraries_speak_json_too(capsys: pytest.CaptureFixture[str]) -> None:

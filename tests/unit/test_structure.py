@@ -27,6 +27,7 @@ LEAVES = ("records", "errors", "log", "masking", "sealing", "trees")
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
+    "observe",
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox"),
@@ -36,9 +37,10 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
-    "log": Room(0, (*LEAVES, "journald", "masking")),
+    "log": Room(0, (*LEAVES, "journald", "masking", "stderr")),
     # Knows how systemd's journal wants its lines; `log` alone speaks to it.
     "journald": Room(0),
+    "stderr": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -72,6 +74,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
 ROOMS: Mapping[str, Room] = {
     **BELOW_THE_DAEMON,
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
+    # What all faces look at: how things stand, and what a task did.
+    "observe": Room(5, ("control", "store", *EVENTS)),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
     "demo": Room(6, FACES),

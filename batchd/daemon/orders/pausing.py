@@ -47,14 +47,18 @@ class Pausing:
         wanted, holders = self._wanted(arguments)
         resumed = await self._lot.resume(*sorted(wanted))
         left = [(parking, (parking.scope, parking.name)) for parking in self._lot.parkings]
+        # What is still parked although it was named: a provider must answer one call first; else, as with a
+        # day's budget that is still spent, it was parked again at once.
+        named = {key for _, key in left if key in wanted}
+        trying = {name for scope, name in named if scope is Scope.PROVIDER}
+        again = {key for key in named if key[0] is not Scope.PROVIDER}
         return {
-            "resumed": resumed,
-            # What is still parked although it was named is a provider that must answer one call first.
-            "trying": sorted({parking.name for parking, key in left if key in wanted}),
+            "resumed": resumed - len(again),
+            "trying": sorted(trying),
             "held": [
                 dataclasses.asdict(parking)
                 for parking, key in left
-                if key not in wanted and (holders is None or key in holders)
+                if key in again or (key not in wanted and (holders is None or key in holders))
             ],
         }
 

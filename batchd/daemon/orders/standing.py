@@ -41,7 +41,9 @@ class Standing:
                 "running": len(active),
                 "waiting": core.governor.waiting,
             },
+            "slots": core.config.pool.processes * core.config.pool.agents_per_process,
             "providers": core.governor.told(),
+            "day": core.governor.money.told(),
             "parked": [dataclasses.asdict(parking) for parking in self._lot.parkings],
             "troubles": [dataclasses.asdict(trouble) for trouble in core.troubles.open],
             "workers": [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from batchd.cli import parking, scopes
-from batchd.cli.common import listed
+from batchd.observe import parking, words
+from batchd.observe.words import listed
 from batchd.records import Cause, Parking, Ref, Scope, Status
 from batchd.store.rows import TaskRow
 
@@ -59,7 +59,7 @@ class Waiting:
 
     def _causes(self, task: TaskRow) -> Iterator[str]:
         for each in self.parkings(task):
-            where = "" if each.scope is Scope.TASK else f"{scopes.named(each.scope, each.name)}: "
+            where = "" if each.scope is Scope.TASK else f"{words.named(each.scope, each.name)}: "
             yield where + parking.why(each)
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"

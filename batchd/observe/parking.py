@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from batchd.cli import scopes
-from batchd.cli.common import moment
 from batchd.log import escape
+from batchd.observe import words
+from batchd.observe.words import moment
 from batchd.records import Cause, Parking, Scope
 from batchd.store.rows import TaskRow
 
@@ -55,7 +55,7 @@ def lines(parked: Iterable[Parking]) -> Iterator[str]:
         )
         yield escape(f"  To go on: {_mend(as_one)}")
     for each in alone:
-        what = scopes.named(each.scope, each.name)
+        what = words.named(each.scope, each.name)
         yield escape(f"Parked since {moment(each.since)}: {what}. {why(each)}")
         yield escape(f"  To go on: {_mend(each)}")
 
@@ -66,7 +66,7 @@ def why(each: Parking) -> str:
 
 
 def _mend(each: Parking) -> str:
-    resume = f"batchd resume {scopes.option(each.scope, each.name)}".rstrip()
+    resume = f"batchd resume {words.option(each.scope, each.name)}".rstrip()
     match each.cause:
         case Cause.PAUSED:
             return resume

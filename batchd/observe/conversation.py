@@ -1,0 +1,185 @@
+"""A task as a conversation: its events, one by one, become what a person would read.
+
+Texts come from models and files: whoever shows them neutralises them.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchd.events import (
+    CallAnswered,
+    CallDenied,
+    CallFailed,
+    ClockMoved,
+    Compacted,
+    Event,
+    Resumed,
+    RoundEvaluated,
+    Suspended,
+    TaskFinished,
+    TaskStarted,
+    ToolRan,
+)
+from batchd.observe.words import counted
+from batchd.records import Purpose, ToolCall, Usage
+
+
+class Kind(enum.StrEnum):
+    """What a passage is."""
+
+    #: batchd's own words to the model; of little interest.
+    SYSTEM = "system"
+    #: The user's request.
+    PROMPT = "prompt"
+    #: The model's visible thinking.
+    THINKING = "thinking"
+    #: What a model says; ``title`` tells for which purpose.
+    ANSWER = "answer"
+    #: A tool call, with its output.
+    TOOL = "tool"
+    VERDICT = "verdict"
+    #: A call that brought no answer.
+    FAILURE = "failure"
+    #: What happened to the task: it was resumed, parked, its conversation shortened.
+    NOTE = "note"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """One piece of a conversation."""
+
+    #: When it was complete, in seconds since the epoch.
+    at: float
+    kind: Kind
+    #: One line: which command, which verdict, what happened.
+    title: str
+    #: The rest, of any length.
+    text: str = ""
+    #: Whether it went well; None where that is no question.
+    ok: bool | None = None
+    #: How long it took; 0 where that is no question.
+    seconds: float = 0.0
+    #: What a model call used.
+    usage: Usage | None = None
+
+
+def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
+    """Yield what an event adds to the conversation; nothing for those that later ones tell."""
+    if isinstance(event, TaskStarted):
+        yield Passage(
+            at=event.at,
+            kind=Kind.SYSTEM,
+            title=f"model {event.terms.model.name}",
+            text=event.terms.system_prompt,
+        )
+        yield Passage(at=event.at, kind=Kind.PROMPT, title="", text=first_prompt)
+    elif isinstance(event, CallAnswered):
+        yield from _answered(event)
+    elif tell := _TELL.get(type(event)):
+        yield tell(event)
+
+
+def command(call: ToolCall) -> str:
+    """Return what a tool call does: its command or path, where its arguments can be read."""
+    try:
+        given = json.loads(call.arguments)
+    except ValueError:
+        given = None
+    if isinstance(given, dict):
+        for key in ("command", "path"):
+            if isinstance(given.get(key), str):
+                return f"{call.name} {given[key]}"
+    return f"{call.name} {call.arguments}"
+
+
+def shortened(event: Compacted) -> str:
+    """Return how a conversation was shortened."""
+    if event.summary is not None:
+        return f"{counted(event.end - event.start, 'message')} summarised"
+    if event.clipped:
+        return f"{counted(len(event.clipped), 'long message')} cut"
+    return f"{counted(len(event.elided), 'old output')} removed"
+
+
+def _answered(event: CallAnswered) -> Iterator[Passage]:
+    answer = event.answer
+    if answer.reasoning:
+        yield Passage(at=event.at, kind=Kind.THINKING, title="", text=answer.reasoning)
+    yield Passage(
+        at=event.at,
+        kind=Kind.ANSWER,
+        title=event.purpose,
+        text=answer.content
+        if event.purpose is Purpose.AGENT
+        else "",  # others have events that tell it
+        seconds=answer.seconds,
+        usage=answer.usage,
+    )
+
+
+def _ran(event: ToolRan) -> Passage:
+    code = "" if event.exit_code in {None, 0} else f" → exit {event.exit_code}"
+    how = code if event.outcome == "ran" else f" → {event.outcome.replace('_', ' ')}"
+    refused = "".join(f"\nnetwork refused: {place}" for place in event.refused)
+    return Passage(
+        at=event.at,
+        kind=Kind.TOOL,
+        title=f"{command(event.call)}{how}",
+        text=f"{event.output}{refused}",
+        ok=event.outcome == "ran" and event.exit_code in {None, 0},
+        seconds=event.seconds,
+    )
+
+
+def _evaluated(event: RoundEvaluated) -> Passage:
+    verdict = event.evaluation
+    return Passage(
+        at=event.at,
+        kind=Kind.VERDICT,
+        title=f"{verdict.by}: {'done' if verdict.done else 'not done'}",
+        text=verdict.feedback,
+        ok=verdict.done,
+        seconds=event.seconds,
+    )
+
+
+def _failed(event: CallFailed) -> Passage:
+    failure = event.failure
+    status = f" (HTTP {failure.http_status})" if failure.http_status else ""
+    return Passage(
+        at=event.at,
+        kind=Kind.FAILURE,
+        title=f"{failure.kind}{status}",
+        text=failure.message,
+        ok=False,
+    )
+
+
+def _note(event: Event, title: str, text: str = "") -> Passage:
+    return Passage(at=event.at, kind=Kind.NOTE, title=title, text=text)
+
+
+def _finished(event: TaskFinished) -> Passage:
+    why = f", {event.reason}" if event.reason else ""
+    return Passage(
+        at=event.at, kind=Kind.END, title=f"{event.status}{why}", ok=event.reason is None
+    )
+
+
+_TELL: Mapping[type[Event], Callable[[Any], Passage]] = {
+    CallFailed: _failed,
+    CallDenied: lambda e: _note(e, f"no further call, {e.reason}", e.error.message),
+    ToolRan: _ran,
+    RoundEvaluated: _evaluated,
+    Compacted: lambda e: _note(e, shortened(e), e.summary or ""),
+    Resumed: lambda e: _note(e, f"resumed, attempt {e.attempt}"),
+    Suspended: lambda e: _note(e, "parked" if e.cause == "park" else "stopped", e.message),
+    ClockMoved: lambda e: _note(e, f"the clock moved by {e.by_s:+,.0f} s"),
+    TaskFinished: _finished,
+}

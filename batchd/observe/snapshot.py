@@ -1,0 +1,241 @@
+"""How things stand at one moment: from the store, and from the daemon where one runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from batchd import control
+from batchd.errors import NoAnswerError, NoDaemonError, StoreError
+from batchd.observe.speed import Speed, SpeedMeter
+from batchd.records import Parking, Scope, Status
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow, TaskRow
+
+#: What the daemon gets to say how it does: the store tells the rest (seconds).
+_PATIENCE_S = 3.0
+#: What a running task does before its worker has told, by its last event.
+_STEPS = {
+    "CallStarted": "model",
+    "CallAnswered": "tool",
+    "CallFailed": "waiting",
+    "ToolRan": "waiting",
+    "RoundEvaluated": "waiting",
+    "Compacted": "waiting",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """A task at work."""
+
+    row: TaskRow
+    #: ``starting``, ``waiting``, ``model``, ``tool`` or ``evaluating``.
+    step: str
+    #: Which model, which command, what it waits for.
+    detail: str
+    #: When this step began, in seconds since the epoch.
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A provider that was called since the daemon started, or that is parked."""
+
+    name: str
+    under_way: int = 0
+    #: Calls that wait for their turn.
+    waiting: int = 0
+    #: How many may be under way.
+    concurrent: int = 0
+    #: Requests and tokens a minute, configured or found out; 0: no limit is known.
+    rpm: float = 0.0
+    tpm: float = 0.0
+    #: How long it asked everybody to wait, from now (seconds).
+    paused_s: float = 0.0
+    #: Why nothing is sent to it.
+    parked: tuple[Parking, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """The day's money in US dollars, counted in UTC; ``limit_usd`` 0: it has none."""
+
+    limit_usd: float
+    spent_usd: float
+    reserved_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """What a running daemon says of itself."""
+
+    pid: int
+    version: str
+    started_at: float
+    draining: bool
+    workers: int
+    #: Agents that can be at work at once.
+    slots: int
+    day: Day
+    #: What it cannot do: ``what``, ``message``, ``mend``, ``since``.
+    troubles: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """How things stand."""
+
+    #: Seconds since the epoch.
+    at: float
+    #: None where no daemon runs; ``silent`` where one does not answer.
+    daemon: Daemon | None
+    silent: bool
+    agents: tuple[Agent, ...]
+    #: Tasks that gave their slot back, longest first.
+    waiting: tuple[TaskRow, ...]
+    #: Batches that have not ended, oldest first, then those that ended last, newest first.
+    batches: tuple[BatchRow, ...]
+    #: Tasks in them that have not begun.
+    queued: int
+    #: What waits as a whole, and why.
+    parked: tuple[Parking, ...]
+    providers: tuple[Provider, ...]
+    #: None until there is something to measure.
+    speed: Speed | None
+
+    @property
+    def left(self) -> int:
+        """Tasks that have not ended."""
+        return sum(b.tasks - b.finished for b in self.batches)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return how long the rest takes at this speed; None where nobody can know."""
+        if self.speed is None or not self.speed.tasks_a_minute:
+            return None
+        return self.left / self.speed.tasks_a_minute * 60
+
+
+class Observer:
+    """Looks at a spool again and again. A context manager that closes itself."""
+
+    def __init__(self, state: Path, *, ended: int = 10) -> None:
+        """``ended``: how many of the batches that have ended are shown too."""
+        self._state = state
+        self._ended = ended
+        self._reader: Reader | None = None
+        self._meter = SpeedMeter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    @property
+    def reader(self) -> Reader:
+        """The store. Raises ``StoreError`` where there is none yet, or none that can be read."""
+        if self._reader is None:
+            self._reader = Reader(self._state / "batchd.db")
+        return self._reader
+
+    def look(self) -> Snapshot:
+        """Return how things stand now. Raises ``StoreError`` where the store cannot be read."""
+        told = self._ask()
+        if not (self._state / "batchd.db").exists():
+            self.close()
+            return _snapshot(told, [], [], (), None)
+        try:
+            batches = self._batches()
+            rows = self.reader.running()
+            parked = self.reader.parked()
+            speed = self._meter.measure(self.reader, batches)
+        except StoreError:
+            self.close()  # another may have been put in its place
+            raise
+        return _snapshot(told, batches, rows, parked, speed)
+
+    def _ask(self) -> dict[str, Any] | None:
+        try:
+            return control.request(self._state, "status", timeout_s=_PATIENCE_S)
+        except NoAnswerError:
+            return {}
+        except NoDaemonError:
+            return None
+
+    def _batches(self) -> list[BatchRow]:
+        left = self.reader.batches(unpublished=True)[::-1]
+        names = {row.batch.name for row in left}
+        latest = self.reader.batches(limit=self._ended + len(left)) if self._ended else []
+        ended = [row for row in latest if row.batch.name not in names]
+        return [*left, *ended[: self._ended]]
+
+
+def _snapshot(
+    told: dict[str, Any] | None,
+    batches: list[BatchRow],
+    rows: list[TaskRow],
+    parked: tuple[Parking, ...],
+    speed: Speed | None,
+) -> Snapshot:
+    doing = {each["task"]: each for each in (told or {}).get("running", ())}
+    return Snapshot(
+        at=time.time(),
+        daemon=_daemon(told) if told else None,
+        silent=told == {},
+        agents=tuple(
+            _agent(row, doing.get(str(row.ref), {})) for row in rows if row.status is Status.RUNNING
+        ),
+        waiting=tuple(row for row in rows if row.status is Status.PARKED),
+        batches=tuple(batches),
+        queued=sum(b.queued for b in batches),
+        parked=parked,
+        providers=tuple(_providers((told or {}).get("providers", {}), parked)),
+        speed=speed,
+    )
+
+
+def _daemon(told: Mapping[str, Any]) -> Daemon:
+    return Daemon(
+        pid=told["pid"],
+        version=told["version"],
+        started_at=told["started_at"],
+        draining=told["draining"],
+        workers=len(told["workers"]),
+        slots=told["slots"],
+        day=Day(**told["day"]),
+        troubles=tuple(told["troubles"]),
+    )
+
+
+def _agent(row: TaskRow, told: Mapping[str, Any]) -> Agent:
+    if told:
+        return Agent(row=row, step=told["step"], detail=told["detail"], since=told["since"])
+    return Agent(row=row, step=_STEPS.get(row.step, "starting"), detail="", since=row.since)
+
+
+def _providers(
+    told: Mapping[str, Mapping[str, Any]], parked: tuple[Parking, ...]
+) -> Iterator[Provider]:
+    held: dict[str, list[Parking]] = {name: [] for name in told}
+    for each in parked:
+        if each.scope is Scope.PROVIDER:
+            held.setdefault(each.name, []).append(each)
+    for name, why in sorted(held.items()):
+        yield Provider(name=name, **told.get(name, {}), parked=tuple(why))

@@ -1,0 +1,70 @@
+"""How numbers, spans of time and what waits are told to people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from batchd.log import escape
+
+#: Names that one line has room for.
+_NAMED = 5
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 task``, ``2,000 tasks``, ``3 batches``."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as people list them; of many, the first."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def money(usd: float | None) -> str:
+    """Return dollars; small amounts with the digits that matter."""
+    if usd is None:
+        return "unknown"
+    return f"${usd:,.2f}" if usd >= 100 else f"${usd:.4f}"  # noqa: PLR2004 (from here on cents tell enough)
+
+
+def duration(seconds: float | None) -> str:
+    """Return ``4.2 s``, ``12:05``, ``3:12:05``."""
+    if seconds is None:
+        return ""
+    if seconds < 60:  # noqa: PLR2004 (a minute)
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def moment(at: float | None) -> str:
+    """Return a moment in local time, as short as it can be told."""
+    if not at:
+        return ""
+    now = time.localtime()
+    then = time.localtime(at)
+    same_day = then[:3] == now[:3]
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", then)
+
+
+def named(scope: str, name: str) -> str:
+    """Return a scope as people call it."""
+    words = {
+        "": "everything that was parked",
+        "all": "everything",
+        "day": "the day's budget",
+        "provider": f"provider {name}",
+        "batch": f"batch {name}",
+        "task": f"task {name}",
+    }
+    return escape(words[scope])
+
+
+def option(scope: str, name: str) -> str:
+    """Return the arguments of ``resume`` that mean a scope."""
+    options = {"all": "--all", "provider": f"--provider {name}", "batch": name, "task": name}
+    return options.get(scope, "")
