@@ -21,11 +21,14 @@ WHO = ["root", "unprivileged"] if AS_ROOT else ["unprivileged"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under ``LAYER=name`` keep what tries that layer, and what must work without it all the same. See ``weakened``."""
     if layer := os.environ.get("LAYER"):
-        items[:] = [
-            item
-            for item in items
-            if layer in layers_of(item) or item.path.name == "test_ordinary.py"
-        ]
+        tried = [item for item in items if layer in layers_of(item)]
+        doors = {"camp", "attack"} & {name for item in tried for name in _fixtures(item)}
+        ordinary = [item for item in items if item.path.name == "test_ordinary.py"]
+        items[:] = [*tried, *(item for item in ordinary if doors & {*_fixtures(item)})]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture(scope="session")

@@ -207,7 +207,7 @@ os.mkdir("f", 0o6755)
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o6000} == {}
 
 
-@pytest.mark.stopped_by("session", "everything")
+@pytest.mark.stopped_by("session")
 def test_the_operators_terminal_is_nobody_elses(attack: Attack) -> None:
     """A batchd that was started on a terminal: no command has it, by no name or descriptor, nor gets its signals."""
     master, slave = os.openpty()
