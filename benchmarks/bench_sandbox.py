@@ -45,7 +45,9 @@ async def main() -> int:
     sandbox = Sandbox(SandboxPolicy(network=HOSTS))
     with (
         tempfile.TemporaryDirectory() as folder,
-        await sandbox.open(f"{folder}/task", fresh=True, network=False, env={}) as place,
+        await sandbox.open(
+            f"{folder}/task", fresh=True, network=False, env={}, tmp=f"{folder}/tmp/task"
+        ) as place,
         await sandbox.open(f"{folder}/other", fresh=True, network=HOSTS, env={}) as other,
     ):
         for _ in range(ROUNDS):

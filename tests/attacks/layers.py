@@ -77,12 +77,9 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
     "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
-    "opened tmp": (("sandbox/scratch.py", "_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW", "_FLAGS = os.O_RDONLY | os.O_DIRECTORY"),),
-    "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
-    "time": (("sandbox/process.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
-    "orphans": (
-        ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
-        ("sandbox/bwrap.py", '"--die-with-parent", ', ""),
+    "opened tmp": (
+        ("sandbox/scratch.py", "O_DIRECTORY | os.O_NOFOLLOW", "O_DIRECTORY"),
+        ("sandbox/scratch.py", "trees.let_in(above, name)", "pass"),
     ),
     # --- directories and files
     "links": (

@@ -1,0 +1,153 @@
+"""Control groups: the way in, the way out, and, where the machine has the controllers, that they hold; as root."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchd.errors import SandboxUnavailableError
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Ran, Sandbox, cgroup, check
+from batchd.sandbox.spawn import spawn
+
+MB = 1 << 20
+
+
+def _mount() -> Path | None:
+    """Return where version 2 is mounted, if it can be written."""
+    found = re.search(r"^cgroup2? (\S+) cgroup2 rw", Path("/proc/mounts").read_text(), re.MULTILINE)
+    return Path(found[1]) if found and os.geteuid() == 0 else None
+
+
+MOUNT = _mount()
+CONTROLLERS = (MOUNT / "cgroup.controllers").read_text().split() if MOUNT else []
+pytestmark = pytest.mark.skipif(
+    MOUNT is None, reason="only root can, where cgroups are of version 2"
+)
+enforced = pytest.mark.skipif(
+    not {"memory", "pids"} <= {*CONTROLLERS}, reason="no controllers of version 2 on this machine"
+)
+
+
+@pytest.fixture
+def given() -> Iterator[Path]:
+    """A group of one's own."""
+    assert MOUNT is not None
+    path = MOUNT / f"batchd-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    with contextlib.suppress(OSError):
+        (path / "cgroup.kill").write_text("1")
+    for below in (*path.glob("*/"), path):
+        below.rmdir()
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["started", "moved"])
+def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
+    given: Path,
+    moved: bool,
+) -> None:
+    """Started in a group, or moved before it may go on, all that it starts is there; and all of that is killed at once."""
+    path = given / "task-0-0"
+    path.mkdir()
+    group = cgroup.Group(path)
+    read_end, write_end = os.pipe()
+    gate, opened = os.pipe()
+    script = (
+        "read -r go; cat /proc/self/cgroup; setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000"
+    )
+    pid = spawn(
+        "/bin/sh",
+        ["sh", "-c", script],
+        {},
+        (),
+        stdin=gate,
+        output=write_end,
+        group=None if moved else group,
+    )
+    if moved:
+        group.enter(pid)
+    os.write(opened, b"go\n")
+    for descriptor in (write_end, gate, opened):
+        os.close(descriptor)
+    said = b""
+    while b"0::" not in said:
+        assert select.select([read_end], [], [], 10)[0]
+        said += os.read(read_end, 4096)
+    assert f"/{given.name}/task-0-0" in said.decode()
+    group.kill()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    while os.read(read_end, 4096):  # until the last one that could write is gone
+        pass
+    os.close(read_end)
+    group.close()
+    assert not path.exists()
+
+
+def test_a_group_that_cannot_be_used_is_refused_with_the_mend(given: Path) -> None:
+    """What ``[sandbox] cgroup`` names must be a group, and must have the controllers; ``check`` says so too."""
+    wrong = (
+        [given / "nothing"] if {"memory", "pids"} <= {*CONTROLLERS} else [given, given / "nothing"]
+    )
+    for path in wrong:
+        policy = SandboxPolicy(cgroup=str(path))
+        with pytest.raises(SandboxUnavailableError, match=r"cannot be used .*: make it a group"):
+            Sandbox(policy)
+        [found] = [f for f in check(policy) if f.name == "limits of a command"]
+        assert not found.ok
+        assert "with the controllers memory and pids" in found.mend
+
+
+def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[Ran]:
+    async def main() -> list[Ran]:
+        opening = Sandbox(policy).open(str(folder / "001"), fresh=True, network=False, env={})
+        with await opening as place:
+            return [await place.shell(command, timeout_s=30) for command in commands]
+
+    return asyncio.run(main())
+
+
+@enforced
+def test_the_kernel_holds_a_command_to_its_limits_together(tmp_path: Path, given: Path) -> None:
+    """Memory of all processes, and what nobody maps; their number; their processor time; the next command is unharmed."""
+    tmp_path.chmod(0o755)
+    assert MOUNT is not None
+    with contextlib.suppress(OSError):
+        (MOUNT / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+    policy = SandboxPolicy(
+        cgroup=str(given), max_memory_bytes=150 * MB, max_processes=20, max_cpu_s=3.0, max_cpus=1.5
+    )
+    take = "python3 -c 'x = bytearray(60 << 20); import time; time.sleep(60)'"
+    held = (
+        'import os\nfor f in [os.memfd_create("x") for _ in range(4)]: os.write(f, bytes(50 << 20))'
+    )
+    four, unmapped, many, spent, after = _runs(
+        tmp_path,
+        policy,
+        f"for i in 1 2 3 4; do {take} & done; wait",
+        f"python3 -c '{held}'; echo never",
+        "for i in $(seq 30); do sleep 5 & done 2>&1; cat /proc/sys/kernel/pid_max >/dev/null",
+        "for i in 1 2; do while :; do :; done & done; wait",
+        "echo alive",
+    )
+    for end in (four, unmapped):
+        assert (end.exit_code, end.killed) == (137, True)
+        assert (
+            end.excess
+            == "its processes ran out of memory together; [sandbox] max_memory_bytes allows 150 MiB"
+        )
+    assert "Resource temporarily unavailable" in many.output
+    assert "of processor time together; [sandbox] max_cpu_s allows 3 s" in spent.excess
+    assert spent.seconds > 1.5
+    assert (after.exit_code, after.output, after.excess) == (0, "alive\n", "")
+    assert list(given.glob("task-*")) == []
+    [found] = [f for f in check(policy) if f.name == "limits of a command"]
+    assert f"held by the kernel in {given}" in found.detail

@@ -1,0 +1,93 @@
+"""A task's /tmp in a daemon's hands: kept over a crash, gone with the task, however that ends; and what passes a limit is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Spool
+
+#: Is interrupted the first time, and passes where it finds what it left then.
+TWICE = "if [ -e /tmp/seen ]; then cat /tmp/seen > kept; else echo x > /tmp/seen; touch started; sleep 60; fi"
+
+
+def _rooms(spool: Spool) -> list[str]:
+    folder = spool.folder / ".batchd" / "tmp"
+    return os.listdir(folder) if folder.exists() else []  # noqa: PTH208 (names are what is wanted)
+
+
+def _started(spool: Spool, **task: Any) -> Path:
+    """Submit a task, and wait until its command runs; return its directory."""
+    spool.batchd(
+        "submit", spool.write("batch.json", [{"first_prompt": "x", "check": TWICE, **task}])
+    )
+    folder = spool.folder / "outbox/batch/001"
+    spool.eventually((folder / "started").exists)
+    return folder
+
+
+def test_it_is_kept_over_a_crash_and_goes_with_the_task(spool: Spool) -> None:
+    """The next daemon's commands find what was left; then it is removed, and so is what tasks long over have left."""
+    with spool.serving() as daemon:
+        folder = _started(spool)
+        assert _rooms(spool) == ["batch.001"]
+        daemon.kill()
+        daemon.wait()
+    left = spool.folder / ".batchd/tmp/long-gone.001/a/b"
+    left.mkdir(parents=True)
+    left.parent.chmod(0)
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/batch/summary.json").exists)
+        assert (folder / "kept").read_text() == "x\n"
+        assert spool.result("batch", "001")["status"] == "completed"
+        spool.eventually(lambda: not _rooms(spool))
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["daemon", "offline"])
+def test_it_goes_with_a_cancelled_task(spool: Spool, running: bool) -> None:
+    """Whether a daemon runs or not, a cancelled task leaves nothing there."""
+    with spool.serving() as daemon:
+        _started(spool)
+        if running:
+            spool.batchd("cancel", "batch")
+            spool.eventually(lambda: not _rooms(spool))
+            return
+        daemon.kill()
+        daemon.wait()
+    assert _rooms(spool) == ["batch.001"]
+    assert spool.batchd("cancel", "batch").returncode == 0
+    assert not _rooms(spool)
+
+
+def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
+    """``batchd run`` keeps /tmp for a task as well, deep trees and closed folders included, and cleans up after itself."""
+    deep = "import os\nfor _ in range(3100):\n    os.mkdir('d'); os.chdir('d')\nos.mkdir('x', 0)"
+    check = f'if [ -e /tmp/seen ]; then exit 0; fi; touch /tmp/seen; cd /tmp; python3 -c "{deep}"; exit 1'
+    file = spool.write("batch.json", [{"first_prompt": "x", "check": check}])
+    done = spool.batchd("run", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((spool.folder / ".batchd").iterdir()) == []
+
+
+def test_a_killed_command_is_told_to_the_model_and_in_the_log(spool: Spool) -> None:
+    """What a command used, and which key of the configuration says how much it may, stands in the feedback and in the log."""
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text() + "\n[sandbox]\nmax_memory_bytes = 100000000\n")
+    take = "python3 -c 'x = bytearray(60 << 20); import time; time.sleep(30)'"
+    check = f"if [ -e tried ]; then exit 0; fi; touch tried; {take} & {take} & wait"
+    with spool.serving():
+        spool.batchd(
+            "submit", spool.write("batch.json", [{"first_prompt": "x", "check": check}]), "--wait"
+        )
+    assert spool.result("batch", "001")["status"] == "completed"
+    lines = [json.loads(line) for line in (spool.folder / "daemon.log").read_text().splitlines()]
+    (told,) = [line for line in lines if line["event"] == "limit_passed"]
+    assert told["level"] == "warning"
+    assert told["task"] == "001"
+    assert "of memory together; [sandbox] max_memory_bytes allows 95.37 MiB" in told["message"]
+    transcript = (spool.folder / "outbox/batch/001.jsonl").read_text()
+    assert "max_memory_bytes allows 95.37 MiB" in transcript
