@@ -98,6 +98,21 @@ class NoAnswerError(NoDaemonError):
     """The daemon does not answer."""
 
 
+class DeliveryError(BatchdError):
+    """The notification could not be delivered."""
+
+    exit_code = 3
+
+    def __init__(
+        self, message: str = "", *, final: bool = False, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        #: Whether to try again would change nothing; somebody must mend it.
+        self.final = final
+        #: How long the receiver asks to be left alone.
+        self.retry_after_s = retry_after_s
+
+
 class SandboxError(BatchdError):
     """A command could not be started in the sandbox."""
 

@@ -58,6 +58,10 @@ class Action(enum.StrEnum):
     RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
     BUDGET_REACHED = "budget_reached"
+    #: Somebody was told something: the ``receiver``, the ``notification``'s id, its ``subject``.
+    NOTIFIED = "notified"
+    #: Somebody could not be told, yet or for good: ``message``, and ``trying_again`` or the ``mend``.
+    NOTIFY_FAILED = "notify_failed"
     PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
     WORKER_DIED = "worker_died"

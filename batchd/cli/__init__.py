@@ -27,7 +27,8 @@ COMMANDS: Mapping[str, str] = {
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
     "check": "look for what would fail, and say how to mend it",
-    "schema": "print the JSON Schema of task files, results or summaries",
+    "notify": "show who is told of what, or send a test",
+    "schema": "print the JSON Schema of task files, results, summaries or notifications",
     "cancel": "end batches or tasks",
     "retry": "run batches or tasks again, or what of them failed",
     "pause": "let a batch, a task, a provider or everything wait",
@@ -43,8 +44,8 @@ COMMANDS: Mapping[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
-    streams.mend()
     try:
+        streams.mend()
         args = _parse(sys.argv[1:] if argv is None else argv)
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
         sys.stdout.flush()

@@ -18,6 +18,7 @@ from batchd.cli.common import coloured
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
+from batchd.notify import channels
 from batchd.pricing import Prices
 from batchd.records import Endpoint
 from batchd.spool import permissions
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         *_daemon(settings),
         *_sandbox(settings),
         *_models(settings, offline=args.offline),
+        *_receivers(settings),
     ]
     if args.json:
         common.print_json([dataclasses.asdict(line) for line in lines])
@@ -154,6 +156,16 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> Iterator[
         yield Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked")
         return
     yield _asked(name, endpoint, key)
+
+
+def _receivers(settings: config.Config) -> Iterator[Line]:
+    for target in channels.targets(settings):
+        what = f"notify {target.name}"
+        found = list(channels.problems(target))
+        yield from (Line("failed", what, why, mend) for why, mend in found)
+        if not found:
+            told = f"{target.settings.kind}, told of: {', '.join(target.settings.on)}; not tried"
+            yield Line("ok", what, told, f"batchd notify --test {target.name} tries it")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

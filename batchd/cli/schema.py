@@ -8,7 +8,7 @@ import json
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("kind", choices=("task", "result", "summary"))
+    parser.add_argument("kind", choices=("task", "result", "summary", "notification"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -17,6 +17,10 @@ def run(args: argparse.Namespace) -> int:
         from batchd.spool import taskfile  # noqa: PLC0415 (pydantic, only where it is needed)
 
         schema = taskfile.schema()
+    elif args.kind == "notification":
+        from batchd.notify import format as notification  # noqa: PLC0415 (msgspec, only where it is needed)
+
+        schema = notification.schema()
     else:
         from batchd import formats  # noqa: PLC0415 (msgspec, only where it is needed)
 

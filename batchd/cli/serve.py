@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+from pathlib import Path
 
 from batchd import config, log, sealing
 
@@ -19,12 +20,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; no other command needs it)
+    # They load everything; no other command needs it.
+    from batchd.daemon import Daemon  # noqa: PLC0415
+    from batchd.notify import channels  # noqa: PLC0415
+    from batchd.notify.listener import Notifications  # noqa: PLC0415
 
     sealing.seal()
     settings = config.load(args.config)
-    reload = functools.partial(config.load, args.config, settings.environ)
+    # The file that was found at the start: were it gone, another one, or none, would lift its limits.
+    file = Path(settings.file) if settings.file else args.config
+    reload = functools.partial(config.load, file, settings.environ)
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
-    asyncio.run(Daemon(settings, reload=reload).run())
+    channels.insist(settings)
+    told = Notifications(settings)
+    asyncio.run(Daemon(settings, reload=reload, listeners=[told]).run())
     return 0

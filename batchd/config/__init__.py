@@ -12,8 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from batchd import masking, records
+from batchd.config import notify
 from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
+
+#: How variables begin that set what may hold secrets: headers, addresses.
+_TELLING = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,8 @@ class Config(Sections):
         for source in sources:
             with contextlib.suppress(NotPossibleError):
                 yield self.revealed(source)
+        for receiver in self.notify.values():
+            yield from notify.hidden(receiver, self.environ)
 
     def revealed(self, secret: records.Secret) -> str:
         """Return the value of a task's secret variable, read now where it comes from elsewhere.
@@ -105,13 +111,15 @@ class Config(Sections):
         return (
             keys
             | {*self.secrets.env}
-            | {name for name in self.environ if name.startswith("BATCHD_PROVIDERS__")}
+            | {name for known in self.notify.values() for name in notify.variables(known)}
+            | {name for name in self.environ if name.startswith(_TELLING)}
         )
 
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
         keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
-        return (*keys, *self.secrets.files.values())
+        told = (file for known in self.notify.values() for file in notify.files(known))
+        return (*keys, *self.secrets.files.values(), *told)
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from batchd.config import notify
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -59,6 +60,15 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         secrets=replace(
             sections.secrets, files={n: key_file(f) for n, f in sections.secrets.files.items()}
         ),
+        notify={
+            name: replace(
+                known,
+                password_file=known.password_file and key_file(known.password_file),
+                url_file=known.url_file and key_file(known.url_file),
+                secret_file=known.secret_file and key_file(known.secret_file),
+            )
+            for name, known in sections.notify.items()
+        },
     )
 
 
@@ -81,6 +91,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             # Not quoted: it may be the key itself, put into the wrong place.
             told = "it must be the name of an environment variable, which holds the key"
             yield ("providers", name, "api_key_env"), Problem("", told)
+    yield from _receivers(config)
     yield from _handed_out(config)
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
@@ -95,8 +106,22 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
 
 
+def _receivers(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    for name, receiver in config.notify.items():
+        for key, problem in notify.problems(name, receiver):
+            yield ("notify", name, *filter(None, (key,))), problem
+
+
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers among what tasks may ask for."""
+    """Find keys of providers, and what tells people, among what tasks may ask for."""
+    for name, receiver in config.notify.items():
+        why = f"it holds a secret of [notify.{name}], which no command may see"
+        if set(notify.variables(receiver)) & {*config.secrets.env}:
+            yield ("secrets", "env"), Problem("", why)
+        theirs = {os.path.realpath(file) for file in notify.files(receiver)}
+        for given, file in config.secrets.files.items():
+            if os.path.realpath(file) in theirs:
+                yield ("secrets", "files", given), Problem("", why)
     for name, provider in config.providers.items():
         why = f"it holds the key of provider {name}, which no command may see"
         if provider.api_key_env in config.secrets.env:

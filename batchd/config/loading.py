@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
@@ -133,7 +134,15 @@ def _adapter() -> TypeAdapter[Sections]:
 def _find(environ: Mapping[str, str]) -> Path | None:
     home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '')}/.config"
     places = Path("config.toml"), Path(home, "batchd/config.toml"), Path("/etc/batchd/config.toml")
-    return next((p for p in places if p.is_file()), None)
+    return next((p for p in places if _stands(p)), None)
+
+
+def _stands(path: Path) -> bool:
+    """Return whether there is something to read, or to fail at: a link to a disk that is not mounted must not be passed over."""
+    try:
+        return not stat.S_ISFIFO(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from batchd.config.limits import Limits
+from batchd.config.notify import Receiver
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
@@ -264,4 +265,5 @@ class Sections(Section):
     secrets: Secrets = field(default_factory=Secrets)
     spool: Spool = field(default_factory=Spool)
     store: Store = field(default_factory=Store)
+    notify: Mapping[str, Receiver] = field(default_factory=dict)
     log: Log = field(default_factory=Log)

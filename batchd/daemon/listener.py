@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from batchd.config import Config
 from batchd.errors import Problem
 from batchd.events import Event, TaskFinished
-from batchd.records import Batch, Ref, Task
+from batchd.records import Batch, Parking, Ref, Task
 
 
 class Listener:
@@ -29,6 +31,36 @@ class Listener:
 
     def batch_finished(self, batch: Batch, summary: str) -> None:
         """A batch's ``summary.json`` lies in the outbox."""
+
+    def budget_reached(self, batch: str, message: str) -> None:
+        """The money of a batch is spent or, where none is named, the day's. A batch may be told of again after a restart."""
+
+    def provider_parked(self, parking: Parking, mend: str) -> None:
+        """A provider's tasks wait from now on. ``mend``: how they go on."""
+
+    def provider_resumed(self, parking: Parking) -> None:
+        """A provider that was parked answers again."""
+
+    def daemon_started(self, start: Start) -> None:
+        """The daemon is at work, and alone on its spool."""
+
+    def config_changed(self, config: Config) -> None:
+        """From now on this configuration counts."""
+
+    async def close(self) -> None:
+        """The daemon has done its last, and lets go of its spool when this is done: be quick here, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a daemon found when it started."""
+
+    #: Whether the last one did not end by itself: it was killed, or the machine went down.
+    after_crash: bool
+    #: Batches whose summary is still to come.
+    batches: int
+    #: Tasks of theirs that have not ended.
+    tasks: int
 
 
 class Listeners(Listener):
@@ -70,3 +102,33 @@ class Listeners(Listener):
         """Pass it on."""
         for each in self._all:
             each.batch_finished(batch, summary)
+
+    def budget_reached(self, batch: str, message: str) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.budget_reached(batch, message)
+
+    def provider_parked(self, parking: Parking, mend: str) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.provider_parked(parking, mend)
+
+    def provider_resumed(self, parking: Parking) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.provider_resumed(parking)
+
+    def daemon_started(self, start: Start) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.daemon_started(start)
+
+    def config_changed(self, config: Config) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.config_changed(config)
+
+    async def close(self) -> None:
+        """Pass it on."""
+        for each in self._all:
+            await each.close()

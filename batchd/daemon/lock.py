@@ -41,6 +41,14 @@ def acquire(state: Path) -> int:
             return fd
 
 
+def left_behind(state: Path) -> bool:
+    """Whether the last one who held the lock did not let go of it: it was killed, or the machine went down."""
+    try:
+        return bool((state / _NAME).read_bytes().strip())
+    except OSError:
+        return False
+
+
 def release(fd: int) -> None:
     """Let go of the lock; nobody is named as its holder any more."""
     _name(fd, "")

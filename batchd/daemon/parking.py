@@ -42,6 +42,8 @@ class ParkingLot(Listener):
         self.trials = Trials(core.schedule, self._paused)
         #: The day and its budget when the money was spent.
         self._spent_on: tuple[int, float] | None = None
+        #: Open batches whose money is spent.
+        self._spent: set[str] = set()
         #: Set by the dispatcher: has a running task give its slot back.
         self.halt: Callable[[Ref, str], None] = _nothing
         #: Set by the daemon: reads the keys again.
@@ -93,14 +95,17 @@ class ParkingLot(Listener):
 
     def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
         """Take up what was parked when the last daemon ended."""
+        outages: list[Parking] = []
         for parking in parkings:
             if self._over(parking):
                 self._core.spawn(self._forget((parking.scope, parking.name)))
                 continue
             self._apply(parking)
             if parking.scope is Scope.PROVIDER and parking.cause.reason:
-                outages = self._core.governor.outages
-                outages.restore(parking.name, parking.cause, parking.message)
+                outages.append(parking)
+        # Last, since one task may try each at once: but none that somebody paused as well.
+        for parking in outages:
+            self._core.governor.outages.restore(parking.name, parking.cause, parking.message)
         self._given_back = {q.ref: None for q in queued if q.status is Status.PARKED}
         self._core.spawn(self._requeue())
 
@@ -136,6 +141,7 @@ class ParkingLot(Listener):
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
         """Forget a batch."""
+        self._spent.discard(batch.name)
         self._ended(Scope.BATCH, batch.name)
 
     # What the governor tells
@@ -155,11 +161,14 @@ class ParkingLot(Listener):
             how_to_go_on=how,
         )
         known = self._register.causes((Scope.PROVIDER, provider))
-        since = min((p.since for c, p in known.items() if c.reason), default=time.time())
+        outages = {c: p.since for c, p in known.items() if c.reason}
+        since = min(outages.values(), default=time.time())
         parking = Parking(
             scope=Scope.PROVIDER, name=provider, cause=cause, message=message, since=since
         )
         self._park_now(parking)
+        if cause not in outages:  # else a try has failed: that is no news
+            self._core.listeners.provider_parked(parking, how)
 
     def half_opened(self, provider: str) -> None:
         """Have one task try a parked provider."""
@@ -171,8 +180,12 @@ class ParkingLot(Listener):
     def closed(self, provider: str) -> None:
         """Let a provider's tasks go on."""
         self.trials.end(provider)
-        if self._lift((Scope.PROVIDER, provider), keep=(Cause.PAUSED,)):
-            self._core.spawn(self._forget((Scope.PROVIDER, provider)))
+        key = (Scope.PROVIDER, provider)
+        outage = next((p for c, p in self._register.causes(key).items() if c.reason), None)
+        if self._lift(key, keep=(Cause.PAUSED,)):
+            self._core.spawn(self._forget(key))
+            if outage is not None:
+                self._core.listeners.provider_resumed(outage)
 
     def gave_up(self, provider: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider."""
@@ -187,6 +200,13 @@ class ParkingLot(Listener):
             self._park_now(
                 Parking(scope=Scope.DAY, cause=Cause.BUDGET, message=message, since=time.time())
             )
+            self._core.listeners.budget_reached("", message)
+
+    def batch_spent(self, batch: str, message: str) -> None:
+        """Tell of a batch whose money is spent, once; its tasks end one by one."""
+        if batch not in self._spent:
+            self._spent.add(batch)
+            self._core.listeners.budget_reached(batch, message)
 
     # What the clock does
 

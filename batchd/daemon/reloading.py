@@ -106,6 +106,7 @@ class Reloader:
         prices = Prices(config.models)
         endpoints, missing = tuning.endpoints(config)
         core.config, core.prices = config, prices
+        core.listeners.config_changed(config)
         core.governor.retune(config, missing)
         self._dispatcher.pool.retune(self._shape(config), tuning.settings(config, endpoints))
         self._dispatcher.pump()

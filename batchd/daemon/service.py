@@ -21,7 +21,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
-from batchd.daemon.listener import Listener, Listeners
+from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
@@ -173,8 +173,10 @@ class Daemon:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
         permissions.insist(config)
+        after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
+        undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
         store = Store.open(
@@ -212,6 +214,9 @@ class Daemon:
         self._verbs = self._orders.table()
         if self._work:
             await self._begin(undo, state)
+            self._listeners.daemon_started(
+                Start(after_crash=after_crash, batches=len(batches), tasks=len(core.schedule))
+            )
         else:
             undo.push_async_callback(core.settle)
             await move_claimed(core)

@@ -202,11 +202,14 @@ class Governor:
         )
         if amount > purse.limit:
             message += f" ({permit.call.max_output_tokens:,} tokens of output, which max_output_tokens allows)"
+        watcher, batch = self.outages.watcher, permit.call.ref.batch
+        if watcher is not None and self.money.is_batch(purse, batch):
+            watcher.batch_spent(batch, message)
         if not self.money.is_day(purse) or not self._config.governor.max_parked_s:
             self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
             return
-        if self.outages.watcher is not None:
-            self.outages.watcher.day_spent(message)
+        if watcher is not None:
+            watcher.day_spent(message)
         self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
 
     def _decide(self, permit: Permit, decision: Refusal | Park) -> None:

@@ -77,6 +77,10 @@ class Treasury:
         """Whether a purse is the day's."""
         return purse is self._day
 
+    def is_batch(self, purse: Purse, batch: str) -> bool:
+        """Whether a purse is this batch's."""
+        return purse is self._batches.get(batch)
+
     def today(self) -> tuple[int, float]:
         """Return the day, as days since 1970-01-01 in UTC, and its budget: money is back when either changes."""
         return self._date(), self._day.limit

@@ -50,6 +50,9 @@ class Watcher(Protocol):
     def day_spent(self, message: str) -> None:
         """Nothing can be paid any more today."""
 
+    def batch_spent(self, batch: str, message: str) -> None:
+        """A call of this batch cannot be paid any more; told of each."""
+
 
 class Outages:
     """Opens and closes the breakers of all providers."""

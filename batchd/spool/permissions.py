@@ -113,9 +113,14 @@ def _trusted(file: str, why: str) -> Iterator[Exposure]:
 
 def _tells(config: Config) -> bool:
     """Return whether the configuration holds secrets itself."""
-    return any(
+    providers = any(
         any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
         for p in config.providers.values()
+    )
+    return providers or any(
+        # Most addresses of Apprise hold a password or a token.
+        any(masking.named(r.headers)) or masking.tells(r.url) or (r.kind == "apprise" and r.url)
+        for r in config.notify.values()
     )
 
 

@@ -12,6 +12,7 @@ from batchd.store.schema import (
     check,
     connect,
     explain,
+    reading,
     refuse_empty,
     version_of,
 )
@@ -101,7 +102,7 @@ def _opened(source: Path, mend: str = "") -> sqlite3.Connection:
     if not source.is_file():
         raise StoreError(f"{source} does not exist, or is no file")
     refuse_empty(source, mend)
-    db = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    db = sqlite3.connect(reading(source), uri=True, isolation_level=None)
     try:
         version_of(db, source, mend)
         check(db, source, mend)

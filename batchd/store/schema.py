@@ -23,6 +23,7 @@ __all__ = [
     "explain",
     "open_reader",
     "open_writer",
+    "reading",
     "refuse_empty",
     "version_of",
 ]
@@ -134,6 +135,18 @@ def _create(path: Path) -> None:
     copies.sync(path.parent)
 
 
+def reading(path: Path) -> str:
+    """Return the address under which SQLite opens a file to read it alone. Raises ``OSError``."""
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    # On a disk that is read-only nobody writes it, and no log can be made, which SQLite would want otherwise.
+    still = os.statvfs(path).f_flag & os.ST_RDONLY
+    return (
+        f"{address}&immutable=1"
+        if still and not path.with_name(f"{path.name}-wal").exists()
+        else address
+    )
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises ``StoreError``, ``NewerStoreError``."""
     if not path.exists():
@@ -142,7 +155,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     db: sqlite3.Connection | None = None
     try:
         db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
+            reading(path),
             uri=True,
             isolation_level=None,
             check_same_thread=False,

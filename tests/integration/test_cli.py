@@ -419,6 +419,37 @@ def test_a_log_file_that_cannot_be_written_is_told_before_the_start(spool: Any) 
     assert "[log] file" in done.stderr
 
 
+def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> None:
+    """SIGHUP beside a file that was moved away keeps what was read: its limits on money too. A start beside a dangling link is refused."""
+    path = spool.folder / "config.toml"
+    with path.open("a") as file:
+        file.write('[log]\nfile = "log.jsonl"\n')
+    log = spool.folder / "log.jsonl"
+
+    def told(action: str) -> list[Any]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [line for line in map(json.loads, lines) if line["event"] == action]
+
+    command = [sys.executable, "-m", "batchd", "serve"]
+    with subprocess.Popen(command, cwd=spool.folder, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            spool.eventually(lambda: told("worker_started"))
+            path.rename(spool.folder / "moved.toml")
+            daemon.send_signal(signal.SIGHUP)
+            spool.eventually(lambda: told("config_reloaded"))
+        finally:
+            daemon.terminate()
+    (line,) = told("config_reloaded")
+    assert line["kept_old"] is True
+    assert "config.toml" in line["message"]
+    path.symlink_to("nowhere.toml")
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=spool.folder, timeout=60
+    )
+    assert done.returncode == 2
+    assert "config.toml: the file cannot be read" in done.stderr
+
+
 def test_status_says_that_there_are_older_batches(spool: Any) -> None:
     """It shows the newest, and how to see the rest."""
     with spool.serving():

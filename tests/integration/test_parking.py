@@ -294,6 +294,31 @@ def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_parked_provider_that_is_paused_too_is_tried_by_nobody_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """A start has one task try what was parked, but not what somebody paused as well."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(down=True)) as server:
+            settings = _configured(tmp_path, server)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(3))
+                await _until_parked(tmp_path)
+                await _ask(tmp_path, "pause", scope="provider", name="standin")
+            server.control(down=False)
+            async with Daemon(settings) as daemon:
+                for _ in range(50):
+                    assert not (await _ask(tmp_path, "status"))["running"]
+                    await asyncio.sleep(0.02)
+                await _ask(tmp_path, "resume")
+                async with asyncio.timeout(30):
+                    await daemon.batch_done("b")
+            assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 3
+
+    asyncio.run(scenario())
+
+
 def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) -> None:
     """That would end all of them, so that it ends none, over a restart too; with the provider back, all complete."""
 

@@ -449,6 +449,24 @@ def test_serve_refuses_a_store_that_it_may_not_write(spool: Any) -> None:
     assert done.returncode
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="to mount takes root")
+def test_a_store_on_a_read_only_disk_can_be_read(spool: Any) -> None:
+    """After a clean stop, too, when there is no log beside it and none can be made: on a disk that failed, or a snapshot."""
+    path = spool.write("a.json", [{"first_prompt": "x"}])
+    with spool.serving():
+        assert spool.batchd("submit", path, "--wait").returncode == 0
+    state = spool.folder / ".batchd"
+    assert not (state / "batchd.db-wal").exists()
+    subprocess.run(["mount", "--bind", str(state), str(state)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(state)], check=True)
+        for command in (("status", "a"), ("logs", "a"), ("cost",), ("backup", "copy.db")):
+            done = spool.batchd(*command)
+            assert (done.returncode, done.stderr) == (0, ""), command
+    finally:
+        subprocess.run(["umount", "--lazy", str(state)], check=True)
+
+
 def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server: str) -> None:
     """It neither goes on with half a memory nor tries for ever: it says what is wrong, and exits with 3."""
     settings = spool.folder / "config.toml"

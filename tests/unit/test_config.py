@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchd import config, records, terms
-from batchd.config import limits, loading, sections
+from batchd.config import limits, loading, notify, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
 
@@ -46,7 +46,7 @@ def test_the_shipped_file_has_every_key_with_a_comment() -> None:
     """Whoever opens config.toml finds each key of each section, and what it means."""
     text = (ROOT / "config.toml").read_text()
     for section in fields(sections.Sections):
-        if section.name in {"providers", "models"}:
+        if section.name in {"providers", "models", "notify"}:
             continue
         kind = section.default_factory
         table = text.partition(f"\n[{section.name}]")[2].partition("\n[")[0]
@@ -56,11 +56,76 @@ def test_the_shipped_file_has_every_key_with_a_comment() -> None:
     openai = text.partition("[providers.openai]")[2].partition("\n[")[0]
     for key in fields(sections.Provider):
         assert re.search(rf"^{key.name} = .* # ", openai, re.MULTILINE), key.name
+    for key in fields(notify.Receiver):
+        assert re.search(rf"^# {key.name} = .*\S\s+# ", text, re.MULTILINE), key.name
+
+
+def test_the_receivers_in_the_shipped_file_are_sound(written: Path) -> None:
+    """Whoever takes the comment signs away before the receivers has ones that are read, with what they say."""
+    text = (
+        (ROOT / "config.toml")
+        .read_text()
+        .partition("# ── Notifications")[2]
+        .partition("[notify.me]")[2]
+    )
+    lines = re.findall(r"^# (\[notify\.\w+\]|\w+ = .*)$", f"# [notify.me]{text}", re.MULTILINE)
+    written.write_text("\n".join(lines))
+    shipped = config.load(written, {}).notify
+    assert {name: r.kind for name, r in shipped.items()} == {
+        "me": "email",
+        "hook": "webhook",
+        "tool": "command",
+        "chat": "apprise",
+    }
+    assert shipped["me"].on == notify.Receiver(kind="email").on
+    assert shipped["me"].max_per_minute == notify.Receiver(kind="email").max_per_minute
+    assert shipped["hook"].secret_file == str(written.parent / "hook.key")
+
+
+def test_receivers_are_held_to_their_kind(written: Path) -> None:
+    """What a way of telling lacks, what it does not know, and what would give a password away, is told with its place."""
+    written.write_text(
+        '[notify.a]\nkind = "email"\nuser = "x"\ntls = "none"\nhost = "mail"\nto = ["me"]\ncommand = ["x"]\n'
+        '[notify.b]\nkind = "webhook"\nurl = "https://me:pw@host/"\nurl_env = "X"\n'
+        '[notify.c]\nkind = "command"\nsecret_env = "no variable"\n[notify."../d"]\nkind = "apprise"\nurl = "x://"\n'
+        '[notify.e]\nkind = "webhook"\nurl_env = "HOOK"\n[secrets]\nenv = ["HOOK"]\n'
+    )
+    found = _problems(written, {})
+    assert {place: text.partition(" (")[0] for place, text in found.items()} == {
+        "[notify.a] command": "kind 'email' has no such key",
+        "[notify.a] sender": "this key is needed",
+        "[notify.a] to": "'me' is no address, as in me@example.com",
+        "[notify.a] user": "its password is needed",
+        "[notify.a] tls": "the password would travel in the open",
+        "[notify.b] url": "it must be http(s)://HOST[:PORT]/PATH, without user or password",
+        "[notify.c] secret_env": "it must be the name of an environment variable",
+        "[notify.c] command": "this key is needed",
+        "[notify] ../d": "a name is of letters, digits, _ and -, at most 64",
+        "[secrets] env": "it holds a secret of [notify.e], which no command may see",
+    }
+
+
+def test_receivers_come_from_variables_too_and_keep_their_secrets(written: Path) -> None:
+    """A key of a receiver can be set in the environment; passwords, keys and secret addresses are hidden, and their variables forgotten."""
+    written.write_text('[notify.me]\nkind = "webhook"\n')
+    environ = {
+        "BATCHD_NOTIFY__ME__URL_ENV": "HOOK_URL",
+        "BATCHD_NOTIFY__ME__ON": '["batch_failed"]',
+        "BATCHD_NOTIFY__ME__SECRET_ENV": "HOOK_KEY",
+        "HOOK_URL": "https://hooks.example.com/services/T0001ABCD/xyzzy42plugh",
+        "HOOK_KEY": "whsec_c2VjcmV0LWtleQ==",
+    }
+    found = config.load(written, environ)
+    assert found.notify["me"].on == ("batch_failed",)
+    hidden = set(found.hidden())
+    assert {environ["HOOK_URL"], environ["HOOK_KEY"], "T0001ABCD", "xyzzy42plugh"} <= hidden
+    assert not {"hooks.example.com", "services"} & hidden
+    assert {"HOOK_URL", "HOOK_KEY", "BATCHD_NOTIFY__ME__URL_ENV"} <= found.variables()
 
 
 def test_every_key_is_documented() -> None:
     """Each field of each section has a docstring behind it."""
-    files = [Path(module.__file__ or "").read_text() for module in (sections, limits)]
+    files = [Path(module.__file__ or "").read_text() for module in (sections, limits, notify)]
     classes = [n for text in files for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
     for cls in (c for c in classes if c.name != "Sections"):
         for field, after in zip(cls.body, [*cls.body[1:], None], strict=True):
@@ -275,7 +340,7 @@ def test_limits_and_policy_have_the_fields_of_the_records() -> None:
     names = {f.name for f in fields(records.Limits)}
     assert {f.name for f in fields(limits.Caps)} == names
     assert all(
-        is_dataclass(f.default_factory) or f.name in {"providers", "models"}
+        is_dataclass(f.default_factory) or f.name in {"providers", "models", "notify"}
         for f in fields(sections.Sections)
     )
 

@@ -79,6 +79,11 @@ class Told:
         self.of.append(("day_spent",))
         assert message
 
+    def batch_spent(self, batch: str, message: str) -> None:
+        """Note it."""
+        self.of.append(("batch_spent", batch))
+        assert "the batch's budget" in message
+
 
 class Task:
     """A task that asks, and notes what it is answered and when."""

@@ -1,0 +1,87 @@
+"""``batchd notify``: who is told of what, what waits for them, and a test that tells whether it arrives."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from batchd import config
+from batchd.cli import common
+from batchd.cli.common import coloured
+from batchd.errors import DeliveryError, UsageError
+from batchd.log import escape
+from batchd.notify import channels
+from batchd.notify.channels import Target
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--test",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="send a test to this receiver, or to all, and say what came back",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the receivers, or try them out; 3 where one cannot be told."""
+    settings = config.load(args.config)
+    known = {target.name: target for target in channels.targets(settings)}
+    if args.test is None:
+        _show(settings, list(known.values()), as_json=args.json)
+        return 0
+    if args.test and args.test not in known:
+        names = ", ".join(known) or "none"
+        raise UsageError(f"there is no [notify.{escape(args.test)}]; known are: {names}")
+    wanted = [known[args.test]] if args.test else list(known.values())
+    if not wanted:
+        raise UsageError("no receiver is configured: see [notify.NAME] in config.toml")
+    outcomes = asyncio.run(_try(wanted))
+    if args.json:
+        common.print_json([{"receiver": n, "ok": ok, "answer": a} for n, ok, a in outcomes])
+    else:
+        for name, ok, answer in outcomes:
+            verdict = "ok" if ok else "failed"
+            print(f"{coloured(f'{verdict:<6}', verdict)} {name}: {answer}")
+    return 0 if all(ok for _, ok, _ in outcomes) else 3
+
+
+async def _try(targets: list[Target]) -> list[tuple[str, bool, str]]:
+    """Send each a test, all at once; return their names, whether it worked, and what came back."""
+    from batchd.notify import happened, message  # noqa: PLC0415 (only where something is sent)
+
+    async def one(target: Target) -> tuple[str, bool, str]:
+        event = message.clean(happened.test(target.name), target.masker)
+        try:
+            return target.name, True, await channels.send(target, message.compose([event]))
+        except DeliveryError as error:
+            return target.name, False, str(error)
+
+    return await asyncio.gather(*map(one, targets))
+
+
+def _show(settings: config.Config, targets: list[Target], *, as_json: bool) -> None:
+    from batchd.notify.waiting import Waiting  # noqa: PLC0415 (msgspec)
+
+    state = Path(settings.paths.state)
+    rows = [(t.name, t.settings, Waiting(state, t.name).count()) for t in targets]
+    if as_json:
+        common.print_json(
+            [
+                {"receiver": name, "kind": s.kind, "on": list(s.on), "waiting": waiting}
+                for name, s, waiting in rows
+            ]
+        )
+        return
+    if not rows:
+        print("Nobody is told of anything: see [notify.NAME] in config.toml.", file=sys.stderr)
+        return
+    cells = [(name, s.kind, f"{waiting:,}", " ".join(s.on)) for name, s, waiting in rows]
+    heads = ("RECEIVER", "KIND", "WAITING", "ON")
+    for line in common.table(heads, cells, right=("WAITING",), flexible="ON"):
+        print(line)

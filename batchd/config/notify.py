@@ -1,0 +1,217 @@
+"""``[notify.NAME]``: who is told of what, and how; with what no single key shows, and the secrets in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, get_args
+
+from annotated_types import Ge, Gt, Le
+
+from batchd import masking
+from batchd.config.values import Amount, Name, Section
+from batchd.errors import NotPossibleError, Problem
+
+#: What somebody can be told of.
+Told: TypeAlias = Literal[
+    "batch_completed",
+    "batch_failed",
+    "batch_rejected",
+    "budget_reached",
+    "provider_parked",
+    "provider_resumed",
+    "daemon_started",
+]
+Kind: TypeAlias = Literal["email", "webhook", "command", "apprise"]
+
+#: Letters and digits that are no word: what stands in an address and could be a key.
+_KEY_LENGTH = 16
+_ADDRESSEE = re.compile(r'[^\s@,;:<>"]+@[^\s@,;:<>"]+|[^@,;:<>"]*<[^\s@,;:<>"]+@[^\s@,;:<>"]+>')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver(Section):
+    """``[notify.NAME]``: one who is told."""
+
+    kind: Kind
+    """By what way; it decides which of the other keys count."""
+    on: tuple[Told, ...] = get_args(Told)
+    """Of what; left out: of all there is."""
+    max_per_minute: Annotated[int, Ge(1), Le(1000)] = 10
+    """Messages in any minute; what exceeds it is told together in one."""
+    timeout_s: Annotated[float, Gt(0), Le(600)] = 30.0
+    """What one try may take."""
+    give_up_s: Amount = 86_400.0
+    """A message that could not be delivered for so long is given up."""
+    host: str = ""
+    """E-mail: the server that takes it."""
+    port: Annotated[int, Ge(0), Le(65535)] = 0
+    """E-mail: 0 means 587 for ``starttls``, 465 for ``tls``, 25 for ``none``."""
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    """E-mail: how the connection is encrypted."""
+    user: str = ""
+    """E-mail: who logs in; empty: nobody."""
+    password_env: str = ""
+    """E-mail: the environment variable that holds the password."""
+    password_file: str = ""
+    """E-mail: or a file that holds it."""
+    sender: str = ""
+    """E-mail: from whom it comes."""
+    to: tuple[Name, ...] = ()
+    """E-mail: who gets it."""
+    url: str = field(default="", repr=False)
+    """Webhook: the address. Apprise: one or several, as Apprise writes them."""
+    url_env: str = ""
+    """Or the environment variable that holds it, since many such addresses are secrets."""
+    url_file: str = ""
+    """Or a file that holds it."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Webhook: sent along."""
+    secret_env: str = ""
+    """Webhook: the environment variable that holds the key for the signature; neither: unsigned."""
+    secret_file: str = ""
+    """Webhook: or a file that holds it."""
+    command: tuple[Name, ...] = ()
+    """Command: the program and its arguments."""
+
+
+_ADDRESS = ("url", "url_env", "url_file")
+#: The keys that each way has of its own.
+_OWN: Mapping[Kind, tuple[str, ...]] = {
+    "email": (*("host", "port", "tls", "user", "password_env", "password_file", "sender", "to"),),
+    "webhook": (*_ADDRESS, "headers", "secret_env", "secret_file"),
+    "command": ("command",),
+    "apprise": _ADDRESS,
+}
+_COMMON = ("kind", "on", "max_per_minute", "timeout_s", "give_up_s")
+
+
+def problems(name: str, receiver: Receiver) -> Iterator[tuple[str, Problem]]:
+    """Yield what is wrong with a receiver, each with its key; an empty one means its name."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+        yield "", Problem("", "a name is of letters, digits, _ and -, at most 64")
+    defaults = {f.name: f.default for f in fields(Receiver)} | {"headers": {}}
+    for other in sorted(defaults.keys() - {*_COMMON, *_OWN[receiver.kind]}):
+        if getattr(receiver, other) != defaults[other]:
+            told = f"kind {receiver.kind!r} has no such key"
+            yield other, Problem("", told, f"it has {', '.join(_OWN[receiver.kind])}")
+    for key in ("password_env", "url_env", "secret_env"):
+        if not re.fullmatch(r"([A-Za-z_]\w*)?", getattr(receiver, key), re.ASCII):
+            # Not quoted: it may be the secret itself, put into the wrong place.
+            yield key, Problem("", "it must be the name of an environment variable")
+    yield from {"email": _email, "webhook": _webhook, "command": _command, "apprise": _apprise}[
+        receiver.kind
+    ](receiver)
+
+
+def _email(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
+    for key in ("host", "sender", "to"):
+        if not getattr(receiver, key):
+            yield key, Problem("", "this key is needed")
+    for key, addresses in (("sender", (receiver.sender,)), ("to", receiver.to)):
+        for address in filter(None, addresses):
+            if not _ADDRESSEE.fullmatch(address):
+                yield key, Problem("", f"{address!r} is no address, as in me@example.com")
+    if receiver.user and not (receiver.password_env or receiver.password_file):
+        yield "user", Problem("", "its password is needed", "set password_env or password_file")
+    if receiver.user and receiver.tls == "none" and not _loopback(receiver.host):
+        told = "the password would travel in the open"
+        yield "tls", Problem("", told, 'set tls = "starttls" or "tls"')
+
+
+def _webhook(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
+    yield from _apprise(receiver)
+    if receiver.url and not is_address(receiver.url):
+        yield "url", Problem("", "it must be http(s)://HOST[:PORT]/PATH, without user or password")
+
+
+def _command(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
+    if not receiver.command:
+        yield "command", Problem("", "this key is needed", 'as in ["/usr/local/bin/tell", "me"]')
+
+
+def _apprise(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
+    if sum(bool(getattr(receiver, key)) for key in _ADDRESS) != 1:
+        yield "url", Problem("", "it needs its address once", "set url, url_env or url_file")
+
+
+def is_address(url: str) -> bool:
+    """Return whether something is the address of a webhook."""
+    return bool(re.fullmatch(r"https?://[^\s/@?#]+([/?]\S*)?", url)) and url.isascii()
+
+
+def _loopback(host: str) -> bool:
+    return bool(re.fullmatch(r"localhost|::1|127(\.\d+){3}", host))
+
+
+# Secrets
+
+
+def password(receiver: Receiver, environ: Mapping[str, str]) -> str:
+    """Return what logs in to a mail server, read now. Raises ``NotPossibleError``: it says where it should be."""
+    return _read("the password", receiver.password_env, receiver.password_file, environ)
+
+
+def secret(receiver: Receiver, environ: Mapping[str, str]) -> str:
+    """Return the key for signatures, read now; empty: none. Raises ``NotPossibleError``."""
+    if not (receiver.secret_env or receiver.secret_file):
+        return ""
+    return _read("the key for signatures", receiver.secret_env, receiver.secret_file, environ)
+
+
+def address(receiver: Receiver, environ: Mapping[str, str]) -> str:
+    """Return where a webhook or an Apprise service is, read now. Raises ``NotPossibleError``."""
+    if receiver.url:
+        return receiver.url
+    url = _read("the address", receiver.url_env, receiver.url_file, environ)
+    if receiver.kind == "webhook" and not is_address(url):
+        place = receiver.url_env or receiver.url_file
+        raise NotPossibleError(f"{place} holds no address of a webhook: http(s)://HOST[:PORT]/PATH")
+    return url
+
+
+def hidden(receiver: Receiver, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what no text may show, as far as it can be had now."""
+    for read in (password, secret):
+        try:
+            yield read(receiver, environ)
+        except NotPossibleError:
+            continue
+    yield from masking.named(receiver.headers)
+    try:
+        url = address(receiver, environ)
+    except NotPossibleError:
+        return
+    yield url
+    least = _KEY_LENGTH if receiver.url else masking.LEAST
+    for part in re.split(r"[\s/:@?&=,]+", url):
+        if len(part) >= least and masking.looks(part):
+            yield part
+
+
+def variables(receiver: Receiver) -> tuple[str, ...]:
+    """Return the names of environment variables that hold its secrets."""
+    return tuple(filter(None, (receiver.password_env, receiver.url_env, receiver.secret_env)))
+
+
+def files(receiver: Receiver) -> tuple[str, ...]:
+    """Return the files that hold its secrets."""
+    return tuple(filter(None, (receiver.password_file, receiver.url_file, receiver.secret_file)))
+
+
+def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:
+    if file:
+        place = f"the file {file}"
+        try:
+            value = Path(file).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            raise NotPossibleError(f"{what} cannot be read from {place}: {why}") from None
+    else:
+        place = f"the environment variable {env}"
+        value = environ.get(env, "").strip()
+    if not value:
+        raise NotPossibleError(f"{what} is missing: set {place}")
+    return value

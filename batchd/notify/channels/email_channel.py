@@ -1,0 +1,68 @@
+"""E-mail, over SMTP."""
+
+from __future__ import annotations
+
+import email.utils
+from datetime import datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+
+import aiosmtplib
+
+from batchd.config import notify
+from batchd.errors import DeliveryError
+from batchd.notify.channels.target import Target
+from batchd.notify.format import NotificationV1
+
+_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+#: Answers from here on are for good.
+_PERMANENT = 500
+
+
+async def send(target: Target, message: NotificationV1) -> str:
+    """Hand it to the server. Raises ``DeliveryError``."""
+    settings = target.settings
+    password = notify.password(settings, target.environ) if settings.user else None
+    try:
+        refused, said = await aiosmtplib.send(
+            mail(target, message),
+            hostname=settings.host,
+            port=settings.port or _PORTS[settings.tls],
+            use_tls=settings.tls == "tls",
+            start_tls=settings.tls == "starttls",
+            timeout=settings.timeout_s,
+            username=settings.user or None,
+            password=password,
+        )
+    except aiosmtplib.SMTPRecipientsRefused as error:
+        told = "; ".join(
+            f"{each.recipient}: {each.code} {each.message}" for each in error.recipients
+        )
+        final = all(each.code >= _PERMANENT for each in error.recipients)
+        raise DeliveryError(told, final=final) from None
+    except aiosmtplib.SMTPResponseException as error:
+        raise DeliveryError(
+            f"{error.code} {error.message}", final=error.code >= _PERMANENT
+        ) from None
+    except aiosmtplib.SMTPNotSupported as error:
+        raise DeliveryError(f"the server cannot do what is asked: {error}", final=True) from None
+    except (aiosmtplib.SMTPException, OSError) as error:
+        raise DeliveryError(f"it cannot be reached: {error}") from None
+    told = "; ".join(f"{who} refused: {why.code} {why.message}" for who, why in refused.items())
+    return f"250 {said} ({told})" if told else f"250 {said}"
+
+
+def mail(target: Target, message: NotificationV1) -> EmailMessage:
+    """Return a message as a mail; a retry has the same Message-ID, so that doubles are told."""
+    settings = target.settings
+    made = EmailMessage(SMTP)
+    made["From"] = settings.sender
+    made["To"] = ", ".join(settings.to)
+    made["Subject"] = message.subject
+    made["Date"] = email.utils.format_datetime(datetime.fromisoformat(message.at))
+    domain = email.utils.parseaddr(settings.sender)[1].rpartition("@")[2]
+    made["Message-ID"] = f"<{message.id}.{target.name}@{domain}>"
+    made["Auto-Submitted"] = "auto-generated"
+    made["X-Batchd-Events"] = ", ".join(sorted({event.event for event in message.events}))
+    made.set_content(message.text)
+    return made

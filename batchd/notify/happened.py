@@ -1,0 +1,204 @@
+"""What happened, made from what the daemon tells: in words for people, in fields for programs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batchd import __version__
+from batchd.errors import Problem, cut
+from batchd.formats import SummaryTaskV1, SummaryV1
+from batchd.notify.format import BatchV1, BudgetV1, DaemonV1, EventV1, FailuresV1, ProviderV1
+from batchd.observe.words import counted, duration, money
+from batchd.records import Batch, Parking, Status
+from batchd.results import timestamp
+from batchd.spool.ulid import ulid
+
+if TYPE_CHECKING:
+    from batchd.daemon.listener import (
+        Start,
+    )  # it would load the daemon, which `batchd notify` does not need
+
+#: Errors of a refused file that are told; its summary has all.
+_MOST_ERRORS = 10
+#: Characters of what somebody else said.
+_QUOTED = 300
+
+
+def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
+    """Return the end of a batch, from the text of its summary."""
+    s = _decoder().decode(summary)
+    done = s.counts[Status.COMPLETED]
+    found = BatchV1(
+        name=batch.name,
+        folder=batch.folder,
+        retry_of=s.retry_of,
+        counts=s.counts,
+        total=s.total,
+        success_rate=s.success_rate,
+        total_tokens=s.usage.total_tokens,
+        cost_usd=s.cost.total,
+        unsettled_usd=s.cost.unsettled,
+        wall_s=s.wall_s,
+        failures=tuple(_failures(s.tasks)),
+    )
+    what = f"all {counted(s.total, 'task')} completed" if s.total != 1 else "its task is completed"
+    if done < s.total:
+        what = f"{done:,} of {counted(s.total, 'task')} completed"
+    mend = (
+        f"batchd status {batch.name} shows each task; batchd retry --failed {batch.name} runs "
+        "again what did not complete"
+    )
+    return _event(
+        "batch_completed" if done == s.total else "batch_failed",
+        at,
+        headline=f"batch {batch.name}: {what}",
+        message="\n".join(_lines(found, calls_unsettled=s.usage.unsettled_calls)),
+        how_to_go_on="" if done == s.total else mend,
+        batch=found,
+    )
+
+
+def batch_refused(batch: Batch, problems: Sequence[Problem], at: float) -> EventV1:
+    """Return the refusal of a file."""
+    errors = tuple(_quoted(str(problem)) for problem in problems[:_MOST_ERRORS])
+    more = len(problems) - len(errors)
+    lines = [*errors, *([f"… and {more:,} more, in summary.json"] if more else ())]
+    return _event(
+        "batch_rejected",
+        at,
+        headline=f"batch {batch.name} was rejected: {counted(len(problems), 'error')} in the file",
+        message="\n".join((*lines, f"folder: {batch.folder}")),
+        how_to_go_on="mend the file, and drop it again",
+        batch=BatchV1(name=batch.name, folder=batch.folder, retry_of=batch.retry_of, errors=errors),
+    )
+
+
+def budget_spent(batch: str, message: str, at: float) -> EventV1:
+    """Return the end of a batch's money or, without a name, of the day's."""
+    if batch:
+        headline = f"the budget of batch {batch} is reached"
+        mend = f"what is left of it ends as timeout; batchd retry --failed {batch} runs that again, with its budget anew"
+    else:
+        headline = "the day's budget is reached: everything waits"
+        mend = "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
+    budget = BudgetV1(scope="batch" if batch else "day", batch=batch or None)
+    return _event(
+        "budget_reached", at, headline=headline, message=message, how_to_go_on=mend, budget=budget
+    )
+
+
+def provider_parked(parking: Parking, mend: str, at: float) -> EventV1:
+    """Return that nobody may ask a provider."""
+    return _event(
+        "provider_parked",
+        at,
+        headline=f"provider {parking.name} is parked: {parking.cause}",
+        message=_quoted(parking.message),
+        how_to_go_on=mend.replace("`", ""),
+        provider=_provider(parking),
+    )
+
+
+def provider_resumed(parking: Parking, at: float) -> EventV1:
+    """Return that a provider answers again."""
+    return _event(
+        "provider_resumed",
+        at,
+        headline=f"provider {parking.name} answers again",
+        message=f"it was parked for {duration(at - parking.since)}, with: {_quoted(parking.message)}",
+        provider=_provider(parking),
+    )
+
+
+def daemon_started(start: Start, at: float) -> EventV1:
+    """Return the start of the daemon."""
+    how = ": the last one was killed, or the machine went down" if start.after_crash else ""
+    left = "nothing is left from before"
+    if start.batches:
+        left = f"it goes on with {counted(start.tasks, 'task')} of {counted(start.batches, 'batch')}, so far"
+    return _event(
+        "daemon_started",
+        at,
+        headline=f"the daemon has started{how}",
+        message=f"version {__version__}, process {os.getpid()}; {left}",
+        daemon=DaemonV1(
+            version=__version__,
+            pid=os.getpid(),
+            after_crash=start.after_crash,
+            batches=start.batches,
+            tasks=start.tasks,
+        ),
+    )
+
+
+def test(name: str) -> EventV1:
+    """Return what is sent to try a receiver out."""
+    return _event(
+        "test",
+        time.time(),
+        headline=f"a test of [notify.{name}]",
+        message="If you can read this, it works.",
+    )
+
+
+def _quoted(text: str) -> str:
+    """Return what others said on one line: more of them could pass for ours."""
+    return cut(" ".join(text.split()), _QUOTED)
+
+
+def _event(event: str, at: float, **fields: Any) -> EventV1:
+    return EventV1(id=ulid(), event=event, at=timestamp(at), **fields)
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[SummaryV1]:
+    return msgspec.json.Decoder(SummaryV1)
+
+
+def _provider(parking: Parking) -> ProviderV1:
+    return ProviderV1(name=parking.name, cause=parking.cause, since=timestamp(parking.since))
+
+
+def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:
+    """Yield how tasks failed, the most frequent way first."""
+    failed = [task for task in tasks if task.status is not Status.COMPLETED]
+    for (status, reason), count in Counter((t.status, t.reason) for t in failed).most_common():
+        first = next(t for t in failed if (t.status, t.reason) == (status, reason))
+        yield FailuresV1(
+            status=status,
+            reason=reason,
+            count=count,
+            task=first.task,
+            message=_quoted(first.message or ""),
+        )
+
+
+def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
+    counts = {
+        "completed": batch.counts[Status.COMPLETED],
+        "failed": batch.counts[Status.ERROR],
+        "timed out": batch.counts[Status.TIMEOUT],
+        "cancelled": batch.counts[Status.CANCELLED],
+    }
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    yield f"tasks: {told} ({100 * (batch.success_rate or 0):.1f} % success)"
+    yield f"tokens: {batch.total_tokens:,}"
+    more = ""
+    if calls_unsettled:
+        more = (
+            f", and at most {money(batch.unsettled_usd)} more for calls without an answer on record"
+        )
+    yield f"cost: {money(batch.cost_usd)}{more}"
+    yield f"time: {duration(batch.wall_s)}"
+    yield f"folder: {batch.folder}"
+    for each in batch.failures:
+        reason = f" ({each.reason})" if each.reason else ""
+        said = f": {each.message}" if each.message else ""
+        yield f"{each.count:,} {each.status}{reason}, as {each.task}{said}"

@@ -1,0 +1,493 @@
+"""Who wants to know is told: by a real mail server, a real receiver of webhooks, a command; also after being down."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.conftest import Spool
+from tests.integration.receivers import MailServer, Webhook, free_port
+
+KEY = "the-key-for-signatures-1"
+PASSWORD = "the-password-of-mail-2"
+
+
+def configure(spool: Spool, text: str, **values: Any) -> None:
+    """Add receivers to a spool's configuration."""
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    with (spool.folder / "config.toml").open("a") as file:
+        file.write(text)
+
+
+def drop(spool: Spool, name: str, *checks: str, **batch: Any) -> None:
+    """Drop a batch of one task a check."""
+    tasks = [
+        {"first_prompt": "Do it.", "check": check, "limits": {"max_iterations": 1}}
+        for check in checks
+    ]
+    path = spool.write(f".{name}.json", tasks, **batch)
+    path.rename(spool.folder / "inbox" / f"{name}.json")
+
+
+def lines(spool: Spool, action: str) -> list[dict[str, Any]]:
+    """Return the log's lines of one kind."""
+    found = (json.loads(line) for line in (spool.folder / "daemon.log").read_text().splitlines())
+    return [line for line in found if line["event"] == action]
+
+
+def waiting(spool: Spool, name: str) -> list[Path]:
+    """Return the files of the messages that wait for a receiver."""
+    return sorted((spool.folder / ".batchd/notify" / name).glob("*.json"))
+
+
+@pytest.fixture
+def told(spool: Spool) -> Spool:
+    """A spool with an inbox, and keys for its receivers."""
+    (spool.folder / "inbox").mkdir()
+    (spool.folder / "hook.key").write_text(f"{KEY}\n")
+    (spool.folder / "mail.key").write_text(f"{PASSWORD}\n")
+    for path in ("hook.key", "mail.key"):
+        (spool.folder / path).chmod(0o600)
+    return spool
+
+
+MAIL = """
+[notify.me]
+kind = "email"
+host = "127.0.0.1"
+port = @mail@
+tls = "none"
+sender = "batchd <batchd@example.com>"
+to = ["me@example.com", "Jörg <you@example.com>"]
+"""
+LOGIN = """\
+user = "batchd"
+password_file = "mail.key"
+"""
+HOOK = """
+[notify.hook]
+kind = "webhook"
+url = "@url@"
+secret_file = "hook.key"
+headers = { X-Team = "night" }
+"""
+SLEEPER = """
+[notify.sleeper]
+kind = "command"
+command = ["sh", "-c", "sleep 4243 & wait"]
+"""
+TOOL = """
+[notify.tool]
+kind = "command"
+on = ["batch_failed"]
+command = ["sh", "-c", "cat > @home@/json; env > @home@/env; echo heard $BATCHD_BATCH"]
+"""
+CHAT = """
+[notify.chat]
+kind = "apprise"
+on = ["batch_failed"]
+url = "json://127.0.0.1:@chat@/chat/"
+"""
+
+
+def test_each_way_gets_what_happened(told: Spool) -> None:
+    """A start, and a batch that partly failed, come by mail, as signed JSON of the published format, to a command and by Apprise."""
+    mail, hook, chat = MailServer(), Webhook(), Webhook()
+    mail.options = {"authenticator": mail.login, "auth_require_tls": False}
+    home = told.folder / "home"
+    home.mkdir()
+    every = MAIL + LOGIN + HOOK + TOOL + CHAT
+    configure(told, every, mail=mail.port, url=hook.url, home=home, chat=chat.port)
+    with mail, hook, chat, told.serving():
+        told.eventually(lambda: mail.mails and hook.posts)
+        drop(told, "games", "true", "true", "echo no luck; false")
+        told.eventually(lambda: len(mail.mails) == 2 and len(hook.posts) == 2 and chat.posts)
+        told.eventually(lambda: len(lines(told, "notified")) == 6)
+
+    start, end = mail.mails
+    assert str(start["subject"]).endswith("] the daemon has started")
+    assert str(end["subject"]).endswith("] batch games: 2 of 3 tasks completed")
+    assert (str(end["from"]), mail.envelopes[1].mail_from) == (
+        "batchd <batchd@example.com>",
+        "batchd@example.com",
+    )
+    assert mail.envelopes[1].rcpt_tos == ["me@example.com", "you@example.com"]
+    assert set(mail.logins) == {(b"batchd", PASSWORD.encode())}
+    text = end.get_content()
+    for piece in (
+        "tasks: 2 completed, 1 timed out (66.7 % success)",
+        "cost: $0.0",
+        f"folder: {told.folder}/outbox/games",
+        "1 timeout (max_iterations), as 003",
+        "To go on: batchd status games shows each task; batchd retry --failed games",
+    ):
+        assert piece in text, text
+
+    schema = json.loads(told.batchd("schema", "notification").stdout)
+    for post in hook.posts:
+        jsonschema.validate(post.told, schema)
+        assert post.signed_with(KEY.encode())
+        assert (post.path, post.headers["x-team"]) == ("/told", "night")
+    (event,) = hook.posts[1].told["events"]
+    summary = told.result("games", "summary")
+    assert event["event"] == "batch_failed"
+    assert event["batch"]["counts"] == summary["counts"]
+    assert event["batch"]["cost_usd"] == summary["cost"]["total"] > 0
+    assert event["batch"]["total_tokens"] == summary["usage"]["total_tokens"]
+    assert event["batch"]["failures"][0]["count"] == 1
+
+    assert json.loads((home / "json").read_text())["events"] == [event]
+    env = (home / "env").read_text()
+    assert "BATCHD_BATCH=games\n" in env
+    assert "BATCHD_EVENT=batch_failed\n" in env
+    assert {"title", "message"} <= json.loads(chat.posts[0].body).keys()
+    assert "2 of 3 tasks completed" in json.loads(chat.posts[0].body)["title"]
+    assert "exit code 0: heard games" in [line["answer"] for line in lines(told, "notified")]
+    assert not [
+        waiting(told, name) for name in ("me", "hook", "tool", "chat") if waiting(told, name)
+    ]
+
+
+def test_what_is_down_for_a_while_gets_it_later(told: Spool) -> None:
+    """Mail server and webhook are not there, then busy: each message arrives once, under the id of its first try; one line tells of the failure."""
+    mail, hook = MailServer(answers=["451 later", "250 taken"]), Webhook()
+    hook.answers = [(503, {"retry-after": "3"}), (429, {}), (204, {})]
+    configure(told, MAIL + HOOK, mail=mail.port, url=hook.url)
+    with told.serving():
+        told.eventually(lambda: len(lines(told, "notify_failed")) == 2)
+        drop(told, "b", "true")
+        # Nobody listens: what they are to be told is on disk, for nobody else to read.
+        told.eventually(lambda: len(waiting(told, "hook") + waiting(told, "me")) == 4)
+        assert told.result("b", "summary")["counts"]["completed"] == 1
+        assert {path.stat().st_mode & 0o777 for path in waiting(told, "hook")} == {0o600}
+        with mail, hook:
+            told.eventually(
+                lambda: (
+                    {e["event"] for p in hook.posts[2:] for e in p.told["events"]}
+                    >= {"daemon_started", "batch_completed"}
+                )
+            )
+            told.eventually(
+                lambda: (
+                    "batch b: its task is completed" in "".join(m.get_content() for m in mail.mails)
+                )
+            )
+            told.eventually(lambda: not waiting(told, "hook") and not waiting(told, "me"))
+    first, second, third = hook.posts[:3]
+    assert (
+        first.headers["webhook-id"] == second.headers["webhook-id"] == third.headers["webhook-id"]
+    )
+    assert second.at - first.at > 2.9
+    assert first.body == third.body
+    taken = [event["id"] for post in hook.posts[2:] for event in post.told["events"]]
+    assert len(taken) == len(set(taken)) == 2
+    assert len({mail["message-id"] for mail in mail.mails}) == len(mail.mails)
+    assert len(lines(told, "notify_failed")) == 2
+    assert {line["receiver"] for line in lines(told, "notified") if line["tries"] > 2} == {
+        "me",
+        "hook",
+    }
+
+
+def test_no_is_an_answer(told: Spool) -> None:
+    """A receiver that refuses for good is asked once, one that is away for too long no longer; the log says so, with the mend, and later messages go on."""
+    mail, hook = MailServer(answers=["550 no such user"]), Webhook(answers=[(410, {}), (204, {})])
+    gone = MAIL.replace("me]", "gone]") + "give_up_s = 4\n"
+    configure(told, MAIL + HOOK + gone.replace("@mail@", "9"), mail=mail.port, url=hook.url)
+    with mail, hook, told.serving():
+        told.eventually(lambda: len(lines(told, "notify_failed")) == 4)
+        ends = {x["receiver"]: x for x in lines(told, "notify_failed") if x["level"] == "error"}
+        assert (ends["me"]["tries"], ends["hook"]["tries"]) == (1, 1)
+        assert ends["gone"]["tries"] > 1
+        assert not waiting(told, "gone")
+        for line in ends.values():
+            assert f"batchd notify --test {line['receiver']}" in line["mend"]
+        drop(told, "b", "true")
+        told.eventually(lambda: len(hook.posts) == 2)
+    assert not waiting(told, "hook")
+
+
+def test_one_that_hangs_hurts_nobody(told: Spool) -> None:
+    """A webhook that never answers and a command that never ends hold up neither tasks, nor other receivers, nor the daemon's end."""
+    hook, good = Webhook(before=lambda: time.sleep(60)), Webhook()
+    configure(
+        told,
+        """
+[notify.hangs]
+kind = "webhook"
+url = "@hangs@"
+[notify.sleeps]
+kind = "command"
+command = ["sh", "-c", "sleep 4242 & sleep 4242"]
+timeout_s = 1
+[notify.good]
+kind = "webhook"
+url = "@good@"
+""",
+        hangs=hook.url,
+        good=good.url,
+    )
+    with hook, good, told.serving() as daemon:
+        told.eventually(lambda: hook.posts and good.posts)
+        drop(told, "b", *["true"] * 6)
+        told.eventually((told.folder / "outbox/b/summary.json").exists)
+        assert told.result("b", "summary")["counts"]["completed"] == 6
+        told.eventually(lambda: len(good.posts) == 2)
+        told.eventually(
+            lambda: [x for x in lines(told, "notify_failed") if x["receiver"] == "sleeps"]
+        )
+        assert "killed after 1 s" in lines(told, "notify_failed")[0]["message"]
+        begun = time.monotonic()
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(20) == 0
+        assert time.monotonic() - begun < 6
+    assert not _running("sleep 4242")
+    # It is kept for the next daemon.
+    assert waiting(told, "hangs")
+
+
+def _running(command: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().replace(b"\0", b" ").strip() == command.encode():
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_five_hundred_batches_are_no_flood(told: Spool) -> None:
+    """At two messages a minute 500 batches in three waves come in two and one that waits, and every one of them is told of or counted."""
+    hook = Webhook()
+    configure(
+        told,
+        """
+[notify.hook]
+kind = "webhook"
+url = "@url@"
+max_per_minute = 2
+on = ["batch_rejected", "batch_completed"]
+""",
+        url=hook.url,
+    )
+    with hook, told.serving():
+        for wave, count in enumerate((400, 90)):
+            for number in range(count):
+                path = told.folder / f".{wave}-{number}.json"
+                path.write_text('{"tasks": []}')
+                path.rename(told.folder / "inbox" / path.name[1:])
+            told.eventually(lambda: _ended(told) == sum((400, 90)[: wave + 1]))  # noqa: B023 (called at once)
+            told.eventually(lambda: not waiting(told, "hook") and len(hook.posts) > wave)  # noqa: B023 (as above)
+        for number in range(10):
+            drop(told, f"c{number}", "true")
+        told.eventually(lambda: _ended(told) == 500)
+        told.eventually(lambda: waiting(told, "hook") or len(hook.posts) > 2)
+        time.sleep(3)  # whatever comes now would be too much
+        assert len(hook.posts) == 2
+        messages = [post.told for post in hook.posts]
+        messages += [json.loads(left.read_text()) for left in waiting(told, "hook")]
+        counts: Counter[str] = Counter()
+        for message in messages:
+            counts.update(event["event"] for event in message["events"])
+            counts.update(message["left_out"])
+            assert len(message["events"]) <= 50
+            assert len(message["text"]) < 30_000
+    assert counts == {"batch_rejected": 490, "batch_completed": 10}
+    assert "batches ended: " in messages[0]["subject"]
+
+
+def _ended(spool: Spool) -> int:
+    return len(list((spool.folder / "outbox").glob("*/summary.json")))
+
+
+def test_a_crash_loses_no_message(told: Spool) -> None:
+    """What waited when the daemon was killed arrives from the next one, under its id; and that one tells of the crash."""
+    hook = Webhook()
+    configure(told, HOOK + SLEEPER, url=hook.url)
+    with told.serving() as daemon:
+        told.eventually(lambda: _running("sleep 4243"))
+        drop(told, "b", "false")
+        told.eventually(
+            lambda: [p for p in waiting(told, "hook") if b"batch_failed" in p.read_bytes()]
+        )
+        told.eventually(lambda: lines(told, "notify_failed"))
+        daemon.kill()
+        daemon.wait(10)
+        # What a command of the operator's started does not outlive the daemon.
+        told.eventually(lambda: not _running("sleep 4243"))
+        tried = [
+            path.name.partition(".")[0] for path in waiting(told, "hook") if "tried" in path.name
+        ]
+    config = told.folder / "config.toml"
+    config.write_text(config.read_text().replace(SLEEPER, ""))
+    with hook, told.serving():
+        told.eventually(lambda: any(event["event"] == "batch_failed" for event in hook.events))
+        told.eventually(lambda: sum(e["event"] == "daemon_started" for e in hook.events) == 2)
+        told.eventually(lambda: not waiting(told, "hook"))
+    assert hook.posts[0].headers["webhook-id"] == tried[0]
+    starts = [event["daemon"] for event in hook.events if event["event"] == "daemon_started"]
+    assert [start["after_crash"] for start in starts] == [False, True]
+    assert [event["batch"]["name"] for event in hook.events if event["batch"]] == ["b"]
+
+
+def test_money_and_providers(told: Spool) -> None:
+    """A batch's budget is told of once, however many tasks it stops; the day's too; a provider when it is parked and when it goes on."""
+    hook = Webhook()
+    configure(told, HOOK + "[budget]\nper_day_usd = 0.03\n", url=hook.url)
+    with hook, told.serving():
+        drop(told, "dear", *["true"] * 4, budget_usd=0.000001)
+        told.eventually(lambda: _of(hook, "batch_failed"))
+        (budget,) = _of(hook, "budget_reached")
+        assert (budget["budget"]["scope"], budget["budget"]["batch"]) == ("batch", "dear")
+        assert "the batch's budget of $0.0000 is reached" in budget["message"]
+        drop(told, "more", *["true"] * 20)
+        told.eventually(lambda: len(_of(hook, "budget_reached")) == 2)
+        day = _of(hook, "budget_reached")[1]
+        assert day["budget"] == {"scope": "day", "batch": None}
+        assert "batchd tune budget.per_day_usd" in day["how_to_go_on"]
+        told.batchd("tune", "budget.per_day_usd=9")
+        told.eventually(lambda: _of(hook, "batch_completed"))
+    assert len(_of(hook, "budget_reached")) == 2
+
+
+def test_a_provider_that_comes_and_goes_and_receivers_that_change(told: Spool) -> None:
+    """A parked provider is told of once, with the mend, and again when it answers. SIGHUP adds, changes and drops receivers, with what waits for them."""
+    hook, later, gone = Webhook(), Webhook(), Webhook()
+    path = told.folder / "config.toml"
+    right = path.read_text()
+    base_url = right.partition('base_url = "')[2].partition('"')[0]
+    wrong = right.replace(base_url, f"http://127.0.0.1:{free_port()}/v1")
+    path.write_text(f"{wrong}probe_s = 0.2\nmax_probe_s = 0.2\n")
+    going = '[notify.gone]\nkind = "webhook"\nurl = "@gone@"\n'
+    configure(told, HOOK + going, url=hook.url, gone=gone.url)
+    with hook, later, told.serving() as daemon:
+        drop(told, "b", "true")
+        told.eventually(lambda: _of(hook, "provider_parked"))
+        told.eventually(lambda: len(lines(told, "provider_parked")) > 3)  # tries that failed
+        told.eventually(lambda: waiting(told, "gone"))
+        path.write_text(right)
+        configure(told, HOOK + HOOK.replace("hook]", "later]"), url=hook.url)
+        path.write_text(
+            path.read_text().replace(
+                f'later]\nkind = "webhook"\nurl = "{hook.url}',
+                f'later]\nkind = "webhook"\nurl = "{later.url}',
+            )
+        )
+        daemon.send_signal(signal.SIGHUP)
+        told.eventually(lambda: lines(told, "config_reloaded"))
+        told.batchd("resume", "--provider", "standin")
+        told.eventually(lambda: _of(hook, "batch_completed") and _of(later, "batch_completed"))
+        told.eventually(lambda: not (told.folder / ".batchd/notify/gone").exists())
+    (parked,), (resumed,) = _of(hook, "provider_parked"), _of(hook, "provider_resumed")
+    assert parked["provider"]["name"] == resumed["provider"]["name"] == "standin"
+    assert parked["provider"]["since"] == resumed["provider"]["since"]
+    assert "batchd resume --provider standin" in parked["how_to_go_on"]
+    assert not _of(later, "provider_parked")
+    assert not _of(later, "daemon_started")
+
+
+def test_an_encrypted_mail_server(told: Spool) -> None:
+    """`batchd notify --test` sends over STARTTLS and TLS, logs in, and checks the certificate; what came back is told, without the password."""
+    certificate(told.folder)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(told.folder / "cert.pem", told.folder / "key.pem")
+    start, full = MailServer(), MailServer()
+    start.options = {"tls_context": context, "require_starttls": True, "authenticator": start.login}
+    full.options = {"ssl_context": context, "authenticator": full.login, "auth_require_tls": False}
+    mail = (MAIL + LOGIN).replace('tls = "none"', 'tls = "@tls@"').replace("127.0.0.1", "localhost")
+    configure(told, mail.replace("notify.me", "notify.start"), mail=start.port, tls="starttls")
+    configure(told, mail.replace("notify.me", "notify.full"), mail=full.port, tls="tls")
+    trusted = {**told.environment, "SSL_CERT_FILE": str(told.folder / "cert.pem")}
+    command = told.command("notify", "--test")
+    with start, full:
+        refused = told.batchd("notify", "--test", "--json")
+        assert refused.returncode == 3
+        assert ["certificate" in each["answer"] for each in json.loads(refused.stdout)] == [
+            True
+        ] * 2
+        ran = subprocess.run(command, env=trusted, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "ok     start: 250 taken\nok     full: 250 taken\n"
+    for server in (start, full):
+        assert server.logins == [(b"batchd", PASSWORD.encode())]
+        assert "a test of [notify." in str(server.mails[0]["subject"])
+
+
+def certificate(folder: Path) -> None:
+    """Make a certificate for localhost, signed by itself."""
+    options = (
+        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    )
+    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    name = ["-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", *options.split(), *name, *files]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
+    """`batchd check` names what would keep messages back, and sends nothing; `--test` tells what came back; a missing package ends the start."""
+    hook = Webhook(answers=[(401, {"x-why": KEY})])
+    configure(told, HOOK + CHAT + TOOL, url=hook.url, chat=1, home=told.folder)
+    configure(told, '[notify.lost]\nkind = "webhook"\nurl_file = "lost.url"\n')
+    configure(told, '[notify.none]\nkind = "command"\ncommand = ["no-such-program"]\n')
+    with hook:
+        lines = json.loads(told.batchd("check", "--offline", "--json").stdout)
+        verdicts = {x["what"]: x for x in lines if x["what"].startswith("notify ")}
+        assert {name.split()[1]: x["verdict"] for name, x in verdicts.items()} == {
+            "hook": "ok",
+            "chat": "ok",
+            "tool": "ok",
+            "lost": "failed",
+            "none": "failed",
+        }
+        assert "lost.url" in verdicts["notify lost"]["detail"]
+        assert not hook.posts
+        tried = told.batchd("notify", "--test", "hook")
+        assert (tried.returncode, tried.stdout) == (3, "failed hook: HTTP 401\n")
+        assert told.batchd("notify", "--test", "nobody").returncode == 2
+        assert "exit code 127" in told.batchd("notify", "--test", "none").stdout
+        assert "cannot be read" in told.batchd("notify", "--test", "lost").stdout
+        assert "1" in told.batchd("notify", "--test", "chat").stdout
+        shown = told.batchd("notify").stdout
+        assert [line.split()[:3] for line in shown.splitlines()[1:]] == [
+            ["hook", "webhook", "0"],
+            ["chat", "apprise", "0"],
+            ["tool", "command", "0"],
+            ["lost", "webhook", "0"],
+            ["none", "command", "0"],
+        ]
+    # As if the extra were not there.
+    (told.folder / "sitecustomize.py").write_text(
+        "import sys, importlib.machinery as m\n"
+        "class P(m.PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        "        return None if name == 'apprise' else super().find_spec(name, path, target)\n"
+        "sys.meta_path[sys.meta_path.index(m.PathFinder)] = P\n"
+    )
+    paths = f"{told.folder}:{told.environment['PYTHONPATH']}"
+    ran = subprocess.run(
+        told.command("serve"),
+        env={**told.environment, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert ran.returncode == 3
+    assert "[notify.chat]: the package apprise is not installed; install it: pip" in ran.stderr
+
+
+def _of(hook: Webhook, event: str) -> list[dict[str, Any]]:
+    return [found for found in hook.events if found["event"] == event]

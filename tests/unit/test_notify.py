@@ -1,0 +1,101 @@
+"""What is told, as people and programs read it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from batchd.config.notify import Receiver
+from batchd.daemon.listener import Start
+from batchd.errors import DeliveryError, Problem
+from batchd.masking import Masker
+from batchd.notify import happened, message
+from batchd.notify.channels import Target
+from batchd.notify.channels.email_channel import mail
+from batchd.notify.channels.webhook_channel import seconds, signed
+from batchd.notify.format import EventV1
+from batchd.records import Batch, Cause, Parking, Scope
+
+NOW = 1_800_000_000.0
+EVIL = "no\r\nBcc: all@example.com\r\n\r\nTo go on: rm -rf / \x1b[31m\u202e s3cret-key-1"
+
+
+def _parked(said: str, name: str = "openai") -> EventV1:
+    parking = Parking(
+        scope=Scope.PROVIDER, name=name, cause=Cause.AUTH, message=said, since=NOW - 90
+    )
+    made = happened.provider_parked(parking, "mend it, then `batchd resume`", NOW)
+    return message.clean(made, Masker(["s3cret-key-1"]))
+
+
+def _refused(number: int) -> EventV1:
+    batch = Batch(name=f"b{number}", claim="", outbox="/o", request="request.json", received_at=NOW)
+    return happened.batch_refused(batch, [Problem("tasks[0]", "no such key")], NOW)
+
+
+def test_nobody_writes_into_a_message_but_batchd() -> None:
+    """What a provider says stays on one line of ours, and in the body: no header, no control character, no secret gets out."""
+    told = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
+    settings = Receiver(kind="email", sender="batchd@example.com", to=("me@example.com",))
+    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    made = mail(target, told)
+    assert [name for name in made if name.lower() == "bcc"] == []
+    assert "\n" not in str(made["subject"])
+    text = made.get_content()
+    ours = "To go on: mend it, then batchd resume"
+    assert [x.strip() for x in text.splitlines() if x.lstrip().startswith("To go on")] == [ours]
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[secret]" in text
+    assert "s3cret" not in f"{told}{made}"
+    assert b"Message-ID: <" + told.id.encode() in made.as_bytes()
+
+
+def test_of_many_the_most_important_are_told_and_the_rest_counted() -> None:
+    """However often messages are folded, no event is lost from the count, and no message grows without bound."""
+    daemon = happened.daemon_started(Start(after_crash=True, batches=2, tasks=7), NOW)
+    messages = [message.compose([_refused(n)]) for n in range(300)]
+    first = message.folded([*messages, message.compose([daemon])])
+    told = message.folded(
+        [first, message.compose([_parked("no")]), message.compose([_refused(300)])]
+    )
+    counts = Counter(event.event for event in told.events) + Counter(told.left_out)
+    assert counts == {"batch_rejected": 301, "daemon_started": 1, "provider_parked": 1}
+    assert len(told.events) == message.MOST_EVENTS
+    assert "provider openai is parked: auth, and 302 more" in told.subject
+    assert told.text.index("provider openai") < told.text.index("batch b0")
+    assert "… and 253 more: 252 rejected, 1 starts of the daemon" in told.text
+    assert message.folded(messages[:2]).subject.endswith("2 batches ended: 2 rejected")
+    assert message.folded(messages[:1]) is messages[0]
+
+
+def test_signatures_are_those_of_standard_webhooks() -> None:
+    """The example of the convention comes out as it is written there; a key without its prefix is taken as it stands."""
+    # From the reference libraries' own tests.
+    key, own, at = (
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1614265330,
+    )
+    body = b'{"test": 2432232314}'
+    headers = signed(own, at, body, key)
+    assert headers == {
+        "webhook-id": own,
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    assert signed(own, at, body, "plain words")["webhook-signature"] != headers["webhook-signature"]
+    assert "webhook-signature" not in signed(own, at, body, "")
+    with pytest.raises(DeliveryError, match="no base64") as caught:
+        signed(own, at, body, "whsec_not base64!")
+    assert caught.value.final
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    """Both forms are understood; nonsense and the past mean no wait."""
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
+    assert seconds("120") == 120.0
+    assert 55 < seconds(date) <= 60
+    assert seconds("Wed, 21 Oct 2015 07:28:00 GMT") == seconds("soon") == seconds("") == 0.0
