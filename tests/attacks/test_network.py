@@ -316,7 +316,7 @@ def test_the_proxy_of_one_task_is_not_anothers(attack: Attack, servers: Servers)
     assert len(servers.good.received) == 1
 
 
-@pytest.mark.stopped_by("ceiling of hosts")
+@pytest.mark.stopped_by("ceiling of hosts", "numbers")
 @pytest.mark.parametrize(
     ("asked", "ceiling", "why"),
     [
