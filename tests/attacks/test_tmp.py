@@ -38,7 +38,9 @@ def test_tmp_lasts_over_commands_and_over_a_new_start(limited: Limited) -> None:
 @pytest.mark.stopped_by("private tmp")
 def test_tmp_is_not_reached_by_others(limited: Limited) -> None:
     """Who is no part of batchd cannot enter it: setuid programs and sockets of a task are for nobody else."""
-    limited.tmp.parents[1].chmod(0o755)  # as batchd's state is not, but it is not to hang on that alone
+    limited.tmp.parents[1].chmod(
+        0o755
+    )  # as batchd's state is not, but it is not to hang on that alone
     limited.run("cp /bin/id /tmp/id; chmod 777 /tmp/id")
     if not AS_ROOT:
         return
