@@ -70,6 +70,8 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
+    METRICS_TROUBLE = "metrics_trouble"
+    TRACES_TROUBLE = "traces_trouble"
     #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.

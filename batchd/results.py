@@ -28,6 +28,7 @@ from batchd.formats import (
 from batchd.log import escape_json
 from batchd.records import (
     Batch,
+    Cost,
     ErrorInfo,
     FileChanges,
     ModelSetup,
@@ -246,12 +247,15 @@ def _cost(state: TaskState) -> CostV1:
         total=_money(cost.total) if cost else None,
         unsettled=_money(state.unsettled_usd) if known else None,
         price_source=price.source if price else None,
-        compare=tuple(_compared(setup, state.usage) for setup in (terms.compare if terms else ())),
+        compare=tuple(_compared(setup, state) for setup in (terms.compare if terms else ())),
     )
 
 
-def _compared(setup: ModelSetup, usage: Usage) -> ComparedV1:
-    cost = setup.price.cost(usage) if setup.price else None
+def _compared(setup: ModelSetup, state: TaskState) -> ComparedV1:
+    """Return what another model would have taken for the same tokens, the calls of each purpose as long as their average."""
+    price, cost = setup.price, None
+    if price is not None:
+        cost = sum((price.cost_of_many(s.usage) for s in state.spend.values()), Cost())
     return ComparedV1(model=setup.name, total=_money(cost.total) if cost else None)
 
 

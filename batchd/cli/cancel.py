@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from batchd.cli import controlling
 from batchd.observe import words
@@ -18,5 +20,10 @@ def run(args: argparse.Namespace) -> int:
     """Have them ended, and say how many there were."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, "cancel", target=given, message=args.message)
+    return controlling.tell(answer, told(given, answer), json=args.json)
+
+
+def told(given: Sequence[str], answer: Mapping[str, Any]) -> list[str]:
+    """Return what the answer says."""
     count = words.counted(int(answer["cancelled"]), "task")
-    return controlling.tell(answer, [f"{words.listed(given)}: {count} cancelled"], json=args.json)
+    return [f"{words.listed(given)}: {count} cancelled"]

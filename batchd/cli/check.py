@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import http.client
 import os
 import socket
 import urllib.error
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd import config, control, sandbox
+from batchd import config, control, sandbox, telemetry
 from batchd.cli import common
 from batchd.cli.common import coloured
 from batchd.errors import BatchdError, NoDaemonError
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         *_daemon(settings),
         *_sandbox(settings),
         *_models(settings, offline=args.offline),
+        *_metrics(settings),
+        *_traces(settings, offline=args.offline),
         *_receivers(settings),
     ]
     if args.json:
@@ -156,6 +159,73 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> Iterator[
         yield Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked")
         return
     yield _asked(name, endpoint, key)
+
+
+def _metrics(settings: config.Config) -> Iterator[Line]:
+    wanted = settings.metrics
+    if wanted.wanted and (why := telemetry.missing(settings).get("metrics")):
+        yield Line("failed", "metrics", *why.split(": ", 1))
+    if wanted.listen:
+        yield _listening(wanted.listen, wanted.address)
+    if wanted.textfile:
+        folder = Path(wanted.textfile).parent
+        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            yield Line("ok", "metrics", f"written to {wanted.textfile}")
+        else:
+            mend = "make it a directory that this user may write, or set [metrics] textfile"
+            yield Line("failed", "metrics", f"{folder} cannot be written", mend)
+
+
+def _listening(listen: str, address: tuple[str, int]) -> Line:
+    """Tell whether the port is free, or has a batchd behind it."""
+    try:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        why = error.strerror
+    else:
+        return Line("ok", "metrics", f"{listen} is free")
+    connection = http.client.HTTPConnection(*address, timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", "/metrics")
+        if b"batchd_build_info" in connection.getresponse().read():
+            return Line("ok", "metrics", f"a daemon answers at {listen}")
+        why = "another process listens there"
+    except (OSError, http.client.HTTPException):
+        pass
+    finally:
+        connection.close()
+    mend = "end that, or set another [metrics] listen"
+    return Line("failed", "metrics", f"they are not to be had at {listen}: {why}", mend)
+
+
+def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
+    wanted = settings.traces
+    if not wanted.endpoint:
+        return
+    if why := telemetry.missing(settings).get("traces"):
+        yield Line("failed", "traces", *why.split(": ", 1))
+    try:
+        headers = wanted.all_headers(settings.environ)
+    except BatchdError as error:
+        yield Line("failed", "traces", str(error))
+        return
+    if offline:
+        yield Line("ok", "traces", f"sent to {wanted.endpoint}; not asked")
+        return
+    headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "batchd"}
+    request = urllib.request.Request(wanted.address, b"", headers)  # noqa: S310 (the configuration's check of its scheme)
+    try:
+        with urllib.request.build_opener(_Stay).open(request, timeout=_PATIENCE_S):
+            yield Line("ok", "traces", f"{wanted.endpoint} takes them")
+    except urllib.error.HTTPError as error:
+        error.close()
+        mend = "check the address and the headers in [traces]"
+        yield Line("failed", "traces", f"{wanted.endpoint} answers with HTTP {error.code}", mend)
+    except (OSError, ValueError) as error:
+        why = Masker(wanted.hidden(settings.environ)).text(str(getattr(error, "reason", error)))
+        mend = "start it, or check the network and [traces] endpoint"
+        yield Line("failed", "traces", f"{wanted.endpoint} cannot be reached: {why}", mend)
 
 
 def _receivers(settings: config.Config) -> Iterator[Line]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from batchd.log import escape, escape_json
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
+#: What spreadsheets take for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 #: Escape sequences of the few colours in use.
 _COLOURS = {
     "completed": "32",
@@ -35,6 +39,20 @@ def print_json(value: Any) -> None:
     print(escape_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
+def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print rows for spreadsheets: a line of heads, then a line each; what is not known is empty."""
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(columns)
+    out.writerows([_cell(row[name]) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: names come from task files."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
 def split_target(target: str) -> tuple[str, str]:
     """Return the batch and the task of ``BATCH[/TASK]``; the task may be empty."""
     batch, _, task = target.strip("/").partition("/")
@@ -44,9 +62,13 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def width_of(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes; Chinese letters take two."""
+    """Return how many columns of a terminal ``text`` takes: Chinese letters two, accents and joiners none."""
+    if text.isascii():
+        return len(text)
     return sum(
-        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        0
+        if unicodedata.category(c) in {"Mn", "Me", "Cf"}
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
         for c in text
     )
 
@@ -69,10 +91,17 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
 
 
+def colours_wanted() -> bool:
+    """Return whether nobody has asked for none: no-color.org."""
+    return not os.environ.get("NO_COLOR")
+
+
 def coloured(text: str, status: str) -> str:
     """Return ``text`` in the colour of a status, on a terminal."""
     code = _COLOURS.get(status)
-    return f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() else text
+    return (
+        f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and colours_wanted() else text
+    )
 
 
 def table(

@@ -1,30 +1,54 @@
-"""``batchd cost``: what was spent, and what the same or other tokens cost elsewhere."""
+"""``batchd cost``: what was spent, split every way; what the same tokens cost elsewhere is in ``repricing``."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import datetime as dt
+import itertools
+from typing import Any, Protocol, cast
 
 from batchd import config
-from batchd.cli import common
+from batchd.cli import common, repricing
 from batchd.errors import UsageError
+from batchd.log import escape
 from batchd.observe.words import money
-from batchd.pricing import Prices
-from batchd.records import Usage
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
+from batchd.store.spending import SPLITS, Split
 
-_SPLITS = ("batch", "day", "model", "provider", "purpose")
+#: What the rows for programs hold behind what they are split by. Stable: more may follow at the end.
+COLUMNS = (
+    *("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"),
+    *("reasoning_tokens", "estimated_calls", "unpriced_calls", "input_usd", "output_usd"),
+    *("cost_usd", "unsettled_calls", "unsettled_usd"),
+)
+#: What tasks without a tag are shown under.
+_NONE = "(none)"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("batch", nargs="?", metavar="BATCH", help="of one batch only")
     parser.add_argument(
-        "--by", choices=_SPLITS, help="one line for each (batch; of one batch: model)"
+        "--by",
+        type=_splits,
+        metavar="SPLIT,…",
+        help=f"a line for each of: {', '.join(SPLITS)}, or of several (batch; of one batch: model)",
     )
+    for option, help_text in (
+        ("--since", "from this day on: 2026-11-24, today or yesterday"),
+        ("--until", "up to this day, with it; days are those of UTC"),
+    ):
+        parser.add_argument(option, type=_day, metavar="DAY", help=help_text)
+    for name, what in (("model", "with or without its provider"), ("provider", ""), ("tag", "")):
+        parser.add_argument(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar=name.upper(),
+            help=f"of this {name} only{f', {what}' if what else ''}; may be given again",
+        )
+    parser.add_argument("--batch", dest="of_batch", metavar="BATCH", help="like the bare BATCH")
     parser.add_argument(
         "--compare",
         nargs="*",
@@ -32,96 +56,139 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="what the same tokens cost with these models (else those of [cost] compare)",
     )
     parser.add_argument("--tokens", metavar="IN,OUT", help="price these counts, nothing recorded")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument("--csv", action="store_true", help="for spreadsheets")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print money."""
     if args.tokens:
-        settings = config.load(args.config)
-        models = args.compare or (settings.agent.model, *settings.cost.compare)
-        return _show_compared(_compare(settings, models, [_counts(args.tokens)]), args.json)
+        return _print(repricing.given(config.load(args.config), args.compare, args.tokens), args)
+    if args.by and args.compare is not None:
+        raise UsageError("--compare prices all that is asked for as one: leave --by out")
+    asked = _asked(args)
     with Reader(common.store_path(common.state_directory(args.config))) as reader:
-        if args.batch:
-            reader.batch(args.batch)  # raises where there is none: no money is not the same
+        if asked["batch"]:
+            reader.batch(asked["batch"])  # raises where there is none: no money is not the same
         if args.compare is not None:
             settings = config.load(args.config)
-            models = args.compare or settings.cost.compare
-            used = [_usage(r) for r in reader.spend((), batch=args.batch)]
-            return _show_compared(_compare(settings, models, used), args.json)
-        by = args.by or ("model" if args.batch else "batch")
-        return _show_spent(reader, by, args.batch, as_json=args.json)
+            return _print(repricing.recorded(settings, args.compare, reader, asked), args)
+        by: tuple[Split, ...] = args.by or (("model",) if asked["batch"] else ("batch",))
+        return _print(_Spent(reader, by, asked), args)
 
 
-def _counts(text: str) -> Usage:
-    try:
-        given, made = (int(n.replace("_", "")) for n in text.split(","))
-    except ValueError:
-        given = made = -1
-    if given < 0 or made < 0:
-        raise UsageError("--tokens wants two counts, as in --tokens 120000,8000")
-    return Usage(calls=1, input_tokens=given, output_tokens=made)
+class _Shown(Protocol):
+    """A table, for people, programs and spreadsheets."""
+
+    def columns(self) -> tuple[str, ...]: ...
+    def records(self) -> list[dict[str, Any]]: ...
+    def lines(self) -> list[str]: ...
+    def notes(self) -> list[str]: ...
 
 
-def _usage(row: SpendRow) -> Usage:
-    return Usage(
-        calls=row.calls,
-        input_tokens=row.input_tokens,
-        cached_input_tokens=row.cached_input_tokens,
-        output_tokens=row.output_tokens,
-        reasoning_tokens=row.reasoning_tokens,
-    )
-
-
-def _compare(
-    settings: config.Config, models: Sequence[str], used: Sequence[Usage]
-) -> list[dict[str, Any]]:
-    """Return what ``used`` costs with each model, cheapest first, unknown prices last."""
-    prices, usage = Prices(settings.models), sum(used, Usage())
-    found: list[dict[str, Any]] = []
-    for model in models:
-        provider = settings.providers.get(model.partition("/")[0])
-        price = prices.price(model, provider.base_url if provider else "")
-        total = price.cost(usage).total if price else None
-        found.append({"model": model, "total": total, "source": price.source if price else None})
-    return sorted(found, key=lambda c: (c["total"] is None, c["total"] or 0.0))
-
-
-def _show_compared(found: list[dict[str, Any]], as_json: bool) -> int:
-    if as_json:
-        common.print_json(found)
+def _print(shown: _Shown, args: argparse.Namespace) -> int:
+    """Print a table with its notes, or the same for programs."""
+    if args.json:
+        common.print_json(shown.records())
+    elif args.csv:
+        common.print_csv(shown.columns(), shown.records())
     else:
-        rows = [(c["model"], money(c["total"]), c["source"] or "") for c in found]
-        print(*common.table(("MODEL", "COST", "PRICES"), rows, right=("COST",)), sep="\n")
+        print(*shown.lines(), *shown.notes(), sep="\n")
     return 0
 
 
-def _show_spent(reader: Reader, by: Any, batch: str | None, *, as_json: bool) -> int:
-    if batch:
-        reader.batch(batch)  # a name that nobody knows is an error, not an empty table
-    # A model's own name says little without its provider's.
-    rows = reader.spend(("provider", "model") if by == "model" else (by,), batch=batch)
-    total = reader.spend((), batch=batch)
-    if as_json:
-        fields = [{**dataclasses.asdict(r), "cost_usd": r.cost_usd} for r in rows]
-        common.print_json([{k: v for k, v in f.items() if v != ""} for f in fields])
-        return 0
-    cells = [
-        (
-            name,
-            f"{r.calls:,}",
-            f"{r.input_tokens:,}",
-            f"{r.cached_input_tokens:,}",
-            f"{r.output_tokens:,}",
-            money(r.cost_usd),
-            money(r.unsettled_usd) if r.unsettled_calls else "",
+class _Spent:
+    """The ledger, split."""
+
+    def __init__(self, reader: Reader, by: tuple[Split, ...], asked: dict[str, Any]) -> None:
+        # A model's own name says little without its provider's.
+        self._by = by
+        keys = [("provider", name) if name == "model" else (name,) for name in by]
+        self._keys = cast("tuple[Split, ...]", tuple(dict.fromkeys(itertools.chain(*keys))))
+        self._rows = reader.spend(self._keys, **asked)
+        self._total = reader.spend((), **asked)
+
+    def columns(self) -> tuple[str, ...]:
+        return *self._keys, *COLUMNS
+
+    def records(self) -> list[dict[str, Any]]:
+        return [{name: getattr(row, name) for name in self.columns()} for row in self._rows]
+
+    def lines(self) -> list[str]:
+        names = [*((self._names(r), r) for r in self._rows)]
+        names += [(("total", *[""] * (len(self._by) - 1)), t) for t in self._total]
+        cells = [
+            (
+                *name,
+                f"{r.calls:,}",
+                f"{r.input_tokens:,}",
+                f"{r.cached_input_tokens:,}",
+                f"{r.output_tokens:,}",
+                money(r.cost_usd),
+                money(r.unsettled_usd) if r.unsettled_calls else "",
+            )
+            for name, r in names
+        ]
+        splits = [name.upper() for name in self._by]
+        heads = (*splits, "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
+        # The one with the longest names gives way.
+        widest = max(range(len(splits)), key=lambda i: max((len(c[i]) for c in cells), default=0))
+        return common.table(heads, cells, right=heads[len(splits) :], flexible=heads[widest])
+
+    def notes(self) -> list[str]:
+        if not self._total:
+            return ["Nothing is booked of that."]
+        (total,) = self._total
+        notes = []
+        if "tag" in self._by and sum(r.calls for r in self._rows) > total.calls:
+            notes.append("A task with several tags counts under each: the total is not their sum.")
+        if total.unpriced_calls:
+            notes.append(
+                f"No price is known for {total.unpriced_calls:,} of {total.calls:,} calls: "
+                'set it in [models."PROVIDER/MODEL"] for those to come.'
+            )
+        return notes
+
+    def _names(self, row: SpendRow) -> tuple[str, ...]:
+        told: list[str] = []
+        for name in self._by:
+            value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
+            told.append(_NONE if value is None else value)
+        return tuple(told)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what of the ledger is asked for."""
+    if args.batch and args.of_batch not in {None, args.batch}:
+        raise UsageError(f"two batches: {escape(args.batch)} and {escape(args.of_batch)}; name one")
+    if args.since and args.until and args.since > args.until:
+        raise UsageError(f"--since {args.since} lies behind --until {args.until}")
+    return {
+        "batch": args.batch or args.of_batch,
+        "since": args.since,
+        "until": args.until,
+        "models": args.model,
+        "providers": args.provider,
+        "tags": args.tag,
+    }
+
+
+def _splits(text: str) -> tuple[Split, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in SPLITS]:
+        raise argparse.ArgumentTypeError(
+            f"{escape(', '.join(unknown)) or 'nothing'} is none of {', '.join(SPLITS)}"
         )
-        for name, r in [*((_name(r, by), r) for r in rows), *(("total", t) for t in total)]
-    ]
-    heads = (by.upper(), "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
-    print(*common.table(heads, cells, right=heads[1:], flexible=heads[0]), sep="\n")
-    return 0
+    return cast("tuple[Split, ...]", names)
 
 
-def _name(row: SpendRow, by: str) -> str:
-    return f"{row.provider}/{row.model}" if by == "model" else str(getattr(row, by))
+def _day(text: str) -> dt.date:
+    today = dt.datetime.now(dt.UTC).date()
+    named = {"today": today, "yesterday": today - dt.timedelta(days=1)}
+    try:
+        return named.get(text) or dt.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{escape(text)} is no day: write 2026-11-24, today or yesterday"
+        ) from None

@@ -1,17 +1,16 @@
-"""``batchd logs``: what tasks did, step by step, from the journal."""
+"""``batchd logs``: what tasks did, from the journal: one as a conversation, a batch a line a step."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
-from batchd.cli import common
+from batchd.cli import common, telling
 from batchd.events import Event
-from batchd.log import escape, escape_json
+from batchd.log import escape
 from batchd.observe.words import moment
 from batchd.records import Ref
 from batchd.store.reader import Reader
@@ -23,11 +22,15 @@ _POLL_S = 0.3
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "One task is told as a conversation, the outputs of its commands folded."
     parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else the newest batch")
     parser.add_argument(
         "-f", "--follow", action="store_true", help="wait for more, until all of it has ended"
     )
-    parser.add_argument("--json", action="store_true", help="one event a line, whole")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--full", action="store_true", help="a task's conversation, nothing folded")
+    how.add_argument("--lines", action="store_true", help="one task too: a line a step")
+    how.add_argument("--json", action="store_true", help="one event a line, whole")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,19 +40,34 @@ def run(args: argparse.Namespace) -> int:
         batch, task = _target(reader, args.target)
         if not batch:
             return 0
-        seen: dict[Ref, int] = {}
-        told = False
-        while True:
-            rows = [reader.task(Ref(batch, task))] if task else reader.tasks(batch)
-            for ref, event in _fresh(reader, rows, seen):
-                _print(ref, event, as_json=args.json)
-                told = True
-            if not args.follow or all(r.status.final for r in rows):
-                break
-            time.sleep(_POLL_S)
+        with _teller(args, reader, state, task) as teller:
+            told = _follow(reader, batch, task, teller, on=args.follow)
         if not told:
             print(escape(_silence(reader.batch(batch))), file=sys.stderr)
     return 0
+
+
+def _follow(reader: Reader, batch: str, task: str, teller: telling.Teller, *, on: bool) -> bool:
+    """Tell what there is, and what comes for as long as that is wanted; return whether there was anything."""
+    seen: dict[Ref, int] = {}
+    told = False
+    while True:
+        rows = [reader.task(Ref(batch, task))] if task else reader.tasks(batch)
+        for ref, event in _fresh(reader, rows, seen):
+            teller.tell(ref, event)
+            told = True
+        if not on or all(r.status.final for r in rows):
+            return told
+        teller.wait(rows)
+        time.sleep(_POLL_S)
+
+
+def _teller(args: argparse.Namespace, reader: Reader, state: Path, task: str) -> telling.Teller:
+    if args.json:
+        return telling.Json()
+    if args.lines or not task:
+        return telling.Lines()
+    return telling.Conversation(reader, state, full=args.full)
 
 
 def _silence(row: BatchRow) -> str:
@@ -87,22 +105,3 @@ def _fresh(
         seen[row.ref] = -1 if row.status.final else start + len(events)
     found.sort(key=lambda item: item[0])
     return ((ref, event) for _, ref, event in found)
-
-
-def _print(ref: Ref, event: Event, *, as_json: bool) -> None:
-    if as_json:
-        print(escape_json(json.dumps(_fields(ref, event), ensure_ascii=False)), flush=True)
-        return
-    from batchd.cli import steps  # noqa: PLC0415 (not with --json)
-
-    action, text = steps.line(event)
-    if action:
-        at = time.strftime("%H:%M:%S", time.localtime(event.at))
-        print(f"{at} {escape(str(ref))} {action:<16} {text}".rstrip(), flush=True)
-
-
-def _fields(ref: Ref, event: Event) -> dict[str, Any]:
-    """Return an event as the transcript has it, and whose it is."""
-    from batchd import results  # noqa: PLC0415 (only with --json)
-
-    return {"batch": ref.batch, "task": ref.task, **json.loads(results.transcript([event]))}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from batchd.cli import controlling, scopes
 from batchd.observe import words
@@ -19,11 +21,14 @@ def run(args: argparse.Namespace) -> int:
     """Have it paused, and say how many tasks wait now."""
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, "pause", scope=scope, name=name, message=args.message)
-    option = words.option(scope, name)
+    return controlling.tell(answer, told(scope, name, answer), json=args.json)
+
+
+def told(scope: str, name: str, answer: Mapping[str, Any]) -> list[str]:
+    """Return what the answer says."""
     judged = answer["judged"]
     only = f", {judged:,} of them for a judge: they work until they are judged" if judged else ""
-    lines = [
+    return [
         f"{words.named(scope, name)} is paused: {words.counted(answer['parked'], 'task')}{only}",
-        f"To go on: batchd resume {option}",
+        f"To go on: batchd resume {words.option(scope, name)}",
     ]
-    return controlling.tell(answer, lines, json=args.json)

@@ -26,10 +26,11 @@ def run(args: argparse.Namespace) -> int:
     """Have it go on, and say what does, what must answer first, and what is still held by something else."""
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, "resume", scope=scope, name=name)
-    return controlling.tell(answer, [*_lines(scope, name, answer)], json=args.json)
+    return controlling.tell(answer, [*told(scope, name, answer)], json=args.json)
 
 
-def _lines(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
+def told(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the answer says."""
     what, trying, held = words.named(scope, name), answer["trying"], answer["held"]
     everything = scope in {"", Scope.ALL}
     if not answer["resumed"] and not (everything and held):

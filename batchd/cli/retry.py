@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from batchd.cli import controlling
 from batchd.observe import words
@@ -22,8 +24,12 @@ def run(args: argparse.Namespace) -> int:
     given = controlling.checked(args.target)
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(args.config, "retry", target=given, failed=args.failed, claim=ulid())
-    lines = [
+    return controlling.tell(answer, told(answer), json=args.json)
+
+
+def told(answer: Mapping[str, Any]) -> list[str]:
+    """Return what the answer says."""
+    return [
         f"{run['batch']}: {words.counted(run['tasks'], 'task')} of {run['retry_of']} queued again"
         for run in answer["runs"]
     ]
-    return controlling.tell(answer, lines, json=args.json)

@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # They load everything; no other command needs it.
+    from batchd import telemetry  # noqa: PLC0415
     from batchd.daemon import Daemon  # noqa: PLC0415
     from batchd.notify import channels  # noqa: PLC0415
     from batchd.notify.listener import Notifications  # noqa: PLC0415
@@ -33,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
     sealing.forget(settings.variables())
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
-    told = Notifications(settings)
-    asyncio.run(Daemon(settings, reload=reload, listeners=[told]).run())
+    listeners = [Notifications(settings), *telemetry.exporters(settings)]
+    asyncio.run(Daemon(settings, reload=reload, listeners=listeners).run())
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from batchd import control
 from batchd.cli import common
 from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
-from batchd.observe import parking, words
+from batchd.observe import parking, troubles, words
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import duration, moment, money
 from batchd.records import Parking, Ref
@@ -21,14 +21,6 @@ from batchd.store.rows import BatchRow, TaskRow
 
 #: What the daemon gets to say how it does: the store tells the rest.
 _PATIENCE_S = 3.0
-#: What the daemon meets, in words.
-_TROUBLES = {
-    "outbox_trouble": "results cannot be written, so nothing is started",
-    "sandbox_trouble": "commands cannot be run, so nothing is started",
-    "inbox_trouble": "files in the inbox cannot be taken up",
-    "control_trouble": "the control socket, which was taken away, cannot be made again",
-    "store_trouble": "the store cannot be written, so nothing new is asked for",
-}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +76,7 @@ def _overview(
         return 0
     print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     for trouble in (daemon or {}).get("troubles", ()):
-        print(*_trouble(trouble), sep="\n")
+        print(*troubles.lines(trouble), sep="\n")
     for line in parking.lines(parked):
         print(line)
     if rows:
@@ -105,13 +97,6 @@ def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
         f"Daemon {daemon['pid']} {doing}: {words.counted(tasks['running'], 'task')} at work, "
         f"{tasks['queued']:,} queued, {words.counted(len(daemon['workers']), 'worker')}"
     )
-
-
-def _trouble(trouble: Mapping[str, Any]) -> Iterator[str]:
-    """Yield two lines: what fails since when, and the mend."""
-    what = _TROUBLES.get(trouble["what"], trouble["what"])
-    yield escape(f"Trouble since {moment(trouble['since'])}: {what}. {trouble['message']}")
-    yield escape(f"  To go on: {trouble['mend']}")
 
 
 def _batch_table(rows: list[BatchRow]) -> list[str]:

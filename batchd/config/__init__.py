@@ -17,7 +17,7 @@ from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.
-_TELLING = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__")
+_TELLING = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__", "BATCHD_TRACES__")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,7 @@ class Config(Sections):
                 yield self.revealed(source)
         for receiver in self.notify.values():
             yield from notify.hidden(receiver, self.environ)
+        yield from self.traces.hidden(self.environ)
 
     def revealed(self, secret: records.Secret) -> str:
         """Return the value of a task's secret variable, read now where it comes from elsewhere.
@@ -110,6 +111,7 @@ class Config(Sections):
         keys = {p.api_key_env for p in self.providers.values() if p.api_key_env}
         return (
             keys
+            | {*filter(None, (self.traces.headers_env,))}
             | {*self.secrets.env}
             | {name for known in self.notify.values() for name in notify.variables(known)}
             | {name for name in self.environ if name.startswith(_TELLING)}
@@ -119,7 +121,8 @@ class Config(Sections):
         """Return the paths of all files that hold secrets."""
         keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
         told = (file for known in self.notify.values() for file in notify.files(known))
-        return (*keys, *self.secrets.files.values(), *told)
+        sent = filter(None, (self.traces.headers_file,))
+        return (*keys, *self.secrets.files.values(), *told, *sent)
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""

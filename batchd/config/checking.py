@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchd.config import notify
+from batchd.config import notify, telemetry
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -48,11 +48,14 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         return str(credential) if credential.is_file() else place(path)
 
     p, w, log = sections.paths, sections.workspace, sections.log
+    metrics, traces = sections.metrics, sections.traces
     return replace(
         sections,
         paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
         workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
         log=replace(log, file=log.file and place(log.file)),
+        metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
+        traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
         providers={
             name: replace(known, api_key_file=known.api_key_file and key_file(known.api_key_file))
             for name, known in sections.providers.items()
@@ -91,6 +94,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             # Not quoted: it may be the key itself, put into the wrong place.
             told = "it must be the name of an environment variable, which holds the key"
             yield ("providers", name, "api_key_env"), Problem("", told)
+    yield from telemetry.problems(config.metrics, config.traces)
     yield from _receivers(config)
     yield from _handed_out(config)
     folders = {
@@ -113,24 +117,25 @@ def _receivers(config: Sections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers, and what tells people, among what tasks may ask for."""
-    for name, receiver in config.notify.items():
-        why = f"it holds a secret of [notify.{name}], which no command may see"
-        if set(notify.variables(receiver)) & {*config.secrets.env}:
-            yield ("secrets", "env"), Problem("", why)
-        theirs = {os.path.realpath(file) for file in notify.files(receiver)}
+    """Find keys of providers, and what tells people and machines, among what tasks may ask for."""
+    for what, variables, files in _kept(config):
+        problem = Problem("", f"it holds {what}, which no command may see")
+        if {*variables} & {*config.secrets.env}:
+            yield ("secrets", "env"), problem
+        theirs = {os.path.realpath(file) for file in files if file}
         for given, file in config.secrets.files.items():
             if os.path.realpath(file) in theirs:
-                yield ("secrets", "files", given), Problem("", why)
+                yield ("secrets", "files", given), problem
+
+
+def _kept(config: Sections) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Yield what is kept from tasks: what it is, its variables, its files."""
+    for name, receiver in config.notify.items():
+        what = f"a secret of [notify.{name}]"
+        yield what, tuple(notify.variables(receiver)), tuple(notify.files(receiver))
+    yield "a key of [traces]", (config.traces.headers_env,), (config.traces.headers_file,)
     for name, provider in config.providers.items():
-        why = f"it holds the key of provider {name}, which no command may see"
-        if provider.api_key_env in config.secrets.env:
-            yield ("secrets", "env"), Problem("", why)
-        for given, file in config.secrets.files.items():
-            if provider.api_key_file and os.path.realpath(file) == os.path.realpath(
-                provider.api_key_file
-            ):
-                yield ("secrets", "files", given), Problem("", why)
+        yield f"the key of provider {name}", (provider.api_key_env,), (provider.api_key_file,)
 
 
 def model_problem(model: str, config: Sections) -> Problem | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 from annotated_types import Ge, Gt, Le
 
 from batchd import masking
-from batchd.config.values import Amount, Name, Section
+from batchd.config.values import Amount, Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
 #: What somebody can be told of.
@@ -116,7 +116,7 @@ def _email(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
                 yield key, Problem("", f"{address!r} is no address, as in me@example.com")
     if receiver.user and not (receiver.password_env or receiver.password_file):
         yield "user", Problem("", "its password is needed", "set password_env or password_file")
-    if receiver.user and receiver.tls == "none" and not _loopback(receiver.host):
+    if receiver.user and receiver.tls == "none" and not loopback(receiver.host):
         told = "the password would travel in the open"
         yield "tls", Problem("", told, 'set tls = "starttls" or "tls"')
 
@@ -140,10 +140,6 @@ def _apprise(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
 def is_address(url: str) -> bool:
     """Return whether something is the address of a webhook."""
     return bool(re.fullmatch(r"https?://[^\s/@?#]+([/?]\S*)?", url)) and url.isascii()
-
-
-def _loopback(host: str) -> bool:
-    return bool(re.fullmatch(r"localhost|::1|127(\.\d+){3}", host))
 
 
 # Secrets

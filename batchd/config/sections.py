@@ -17,6 +17,7 @@ from batchd.config.limits import Limits
 from batchd.config.notify import Receiver
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
+from batchd.config.telemetry import Metrics, Traces
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
 
 
@@ -267,3 +268,5 @@ class Sections(Section):
     store: Store = field(default_factory=Store)
     notify: Mapping[str, Receiver] = field(default_factory=dict)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces = field(default_factory=Traces)

@@ -1,7 +1,8 @@
-"""What all sections are made of: kinds of values, and how strictly they are read."""
+"""What all sections are made of: kinds of values, how strictly they are read, and what hosts are."""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -23,3 +24,11 @@ class Section:
         "strict": True,
         "allow_inf_nan": False,
     }
+
+
+def loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host's address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

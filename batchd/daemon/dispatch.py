@@ -138,6 +138,7 @@ class Dispatcher:
             await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return
         run = starting.order(core, active, batch, given)
+        core.listeners.task_dispatched(ref, batch, run.terms)
         if not self.pool.run(active.worker, run):
             await self._recover(active, counted=False)
 
@@ -185,6 +186,7 @@ class Dispatcher:
         if (lost or not worker.greeted) and not core.closing:
             tasks = [str(ref) for ref in lost]
             core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
+            core.listeners.worker_died(worker.cause)
         for ref, attempt in lost.items():
             active = self._active.get(ref)
             # Without an attempt it is still being started: that finds the worker dead by itself.

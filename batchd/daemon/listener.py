@@ -1,4 +1,4 @@
-"""What the daemon tells those who listen: reports, notifications, live progress."""
+"""What the daemon tells those who listen: reports, notifications, metrics, live progress."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchd.config import Config
+from batchd.daemon.desk import Desk
 from batchd.errors import Problem
-from batchd.events import Event, TaskFinished
+from batchd.events import Event, TaskFinished, Terms
 from batchd.records import Batch, Parking, Ref, Task
 
 
 class Listener:
     """Subclass it and hand it to the daemon. Called on the daemon's loop: be quick."""
 
+    def opened(self, desk: Desk) -> None:
+        """The daemon has its spool, and begins to work. ``desk``: where to ask how it stands."""
+
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """A file was taken; its tasks are durable."""
 
     def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:
         """A file was refused."""
+
+    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
+        """A worker takes a task up, for the first time or again; its events follow."""
 
     def task_event(self, ref: Ref, event: Event) -> None:
         """An event of a task is durable."""
@@ -31,6 +38,9 @@ class Listener:
 
     def batch_finished(self, batch: Batch, summary: str) -> None:
         """A batch's ``summary.json`` lies in the outbox."""
+
+    def worker_died(self, cause: str) -> None:
+        """A worker is gone that had tasks, or never came up."""
 
     def budget_reached(self, batch: str, message: str) -> None:
         """The money of a batch is spent or, where none is named, the day's. A batch may be told of again after a restart."""
@@ -73,6 +83,11 @@ class Listeners(Listener):
         """Tell one more."""
         self._all.append(listener)
 
+    def opened(self, desk: Desk) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.opened(desk)
+
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Pass it on."""
         for each in self._all:
@@ -82,6 +97,11 @@ class Listeners(Listener):
         """Pass it on."""
         for each in self._all:
             each.batch_rejected(batch, problems)
+
+    def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.task_dispatched(ref, batch, terms)
 
     def task_event(self, ref: Ref, event: Event) -> None:
         """Pass it on."""
@@ -102,6 +122,11 @@ class Listeners(Listener):
         """Pass it on."""
         for each in self._all:
             each.batch_finished(batch, summary)
+
+    def worker_died(self, cause: str) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.worker_died(cause)
 
     def budget_reached(self, batch: str, message: str) -> None:
         """Pass it on."""

@@ -61,6 +61,10 @@ class ParkingLot(Listener):
         """Whether nothing at all may start."""
         return (Scope.ALL, "") in self._register or _DAY in self._register
 
+    def given_back(self, active: Iterable[Ref]) -> int:
+        """Return how many tasks have begun and wait without a slot; ``active``: those that have one."""
+        return len(self._given_back) - sum(ref in self._given_back for ref in active)
+
     # What people want
 
     async def park(self, parking: Parking) -> int:

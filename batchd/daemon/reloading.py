@@ -26,6 +26,8 @@ Place = tuple[str, ...]
 _FIXED: Mapping[Place, str] = {
     ("paths",): "its folders are in use",
     ("log",): "the log is set up at the start",
+    ("metrics",): "they are set up at the start",
+    ("traces",): "they are set up at the start",
     ("spool", "watch"): "the inbox is watched from the start on",
     ("spool", "settle_s"): "the inbox is watched from the start on",
     ("spool", "scan_s"): "the inbox is watched from the start on",

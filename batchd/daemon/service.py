@@ -213,6 +213,7 @@ class Daemon:
         )
         self._verbs = self._orders.table()
         if self._work:
+            self._listeners.opened(self._orders.standing)
             await self._begin(undo, state)
             self._listeners.daemon_started(
                 Start(after_crash=after_crash, batches=len(batches), tasks=len(core.schedule))

@@ -13,7 +13,6 @@ from typing import Any
 
 from batchd.events import (
     CallAnswered,
-    CallDenied,
     CallFailed,
     ClockMoved,
     Compacted,
@@ -61,12 +60,16 @@ class Passage:
     title: str
     #: The rest, of any length.
     text: str = ""
+    #: What a tool was given beside its title: the text of a file, the rest of a long command.
+    given: str = ""
     #: Whether it went well; None where that is no question.
     ok: bool | None = None
     #: How long it took; 0 where that is no question.
     seconds: float = 0.0
-    #: What a model call used.
+    #: What a model call used; at the end, what all of them did.
     usage: Usage | None = None
+    #: At the end, what it cost in US dollars; None where no price is known.
+    cost_usd: float | None = None
 
 
 def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
@@ -88,14 +91,31 @@ def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
 def command(call: ToolCall) -> str:
     """Return what a tool call does: its command or path, where its arguments can be read."""
     try:
-        given = json.loads(call.arguments)
-    except ValueError:
-        given = None
-    if isinstance(given, dict):
+        told = json.loads(call.arguments, strict=False)
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict):
         for key in ("command", "path"):
-            if isinstance(given.get(key), str):
-                return f"{call.name} {given[key]}"
+            if isinstance(told.get(key), str):
+                return f"{call.name} {told[key]}"
     return f"{call.name} {call.arguments}"
+
+
+def given(call: ToolCall) -> str:
+    """Return what a tool call gives beside its command or path: the text of a file, or what is put for what."""
+    try:
+        told = json.loads(call.arguments, strict=False)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(told, dict):
+        return ""
+    if isinstance(told.get("content"), str):
+        return str(told["content"])
+    old, new = told.get("old"), told.get("new")
+    if isinstance(old, str) and isinstance(new, str):
+        gone = "".join(f"- {line}\n" for line in old.splitlines())
+        return gone + "".join(f"+ {line}\n" for line in new.splitlines())
+    return ""
 
 
 def shortened(event: Compacted) -> str:
@@ -126,15 +146,20 @@ def _answered(event: CallAnswered) -> Iterator[Passage]:
 def _ran(event: ToolRan) -> Passage:
     code = "" if event.exit_code in {None, 0} else f" → exit {event.exit_code}"
     how = code if event.outcome == "ran" else f" → {event.outcome.replace('_', ' ')}"
-    refused = "".join(f"\nnetwork refused: {place}" for place in event.refused)
+    what, _, rest = command(event.call).partition("\n")
     return Passage(
         at=event.at,
         kind=Kind.TOOL,
-        title=f"{command(event.call)}{how}",
-        text=f"{event.output}{refused}",
+        title=f"{what}{how}",
+        text=f"{event.output}{_refused(event)}",
+        given=rest or given(event.call),
         ok=event.outcome == "ran" and event.exit_code in {None, 0},
         seconds=event.seconds,
     )
+
+
+def _refused(event: ToolRan | RoundEvaluated) -> str:
+    return "".join(f"\nnetwork refused: {place}" for place in event.refused)
 
 
 def _evaluated(event: RoundEvaluated) -> Passage:
@@ -142,8 +167,10 @@ def _evaluated(event: RoundEvaluated) -> Passage:
     return Passage(
         at=event.at,
         kind=Kind.VERDICT,
-        title=f"{verdict.by}: {'done' if verdict.done else 'not done'}",
-        text=verdict.feedback,
+        title=f"{verdict.by}: {'done' if verdict.done else 'not done'}"
+        if verdict.by != "none"
+        else "taken as done: nobody was to evaluate it",
+        text=f"{verdict.feedback}{_refused(event)}",
         ok=verdict.done,
         seconds=event.seconds,
     )
@@ -167,14 +194,23 @@ def _note(event: Event, title: str, text: str = "") -> Passage:
 
 def _finished(event: TaskFinished) -> Passage:
     why = f", {event.reason}" if event.reason else ""
+    result = json.loads(event.result)
+    usage = result["usage"]
+    tokens = ("calls", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
     return Passage(
-        at=event.at, kind=Kind.END, title=f"{event.status}{why}", ok=event.reason is None
+        at=event.at,
+        kind=Kind.END,
+        title=f"{event.status}{why}",
+        text=result["error"]["message"] if result["error"] else "",
+        ok=event.reason is None,
+        seconds=result["timing"]["run_s"],
+        usage=Usage(**{name: usage[name] for name in tokens}, estimated=usage["estimated"]),
+        cost_usd=result["cost"]["total"],
     )
 
 
 _TELL: Mapping[type[Event], Callable[[Any], Passage]] = {
     CallFailed: _failed,
-    CallDenied: lambda e: _note(e, f"no further call, {e.reason}", e.error.message),
     ToolRan: _ran,
     RoundEvaluated: _evaluated,
     Compacted: lambda e: _note(e, shortened(e), e.summary or ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from batchd import control
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
-from batchd.observe.speed import Speed, SpeedMeter
+from batchd.observe.speed import Rate, RateMeter, Speed, SpeedMeter
 from batchd.records import Parking, Scope, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -55,6 +55,9 @@ class Provider:
     #: Requests and tokens a minute, configured or found out; 0: no limit is known.
     rpm: float = 0.0
     tpm: float = 0.0
+    #: What it answered in the last minute, and the tokens of that; None until there is something to measure.
+    calls_a_minute: float | None = None
+    tokens_a_minute: float | None = None
     #: How long it asked everybody to wait, from now (seconds).
     paused_s: float = 0.0
     #: Why nothing is sent to it.
@@ -115,8 +118,8 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return how long the rest takes at this speed; None where nobody can know."""
-        if self.speed is None or not self.speed.tasks_a_minute:
+        """Return how long the rest takes at this speed; None where nobody can know, or nothing is at work."""
+        if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
             return None
         return self.left / self.speed.tasks_a_minute * 60
 
@@ -130,6 +133,7 @@ class Observer:
         self._ended = ended
         self._reader: Reader | None = None
         self._meter = SpeedMeter()
+        self._rates = RateMeter()
 
     def __enter__(self) -> Self:
         return self
@@ -157,27 +161,20 @@ class Observer:
 
     def look(self) -> Snapshot:
         """Return how things stand now. Raises ``StoreError`` where the store cannot be read."""
-        told = self._ask()
+        told = _ask(self._state)
         if not (self._state / "batchd.db").exists():
             self.close()
-            return _snapshot(told, [], [], (), None)
+            return _snapshot(told)
         try:
             batches = self._batches()
             rows = self.reader.running()
             parked = self.reader.parked()
             speed = self._meter.measure(self.reader, batches)
+            rates = self._rates.measure(self.reader)
         except StoreError:
             self.close()  # another may have been put in its place
             raise
-        return _snapshot(told, batches, rows, parked, speed)
-
-    def _ask(self) -> dict[str, Any] | None:
-        try:
-            return control.request(self._state, "status", timeout_s=_PATIENCE_S)
-        except NoAnswerError:
-            return {}
-        except NoDaemonError:
-            return None
+        return _snapshot(told, batches=batches, rows=rows, parked=parked, speed=speed, rates=rates)
 
     def _batches(self) -> list[BatchRow]:
         left = self.reader.batches(unpublished=True)[::-1]
@@ -187,12 +184,31 @@ class Observer:
         return [*left, *ended[: self._ended]]
 
 
+def agent_at(state: Path, row: TaskRow) -> Agent:
+    """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
+    told = _ask(state) or {}
+    doing = [each for each in told.get("running", ()) if each["task"] == str(row.ref)]
+    return _agent(row, doing[0] if doing else {})
+
+
+def _ask(state: Path) -> dict[str, Any] | None:
+    """Return what the daemon says of itself; nothing is in it where it does not answer; None: there is none."""
+    try:
+        return control.request(state, "status", timeout_s=_PATIENCE_S)
+    except NoAnswerError:
+        return {}
+    except NoDaemonError:
+        return None
+
+
 def _snapshot(
     told: dict[str, Any] | None,
-    batches: list[BatchRow],
-    rows: list[TaskRow],
-    parked: tuple[Parking, ...],
-    speed: Speed | None,
+    *,
+    batches: Sequence[BatchRow] = (),
+    rows: Sequence[TaskRow] = (),
+    parked: tuple[Parking, ...] = (),
+    speed: Speed | None = None,
+    rates: Mapping[str, Rate] | None = None,
 ) -> Snapshot:
     doing = {each["task"]: each for each in (told or {}).get("running", ())}
     return Snapshot(
@@ -206,7 +222,7 @@ def _snapshot(
         batches=tuple(batches),
         queued=sum(b.queued for b in batches),
         parked=parked,
-        providers=tuple(_providers((told or {}).get("providers", {}), parked)),
+        providers=tuple(_providers((told or {}).get("providers", {}), parked, rates or {})),
         speed=speed,
     )
 
@@ -231,11 +247,20 @@ def _agent(row: TaskRow, told: Mapping[str, Any]) -> Agent:
 
 
 def _providers(
-    told: Mapping[str, Mapping[str, Any]], parked: tuple[Parking, ...]
+    told: Mapping[str, Mapping[str, Any]],
+    parked: tuple[Parking, ...],
+    rates: Mapping[str, Rate],
 ) -> Iterator[Provider]:
     held: dict[str, list[Parking]] = {name: [] for name in told}
     for each in parked:
         if each.scope is Scope.PROVIDER:
             held.setdefault(each.name, []).append(each)
     for name, why in sorted(held.items()):
-        yield Provider(name=name, **told.get(name, {}), parked=tuple(why))
+        rate = rates.get(name)
+        yield Provider(
+            name=name,
+            **told.get(name, {}),
+            calls_a_minute=rate.calls if rate else None,
+            tokens_a_minute=rate.tokens if rate else None,
+            parked=tuple(why),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from batchd.store.rows import BatchRow, Done
 
 #: How far back speed is measured: long enough for slow tasks, short enough to show a change (seconds).
 _WINDOW_S = 600.0
+#: How far back the rates of providers are measured: their limits are of a minute (seconds).
+_MINUTE_S = 60.0
 #: No speed is told of a shorter time (seconds).
 _SHORTEST_S = 5.0
 
@@ -25,6 +28,46 @@ class Speed:
     tasks_a_minute: float
     tokens_a_minute: float
     usd_a_minute: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a provider answered in a minute."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+
+
+class RateMeter:
+    """Compares each look at the ledger with the ones before."""
+
+    def __init__(self) -> None:
+        #: Moments of the monotonic clock, and what each provider had answered by then, of this day and the one before.
+        self._samples: deque[tuple[float, dict[tuple[str, str], tuple[int, int]]]] = deque()
+
+    def measure(self, reader: Reader) -> dict[str, Rate]:
+        """Return the rates of the last minute; none until there is something to measure. Raises ``StoreError``."""
+        now = time.monotonic()
+        yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+        seen = {
+            (row.day, row.provider): (row.calls, row.input_tokens + row.output_tokens)
+            for row in reader.spend(("day", "provider"), since=yesterday)
+        }
+        self._samples.append((now, seen))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # noqa: PLR2004 (first and last)
+            self._samples.popleft()
+        began, before = self._samples[0]
+        if now - began < _SHORTEST_S:
+            return {}
+        found: dict[str, Rate] = {}
+        for (day, provider), (calls, tokens) in seen.items():
+            known = before.get((day, provider), (0, 0))
+            rate = found.get(provider, Rate())
+            found[provider] = Rate(
+                rate.calls + (calls - known[0]) / (now - began) * 60,
+                rate.tokens + (tokens - known[1]) / (now - began) * 60,
+            )
+        return found
 
 
 class SpeedMeter:

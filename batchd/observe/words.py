@@ -30,6 +30,16 @@ def money(usd: float | None) -> str:
     return f"${usd:,.2f}" if usd >= 100 else f"${usd:.4f}"  # noqa: PLR2004 (from here on cents tell enough)
 
 
+def compact(count: float) -> str:
+    """Return a count in three digits or so: ``950``, ``12.3k``, ``4.56M``."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit * 0.9995:
+            part = count / unit
+            digits = 2 if part < 9.995 else 1 if part < 99.95 else 0  # noqa: PLR2004 (three in all)
+            return f"{part:.{digits}f}{letter}"
+    return f"{count:.0f}"
+
+
 def duration(seconds: float | None) -> str:
     """Return ``4.2 s``, ``12:05``, ``3:12:05``."""
     if seconds is None:
@@ -39,6 +49,11 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def span(seconds: float) -> str:
+    """Return a span of time that goes on, in whole seconds: ``4 s``, ``12:05``."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else duration(round(seconds))  # noqa: PLR2004 (a minute)
 
 
 def moment(at: float | None) -> str:

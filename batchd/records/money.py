@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,17 @@ class Price:
             + usage.cache_write_tokens * write
         )
         return Cost(spent / 1e6, usage.output_tokens * rate.output / 1e6)
+
+    def cost_of_many(self, usage: Usage) -> Cost:
+        """Return the price of several calls of which only the sums are known.
+
+        Where long inputs cost more, each is taken to have been as long as their average.
+        """
+        if len(self.rates) == 1 or usage.calls <= 1:
+            return self.cost(usage)
+        average = usage.input_tokens / usage.calls
+        rate = [r for r in self.rates if r.above < max(average, 1)][-1]
+        return replace(self, rates=(replace(rate, above=0),)).cost(usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
@@ -54,18 +54,18 @@ async def run(
     timeout_s: float,
     limit: int,
     masker: Masker,
-    watcher: Watcher,
-    disk: Disk,
+    limits: tuple[Watcher, Disk] | None = None,
     door: Door | None = None,
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
-    ``watcher`` holds it to its limits, and ``disk`` is what its task has written. ``door``: its way to some hosts, for a command that is held back until it has one.
+    ``limits``: who holds a task's command to them, and what the task has on the disk. ``door``: its way to some
+    hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
     fresh = functools.partial(Output, limit, masker)
-    watched = functools.partial(_watched, watcher, disk, door)
+    watched = functools.partial(_watched, limits, door)
     try:
         return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, watched))
     except OSError as error:
@@ -152,18 +152,29 @@ _Watched = contextlib.AbstractAsyncContextManager[_End]
 
 @contextlib.asynccontextmanager
 async def _watched(
-    watcher: Watcher, disk: Disk, door: Door | None, child: Child
+    limits: tuple[Watcher, Disk] | None, door: Door | None, child: Child
 ) -> AsyncIterator[_End]:
     """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
     end = _End()
     async with door.opened(child) if door else contextlib.nullcontext() as refusals:
-        with watcher.watching(child, disk) as watch:
-            try:
+        try:
+            if limits is None:
                 yield end
-            finally:
-                watcher.ended(watch)
-                end.excess = watch.excess
-                end.refused = refusals.told() if refusals else ()
+            else:
+                with _limited(*limits, child, end):
+                    yield end
+        finally:
+            end.refused = refusals.told() if refusals else ()
+
+
+@contextlib.contextmanager
+def _limited(watcher: Watcher, disk: Disk, child: Child, end: _End) -> Iterator[None]:
+    with watcher.watching(child, disk) as watch:
+        try:
+            yield
+        finally:
+            watcher.ended(watch)
+            end.excess = watch.excess
 
 
 async def _to_the_end(child: Child, timeout_s: float, watched: Callable[[Child], _Watched]) -> _End:

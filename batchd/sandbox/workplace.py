@@ -231,8 +231,7 @@ class Workplace:
             stdin=stdin,
             timeout_s=timeout_s,
             limit=limit,
-            watcher=self._watcher,
-            disk=self._disk,
+            limits=(self._watcher, self._disk),
             door=self._door,
             masker=self.masker if masked else _NOTHING,
         )

@@ -36,6 +36,8 @@ class Directories:
             closed[os.path.realpath(path)] = "the program itself"
         if self._config.log.file:
             closed[os.path.realpath(self._config.log.file)] = "the log"
+        if self._config.metrics.textfile:
+            closed[os.path.realpath(self._config.metrics.textfile)] = "the file of metrics"
         if self._config.file:
             closed[os.path.realpath(self._config.file)] = "the configuration"
         return closed

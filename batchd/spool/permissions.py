@@ -47,6 +47,10 @@ def exposures(config: Config) -> Iterator[Exposure]:
         if _readable(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
         yield from _trusted(file, "whoever writes it decides whose account pays")
+    if config.metrics.exposed:
+        why = "other machines can read there which models run, how much, and what it costs"
+        mend = "listen at 127.0.0.1, if that is not meant"
+        yield Exposure(f"[metrics] listen, {config.metrics.listen}", why, mend)
     ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
         if (found := _status(above)) and _open_to_all(found):
@@ -117,6 +121,8 @@ def _tells(config: Config) -> bool:
         any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
         for p in config.providers.values()
     )
+    if any(masking.named(config.traces.headers)):
+        return True
     return providers or any(
         # Most addresses of Apprise hold a password or a token.
         any(masking.named(r.headers)) or masking.tells(r.url) or (r.kind == "apprise" and r.url)

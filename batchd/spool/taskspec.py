@@ -16,6 +16,8 @@ TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 #: What can be an argument or a variable's value: anything but NUL.
 Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+#: Long enough for any word, short enough to be a key of the ledger.
+TagName = Annotated[str, Field(pattern=r"^[^\x00]*$", min_length=1, max_length=200)]
 _INT32 = 1 << 31
 
 
@@ -96,8 +98,8 @@ class Defaults(_Spec):
     """What its commands may reach: true (everything), false, or a list of host names; default false."""
     env: dict[Variable, Value] | None = None
     """Environment variables of its commands, some of them secret. A task's are laid over its batch's."""
-    tags: list[str] | None = None
-    """Words to filter by."""
+    tags: Annotated[list[TagName], Field(max_length=50)] | None = None
+    """Words to tell tasks apart by: `batchd cost --by tag`."""
     metadata: dict[str, Any] | None = None
     """Returned untouched in the result."""
 

@@ -18,7 +18,7 @@ from batchd.store.rows import (
     SpendRow,
     TaskRow,
 )
-from batchd.store.views import Split
+from batchd.store.spending import Split
 
 if TYPE_CHECKING:
     from batchd.store.service import Store

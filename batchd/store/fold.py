@@ -41,6 +41,8 @@ class Account(NamedTuple):
     provider: str
     model: str
     purpose: str
+    #: The task's tags, as ``labels`` writes them.
+    tags: str
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class TaskLine:
     id: int
     batch: int
     model: str
+    tags: str
     # Written when they change.
     status: str
     reason: str | None
@@ -147,7 +150,7 @@ def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
 
 def _account(line: TaskLine, purpose: str, at: float) -> Account:
     setup = line.setup(purpose)
-    return Account(line.batch, int(at // _DAY_S), setup.provider, setup.model, purpose)
+    return Account(line.batch, int(at // _DAY_S), setup.provider, setup.model, purpose, line.tags)
 
 
 def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -> None:

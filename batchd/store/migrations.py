@@ -120,4 +120,41 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE secrets (task INTEGER PRIMARY KEY REFERENCES tasks, body BLOB NOT NULL);
     """,
+    # What tasks are told apart by outlives their texts, and so does the money by tag: a row of the ledger
+    # for each set of tags, so that a task with several is booked once. `backfill.tags` fills it in.
+    """
+    ALTER TABLE tasks ADD COLUMN tags TEXT NOT NULL DEFAULT '';        -- JSON, sorted; empty: none
+    ALTER TABLE tasks ADD COLUMN evaluation TEXT NOT NULL DEFAULT '';  -- empty: nobody knows any more
+    ALTER TABLE tasks ADD COLUMN prompt_chars INTEGER;                 -- likewise, NULL
+
+    CREATE TABLE spend_by_tags (
+        batch INTEGER NOT NULL REFERENCES batches,
+        day INTEGER NOT NULL,               -- since 1970-01-01, UTC
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        calls INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        cached_input_tokens INTEGER NOT NULL,
+        cache_write_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        estimated_calls INTEGER NOT NULL,
+        unpriced_calls INTEGER NOT NULL,
+        input_usd REAL NOT NULL,
+        output_usd REAL NOT NULL,
+        unsettled_calls INTEGER NOT NULL,
+        unsettled_usd REAL NOT NULL,
+        PRIMARY KEY (batch, day, provider, model, purpose, tags)
+    ) WITHOUT ROWID;
+    INSERT INTO spend_by_tags SELECT
+        batch, day, provider, model, purpose, '', calls, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, estimated_calls, unpriced_calls,
+        input_usd, output_usd, unsettled_calls, unsettled_usd
+    FROM spend;
+    DROP TABLE spend;
+    ALTER TABLE spend_by_tags RENAME TO spend;
+    CREATE INDEX spend_by_day ON spend(day);
+    """,
 )

@@ -12,6 +12,7 @@ import msgspec
 
 from batchd.errors import Problem, StaleAttemptError
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
+from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, claimed
@@ -122,10 +123,13 @@ def add_batch(
     )
     key, at = cursor.lastrowid, batch.received_at
     db.executemany(
-        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, tags, evaluation, prompt_chars)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            (last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at)
+            (
+                *(last + place, key, t.id, t.model, t.dir, t.priority, " ".join(t.after), at),
+                *labels.of(t),
+            )
             for place, t in enumerate(tasks, 1)
         ),
     )

@@ -11,20 +11,12 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task
-from batchd.store import lookups
+from batchd.store import lookups, past, spending
+from batchd.store.past import PastTask
 from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
 from batchd.store.schema import UNREADABLE, explain, open_reader
-from batchd.store.views import (
-    BATCHES,
-    SPLITS,
-    TASKS,
-    Split,
-    batch_row,
-    day_number,
-    spend_row,
-    spend_statement,
-    task_row,
-)
+from batchd.store.spending import Split
+from batchd.store.views import BATCHES, TASKS, batch_row, task_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -158,15 +150,32 @@ class Reader:
         """Yield id and result text of each task that has ended, in order; not once it was pruned."""
         return self._source.results(batch)
 
+    def past_of_model(self, model: str, most: int) -> list[PastTask]:
+        """Return the newest tasks of a model that have ended by themselves."""
+        return self._source.read(past.of_model, model, most)
+
+    def past_of_provider(self, provider: str, most: int) -> list[PastTask]:
+        """Return the newest tasks of a provider, whatever their model, that have ended by themselves."""
+        return self._source.read(past.of_provider, provider, most)
+
     def spend(
         self,
-        by: Sequence[Split] = tuple(SPLITS),
+        by: Sequence[Split] = ("day", "batch", "provider", "model", "purpose"),
         *,
         batch: str | None = None,
         since: dt.date | None = None,
         until: dt.date | None = None,
+        models: Sequence[str] = (),
+        providers: Sequence[str] = (),
+        tags: Sequence[str] = (),
     ) -> list[SpendRow]:
-        """Return the ledger, summed up by ``by``: of one batch or all, of days in UTC, both included."""
-        days = (day_number(since, 0), day_number(until, 1 << 31))
-        rows = self._source.rows(spend_statement(tuple(by)), batch, *days)
-        return [spend_row(tuple(by), row) for row in rows]
+        """Return the ledger, summed up by ``by``: of one batch or all, of days in UTC, both included.
+
+        ``models``, with or without their provider, ``providers`` and ``tags``: of these only. By tag, what a task
+        with several spent is in the row of each.
+        """
+        asked = spending.parameters(
+            (batch,) if batch else (), (since, until), models, providers, tags
+        )
+        rows = self._source.rows(spending.statement(tuple(by)), *asked)
+        return [spending.record(tuple(by), row) for row in rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 from batchd.errors import StoreError, UsageError
 from batchd.store import copies
 from batchd.store.schema import (
+    UNREADABLE,
     apply_migrations,
     check,
     connect,
@@ -41,7 +42,7 @@ def draft(source: Path, path: Path) -> Path:
             apply_migrations(db, version_of(db, made))
         finally:
             db.close()
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, *UNREADABLE, OSError) as error:
         discard(made)
         raise explain(error, source, mend) from error
     return made

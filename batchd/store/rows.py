@@ -196,6 +196,8 @@ class SpendRow:
     #: The model's name at the provider.
     model: str = ""
     purpose: str = ""
+    #: None: of tasks without any.
+    tag: str | None = ""
     calls: int
     input_tokens: int
     cached_input_tokens: int

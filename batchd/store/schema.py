@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from batchd.errors import DamagedStoreError, NewerStoreError, StoreError
 from batchd.store import copies
+from batchd.store.backfill import BACKFILLS
 from batchd.store.migrations import MIGRATIONS
 
 __all__ = [
@@ -70,7 +72,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         # What is deleted is gone from the file, the secrets of ended tasks above all.
         db.execute("PRAGMA secure_delete = ON")
-    except (sqlite3.Error, StoreError, OSError) as error:
+    except (sqlite3.Error, *UNREADABLE, StoreError, OSError) as error:
         if db:
             db.close()
         raise explain(error, path) from error
@@ -213,14 +215,30 @@ def _migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
 
 def apply_migrations(db: sqlite3.Connection, version: int) -> None:
     """Bring the tables from ``version`` to today's, all in one transaction."""
-    steps = "".join(MIGRATIONS[version:])
-    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {len(MIGRATIONS)};"
     try:
-        db.executescript(f"BEGIN IMMEDIATE; {steps} {marks} COMMIT;")
-    except sqlite3.Error:
+        db.execute("BEGIN IMMEDIATE")
+        for number, steps in enumerate(MIGRATIONS[version:], version + 1):
+            for statement in _statements(steps):
+                db.execute(statement)
+            if backfill := BACKFILLS.get(number):
+                backfill(db)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        db.execute("COMMIT")
+    finally:
+        # Whatever ended it: a row that makes no sense, too.
         if db.in_transaction:
             db.execute("ROLLBACK")
-        raise
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script one by one: ``executescript`` would commit what is open."""
+    statement = ""
+    for piece in script.split(";"):
+        statement += f"{piece};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 #: By SQLite's primary result code: what it means for the user, and the mend.

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from batchd.records import Ref, Status
-from batchd.store.fold import TALLY_COLUMNS
 from batchd.store.lookups import BATCH_COLUMNS, to_batch, to_problems
-from batchd.store.rows import BatchRow, SpendRow, TaskRow
-
-#: What the ledger can be split by.
-Split: TypeAlias = Literal["day", "batch", "provider", "model", "purpose"]
-SPLITS: dict[Split, str] = {
-    "day": "s.day",
-    "batch": "b.name",
-    "provider": "s.provider",
-    "model": "s.model",
-    "purpose": "s.purpose",
-}
-_EPOCH = dt.date(1970, 1, 1)
+from batchd.store.rows import BatchRow, TaskRow
 
 _TASK = {
     "reason": "t.reason",
@@ -105,28 +92,3 @@ def batch_row(row: tuple[Any, ...]) -> BatchRow:
         queued=values["tasks"] - sum(values[name] for name in begun),
         **values,
     )
-
-
-def spend_statement(by: tuple[Split, ...]) -> str:
-    """Return the query for the ledger split by ``by``: of batch ?1 (or all), of days ?2 to ?3."""
-    sums = ", ".join(f"sum(s.{column})" for column in TALLY_COLUMNS)
-    keys = ", ".join(SPLITS[name] for name in by)
-    return (
-        f"SELECT {f'{keys}, ' if by else ''}{sums}"  # noqa: S608 (constants)
-        " FROM spend s JOIN batches b ON b.id = s.batch"
-        " WHERE (?1 IS NULL OR b.name = ?1) AND s.day BETWEEN ?2 AND ?3"
-        f" {f'GROUP BY {keys} ORDER BY {keys}' if by else 'HAVING count(*)'}"
-    )
-
-
-def spend_row(by: tuple[Split, ...], row: tuple[Any, ...]) -> SpendRow:
-    """Return the record of a row of ``spend_statement``."""
-    values = dict(zip((*by, *TALLY_COLUMNS), row, strict=True))
-    if "day" in values:
-        values["day"] = (_EPOCH + dt.timedelta(days=values["day"])).isoformat()
-    return SpendRow(**values)
-
-
-def day_number(day: dt.date | None, default: int) -> int:
-    """Return a day as the ledger counts it."""
-    return default if day is None else (day - _EPOCH).days

@@ -62,9 +62,9 @@ FILES: Mapping[str, Any] = {
     "live": {
         "budget_usd": 2.0,
         "tasks": [
-            {"id": "done", "first_prompt": "live done", "priority": 9},
+            {"id": "done", "first_prompt": "live done", "priority": 9, "tags": ["night", "es"]},
             {"id": "stuck", "first_prompt": "live stuck", "priority": 9},
-            {"id": "mid", "first_prompt": "live mid", "model": SLOW},
+            {"id": "mid", "first_prompt": "live mid", "model": SLOW, "tags": ["night"]},
             {"id": "mid2", "first_prompt": "live mid2", "model": SLOW, "check": "true"},
             # Bash reads that file before each command: the command is still running when the daemon is killed.
             {

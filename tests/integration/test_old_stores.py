@@ -21,6 +21,7 @@ from batchd.records import Ref
 from batchd.store import Reader
 from batchd.store.bodies import pack, unpack
 from batchd.store.migrations import MIGRATIONS
+from batchd.store.schema import open_writer
 
 DATA = Path(__file__).parents[1] / "data"
 #: Where the spools lay that the archives were made of.
@@ -95,6 +96,41 @@ def test_each_older_version_has_its_archive() -> None:
     """A migration comes together with a store of the version before it."""
     versions = sorted(int(p.name[7:-7]) for p in DATA.glob("store-v*.tar.gz"))
     assert versions == list(range(1, len(MIGRATIONS)))
+
+
+@pytest.mark.parametrize(
+    "archive", sorted(DATA.glob("store-v[1-3].tar.gz")), ids=lambda p: p.name[:-7]
+)
+def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path) -> None:
+    """Tags are filled in from the tasks' texts, and money from their journals; not a token is lost or doubled."""
+    path = unpacked(archive, tmp_path)
+    columns = "sum(calls), sum(input_tokens), sum(output_tokens), sum(unsettled_calls)"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        before = db.execute(f"SELECT {columns}, sum(input_usd + output_usd) FROM spend").fetchone()
+    open_writer(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        after = db.execute(f"SELECT {columns}, sum(input_usd + output_usd) FROM spend").fetchone()
+        tasks = db.execute(
+            "SELECT name, tags, evaluation, prompt_chars, calls, cost_usd FROM tasks"
+        )
+        rows = {name: labels for name, *labels in tasks}
+        nothing = db.execute(
+            "SELECT count(*) FROM spend WHERE calls + unsettled_calls = 0"
+        ).fetchone()
+    assert after == (*before[:-1], pytest.approx(before[-1]))
+    assert nothing == (0,)
+    assert rows["mid2"][:3] == ["", "check", len("live mid2")]
+    with Reader(path) as reader:
+        spent = {r.tag: (r.calls, r.cost_usd) for r in reader.spend(("tag",))}
+        (total,) = reader.spend(())
+    if archive.name != "store-v3.tar.gz":  # nobody had tags then
+        assert spent == {None: (total.calls, total.cost_usd)}
+        return
+    done, mid = (tuple(rows[name][-2:]) for name in ("done", "mid"))
+    assert (rows["done"][0], done[0] > 0, mid[0] > 0) == ('["es","night"]', True, True)
+    assert spent["es"] == (done[0], pytest.approx(done[1]))
+    assert spent["night"] == (done[0] + mid[0], pytest.approx(done[1] + mid[1]))
+    assert spent[None][0] == total.calls - done[0] - mid[0]
 
 
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["killed", "checkpointed"])

@@ -460,6 +460,75 @@ def test_people_see_where_everything_stands(store: Store, tmp_path: Path) -> Non
     assert [str(p) for p in bad.problems] == ["tasks: is empty"]
 
 
+def test_money_by_tag_outlives_the_texts(store: Store, tmp_path: Path) -> None:
+    """A task with two tags counts under each, one without under none; the total stays what it is, pruned or not."""
+    tagged = {"1": ("x", "y"), "2": ("y", "y"), "3": (), "4": ('it\'s "z"',)}
+
+    async def scenario() -> None:
+        tasks = [_task(name, tags=tags) for name, tags in tagged.items()]
+        await store.add_batch(_batch(tmp_path), tasks)
+        for day, name in enumerate(tagged):
+            await store.dispatch(Ref("b", name))
+            await store.record(
+                Ref("b", name), 1, 0, _raw(_started(), _answered(_NOON + day * _DAY))
+            )
+            await _finish(store, Ref("b", name))
+        await store.batch_published("b")
+
+    _run(scenario())
+
+    def told(reader: Reader) -> list[list[tuple[Any, ...]]]:
+        rows = [(r.tag, r.calls, r.cost_usd) for r in reader.spend(("tag",))]
+        both = [(r.day, r.tag) for r in reader.spend(("day", "tag"), tags=["x", 'it\'s "z"'])]
+        return [rows, both, [(r.calls, r.cost_usd) for r in reader.spend(())]]
+
+    with Reader(tmp_path / "state" / "batchd.db") as reader:
+        before = told(reader)
+        assert before == [
+            [(None, 1, 2.0), ('it\'s "z"', 1, 2.0), ("x", 1, 2.0), ("y", 2, 4.0)],
+            [("2026-11-24", "x"), ("2026-11-24", "y"), ("2026-11-27", 'it\'s "z"')],
+            [(4, 8.0)],
+        ]
+        last = dt.date(2026, 11, 25)
+        assert [r.calls for r in reader.spend((), tags=["y"], since=last, until=last)] == [1]
+        for models, calls in ((["m"], [4]), (["p/m", "q"], [4]), (["p"], [])):
+            assert [r.calls for r in reader.spend((), models=models)] == calls
+        assert reader.spend((), providers=["m"]) == []
+        _run(store.prune(_NOON + 9 * _DAY))
+        with pytest.raises(StoreError, match="pruned"):
+            reader.spec(Ref("b", "1"))
+        assert told(reader) == before
+
+
+def test_only_tasks_that_went_their_way_are_examples(store: Store, tmp_path: Path) -> None:
+    """Newest first: what ended by itself after a call, by model or by provider; with its labels and its time."""
+    names = ("first", "cancelled", "uncalled", "running", "failed", "other")
+
+    async def scenario() -> None:
+        tasks = [_task(n, tags=("b", "a"), check="true", evaluator="none") for n in names[:-1]]
+        tasks.append(Task(id="other", first_prompt="x", model="p/other"))
+        await store.add_batch(_batch(tmp_path), tasks)
+        for name in names:
+            await store.dispatch(Ref("b", name))
+            answers = () if name == "uncalled" else (_answered(),)
+            await store.record(Ref("b", name), 1, 0, _raw(_started(), *answers))
+            ends = {"cancelled": Status.CANCELLED, "failed": Status.ERROR}
+            if name != "running":
+                end = _finished(ends.get(name, Status.COMPLETED), at=_NOON + 40)
+                await store.finish(Ref("b", name), end, attempt=None)
+
+    _run(scenario())
+    with Reader(tmp_path / "state" / "batchd.db") as reader:
+        failed, first = reader.past_of_model("p/m", 9)
+        assert (first.tags, first.evaluation, first.prompt_chars) == ('["a","b"]', "check", 8)
+        assert (first.seconds, first.cost_usd, first.usage.calls) == (40.0, 2.0, 1)
+        assert failed.prompt_chars == 9
+        assert reader.past_of_model("p/m", 1) == [failed]
+        models = [(p.model, p.evaluation) for p in reader.past_of_provider("p", 9)]
+        assert models == [("p/other", "judge"), ("p/m", "check"), ("p/m", "check")]
+        assert reader.past_of_provider("m", 9) == []
+
+
 def test_the_ledger_can_be_split_every_way(store: Store, tmp_path: Path) -> None:
     """Spent money adds up, however it is grouped, and days can be chosen."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from batchd.agent import tools
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Sandbox
 from tests.conftest import Spool
 
 #: Is interrupted the first time, and passes where it finds what it left then.
@@ -91,3 +95,21 @@ def test_a_killed_command_is_told_to_the_model_and_in_the_log(spool: Spool) -> N
     assert "of memory together; [sandbox] max_memory_bytes allows 95.37 MiB" in told["message"]
     transcript = (spool.folder / "outbox/batch/001.jsonl").read_text()
     assert "max_memory_bytes allows 95.37 MiB" in transcript
+
+
+def test_the_model_is_told_why_its_command_was_killed(tmp_path: Path) -> None:
+    """A tool's output says that all of it was killed, what it used and which key allows how much."""
+    tmp_path.chmod(0o755)
+
+    async def main() -> tools.Output:
+        sandbox = Sandbox(SandboxPolicy(max_cpu_s=0.3))
+        opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
+        with await opening as place:
+            request = tools.Request("shell", {"command": "echo begun; while :; do :; done"})
+            return await tools.run(request, place, 20.0)
+
+    output = asyncio.run(main())
+    assert (output.outcome, output.exit_code) == ("killed", 137)
+    told = "begun\n[killed, with everything that it had started: its processes took"
+    assert output.text.startswith(told)
+    assert "[sandbox] max_cpu_s allows 0.3 s" in output.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -112,6 +113,13 @@ def test_who_ends_while_it_is_parked_was_not_at_work() -> None:
         suspended = events.Suspended(at=1e9 + 6, cause=cause)
         timing = valid("result", text_of(PRICE, more=[suspended], finished_at=1e9 + 100))["timing"]
         assert (timing["parked_s"], timing["run_s"]) == (parked_s, 5.0)
+
+
+def test_what_others_take_for_long_inputs_counts_call_by_call() -> None:
+    """Two calls of 1,000 tokens are not compared as one of 2,000, which would cost more."""
+    dearer = Rate(input=5.0, cached_input=5.0, output=9.0, above=1500)
+    cost = valid("result", text_of(replace(PRICE, rates=(PRICE.rates[0], dearer))))["cost"]
+    assert cost["compare"][0]["total"] == cost["total"]
 
 
 def test_a_result_counts_every_call_by_purpose_and_prices_cached_input() -> None:

@@ -28,7 +28,7 @@ LEAVES = ("records", "errors", "log", "masking", "sealing", "trees")
 EVENTS = ("events", "taskstate")
 FACES = (
     "observe",
-    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon"),
+    *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
     *(*EVENTS, "results", "formats", "sandbox"),
 )
@@ -76,10 +76,15 @@ ROOMS: Mapping[str, Room] = {
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
     "observe": Room(5, ("control", "store", *EVENTS)),
+    # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
+    "estimate": Room(
+        5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)
+    ),
     "report": Room(6, FACES),
     "notify": Room(6, FACES),
+    "telemetry": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify")),
+    "cli": Room(6, (*FACES, "demo", "notify", "telemetry")),
     "__main__": Room(6, ("cli",)),
 }
 
@@ -259,8 +264,10 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [
         *project["project"]["dependencies"],
+        *(name for extra in project["project"]["optional-dependencies"].values() for name in extra),
         *project["dependency-groups"]["dev"],
         *project["build-system"]["requires"],
     ]
     names = {re.split(r"[\[<>=~!; ]", w, maxsplit=1)[0].lower() for w in wanted}
+    assert "prometheus-client" in names
     assert names <= pinned

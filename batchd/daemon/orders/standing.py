@@ -1,22 +1,27 @@
-"""How things stand, for ``status``."""
+"""How things stand, for ``status`` and for whoever counts."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from batchd import __version__
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
+from batchd.daemon.desk import Figures
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.troubles import Tries
+from batchd.log import Action
+from batchd.records import Scope
 
 
 class Standing:
-    """Tells what the daemon does right now."""
+    """Tells what the daemon does right now; the listeners' ``Desk``."""
 
     def __init__(
         self, core: Core, batches: Batches, dispatcher: Dispatcher, lot: ParkingLot
@@ -68,3 +73,30 @@ class Standing:
                 for a in active
             ],
         }
+
+    def figures(self) -> Figures:
+        """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""
+        core, lot, active = self._core, self._lot, self._dispatcher.active
+        workers, parkings = self._dispatcher.pool.workers, lot.parkings
+        given_back = lot.given_back(each.ref for each in active)
+        return Figures(
+            draining=core.closing,
+            batches=len(self._batches),
+            queued=len(core.schedule) - len(active) - given_back,
+            running=len(active),
+            parked=given_back,
+            slots=core.config.pool.processes * core.config.pool.agents_per_process,
+            workers=len(workers),
+            workers_rss=sum(worker.rss for worker in workers),
+            providers=core.governor.told(),
+            parked_providers=tuple(
+                (p.name, p.cause) for p in parkings if p.scope is Scope.PROVIDER
+            ),
+            parkings=Counter(parking.scope for parking in parkings),
+            day=core.governor.money.told(),
+            troubles=tuple(trouble.what for trouble in core.troubles.open),
+        )
+
+    def trying(self, action: Action) -> Tries:
+        """Return what notes that some work fails, and when it works again."""
+        return self._core.troubles.trying(action)

@@ -44,7 +44,7 @@ class Orders:
         self._dispatcher = dispatcher
         self._ends = ends
         self._reloader = reloader
-        self._standing = Standing(core, batches, dispatcher, lot)
+        self.standing = Standing(core, batches, dispatcher, lot)
         self._pausing = Pausing(core, batches, lot)
         self.rerun = Rerun(core, batches)
 
@@ -58,7 +58,7 @@ class Orders:
             "priority": self._priority,
         }
         verbs = {
-            "status": self._standing.status,
+            "status": self.standing.status,
             **{verb: self._if_ready(handler) for verb, handler in durable.items()},
             "prune": self._prune,
             "tune": self._tune,

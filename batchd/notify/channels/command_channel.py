@@ -16,6 +16,7 @@ from batchd.notify.channels.target import Target
 from batchd.notify.format import NotificationV1
 from batchd.sandbox import launch, process
 from batchd.sandbox.child import Child
+from batchd.sandbox.folders import Folders
 
 #: What is kept of its output.
 _OUTPUT_BYTES = 1024
@@ -33,7 +34,7 @@ async def send(target: Target, message: NotificationV1) -> str:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def start(stdin: int | None, output: int) -> Child:
-        return launch.plain(root, env, argv, stdin=stdin, output=output)
+        return launch.plain(Folders(root), env, (), argv, stdin=stdin, output=output)
 
     try:
         ran = await process.run(

@@ -1,0 +1,48 @@
+"""``batchd top``: how things stand, live, on a terminal; and the keys to step in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from batchd.cli import common
+from batchd.errors import UsageError
+
+_LEAST_S = 0.1
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "Keys are told by `?`. It only looks, and gives orders: the daemon goes on when it ends."
+    )
+    parser.add_argument(
+        "-i",
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two looks (1)",
+    )
+    parser.add_argument("--once", action="store_true", help="print one picture, also into a pipe")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show it until somebody has seen enough."""
+    if not args.interval >= _LEAST_S:
+        raise UsageError(f"--interval is at least {_LEAST_S} seconds")
+    state = common.state_directory(args.config)
+    from batchd.cli.top import loop  # noqa: PLC0415 (rich is slow to load)
+
+    if args.once:
+        return loop.once(state)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "top needs a terminal; `batchd top --once` prints one picture, and `batchd status` has a form for programs"
+        )
+    if os.environ.get("TERM", "dumb") in {"dumb", "unknown", ""}:
+        raise UsageError(
+            "this terminal (TERM) cannot be drawn on; `batchd top --once` prints one picture, and `batchd status` tells more"
+        )
+    return loop.run(state, args.interval)

@@ -1,0 +1,107 @@
+"""Tables for a terminal: columns that say what they show, laid out for the width that there is.
+
+Not rich's own table: that costs ten times as much, once a second and with every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeAlias, TypeVar
+
+from rich.text import Text
+
+from batchd.log import escape
+
+T = TypeVar("T")
+Cell: TypeAlias = Text | str
+
+_GAP = 2
+#: So much of a title is always shown.
+_LONGEST_TITLE = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column(Generic[T]):
+    """One column of a table."""
+
+    head: str
+    cell: Callable[[T], Cell]
+    right: bool = False
+    #: Columns that it always has: so that the table stands still while figures grow, or that a name can be told.
+    least: int = 0
+    #: Whether it is cut where the line would be too long.
+    flexible: bool = False
+    #: Where there is too little room, the columns with the highest rank are left out first; 0: never.
+    rank: int = 0
+
+
+def table(
+    columns: Sequence[Column[T]], items: Sequence[T], width: int, *, title: str
+) -> list[Text]:
+    """Return the head, which begins with a title, and a line for each item; what cells say is neutralised here."""
+    least = max(columns[0].least, min(len(title), _LONGEST_TITLE))
+    columns = [replace(columns[0], head=title, least=least), *columns[1:]]
+    heads = [Text(escape(column.head)) for column in columns]
+    rows = [[_text(column.cell(item)) for column in columns] for item in items]
+    natural = [
+        max(column.least, *(row[place].cell_len for row in (heads, *rows)))
+        for place, column in enumerate(columns)
+    ]
+    kept = _kept(columns, natural, width)
+    widths = _widths([columns[place] for place in kept], [natural[place] for place in kept], width)
+    shown = [(place, columns[place].right, wide) for place, wide in zip(kept, widths, strict=True)]
+    return [
+        _line([(row[place], right, wide) for place, right, wide in shown]) for row in (heads, *rows)
+    ]
+
+
+def bar(part: float, width: int, style: str = "") -> Text:
+    """Return a bar that is filled by ``part``, 0 to 1; what has begun shows, and only what is full is full."""
+    part = min(1.0, max(0.0, part))
+    full = int(part * width) if part in {0.0, 1.0} else min(width - 1, max(1, round(part * width)))
+    return Text.assemble(("█" * full, style), ("░" * (width - full), "dim"))
+
+
+def _text(cell: Cell) -> Text:
+    return cell if isinstance(cell, Text) else Text(escape(cell))
+
+
+def _kept(columns: Sequence[Column[T]], natural: Sequence[int], width: int) -> list[int]:
+    """Return the places of the columns that fit."""
+    kept = list(range(len(columns)))
+
+    def needed() -> int:
+        least = (columns[p].least if columns[p].flexible else natural[p] for p in kept)
+        return sum(least) + _GAP * (len(kept) - 1)
+
+    while needed() > width and (ranked := [p for p in kept if columns[p].rank]):
+        kept.remove(max(ranked, key=lambda p: columns[p].rank))
+    return kept
+
+
+def _widths(columns: Sequence[Column[T]], natural: Sequence[int], width: int) -> list[int]:
+    """Return how wide each column is: flexible ones share what the others leave, the first ones first."""
+    room = width - _GAP * (len(columns) - 1)
+    room -= sum(n for n, column in zip(natural, columns, strict=True) if not column.flexible)
+    sharing = sum(column.flexible for column in columns)
+    widths = []
+    for wide, column in zip(natural, columns, strict=True):
+        if column.flexible:
+            wide = max(1, min(wide, max(column.least, room // sharing)))  # noqa: PLW2901 (what it may be)
+            room -= wide
+            sharing -= 1
+        widths.append(wide)
+    return widths
+
+
+def _line(cells: Sequence[tuple[Text, bool, int]]) -> Text:
+    line = Text(no_wrap=True)
+    for text, right, width in cells:
+        if line:
+            line.append(" " * _GAP)
+        cut = text.copy()
+        cut.truncate(width, overflow="ellipsis")
+        gap = " " * (width - cut.cell_len)
+        line.append_text(Text(gap) + cut if right else cut + Text(gap))
+    return line

@@ -1,0 +1,169 @@
+"""The upper part of the screen: the daemon, the work as a whole, money, providers, and what is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+from rich.text import Text
+
+from batchd.cli.top.columns import bar
+from batchd.log import escape
+from batchd.observe import parking, troubles
+from batchd.observe.snapshot import Day, Provider, Snapshot
+from batchd.observe.words import compact, counted, money, span
+from batchd.records import Scope
+
+#: So many providers have a line each, and so many things that wait have two.
+_PROVIDERS, _PARKINGS = 5, 2
+_BAR = 16
+_SMALL_BAR = 8
+#: A label's columns, and the most that a provider's name gets.
+_LABEL, _LONGEST_LABEL = 7, 14
+#: From here on a gauge is red.
+_NEARLY = 0.9
+
+
+def lines(snapshot: Snapshot, width: int) -> list[Text]:
+    """Return the lines, the most important first."""
+    names = [escape(p.name) for p in snapshot.providers]
+    label = min(_LONGEST_LABEL, max([_LABEL, *(len(name) for name in names)]))
+    found = [_daemon(snapshot, width), *_troubles(snapshot)]
+    found += [_labelled("tasks", _tasks(snapshot), label)]
+    if snapshot.left:
+        found += [_labelled("speed", _speed(snapshot), label)]
+    if snapshot.daemon:
+        found += [_labelled("today", _day(snapshot.daemon.day), label)]
+    for provider in snapshot.providers[:_PROVIDERS]:
+        found.append(_labelled(escape(provider.name), _provider(provider), label))
+    if (more := len(snapshot.providers) - _PROVIDERS) > 0:
+        found.append(Text(f"… and {counted(more, 'provider')} more", "dim"))
+    return [*found, *_parked(snapshot)]
+
+
+def _daemon(snapshot: Snapshot, width: int) -> Text:
+    daemon = snapshot.daemon
+    if snapshot.silent:
+        return Text("The daemon does not answer: what follows is what the store says.", "bold red")
+    if daemon is None:
+        rest = "; what has not ended goes on then" if snapshot.left else ""
+        return Text(f"No daemon runs here; `batchd serve` starts one{rest}.", "bold yellow")
+    doing = ("draining", "bold yellow") if daemon.draining else ("running", "green")
+    line = Text.assemble(
+        (f"batchd {daemon.version}", "bold"),
+        "  ",
+        doing,
+        f" for {span(max(0.0, snapshot.at - daemon.started_at))}, pid {daemon.pid}  ",
+        bar(len(snapshot.agents) / daemon.slots, _SMALL_BAR, "cyan"),
+        f" {len(snapshot.agents)}/{daemon.slots} agents, {counted(daemon.workers, 'worker')}",
+    )
+    clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
+    gap = width - line.cell_len - len(clock)
+    return line.append(" " * gap + clock, "dim") if gap > 1 else line
+
+
+def _troubles(snapshot: Snapshot) -> Iterator[Text]:
+    for trouble in snapshot.daemon.troubles if snapshot.daemon else ():
+        what, mend = troubles.lines(trouble)
+        yield Text(what, "bold red")
+        yield Text(mend, "red")
+
+
+def _labelled(label: str, line: Text, width: int) -> Text:
+    name = Text(label, "dim")
+    name.truncate(width, overflow="ellipsis", pad=True)
+    return Text.assemble(name, " ", line)
+
+
+def _joined(*parts: Text | str) -> Text:
+    return Text("  ").join(Text(p) if isinstance(p, str) else p for p in parts if p)
+
+
+def _tasks(snapshot: Snapshot) -> Text:
+    """Of all batches that have not ended: what is done, and where the rest stands."""
+    left = [b for b in snapshot.batches if b.published_at is None and b.tasks]
+    if not left:
+        return Text("nothing is left to do")
+    tasks, finished = sum(b.tasks for b in left), sum(b.finished for b in left)
+    bad = finished - sum(b.completed for b in left)
+    parked = sum(b.parked for b in left)
+    return _joined(
+        Text.assemble(
+            bar(finished / tasks, _BAR, "green"), (f" {finished:,}/{tasks:,} done", "bold")
+        ),
+        Text(f"✗ {bad:,} failed", "red") if bad else "",
+        f"{snapshot.queued:,} queued",
+        f"{len(snapshot.agents):,} at work",
+        Text(f"{parked:,} parked", "yellow") if parked else "",
+    )
+
+
+def _speed(snapshot: Snapshot) -> Text:
+    speed = snapshot.speed
+    if speed is None:
+        return Text("is told in some seconds", "dim")
+    left = snapshot.seconds_left
+    return _joined(
+        f"{speed.tasks_a_minute:.1f} tasks/min",
+        f"{compact(speed.tokens_a_minute)} tokens/min",
+        f"{_hourly(speed.usd_a_minute * 60)}/h",
+        Text(f"about {_long(left)} left", "bold") if left and snapshot.left else "",
+    )
+
+
+def _hourly(usd: float) -> str:
+    return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents tell enough)
+
+
+def _long(seconds: float) -> str:
+    """Return a span that nobody knows to the second."""
+    if seconds < 90:  # noqa: PLR2004 (a minute and a half)
+        return f"{seconds:.0f} s"
+    if seconds < 5400:  # noqa: PLR2004 (an hour and a half)
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _day(day: Day) -> Text:
+    held = f"+{money(day.reserved_usd)} set aside" if day.reserved_usd >= 0.00005 else ""  # noqa: PLR2004 (what money shows)
+    if not day.limit_usd:
+        return _joined(f"{money(day.spent_usd)} spent", held)
+    part = (day.spent_usd + day.reserved_usd) / day.limit_usd
+    gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
+    spent = f" {money(day.spent_usd)} of ${day.limit_usd:,.2f} (UTC day)"
+    return _joined(Text.assemble(gauge, spent), held)
+
+
+def _provider(provider: Provider) -> Text:
+    if provider.parked:
+        return Text(f"parked: {provider.parked[0].cause}", "yellow")
+    used = provider.under_way / provider.concurrent if provider.concurrent else 0.0
+    calls = f" {provider.under_way}/{provider.concurrent} calls"
+    return _joined(
+        Text.assemble(bar(used, _SMALL_BAR, "cyan"), calls),
+        _rate(provider.calls_a_minute, provider.rpm, "req/min"),
+        _rate(provider.tokens_a_minute, provider.tpm, "tok/min"),
+        Text(f"{provider.waiting} wait", "yellow") if provider.waiting else "",
+        Text(f"pauses {provider.paused_s:.0f} s", "yellow") if provider.paused_s else "",
+    )
+
+
+def _rate(used: float | None, limit: float, unit: str) -> Text:
+    if used is None:
+        return Text(f"≤{compact(limit)} {unit}" if limit else "")
+    if not limit:
+        return Text(f"{compact(used)} {unit}")
+    gauge = bar(used / limit, _SMALL_BAR // 2, "red" if used / limit >= _NEARLY else "cyan")
+    return Text.assemble(gauge, f" {compact(used)}/{compact(limit)} {unit}")
+
+
+def _parked(snapshot: Snapshot) -> Iterator[Text]:
+    """Yield what waits and the mend: what concerns all first, single tasks last."""
+    ranks = [*Scope]
+    parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
+    told = [*parking.lines(parked)]
+    for place, line in enumerate(islice(told, 2 * _PARKINGS)):
+        yield Text(line, "dim" if place % 2 else "yellow")
+    if (more := len(told) // 2 - _PARKINGS) > 0:
+        yield Text(f"… and {more:,} more: batchd status", "dim")

@@ -1,0 +1,293 @@
+"""The main screen: how things stand above, batches and tasks below, and the keys that act on them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.text import Text
+
+from batchd.cli import glyphs
+from batchd.cli.status import batch_status
+from batchd.cli.top import batches, head, orders, work
+from batchd.cli.top.choosing import Choice, moves
+from batchd.cli.top.columns import table
+from batchd.cli.top.orders import Order
+from batchd.cli.top.watching import Sight, Wish
+from batchd.cli.top.work import Doing
+from batchd.log import escape
+from batchd.observe.snapshot import Snapshot
+from batchd.observe.words import counted
+from batchd.records import Ref, Scope, Status
+from batchd.store.rows import BatchRow, TaskRow
+
+#: A screen that is lower than this shows one list alone.
+_LOW = 14
+#: One of so many lines has room for an empty one.
+_HIGH = 29
+_NO_STORE = "No batch has been taken up here yet: this waits for the first one."
+
+
+class Pane(enum.Enum):
+    """Where keys act."""
+
+    BATCHES = enum.auto()
+    TASKS = enum.auto()
+
+
+@dataclass(slots=True)
+class Lists:
+    """What is shown, and what is chosen."""
+
+    pane: Pane = Pane.TASKS
+    #: The batch whose tasks are listed, ended ones too; empty: what is at work.
+    opened: str = ""
+    #: The columns that they are sorted by.
+    at_work_by: str = "TIME"
+    opened_by: str = work.IN_ORDER
+    #: Only what holds this text is listed.
+    filter: str = ""
+    #: What is typed after `/`; None: nothing is.
+    typed: str | None = None
+    batch: Choice[BatchRow] = field(default_factory=lambda: Choice(lambda b: b.batch.name))
+    task: Choice[TaskRow] = field(default_factory=lambda: Choice(lambda t: t.ref))
+    #: The list of tasks, made of what, and how.
+    _source: object = None
+    _listed: tuple[object, list[TaskRow]] = (None, [])
+
+    # Keys
+
+    def key(self, key: str, sight: Sight) -> Order | Ref | str | None:
+        """Act on a key. Return an order to give, a task to follow, what to tell, or nothing."""
+        if self.typed is not None:
+            self._type(key)
+            return None
+        snapshot = sight.snapshot
+        if snapshot is None:
+            return None
+        if self.pane is Pane.BATCHES:
+            rows = self._batches(snapshot)
+            if by := moves(key, self.batch.lines):
+                self.batch.move(rows, by)
+            else:
+                return self._on_batch(key, self.batch.settle(rows), snapshot)
+        else:
+            tasks = self._tasks(sight, snapshot)
+            if by := moves(key, self.task.lines):
+                self.task.move(tasks, by)
+            else:
+                return self._on_task(key, self.task.settle(tasks), snapshot)
+        return None
+
+    def _type(self, key: str) -> None:
+        typed = self.typed or ""
+        if key in {"enter", "escape"}:
+            self.typed = None
+            self.filter = typed if key == "enter" else self.filter
+        elif key in {"backspace", "clear"}:
+            self.typed = typed[:-1] if key == "backspace" else ""
+        elif len(key) == 1:
+            self.typed = typed + key
+
+    def _on_any(self, key: str, snapshot: Snapshot) -> Order | None:
+        match key:
+            case "tab" | "back tab":
+                self.pane = Pane.TASKS if self.pane is Pane.BATCHES else Pane.BATCHES
+            case "/":
+                self.typed = self.filter
+            case "s":
+                self._sort()
+            case "escape" if self.filter:
+                self.filter = ""
+            case "escape" | "left" | "h" if self.opened:
+                self._open("")
+            case "P":
+                return _toggled(snapshot, Scope.ALL, "")
+        return None
+
+    def _on_batch(
+        self, key: str, row: BatchRow | None, snapshot: Snapshot
+    ) -> Order | Ref | str | None:
+        if row is None or key not in {"enter", "right", "l", "c", "p", "r"}:
+            return self._on_any(key, snapshot)
+        name = row.batch.name
+        if key in {"enter", "right", "l"}:
+            self._open(name)
+            return None
+        left = row.tasks - row.finished
+        if key == "r":
+            if left or row.finished == row.completed:
+                why = "it has not ended" if left else "it has no failed tasks"
+                return f"{name}: nothing to run again, {why}"
+            failed = counted(row.finished - row.completed, "failed task")
+            return orders.retrying(name, f"{failed} of {name}", failed=True)
+        if not left:
+            return f"{name} has ended: {batch_status(row)}"
+        if key == "c":
+            return orders.cancelling(name, f"{name}, {counted(left, 'task')} that have not ended")
+        return _toggled(snapshot, Scope.BATCH, name)
+
+    def _on_task(
+        self, key: str, one: TaskRow | None, snapshot: Snapshot
+    ) -> Order | Ref | str | None:
+        if one is None or key not in {"enter", "right", "l", "c", "p", "r"}:
+            return self._on_any(key, snapshot)
+        if key in {"enter", "right", "l"}:
+            return one.ref
+        return on_task(key, one.ref, one.status, snapshot)
+
+    def _open(self, batch: str) -> None:
+        self.opened = batch
+        self.pane = Pane.TASKS if batch else Pane.BATCHES
+        self.task = Choice(self.task.key)
+
+    def _sort(self) -> None:
+        known = [*([work.IN_ORDER] if self.opened else []), *work.ORDERS]
+        by = known[(known.index(self._by) + 1) % len(known)]
+        if self.opened:
+            self.opened_by = by
+        else:
+            self.at_work_by = by
+
+    # What there is
+
+    @property
+    def _by(self) -> str:
+        return self.opened_by if self.opened else self.at_work_by
+
+    @property
+    def wish(self) -> Wish:
+        """What the watcher is to look at beside."""
+        return Wish(batch=self.opened)
+
+    @property
+    def _wanted(self) -> str:
+        return self.filter if self.typed is None else self.typed
+
+    def _batches(self, snapshot: Snapshot) -> list[BatchRow]:
+        wanted = self._wanted.casefold() if self.pane is Pane.BATCHES else ""
+        return [b for b in snapshot.batches if wanted in b.batch.name.casefold()]
+
+    def _tasks(self, sight: Sight, snapshot: Snapshot) -> list[TaskRow]:
+        """Return the tasks that are listed; made anew only when there is news, for there may be many."""
+        wanted = self._wanted if self.pane is Pane.TASKS else ""
+        tasks = sight.tasks if self.opened and sight.batch == self.opened else ()
+        source = tasks if self.opened else snapshot
+        made_of = (self.opened, self._by, wanted)
+        if self._source is not source or self._listed[0] != made_of:
+            self._source = source
+            doing = Doing(snapshot, tasks)
+            works = map(doing.work, tasks if self.opened else work.at_work(snapshot))
+            self._listed = (made_of, work.listed(works, self._by, wanted))
+        return self._listed[1]
+
+    # Drawing
+
+    def draw(self, sight: Sight, width: int, height: int) -> list[Text]:
+        """Return the lines of the screen, at most ``height``."""
+        snapshot = sight.snapshot
+        if snapshot is None:
+            return _told(sight.trouble, width) or [Text("looking …", "dim")]
+        above = head.lines(snapshot, width)[: max(2, height // 2)]
+        above += _told(sight.trouble, width)
+        if not sight.store:
+            return [*above, Text(), Text(_NO_STORE, "bold")][:height]
+        if height >= _HIGH:
+            above.append(Text())
+        rows, tasks = self._batches(snapshot), self._tasks(sight, snapshot)
+        room = height - len(above) - 2
+        if height < _LOW:
+            alone = self.pane is Pane.BATCHES
+            for_batches, for_tasks = (room + 1, 0) if alone else (0, room + 1)
+        else:
+            for_batches = _share(
+                len(rows), max(1, len(tasks)), room, half=self.pane is Pane.BATCHES
+            )
+            for_tasks = room - for_batches
+        below = [
+            *(self._draw_batches(rows, width, for_batches) if for_batches else ()),
+            *(self._draw_tasks(tasks, sight, width, for_tasks) if for_tasks else ()),
+        ]
+        return [*above, *below][:height]
+
+    def _draw_batches(self, rows: Sequence[BatchRow], width: int, lines: int) -> list[Text]:
+        shown = self.batch.window(rows, lines)
+        title = _title("BATCHES", len(rows), self.batch, len(shown))
+        active = self.pane is Pane.BATCHES
+        place = self.batch.place - self.batch.first if active else -1
+        drawn = table(batches.columns(rows), shown, width, title=title)
+        return _dressed(drawn, place, width, active=active)
+
+    def _draw_tasks(
+        self, tasks: Sequence[TaskRow], sight: Sight, width: int, lines: int
+    ) -> list[Text]:
+        assert sight.snapshot is not None
+        shown = self.task.window(tasks, lines)
+        title = _title("AT WORK", len(tasks), self.task, len(shown))
+        if self.opened:
+            title = f"{_title('', len(tasks), self.task, len(shown))} OF {self.opened}"
+        active = self.pane is Pane.TASKS
+        place = self.task.place - self.task.first if active else -1
+        doing = Doing(sight.snapshot, sight.tasks if self.opened else ())
+        columns = work.columns(self._by, of_one=bool(self.opened))
+        drawn = table(columns, [doing.work(row) for row in shown], width, title=title)
+        dressed = _dressed(drawn, place, width, active=active)
+        return dressed if tasks else [*dressed, Text(self._nothing(sight), "dim")]
+
+    def _nothing(self, sight: Sight) -> str:
+        if self._wanted and self.pane is Pane.TASKS:
+            return f"nothing here holds {escape(self._wanted)!r}: Esc shows all"
+        if self.opened:
+            return "it has no tasks" if sight.batch == self.opened else "looking …"
+        return "nothing"
+
+
+def on_task(key: str, ref: Ref, status: Status, snapshot: Snapshot | None) -> Order | str | None:
+    """Return what a key orders for a task, or why it does not."""
+    if key == "r":
+        if status.final:
+            return orders.retrying(str(ref), str(ref), failed=False)
+        return f"{ref} has not ended: there is nothing to run again"
+    if status.final:
+        return f"{ref} has ended: {status}"
+    if key == "c":
+        return orders.cancelling(str(ref), str(ref))
+    return _toggled(snapshot, Scope.TASK, str(ref)) if snapshot else None
+
+
+def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Order:
+    """Return the order to let go on what is paused, and to pause what is not."""
+    if any((p.scope, p.name) == (scope, name) for p in snapshot.parked):
+        return orders.resuming(scope, name)
+    return orders.pausing(scope, name)
+
+
+def _told(trouble: str, width: int) -> list[Text]:
+    """Return a trouble in as many lines as it takes: what to do stands at its end."""
+    lines = glyphs.wrapped(escape(trouble), width) if trouble else ()
+    return [Text(line, "bold red") for line in lines]
+
+
+def _share(batches: int, tasks: int, room: int, *, half: bool) -> int:
+    """Return how many of the lines are for batches: a third, or half, or what neither side needs more of."""
+    usual = max(2, room // (2 if half else 3))
+    return max(1, min(batches, max(usual, room - tasks)))
+
+
+def _title(what: str, count: int, choice: Choice[TaskRow] | Choice[BatchRow], shown: int) -> str:
+    if shown >= count:
+        return f"{what} {count:,}".strip()
+    return f"{what} {choice.first + 1}-{choice.first + shown}/{count}".strip()
+
+
+def _dressed(lines: list[Text], chosen: int, width: int, *, active: bool) -> list[Text]:
+    """Give a table's head and its chosen line their looks."""
+    top, *rows = lines
+    top.pad_right(max(0, width - top.cell_len))
+    top.stylize("bold underline" if active else "dim underline")
+    if 0 <= chosen < len(rows):
+        gap = " " * max(0, width - rows[chosen].cell_len)
+        # One colour: others would stand in blocks of their own.
+        rows[chosen] = Text(f"{rows[chosen].plain}{gap}", "reverse")
+    return [top, *rows]

@@ -1,0 +1,65 @@
+"""What turns: look, draw, wait for a key."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from batchd.cli import common, glyphs
+from batchd.cli.top.canvas import Canvas
+from batchd.cli.top.orders import Desk
+from batchd.cli.top.screen import Screen
+from batchd.cli.top.screen import once as whole
+from batchd.cli.top.terminal import Ended, Terminal
+from batchd.cli.top.watching import Watcher
+from batchd.observe.snapshot import Observer
+
+#: Without anything to do, it looks after itself so often (seconds).
+_IDLE_S = 60.0
+
+
+def run(state: Path, interval_s: float) -> int:
+    """Show how things stand until a key or a signal ends it; return the exit code."""
+    canvas = Canvas(ascii_only=glyphs.ascii_only(sys.stdout.encoding))
+    terminal = Terminal(sys.stdin.fileno(), sys.stdout.fileno())
+    watcher = Watcher(state, interval_s, terminal.wake)
+    desk = Desk(state, terminal.wake)
+    screen = Screen(give=desk.give, answer=lambda: desk.answer)
+    try:
+        with terminal:
+            watcher.start()
+            _turn(terminal, watcher, screen, canvas, desk)
+    except Ended as ended:
+        return 128 + ended.number
+    return 0
+
+
+def _turn(terminal: Terminal, watcher: Watcher, screen: Screen, canvas: Canvas, desk: Desk) -> None:
+    while True:
+        sight = watcher.sight
+        screen.learn(sight)
+        watcher.wish(screen.wish)
+        width, height = terminal.size
+        terminal.show(canvas.render(screen.draw(sight, width, height), width))
+        for key in terminal.wait(_IDLE_S):
+            if key == "redraw":
+                terminal.forget()
+            desk.seen()
+            if not screen.key(key, sight):
+                return
+            if screen.urgent:
+                break  # what was typed on before the question was read answers nothing
+
+
+def once(state: Path) -> int:
+    """Print how things stand now."""
+    with Observer(state) as observer:
+        snapshot = observer.look()
+    canvas = Canvas(
+        ascii_only=glyphs.ascii_only(sys.stdout.encoding),
+        styled=sys.stdout.isatty() and common.colours_wanted(),
+    )
+    store = common.store_path(state).exists()
+    width = common.terminal_width()
+    print(*canvas.render(whole(snapshot, store, width), width), sep="\n")
+    return 0

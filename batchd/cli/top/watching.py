@@ -1,0 +1,136 @@
+"""Looking at the spool beside the keys: a thread that looks again and again, so that no key waits for the daemon."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.errors import StoreError
+from batchd.events import Event
+from batchd.observe.snapshot import Observer, Snapshot
+from batchd.records import Ref
+from batchd.store.rows import TaskRow
+
+#: While a task is followed, its journal is looked at so often (seconds).
+_FOLLOW_S = 0.3
+#: Of the time, what reading the tasks of a batch may take at most: it may have a hundred thousand.
+_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be looked at beside how things stand."""
+
+    #: The batch whose tasks are wanted; empty: none.
+    batch: str = ""
+    #: The task that is followed, and how many of its events are known.
+    ref: Ref | None = None
+    known: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """News of a task that is followed."""
+
+    row: TaskRow
+    first_prompt: str
+    #: The number of the first of ``events``.
+    start: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen last."""
+
+    #: None before the first look.
+    snapshot: Snapshot | None = None
+    #: Whether there is a store.
+    store: bool = True
+    #: Why it cannot be read.
+    trouble: str = ""
+    #: The tasks of the batch that was wished for, and its name.
+    batch: str = ""
+    tasks: tuple[TaskRow, ...] = ()
+    story: Story | None = None
+
+
+class Watcher:
+    """Looks every ``interval_s``, and calls ``wake`` when it has seen something."""
+
+    def __init__(self, state: Path, interval_s: float, wake: Callable[[], None]) -> None:
+        self.sight = Sight()
+        self._state = state
+        self._interval_s = interval_s
+        self._wake = wake
+        self._wish = Wish()
+        self._poke = threading.Event()
+        self._tasks_due = 0.0
+        self._prompts: dict[Ref, str] = {}
+
+    def start(self) -> None:
+        """Begin to look. The thread keeps nobody from ending: it only reads."""
+        threading.Thread(target=self._run, name="watcher", daemon=True).start()
+
+    def wish(self, wish: Wish) -> None:
+        """Have something else looked at, at once."""
+        if wish != self._wish:
+            anew = (wish.batch, wish.ref) != (self._wish.batch, self._wish.ref)
+            self._wish = wish
+            if anew:
+                self._tasks_due = 0.0
+                self.again()
+
+    def again(self) -> None:
+        """Look at once: something has been done."""
+        self._poke.set()
+
+    def _run(self) -> None:
+        due = 0.0
+        with Observer(self._state) as observer:
+            while True:
+                poked = self._poke.is_set()
+                self._poke.clear()
+                now = time.monotonic()
+                whole = poked or now >= due
+                if whole:
+                    due = now + self._interval_s
+                self.sight = self._look(observer, whole=whole)
+                self._wake()
+                pause = due - time.monotonic()
+                self._poke.wait(min(pause, _FOLLOW_S) if self._wish.ref else pause)
+
+    def _look(self, observer: Observer, *, whole: bool) -> Sight:
+        wish, last = self._wish, self.sight
+        try:
+            snapshot = observer.look() if whole or last.snapshot is None else last.snapshot
+            if not (self._state / "batchd.db").exists():
+                return Sight(snapshot, store=False)
+            tasks = self._tasks(observer, wish.batch)
+            story = self._story(observer, wish) if wish.ref else None
+        except StoreError as error:
+            return Sight(last.snapshot, trouble=str(error), batch=last.batch, tasks=last.tasks)
+        return Sight(snapshot, batch=wish.batch, tasks=tasks, story=story)
+
+    def _tasks(self, observer: Observer, batch: str) -> tuple[TaskRow, ...]:
+        if not batch:
+            return ()
+        begun = time.monotonic()
+        if begun < self._tasks_due and self.sight.batch == batch:
+            return self.sight.tasks
+        found = tuple(observer.reader.tasks(batch))
+        took = time.monotonic() - begun
+        self._tasks_due = begun + max(self._interval_s, took / _SHARE)
+        return found
+
+    def _story(self, observer: Observer, wish: Wish) -> Story | None:
+        assert wish.ref is not None
+        # The row first: what is final in it has no more to come.
+        row = observer.reader.task(wish.ref)
+        if wish.ref not in self._prompts:
+            self._prompts = {wish.ref: observer.reader.spec(wish.ref).first_prompt}
+        events = observer.reader.events(wish.ref, wish.known)
+        return Story(row, self._prompts[wish.ref], wish.known, tuple(events))

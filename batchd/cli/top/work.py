@@ -1,0 +1,165 @@
+"""Tasks as `top` lists them: those at work, those that gave their slot back, or all of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.text import Text
+
+from batchd.cli.top.columns import Column
+from batchd.observe.snapshot import Snapshot
+from batchd.observe.waiting import Waiting
+from batchd.observe.words import compact, money, span
+from batchd.records import Status
+from batchd.store.rows import TaskRow
+
+#: The colours of what a task does, or how it ended; the rest has none.
+_STYLES = {
+    "model": "cyan",
+    "tool": "green",
+    "evaluating": "magenta",
+    "waiting": "yellow",
+    "parked": "yellow",
+    "completed": "green",
+    "timeout": "yellow",
+    "cancelled": "yellow",
+    "error": "red",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task, and what is done for it."""
+
+    row: TaskRow
+    #: A step of the agent's, or where the task stands.
+    step: str
+    #: Which model, which command; what it waits for; why it did not complete.
+    detail: str
+    #: When this step began; 0 where that is no question.
+    since: float
+    #: When this was seen.
+    at: float
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since the task began, or that it took in all."""
+        began, ended = self.row.started_at, self.row.finished_at
+        return max(0.0, (ended or self.at) - began) if began else 0.0
+
+
+class Doing:
+    """Knows of each task what is done for it, as a snapshot has it."""
+
+    def __init__(self, snapshot: Snapshot, batch: Iterable[TaskRow] = ()) -> None:
+        """``batch``: tasks that others may come after."""
+        self._at = snapshot.at
+        self._agents = {agent.row.ref: agent for agent in snapshot.agents}
+        begun = [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
+        left = {row.ref for row in batch if not row.status.final}
+        daemon = snapshot.daemon is not None or snapshot.silent
+        self._waiting = Waiting(snapshot.parked, begun, left, daemon=daemon)
+
+    def work(self, row: TaskRow) -> Work:
+        """Return what is done for a task."""
+        agent = self._agents.get(row.ref)
+        if row.status is Status.RUNNING and agent:
+            return Work(row, agent.step, agent.detail, agent.since, self._at)
+        since = row.since if row.status is Status.PARKED else 0.0
+        return Work(row, str(row.status), self._waiting.why(row), since, self._at)
+
+
+def at_work(snapshot: Snapshot) -> list[TaskRow]:
+    """Return the tasks of agents, and those that wait in the middle of their work."""
+    return [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
+
+
+#: What people look for first; what has no rank comes last.
+_RANKS = {
+    step: rank
+    for rank, step in enumerate(
+        ("error", "timeout", "cancelled", "parked", "waiting", "evaluating", "model", "tool")
+    )
+}
+#: What lists are sorted by, one after the other with every `s`; the first is the default.
+ORDERS: dict[str, tuple[Callable[[Work], Any], bool]] = {
+    "TIME": (lambda w: w.elapsed_s, True),
+    "TOKENS": (lambda w: w.row.input_tokens + w.row.output_tokens, True),
+    "COST": (lambda w: w.row.cost_usd or 0.0, True),
+    "STEP": (lambda w: (_RANKS.get(w.step, len(_RANKS)), w.step), False),
+    "TASK": (lambda w: w.row.ref, False),
+}
+#: The default for a batch's tasks: as they stand in the file.
+IN_ORDER = ""
+
+
+def listed(works: Iterable[Work], by: str, words: str) -> list[TaskRow]:
+    """Return the tasks in which a text occurs, in any case of letters, sorted; of what is equal, as it came."""
+    wanted = words.casefold()
+    if wanted:
+        works = (w for w in works if wanted in _told(w).casefold())
+    if by != IN_ORDER:
+        key, backwards = ORDERS[by]
+        works = sorted(works, key=key, reverse=backwards)
+    return [work.row for work in works]
+
+
+def _told(work: Work) -> str:
+    return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}"
+
+
+def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
+    """Return the columns; the one that the list is sorted by is marked. ``of_one``: all are of one batch."""
+    made: list[Column[Work]] = [
+        Column(
+            head="TASK",
+            cell=_name if of_one else _whole_name,
+            flexible=True,
+            least=14 if of_one else 26,
+        ),
+        Column(head="STEP", cell=_step, least=12 if of_one else 15),
+        Column(head="ROUND", cell=lambda w: str(w.row.round), right=True, rank=4),
+        Column(
+            head="TIME",
+            cell=lambda w: span(w.elapsed_s) if w.elapsed_s else "",
+            right=True,
+            least=6,
+        ),
+        Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
+        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, rank=1),
+        # Where tasks have ended, why they did so says more than figures.
+        Column(
+            head="DETAIL",
+            cell=lambda w: w.detail,
+            flexible=True,
+            least=12,
+            rank=2 if of_one else 5,
+        ),
+    ]
+    if by == IN_ORDER:
+        return made
+    return [_marked(c) if c.head == by else c for c in made]
+
+
+def _name(work: Work) -> str:
+    return work.row.ref.task
+
+
+def _whole_name(work: Work) -> str:
+    return str(work.row.ref)
+
+
+def _marked(column: Column[Work]) -> Column[Work]:
+    head = f"▾{column.head}" if column.right else f"{column.head} ▾"
+    return replace(column, head=head)
+
+
+def _step(work: Work) -> Text:
+    since = f" {span(max(0.0, work.at - work.since))}" if work.since else ""
+    return Text.assemble((work.step, _STYLES.get(work.step, "")), (since, "dim"))
+
+
+def _tokens(work: Work) -> str:
+    return compact(work.row.input_tokens + work.row.output_tokens)

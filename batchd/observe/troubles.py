@@ -1,0 +1,25 @@
+"""What the daemon cannot do at this time, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchd.log import escape
+from batchd.observe.words import moment
+
+#: What the daemon meets.
+_WHAT = {
+    "outbox_trouble": "results cannot be written, so nothing is started",
+    "sandbox_trouble": "commands cannot be run, so nothing is started",
+    "inbox_trouble": "files in the inbox cannot be taken up",
+    "control_trouble": "the control socket, which was taken away, cannot be made again",
+    "store_trouble": "the store cannot be written, so nothing new is asked for",
+}
+
+
+def lines(trouble: Mapping[str, Any]) -> Iterator[str]:
+    """Yield two lines: what fails since when, and the mend."""
+    what = _WHAT.get(trouble["what"], trouble["what"])
+    yield escape(f"Trouble since {moment(trouble['since'])}: {what}. {trouble['message']}")
+    yield escape(f"  To go on: {trouble['mend']}")

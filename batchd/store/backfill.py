@@ -1,0 +1,80 @@
+"""What migrations work out of texts and journals, as far as they have not been pruned."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+from batchd.events import decode
+from batchd.records import Status
+from batchd.store import labels
+from batchd.store.bodies import unpack, unpack_task
+from batchd.store.fold import LINE_COLUMNS, TALLY_COLUMNS, Ledger, TaskLine, fold
+
+#: Runs within the migration's transaction, behind the statements of its version.
+Backfill: TypeAlias = Callable[[sqlite3.Connection], None]
+
+_MOVED = ", ".join(f"{column} = {column} - ?" for column in TALLY_COLUMNS)
+#: Sums of floats leave a billionth behind: no money without calls.
+_NOTHING = "calls = 0 AND unsettled_calls = 0 AND input_tokens = 0 AND output_tokens = 0"
+
+
+def tags(db: sqlite3.Connection) -> None:
+    """Label the tasks whose texts are there, and book under their tags what their journals say they spent."""
+    for batch, first, upto in db.execute(
+        "SELECT id, first_task, first_task + tasks FROM batches ORDER BY id"
+    ).fetchall():
+        ledger = Ledger()
+        for task, model, tagged in _labelled(db, first, upto):
+            if tagged:
+                _refold(db, _line(task, batch, model, tagged), ledger)
+        _move(db, ledger)
+
+
+def _labelled(db: sqlite3.Connection, first: int, upto: int) -> Iterator[tuple[int, str, str]]:
+    """Label the tasks of a batch; yield id, model and tags of each."""
+    rows = db.execute("SELECT task, body FROM specs WHERE task >= ? AND task < ?", (first, upto))
+    for number, body in rows:
+        task = unpack_task(body)
+        found = labels.of(task)
+        db.execute(
+            "UPDATE tasks SET tags = ?, evaluation = ?, prompt_chars = ? WHERE id = ?",
+            (*found, number),
+        )
+        yield number, task.model, found.tags
+
+
+def _line(task: int, batch: int, model: str, tagged: str) -> TaskLine:
+    """Return a task's row as it was before its first event."""
+    texts = {"model": model, "tags": tagged, "status": Status.QUEUED.value, "step": ""}
+    keys = {"id": task, "batch": batch, "call_at": None}
+    return TaskLine(**{**dict.fromkeys(LINE_COLUMNS, 0), **texts, **keys})  # type: ignore[arg-type] # columns by name
+
+
+def _refold(db: sqlite3.Connection, line: TaskLine, ledger: Ledger) -> None:
+    rows = db.execute("SELECT body FROM events WHERE task = ? ORDER BY seq", (line.id,))
+    for (body,) in rows:
+        fold(line, decode(unpack(body)), ledger)
+
+
+def _move(db: sqlite3.Connection, ledger: Ledger) -> None:
+    """Take what is in ``ledger`` out of the rows without tags, and book it in rows of its own."""
+    for account, tally in ledger.items():
+        values = [getattr(tally, column) for column in TALLY_COLUMNS]
+        key = account[:-1]
+        db.execute(
+            f"UPDATE spend SET {_MOVED}"  # noqa: S608 (constants)
+            " WHERE batch = ? AND day = ? AND provider = ? AND model = ? AND purpose = ? AND tags = ''",
+            (*values, *key),
+        )
+        db.execute(
+            f"INSERT INTO spend (batch, day, provider, model, purpose, tags, {', '.join(TALLY_COLUMNS)})"  # noqa: S608 (constants)
+            f" VALUES (?, ?, ?, ?, ?, ?, {', '.join('?' * len(values))})",
+            (*account, *values),
+        )
+    db.execute(f"DELETE FROM spend WHERE tags = '' AND {_NOTHING}")  # noqa: S608 (constants)
+
+
+#: By the version that they complete.
+BACKFILLS: Mapping[int, Backfill] = {4: tags}

@@ -1,0 +1,187 @@
+"""The counters and histograms, and what is bound beforehand, so that an event costs a few additions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+from batchd import __version__
+from batchd.records import Answer, FailureKind, ModelSetup, Price, Purpose
+
+#: Models that are told apart; task files name them, and whoever makes names up must not fill anybody's memory.
+_MODELS = 500
+#: What all further ones are called, and all tools that there are not.
+OTHER = "other"
+#: From a cached answer to a thinking model's; from a look at a file to a test suite.
+_CALL_S = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+_TOOL_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 120, 600)
+_TASK_S = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)
+_CALL = ("provider", "model", "purpose")
+
+
+@dataclass(slots=True, eq=False)
+class Series:
+    """What is counted of the calls to one model for one purpose."""
+
+    answered: Counter
+    failed: Counter
+    #: By what went wrong.
+    failures: Mapping[FailureKind, Counter]
+    unpriced: Counter
+    input: Counter
+    output: Counter
+    cached: Counter
+    reasoning: Counter
+    usd: Counter
+    seconds: Histogram
+    waited: Histogram
+
+    def paid(self, answer: Answer, price: Price | None) -> None:
+        """Count an answer."""
+        usage = answer.usage
+        self.answered.inc()
+        self.seconds.observe(answer.seconds)
+        self.input.inc(usage.input_tokens)
+        self.output.inc(usage.output_tokens)
+        if usage.cached_input_tokens:
+            self.cached.inc(usage.cached_input_tokens)
+        if usage.reasoning_tokens:
+            self.reasoning.inc(usage.reasoning_tokens)
+        if price is None:
+            self.unpriced.inc()
+        else:
+            self.usd.inc(price.cost(usage).total)
+
+    def lost(self, kind: FailureKind) -> None:
+        """Count a request that brought no answer."""
+        self.failed.inc()
+        self.failures[kind].inc()
+
+
+class Counts:
+    """All that is counted since the daemon started."""
+
+    def __init__(self) -> None:
+        # Of no use to Prometheus, and half as many lines again.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._series: dict[tuple[str, Purpose], Series] = {}
+        self._models: set[str] = set()
+        self._name_calls()
+        self._name_tasks()
+        told = "The version of batchd, and of Python."
+        build = Gauge("batchd_build_info", told, ("version", "python"), registry=self.registry)
+        build.labels(__version__, platform.python_version()).set(1)
+
+    def _counter(self, name: str, told: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"batchd_{name}", told, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, told: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(f"batchd_{name}", told, labels, registry=self.registry, buckets=buckets)
+
+    def _name_calls(self) -> None:
+        counter, histogram = self._counter, self._histogram
+        self._calls = counter(
+            "model_calls", "Requests to models that had an outcome.", (*_CALL, "outcome")
+        )
+        self._failures = counter(
+            "model_failures",
+            "Requests that brought no answer, by what went wrong; rate_limited is HTTP 429.",
+            ("provider", "model", "kind"),
+        )
+        self._tokens = counter("tokens", "Tokens, as the provider counts them.", (*_CALL, "kind"))
+        self._cached = counter(
+            "cached_input_tokens", "Of the input tokens, those read from the prompt cache.", _CALL
+        )
+        self._reasoning = counter(
+            "reasoning_tokens", "Of the output tokens, those spent on reasoning.", _CALL
+        )
+        self._usd = counter("cost_usd", "What answers cost, in US dollars.", _CALL)
+        self._unpriced = counter("unpriced_calls", "Answers whose price nobody knows.", _CALL)
+        self._seconds = histogram(
+            "model_call_seconds",
+            "From a request to the last byte of its answer.",
+            ("provider", "model"),
+            _CALL_S,
+        )
+        self._waited = histogram(
+            "model_call_wait_seconds",
+            "What requests waited for their turn: limits of rate and of calls at a time, backoffs.",
+            ("provider",),
+            _CALL_S,
+        )
+
+    def _name_tasks(self) -> None:
+        counter, histogram = self._counter, self._histogram
+        self.tasks = counter(
+            "tasks_finished", "Tasks with a result, by how they ended.", ("status", "reason")
+        )
+        self.suspensions = counter(
+            "tasks_suspended", "Tasks that gave their slot back: parked or drained.", ("cause",)
+        )
+        self.unsettled_calls = counter(
+            "unsettled_calls", "Of finished tasks, calls that may have been paid without an answer."
+        )
+        self.unsettled_usd = counter(
+            "unsettled_cost_usd", "What these cost at most, in US dollars."
+        )
+        self.queued_s = histogram(
+            "task_queue_seconds", "From a task's arrival to its first start.", (), _TASK_S
+        )
+        self.run_s = histogram(
+            "task_run_seconds", "A task's time at work, by how it ended.", ("status",), _TASK_S
+        )
+        self.parked_s = counter("task_parked_seconds", "What finished tasks spent parked.")
+        self.tools = counter(
+            "tool_calls", "Tool calls, by what became of them.", ("tool", "outcome")
+        )
+        self.tool_s = histogram("tool_seconds", "How long tools ran.", ("tool",), _TOOL_S)
+        self.evaluations = counter("evaluations", "Verdicts on rounds of work.", ("by", "verdict"))
+        self.compactions = counter("compactions", "Conversations that were shortened to fit.")
+        self.refused_hosts = counter("network_refusals", "Hosts that commands might not reach.")
+        self.batches = counter("batches", "Task files, by what became of them.", ("outcome",))
+        self.deaths = counter("worker_deaths", "Workers that ended with tasks, or never came up.")
+        # Else the first of each would be no increase.
+        for outcome in ("received", "rejected", "finished"):
+            self.batches.labels(outcome)
+        for cause in ("park", "drain"):
+            self.suspensions.labels(cause)
+
+    def series(self, setup: ModelSetup, purpose: Purpose) -> Series:
+        """Return what counts the calls to a model."""
+        known = self._series.get((setup.name, purpose))
+        if known is None:
+            known = self._bound(setup, purpose)
+            if setup.name in self._models:
+                self._series[setup.name, purpose] = known
+        return known
+
+    def _bound(self, setup: ModelSetup, purpose: Purpose) -> Series:
+        if len(self._models) < _MODELS:
+            self._models.add(setup.name)
+        model = setup.model if setup.name in self._models else OTHER
+        call = (setup.provider, model, purpose.value)
+        return Series(
+            answered=self._calls.labels(*call, "answered"),
+            failed=self._calls.labels(*call, "failed"),
+            failures={
+                kind: self._failures.labels(setup.provider, model, kind.value)
+                for kind in FailureKind
+            },
+            unpriced=self._unpriced.labels(*call),
+            input=self._tokens.labels(*call, "input"),
+            output=self._tokens.labels(*call, "output"),
+            cached=self._cached.labels(*call),
+            reasoning=self._reasoning.labels(*call),
+            usd=self._usd.labels(*call),
+            seconds=self._seconds.labels(setup.provider, model),
+            waited=self._waited.labels(setup.provider),
+        )

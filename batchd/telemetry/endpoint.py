@@ -1,0 +1,107 @@
+"""Where Prometheus fetches the figures: a small HTTP server in threads of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.server
+import socket
+import socketserver
+import threading
+from typing import Any
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+
+from batchd.errors import NotPossibleError
+from batchd.telemetry.line import Line
+
+#: The time between two tries to get the port.
+_AGAIN_S = 5.0
+#: Who asks, or reads, more slowly is dropped (seconds); and who comes while so many are served.
+_PATIENCE_S = 5.0
+_GUESTS = 8
+_END_S = 0.5
+
+
+class _Handler(MetricsHandler):
+    """Answers one request."""
+
+    timeout = _PATIENCE_S
+
+
+class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """Serves a few at a time."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], registry: CollectorRegistry) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._guests = threading.BoundedSemaphore(_GUESTS)
+        super().__init__(address, _Handler.factory(registry))
+
+    def server_bind(self) -> None:
+        """Bind, without asking DNS for our own name, as ``HTTPServer`` does: that may take long."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a guest in a thread, or turn it away."""
+        if not self._guests.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread is to be had
+            self._guests.release()
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a guest, and make room."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._guests.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a guest that goes in the middle of its answer is no trouble of ours."""
+
+
+class Endpoint:
+    """The server, from the moment that the port is to be had to its ``close``."""
+
+    def __init__(self, address: tuple[str, int], registry: CollectorRegistry, line: Line) -> None:
+        self._address = address
+        self._registry = registry
+        self._line = line
+        self._server: _Server | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._closing.set()
+        if server := self._server:
+            # Wakes who waits for a guest.
+            with contextlib.suppress(OSError):
+                server.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(_END_S)
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._server = _Server(self._address, self._registry)
+            except OSError as error:
+                self._line.failed(self._explained(error))
+                self._closing.wait(_AGAIN_S)
+                continue
+            self._line.worked()
+            with self._server as server:
+                while not self._closing.is_set():
+                    server.handle_request()
+
+    def _explained(self, error: OSError) -> NotPossibleError:
+        why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        host, port = self._address
+        mend = "end that, or set another [metrics] listen"
+        return NotPossibleError(f"metrics are not to be had at {host}:{port}, {why}: {mend}")

@@ -1,0 +1,199 @@
+"""`batchd estimate`: what it says before is held against what really happens afterwards."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd.events import CallStarted
+from batchd.records import Ref
+from batchd.store import Reader
+
+_PRICES = """\
+[models."standin/{model}"]
+input_usd_per_mtok = 3.0
+cached_input_usd_per_mtok = 0.3
+output_usd_per_mtok = 15.0
+"""
+
+
+def tasks(seed: int, count: int, **more: Any) -> list[dict[str, Any]]:
+    """Return tasks of very different lengths, some of which need a second and a third round."""
+    rng = random.Random(seed)
+    made = []
+    for number in range(count):
+        words = " ".join(
+            rng.choices(["parse", "file", "error", "größe", "日本"], k=rng.randint(5, 400))
+        )
+        made.append(
+            {
+                "first_prompt": f"{seed}.{number} {words}",
+                "check": 'test -n "$READY"',
+                "env": {"READY": rng.choice(["", "yes", "yes"])},
+                "limits": {"max_iterations": 3},
+                **more,
+            }
+        )
+    return made
+
+
+def estimated(spool: Any, *files: Path) -> Any:
+    """Return an estimate, for programs."""
+    done = spool.batchd("estimate", *files, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def within(value: float, found: dict[str, float]) -> bool:
+    """Tell whether a value lies in a range."""
+    return found["low"] <= value <= found["high"]
+
+
+@pytest.fixture
+def counted(spool: Any, counting_server: tuple[str, Path]) -> Any:
+    """Give a spool whose server counts tokens, and has a prompt cache."""
+    path = spool.folder / "config.toml"
+    text = path.read_text().splitlines()
+    text = [f'base_url = "{counting_server[0]}"' if x.startswith("base_url") else x for x in text]
+    models = ("steps-3", "steps-9", "dark")
+    path.write_text("\n".join([*text, *(_PRICES.format(model=m) for m in models[:2])]))
+    return spool
+
+
+def run(spool: Any, *paths: Path) -> None:
+    """Have files done."""
+    for path in paths:
+        spool.batchd("submit", "--wait", path)
+
+
+def first_requests(spool: Any, batch: str) -> int:
+    """Return what the agents themselves counted for their first requests."""
+    with Reader(spool.folder / ".batchd/batchd.db") as reader:
+        names = [t.ref.task for t in reader.tasks(batch)]
+        calls = [
+            next(e for e in reader.events(Ref(batch, name)) if isinstance(e, CallStarted))
+            for name in names
+        ]
+    return sum(call.input_tokens for call in calls)
+
+
+def test_what_is_estimated_comes_true(counted: Any) -> None:
+    """After real batches the range of a like batch holds its real calls, tokens and money; first requests are exact."""
+    made = {"model": "standin/steps-3", "tags": ["nightly"]}
+    olds = [counted.write(f"old{i}.json", tasks(i, 12, **made)) for i in range(3)]
+    new = counted.write("new.json", tasks(99, 30, **made), budget_usd=50.0)
+    # Tasks of another model and tag must not mix in.
+    other = counted.write("other.json", tasks(7, 6, model="standin/steps-9", tags=["weekly"]))
+    before = estimated(counted, new)
+    assert before["total"]["with_history"] == 0
+    assert before["total"]["in_all"] is None
+    with counted.serving():
+        run(counted, *olds, other)
+        told = estimated(counted, new)
+        shown = counted.batchd("estimate", new).stdout
+        run(counted, new)
+    assert told["history"] == [
+        {
+            "model": "standin/steps-3",
+            "like": "same model, tags and evaluation",
+            "tasks": 36,
+            "batches": 3,
+            "to_come": 30,
+        }
+    ]
+    assert told["total"]["first_requests"]["input_tokens"] == first_requests(counted, "new")
+    assert before["total"]["first_requests"] == told["total"]["first_requests"]
+    summary = counted.result("new", "summary")
+    whole, usage = told["total"]["in_all"], summary["usage"]
+    assert within(usage["calls"], whole["calls"]), (usage["calls"], whole["calls"])
+    assert within(usage["total_tokens"], whole["tokens"]), (usage, whole["tokens"])
+    assert within(summary["cost"]["total"], whole["cost"]), (summary["cost"], whole["cost"])
+    # A range that holds everything says nothing.
+    assert whole["cost"]["high"] < 2 * whole["cost"]["low"]
+    assert told["total"]["at_most"] == {"calls": 3000, "tokens": None, "cost": 50.0}
+    for words in ("36 tasks of 3 batches on record", "exactly", "$50.00", "roughly: 2 slots"):
+        assert words in shown
+
+
+def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
+    """Wrong files are refused with the very same errors; a good one is only looked at."""
+    bad = spool.write("bad.json", [{"first_promt": "x"}, {"first_prompt": "y", "priority": "high"}])
+    good = spool.write("good.json", [{"first_prompt": "x"}])
+    refused, submitted = spool.batchd("estimate", good, bad), spool.batchd("submit", bad)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == submitted.stderr
+    assert spool.batchd("estimate", "absent.json").returncode == 2
+    done = spool.batchd("estimate", "-", stdin=good.read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert not list(spool.folder.glob("inbox/*"))
+    assert not (spool.folder / ".batchd/batchd.db").exists()
+
+
+def test_what_nobody_knows_is_said(counted: Any) -> None:
+    """Without a price, money is unknown, never 0; without history, bounds are all; other models' tasks stand in, repriced."""
+    made = {"model": "standin/steps-3", "evaluator": "none"}
+    new = counted.write(
+        "new.json",
+        [
+            {"first_prompt": "x", "model": "standin/dark", "limits": {"max_cost_usd": 1.0}},
+            {"first_prompt": "y", "model": "standin/steps-9", "limits": {"max_cost_usd": 0.25}},
+        ],
+    )
+    empty = estimated(counted, new)
+    dark, nine = empty["models"]
+    assert empty["unpriced"] == ["standin/dark"]
+    assert dark["first_requests"]["cost"] is None
+    assert (dark["in_all"], nine["in_all"]) == (None, None)
+    assert nine["first_requests"]["cost"] == pytest.approx(
+        nine["first_requests"]["input_tokens"] * 3e-6
+    )
+    assert nine["at_most"] == {"calls": 100, "tokens": None, "cost": 0.25}
+    shown = counted.batchd("estimate", new).stdout
+    for words in (
+        "2 tasks with nothing like it on record",
+        "No price is known for standin/dark",
+        "A limit on money is active",
+        "unknown as new input",
+    ):
+        assert words in shown
+    with counted.serving():
+        run(
+            counted,
+            counted.write("old.json", [{**made, "first_prompt": f"z {i}"} for i in range(6)]),
+        )
+    known = estimated(counted, new)
+    assert {(b["model"], b["like"]) for b in known["history"]} == {
+        (name, "other models of the provider, at this one's prices")
+        for name in ("standin/dark", "standin/steps-9")
+    }
+    assert known["models"][0]["in_all"]["cost"] is None
+    assert known["total"]["in_all"]["cost"] is None
+    assert known["models"][1]["in_all"]["cost"]["low"] > 0
+    assert "cost           unknown" in counted.batchd("estimate", new).stdout
+
+
+def test_no_sandbox_no_exact_count(spool: Any) -> None:
+    """Where no sandbox can be asked for its facts, the first requests are counted without them, and that is said."""
+    path = spool.write("one.json", [{"first_prompt": "x"}])
+    whole = estimated(spool, path)
+    (spool.folder / "bin").mkdir()
+    done = subprocess.run(
+        spool.command("estimate", path, "--json"),
+        env={**spool.environment, "PATH": str(spool.folder / "bin")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    bare = json.loads(done.stdout)
+    assert "bubblewrap" in bare["missing_facts"]
+    assert whole["missing_facts"] is None
+    lack = (
+        whole["total"]["first_requests"]["input_tokens"]
+        - bare["total"]["first_requests"]["input_tokens"]
+    )
+    assert 20 < lack < 200

@@ -1,0 +1,391 @@
+"""Traces as an OpenTelemetry receiver gets them: real OTLP over HTTP on loopback, from a real daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from weather import Station, until
+
+_MORE = """
+[models."standin/{model}"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[traces]
+endpoint = "{endpoint}"
+{more}
+"""
+_KEY = "a-very-secret-key-0123456789"
+_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A span as it arrived."""
+
+    trace: str
+    id: str
+    parent: str
+    name: str
+    start: float
+    end: float
+    attributes: Mapping[str, Any]
+    error: bool
+    client: bool
+
+
+class Receiver:
+    """Takes OTLP over HTTP, as a collector does; or does not."""
+
+    def __init__(self, port: int = 0) -> None:
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                receiver.take(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        #: What it answers; 0: nothing, ever.
+        self.status = 200
+        self.requests = 0
+        self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.gone = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gone.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def take(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """Answer a request."""
+        self.requests += 1
+        assert request.path == "/v1/traces"
+        assert request.headers["Content-Type"] == "application/x-protobuf"
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        if not self.status:
+            self.gone.wait(60)
+            return
+        if self.status == 200:
+            self.bodies.append(body)
+            self.headers.append({k.lower(): v for k, v in request.headers.items()})
+        request.send_response(self.status)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    def spans(self) -> list[Seen]:
+        """Return what has arrived, each span once."""
+        found = {}
+        for body in [*self.bodies]:
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                about = _values(resource.resource.attributes)
+                assert about["service.name"] in {"batchd", "my-spool"}
+                for scope in resource.scope_spans:
+                    for span in scope.spans:
+                        seen = _seen(span)
+                        found[seen.trace, seen.id] = seen
+        return sorted(found.values(), key=lambda span: span.start)
+
+
+def _seen(span: Any) -> Seen:
+    return Seen(
+        trace=span.trace_id.hex(),
+        id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        name=span.name,
+        start=span.start_time_unix_nano / 1e9,
+        end=span.end_time_unix_nano / 1e9,
+        attributes=_values(span.attributes),
+        error=span.status.code == _ERROR,
+        client=span.kind == 3,
+    )
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        kind = value.WhichOneof("value")
+        if kind == "array_value":
+            return [plain(v) for v in value.array_value.values]
+        return getattr(value, kind)
+
+    return {a.key: plain(a.value) for a in attributes}
+
+
+def _station(
+    folder: Path, base_url: str, endpoint: str, model: str = "steps-3", more: str = ""
+) -> Station:
+    text = _MORE.format(model=model, endpoint=endpoint, more=more)
+    return Station(folder, base_url, model=model, more=text)
+
+
+def _file(count: int, **task: Any) -> bytes:
+    return json.dumps(
+        {"tasks": [{"first_prompt": f"do {n}", **task} for n in range(count)]}
+    ).encode()
+
+
+def _roots(receiver: Receiver) -> list[Seen]:
+    return [span for span in receiver.spans() if not span.parent]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver that works."""
+    with Receiver() as receiver:
+        yield receiver
+
+
+def test_a_task_is_a_trace_by_the_conventions(
+    tmp_path: Path, model_server: str, receiver: Receiver
+) -> None:
+    """One root a task, below it its calls, tools and verdicts, with names, tokens and money as its result has them."""
+    station = _station(tmp_path, model_server, receiver.endpoint, more='service = "my-spool"')
+    with station.serving():
+        station.drop("b.json", _file(2, check="test 1 = 1", tags=["red"]))
+        station.completed("b", 2)
+        until(lambda: len(_roots(receiver)) == 2)
+        spans = receiver.spans()
+    traces = {span.trace for span in spans}
+    assert len(traces) == 2
+    for root in _roots(receiver):
+        a = root.attributes
+        result = json.loads((station.outbox / "b" / f"{a['batchd.task']}.json").read_text())
+        assert (root.name, root.error, root.client) == ("invoke_agent batchd", False, False)
+        assert a["gen_ai.operation.name"] == "invoke_agent"
+        assert (a["gen_ai.provider.name"], a["gen_ai.request.model"]) == ("standin", "steps-3")
+        assert (a["batchd.status"], a["batchd.tags"]) == ("completed", ["red"])
+        assert a["batchd.cost_usd"] == pytest.approx(result["cost"]["total"])
+        below = [span for span in spans if span.trace == root.trace and span != root]
+        assert {span.parent for span in below} == {root.id}
+        assert all(root.start <= s.start <= s.end <= root.end + 0.001 for s in below)
+        names = [span.name for span in below]
+        assert names == [
+            *["chat steps-3", "execute_tool shell"] * 2,
+            *("chat steps-3", "evaluate check"),
+        ]
+        chats = [span for span in below if span.client]
+        for kind in ("input", "output"):
+            name = f"gen_ai.usage.{kind}_tokens"
+            sent = sum(span.attributes[name] for span in chats)
+            assert sent == a[name] == result["usage"][f"{kind}_tokens"] > 0
+        assert chats[0].attributes["gen_ai.response.finish_reasons"] == ["tool_calls"]
+        assert chats[0].attributes["gen_ai.operation.name"] == "chat"
+        tool = below[1].attributes
+        assert (tool["gen_ai.tool.name"], tool["process.exit.code"]) == ("shell", 0)
+        assert below[-1].attributes["gen_ai.evaluation.score.label"] == "done"
+    known = {v for k, v in vars(gen_ai_attributes).items() if k.startswith("GEN_AI_")}
+    used = {key for span in spans for key in span.attributes if key.startswith("gen_ai.")}
+    assert used - known == set()
+    assert not any(b"do 0" in body or b"echo step" in body for body in receiver.bodies)
+
+
+def test_what_went_wrong_shows(tmp_path: Path, slow_server: str, receiver: Receiver) -> None:
+    """A failed request, a task's failure, and a task that never ran, each with its error and nothing invented."""
+    station = _station(tmp_path, slow_server, receiver.endpoint, "500-1+steps-2")
+    with station.serving():
+        tasks = [
+            {"id": "shaky", "first_prompt": "do"},
+            {"id": "bad", "first_prompt": "do", "model": "standin/400+steps-1"},
+            {"id": "late", "first_prompt": "do", "after": ["bad"]},
+        ]
+        station.drop("b.json", json.dumps({"tasks": tasks}).encode())
+        station.summary("b")
+        until(lambda: len(_roots(receiver)) == 3)
+        spans, roots = receiver.spans(), {r.attributes["batchd.task"]: r for r in _roots(receiver)}
+    first, second, *_ = [s for s in spans if s.client and s.trace == roots["shaky"].trace]
+    assert (first.error, second.error, roots["shaky"].error) == (True, False, False)
+    assert first.attributes["error.type"] == "overloaded"
+    assert first.attributes["http.response.status_code"] == 500
+    assert first.end <= second.start
+    bad = roots["bad"]
+    assert (bad.error, bad.attributes["error.type"]) == (True, "bad_request")
+    late = roots["late"]
+    assert (late.error, late.attributes["batchd.reason"]) == (False, "dependency")
+    assert [s for s in spans if s.trace == late.trace] == [late]
+
+
+def test_content_is_sent_where_asked_for(
+    tmp_path: Path, model_server: str, receiver: Receiver
+) -> None:
+    """With content = true, prompts, answers, commands and outputs stand where the conventions want them."""
+    station = _station(tmp_path, model_server, receiver.endpoint, more="content = true")
+    with station.serving():
+        station.drop("b.json", _file(1))
+        station.completed("b")
+        until(lambda: _roots(receiver))
+        spans = receiver.spans()
+    [root] = _roots(receiver)
+    [asked] = json.loads(root.attributes["gen_ai.input.messages"])
+    assert asked == {"role": "user", "parts": [{"type": "text", "content": "do 0"}]}
+    tool = next(span for span in spans if span.name == "execute_tool shell").attributes
+    assert "echo step 1" in tool["gen_ai.tool.call.arguments"]
+    assert "step 1" in tool["gen_ai.tool.call.result"]
+    [said] = json.loads(next(s for s in spans if s.client).attributes["gen_ai.output.messages"])
+    assert said["finish_reason"] == "tool_calls"
+    assert said["parts"][-1]["name"] == "shell"
+
+
+def test_one_trace_over_a_crash(tmp_path: Path, slow_server: str, receiver: Receiver) -> None:
+    """What a daemon sent before it was killed, and what the next one sends, has one root and no span twice."""
+    station = _station(tmp_path, slow_server, receiver.endpoint, "latency-0.3+steps-8")
+    station.start()
+    station.drop("b.json", _file(1))
+    until(lambda: sum(span.client for span in receiver.spans()) >= 3)
+    assert station.process is not None
+    station.process.kill()
+    station.process.wait()
+    before = receiver.spans()
+    assert not [span for span in before if not span.parent]
+    with station.serving():
+        station.completed("b")
+        until(lambda: _roots(receiver))
+    spans, [root] = receiver.spans(), _roots(receiver)
+    result = json.loads((station.outbox / "b" / "001.json").read_text())
+    assert {span.trace for span in spans} == {root.trace}
+    assert {span.parent for span in spans if span != root} == {root.id}
+    assert {span.id for span in before} < {span.id for span in spans}
+    chats = [span for span in spans if span.client]
+    # What was in the dead daemon's hands is lost with it: at most what one second brings, and never the task.
+    assert result["usage"]["calls"] - 4 <= len(chats) <= result["usage"]["calls"]
+    assert root.attributes["batchd.attempts"] == 2
+    assert root.start <= min(span.start for span in spans)
+
+
+def test_a_receiver_that_is_down_gets_all_of_it_later(tmp_path: Path, model_server: str) -> None:
+    """While nobody takes them, spans are kept and the daemon says so; once somebody does, none is missing."""
+    with Receiver() as gone:
+        port = gone.port
+    station = _station(tmp_path, model_server, gone.endpoint)
+    with station.serving():
+        station.drop("b.json", _file(4))
+        station.completed("b", 4)
+        until(station.troubles)
+        [trouble] = station.troubles()
+        assert trouble["what"] == "traces_trouble"
+        assert f"{gone.endpoint}, cannot be reached" in trouble["message"]
+        with Receiver(port) as receiver:
+            receiver.status = 503
+            until(lambda: receiver.requests)
+            receiver.status = 200
+            until(lambda: len(_roots(receiver)) == 4)
+            assert len(receiver.spans()) == 4 * (1 + 3 + 2)
+            until(lambda: not station.troubles())
+    assert station.told("traces_trouble", "cannot be reached")[0]["level"] == "error"
+    assert not station.told("library_warned")
+    assert not station.told("traces_trouble", "lost")
+
+
+def test_a_receiver_that_hangs_hurts_nobody(
+    tmp_path: Path, model_server: str, receiver: Receiver
+) -> None:
+    """It delays neither tasks nor, by more than two seconds, the daemon's end."""
+    receiver.status = 0
+    station = _station(tmp_path, model_server, receiver.endpoint)
+    with station.serving():
+        begun = time.monotonic()
+        station.drop("a.json", _file(1))
+        station.completed("a", 1)
+        until(lambda: receiver.requests)
+        station.drop("b.json", _file(8))
+        station.completed("b", 8)
+        assert time.monotonic() - begun < 10
+        begun = time.monotonic()
+        station.stop()
+        assert time.monotonic() - begun < 4
+    assert "Traceback" not in station.text()
+
+
+def test_keys_reach_the_receiver_alone(
+    tmp_path: Path, model_server: str, receiver: Receiver
+) -> None:
+    """Headers from a variable are sent, and stand in no log, no process's environment; a refusal is told with its mend."""
+    station = _station(
+        tmp_path, model_server, receiver.endpoint, more='headers_env = "OTLP_HEADERS"'
+    )
+    os.environ["OTLP_HEADERS"] = f"Authorization=Bearer%20{_KEY},X-Scope-OrgID=me"
+    try:
+        checked = subprocess.run(
+            [*station.command()[:-1], "check"], capture_output=True, text=True, check=False
+        )
+        assert f"{receiver.endpoint} takes them" in checked.stdout
+        with station.serving():
+            station.drop("b.json", _file(1))
+            station.completed("b")
+            until(lambda: _roots(receiver))
+            assert receiver.headers[-1]["authorization"] == f"Bearer {_KEY}"
+            assert receiver.headers[-1]["x-scope-orgid"] == "me"
+            for pid in station.processes():
+                with contextlib.suppress(OSError):
+                    assert _KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+            receiver.status = 401
+            station.drop("c.json", _file(1))
+            until(station.troubles)
+            [trouble] = station.troubles()
+            assert "answers with HTTP 401" in trouble["message"]
+            assert "put a valid key" in trouble["mend"]
+    finally:
+        del os.environ["OTLP_HEADERS"]
+    assert _KEY not in station.text()
+    refused = subprocess.run(station.command(), capture_output=True, text=True, check=False)
+    assert refused.returncode == 3
+    assert "the environment variable OTLP_HEADERS holds no headers" in refused.stderr
+
+
+def test_a_part_of_all_tasks_is_traced_whole(
+    tmp_path: Path, model_server: str, receiver: Receiver
+) -> None:
+    """With a ratio, a task is traced from its first call to its end, or not at all."""
+    station = _station(tmp_path, model_server, receiver.endpoint, "steps-2", more="ratio = 0.5")
+    with station.serving():
+        station.drop("b.json", _file(24))
+        station.completed("b", 24)
+    roots, spans = _roots(receiver), receiver.spans()
+    assert 2 < len(roots) < 22
+    for root in roots:
+        assert len([span for span in spans if span.trace == root.trace]) == 1 + 2 + 1
+    assert {span.trace for span in spans} == {root.trace for root in roots}
+
+
+def test_a_worker_that_dies_leaves_its_call_in_the_trace(
+    tmp_path: Path, slow_server: str, receiver: Receiver
+) -> None:
+    """The call that it had under way is a span too, and says that nobody knows its outcome."""
+    station = _station(tmp_path, slow_server, receiver.endpoint, "latency-1+steps-2")
+    with station.serving():
+        station.drop("b.json", _file(1))
+        pids: list[int] = []
+        until(lambda: pids.extend(_at_the_model(station)) or pids)
+        os.kill(pids[0], signal.SIGKILL)
+        station.completed("b")
+        until(lambda: _roots(receiver))
+    chats = [span for span in receiver.spans() if span.client]
+    assert [span.attributes.get("error.type") for span in chats] == ["unsettled", None, None]
+
+
+def _at_the_model(station: Station) -> list[int]:
+    """Return the workers that wait for a model's answer."""
+    running = json.loads(station.status("--json"))["daemon"]["running"]
+    return [int(each["worker"]) for each in running if each["step"] == "model"]

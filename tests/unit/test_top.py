@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from batchd.cli import glyphs
+from batchd.cli.top.canvas import Canvas
+from batchd.cli.top.choosing import Choice
+from batchd.cli.top.keys import Keys
+from batchd.cli.top.screen import Screen
+from batchd.cli.top.watching import Sight
+from batchd.log import escape
+from batchd.observe.snapshot import Agent, Daemon, Day, Provider, Snapshot
+from batchd.observe.speed import Speed
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Status
+from batchd.store.rows import BatchRow, TaskRow
+
+NOW = 1_795_000_000.0
+HOSTILE = "\x1b]0;owned\x07 写个游戏 \u202e e\u0301 👩\u200d🚀 \r\n\t" * 9
+
+
+def _task(batch: str, name: str, **fields: Any) -> TaskRow:
+    row = TaskRow(
+        ref=Ref(batch, name),
+        status=Status.RUNNING,
+        reason=None,
+        message="",
+        model="openai/gpt-5-mini",
+        priority=0,
+        directory="/srv/x",
+        after=(),
+        round=2,
+        calls=7,
+        input_tokens=123_456,
+        cached_input_tokens=0,
+        output_tokens=789,
+        reasoning_tokens=0,
+        estimated=False,
+        cost_usd=1.25,
+        unsettled_calls=0,
+        unsettled_usd=0.0,
+        step="ToolRan",
+        worker="1",
+        attempts=1,
+        crashes=0,
+        queued_at=NOW - 600,
+        since=NOW - 400,
+        started_at=NOW - 500,
+        finished_at=None,
+        published=False,
+    )
+    return replace(row, **fields)
+
+
+def _batch(name: str, **fields: Any) -> BatchRow:
+    batch = Batch(
+        name=name, claim="", outbox="/o", request="r", received_at=NOW - 700, budget_usd=5.0
+    )
+    row = BatchRow(
+        batch=batch,
+        tasks=50,
+        queued=30,
+        running=2,
+        parked=1,
+        completed=14,
+        timeout=1,
+        error=2,
+        cancelled=0,
+        calls=60,
+        input_tokens=1_234_567,
+        cached_input_tokens=0,
+        output_tokens=4_321,
+        cost_usd=4.75,
+        unsettled_calls=0,
+        unsettled_usd=0.0,
+        finished_at=None,
+        published_at=None,
+        pruned=0,
+        problems=(),
+    )
+    return replace(row, **fields)
+
+
+def _sight() -> Sight:
+    """Return a busy spool, in which every text that somebody else writes is hostile."""
+    trouble = {"what": "outbox_trouble", "message": HOSTILE, "since": NOW - 30, "mend": HOSTILE}
+    parking = Parking(
+        scope=Scope.PROVIDER, name="other", cause=Cause.AUTH, message=HOSTILE, since=NOW - 9
+    )
+    agents = [
+        Agent(row=_task("docs", f"t{n:03}"), step="tool", detail=HOSTILE, since=NOW - n)
+        for n in range(100)
+    ]
+    snapshot = Snapshot(
+        at=NOW,
+        daemon=Daemon(
+            pid=4711,
+            version="1.0",
+            started_at=NOW - 100_000,
+            draining=True,
+            workers=4,
+            slots=128,
+            day=Day(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4),
+            troubles=(trouble,),
+        ),
+        silent=False,
+        agents=tuple(agents),
+        waiting=(_task("docs", "parked", status=Status.PARKED, message=HOSTILE),),
+        batches=tuple(_batch(f"batch-{'x' * n}") for n in range(60)),
+        queued=1800,
+        parked=(parking,),
+        providers=tuple(
+            Provider(name=f"p{n}", concurrent=8, under_way=9, rpm=60, calls_a_minute=59.0)
+            for n in range(9)
+        ),
+        speed=Speed(over_s=600, tasks_a_minute=12.0, tokens_a_minute=45_000.0, usd_a_minute=0.01),
+    )
+    tasks = tuple(_task("docs", f"t{n:03}", status=Status.QUEUED) for n in range(500))
+    return Sight(snapshot, batch="docs", tasks=tasks)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60), (120, 40), (40, 10), (20, 5), (3, 2)])
+@pytest.mark.parametrize("keys", ["", "\t", "\tl", "?", "/t00", "c", "G", "sss"])
+def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> None:
+    """Whatever is shown and however large the window: as many lines as it has, none too wide, nothing that steers it."""
+    width, height = size
+    sight = _sight()
+    screen = Screen(give=lambda _: None, answer=lambda: (HOSTILE, True) if not keys else None)
+    for key in Keys().feed(keys.encode()):
+        screen.draw(sight, width, height)
+        assert screen.key(key, sight)
+    if keys == "\tl":
+        assert screen.lists.opened == "batch-"
+    lines = Canvas(ascii_only=False, styled=False).render(screen.draw(sight, width, height), width)
+    assert len(lines) == height
+    assert all(cell_len(line) <= width for line in lines), lines
+    assert all(escape(line) == line for line in lines), lines
+    assert all(glyphs.plain(line).isascii() for line in lines)
+
+
+def test_the_picture_tells_what_it_should() -> None:
+    """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their mend, batches, agents."""
+    lines = Canvas(ascii_only=False, styled=False).render(
+        Screen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
+    )
+    text = "\n".join(lines)
+    for told in (
+        "batchd 1.0  draining for 27:46:40, pid 4711",
+        "100/128 agents, 4 workers",
+        "Trouble since ",
+        "To go on: ",
+        "1,020/3,000 done  ✗ 180 failed  1,800 queued",
+        "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 2.8 h left",
+        "$9.5000 of $10.00 (UTC day)  +$0.4000 set aside",
+        "p0      ████████ 9/8 calls  ███░ 59/60 req/min",
+        "and 4 providers more",
+        "17/50    3   1.24M  $4.7500",
+        "$5.00",
+        "docs/t000                   tool 0 s             2    8:20     124k  $1.2500",
+    ):
+        assert told in text, f"{told}\n{text}"
+
+
+def test_keys_arrive_in_any_pieces() -> None:
+    """Sequences and letters that come byte by byte are keys all the same; an Esc alone is one once nothing follows."""
+    sent = "\x1b[A\x1b[6~\x1bOBß\x1b[200;5uq\x1b[1;5C\r".encode()
+    wanted = ["up", "page down", "down", "ß", "q", "enter"]
+    assert Keys().feed(sent) == wanted
+    keys = Keys()
+    assert [key for byte in sent for key in keys.feed(bytes([byte]))] == wanted
+    assert not keys.pending
+    assert keys.feed(b"\x1b") == []
+    assert keys.pending
+    assert keys.flush() == ["escape"]
+    assert keys.feed(b"\x1bx\xff\x00") == ["escape", "x", "\ufffd"]
+
+
+def test_what_is_chosen_stays_chosen() -> None:
+    """While a list moves around it; where it goes away, its neighbour is chosen, and the window holds it."""
+    choice: Choice[str] = Choice(lambda item: item)
+    items = list("abcdefgh")
+    assert choice.settle(items) == "a"
+    assert choice.settle(["0", *items]) == "0", "nobody has chosen yet"
+    choice.move(items, 4)
+    assert choice.window(items, 3) == ["c", "d", "e"]
+    assert choice.settle(["x", "y", *items]) == "e"
+    assert choice.window(["x", "y", *items], 3) == ["c", "d", "e"]
+    items.remove("e")
+    assert choice.settle(items) is not None
+    choice.move(items, 1 << 30)
+    assert choice.window(items, 3) == ["f", "g", "h"]
+    assert choice.window([], 3) == []
+    assert choice.settle([]) is None
+
+
+def test_a_yes_must_come_after_its_question() -> None:
+    """What is no yes is a no; and what is asked says what it would do."""
+    given: list[str] = []
+    sight = _sight()
+    screen = Screen(give=lambda order: given.append(order.command), answer=lambda: None)
+    screen.key("c", sight)
+    assert screen.urgent
+    screen.key("n", sight)
+    assert (given, screen.urgent) == ([], False)
+    for key in "cyp":
+        screen.key(key, sight)
+    assert given == ["cancel docs/t000", "pause docs/t000"]
+    for key in ("tab", "c", "Y", "r", "P"):
+        screen.key(key, sight)
+    assert given[2:] == ["cancel batch-", "pause --all"]
