@@ -134,6 +134,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
         ("agent/schemachild.py", "    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))\n", ""),
     ),
+    "foreign references": (("spool/crosscheck.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),

@@ -38,7 +38,9 @@ def test_tmp_lasts_over_commands_and_over_a_new_start(limited: Limited) -> None:
 @pytest.mark.stopped_by("private tmp")
 def test_tmp_is_not_reached_by_others(limited: Limited) -> None:
     """Who is no part of batchd cannot enter it: setuid programs and sockets of a task are for nobody else."""
-    limited.run("cp /bin/id /tmp/id; chmod 6777 /tmp/id")
+    # As batchd's state is not; but it is not to hang on that alone.
+    limited.tmp.parents[1].chmod(0o755)
+    limited.run("cp /bin/id /tmp/id; chmod 777 /tmp/id")
     if not AS_ROOT:
         return
     other = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "sh", "-c", '"$0"']
@@ -56,9 +58,12 @@ def test_a_closed_tmp_is_opened_again_and_a_link_in_its_place_is_refused(limited
     *_, again = limited.run(None, "echo x > /tmp/x && cat /tmp/x")
     assert again.output == "x\n"
     trees.remove(limited.tmp)
-    limited.tmp.symlink_to("/etc")
+    elsewhere = limited.folder.parent / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    limited.tmp.symlink_to(elsewhere)
     with pytest.raises(AssertionError, match="/tmp cannot be made"):
         limited.run("ls /tmp")
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
     limited.tmp.unlink()
 
 

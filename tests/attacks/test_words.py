@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
+from attacking import HERE
 from camp import Camp, does, says
 from loopback import Recorder
 
@@ -188,31 +191,45 @@ def test_a_schema_without_end_ends(camp: Camp) -> None:
     assert all(r["evaluation"]["feedback"] for r in results)
 
 
-@pytest.mark.stopped_by("references")
-def test_a_schema_fetches_nothing(camp: Camp) -> None:
-    """References to servers and files are errors: no request leaves this machine, no file of it is read."""
-    (camp.folder / "secret.json").write_text('{"const": "secret"}')
-    with Recorder() as server:
-        addresses = [
-            f"http://127.0.0.1:{server.port}/schema.json",
-            f"file://{camp.folder}/secret.json",
-            f"{camp.folder}/secret.json",
-            "../../secret.json",
-        ]
-        tasks = [
-            {"first_prompt": "fetch", "output_schema": schema, "limits": {"max_iterations": 1}}
-            for address in addresses
-            for schema in ({"$ref": address}, {"$schema": address, "$ref": address}, {"$dynamicRef": address})
-        ]  # fmt: skip
-        with camp.told({"fetch": [says('"secret"')]}):
-            file = camp.write("batch.json", tasks)
-            if camp.batchd("submit", file).returncode:
-                file.rename(camp.folder / "inbox/batch.json")
-            done = camp.folder / "outbox/batch/summary.json"
-            camp.eventually(done.exists)
+@pytest.mark.stopped_by("foreign references")
+def test_a_schema_that_would_fetch_is_refused(camp: Camp) -> None:
+    """References to servers and files, wherever they stand: the file is rejected, and nothing is asked for."""
+    with Recorder() as server, camp.told({"fetch": [says('{"a": 1}')]}):
+        addresses = [*_addresses(camp, server), "../../secret.json"]
+        schemas = [({"$ref": a}, {"properties": {"a": {"$ref": a}}}) for a in addresses]
+        tasks = [{"first_prompt": "fetch", "output_schema": s} for pair in schemas for s in pair]
+        camp.write("inbox/batch.json", tasks)
+        camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
         assert server.received == []
-    summary = json.loads(done.read_text())
-    assert summary["status"] == "rejected" or summary["counts"]["completed"] == 0
+    summary = camp.result("batch", "summary")
+    assert summary["status"] == "rejected"
+    assert len(summary["errors"]) == len(tasks)
+
+
+@pytest.mark.stopped_by("references")
+def test_the_validator_fetches_nothing(camp: Camp) -> None:
+    """One that came past that check is an error to the child that validates: no request, no file."""
+    child = HERE / "batchd/agent/schemachild.py"
+    with Recorder() as server:
+        for address in _addresses(camp, server):
+            for schema in ({"$ref": address}, {"$schema": address, "$ref": address}):
+                job = json.dumps({"schema": schema, "answer": '"secret"'})
+                ended = subprocess.run(
+                    [*camp.prefix, sys.executable, "-I", child],
+                    input=job,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert ended.returncode == 1
+                assert "the schema cannot be used" in ended.stdout
+        assert server.received == []
+
+
+def _addresses(camp: Camp, server: Recorder) -> list[str]:
+    """Return where schemas could be had that any answer would satisfy, or this one."""
+    file = camp.own(camp.folder / "secret.json", '{"const": "secret"}')
+    return [f"http://127.0.0.1:{server.port}/schema.json", f"file://{file}", str(file)]
 
 
 @pytest.mark.stopped_by("masking")
