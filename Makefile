@@ -53,6 +53,11 @@ SEED ?= $(shell date +%s)
 chaos: setup strace ## the long form of tests/chaos: kills, outages, full disks; prints its seed and figures
 	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(TASKS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/chaos
 
+# One or some of them: `make attacks-weakened LAYERS="seccomp mounts"`.
+.PHONY: attacks-weakened
+attacks-weakened: setup ## shows that each attack can succeed: takes away one layer of the sandbox at a time; needs root
+	@$(BIN)/python tests/attacks/weakened.py $(LAYERS)
+
 SOAK_MINUTES ?= 5
 .PHONY: soak
 soak: setup ## thousands of small tasks for SOAK_MINUTES: memory, descriptors, files must stay flat

@@ -87,6 +87,8 @@ class Action(enum.StrEnum):
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+#: The same, but for those that are line ends between the values of a JSON text.
+_CONTROL_OF_JSON = re.compile(_CONTROL.pattern.replace("\x00-\x1f", ""))
 #: Keys as most providers write them, and headers that carry one. A net below the rule, not the rule.
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
@@ -105,6 +107,13 @@ def hide(secrets: Iterable[str]) -> None:
 def escape(text: str) -> str:
     r"""Return ``text`` with control characters shown as ``\x1b`` and the like."""
     return _CONTROL.sub(lambda m: ascii(m.group())[1:-1], text)
+
+
+def escape_json(text: str) -> str:
+    r"""Return JSON in which such characters stand as ``\u202e``: it means the same, and can be shown on a terminal."""
+    if text.isascii() and "\x7f" not in text:
+        return text  # what is below a space, JSON itself has escaped
+    return _CONTROL_OF_JSON.sub(lambda m: f"\\u{ord(m.group()):04x}", text)
 
 
 def get_logger(**fields: object) -> FilteringBoundLogger:
@@ -207,7 +216,8 @@ def _encode(line: dict[str, Any]) -> bytes:
     import msgspec  # noqa: PLC0415 (as structlog)
 
     try:
-        return msgspec.json.encode(line, enc_hook=str) + b"\n"
+        text = msgspec.json.encode(line, enc_hook=str).decode()
+        return escape_json(text).encode() + b"\n"
     except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):
         # A lone surrogate or an odd key deep in a value: ASCII escapes carry anything.
         return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"

@@ -25,6 +25,7 @@ from batchd.formats import (
     TotalUsageV1,
     UsageV1,
 )
+from batchd.log import escape_json
 from batchd.records import (
     Batch,
     Cost,
@@ -179,7 +180,7 @@ def transcript(events: Iterable[Event]) -> str:
         fields.pop("result", None)
         fields["at"] = timestamp(event.at)
         lines.append(msgspec.json.encode({"event": type(event).__name__, **fields}).decode())
-    return "\n".join(lines) + "\n"
+    return escape_json("\n".join(lines)) + "\n"
 
 
 def timestamp(at: float) -> str:
@@ -188,7 +189,7 @@ def timestamp(at: float) -> str:
 
 
 def _text(value: ResultV1 | SummaryV1) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    return escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
 
 
 def _seconds(value: float) -> float:

@@ -20,7 +20,7 @@ import pytest
 from batchd import control
 from batchd.errors import NoDaemonError
 
-_CONFIG = """\
+CONFIG = """\
 [agent]
 model = "standin/{model}"
 [providers.standin]
@@ -165,7 +165,7 @@ def counting_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 @pytest.fixture
 def spool(tmp_path: Path, model_server: str) -> Spool:
     """A fresh spool, whose model answers in two calls."""
-    (tmp_path / "config.toml").write_text(_CONFIG.format(base_url=model_server, model="steps-2"))
+    (tmp_path / "config.toml").write_text(CONFIG.format(base_url=model_server, model="steps-2"))
     return Spool(tmp_path)
 
 

@@ -50,6 +50,8 @@ def main() -> int:
         found = problems(sys.stdin.buffer.read())
     except (jsonschema.exceptions.SchemaError, Unresolvable) as error:
         found = [f"the schema cannot be used: {error}"[:_MAX_CHARS]]
+    except RecursionError:
+        found = ["the answer or its schema leads round in circles, or is nested too deep"]
     sys.stdout.write("\n".join(found))
     return 1 if found else 0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from batchd import __version__
 from batchd.cli import streams
 from batchd.errors import BatchdError
+from batchd.log import escape
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
 COMMANDS: Mapping[str, str] = {
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
         sys.stdout.flush()
     except BatchdError as error:
-        print(f"batchd: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -63,9 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        print(f"batchd: {_told(error)}", file=sys.stderr)
+        _complain(_told(error))
         return 3
     return code
+
+
+def _complain(message: str) -> None:
+    """Tell what went wrong. A message may have lines, and hold what files and servers have said."""
+    print("\n".join(map(escape, f"batchd: {message}".split("\n"))), file=sys.stderr)
 
 
 def _told(error: OSError) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from batchd import config
 from batchd.errors import ConfigError, UsageError
-from batchd.log import escape
+from batchd.log import escape, escape_json
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
@@ -38,7 +38,7 @@ _COLOURS = {
 
 def print_json(value: Any) -> None:
     """Print a value for other programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(escape_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import Self
 from batchd.cli import common, glyphs, reading
 from batchd.cli.reading import Line, Tone
 from batchd.events import Event
-from batchd.log import escape
+from batchd.log import escape, escape_json
 from batchd.observe.conversation import passages
 from batchd.observe.snapshot import Agent, agent_at
 from batchd.observe.words import duration
@@ -64,7 +64,7 @@ class Json(Teller):
 
         fields = json.loads(results.transcript([event]))
         told = {"batch": ref.batch, "task": ref.task, **fields}
-        print(json.dumps(told, ensure_ascii=False), flush=True)
+        print(escape_json(json.dumps(told, ensure_ascii=False)), flush=True)
 
 
 class Lines(Teller):

@@ -93,6 +93,11 @@ def confining(path: str, policy: SandboxPolicy) -> str:
     if not reached:
         raise SandboxUnavailableError(f"no sandbox can be set up here ({output.strip()}): {mend()}")
     status = dict(line.split(":\t", 1) for line in output.splitlines() if ":\t" in line)
+    if not status:
+        raise SandboxUnavailableError(
+            f"a trial command in the sandbox did not work ({output.strip() or 'it said nothing'}):"
+            f" see that {who.name} may start programs, and one more process, {OTHERWISE}"
+        )
     loose = [name for name, value in _CONFINED.items() if status.get(name) != value]
     if loose or status.get("Uid", "").split("\t")[0] != str(who.uid):
         raise SandboxUnavailableError(

@@ -2,7 +2,8 @@
 
 Namespaces already hide most of the machine. The filter takes away what they do not cover: kernel
 interfaces with a history of holes, the ways to make new namespaces (as root there is no
-``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK).
+``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It also keeps
+setuid and setgid programs from being made: out in the task's directory they would lend anybody its owner's rights.
 """
 
 from __future__ import annotations
@@ -103,7 +104,25 @@ _DENIED: Mapping[str, tuple[int, int | None]] = {
     "ustat": (136, None),
     "sysfs": (139, None),
 }
-_CLONE3 = 435  # its flags lie behind a pointer; with ENOSYS libc falls back to clone
+#: Refused with ENOSYS, so that programs fall back on calls that can be looked into: what counts lies behind a pointer.
+_OPAQUE = {"clone3": 435, "openat2": 437}
+#: Calls that give a file its mode: number on x86-64, number on arm64, and which argument is the mode.
+_MODES: Mapping[str, tuple[int | None, int | None, int]] = {
+    "chmod": (90, None, 1),
+    "fchmod": (91, 52, 1),
+    "fchmodat": (268, 53, 2),
+    "fchmodat2": (452, 452, 2),
+    "creat": (85, None, 1),
+    "mknod": (133, None, 1),
+    "mknodat": (259, 33, 2),
+}
+#: The same for such as have a mode only with certain flags, which are the argument before it.
+_OPENS: Mapping[str, tuple[int | None, int | None, int]] = {
+    "open": (2, None, 2),
+    "openat": (257, 56, 3),
+}
+_SETID = 0o6000  # S_ISUID and S_ISGID
+_MAKES = 0x400040  # O_CREAT and O_TMPFILE: without them the mode is whatever stood in the register
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +169,17 @@ def program(machine: str) -> bytes:
         _load(_NR),
         (_JGE, 0, 1, _X32_BIT),
         _refuse(errno.ENOSYS),
-        *_on(_CLONE3, [_refuse(errno.ENOSYS)]),
         *_on(arch.clone, _clone()),
         *_on(arch.ioctl, _ioctl()),
         *_on(arch.socket, _socket()),
         *_on(arch.socketpair, _socket()),
     ]
+    for number in _OPAQUE.values():
+        code += _on(number, [_refuse(errno.ENOSYS)])
+    for calls, rule in ((_MODES, _mode), (_OPENS, _opening)):
+        for *numbers, argument in calls.values():
+            if (number := numbers[arch.column]) is not None:
+                code += _on(number, rule(argument))
     for number in denied:
         code += _on(number, [_refuse(errno.EPERM)])
     code.append(_give(_ALLOW))
@@ -186,6 +210,24 @@ def _clone() -> list[_Line]:
         (_JSET, 0, 1, _CLONE_NEW),
         _refuse(errno.EPERM),
         _give(_ALLOW),
+    ]
+
+
+def _mode(argument: int) -> list[_Line]:
+    return [
+        _load(_ARGS + 8 * argument),
+        (_JSET, 0, 1, _SETID),
+        _refuse(errno.EPERM),
+        _give(_ALLOW),
+    ]
+
+
+def _opening(argument: int) -> list[_Line]:
+    return [
+        _load(_ARGS + 8 * (argument - 1)),
+        (_JSET, 1, 0, _MAKES),
+        _give(_ALLOW),
+        *_mode(argument),
     ]
 
 

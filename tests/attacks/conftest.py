@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,38 +11,70 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import AS_ROOT, HERE, NOBODY, Attack
+from attacking import AS_ROOT, HERE, NOBODY_ID, Attack, ordinary_user
+from camp import Camp
+from layers import layers_of
+
+WHO = ["root", "unprivileged"] if AS_ROOT else ["unprivileged"]
 
 
-def _open_to_all() -> Path:
-    return Path(tempfile.mkdtemp(prefix="batchd-attack-"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under ``LAYER=name`` keep what tries that layer, and what must work without it all the same. See ``weakened``."""
+    if layer := os.environ.get("LAYER"):
+        tried = [item for item in items if layer in layers_of(item)]
+        doors = {"camp", "attack"} & {name for item in tried for name in _fixtures(item)}
+        ordinary = [item for item in items if item.path.name == "test_ordinary.py"]
+        items[:] = [*tried, *(item for item in ordinary if doors & {*_fixtures(item)})]
 
 
-@pytest.fixture(scope="module")
-def source() -> Iterator[Path]:
-    """The sandbox's code where every user can read it: the checkout may be private."""
-    folder = _open_to_all()
-    package = folder / "batchd"
-    package.mkdir()
-    for name in ("__init__.py", "errors.py", "masking.py", "sealing.py", "trees.py"):
-        shutil.copy(HERE / "batchd" / name, package)
-    for name in ("records", "sandbox"):
-        shutil.copytree(HERE / "batchd" / name, package / name)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755)
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+@pytest.fixture(scope="session")
+def somebody() -> list[str]:
+    """Return what runs a program as an ordinary user, for whom batchd must be there."""
+    prefix = ordinary_user()
+    command = [*prefix, sys.executable, "-c", "import batchd.cli, batchd.sandbox, openai"]
+    tried = subprocess.run(
+        command, env={"PYTHONPATH": str(HERE)}, capture_output=True, text=True, check=False
+    )
+    assert tried.returncode == 0, (
+        f"no ordinary user can run batchd here, which half of these tests need: {tried.stderr}"
+    )
+    return prefix
+
+
+@pytest.fixture(params=WHO)
+def who(request: pytest.FixtureRequest, somebody: list[str]) -> list[str]:
+    """Return what runs batchd as root, or as an ordinary user."""
+    return somebody if request.param == "unprivileged" else []
+
+
+@pytest.fixture
+def ground(who: list[str]) -> Iterator[Path]:
+    """A folder of batchd's own, which others may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="batchd-attack-"))
+    folder.chmod(0o755)
+    if AS_ROOT and who:
+        os.chown(folder, NOBODY_ID, NOBODY_ID)
     yield folder
     shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["root", "unprivileged"] if AS_ROOT else ["unprivileged"])
-def attack(request: pytest.FixtureRequest, source: Path) -> Iterator[Attack]:
-    """An attack on a batchd that runs as root, or as an ordinary user."""
-    python = [sys.executable]
-    if AS_ROOT and request.param == "unprivileged":
-        python = [*NOBODY, "/usr/bin/python3"]
-        if subprocess.run([*python, "-c", "import enum; enum.StrEnum"], check=False).returncode:
-            pytest.skip("no Python 3.11 that an ordinary user could run")
-    folder = _open_to_all()
-    folder.chmod(0o777)
-    yield Attack(python, source, folder)
-    shutil.rmtree(folder)
+@pytest.fixture(scope="session")
+def source() -> Path:
+    """Return where batchd's code lies."""
+    return HERE
+
+
+@pytest.fixture
+def attack(who: list[str], ground: Path) -> Attack:
+    """Single commands in the sandbox of a batchd."""
+    return Attack([*who, sys.executable], ground)
+
+
+@pytest.fixture
+def camp(who: list[str], ground: Path, model_server: str) -> Camp:
+    """A spool with a daemon, whose model is told what to say."""
+    return Camp.made(ground, tuple(who), model_server)

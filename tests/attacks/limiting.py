@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attacking import AS_ROOT, NOBODY, Attack
+from attacking import AS_ROOT, Attack
 
 from batchd import trees
 
@@ -103,8 +103,9 @@ def place(attack: Attack, source: Path) -> Iterator[Limited]:
     """Give commands of one task, with a state directory that is private to whoever batchd is."""
     state = attack.folder.parent / "state"
     state.mkdir(mode=0o700)
-    if AS_ROOT and attack.python_command[: len(NOBODY)] == NOBODY:
-        os.chown(state, 65534, 65534)
+    if AS_ROOT:
+        owner = state.parent.stat()
+        os.chown(state, owner.st_uid, owner.st_gid)
     yield Limited(attack.python_command, source, attack.folder.parent)
     trees.remove(attack.folder)
     trees.remove(state)

@@ -22,6 +22,7 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
         yield limited
 
 
+@pytest.mark.stopped_by("watch")
 def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
     """Four processes, each within the limit of one, are killed for what they have together; the next command is unharmed."""
     four = f'for i in 1 2 3 4; do python3 -c "{TAKE}" 120 & done; wait'
@@ -39,6 +40,7 @@ def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
     assert (after.exit_code, after.output) == (0, "alive\n")
 
 
+@pytest.mark.stopped_by("fair memory")
 def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) -> None:
     """Forks that share their parent's memory, and a large file mapped by many, are no reason to kill."""
     code = (
@@ -54,6 +56,7 @@ def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) ->
     assert (end.exit_code, end.output, end.excess) == (0, "", "")
 
 
+@pytest.mark.stopped_by("watch")
 def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
     """Files in memory, which no process has mapped, are found by their descriptors."""
     code = (
@@ -66,6 +69,7 @@ def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
     assert "max_memory_bytes" in end.excess
 
 
+@pytest.mark.stopped_by("processes")
 def test_processes_are_counted(limited: Limited) -> None:
     """A fork bomb meets the limit of its own command, whoever it runs as, and nothing of it is left."""
     bomb, after = limited.run(
@@ -85,6 +89,7 @@ def test_processes_are_counted(limited: Limited) -> None:
         assert re.fullmatch(told, crowd.excess)
 
 
+@pytest.mark.stopped_by("watch")
 def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
     """Processes that take turns, none of them for long, use up the time of their command; so do those that nobody waits for."""
     turns = "while :; do timeout 0.3 sh -c 'while :; do :; done' & wait; done"
@@ -99,6 +104,7 @@ def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
         assert "of processor time together; [sandbox] max_cpu_s allows 2 s" in end.excess
 
 
+@pytest.mark.stopped_by("watch")
 def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
     """Many files, each within the limit of one: the command is killed, later ones may delete and not write, until there is room."""
     policy = {"max_disk_bytes": 60 * MB}
@@ -122,6 +128,7 @@ def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
     assert (again.exit_code, again.output, again.excess) == (0, "x\n", "")
 
 
+@pytest.mark.stopped_by("watch")
 @pytest.mark.parametrize(
     "hide",
     [
@@ -142,6 +149,7 @@ def test_nothing_hides_from_the_disk_limit(limited: Limited, hide: str) -> None:
     assert "max_disk_bytes" in end.excess
 
 
+@pytest.mark.stopped_by("watch")
 def test_deleted_files_count_while_they_are_open(limited: Limited) -> None:
     """A file without a name takes room all the same."""
     code = (
@@ -153,6 +161,7 @@ def test_deleted_files_count_while_they_are_open(limited: Limited) -> None:
     assert "max_disk_bytes" in end.excess
 
 
+@pytest.mark.stopped_by("watch")
 def test_what_was_there_before_does_not_count(limited: Limited) -> None:
     """Of a directory that a task names, only its growth is limited, and its /tmp."""
     limited.run("head -c 80000000 /dev/zero > old")

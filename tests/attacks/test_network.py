@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import AS_ROOT, Attack
+from attacking import AS_ROOT, HERE, Attack
 from loopback import Recorder, name_server
 
 PORT = 3128
@@ -86,6 +86,7 @@ def servers(attack: Attack) -> Iterator[Servers]:
         yield Servers(attack, good, evil)
 
 
+@pytest.mark.stopped_by("network")
 def test_nothing_but_the_proxy_can_be_reached(attack: Attack, servers: Servers) -> None:
     """Not even the server on the list, but through the proxy: no TCP, UDP, DNS, raw, netlink change, or host socket."""
     name = f"batchd-{os.getpid()}-{id(attack)}"
@@ -156,6 +157,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.stopped_by("list")
 def test_no_other_name_opens_a_tunnel_or_is_asked(attack: Attack, servers: Servers) -> None:
     """CONNECT, and plain requests: the list is kept by the letter, however an address is written."""
     del attack
@@ -231,6 +233,7 @@ BROKEN = [
 WHOLE = (b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"1\r\nA")
 
 
+@pytest.mark.stopped_by("one request")
 def test_nothing_is_smuggled_behind_a_request(attack: Attack, servers: Servers) -> None:
     """Every connection carries one request, and of it no more than its body; what is unclear is refused."""
     del attack
@@ -243,6 +246,7 @@ def test_nothing_is_smuggled_behind_a_request(attack: Attack, servers: Servers) 
         assert any(whole.startswith(body) for whole in WHOLE), body
 
 
+@pytest.mark.stopped_by("private")
 def test_a_name_does_not_lead_to_this_machine(attack: Attack, servers: Servers) -> None:
     """A name on the list that stands for loopback is refused, and the reason said, unless the operator says otherwise."""
     del attack
@@ -260,13 +264,14 @@ def test_a_name_does_not_lead_to_this_machine(attack: Attack, servers: Servers) 
     assert len(servers.evil.received) == 2
 
 
+@pytest.mark.stopped_by("pinned")
 @pytest.mark.skipif(not AS_ROOT, reason="a name server of one's own needs root")
-def test_an_answer_that_changes_leads_nowhere_else(attack: Attack, source: Path) -> None:
+def test_an_answer_that_changes_leads_nowhere_else(attack: Attack) -> None:
     """A connection goes to the very address that was looked at, whatever the name stands for a moment later."""
     resolv = attack.folder.parent / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:2\n")
     bind = f'mount --bind {resolv} /etc/resolv.conf && exec "$@"'
-    inside = Attack(["unshare", "-m", "sh", "-c", bind, "sh", *attack.python_command], source, attack.folder.parent)  # fmt: skip
+    inside = Attack(["unshare", "-m", "sh", "-c", bind, "sh", *attack.python_command], attack.folder.parent)  # fmt: skip
     with (
         Recorder("127.0.0.2") as first,
         Recorder("127.0.0.1", first.port) as later,
@@ -288,6 +293,7 @@ def test_an_answer_that_changes_leads_nowhere_else(attack: Attack, source: Path)
         assert first.received == []
 
 
+@pytest.mark.stopped_by("list", "network")
 def test_the_proxy_of_one_task_is_not_anothers(attack: Attack, servers: Servers) -> None:
     """While one task has its proxy open, others without a list, or with another one, find theirs or none."""
     folder = attack.folder.with_name("other")
@@ -310,6 +316,7 @@ def test_the_proxy_of_one_task_is_not_anothers(attack: Attack, servers: Servers)
     assert len(servers.good.received) == 1
 
 
+@pytest.mark.stopped_by("ceiling of hosts", "numbers")
 @pytest.mark.parametrize(
     ("asked", "ceiling", "why"),
     [
@@ -331,6 +338,7 @@ def test_no_task_has_more_than_the_operator_allows(
     assert not attack.folder.exists()
 
 
+@pytest.mark.stopped_by("network")
 def test_a_task_with_a_list_is_confined_like_any_other(attack: Attack, servers: Servers) -> None:
     """No descriptor, capability, process or file is there because of the proxy; the network is its own."""
     code = """
@@ -356,6 +364,7 @@ print(json.dumps({
     assert (listed["pids"], listed["resolv"]) == (plain["pids"], False)
 
 
+@pytest.mark.stopped_by("queue")
 def test_a_flood_of_connections_hurts_nobody_else(attack: Attack, servers: Servers) -> None:
     """Hundreds of connections that say nothing wait in line; the proxy's descriptors stay few, and it goes on."""
     code = f"""
@@ -415,15 +424,16 @@ asyncio.run(main())
 """
 
 
-def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack, source: Path) -> None:
+@pytest.mark.stopped_by("orphans")
+def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
     """SIGKILL at any moment between the sandbox, the helper that enters it and the command."""
     marker = f"1000.{time.monotonic_ns()}"
     for number in range(8):
         with subprocess.Popen(
             [*attack.python_command, "-c", DYING, str(attack.folder), marker],
             stdout=subprocess.PIPE,
-            cwd=source,
-            env={**os.environ, "PYTHONPATH": str(source)},
+            cwd="/",
+            env=attack.surroundings,
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
@@ -432,7 +442,7 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack, source: Path) 
     deadline = time.monotonic() + 5
     left = [b"x"]
     while left and time.monotonic() < deadline:
-        left = [line for line in _command_lines() if marker.encode() in line or (b"listener.py" in line and str(source).encode() in line)]  # fmt: skip
+        left = [line for line in _command_lines() if marker.encode() in line or (b"listener.py" in line and str(HERE).encode() in line)]  # fmt: skip
         time.sleep(0.02)
     assert left == []
 
@@ -443,9 +453,10 @@ def _command_lines() -> Iterator[bytes]:
             yield path.read_bytes()
 
 
-def test_the_helper_enters_no_other_network(source: Path) -> None:
+@pytest.mark.stopped_by("helper")
+def test_the_helper_enters_no_other_network() -> None:
     """It is told which one: given a process that lives in another, it hands nothing out."""
-    listener = source / "batchd" / "sandbox" / "network" / "listener.py"
+    listener = HERE / "batchd" / "sandbox" / "network" / "listener.py"
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", str(listener), str(os.getpid()), "4711", str(PORT)]
     with ours, theirs:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from camp import Camp
 
 import batchd
-from tests.conftest import Spool
 
 ROOM = """
 [workspace]
@@ -30,18 +29,16 @@ file = "logs/batchd.log"
 
 
 @pytest.fixture
-def rooms(spool: Spool) -> Spool:
+def rooms(camp: Camp) -> Camp:
     """A spool that lets tasks work wherever they like, its own rooms apart."""
     for name in ("keys/key", "tokens/npm", "logs/batchd.log"):
-        path = spool.folder / name
-        path.parent.mkdir()
-        path.write_text("some-secret-value")
-    config = spool.folder / "config.toml"
+        camp.own(camp.folder / name, "some-secret-value")
+    config = camp.folder / "config.toml"
     config.write_text(config.read_text() + ROOM)
-    return spool
+    return camp
 
 
-def _rejection(spool: Spool, task: dict[str, Any], **batch: Any) -> str:
+def _rejection(spool: Camp, task: dict[str, Any], **batch: Any) -> str:
     """Drop a file past every check of ``submit``; return why the daemon refused it."""
     file = spool.write("drop.json", [{"first_prompt": "x", **task}], **batch)
     outbox = spool.folder / "outbox"
@@ -60,7 +57,8 @@ def _rejection(spool: Spool, task: dict[str, Any], **batch: Any) -> str:
     return str(summary["errors"])
 
 
-def test_no_directory_of_batchds_own(rooms: Spool) -> None:
+@pytest.mark.stopped_by("rooms")
+def test_no_directory_of_batchds_own(rooms: Camp) -> None:
     """Neither a room itself, nor what holds it or lies in it, nor a link to any of these."""
     own = Path(batchd.__file__).parent
     with rooms.serving():
@@ -85,7 +83,8 @@ def test_no_directory_of_batchds_own(rooms: Spool) -> None:
             assert why in _rejection(rooms, {"dir": directory}), directory
 
 
-def test_no_key_of_a_task_file_loosens_anything(rooms: Spool) -> None:
+@pytest.mark.stopped_by("unknown keys", "ceiling")
+def test_no_key_of_a_task_file_loosens_anything(rooms: Camp) -> None:
     """No key names the sandbox or the provider; no layer of limits goes past the ceiling."""
     with rooms.serving():
         for name in ("sandbox", "backend", "user", "workspace", "providers", "base_url", "secrets"):
@@ -112,17 +111,15 @@ SWAPS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.stopped_by("links")
 @pytest.mark.parametrize("swap", SWAPS)
 def test_a_link_put_in_place_between_claim_and_start_is_not_followed(
-    rooms: Spool, swap: str
+    rooms: Camp, swap: str
 ) -> None:
     """The task ends as an error; nothing is written to where the link leads, and nothing changes its owner."""
     folder = rooms.folder
     for name in ("work/repo", "victim/repo"):
-        (folder / name).mkdir(parents=True)
-    if os.geteuid() == 0:
-        os.chown(folder / "work/repo", 65534, 65534)
-        os.chown(folder / "victim/repo", 65534, 65534)
+        rooms.workplace(folder / name)
     named = {"id": "named", "first_prompt": "x", "dir": "work/repo"}
     fresh = {"id": "fresh", "first_prompt": "x"}
     watched = [folder / "keys", folder / "victim/repo"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from attacking import AS_ROOT, NOBODY
+import pytest
+from attacking import HERE
 
 KEY = "sk-sealed-key-4711"
-PYTHON = [*NOBODY, "/usr/bin/python3"] if AS_ROOT else [sys.executable]
 #: Holds a key in its environment and in its memory, as a daemon does.
 HOLDER = """
 import os, sys, time
@@ -46,36 +45,38 @@ look("descriptors", lambda: b"".join(map(os.fsencode, os.listdir(f"/proc/{pid}/f
 """
 
 
-def _found(source: Path, how: str) -> Sequence[str]:
+def _found(who: Sequence[str], how: str) -> Sequence[str]:
     """Return what a process of the same user finds out about one that holds a key."""
-    environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(source)}
-    holder = [*PYTHON, "-c", HOLDER, how]
+    environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(HERE)}
+    holder = [*who, sys.executable, "-c", HOLDER, how]
     with subprocess.Popen(holder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            command = [*PYTHON, "-c", LOOKER, str(process.pid), KEY]
+            command = [*who, sys.executable, "-c", LOOKER, str(process.pid), KEY]
             looked = subprocess.run(command, capture_output=True, text=True, check=True)
         finally:
             process.kill()
     return looked.stdout.splitlines()
 
 
-def test_nobody_of_the_same_user_looks_into_a_sealed_process(source: Path) -> None:
+@pytest.mark.stopped_by("sealing")
+def test_nobody_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]) -> None:
     """Its environment, memory and descriptors are closed; those of one that is not sealed are not."""
-    assert _found(source, "sealed") == [
+    assert _found(somebody, "sealed") == [
         *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")
     ]
-    assert _found(source, "open")[0] == "environ True", "this test would not see a leak"
+    assert _found(somebody, "open")[0] == "environ True", "this test would not see a leak"
 
 
-def test_even_root_finds_no_key_in_the_environment(source: Path) -> None:
+@pytest.mark.stopped_by("forgetting")
+def test_even_root_finds_no_key_in_the_environment(who: list[str]) -> None:
     """Where the variable stood there are zeros: nothing that reads /proc later has it."""
-    environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(source)}
+    environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(HERE)}
     code = (
         "from batchd import sealing\nsealing.forget([])\nprint(open('/proc/self/environ').read())"
     )
-    command = [*PYTHON, "-c", code]
+    command = [*who, sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert KEY not in done.stdout
     assert "MY_API_KEY=\0" in done.stdout

@@ -13,6 +13,8 @@ def _uids(output: str) -> set[str]:
     return {line.split()[1] for line in output.splitlines() if line.startswith("AT_UID:")}
 
 
+@pytest.mark.stopped_by("variables")
+@pytest.mark.parametrize("who", ["root"], indirect=True)  # nobody else becomes another user
 @pytest.mark.parametrize("backend", ["bwrap", "none"])
 def test_no_loader_variable_reaches_a_program_that_is_still_root(
     attack: Attack,
@@ -27,6 +29,7 @@ def test_no_loader_variable_reaches_a_program_that_is_still_root(
     assert "0" not in _uids(output)
 
 
+@pytest.mark.stopped_by("variables arrive")
 def test_variables_of_the_loader_work_for_commands(attack: Attack) -> None:
     """What is set behind the programs of batchd is there all the same."""
     env = {"LD_LIBRARY_PATH": "/task/lib", "TZDIR": "/task/zones", "OTHER": "a b"}

@@ -31,12 +31,13 @@ _CONFIG = """
 base_url = "http://127.0.0.1:{port}/v1"
 api_key_file = "openai"
 """
-#: What the README leaves to whoever edits a file: the key, and the name of a model.
+#: What the README leaves to whoever edits a file: the key, the name of a model, the one host that tasks may ask for.
 _SUDOEDIT = """\
 sudoedit() {{
     case $1 in
     *.key) echo {key} >"$1" ;;
-    *) sed -i 's|^model = .*|model = "standin/steps-2"|; s|^drain_s = .*|drain_s = 3|' "$1"; cat /srv/more.toml >>"$1" ;;
+    *) sed -i 's|^model = .*|model = "standin/steps-2"|; s|^drain_s = .*|drain_s = 3|' "$1"
+       sed -i "s|^network = .*|$(cat /srv/network)|" "$1"; cat /srv/more.toml >>"$1" ;;
     esac
 }}
 sudo() {{ "$@"; }}
@@ -53,6 +54,7 @@ git config --global safe.directory '*'
 git clone -q /opt/batchd ~/batchd
 ln -s /opt/batchd/.venv ~/batchd/.venv
 sed -i 's|^model = .*|model = "standin/steps-2"|' ~/batchd/config.toml
+sed -i "s|^network = .*|$(cat /srv/network)|" ~/batchd/config.toml
 cat /srv/own.toml >>~/batchd/config.toml
 cd ~/batchd
 """
@@ -71,6 +73,7 @@ def as_a_system_service(machine: Machine) -> Service:
         port = free.getsockname()[1]
     machine.run("useradd", "--create-home", "--shell", "/bin/bash", USER)
     machine.write("/srv/more.toml", _CONFIG.format(port=port))
+    machine.write("/srv/network", f'network = ["127.0.0.1:{port}"]')
     machine.write("/srv/own.toml", _OWN_CONFIG.format(port=port))
     machine.write("/etc/systemd/system/model.service", _MODEL_UNIT.format(port=port, key=KEY))
     lines = _steps("As a system service").replace("journalctl -u batchd -f", "")
@@ -88,6 +91,22 @@ def as_a_service_of_ones_own(machine: Machine) -> Service:
     machine.shell(_CHECKOUT + steps, *PERSON, f"XDG_RUNTIME_DIR={runtime}")
     manager = (*PERSON, f"XDG_RUNTIME_DIR={runtime}", "systemctl", "--user")
     return Service(machine, systemctl=manager, slice="user.slice")
+
+
+def reaching(machine: Machine) -> dict[str, Any]:
+    """Return a task whose commands may reach the model's server, do so, and find nothing else."""
+    (listed,) = re.findall(r'"(.*)"', machine.path("/srv/network").read_text())
+    check = f"""
+        set -ex
+        get() {{ python3 -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=20)' "$1"; }}
+        get http://{listed}/totals
+        if get http://127.0.0.1:1/; then exit 9; fi
+        test "$(wc -l </proc/net/dev)" = 3
+        grep -x 'Seccomp:\t2' /proc/self/status
+    """
+    limits = {"max_iterations": 1}
+    task = {"first_prompt": "reach", "check": textwrap.dedent(check), "limits": limits}
+    return {**task, "network": [listed]}
 
 
 def drop(machine: Machine, name: str, *tasks: dict[str, Any]) -> Path:

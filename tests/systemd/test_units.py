@@ -30,6 +30,7 @@ from installed import (
     asked,
     drop,
     notes,
+    reaching,
     results,
     under_way,
     went_on,
@@ -116,6 +117,13 @@ def test_a_sandbox_works_under_every_hardening_line(service: Service) -> None:
         "limits": {"max_iterations": 1},
     }
     (result,) = results(drop(service.machine, "hard", task), service.machine.last_words)
+    assert result["status"] == "completed", result["evaluation"]
+
+
+def test_a_list_of_hosts_works_under_every_hardening_line(service: Service) -> None:
+    """The helper may enter a command's network: the one host on the list is reached, and there is no other network."""
+    task = reaching(service.machine)
+    (result,) = results(drop(service.machine, "reach", task), service.machine.last_words)
     assert result["status"] == "completed", result["evaluation"]
 
 
@@ -366,19 +374,21 @@ def test_the_unit_of_a_user(machine: Machine) -> None:
     """Without root it works in a sandbox, is started again after SIGKILL, logs fields, and leaves nothing behind."""
     service = as_a_service_of_ones_own(machine)
     home = f"/home/{USER}/batchd"
-    task = json.dumps({"first_prompt": "own", "check": "test -d /task && ! touch /usr/x"})
+    task = {"first_prompt": "own", "check": "test -d /task && ! touch /usr/x"}
 
-    def works(name: str) -> None:
-        machine.shell(f"echo '{task}' >{home}/inbox/{name}.json", *PERSON)
+    def works(name: str, task: dict[str, Any]) -> None:
+        machine.write(f"/tmp/{name}.json", json.dumps(task))
+        machine.run(*PERSON, "cp", f"/tmp/{name}.json", f"{home}/inbox/")
         (result,) = results(machine.path(f"{home}/outbox/{name}"), machine.last_words)
-        assert result["status"] == "completed"
+        assert result["status"] == "completed", result["evaluation"]
         assert service.journal(f"BATCHD_BATCH={name}", "BATCHD_EVENT=task_finished")
 
-    works("before")
+    works("before", task)
+    works("reaching", reaching(machine))
     before = service.processes()
     os.kill(service.main, signal.SIGKILL)
     until(lambda: service.main not in {0, *before}, machine.last_words)
-    works("after")
+    works("after", task)
     assert service.orphans() == {}
     assert service.show("OOMPolicy") == "continue"
     service.control("stop")

@@ -13,8 +13,8 @@ from batchd.sandbox.seccomp import program
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
-    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272},
-    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97},
+    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "fchmod": 91, "fchmodat": 268, "openat": 257},
+    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "fchmod": 52, "fchmodat": 53, "openat": 56},
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
     )
     assert says("read") == says(9999) == ALLOW
     assert says("ptrace") == says("mount") == says("unshare") == says(425) == denied
-    assert says(435) == says(0x40000000 | 1) == unknown
+    assert says(435) == says(437) == says(0x40000000 | 1) == unknown
     assert verdict(code, 0x40000003, 1) == KILL
     assert says("clone", 17) == says("clone", 0x3D0F00) == ALLOW
     assert says("clone", 0x10000011) == says("clone", 0x20011) == denied
@@ -59,6 +59,10 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
     assert {says("socket", family, 1, 0) for family in (1, 2, 10, 16)} == {ALLOW}
     assert {says("socket", family, 1, 0) for family in (0, 17, 38, 40, 44)} == {no_family}
     assert says("socket", 16, 3, 12) == no_family
+    assert says("fchmod", 3, 0o1777) == says("fchmodat", 3, 0, 0o644) == ALLOW
+    assert says("fchmod", 3, 0o4755) == says("fchmodat", 3, 0, 0o2755) == denied
+    assert says("openat", 3, 0, 0o101, 0o755) == says("openat", 3, 0, 0, 0o6755) == ALLOW
+    assert says("openat", 3, 0, 0o101, 0o4755) == says("openat", 3, 0, 0x410002, 0o2755) == denied
     assert len(code) // 8 < 4096
 
 

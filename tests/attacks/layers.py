@@ -1,0 +1,146 @@
+"""The layers that stop attacks, and for each the change of batchd's source that takes it away.
+
+``weakened`` applies one at a time, and holds that the tests that name the layer fail without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+#: In a file of ``batchd``: what stands there once, and what takes its place.
+Edit = tuple[str, str, str]
+
+#: Commands are shown to be confined before any of them runs: that must not stop the weaker door.
+_UNPROBED: Edit = ("sandbox/probe.py", "if loose or ", "if False and ")
+
+LAYERS: Mapping[str, tuple[Edit, ...]] = {
+    # --- what a command is
+    "everything": (
+        ("sandbox/probe.py", 'if policy.backend == "none":\n        return ""', 'return ""'),
+    ),
+    "identity": (
+        # Root stays root, with all capabilities, on a system that can be written.
+        ("sandbox/identity.py", "words = _become(identity) if as_root() else []", "words = []"),
+        ("sandbox/bwrap.py", '"--cap-drop", "ALL", *(', '"--cap-add", "ALL", *('),
+        ("sandbox/bwrap.py", '["--ro-bind", "/usr", "/usr"]', '["--bind", "/usr", "/usr"]'),
+        _UNPROBED,
+    ),
+    "pids": (
+        ("sandbox/bwrap.py", '"--unshare-pid", ', ""),
+        (
+            "sandbox/bwrap.py",
+            '"--unshare-all", *shared, "--unshare-user", "--disable-userns"',
+            '"--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-user"',
+        ),
+    ),
+    "network": (
+        (
+            "sandbox/bwrap.py",
+            'shared = ["--share-net"] if network else []',
+            'shared = ["--share-net"]',
+        ),
+        ("sandbox/bwrap.py", 'return options if network else [*options, "--unshare-net"]', "return options"),
+    ),
+    "mounts": (
+        # The machine's /tmp instead of one of its own, with all that lies there.
+        ("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", '*("--bind", TMP, TMP),'),
+    ),
+    "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
+    "setid": (("sandbox/seccomp.py", "_SETID = 0o6000", "_SETID = 0"),
+              ("sandbox/seccomp.py", ', "openat2": 437', "")),
+    "session": (
+        ("sandbox/spawn.py", "setsid=True,", "setpgroup=0,"),
+        ("sandbox/spawn.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
+        ("sandbox/bwrap.py", '"--new-session", ', ""),
+    ),
+    "environment": (
+        ("sandbox/launch.py", "[name, *words], {}, same", "[name, *words], dict(os.environ), same"),
+    ),
+    "descriptors": (("sandbox/spawn.py", "    _withhold()\n", ""),),
+    "variables": (("sandbox/variables.py", "return as_root() and ", "return False and "),),
+    "variables arrive": (
+        ("sandbox/variables.py", "for name, value in env.items() if not _late(name)}", "for name, value in ()}"),
+    ),
+    # --- how much of it there is, and for how long
+    "limits": (
+        ("sandbox/identity.py", "_capped(kind, value))", "_capped(kind, value << 20 if kind != resource.RLIMIT_NPROC else value))"),
+    ),
+    "processes": (
+        ("sandbox/identity.py", "processes = policy.max_processes * ", "processes = 6 * policy.max_processes * "),
+        ("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),
+    ),
+    "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
+    "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
+    "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
+    "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
+    "opened tmp": (
+        ("sandbox/scratch.py", "O_DIRECTORY | os.O_NOFOLLOW", "O_DIRECTORY"),
+        ("sandbox/scratch.py", "trees.let_in(above, name)", "pass"),
+    ),
+    # --- directories and files
+    "links": (
+        ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
+        ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
+    ),
+    "listing": (
+        ("sandbox/directory.py", "entry.is_dir(follow_symlinks=False)", "entry.is_dir()"),
+        ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
+        ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
+    ),
+    "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
+    "whole files": (
+        ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
+    ),
+    "replaced": (
+        ("spool/outbox.py", "files.write_whole(path, lambda file: file.write(data), replace=replace)",
+         "path.exists() or files.write_whole(path, lambda file: file.write(data), replace=replace)"),
+    ),
+    "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
+    "removal": (("trees.py", "        waiting = list(self._unlink(self._top, keep=self._last))",
+                 "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
+    # --- the network, host by host
+    "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
+    "private": (("sandbox/network/destinations.py", "why = addresses.forbidden(address, private=private)", "return ''"),),
+    "pinned": (
+        ("sandbox/network/proxy.py", "        return await _first(found, request.port)",
+         "        found = await self._resolver._asked(str(request.host), request.port)\n        return await _first(found, request.port)"),
+    ),
+    "one request": (
+        ("sandbox/network/proxy.py", "        if request.length is None:\n", "        if True:\n            await relay.carry(client, server, None, patience)\n        elif request.length is None:\n"),
+    ),
+    "ceiling of hosts": (("sandbox/workplace.py", "if why := hosts.refusal(asked, self._policy.network):", 'if why := "":'),),
+    "numbers": (("records/hosts.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
+    "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
+    "helper": (("sandbox/network/listener.py", "if os.fstat(network).st_ino != number:", "if False:"),),
+    # --- secrets
+    "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
+    "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
+    "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
+    # --- words
+    "unknown keys": (("spool/taskspec.py", 'extra="forbid"', 'extra="ignore"'),),
+    "ceiling": (("spool/crosscheck.py", "(asked == 0 or asked > ceiling)", "False"),),
+    "escaping": (("log.py", "return _CONTROL.sub(lambda m: ascii(m.group())[1:-1], text)", "return text"),),
+    "json": (("log.py", "return _CONTROL_OF_JSON.sub(", "return text or _CONTROL_OF_JSON.sub("),),
+    "evaluation": (("agent/evaluate.py", "done = ran.exit_code == 0 and not ran.timed_out", "done = True"),),
+    "calls": (
+        ("agent/protocol.py", "        except (ValueError, RecursionError):\n            return ()\n",
+         "        except (ValueError, RecursionError):\n            text = text[1:].strip()\n            continue\n"),
+    ),
+    "validator": (
+        ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
+        ("agent/schemachild.py", "    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))\n", ""),
+    ),
+    "foreign references": (("spool/crosscheck.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
+    "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
+    "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
+    "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),
+}  # fmt: skip
+
+
+def layers_of(item: pytest.Item) -> set[str]:
+    """Return the layers that a test says stop it."""
+    return {name for mark in item.iter_markers("stopped_by") for name in mark.args}

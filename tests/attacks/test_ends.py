@@ -1,0 +1,142 @@
+"""Every way to end, against every way to stay: nothing that a command started outlives it, its task, its worker or the daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attacking import Attack, living_in
+from camp import Camp, does, says
+
+#: Leaves behind what can be left behind, in every way that we know of, and tells in which namespace it lives.
+CLINGING = r"""
+import ctypes, os, signal, sys, time
+
+def ignore():
+    for number in range(1, 65):
+        try: signal.signal(number, signal.SIG_IGN)
+        except (OSError, ValueError): pass
+
+def stay(*before):
+    if os.fork(): return
+    for step in before: step()
+    while True: time.sleep(1000)
+
+def again():  # the second fork: nobody's child
+    if os.fork(): os._exit(0)
+
+def closed(): os.closerange(0, 64)
+def renamed(): ctypes.CDLL(None).prctl(15, b"kworker/0:1", 0, 0, 0)
+def stopped(): os.kill(os.getpid(), signal.SIGSTOP)
+def farm():  # of zombies
+    for _ in range(30):
+        if not os.fork(): os._exit(0)
+def tree():
+    for _ in range(3): os.fork()
+def traced(): ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+def grouped(): os.setpgid(0, 0)
+def forking():  # the number of the day changes faster than anybody can send a signal to it
+    end = time.time() + 60
+    while time.time() < end:
+        if os.fork(): os._exit(0)
+        time.sleep(0.002)
+
+stay(os.setsid, again, ignore)
+stay(os.setsid, again, ignore, closed)
+stay(grouped, renamed, ignore)
+stay(os.setsid, stopped)
+stay(farm, ignore)
+stay(traced, ignore)
+stay(os.setsid, tree, ignore)
+stay(os.setsid, ignore, forking)
+os.system("nohup setsid sh -c 'trap \"\" HUP TERM INT; while :; do sleep 1000; done' >/dev/null 2>&1 &")
+open("namespace", "w").write(os.readlink("/proc/self/ns/pid"))
+time.sleep(0.1)
+"""
+
+#: What the command itself does then.
+LAST_ACTS = {
+    "it ends": "exit 0",
+    "it fails": "exit 7",
+    "it kills itself": "kill -KILL $$",
+    "it runs out of time": "sleep 1000",
+    "it runs out of time, its output closed": "exec <&- >&- 2>&-; sleep 1000",
+    "it runs out of time, stopped": "kill -STOP $$; sleep 1000",
+    "it floods": "yes & yes >&2 & cat /dev/zero",
+    "it replaces itself": "exec setsid sleep 1000",
+    "it kills its keeper": "kill -9 1 $PPID -1; sleep 1000",
+}
+
+
+@pytest.mark.stopped_by("pids")
+@pytest.mark.parametrize("act", LAST_ACTS)
+def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
+    """However it ends, and whatever clings: double forks, sessions, ignored signals, stopped, renamed, closed, zombies."""
+    command = f"python3 -c '{_quoted(CLINGING)}'; {LAST_ACTS[act]}"
+    [(_, _, timed_out, seconds)] = attack.run(command, timeout_s=1.5)
+    assert timed_out == ("time" in act or "floods" in act or "keeper" in act or "replaces" in act)
+    assert seconds < 10
+    assert living_in(_namespace(attack.folder)) == []
+
+
+@pytest.mark.stopped_by("orphans")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGHUP])
+def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, number: int) -> None:
+    """The process that runs commands dies in the middle of one, with no chance to do anything about it."""
+    with attack.begin(f"python3 -c '{_quoted(CLINGING)}'; sleep 1000") as process:
+        _until((attack.folder / "namespace").exists)
+        namespace = _namespace(attack.folder)
+        _until(lambda: len(living_in(namespace)) > 10)
+        process.send_signal(number)
+        process.wait(20)
+    _until(lambda: living_in(namespace) == [], timeout_s=5)
+
+
+@pytest.mark.stopped_by("orphans")
+@pytest.mark.parametrize("whom", ["the worker", "the daemon", "both"])
+def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
+    """SIGKILL of either while a model's command clings: all of it dies, and the task still comes to its result."""
+    cling = does(f"test -e namespace || {{ python3 -c '{_quoted(CLINGING)}'; sleep 1000; }}")
+    place = camp.folder / "outbox/batch/001"
+    with camp.told({"stay": [cling, does("echo all is well"), says("Done.")]}):
+        camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "stay"}]))
+        camp.eventually((place / "namespace").exists)
+        namespace = _namespace(place)
+        _until(lambda: len(living_in(namespace)) > 10)
+        status = json.loads(camp.batchd("status", "--json").stdout)
+        killed = {"the worker": _workers(status), "the daemon": [status["daemon"]["pid"]]}
+        assert killed["the worker"]
+        for pid in killed.get(whom) or [*killed["the daemon"], *killed["the worker"]]:
+            os.kill(pid, signal.SIGKILL)
+        _until(lambda: living_in(namespace) == [], timeout_s=5)
+        if whom != "the worker":
+            _until(lambda: not Path(f"/proc/{status['daemon']['pid']}/exe").exists())
+            with camp.serving():
+                camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
+        camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
+    assert camp.result("batch", "001")["status"] == "completed"
+
+
+def _workers(status: dict[str, object]) -> list[int]:
+    return [int(n) for n in re.findall(r'"worker": (\d+)', json.dumps(status))]
+
+
+def _quoted(code: str) -> str:
+    return code.replace("'", "'\\''")
+
+
+def _namespace(folder: Path) -> str:
+    return (folder / "namespace").read_text()
+
+
+def _until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.02)

@@ -1,0 +1,38 @@
+"""What is no attack works, through the same door, whatever layer is taken away: a door that opens for nobody stops everything."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from attacking import Attack, living_in
+from camp import Camp, does, says
+
+
+def test_an_ordinary_command_works(attack: Attack) -> None:
+    """It writes, reads, and tells its exit code."""
+    assert attack.run("echo hello > x; cat x; exit 3")[0][:2] == (3, "hello\n")
+
+
+def test_an_ordinary_task_works(camp: Camp) -> None:
+    """From the file to the result."""
+    task = {"first_prompt": "write", "check": "grep -x hello x"}
+    with camp.told({"write": [does("echo hello > x"), says("Done.")]}):
+        result = camp.play([task])["001"]
+    assert (result["status"], result["answer"]) == ("completed", "Done.")
+    assert result["files"]["created"] == ["x"]
+
+
+def test_the_tests_own_eyes_are_good() -> None:
+    """A process in a namespace is found by it, whatever it is called: the tests above would see what stays."""
+    command = ["unshare", "-r", "-p", "-f", "--kill-child", "sh", "-c", "readlink /proc/self/ns/pid_for_children; exec sleep 1000"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            namespace = process.stdout.readline().strip()
+            while len(living_in(namespace)) != 1:  # what told its name may not be gone yet
+                assert process.poll() is None
+        finally:
+            process.kill()
+    while living_in(namespace):
+        time.sleep(0.02)
