@@ -5,22 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from batchd import control
 from batchd.cli import common
-from batchd.errors import NoAnswerError, NoDaemonError
 from batchd.log import escape
 from batchd.observe import parking, troubles, words
+from batchd.observe.snapshot import ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import duration, moment, money
 from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
-
-#: What the daemon gets to say how it does: the store tells the rest.
-_PATIENCE_S = 3.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,29 +32,19 @@ def run(args: argparse.Namespace) -> int:
     store = common.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
-        return _overview(_daemon(state), (), [], as_json=args.json)
+        return _overview(ask(state), (), [], as_json=args.json)
     with Reader(store) as reader:
         if task:
-            return _task(reader, Ref(batch, task), _daemon(state), as_json=args.json)
+            return _task(reader, Ref(batch, task), ask(state), as_json=args.json)
         if batch:
-            return _batch(reader, batch, _daemon(state), as_json=args.json)
+            return _batch(reader, batch, ask(state), as_json=args.json)
         # One more than is shown tells whether there are more.
         rows = reader.batches(limit=args.last + 1 if args.last > 0 else -1)
         shown = rows[: args.last] if args.last > 0 else rows
-        code = _overview(_daemon(state), reader.parked(), shown, as_json=args.json)
+        code = _overview(ask(state), reader.parked(), shown, as_json=args.json)
         if len(rows) > len(shown) and not args.json:
             print("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
-
-
-def _daemon(state: Path) -> dict[str, Any] | None:
-    """Return how a daemon says that it does; nothing is in it where it does not answer; None: there is none."""
-    try:
-        return control.request(state, "status", timeout_s=_PATIENCE_S)
-    except NoAnswerError:
-        return {}
-    except NoDaemonError:
-        return None
 
 
 def _overview(

@@ -161,7 +161,7 @@ class Observer:
 
     def look(self) -> Snapshot:
         """Return how things stand now. Raises ``StoreError`` where the store cannot be read."""
-        told = _ask(self._state)
+        told = ask(self._state)
         if not (self._state / "batchd.db").exists():
             self.close()
             return _snapshot(told)
@@ -186,12 +186,12 @@ class Observer:
 
 def agent_at(state: Path, row: TaskRow) -> Agent:
     """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
-    told = _ask(state) or {}
+    told = ask(state) or {}
     doing = [each for each in told.get("running", ()) if each["task"] == str(row.ref)]
     return _agent(row, doing[0] if doing else {})
 
 
-def _ask(state: Path) -> dict[str, Any] | None:
+def ask(state: Path) -> dict[str, Any] | None:
     """Return what the daemon says of itself; nothing is in it where it does not answer; None: there is none."""
     try:
         return control.request(state, "status", timeout_s=_PATIENCE_S)
