@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,10 @@ class Camp(Spool):
         done = self.batchd("submit", self.write(f"{name}.json", tasks, **batch))
         assert done.returncode == 0, done.stderr
         folder = self.folder / "outbox" / name
-        self.eventually((folder / "summary.json").exists)
+        deadline = time.monotonic() + 90
+        while not (folder / "summary.json").exists():
+            assert time.monotonic() < deadline, "the batch never ended"
+            time.sleep(0.02)
         lines = (folder / "results.jsonl").read_text("utf-8").splitlines()
         return {result["task"]: result for result in map(json.loads, lines)}
 

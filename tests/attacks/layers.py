@@ -81,6 +81,12 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/scratch.py", "O_DIRECTORY | os.O_NOFOLLOW", "O_DIRECTORY"),
         ("sandbox/scratch.py", "trees.let_in(above, name)", "pass"),
     ),
+    "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
+    "time": (("sandbox/process.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
+    "orphans": (
+        ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
+        ("sandbox/bwrap.py", '"--die-with-parent", ', ""),
+    ),
     # --- directories and files
     "links": (
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),

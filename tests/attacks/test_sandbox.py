@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import AS_ROOT, HERE, SECRET, Attack
+from attacking import HERE, SECRET, Attack
 
 
 @pytest.mark.stopped_by("environment", "pids")
@@ -213,30 +213,27 @@ def test_no_descriptor_is_inherited(attack: Attack) -> None:
 
 @pytest.mark.stopped_by("limits")
 def test_limits_hold(attack: Attack) -> None:
-    """Memory, file size, /tmp, /dev/shm, core files; a fork bomb is counted, and dies with its command."""
+    """Of each process: memory, file size, core files; of what lies in memory, /tmp and /dev/shm. The next command is unharmed."""
     policy = {
         "max_memory_bytes": 256 << 20,
         "max_file_bytes": 8 << 20,
         "tmp_bytes": 4 << 20,
-        "max_processes": 4 if AS_ROOT else 40,
     }
-    memory, size, tmp, shm, core, bomb, after = attack.run(
+    memory, size, tmp, shm, core, after = attack.run(
         ["python3", "-c", "x = bytearray(1 << 30)"],
         "head -c 20000000 /dev/zero > big; wc -c < big",
         "head -c 6000000 /dev/zero > /tmp/big",
         "head -c 6000000 /dev/zero > /dev/shm/big",
         "ulimit -c; ulimit -Hc",
-        "b() { b | b & }; b; sleep 1; ls -d /proc/[0-9]* | wc -l",
         "echo alive",
         policy=policy,
-        timeout_s=3.0,
+        timeout_s=10.0,
     )
     assert "MemoryError" in memory[1]
     assert size[1].splitlines()[-1] == str(8 << 20)
     assert "No space left" in tmp[1]
     assert "No space left" in shm[1]
     assert core[1] == "0\n0\n"
-    assert "Resource temporarily unavailable" in bomb[1] or bomb[2]
     assert after[:2] == (0, "alive\n")
 
 
@@ -267,7 +264,7 @@ def listing() -> Callable[[Path], Any]:
     """What ``Workplace.files`` returns for a directory, in a process that may hang or crash."""
     code = (
         "import os, sys, json\nfrom batchd.sandbox.directory import files, opened\n"
-        "print(json.dumps(files(opened(sys.argv[1]), 5000, 5.0)))"
+        "print(json.dumps(files(opened(sys.argv[1]), 5000, 30.0)))"
     )
 
     def listed(folder: Path) -> Any:
@@ -275,7 +272,7 @@ def listing() -> Callable[[Path], Any]:
             [sys.executable, "-c", code, folder],
             capture_output=True,
             check=True,
-            timeout=20,
+            timeout=60,
             cwd=HERE,
         )
         return json.loads(ended.stdout)
