@@ -215,21 +215,21 @@ class Batches:
         core, batch = self._core, known.batch
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
-        for finisher in () if problems else core.finishers:
-            await finisher.finish(batch, core.config)
         texts = [] if problems else await self._texts(batch.name)
         if not outbox.has_request(batch):
             message = (
                 f"{folder} was taken away before its summary; results.jsonl in the new one has all"
             )
             core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
+        if not problems:
+            await core.on_disk(partial(_write_results, folder, texts))
+            for finisher in core.finishers:
+                await finisher.finish(batch, core.config)
 
         def write() -> str:
             if problems:
                 summary = results.rejected(batch, problems, now)
             else:
-                lines = "".join(results.line(text) for text in texts)
-                outbox.publish(folder / "results.jsonl", lines.encode(), replace=True)
                 summary = results.summary(batch, texts, now)
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
@@ -251,6 +251,11 @@ class Batches:
             if len(texts) % _CHUNK == 0:
                 await asyncio.sleep(0)
         return texts
+
+
+def _write_results(folder: Path, texts: Sequence[str]) -> None:
+    lines = "".join(results.line(text) for text in texts)
+    outbox.publish(folder / "results.jsonl", lines.encode(), replace=True)
 
 
 def _queued(task: QueuedTask) -> Queued:

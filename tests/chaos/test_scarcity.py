@@ -42,7 +42,7 @@ def _small_disk(place: Arena) -> Iterator[Path]:
     """Mount a few megabytes in a spool."""
     small = place.folder / "small"
     small.mkdir()
-    options = "size=6m,mode=755"
+    options = "size=12m,mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, place.mark, small], check=True)
     try:
         yield small

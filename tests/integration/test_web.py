@@ -21,7 +21,7 @@ from serving import Page, until, web
 
 from batchd.web.gate import Gate
 from batchd.web.streams import MOST
-from tests.conftest import _CONFIG, Spool
+from tests.conftest import CONFIG, Spool
 
 SLOW = "standin/latency-0.3+steps-3"
 
@@ -211,7 +211,7 @@ def spooled(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iter
     """The page of a spool with a finished batch ``b``, without a daemon."""
     folder = tmp_path_factory.mktemp("spooled")
     folder.chmod(0o755)
-    (folder / "config.toml").write_text(_CONFIG.format(base_url=model_server, model="steps-2"))
+    (folder / "config.toml").write_text(CONFIG.format(base_url=model_server, model="steps-2"))
     spool = Spool(folder)
     with spool.serving():
         spool.write("b.json", [{"first_prompt": "one"}]).rename(folder / "inbox" / "b.json")

@@ -76,8 +76,12 @@ class Proxy:
         try:
             while True:
                 await self._free.acquire()
+                await self._knocked()
                 try:
-                    client, _ = await loop.sock_accept(self._listener)
+                    client, _ = self._listener.accept()
+                except BlockingIOError:
+                    self._free.release()
+                    continue
                 except OSError:
                     # No descriptor left, or a client that went away: neither ends the proxy.
                     self._free.release()
@@ -91,6 +95,16 @@ class Proxy:
             for task in self._connections:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _knocked(self) -> None:
+        """Wait until somebody connects. asyncio's own accept loses a connection that comes as it is cancelled."""
+        loop = asyncio.get_running_loop()
+        knocked = asyncio.Event()
+        loop.add_reader(self._listener, knocked.set)
+        try:
+            await knocked.wait()
+        finally:
+            loop.remove_reader(self._listener)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
