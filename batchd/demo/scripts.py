@@ -119,7 +119,7 @@ hello, says an output that nobody has seen
 _TURNS: Mapping[str, Callable[[int], Answer]] = {
     "steps": lambda turn: _shell(turn, f"echo step {turn + 1}"),
     # Leaves a trace of every time that it is run, and takes long enough to be interrupted.
-    "notes": lambda turn: _shell(turn, f"echo {turn + 1} >> notes.txt; sleep 0.1"),
+    "notes": lambda turn: _shell(turn, f"echo {turn + 1} >> notes.txt && sleep 0.1"),
     # Enough output to fill a window within a few turns.
     "flood": lambda turn: _shell(turn, f"seq {turn}0001 {turn}2500"),
     # What no elided output makes shorter: only a summary helps.

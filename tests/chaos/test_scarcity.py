@@ -39,10 +39,10 @@ def _under_way(place: Arena, model: Model, requests: int) -> Path:
 
 @contextlib.contextmanager
 def _small_disk(place: Arena) -> Iterator[Path]:
-    """Mount a few megabytes in a spool."""
+    """Mount a small disk in a spool: with room for a report, which leaves the store its own."""
     small = place.folder / "small"
     small.mkdir()
-    options = "size=12m,mode=755"
+    options = "size=96m,mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, place.mark, small], check=True)
     try:
         yield small
