@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd.records import Evaluation
+from batchd.records.unicode import valid
 from batchd.sandbox import Ran, Workplace, patiently
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
@@ -36,7 +37,7 @@ def verdict(content: str) -> Evaluation | None:
     feedback = value.get("feedback", "")
     if not isinstance(feedback, str):
         return None
-    return Evaluation(by="judge", done=value["done"], feedback=feedback)
+    return Evaluation(by="judge", done=value["done"], feedback=valid(feedback))
 
 
 async def check(
