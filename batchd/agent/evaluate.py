@@ -80,6 +80,8 @@ async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
             child.kill()
             await child.wait()
     feedback = said.decode(errors="replace").strip()
-    if child.returncode not in {0, 1}:
-        feedback = "the answer could not be validated: the validator ran out of its limits"
+    if child.returncode not in {0, 1} or (child.returncode and not feedback):
+        feedback = (
+            "the answer could not be validated: the validator failed, or ran out of its limits"
+        )
     return Evaluation(by="output_schema", done=child.returncode == 0, feedback=feedback)
