@@ -22,7 +22,10 @@ REPEATABLE = frozenset({"read_file", "write_file"})
 _EDITABLE = 4 << 20
 #: Python refuses to write numbers of thousands of digits, and tools to read those of twenty.
 _MOST_LINES = 1 << 53
-_WRITE = 'mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
+#: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
+_FAILED = 2000
+#: Where nothing may be written, what there was must not be emptied either.
+_WRITE = '[ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,8 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
         ["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE, masked=False
     )
     if ran.exit_code != 0:
-        return _shown(replace(ran, output=place.masker.text(ran.output)), timeout_s)
+        said = place.masker.text(ran.output)[-_FAILED:]
+        return _shown(replace(ran, output=said), timeout_s)
     text = ran.output
     if ran.cut or "\ufffd" in text:
         return Output(
