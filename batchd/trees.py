@@ -1,6 +1,6 @@
 """Directory trees, whatever agents may have made of them: taken away, or measured.
 
-No depth, mode or name stops it, and it takes three descriptors at most. Links are never followed;
+No depth, mode or name stops it, and it takes a handful of descriptors. Links are never followed;
 what is mounted somewhere in a tree is left alone.
 """
 
@@ -13,10 +13,13 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 #: Opens a folder, and never what a link leads to.
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: So many folders, from the top down, stay open while what lies in them is measured.
+_KEPT = 16
 _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -110,8 +113,22 @@ def size(top: int, seconds: float = math.inf) -> tuple[int, bool]:
     return _Measuring(time.monotonic() + seconds).run(top)
 
 
+@dataclass(slots=True)
+class _Level:
+    """A folder on the way from the top to where we are."""
+
+    number: int
+    #: Open; -1: it was closed meanwhile.
+    folder: int
+    #: The names of its folders that are still to be looked into.
+    waiting: list[str]
+
+
 class _Measuring:
-    """Goes through a tree by its entries and ``..``, so that neither depth nor a rename leads it astray."""
+    """Goes through a tree by its entries, and back by the folders that it keeps open; below these by ``..``.
+
+    So depth does not lead it astray, and what is moved while it is in there costs no more than what lies that deep.
+    """
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -120,34 +137,58 @@ class _Measuring:
         self._seen = 0
         #: Files with several names, which count once.
         self._linked: set[int] = set()
+        #: From the top down; the last is open.
+        self._levels: list[_Level] = []
+        self._whole = True
 
     def run(self, top: int) -> tuple[int, bool]:
         here = os.open(".", OPEN, dir_fd=top)
+        status = os.fstat(here)
+        self._device = status.st_dev
+        self._bytes += status.st_blocks * 512
         try:
-            status = os.fstat(here)
-            self._device = status.st_dev
-            self._bytes += status.st_blocks * 512
-            trail = [(status.st_ino, self._folders(here))]
-            while trail:
-                number, waiting = trail[-1]
-                if os.fstat(here).st_ino != number:
-                    return self._bytes, False  # what we were in was moved away
+            self._enter(here)
+            while self._levels:
                 if time.monotonic() > self._deadline:
                     return self._bytes, False
-                if waiting:
-                    below = self._below(here, waiting.pop())
-                    if below < 0:
-                        continue
-                    here, above = below, here
-                    os.close(above)
-                    trail.append((os.fstat(here).st_ino, self._folders(here)))
-                else:
-                    trail.pop()
-                    here, below = os.open("..", OPEN, dir_fd=here), here
-                    os.close(below)
+                level = self._levels[-1]
+                if not level.waiting:
+                    self._leave()
+                elif (below := self._below(level.folder, level.waiting.pop())) >= 0:
+                    self._enter(below)
         finally:
-            os.close(here)
-        return self._bytes, True
+            for level in self._levels:
+                if level.folder >= 0:
+                    os.close(level.folder)
+        return self._bytes, self._whole
+
+    def _enter(self, folder: int) -> None:
+        if len(self._levels) > _KEPT:
+            above = self._levels[-1]
+            os.close(above.folder)
+            above.folder = -1
+        level = _Level(os.fstat(folder).st_ino, folder, [])
+        self._levels.append(level)
+        level.waiting = self._folders(folder)
+
+    def _leave(self) -> None:
+        left = self._levels.pop()
+        if self._levels and self._levels[-1].folder < 0:
+            above = self._levels[-1]
+            with contextlib.suppress(OSError):
+                above.folder = os.open("..", OPEN, dir_fd=left.folder)
+            if above.folder < 0 or os.fstat(above.folder).st_ino != above.number:
+                self._return()  # what we were in was moved away
+        os.close(left.folder)
+
+    def _return(self) -> None:
+        """Go on with the deepest folder that was kept open."""
+        self._whole = False
+        if self._levels[-1].folder >= 0:
+            os.close(self._levels[-1].folder)
+            self._levels[-1].folder = -1
+        while self._levels[-1].folder < 0:
+            self._levels.pop()
 
     def _below(self, folder: int, name: str) -> int:
         """Return a folder in a folder, open; -1 where it cannot be read or is mounted there."""

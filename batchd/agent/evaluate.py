@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd.records import Evaluation
+from batchd.records.unicode import valid
 from batchd.sandbox import Ran, Workplace, patiently
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
@@ -36,7 +37,7 @@ def verdict(content: str) -> Evaluation | None:
     feedback = value.get("feedback", "")
     if not isinstance(feedback, str):
         return None
-    return Evaluation(by="judge", done=value["done"], feedback=feedback)
+    return Evaluation(by="judge", done=value["done"], feedback=valid(feedback))
 
 
 async def check(
@@ -79,6 +80,8 @@ async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
             child.kill()
             await child.wait()
     feedback = said.decode(errors="replace").strip()
-    if child.returncode not in {0, 1}:
-        feedback = "the answer could not be validated: the validator ran out of its limits"
+    if child.returncode not in {0, 1} or (child.returncode and not feedback):
+        feedback = (
+            "the answer could not be validated: the validator failed, or ran out of its limits"
+        )
     return Evaluation(by="output_schema", done=child.returncode == 0, feedback=feedback)

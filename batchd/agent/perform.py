@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -154,7 +153,7 @@ class Performer:
         after = await asyncio.to_thread(self._place.files)
         changed = _sizes(before, after)
         ran = [
-            (_shown(call.name, call.arguments), "done" if code is None else f"exit code {code}")
+            (_shown(call), "done" if code is None else f"exit code {code}")
             for call, code in state.commands[-_MAX_COMMANDS:]
         ]
         evidence = prompts.evidence(self._task, state.answer, ran, changed)
@@ -183,7 +182,7 @@ class Performer:
                 request = f"The call was cut off at the limit of {limit} output tokens: do it in smaller pieces."
             return ToolRan(at=self._host.clock(), call=call, output=request, outcome="refused")
         await self._journal.flush()
-        self._host.progress("tool", _shown(call.name, call.arguments))
+        self._host.progress("tool", _shown(call))
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
@@ -253,13 +252,13 @@ def _sizes(
     return [(path, after[path][0]) for path in (*changes.created, *changes.modified)][:_MAX_FILES]
 
 
-def _shown(name: str, arguments: str) -> str:
+def _shown(call: ToolCall) -> str:
     """Return a tool call as one short line: the command, or the tool with its path."""
     try:
-        given = json.loads(arguments, strict=False)
+        given = call.given()
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         given = {}
-    text = given.get("command") or f"{name} {given.get('path', '')}"
+    text = given.get("command") or f"{call.name} {given.get('path', '')}"
     return " ".join(str(text).split())[:_MAX_COMMAND_CHARS]

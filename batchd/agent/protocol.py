@@ -13,6 +13,7 @@ from typing import Any
 
 from batchd.agent import tools
 from batchd.records import Answer, ToolCall
+from batchd.records.unicode import valid
 
 _BLOCK = re.compile(r"^```(?:bash|sh|shell)[ \t]*\n(.*?)(^```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _WRAPPING = re.compile(r"^[ \t]*(?:```\w*|</?tool_calls?>)[ \t]*$", re.MULTILINE)
@@ -74,5 +75,6 @@ def _call(value: Any, call_id: str) -> ToolCall | None:
     arguments = value.get("arguments")
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    call = ToolCall(call_id, value["name"], arguments)
+    # Half a letter that stood escaped in the answer is whole only now.
+    call = ToolCall(call_id, value["name"], valid(arguments))
     return call if isinstance(tools.parse(call), tools.Request) else None

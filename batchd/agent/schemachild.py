@@ -50,9 +50,12 @@ def main() -> int:
         found = problems(sys.stdin.buffer.read())
     except (jsonschema.exceptions.SchemaError, Unresolvable) as error:
         found = [f"the schema cannot be used: {error}"[:_MAX_CHARS]]
+    except OverflowError as error:
+        found = [f"a number in the answer is too large: {error}"]
     except RecursionError:
         found = ["the answer or its schema leads round in circles, or is nested too deep"]
-    sys.stdout.write("\n".join(found))
+    # Whatever the locale, and whatever half of a letter a key holds.
+    sys.stdout.buffer.write("\n".join(found).encode("utf-8", "replace"))
     return 1 if found else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,12 @@ _ARGUMENTS: Mapping[str, tuple[Mapping[str, type], frozenset[str]]] = {
 REPEATABLE = frozenset({"read_file", "write_file"})
 #: A file larger than this is edited with commands (bytes).
 _EDITABLE = 4 << 20
-_WRITE = 'mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
+#: Python refuses to write numbers of thousands of digits, and tools to read those of twenty.
+_MOST_LINES = 1 << 53
+#: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
+_FAILED = 2000
+#: Where nothing may be written, what there was must not be emptied either.
+_WRITE = '[ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def parse(call: ToolCall) -> Request | str:
     if call.name not in _ARGUMENTS:
         return f"There is no tool {call.name!r}. Tools: {', '.join(_ARGUMENTS)}."
     try:
-        given = json.loads(call.arguments or "{}", strict=False)
+        given = call.given()
     except (ValueError, RecursionError) as error:
         return f"The arguments are not valid JSON: {error}"
     types, required = _ARGUMENTS[call.name]
@@ -69,6 +73,8 @@ def parse(call: ToolCall) -> Request | str:
             return f"{key} must be a {'string' if types[key] is str else 'whole number'}."
         if isinstance(value, str) and key in {"path", "command"} and (not value or "\0" in value):
             return f"{key} must not be empty or hold NUL characters."
+        if isinstance(value, int) and abs(value) > _MOST_LINES:
+            return f"{key} must be a number of lines that a file can have."
     return Request(call.name, given)
 
 
@@ -109,7 +115,8 @@ async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float
         ["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE, masked=False
     )
     if ran.exit_code != 0:
-        return _shown(replace(ran, output=place.masker.text(ran.output)), timeout_s)
+        said = place.masker.text(ran.output)[-_FAILED:]
+        return _shown(replace(ran, output=said), timeout_s)
     text = ran.output
     if ran.cut or "\ufffd" in text:
         return Output(

@@ -12,8 +12,8 @@ import msgspec
 
 from batchd import tokens
 from batchd.llm.request import Request
-from batchd.llm.text import valid_throughout
 from batchd.records import Answer, ToolCall, Usage
+from batchd.records.unicode import valid_throughout
 
 _LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitive", "refusal"})

@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchd.llm import waits
-from batchd.llm.text import line, valid
+from batchd.llm.text import line
 from batchd.masking import MASK, Masker
 from batchd.records import Endpoint, Failure, FailureKind, ModelSetup
+from batchd.records.unicode import valid
 
 _SAID = re.compile
 #: By the provider's code, type or words; the first that fits counts.

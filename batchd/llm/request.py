@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from batchd.llm.text import valid_throughout
 from batchd.records import Message, ModelSetup, ToolCall
+from batchd.records.unicode import valid_throughout
 
 _NOTHING: Mapping[str, Any] = {}
 

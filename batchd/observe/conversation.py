@@ -110,7 +110,7 @@ def plain(passage: Passage, most: int) -> dict[str, Any]:
 def command(call: ToolCall) -> str:
     """Return what a tool call does: its command or path, where its arguments can be read."""
     try:
-        told = json.loads(call.arguments, strict=False)
+        told = call.given()
     except (ValueError, RecursionError):
         told = None
     if isinstance(told, dict):
@@ -123,7 +123,7 @@ def command(call: ToolCall) -> str:
 def given(call: ToolCall) -> str:
     """Return what a tool call gives beside its command or path: the text of a file, or what is put for what."""
     try:
-        told = json.loads(call.arguments, strict=False)
+        told = call.given()
     except (ValueError, RecursionError):
         return ""
     if not isinstance(told, dict):

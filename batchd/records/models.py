@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from urllib.parse import parse_qsl
 
 from batchd import masking
 from batchd.records.money import Price, Usage
+from batchd.records.unicode import valid_throughout
 
 
 class Purpose(enum.StrEnum):
@@ -29,6 +31,13 @@ class ToolCall:
     name: str
     #: JSON text; may be malformed, or cut off.
     arguments: str
+
+    def given(self) -> Any:
+        """Return the arguments as a value whose every text can be sent and stored.
+
+        Raises ``ValueError`` or ``RecursionError`` where they are no JSON.
+        """
+        return valid_throughout(json.loads(self.arguments or "{}", strict=False))
 
 
 @dataclass(frozen=True, slots=True)

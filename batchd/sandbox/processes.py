@@ -6,15 +6,19 @@ import contextlib
 import os
 import resource
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from batchd.sandbox.identity import as_root
 
 _PAGE = resource.getpagesize()
 _TICKS = os.sysconf("SC_CLK_TCK")
 # In smaps_rollup. Pages of files are not looked at: the kernel can have them again from the disk.
 _OWN = (b"Pss_Anon:", b"SwapPss:")
 _SHARED = b"Pss_Shmem:"
+#: What the kernel calls files in memory that are mapped.
+_MEMORY = ("/memfd:", "/dev/zero", "/SYSV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +125,64 @@ def _rollup(process: Process) -> tuple[int, int]:
 
 
 def nameless(processes: Iterable[Process], devices: Iterable[int]) -> Mapping[int, int]:
-    """Return what files without a name take, in bytes by device: deleted ones that are still open, and files in memory."""
-    wanted = set(devices)
-    files: dict[tuple[int, int], int] = {}
+    """Return what files without a name take, in bytes by device: deleted ones that are open or mapped, and files in memory.
+
+    What is mapped alone the kernel shows to root. Others are told how much of a file on a disk is mapped, at least.
+    """
+    found = dict.fromkeys(devices, 0)
+    sizes: dict[tuple[int, int], int] = {}
+    mapped: dict[tuple[int, int], int] = {}
     for process in processes:
+        folder = Path("/proc", str(process.number))
         with contextlib.suppress(OSError):
-            for path in Path("/proc", str(process.number), "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    status = path.stat()
-                    if (
-                        status.st_nlink == 0
-                        and status.st_dev in wanted
-                        and stat.S_ISREG(status.st_mode)
-                    ):
-                        files[status.st_dev, status.st_ino] = status.st_blocks * 512
-    found = dict.fromkeys(wanted, 0)
-    for (device, _), size in files.items():
-        found[device] += size
+            for path in (folder / "fd").iterdir():
+                sizes.update(_nameless(path))
+        with contextlib.suppress(OSError):
+            for place, file, end in _deleted(folder):
+                if as_root():
+                    sizes.update(_nameless(folder / "map_files" / place))
+                else:
+                    mapped[file] = max(end, mapped.get(file, 0))
+    for (device, _), size in (mapped | sizes).items():
+        if device in found:
+            found[device] += size
+    return found
+
+
+def _nameless(path: Path) -> Mapping[tuple[int, int], int]:
+    """Return what the file behind a link of /proc takes, by device and number; nothing where it has a name."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if status.st_nlink == 0 and stat.S_ISREG(status.st_mode):
+            return {(status.st_dev, status.st_ino): status.st_blocks * 512}
+    return {}
+
+
+def _deleted(folder: Path) -> Iterator[tuple[str, tuple[int, int], int]]:
+    """Yield the mappings of deleted files: their place, device and number of the file, and where in it they end."""
+    with (folder / "maps").open("rb") as file:
+        for line in file:
+            if not line.endswith(b" (deleted)\n"):
+                continue
+            words = line.decode(errors="replace").split(maxsplit=5)
+            place, _, offset, device, number, name = words
+            # Of memory much may be reserved that is never taken: where its pages are not shown, it does not count.
+            if name.startswith(_MEMORY) and not as_root():
+                continue
+            begin, end = (int(bound, 16) for bound in place.split("-"))
+            major, minor = (int(half, 16) for half in device.split(":"))
+            last = int(offset, 16) + end - begin
+            yield place, (os.makedev(major, minor), int(number)), last
+
+
+def closed(processes: Iterable[Process]) -> set[tuple[int, int]]:
+    """Return the processes, by number and start, that do not show what they hold open; to root all do.
+
+    So is one whose program may be run and not read; and any other, for a moment, while it becomes a new program.
+    """
+    found = set()
+    for process in () if as_root() else processes:
+        with contextlib.suppress(OSError):
+            if Path("/proc", str(process.number), "fd").stat().st_uid != os.geteuid():
+                found.add((process.number, process.started))
     return found

@@ -37,6 +37,7 @@ _CLONE_NEW = (
 )
 _TIOCSTI = 0x5412  # types into the terminal of whoever started the daemon
 _TIOCLINUX = 0x541C  # pastes on a Linux console
+_PR_SET_DUMPABLE = 4
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0  # getaddrinfo needs it; the other netlink families are a large surface
 _X32_BIT = 0x40000000
@@ -135,12 +136,17 @@ class _Arch:
     clone: int
     socket: int
     socketpair: int
+    prctl: int
 
 
 _ARCHS: Mapping[str, _Arch] = {
-    "x86_64": _Arch(audit=0xC000003E, column=0, ioctl=16, clone=56, socket=41, socketpair=53),
+    "x86_64": _Arch(
+        audit=0xC000003E, column=0, ioctl=16, clone=56, socket=41, socketpair=53, prctl=157
+    ),
     # Built from the kernel's tables, never run.
-    "aarch64": _Arch(audit=0xC00000B7, column=1, ioctl=29, clone=220, socket=198, socketpair=199),
+    "aarch64": _Arch(
+        audit=0xC00000B7, column=1, ioctl=29, clone=220, socket=198, socketpair=199, prctl=167
+    ),
 }
 
 #: Of these, those that the tests have run on.
@@ -173,6 +179,7 @@ def program(machine: str) -> bytes:
         *_on(arch.ioctl, _ioctl()),
         *_on(arch.socket, _socket()),
         *_on(arch.socketpair, _socket()),
+        *_on(arch.prctl, _prctl()),
     ]
     for number in _OPAQUE.values():
         code += _on(number, [_refuse(errno.ENOSYS)])
@@ -229,6 +236,11 @@ def _opening(argument: int) -> list[_Line]:
         _give(_ALLOW),
         *_mode(argument),
     ]
+
+
+def _prctl() -> list[_Line]:
+    # Who is watched may not hide. Agents of keys do it as a matter of course, and are told that they have.
+    return [_load(_ARGS), *_on(_PR_SET_DUMPABLE, [_refuse(0)]), _give(_ALLOW)]
 
 
 def _ioctl() -> list[_Line]:

@@ -131,6 +131,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "ceiling": (("spool/crosscheck.py", "(asked == 0 or asked > ceiling)", "False"),),
     "escaping": (("log.py", "return _CONTROL.sub(lambda m: ascii(m.group())[1:-1], text)", "return text"),),
     "json": (("log.py", "return _CONTROL_OF_JSON.sub(", "return text or _CONTROL_OF_JSON.sub("),),
+    "whole letters": (("records/models.py", "return valid_throughout(json.loads(", "return (json.loads("),),
     "evaluation": (("agent/evaluate.py", "done = ran.exit_code == 0 and not ran.timed_out", "done = True"),),
     "calls": (
         ("agent/protocol.py", "        except (ValueError, RecursionError):\n            return ()\n",

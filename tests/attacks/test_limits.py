@@ -161,6 +161,43 @@ def test_deleted_files_count_while_they_are_open(limited: Limited) -> None:
     assert "max_disk_bytes" in end.excess
 
 
+#: Ten files without a name, of ten megabytes each: deleted, and then held by whatever ``hold`` does with descriptor f.
+HIDE = (
+    "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nlibc.mmap.argtypes = [ctypes.c_long] * 6\n{before}\n"
+    "for i in range(10):\n    f = os.open('f', os.O_RDWR | os.O_CREAT); os.unlink('f')\n"
+    "    os.write(f, bytes(10 << 20)); {hold}\ntime.sleep(10)"
+)
+
+
+@pytest.mark.stopped_by("watch")
+@pytest.mark.parametrize(
+    ("before", "hold"),
+    [
+        ("", "libc.mmap(0, 10 << 20, 1, 1, f, 0); os.close(f)"),
+        ("libc.prctl(4, 0)", "pass"),
+    ],
+    ids=["mapped", "not dumpable"],
+)
+def test_deleted_files_count_however_they_are_held(
+    limited: Limited, before: str, hold: str
+) -> None:
+    """Mapped and closed, or open in a process that forbids others to look at it: they take room all the same."""
+    code = HIDE.format(before=before, hold=hold)
+    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_disk_bytes": 40 * MB})
+    assert end.killed
+    assert "max_disk_bytes" in end.excess
+
+
+@pytest.mark.stopped_by("watch")
+def test_a_program_that_hides_what_it_holds_is_not_run(limited: Limited) -> None:
+    """One that may be run and not read shows its files to root alone: elsewhere it is ended, and the model told why."""
+    code = HIDE.format(before="", hold="pass")
+    copy = f'cp "$(realpath "$(command -v python3)")" mine; chmod 111 mine; ./mine -c "{code}"'
+    (end,) = limited.run(copy, policy={"max_disk_bytes": 40 * MB})
+    assert end.killed
+    assert "max_disk_bytes" in end.excess or "make it readable" in end.excess
+
+
 @pytest.mark.stopped_by("watch")
 def test_what_was_there_before_does_not_count(limited: Limited) -> None:
     """Of a directory that a task names, only its growth is limited, and its /tmp."""

@@ -120,6 +120,29 @@ def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
         assert [e["status"] for e in finished] == ["timeout"]
 
 
+@pytest.mark.stopped_by("whole letters")
+def test_half_a_letter_or_a_number_without_end_breaks_nothing(camp: Camp) -> None:
+    """What no file can hold, and lines past all counting, in a call's arguments: the model is told, the task goes on, and all can be read."""
+    half, nines = "half \ud83d", int("9" * 4300)
+    talks = {
+        "go": [
+            does(half, "write_file", content=half),
+            does(f"echo '{half}'"),
+            does(half, "edit_file", old=half, new=half),
+            does(half, "read_file", start=nines, lines=nines),
+            says("done"),
+        ]
+    }
+    with camp.told(talks, "[report]\nenabled = true\n"):
+        result = camp.play([{"first_prompt": "go"}])["001"]
+        told = camp.batchd("logs", "batch/001")
+        made = camp.batchd("report", "batch")
+    assert (result["status"], result["files"]["created"]) == ("completed", ["half \ufffd"])
+    assert (told.returncode, made.returncode) == (0, 0), told.stderr + made.stderr
+    assert "half \ufffd" in told.stdout
+    assert "start must be" in told.stdout
+
+
 #: Answers that tell how calls are written, in every form that is ever taken for one.
 DOCUMENTING = (
     "To delete a file, send:\n```json\n{0}\n```\nand nothing else.",

@@ -232,6 +232,10 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
             slow = await tools.run(tools.Request("shell", {"command": "sleep 60"}), place, 0.3)
             assert (slow.outcome, slow.exit_code) == ("timed_out", None)
             assert "killed after 0.3 s" in slow.text
+            endless = {"path": "/dev/zero", "old": "a", "new": "b"}
+            flood = await tools.run(tools.Request("edit_file", endless), place, 0.3)
+            assert flood.outcome == "timed_out"
+            assert len(flood.text) < 3000
 
     scene(tmp_path, play)
 
@@ -284,6 +288,12 @@ def test_the_answer_must_satisfy_the_output_schema(tmp_path: Path) -> None:
         verdict = await evaluate.output_schema(wild, '"' + "a" * 60 + 'b"')
         assert not verdict.done
         assert "could not be validated" in verdict.feedback
+        large = await evaluate.output_schema({"multipleOf": 0.01}, "1" + "0" * 400)
+        assert not large.done
+        assert "too large" in large.feedback
+        half = {"additionalProperties": {"type": "string"}}
+        keyed = await evaluate.output_schema(half, r'{"\ud800": 1}')
+        assert "1 is not of type 'string'" in keyed.feedback
 
     scene(tmp_path, play)
 

@@ -113,3 +113,28 @@ def test_the_model_is_told_why_its_command_was_killed(tmp_path: Path) -> None:
     told = "begun\n[killed, with everything that it had started: its processes took"
     assert output.text.startswith(told)
     assert "[sandbox] max_cpu_s allows 0.3 s" in output.text
+
+
+def test_a_full_task_does_not_empty_the_file_that_it_would_edit(tmp_path: Path) -> None:
+    """Where nothing may be written, what there was stays as it is, and the model is told why."""
+    tmp_path.chmod(0o755)
+    fill = "for i in 1 2 3; do head -c 10000000 /dev/zero > f$i; done; sleep 10"
+
+    async def main() -> list[tools.Output]:
+        sandbox = Sandbox(SandboxPolicy(max_disk_bytes=20 << 20))
+        opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
+        with await opening as place:
+            wanted = (
+                ("write_file", {"path": "kept", "content": "old"}),
+                ("shell", {"command": fill}),
+                ("edit_file", {"path": "kept", "old": "old", "new": "new"}),
+                ("write_file", {"path": "kept", "content": "new"}),
+            )
+            return [await tools.run(tools.Request(*one), place, 20.0) for one in wanted]
+
+    _, filled, *refused = asyncio.run(main())
+    assert filled.outcome == "killed"
+    assert (tmp_path / "001/kept").read_text() == "old"
+    for output in refused:
+        assert output.exit_code != 0
+        assert "files can be deleted, not written" in output.text

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batchd.agent import protocol, tools
+from batchd.agent import evaluate, protocol, tools
 from batchd.records import Answer, ToolCall
 
 CALL = '{"name": "shell", "arguments": {"command": "ls"}}'
@@ -98,3 +98,13 @@ def test_bad_arguments_are_told_to_the_model(name: str, arguments: str, says: st
     problem = tools.parse(ToolCall("1", name, arguments))
     assert isinstance(problem, str)
     assert says in problem
+
+
+def test_half_a_letter_that_an_answer_holds_escaped_is_made_whole() -> None:
+    r"""What ``\ud83d`` in JSON within an answer stands for can neither be sent nor stored: it becomes a sign that can."""
+    half = '{"name": "shell", "arguments": {"command": "echo \\ud83d"}}'
+    [call] = protocol.call_objects(half)
+    assert call.arguments == '{"command": "echo \ufffd"}'
+    judged = evaluate.verdict('{"done": false, "feedback": "no \\ud83d"}')
+    assert judged is not None
+    assert judged.feedback == "no \ufffd"

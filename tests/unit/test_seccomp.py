@@ -13,8 +13,8 @@ from batchd.sandbox.seccomp import program
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
-    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "fchmod": 91, "fchmodat": 268, "openat": 257},
-    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "fchmod": 52, "fchmodat": 53, "openat": 56},
+    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "prctl": 157, "fchmod": 91, "fchmodat": 268, "openat": 257},
+    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "prctl": 167, "fchmod": 52, "fchmodat": 53, "openat": 56},
 }  # fmt: skip
 
 
@@ -56,6 +56,8 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
     assert says("clone", 0x10000011) == says("clone", 0x20011) == denied
     assert says("ioctl", 0, 0x5401) == ALLOW
     assert says("ioctl", 0, 0x5412) == says("ioctl", 0, 1 << 32 | 0x541C) == denied
+    assert says("prctl", 38, 1) == ALLOW
+    assert says("prctl", 4, 0) == ERRNO  # it is told that it was done
     assert {says("socket", family, 1, 0) for family in (1, 2, 10, 16)} == {ALLOW}
     assert {says("socket", family, 1, 0) for family in (0, 17, 38, 40, 44)} == {no_family}
     assert says("socket", 16, 3, 12) == no_family
