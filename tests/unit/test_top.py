@@ -154,12 +154,12 @@ def test_the_picture_tells_what_it_should() -> None:
         "To go on: ",
         "1,020/3,000 done  ✗ 180 failed  1,800 queued",
         "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 2.8 h left",
-        "$9.5000 of $10.00 (UTC day)  +$0.4000 set aside",
+        "$9.50 of $10.00 (UTC day)  +$0.4000 set aside",
         "p0      ████████ 9/8 calls  ███░ 59/60 req/min",
         "and 4 providers more",
-        "17/50    3   1.24M  $4.7500",
+        "17/50    3   1.24M    $4.75",
         "$5.00",
-        "docs/t000                   tool 0 s             2    8:20     124k  $1.2500",
+        "docs/t000                   tool 0 s             2    8:20     124k    $1.25",
     ):
         assert told in text, f"{told}\n{text}"
 

@@ -67,4 +67,4 @@ def _budget(row: BatchRow) -> Text:
         return Text()
     part = ((row.cost_usd or 0.0) + row.unsettled_usd) / budget
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
-    return Text.assemble(gauge, f" ${budget:,.2f}")
+    return Text.assemble(gauge, f" {money(budget)}")

@@ -128,7 +128,7 @@ def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
             least=6,
         ),
         Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
-        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, rank=1),
+        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, least=7, rank=1),
         # Where tasks have ended, why they did so says more than figures.
         Column(
             head="DETAIL",
