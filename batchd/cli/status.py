@@ -78,9 +78,10 @@ def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
         return "The daemon does not answer: what follows is what the store says."
     doing = "draining" if daemon["draining"] else "running"
     tasks = daemon["tasks"]
+    parked = f"{tasks['parked']:,} parked, " if tasks.get("parked") else ""
     return (
         f"Daemon {daemon['pid']} {doing}: {words.counted(tasks['running'], 'task')} at work, "
-        f"{tasks['queued']:,} queued, {words.counted(len(daemon['workers']), 'worker')}"
+        f"{tasks['queued']:,} queued, {parked}{words.counted(len(daemon['workers']), 'worker')}"
     )
 
 
