@@ -176,7 +176,9 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
             "limit_usd": daemon.day.limit_usd,
             "spent_usd": daemon.day.spent_usd,
             "reserved_usd": round(daemon.day.reserved_usd, 8),
-        },
+        }
+        if daemon.day
+        else None,
         "troubles": [{**each, "what": troubles.what(each)} for each in daemon.troubles],
     }
 
