@@ -29,6 +29,16 @@ def money(usd: float | None) -> str:
     return "unknown" if usd is None else dollars(usd)
 
 
+def at_least(usd: float | None, known: float) -> str:
+    """Return what was spent or, where the price of a part is missing, what the rest came to: ``> $0.0326``."""
+    return f"> {money(known)}" if usd is None and known else money(usd)
+
+
+def limit(usd: float) -> str:
+    """Return what may be spent, as people write it: ``$0.05``, ``$20.00``."""
+    return f"${usd:,.2f}" if round(usd, 2) == usd else money(usd)
+
+
 def compact(count: float) -> str:
     """Return a count in three digits or so: ``950``, ``12.3k``, ``4.56M``."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

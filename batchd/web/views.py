@@ -72,6 +72,7 @@ def batch(row: BatchRow) -> dict[str, Any]:
         "tokens": row.input_tokens + row.output_tokens,
         "cached": row.cached_input_tokens,
         "usd": row.cost_usd,
+        "known_usd": row.known_usd,
         "unsettled_calls": row.unsettled_calls,
         "unsettled_usd": row.unsettled_usd,
         "budget_usd": row.batch.budget_usd,

@@ -141,6 +141,8 @@ def test_every_split_and_filter(spent: Any) -> None:
     assert "counts under each" in table
     assert "unknown" in table
     assert "1 of 4 calls" in table
+    (total,) = [line for line in table.splitlines() if line.startswith("total")]
+    assert "> $0." in total, "what is known of it is told"
     assert "counts under each" not in spent.batchd("cost", "--by", "day").stdout
     assert "Nothing is booked" in spent.batchd("cost", "--tag", "nihgt").stdout
 

@@ -7,11 +7,14 @@ import pytest
 from rich.cells import cell_len
 
 from batchd.cli import glyphs
+from batchd.cli.status import spent
+from batchd.cli.top import batches, work
 from batchd.cli.top.canvas import Canvas
 from batchd.cli.top.choosing import Choice
 from batchd.cli.top.keys import Keys
 from batchd.cli.top.screen import Screen
 from batchd.cli.top.watching import Sight
+from batchd.cli.top.work import Work
 from batchd.log import escape
 from batchd.observe.snapshot import Agent, Daemon, Day, Provider, Snapshot
 from batchd.observe.speed import Speed
@@ -162,6 +165,17 @@ def test_the_picture_tells_what_it_should() -> None:
         "docs/t000                   tool 0 s             2    8:20     124k    $1.25",
     ):
         assert told in text, f"{told}\n{text}"
+
+
+def test_money_that_is_not_known_whole_is_told_as_far_as_it_is() -> None:
+    """A missing price hides none that is known, nor does a sum hide calls without an answer on record."""
+    row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
+    (cost,) = [column for column in batches.columns([row]) if column.head == "COST"]
+    assert cost.cell(row) == "> $0.5000 +"
+    assert spent(row) == "> $0.5000 (+≤$0.2500)"
+    (cost,) = [column for column in work.columns("TIME", of_one=True) if column.head == "COST"]
+    task = _task("docs", "t", unsettled_calls=1)
+    assert cost.cell(Work(task, "model", "", 0.0, NOW)) == "$1.25 +"
 
 
 def test_keys_arrive_in_any_pieces() -> None:

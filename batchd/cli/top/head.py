@@ -12,7 +12,7 @@ from batchd.cli.top.columns import bar
 from batchd.log import escape
 from batchd.observe import parking, troubles
 from batchd.observe.snapshot import Day, Provider, Snapshot
-from batchd.observe.words import compact, counted, money, span
+from batchd.observe.words import compact, counted, limit, money, span
 from batchd.records import Scope
 
 #: So many providers have a line each, and so many things that wait have two.
@@ -133,7 +133,7 @@ def _day(day: Day) -> Text:
         return _joined(f"{money(day.spent_usd)} spent", held)
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
-    spent = f" {money(day.spent_usd)} of {money(day.limit_usd)} (UTC day)"
+    spent = f" {money(day.spent_usd)} of {limit(day.limit_usd)} (UTC day)"
     return _joined(Text.assemble(gauge, spent), held)
 
 

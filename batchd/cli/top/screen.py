@@ -36,7 +36,8 @@ Act, on what is chosen
 Leave
   q  Ctrl-C                  the daemon goes on
 
-Money is in US dollars; what calls under way may cost at most is set aside.
+Money is in US dollars; what calls under way may cost at most is set aside. `+`:
+calls without an answer on record may have cost more; `>`: some have no price.
 Speed and the time left are told from the last ten minutes.
 
 Any key goes back."""

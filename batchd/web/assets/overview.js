@@ -63,7 +63,7 @@ const Overview = (() => {
     const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== "rejected" && text && label, "data-tone": tone, text });
     return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), bar(b)), [
       cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", b.status === "rejected" ? "rejected" : failed ? Words.count(failed) : "", failed || b.status === "rejected" ? "error" : null),
-      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.money(b.usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
+      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.atLeast(b.usd, b.known_usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {
     const told = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
