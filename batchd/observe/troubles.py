@@ -15,8 +15,8 @@ _WHAT = {
     "inbox_trouble": "files in the inbox cannot be taken up",
     "control_trouble": "the control socket, which was taken away, cannot be made again",
     "store_trouble": "the store cannot be written, so nothing new is asked for",
-    "metrics_trouble": "metrics cannot be handed out; tasks go on",
-    "traces_trouble": "traces cannot be sent; tasks go on",
+    "metrics_trouble": "no metrics, but tasks go on",
+    "traces_trouble": "no traces, but tasks go on",
 }
 
 

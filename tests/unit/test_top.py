@@ -11,6 +11,7 @@ from batchd.cli.status import spent
 from batchd.cli.top import batches, work
 from batchd.cli.top.canvas import Canvas
 from batchd.cli.top.choosing import Choice
+from batchd.cli.top.columns import table
 from batchd.cli.top.keys import Keys
 from batchd.cli.top.screen import Screen
 from batchd.cli.top.watching import Sight
@@ -165,6 +166,16 @@ def test_the_picture_tells_what_it_should() -> None:
         "docs/t000                   tool 0 s             2    8:20     124k    $1.25",
     ):
         assert told in text, f"{told}\n{text}"
+
+
+def test_money_stays_where_room_is_short() -> None:
+    """In 80 columns, a batch of thousands with a budget leaves tokens out before what it cost."""
+    batch = _batch("documentation", tasks=3000, completed=3000, error=0, timeout=0)
+    rows = [batch, _batch("dear", unsettled_calls=1)]
+    head, *lines = [line.plain for line in table(batches.columns(rows), rows, 80, title="BATCHES")]
+    assert "COST" in head
+    assert "BUDGET" in head
+    assert "$4.75" in lines[0]
 
 
 def test_money_that_is_not_known_whole_is_told_as_far_as_it_is() -> None:

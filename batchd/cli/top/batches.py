@@ -35,12 +35,12 @@ def columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
             cell=lambda b: compact(b.input_tokens + b.output_tokens),
             right=True,
             least=6,
-            rank=1,
+            rank=3,
         ),
-        Column(head="COST", cell=_cost, right=True, least=7, rank=2),
+        Column(head="COST", cell=_cost, right=True, least=7, rank=1),
     ]
     if any(b.batch.budget_usd for b in rows):
-        made.append(Column(head="BUDGET", cell=_budget))
+        made.append(Column(head="BUDGET", cell=_budget, rank=2))
     return made
 
 

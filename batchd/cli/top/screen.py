@@ -37,7 +37,8 @@ Leave
   q  Ctrl-C                  the daemon goes on
 
 Money is in US dollars; what calls under way may cost at most is set aside. `+`:
-calls without an answer on record may have cost more; `>`: some have no price.
+calls without an answer on record may have cost more, and count for today; `>`:
+some calls have no price.
 Speed and the time left are told from the last ten minutes.
 
 Any key goes back."""
