@@ -10,7 +10,7 @@ from batchd import config
 from batchd.cli import common, repricing
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.words import money
+from batchd.observe.words import at_least, money
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import SPLITS, Split
@@ -124,7 +124,7 @@ class _Spent:
                 f"{r.input_tokens:,}",
                 f"{r.cached_input_tokens:,}",
                 f"{r.output_tokens:,}",
-                money(r.cost_usd),
+                at_least(r.cost_usd, r.known_usd),
                 money(r.unsettled_usd) if r.unsettled_calls else "",
             )
             for name, r in names

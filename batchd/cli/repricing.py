@@ -9,7 +9,7 @@ from typing import Any
 from batchd.cli import common
 from batchd.config import Config
 from batchd.errors import UsageError
-from batchd.observe.words import counted, money
+from batchd.observe.words import at_least, counted, money
 from batchd.pricing import Prices
 from batchd.records import Cost, Price, Usage
 from batchd.store.reader import Reader
@@ -66,7 +66,7 @@ class Repriced:
         """Return what must be known beside the table."""
         notes = []
         if spent := self.spent:
-            known = f"Really spent: {money(spent.cost_usd)}"
+            known = f"Really spent: {at_least(spent.cost_usd, spent.known_usd)}"
             if spent.unpriced_calls:
                 known += (
                     f", as no price is known for {spent.unpriced_calls:,} of {spent.calls:,} calls"

@@ -12,7 +12,7 @@ from batchd.log import escape
 from batchd.observe import parking, troubles, words
 from batchd.observe.snapshot import ask
 from batchd.observe.waiting import Waiting
-from batchd.observe.words import duration, moment, money
+from batchd.observe.words import at_least, duration, moment, money
 from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -78,9 +78,10 @@ def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
         return "The daemon does not answer: what follows is what the store says."
     doing = "draining" if daemon["draining"] else "running"
     tasks = daemon["tasks"]
+    parked = f"{tasks['parked']:,} parked, " if tasks.get("parked") else ""
     return (
         f"Daemon {daemon['pid']} {doing}: {words.counted(tasks['running'], 'task')} at work, "
-        f"{tasks['queued']:,} queued, {words.counted(len(daemon['workers']), 'worker')}"
+        f"{tasks['queued']:,} queued, {parked}{words.counted(len(daemon['workers']), 'worker')}"
     )
 
 
@@ -103,13 +104,14 @@ def _batch_table(rows: list[BatchRow]) -> list[str]:
 
 def spent(row: BatchRow | TaskRow) -> str:
     """Return what was spent, and beside it what calls without an answer on record may have cost at most."""
+    cost = at_least(row.cost_usd, row.known_usd if isinstance(row, BatchRow) else 0.0)
     if not row.unsettled_calls:
-        return money(row.cost_usd)
+        return cost
     # Nothing at most: they cost nothing, or nobody knows their price.
     most = (
         f"≤{money(row.unsettled_usd)}" if row.unsettled_usd else f"{row.unsettled_calls} unsettled"
     )
-    return f"{money(row.cost_usd)} (+{most})"
+    return f"{cost} (+{most})"
 
 
 def batch_status(row: BatchRow) -> str:

@@ -29,6 +29,7 @@ from batchd.records import (
     Scope,
     Status,
     Usage,
+    dollars,
 )
 
 __all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal", "Watcher"]
@@ -197,8 +198,8 @@ class Governor:
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left: the day's is filled again."""
         message = (
-            f"{purse.name} of ${purse.limit:.4f} is reached: ${purse.spent:.4f} is spent, "
-            f"and the next call may cost ${amount:.4f}"
+            f"{purse.name} of {dollars(purse.limit)} is reached: {dollars(purse.spent)} is spent, "
+            f"and the next call may cost {dollars(amount)}"
         )
         if amount > purse.limit:
             message += f" ({permit.call.max_output_tokens:,} tokens of output, which max_output_tokens allows)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -82,9 +82,10 @@ class Daemon:
     started_at: float
     draining: bool
     workers: int
-    #: Agents that can be at work at once.
+    #: Agents that can be at work at once; 0: a daemon from before an upgrade does not say.
     slots: int
-    day: Day
+    #: None: such a daemon does not say either.
+    day: Day | None
     #: What it cannot do: ``what``, ``message``, ``mend``, ``since``.
     troubles: tuple[Mapping[str, Any], ...]
 
@@ -164,7 +165,7 @@ class Observer:
         told = ask(self._state)
         if not (self._state / "batchd.db").exists():
             self.close()
-            return _snapshot(told)
+            return snapshot(told)
         try:
             batches = self._batches()
             rows = self.reader.running()
@@ -174,7 +175,7 @@ class Observer:
         except StoreError:
             self.close()  # another may have been put in its place
             raise
-        return _snapshot(told, batches=batches, rows=rows, parked=parked, speed=speed, rates=rates)
+        return snapshot(told, batches=batches, rows=rows, parked=parked, speed=speed, rates=rates)
 
     def _batches(self) -> list[BatchRow]:
         left = self.reader.batches(unpublished=True)[::-1]
@@ -201,7 +202,7 @@ def ask(state: Path) -> dict[str, Any] | None:
         return None
 
 
-def _snapshot(
+def snapshot(
     told: dict[str, Any] | None,
     *,
     batches: Sequence[BatchRow] = (),
@@ -210,6 +211,7 @@ def _snapshot(
     speed: Speed | None = None,
     rates: Mapping[str, Rate] | None = None,
 ) -> Snapshot:
+    """Return a snapshot of what the daemon tells and what the store has."""
     doing = {each["task"]: each for each in (told or {}).get("running", ())}
     return Snapshot(
         at=time.time(),
@@ -234,10 +236,15 @@ def _daemon(told: Mapping[str, Any]) -> Daemon:
         started_at=told["started_at"],
         draining=told["draining"],
         workers=len(told["workers"]),
-        slots=told["slots"],
-        day=Day(**told["day"]),
-        troubles=tuple(told["troubles"]),
+        slots=told.get("slots", 0),
+        day=Day(**_known(Day, told["day"])) if "day" in told else None,
+        troubles=tuple(told.get("troubles", ())),
     )
+
+
+def _known(kind: type[Day | Provider], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known here: a newer daemon may say more."""
+    return {each.name: told[each.name] for each in fields(kind) if each.name in told}
 
 
 def _agent(row: TaskRow, told: Mapping[str, Any]) -> Agent:
@@ -259,7 +266,7 @@ def _providers(
         rate = rates.get(name)
         yield Provider(
             name=name,
-            **told.get(name, {}),
+            **_known(Provider, told.get(name, {})),
             calls_a_minute=rate.calls if rate else None,
             tokens_a_minute=rate.tokens if rate else None,
             parked=tuple(why),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from batchd.log import escape
+from batchd.records import dollars
 
 #: Names that one line has room for.
 _NAMED = 5
@@ -24,10 +25,18 @@ def listed(names: Sequence[str]) -> str:
 
 
 def money(usd: float | None) -> str:
-    """Return dollars; small amounts with the digits that matter."""
-    if usd is None:
-        return "unknown"
-    return f"${usd:,.2f}" if usd >= 100 else f"${usd:.4f}"  # noqa: PLR2004 (from here on cents tell enough)
+    """Return dollars, in the digits that matter."""
+    return "unknown" if usd is None else dollars(usd)
+
+
+def at_least(usd: float | None, known: float) -> str:
+    """Return what was spent or, where the price of a part is missing, what the rest came to: ``> $0.0326``."""
+    return f"> {money(known)}" if usd is None and known else money(usd)
+
+
+def limit(usd: float) -> str:
+    """Return what may be spent, as people write it: ``$0.05``, ``$20.00``."""
+    return f"${usd:,.2f}" if round(usd, 2) == usd else money(usd)
 
 
 def compact(count: float) -> str:

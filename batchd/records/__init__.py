@@ -22,6 +22,7 @@ from batchd.records.money import (
     Rate,
     Spend,
     Usage,
+    dollars,
 )
 from batchd.records.parking import Cause, Parking, Scope
 from batchd.records.policy import SandboxPolicy
@@ -68,4 +69,5 @@ __all__ = [
     "Task",
     "ToolCall",
     "Usage",
+    "dollars",
 ]

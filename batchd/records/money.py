@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
+
+
+def dollars(usd: float) -> str:
+    """Return money in the digits that matter, as pages tell it too: ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``."""
+    if usd == 0:
+        return "$0"
+    if usd >= 1:
+        return f"${usd:,.2f}"
+    if usd >= 0.0001:  # noqa: PLR2004 (of less, two digits)
+        return f"${usd:.4f}"
+    return "$" + f"{usd:.{1 - math.floor(math.log10(abs(usd)))}f}".rstrip("0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ _ADVICE: Mapping[Reason, str] = {
     " clearer, or raise limits.max_iterations.",
     Reason.MAX_CALLS: "They were still at work at their last call. Raise limits.max_calls, or make the tasks smaller.",
     Reason.TOKENS: "They used up their tokens. Raise limits.max_tokens, or make the tasks smaller.",
-    Reason.BUDGET: "The money was used up before they were done. Raise limits.max_cost_usd, or the batch's budget_usd.",
+    Reason.BUDGET: "What was left of the money was too little for the next call at its dearest. Raise limits.max_cost_usd, or"
+    " the batch's budget_usd; or lower limits.max_output_tokens.",
     Reason.WALL_CLOCK: "They were still at work when their time was over. Raise limits.timeout_s.",
     Reason.AUTH: "The provider refused the key. Mend it, let `batchd check` confirm it, then retry.",
     Reason.QUOTA: "The account had nothing left. Top it up, then retry.",
-    Reason.BAD_REQUEST: "The provider refused the request, and would again. The message says why; `batchd check` tries"
-    " the model.",
+    Reason.BAD_REQUEST: "The request was refused, by the provider or before it was sent, and would be again. The message"
+    " says why; `batchd check` tries the model.",
     Reason.CONTENT_FILTER: "The provider's filter refused prompt or answer. Word the task differently, or take another"
     " model.",
     Reason.CONTEXT_OVERFLOW: "What had to be sent does not fit into the model's window. Make the task smaller, or take"

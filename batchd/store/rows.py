@@ -170,6 +170,8 @@ class BatchRow:
     output_tokens: int
     #: None: a price is missing.
     cost_usd: float | None
+    #: What the calls came to whose price is known.
+    known_usd: float = 0.0
     unsettled_calls: int
     unsettled_usd: float
     finished_at: float | None
@@ -216,4 +218,9 @@ class SpendRow:
     @property
     def cost_usd(self) -> float | None:
         """Input and output together; None where a price is missing."""
-        return None if self.unpriced_calls else self.input_usd + self.output_usd
+        return None if self.unpriced_calls else self.known_usd
+
+    @property
+    def known_usd(self) -> float:
+        """What the calls came to whose price is known."""
+        return self.input_usd + self.output_usd

@@ -56,6 +56,7 @@ _BATCH = {
     "output_tokens": "coalesce(sum(s.output_tokens), 0)",
     "cost_usd": "CASE coalesce(sum(s.unpriced_calls), 0)"
     " WHEN 0 THEN coalesce(sum(s.input_usd + s.output_usd), 0.0) END",
+    "known_usd": "coalesce(sum(s.input_usd + s.output_usd), 0.0)",
     "unsettled_calls": "coalesce(sum(s.unsettled_calls), 0)",
     "unsettled_usd": "coalesce(sum(s.unsettled_usd), 0.0)",
     "finished_at": "b.finished_at",

@@ -72,6 +72,7 @@ def batch(row: BatchRow) -> dict[str, Any]:
         "tokens": row.input_tokens + row.output_tokens,
         "cached": row.cached_input_tokens,
         "usd": row.cost_usd,
+        "known_usd": row.known_usd,
         "unsettled_calls": row.unsettled_calls,
         "unsettled_usd": row.unsettled_usd,
         "budget_usd": row.batch.budget_usd,
@@ -176,7 +177,9 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
             "limit_usd": daemon.day.limit_usd,
             "spent_usd": daemon.day.spent_usd,
             "reserved_usd": round(daemon.day.reserved_usd, 8),
-        },
+        }
+        if daemon.day
+        else None,
         "troubles": [{**each, "what": troubles.what(each)} for each in daemon.troubles],
     }
 

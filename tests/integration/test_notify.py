@@ -350,7 +350,7 @@ def test_money_and_providers(told: Spool) -> None:
         told.eventually(lambda: _of(hook, "batch_failed"))
         (budget,) = _of(hook, "budget_reached")
         assert (budget["budget"]["scope"], budget["budget"]["batch"]) == ("batch", "dear")
-        assert "the batch's budget of $0.0000 is reached" in budget["message"]
+        assert "the batch's budget of $0.000001 is reached" in budget["message"]
         drop(told, "more", *["true"] * 20)
         told.eventually(lambda: len(_of(hook, "budget_reached")) == 2)
         day = _of(hook, "budget_reached")[1]

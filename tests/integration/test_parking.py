@@ -103,6 +103,9 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
                     "auth",
                 )
                 assert "refuses the API key" in parked["message"]
+                tasks = status["tasks"]
+                assert tasks["parked"] > 0, "who gave a slot back is not queued"
+                assert tasks["queued"] + tasks["parked"] + tasks["running"] == 150
                 (line,) = _log(capsys, "provider_parked")
                 assert "batchd resume --provider standin" in line
 

@@ -7,11 +7,15 @@ import pytest
 from rich.cells import cell_len
 
 from batchd.cli import glyphs
+from batchd.cli.status import spent
+from batchd.cli.top import batches, work
 from batchd.cli.top.canvas import Canvas
 from batchd.cli.top.choosing import Choice
+from batchd.cli.top.columns import table
 from batchd.cli.top.keys import Keys
 from batchd.cli.top.screen import Screen
 from batchd.cli.top.watching import Sight
+from batchd.cli.top.work import Work
 from batchd.log import escape
 from batchd.observe.snapshot import Agent, Daemon, Day, Provider, Snapshot
 from batchd.observe.speed import Speed
@@ -154,14 +158,35 @@ def test_the_picture_tells_what_it_should() -> None:
         "To go on: ",
         "1,020/3,000 done  ✗ 180 failed  1,800 queued",
         "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 2.8 h left",
-        "$9.5000 of $10.00 (UTC day)  +$0.4000 set aside",
+        "$9.50 of $10.00 (UTC day)  +$0.4000 set aside",
         "p0      ████████ 9/8 calls  ███░ 59/60 req/min",
         "and 4 providers more",
-        "17/50    3   1.24M  $4.7500",
+        "17/50    3   1.24M    $4.75",
         "$5.00",
-        "docs/t000                   tool 0 s             2    8:20     124k  $1.2500",
+        "docs/t000                   tool 0 s             2    8:20     124k    $1.25",
     ):
         assert told in text, f"{told}\n{text}"
+
+
+def test_money_stays_where_room_is_short() -> None:
+    """In 80 columns, a batch of thousands with a budget leaves tokens out before what it cost."""
+    batch = _batch("documentation", tasks=3000, completed=3000, error=0, timeout=0)
+    rows = [batch, _batch("dear", unsettled_calls=1)]
+    head, *lines = [line.plain for line in table(batches.columns(rows), rows, 80, title="BATCHES")]
+    assert "COST" in head
+    assert "BUDGET" in head
+    assert "$4.75" in lines[0]
+
+
+def test_money_that_is_not_known_whole_is_told_as_far_as_it_is() -> None:
+    """A missing price hides none that is known, nor does a sum hide calls without an answer on record."""
+    row = _batch("docs", cost_usd=None, known_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
+    (cost,) = [column for column in batches.columns([row]) if column.head == "COST"]
+    assert cost.cell(row) == "> $0.5000 +"
+    assert spent(row) == "> $0.5000 (+≤$0.2500)"
+    (cost,) = [column for column in work.columns("TIME", of_one=True) if column.head == "COST"]
+    task = _task("docs", "t", unsettled_calls=1)
+    assert cost.cell(Work(task, "model", "", 0.0, NOW)) == "$1.25 +"
 
 
 def test_keys_arrive_in_any_pieces() -> None:

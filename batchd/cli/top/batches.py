@@ -8,7 +8,7 @@ from rich.text import Text
 
 from batchd.cli.status import batch_status
 from batchd.cli.top.columns import Column, bar
-from batchd.observe.words import compact, money
+from batchd.observe.words import at_least, compact, limit
 from batchd.store.rows import BatchRow
 
 _STYLES = {
@@ -35,12 +35,12 @@ def columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
             cell=lambda b: compact(b.input_tokens + b.output_tokens),
             right=True,
             least=6,
-            rank=1,
+            rank=3,
         ),
-        Column(head="COST", cell=lambda b: money(b.cost_usd), right=True, least=7, rank=2),
+        Column(head="COST", cell=_cost, right=True, least=7, rank=1),
     ]
     if any(b.batch.budget_usd for b in rows):
-        made.append(Column(head="BUDGET", cell=_budget))
+        made.append(Column(head="BUDGET", cell=_budget, rank=2))
     return made
 
 
@@ -61,10 +61,15 @@ def _bad(row: BatchRow) -> Text:
     return Text(f"{bad:,}" if bad else "", "red")
 
 
+def _cost(row: BatchRow) -> str:
+    more = " +" if row.unsettled_calls else ""
+    return f"{at_least(row.cost_usd, row.known_usd)}{more}"
+
+
 def _budget(row: BatchRow) -> Text:
     budget = row.batch.budget_usd
     if not budget:
         return Text()
     part = ((row.cost_usd or 0.0) + row.unsettled_usd) / budget
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
-    return Text.assemble(gauge, f" ${budget:,.2f}")
+    return Text.assemble(gauge, f" {limit(budget)}")

@@ -12,7 +12,7 @@ from batchd.cli.top.columns import bar
 from batchd.log import escape
 from batchd.observe import parking, troubles
 from batchd.observe.snapshot import Day, Provider, Snapshot
-from batchd.observe.words import compact, counted, money, span
+from batchd.observe.words import compact, counted, limit, money, span
 from batchd.records import Scope
 
 #: So many providers have a line each, and so many things that wait have two.
@@ -31,9 +31,9 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
     label = min(_LONGEST_LABEL, max([_LABEL, *(len(name) for name in names)]))
     found = [_daemon(snapshot, width), *_troubles(snapshot)]
     found += [_labelled("tasks", _tasks(snapshot), label)]
-    if snapshot.left:
+    if snapshot.left and (snapshot.daemon or snapshot.silent):
         found += [_labelled("speed", _speed(snapshot), label)]
-    if snapshot.daemon:
+    if snapshot.daemon and snapshot.daemon.day:
         found += [_labelled("today", _day(snapshot.daemon.day), label)]
     for provider in snapshot.providers[:_PROVIDERS]:
         found.append(_labelled(escape(provider.name), _provider(provider), label))
@@ -49,14 +49,15 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
     if daemon is None:
         rest = "; what has not ended goes on then" if snapshot.left else ""
         return Text(f"No daemon runs here; `batchd serve` starts one{rest}.", "bold yellow")
+    slots = daemon.slots or len(snapshot.agents)
     doing = ("draining", "bold yellow") if daemon.draining else ("running", "green")
     line = Text.assemble(
         (f"batchd {daemon.version}", "bold"),
         "  ",
         doing,
         f" for {span(max(0.0, snapshot.at - daemon.started_at))}, pid {daemon.pid}  ",
-        bar(len(snapshot.agents) / daemon.slots, _SMALL_BAR, "cyan"),
-        f" {len(snapshot.agents)}/{daemon.slots} agents, {counted(daemon.workers, 'worker')}",
+        bar(len(snapshot.agents) / max(1, slots), _SMALL_BAR, "cyan"),
+        f" {len(snapshot.agents)}/{slots} agents, {counted(daemon.workers, 'worker')}",
     )
     clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
     gap = width - line.cell_len - len(clock)
@@ -126,12 +127,13 @@ def _long(seconds: float) -> str:
 
 
 def _day(day: Day) -> Text:
-    held = f"+{money(day.reserved_usd)} set aside" if day.reserved_usd >= 0.00005 else ""  # noqa: PLR2004 (what money shows)
+    reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
+    held = f"+{money(reserved)} set aside" if reserved > 0 else ""
     if not day.limit_usd:
         return _joined(f"{money(day.spent_usd)} spent", held)
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
-    spent = f" {money(day.spent_usd)} of ${day.limit_usd:,.2f} (UTC day)"
+    spent = f" {money(day.spent_usd)} of {limit(day.limit_usd)} (UTC day)"
     return _joined(Text.assemble(gauge, spent), held)
 
 

@@ -128,7 +128,7 @@ def columns(by: str, *, of_one: bool) -> list[Column[Work]]:
             least=6,
         ),
         Column(head="TOKENS", cell=_tokens, right=True, least=7, rank=3 if of_one else 2),
-        Column(head="COST", cell=lambda w: money(w.row.cost_usd), right=True, rank=1),
+        Column(head="COST", cell=_cost, right=True, least=7, rank=1),
         # Where tasks have ended, why they did so says more than figures.
         Column(
             head="DETAIL",
@@ -159,6 +159,10 @@ def _marked(column: Column[Work]) -> Column[Work]:
 def _step(work: Work) -> Text:
     since = f" {span(max(0.0, work.at - work.since))}" if work.since else ""
     return Text.assemble((work.step, _STYLES.get(work.step, "")), (since, "dim"))
+
+
+def _cost(work: Work) -> str:
+    return f"{money(work.row.cost_usd)}{' +' if work.row.unsettled_calls else ''}"
 
 
 def _tokens(work: Work) -> str:

@@ -35,6 +35,7 @@ class Standing:
     async def status(self, _arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return it, as JSON has it."""
         core, active = self._core, self._dispatcher.active
+        given_back = self._lot.given_back(each.ref for each in active)
         return {
             "pid": os.getpid(),
             "version": __version__,
@@ -42,7 +43,9 @@ class Standing:
             "draining": core.closing,
             "batches": {"open": len(self._batches)},
             "tasks": {
-                "queued": len(core.schedule) - len(active),
+                "queued": len(core.schedule) - len(active) - given_back,
+                # Begun, and without a slot now.
+                "parked": given_back,
                 "running": len(active),
                 "waiting": core.governor.waiting,
             },

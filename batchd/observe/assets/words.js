@@ -23,6 +23,8 @@ const Words = (() => {
     if (usd === 0) return "$0";
     return usd >= 1 ? cents.format(usd) : usd >= 0.0001 ? parts.format(usd) : tiny.format(usd);
   }
+  // Where the price of a part is missing: what the rest came to.
+  const atLeast = (usd, known) => (usd === null && known ? `> ${money(known)}` : money(usd));
   function duration(seconds) {
     if (seconds === null || seconds === undefined) return "";
     if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
@@ -45,7 +47,7 @@ const Words = (() => {
   const percent = part => (part === 1 ? "100 %" : `${(Math.floor(part * 1000) / 10).toFixed(1)} %`);
 
   return {
-    MARKS, NAMES, count, counted, compact, money, duration, rough, lately, percent,
+    MARKS, NAMES, count, counted, compact, money, atLeast, duration, rough, lately, percent,
     clock: s => at(s, clock), minute: s => at(s, minute), day: s => at(s, day),
     zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "local time",
     reason: r => r.replaceAll("_", " "),

@@ -8,6 +8,7 @@ const BatchPage = (() => {
     const content = Frame.begin("", name), state = read();
     const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" });
     const tasks = Tasks.create(name, state, changed);
+    tasks.root.hidden = true; // until it is known that there are some
     content.replaceChildren(top, counts, figures, tasks.root);
     const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${asked(state)}`, { now: told => {
       if (!Frame.update(told, told.waits)) return;
@@ -64,7 +65,7 @@ const BatchPage = (() => {
   function facts(b) {
     const ended = b.completed + b.timeout + b.error + b.cancelled, found = [];
     const money = b.unsettled_calls ? `and at most ${Words.money(b.unsettled_usd)} unsettled` : b.budget_usd ? `of ${Words.money(b.budget_usd)}` : b.completed && b.usd ? `${Words.money(b.usd / b.completed)} a completed task` : "";
-    if (b.calls) found.push({ label: "Cost", value: Words.money(b.usd), sub: money }, { label: "Tokens", value: Words.compact(b.tokens), sub: b.cached ? `${Words.compact(b.cached)} of them cached` : "" }, { label: "Model calls", value: Words.compact(b.calls), sub: ended ? `${(b.calls / ended).toFixed(1)} an ended task` : "" });
+    if (b.calls) found.push({ label: "Cost", value: Words.atLeast(b.usd, b.known_usd), sub: money }, { label: "Tokens", value: Words.compact(b.tokens), sub: b.cached ? `${Words.compact(b.cached)} of them cached` : "" }, { label: "Model calls", value: Words.compact(b.calls), sub: ended ? `${(b.calls / ended).toFixed(1)} an ended task` : "" });
     if (b.tasks) found.push(b.finished_at ? { label: "Took", value: Words.duration(b.finished_at - b.received_at) } : { label: "Open for", since: b.received_at });
     return found;
   }

@@ -26,9 +26,9 @@ const Overview = (() => {
   }
   function facts(told) {
     const { daemon, speed } = told, day = daemon && daemon.day, found = [];
-    if (daemon) found.push({ label: "At work", value: Words.count(told.running), sub: `of ${Words.counted(daemon.slots, "slot")}`, bar: ["running", told.running / daemon.slots] });
+    if (daemon) found.push({ label: "At work", value: Words.count(told.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && told.running / daemon.slots] });
     found.push({ label: "Queued", value: Words.compact(told.queued), sub: told.waiting ? `and ${Words.count(told.waiting)} parked` : "" });
-    if (speed && told.left) found.push({ label: "Speed", value: `${Words.compact(speed.tasks)} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
+    if (speed && told.left && (daemon || told.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
       const used = day.spent_usd + day.reserved_usd;
       const reserved = day.reserved_usd ? `${Words.money(day.reserved_usd)} set aside` : "";
@@ -63,7 +63,7 @@ const Overview = (() => {
     const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== "rejected" && text && label, "data-tone": tone, text });
     return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), bar(b)), [
       cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", b.status === "rejected" ? "rejected" : failed ? Words.count(failed) : "", failed || b.status === "rejected" ? "error" : null),
-      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.money(b.usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
+      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.atLeast(b.usd, b.known_usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {
     const told = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
@@ -88,7 +88,7 @@ const Overview = (() => {
   }
   function provider(p) {
     const limit = (n, most) => (most ? `${Words.compact(n || 0)} of ${Words.compact(most)}` : Words.compact(n || 0));
-    const limits = [p.calls || p.rpm ? `${limit(p.calls, p.rpm)} requests` : "", p.tokens || p.tpm ? `${limit(p.tokens, p.tpm)} tokens` : ""].filter(Boolean).join(", ");
+    const limits = [p.calls || p.rpm ? `${limit(p.calls, p.rpm)} ${p.calls === 1 && !p.rpm ? "request" : "requests"}` : "", p.tokens || p.tpm ? `${limit(p.tokens, p.tpm)} tokens` : ""].filter(Boolean).join(", ");
     const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s ? `asked to wait ${Words.duration(p.paused_s)}` : ""].filter(Boolean).join(", ");
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
       el("h3", { text: p.name }),
