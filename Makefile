@@ -39,7 +39,7 @@ demo: setup ## the whole way from inbox to outbox, with a stand-in model
 
 .PHONY: test
 test: setup strace systemd chromium ## all tests, four files at a time
-	@$(BIN)/python -m pytest -n 4 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: systemd-test
 systemd-test: setup systemd ## the units on a machine with a real systemd, booted for it: needs root
