@@ -38,8 +38,8 @@ demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
 .PHONY: test
-test: setup strace systemd chromium ## all tests, six files at a time
-	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder $(TESTS)
+test: setup strace systemd chromium ## all tests, four files at a time
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: systemd-test
 systemd-test: setup systemd ## the units on a machine with a real systemd, booted for it: needs root

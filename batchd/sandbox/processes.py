@@ -173,19 +173,3 @@ def _deleted(folder: Path) -> Iterator[tuple[str, tuple[int, int], int]]:
             major, minor = (int(half, 16) for half in device.split(":"))
             last = int(offset, 16) + end - begin
             yield place, (os.makedev(major, minor), int(number)), last
-
-
-def closed(processes: Iterable[Process]) -> set[tuple[int, int]]:
-    """Return the processes, by number and start, that do not show what they hold open; to root all do.
-
-    So is one whose program may be run and not read; and any other, for a moment, while it becomes a new program.
-    One that has ended, and that nobody has waited for, has no memory, and nothing open.
-    """
-    found = set()
-    for process in () if as_root() else processes:
-        if not process.resident:
-            continue
-        with contextlib.suppress(OSError):
-            if Path("/proc", str(process.number), "fd").stat().st_uid != os.geteuid():
-                found.add((process.number, process.started))
-    return found

@@ -18,7 +18,7 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox.child import Child
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.memory import memory_file
-from batchd.sandbox.processes import Process, Table, closed, memory, nameless
+from batchd.sandbox.processes import Process, Table, memory, nameless
 from batchd.sandbox.quantities import amount
 
 #: A command is first looked at when it is so old; most end before that (seconds).
@@ -47,8 +47,6 @@ class Watch:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
-    #: Those that did not show then what they hold open.
-    closed: set[tuple[int, int]] = field(default_factory=set)
 
     def ended(self) -> str:
         """Return which limit it has passed, and by what; the kernel may have killed it too."""
@@ -168,13 +166,6 @@ class Watcher:
             return 1.0, (
                 f"its processes took {cpu_s:,.0f} s of processor time together;"
                 f" [sandbox] max_cpu_s allows {policy.max_cpu_s:,g} s"
-            )
-        before = watch.closed
-        watch.closed = closed(processes) if policy.backend != "none" else set()
-        if before & watch.closed:
-            return 1.0, (
-                "it ran a program that it may not read, and that so hides the files which it holds open;"
-                " make it readable"
             )
         if watch.child.group is not None:
             return 0.0, ""

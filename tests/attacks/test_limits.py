@@ -189,16 +189,6 @@ def test_deleted_files_count_however_they_are_held(
 
 
 @pytest.mark.stopped_by("watch")
-def test_a_program_that_hides_what_it_holds_is_not_run(limited: Limited) -> None:
-    """One that may be run and not read shows its files to root alone: elsewhere it is ended, and the model told why."""
-    code = HIDE.format(before="", hold="pass")
-    copy = f'cp "$(realpath "$(command -v python3)")" mine; chmod 111 mine; ./mine -c "{code}"'
-    (end,) = limited.run(copy, policy={"max_disk_bytes": 40 * MB})
-    assert end.killed
-    assert "max_disk_bytes" in end.excess or "make it readable" in end.excess
-
-
-@pytest.mark.stopped_by("watch")
 def test_what_was_there_before_does_not_count(limited: Limited) -> None:
     """Of a directory that a task names, only its growth is limited, and its /tmp."""
     limited.run("head -c 80000000 /dev/zero > old")
