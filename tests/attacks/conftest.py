@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -78,3 +79,11 @@ def attack(who: list[str], ground: Path) -> Attack:
 def camp(who: list[str], ground: Path, model_server: str) -> Camp:
     """A spool with a daemon, whose model is told what to say."""
     return Camp.made(ground, tuple(who), model_server)
+
+
+@pytest.fixture
+def by_turns() -> Iterator[None]:
+    """One at a time, whichever worker runs it: all sandboxes of a user share the kernel's limit on its processes."""
+    with Path(tempfile.gettempdir(), "batchd-attacks.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -14,6 +14,8 @@ import pytest
 from attacking import Attack, living_in
 from camp import Camp, does, says
 
+pytestmark = pytest.mark.usefixtures("by_turns")
+
 #: Leaves behind what can be left behind, in every way that we know of, and tells in which namespace it lives.
 CLINGING = r"""
 import ctypes, os, signal, sys, time

@@ -10,6 +10,8 @@ import pytest
 from attacking import Attack
 from limiting import Limited, place
 
+pytestmark = pytest.mark.usefixtures("by_turns")
+
 MB = 1 << 20
 #: Takes as many megabytes as it is told, touches them, and sits on them.
 TAKE = "import sys, time; x = bytearray(int(sys.argv[1]) << 20); print('has it', flush=True); time.sleep(30)"
