@@ -121,8 +121,8 @@ class Conversation(Teller):
             self._asked = time.monotonic()
         line = common.clipped(escape(_now(row, self._doing)), common.terminal_width() - 1)
         self._clear()
+        self._shown = True  # before it is: Ctrl-C may come in between
         print(self._painted(Line(line, Tone.NOTE)), end="", flush=True)
-        self._shown = True
 
     def _clear(self) -> None:
         if self._shown:

@@ -58,7 +58,8 @@ stay(traced, ignore)
 stay(os.setsid, tree, ignore)
 stay(os.setsid, ignore, forking)
 os.system("nohup setsid sh -c 'trap \"\" HUP TERM INT; while :; do sleep 1000; done' >/dev/null 2>&1 &")
-open("namespace", "w").write(os.readlink("/proc/self/ns/pid"))
+open("told", "w").write(os.readlink("/proc/self/ns/pid"))
+os.rename("told", "namespace")  # whoever looks finds it whole
 time.sleep(0.1)
 """
 

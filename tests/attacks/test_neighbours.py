@@ -170,7 +170,11 @@ print("tried", len(hit))
 
 
 def _until_it_is(pid: int, name: str) -> None:
-    while name not in Path(f"/proc/{pid}/comm").read_text():
+    """Wait until a process runs a program, and rests."""
+    while (
+        name not in Path(f"/proc/{pid}/comm").read_text()
+        or "State:\tS" not in Path(f"/proc/{pid}/status").read_text()
+    ):
         time.sleep(0.01)
 
 
