@@ -63,15 +63,21 @@ def a_marker() -> str:
     return f"1000.{uuid.uuid4().int % 10**12}"
 
 
-def children() -> dict[int, str]:
-    """Return the children of this process and their states: ``Z`` for one that is dead but not waited for."""
+def children(state: str = "") -> dict[int, str]:
+    """Return the children of this process, all or those in a state, and their names."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            if parent == str(os.getpid()):
-                found[int(path.parent.name)] = state
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            now, parent = rest.split()[:2]
+            if parent == str(os.getpid()) and now.startswith(state):
+                found[int(path.parent.name)] = name
     return found
+
+
+def zombies() -> dict[int, str]:
+    """Return the children that are dead and that nobody has waited for, and their names."""
+    return children("Z")
 
 
 def descriptors() -> list[str]:
@@ -85,8 +91,7 @@ def nothing_left() -> Iterator[None]:
     # A process that runs commands adopts orphans; those of daemons that earlier tests killed are not meant here.
     before = children()
     yield
-    left = children()
-    assert [pid for pid in left.keys() - before.keys() if left[pid] == "Z"] == []
+    assert {pid: name for pid, name in zombies().items() if pid not in before} == {}
 
 
 def test_a_command_has_its_directory_its_variables_and_its_exit_code(tmp_path: Path) -> None:
@@ -210,13 +215,13 @@ def test_no_moment_of_the_set_up_is_too_early_to_be_killed(tmp_path: Path) -> No
 
     async def body(place: Workplace) -> None:
         await place.run(["true"], timeout_s=10)
-        before = descriptors()
+        before, dead = descriptors(), zombies()
         for step in range(60):
             ran = await place.run(["sleep", marker], timeout_s=step * 0.0002)
             assert ran.timed_out
         assert command_lines(marker) == []
         assert descriptors() == before
-        assert "Z" not in children().values()
+        assert zombies() == dead
 
     asyncio.run(visit(tmp_path, body))
 
@@ -465,7 +470,7 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
     def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    marker = a_marker()
+    marker, dead = a_marker(), zombies()
 
     async def body(place: Workplace) -> None:
         monkeypatch.setattr(os, "pidfd_open", none_left)
@@ -474,7 +479,7 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
         assert (tmp_path / "001/ran").read_text() == "x\n"
         monkeypatch.undo()
         assert not command_lines(marker)
-        assert "Z" not in children().values()
+        assert zombies() == dead
 
     asyncio.run(visit(tmp_path, body))
 

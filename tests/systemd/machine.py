@@ -126,9 +126,12 @@ class Service:
         """Return all that runs in the unit's cgroup, by their numbers outside, with their command lines."""
         found = {}
         for file in self.machine.cgroup.rglob("cgroup.procs"):
+            if not {self.slice, self.name} <= set(file.parts):
+                continue
             with contextlib.suppress(OSError):
-                if {self.slice, self.name} <= set(file.parts):
-                    for pid in map(int, file.read_text().split()):
+                for pid in map(int, file.read_text().split()):
+                    # One that has ended meanwhile must not hide those behind it.
+                    with contextlib.suppress(OSError):
                         command = Path(f"/proc/{pid}/cmdline").read_bytes()
                         found[pid] = command.replace(b"\0", b" ").decode("utf-8", "replace")
         return found

@@ -202,8 +202,12 @@ def test_a_power_cut(service: Service) -> None:
 def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
     """The kernel kills a command for its memory: the task is told, and the daemon and its workers live on."""
     check = """
-        until [ -e go ]; do sleep 0.05; done
-        python3 -c 'import time; much = bytearray(400 << 20); time.sleep(60)'
+        python3 -c '
+        import os, time
+        open("begun", "x")
+        while not os.path.exists("go"): time.sleep(0.05)
+        much = bytearray(400 << 20)
+        time.sleep(60)'
         test $? = 137
     """
     task = {
@@ -212,9 +216,9 @@ def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
         "limits": {"max_iterations": 1},
     }
     folder = drop(service.machine, "greedy", task)
-    until(lambda: _running(service, "[ -e go ]"), service.machine.last_words)
+    until((folder / "001" / "begun").exists, service.machine.last_words)
     before, everyone = service.main, service.processes()
-    with _little_memory(service, "[ -e go ]") as killed:
+    with _little_memory(service, "python3 -c") as killed:
         (folder / "001" / "go").touch()
         until(killed, service.machine.last_words)
         (result,) = results(folder, service.machine.last_words)
@@ -229,9 +233,8 @@ def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
 
 
 def _running(service: Service, words: str) -> list[int]:
-    """Return the processes of commands that have some words in their command lines, sandboxes apart."""
-    found = service.processes().items()
-    return [p for p, command in found if words in command and not command.startswith("batchd-")]
+    """Return the processes of commands whose command lines begin with some words."""
+    return [pid for pid, line in service.processes().items() if line.startswith(words)]
 
 
 @contextlib.contextmanager
@@ -243,9 +246,7 @@ def _little_memory(service: Service, words: str) -> Iterator[Callable[[], object
     """
     memory = Path("/sys/fs/cgroup/memory")
     if not memory.is_dir():
-        yield lambda: [
-            os.kill(pid, signal.SIGKILL) for pid in _running(service, "python3 -c import time")
-        ]
+        yield lambda: [os.kill(pid, signal.SIGKILL) for pid in _running(service, words)]
         return
     group = memory / service.machine.cgroup.name
     group.mkdir()
