@@ -85,10 +85,17 @@ def descriptors() -> list[str]:
     return sorted(os.listdir("/proc/self/fd"))[:-1]  # noqa: PTH208 (names are what is wanted)
 
 
+def bury() -> None:
+    """Wait for the children that are dead."""
+    for pid in zombies():
+        os.waitpid(pid, 0)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No test may leave a child that nobody waited for."""
     # A process that runs commands adopts orphans; those of daemons that earlier tests killed are not meant here.
+    bury()
     before = children()
     yield
     assert {pid: name for pid, name in zombies().items() if pid not in before} == {}
@@ -295,8 +302,7 @@ def test_nothing_outlives_a_worker_that_is_killed_at_any_moment(tmp_path: Path) 
             worker.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
     while children().keys() - before and time.monotonic() < deadline:
-        # This process adopts orphans, as every one that runs commands does.
-        os.waitpid(-1, os.WNOHANG)
+        bury()  # this process adopts orphans, as every one that runs commands does
         time.sleep(0.01)
     assert command_lines(marker) == []
 
