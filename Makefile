@@ -37,9 +37,18 @@ setup: $(STAMP) bubblewrap ## make what is missing, and nothing else
 demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
+# What was drawn is drawn again: `make test SEED=7`.
+SEED := $(or $(SEED),$(shell date +%s))
+FILES_AT_A_TIME := -n 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
-test: setup strace systemd chromium ## all tests, four files at a time
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+test: setup strace systemd chromium ## the tests, of cases that resemble each other a sample; four files at a time
+	@echo "sample: SEED=$(SEED)"
+	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
+
+.PHONY: test-all
+test-all: setup strace systemd chromium ## all tests
+	@$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 .PHONY: systemd-test
 systemd-test: setup systemd ## the units on a machine with a real systemd, booted for it: needs root
@@ -48,7 +57,6 @@ systemd-test: setup systemd ## the units on a machine with a real systemd, boote
 
 # Another seed: `make chaos SEED=7`.
 TASKS ?= 2000
-SEED ?= $(shell date +%s)
 .PHONY: chaos
 chaos: setup strace ## the long form of tests/chaos: kills, outages, full disks; prints its seed and figures
 	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(TASKS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/chaos

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +177,22 @@ def spool(tmp_path: Path, model_server: str) -> Spool:
     """A fresh spool, whose model answers in two calls."""
     (tmp_path / "config.toml").write_text(CONFIG.format(base_url=model_server, model="steps-2"))
     return Spool(tmp_path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under a seed, take a sample of the cases of each test that is marked ``sampled``; without one, take them all."""
+    seed = os.environ.get("BATCHD_SAMPLE_SEED", "")
+    cases = defaultdict(list)
+    for item in items:
+        if seed and (mark := item.get_closest_marker("sampled")):
+            cases[item.nodeid.partition("[")[0], *mark.args].append(item)
+    left_out = {
+        item
+        for (test, number), all_of_it in cases.items()
+        for item in random.Random(seed + test).sample(all_of_it, max(len(all_of_it) - number, 0))
+    }
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -348,6 +348,7 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("redirected", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
     """Started without standard streams, as some supervisors do, daemon and commands work; files go where they should."""

@@ -149,6 +149,7 @@ def finished(at: Control, *batches: str) -> None:
 # cancel
 
 
+@pytest.mark.sampled(1)
 def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callable[[], Any]) -> None:
     """One task of a batch: it ends as user, what comes after it as dependency, by name; the rest goes on; then all of it."""
     tasks = [
@@ -265,6 +266,7 @@ def test_many_queued_tasks_are_cancelled_in_one_order(at: Control) -> None:
 # retry
 
 
+@pytest.mark.sampled(1)
 def test_retry_runs_what_failed_again_under_a_name_of_its_own(
     at: Control, daemon: Callable[[], Any]
 ) -> None:
@@ -371,6 +373,7 @@ def test_a_retry_that_a_crash_cut_short_is_whole_again(at: Control) -> None:
     assert at.result("games-2", "summary")["counts"]["completed"] == 2
 
 
+@pytest.mark.sampled(1)
 def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable[[], Any]) -> None:
     """What the store has dropped is in the folder; once that is gone too, it says so. With the store alone it works as well."""
     at.drop("games", [{"id": "a", "metadata": {"n": 1}}, {"id": "b"}], budget_usd=2.0)
@@ -417,6 +420,7 @@ def test_retry_in_a_directory_of_the_workspace(at: Control) -> None:
 # pause and resume, priority
 
 
+@pytest.mark.sampled(1)
 def test_pause_and_resume(at: Control, daemon: Callable[[], Any]) -> None:
     """What is paused stops and does not start, over a restart too, and `status` says how to go on; then it goes on."""
     at.drop("games", [{"id": "a", **SLOW}])
@@ -474,6 +478,7 @@ def test_pause_before_the_first_start(at: Control) -> None:
         at.until_finished("games")
 
 
+@pytest.mark.sampled(1)
 def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) -> None:
     """Of tasks that wait, the one with the new, higher priority starts first; a batch as a whole, too."""
     with (at.folder / "config.toml").open("a") as file:
@@ -504,6 +509,7 @@ def test_priority_changes_who_is_next(at: Control, daemon: Callable[[], Any]) ->
 # prune
 
 
+@pytest.mark.sampled(1)
 def test_prune_shows_first_and_takes_only_what_has_finished(
     at: Control, daemon: Callable[[], Any]
 ) -> None:
@@ -800,6 +806,7 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
 # A full disk
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["limit", *(["disk"] if os.geteuid() == 0 else [])])
 def test_an_order_that_cannot_be_kept_is_refused(at: Control, way: str) -> None:
     """While the store's disk is full it is answered at once, with the cause; nothing of it happens later."""

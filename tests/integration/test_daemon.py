@@ -215,6 +215,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_daemon_ended_mid_batch_goes_on_at_its_next_start(
     tmp_path: Path, server: Server, ending: signal.Signals

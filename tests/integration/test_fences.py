@@ -151,6 +151,7 @@ def log(base_url: str) -> list[dict[str, Any]]:
 # No worker outlives its daemon
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("state", ["idle", "working", "spinning", "stopped"])
 def test_a_worker_dies_with_its_daemon(tmp_path: Path, slow_server: str, state: str) -> None:
     """The kernel ends it within a second of the daemon's SIGKILL, also where it cannot run a line of code."""
@@ -177,6 +178,7 @@ def _cpu_s(pid: int) -> float:
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
 def test_no_daemon_starts_before_the_last_ones_workers_are_gone(
     tmp_path: Path, model_server: str, *, named: bool
@@ -226,6 +228,7 @@ def test_a_second_daemon_is_refused_while_the_first_one_is_stopped(
     assert {r["attempts"] for r in results(tmp_path).values()} == {1}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("left", [None, "", "1\n"], ids=["deleted", "empty", "another"])
 def test_a_second_daemon_is_refused_whatever_becomes_of_the_lock_file(
     tmp_path: Path, model_server: str, left: str | None
@@ -520,6 +523,7 @@ def _in_a_long_command(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("twice", [False, True], ids=["drained", "at-once"])
 def test_a_daemon_stops_within_its_time_whatever_its_agents_do(
     tmp_path: Path, model_server: str, twice: bool

@@ -133,6 +133,7 @@ def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path)
     assert spent[None][0] == total.calls - done[0] - mid[0]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["killed", "checkpointed"])
 @pytest.mark.parametrize("archive", sorted(DATA.glob("store-v*.tar.gz")), ids=lambda p: p.name[:-7])
 def test_an_older_store_goes_on_where_it_was(

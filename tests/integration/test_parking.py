@@ -354,6 +354,7 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("scope", ["batch", "task", "provider", "all"])
 def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
     tmp_path: Path, scope: str

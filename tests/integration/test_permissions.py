@@ -102,6 +102,7 @@ if os.geteuid() == 0:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", OPENED)
 def test_what_is_open_to_others_is_told_with_the_mend(open_spool: Spool, case: str) -> None:
     """By ``batchd check`` and in the log; where others could take over what batchd does, it does not start."""

@@ -185,6 +185,7 @@ def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
         assert reader.batch("b").completed == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name",
     [

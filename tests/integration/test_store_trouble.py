@@ -376,6 +376,7 @@ def _newer(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
@@ -568,6 +569,7 @@ def _move_back(path: Path) -> None:
         path.with_name("elsewhere.db").rename(path)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 @pytest.mark.parametrize(
     ("take", "told", "mend"),

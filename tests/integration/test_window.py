@@ -85,6 +85,7 @@ def hold_prefixes(asked: Sequence[dict[str, Any]]) -> None:
         assert after["usage"]["cached_input_tokens"] == before["usage"]["input_tokens"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tools", "script"),
     [
@@ -112,6 +113,7 @@ def test_each_request_begins_with_the_bytes_of_the_one_before(
     assert cached == sum(e["usage"]["input_tokens"] for e in asked[:-1])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("tools", ["auto", "text"])
 def test_the_prefix_survives_a_kill(
     spool: Any, counting_server: tuple[str, Path], tools: str
