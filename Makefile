@@ -125,7 +125,7 @@ chromium:
 	echo 'Installing chromium-headless-shell …'
 	$(call apt,chromium-headless-shell)
 
-# A machine for tests/systemd: its first process, its users' sessions and its accounts; git, as the README installs by it.
+# A machine for tests/systemd: its first process, its users' sessions and its accounts; git, as docs/operating.md installs by it.
 .PHONY: systemd
 systemd:
 	@missing=()

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -148,13 +149,15 @@ def test_every_split_and_filter(spent: Any) -> None:
 
 
 def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
-    """The columns are those of README; a name that a spreadsheet would run is text; what is unknown is empty."""
+    """The columns are those of docs/cost.md; a name that a spreadsheet would run is text; what is unknown is empty."""
     text = spent.batchd("cost", "--by", "tag,model", "--csv").stdout
     heads, *rows = csv.reader(io.StringIO(text))
     assert ",".join(heads) == (
         "tag,provider,model,calls,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,"
         "reasoning_tokens,estimated_calls,unpriced_calls,input_usd,output_usd,cost_usd,unsettled_calls,unsettled_usd"
     )
+    page = (Path(__file__).parents[2] / "docs/cost.md").read_text()
+    assert " ".join(heads[3:]) in " ".join(page.split()).replace("`", "").replace(",", "")
     assert [r[:4] for r in rows] == [
         ["", "p", "dark", "1"],
         ["'=cmd", "p", "m", "1"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -92,10 +93,24 @@ def _file(count: int, **task: Any) -> bytes:
     ).encode()
 
 
+def _documented() -> dict[str, set[str]]:
+    """Return the metrics of docs/operating.md, each with the labels that its row names."""
+    page = (Path(__file__).parents[2] / "docs/operating.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \| (.*?) \|", page.partition("| metric `")[2], re.MULTILINE)
+    return {
+        f"batchd_{name}": set(re.findall(r"`(\w+)`", kind))
+        for names, kind in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+
+
 def test_figures_equal_what_the_outbox_says(
     tmp_path: Path, slow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls, tokens, money, 429s, verdicts, tools and ends add up to the very sums of the results; no task has labels of its own."""
+    """Calls, tokens, money, 429s, verdicts, tools and ends add up to the very sums of the results.
+
+    No task has labels of its own; metrics and labels are those of the documentation.
+    """
     port = _port()
     monkeypatch.setenv("BATCHD_EVALUATION__JUDGE_MODEL", "standin/steps-1")
     model = "retry-after-0.1+429-1+steps-3"
@@ -146,6 +161,11 @@ def test_figures_equal_what_the_outbox_says(
     assert (found.sum("agent_slots"), found.sum("agents_busy"), found.sum("tasks")) == (2, 0, 0)
     labels = {value for sample in found.samples for value in sample.labels.values()}
     assert not labels & {"good", "judged", "bad", "worse", "001", "good/001"}
+    documented = _documented()
+    assert set(re.findall(r"^# TYPE (batchd_\w+)", found.text, re.MULTILINE)) == set(documented)
+    for sample in found.samples:
+        name = re.sub(r"_(bucket|sum|count)$", "", sample.name)
+        assert set(sample.labels) - {"le"} <= documented.get(name, set(sample.labels)), name
 
 
 def test_the_state_of_the_moment_is_told(tmp_path: Path, model_server: str) -> None:

@@ -1,4 +1,4 @@
-"""The shipped units under a real systemd, installed as README.md says.
+"""The shipped units under a real systemd, installed as docs/operating.md and README.md say.
 
 All tests share a machine; each leaves the daemon running. `make systemd-test` runs them.
 """

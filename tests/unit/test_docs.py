@@ -1,0 +1,66 @@
+"""The pages of the documentation lead where they say, and agree with each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *GUIDES]
+
+
+def _links(page: Path) -> Iterator[str]:
+    """Return where a page's links go, as they are written; code holds none."""
+    text = re.sub(r"^    .*$|`[^`]*`", "", page.read_text(), flags=re.MULTILINE)
+    return (m[1] for m in re.finditer(r"\]\(([^)\s]+)\)", text))
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    assert len(set(headings)) == len(headings), f"{page.name} has a heading twice"
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_links_resolve() -> None:
+    """Each relative link names a file that is there, and a heading in it."""
+    broken = []
+    for page in PAGES:
+        for link in _links(page):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if "://" in link or (target.is_file() and (not anchor or anchor in _anchors(target))):
+                continue
+            broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+def test_the_readme_leads_everywhere() -> None:
+    """Whoever reads the README finds each guide, and how to contribute."""
+    linked = {link.partition("#")[0] for link in _links(ROOT / "README.md")}
+    assert {f"docs/{guide.name}" for guide in GUIDES} | {"CONTRIBUTING.md"} <= linked
+
+
+def test_what_the_program_names_is_there() -> None:
+    """A page that commands, units and the Makefile send people to exists, and so does the section."""
+    named = 0
+    for path in [ROOT / "Makefile", *ROOT.glob("systemd/*"), *ROOT.glob("batchd/**/*.py")]:
+        for name, heading in re.findall(
+            r'\b((?:docs/)?[\w-]+\.md)(?:, "([^"]+)")?', path.read_text()
+        ):
+            if not name.startswith(("docs/", "README", "CONTRIBUTING")):
+                continue
+            named += 1
+            text = (ROOT / name).read_text()
+            assert not heading or f"# {heading}\n" in text, f"{path.name}: {name}, {heading}"
+    assert named >= 5
+
+
+def test_figures_stand_once() -> None:
+    """The README's numbers are those of the benchmarks' page, to the letter."""
+    _, _, text = (ROOT / "README.md").read_text().partition("\n## Numbers\n")
+    rows = re.findall(r"^\|.+\|$", text.partition("\n## ")[0], flags=re.MULTILINE)
+    assert len(rows) > 5
+    assert set(rows) <= set((ROOT / "docs/benchmarks.md").read_text().splitlines())
