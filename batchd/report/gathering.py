@@ -68,16 +68,15 @@ class Gathered:
 def chosen(
     reader: Reader, names: tuple[str, ...], since: dt.date | None, until: dt.date | None
 ) -> list[BatchRow]:
-    """Return the batches that are meant, oldest first: by name, by days in UTC, or else the newest.
+    """Return the batches that are meant, oldest first: by name, by days in UTC, or else the newest that was accepted.
 
     A batch belongs to every day that it was at work on. Raises ``UsageError`` where there is none.
     """
     if names:
         found = [reader.batch(name) for name in dict.fromkeys(names)]
-    elif since is None and until is None:
-        found = reader.batches(limit=1)
     else:
-        found = [row for row in reader.batches() if not row.problems]
+        newest = 1 if since is None and until is None else None
+        found = [row for row in reader.batches() if not row.problems][:newest]
     found = [row for row in found if _within(row, since, until)]
     for row in found:
         if row.problems:

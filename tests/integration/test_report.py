@@ -36,7 +36,7 @@ def _in(folder: Path) -> Spool:
 
 
 def test_a_finished_batch_has_its_report(spool: Spool) -> None:
-    """The daemon writes it before the summary; figures are the summary's; a refused file has none."""
+    """The daemon writes it before the summary; figures are the summary's; a refused file has none, and stands in nobody's way."""
     spool.write("mixed.json", [{"first_prompt": f"do {n}", "tags": ["x"]} for n in range(4)])
     with spool.serving():
         assert spool.batchd("submit", "--wait", "mixed.json").returncode == 0
@@ -58,6 +58,9 @@ def test_a_finished_batch_has_its_report(spool: Spool) -> None:
         folder / "summary.json"
     ).stat().st_mtime_ns
     assert not (spool.folder / "outbox/wrong/report.html").exists()
+    again = spool.batchd("report")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith(f"{folder / 'report.html'}: 4 tasks")
 
 
 def test_a_run_has_one_without_orders_that_lead_nowhere(spool: Spool) -> None:
