@@ -24,8 +24,16 @@ _EDITABLE = 4 << 20
 _MOST_LINES = 1 << 53
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
-#: Where nothing may be written, what there was must not be emptied either.
-_WRITE = '[ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" && cat > "$1"'
+#: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
+_WRITE = """
+[ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" || exit
+if [ -f "$1" ] && [ -w "$1" ] && [ ! -L "$1" ] && new=$(mktemp -- "$1.XXXXXX" 2> /dev/null); then
+    cat > "$new" && chmod --reference="$1" -- "$new" && mv -fT -- "$new" "$1" && exit
+    rm -f -- "$new"
+    exit 1
+fi
+cat > "$1"
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import time
@@ -377,16 +378,64 @@ def test_the_wall_clock_of_a_task_also_ends_a_call_and_a_tool(tmp_path: Path) ->
     scene(tmp_path, play)
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that takes no more files; only root can make one."""
-    folder = tmp_path / "full"
+@contextlib.contextmanager
+def disk(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system; only root can make one."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(mount, check=False).returncode:
         pytest.skip("only root can make a full disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that takes no more files."""
+    with disk(tmp_path / "full", "nr_inodes=1") as folder:
+        yield folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for three files of this test."""
+    with disk(tmp_path / "small", "size=320k,mode=755") as folder:
+        yield folder
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    """On a full disk a file is neither emptied nor cut, and nothing lies about; otherwise it keeps its mode."""
+    text = "x" * 100_000
+
+    async def play(scene: Scene) -> None:
+        place = await scene.host.sandbox.open(
+            str(small_disk / "t"), fresh=True, network=False, env={}
+        )
+
+        async def use(name: str, **arguments: Any) -> Any:
+            return await tools.run(tools.Request(name, arguments), place, 10.0)
+
+        with place:
+            file = small_disk / "t/file"
+            assert (await use("write_file", path="file", content=f"{text}.")).exit_code == 0
+            made = "chmod 751 file; ln -s file link; head -c 100000 /dev/zero > other"
+            assert (await use("shell", command=made)).exit_code == 0
+            for refused in (
+                await use("edit_file", path="file", old=".", new=3 * text),
+                await use("write_file", path="file", content=3 * text),
+            ):
+                assert refused.exit_code == 1
+                assert "No space left on device" in refused.text
+                assert file.read_text() == f"{text}."
+            assert {path.name for path in file.parent.iterdir()} == {"file", "link", "other"}
+            assert (await use("edit_file", path="file", old=".", new="!")).exit_code == 0
+            assert (file.read_text(), file.stat().st_mode & 0o777) == (f"{text}!", 0o751)
+            assert (await use("write_file", path="link", content="short")).exit_code == 0
+            assert (file.read_text(), file.with_name("link").is_symlink()) == ("short", True)
+
+    scene(tmp_path, play)
 
 
 def test_a_directory_that_cannot_be_made_ends_the_task_with_its_cause(
