@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from batchd import masking, records
-from batchd.config import notify
+from batchd.config import notify, reading
 from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
@@ -51,20 +51,14 @@ class Config(Sections):
         )
 
     def _key(self, name: str, provider: Provider) -> str:
-        if provider.api_key_file:
-            place = f"the file {provider.api_key_file}"
-            try:
-                key = Path(provider.api_key_file).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or "it is not text"
-                raise NotPossibleError(
-                    f"the key of provider {name} cannot be read from {place}: {why}"
-                ) from None
-        elif provider.api_key_env:
-            place = f"the environment variable {provider.api_key_env}"
-            key = self.environ.get(provider.api_key_env, "").strip()
-        else:
+        if not (provider.api_key_file or provider.api_key_env):
             return ""
+        key, place = reading.secret(
+            f"the key of provider {name}",
+            file=provider.api_key_file,
+            env=provider.api_key_env,
+            environ=self.environ,
+        )
         if not key:
             raise NotPossibleError(f"provider {name} has no key: set {place}")
         if not (key.isascii() and key.isprintable() and " " not in key):
@@ -137,7 +131,7 @@ class Config(Sections):
 def _content(path: str) -> str | None:
     """Return a file's one value; None where it cannot be read."""
     try:
-        return Path(path).read_text("utf-8").strip("\n")
+        return reading.content(path).decode().strip("\n")
     except (OSError, UnicodeDecodeError):
         return None
 

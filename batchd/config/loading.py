@@ -16,6 +16,7 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from batchd.config import reading
 from batchd.config.checking import Place, absolute, contradictions, controls
 from batchd.config.presets import PRESETS
 from batchd.config.sections import Sections
@@ -147,7 +148,7 @@ def _stands(path: Path) -> bool:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomli.loads(file.read_bytes().decode("utf-8-sig"))
+        return tomli.loads(reading.content(file).decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
         problem = Problem(f"line {error.lineno}, column {error.colno}", error.msg)
     except UnicodeDecodeError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from annotated_types import Ge, Gt, Le
 
 from batchd import masking
+from batchd.config import reading
 from batchd.config.values import Amount, Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
@@ -198,16 +198,7 @@ def files(receiver: Receiver) -> tuple[str, ...]:
 
 
 def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:
-    if file:
-        place = f"the file {file}"
-        try:
-            value = Path(file).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not text"
-            raise NotPossibleError(f"{what} cannot be read from {place}: {why}") from None
-    else:
-        place = f"the environment variable {env}"
-        value = environ.get(env, "").strip()
+    value, place = reading.secret(what, file=file, env=env, environ=environ)
     if not value:
         raise NotPossibleError(f"{what} is missing: set {place}")
     return value

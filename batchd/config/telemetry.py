@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote
 
 from annotated_types import Ge, Le
 
 from batchd import masking
+from batchd.config import reading
 from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
@@ -73,18 +73,11 @@ class Traces(Section):
 
     def all_headers(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return all headers, those of the variable or the file read now. Raises ``NotPossibleError``."""
-        if self.headers_file:
-            place = f"the file {self.headers_file}"
-            try:
-                text = Path(self.headers_file).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or "it is not text"
-                raise NotPossibleError(f"[traces]: {place} cannot be read: {why}") from None
-        elif self.headers_env:
-            place = f"the environment variable {self.headers_env}"
-            text = environ.get(self.headers_env, "").strip()
-        else:
+        if not (self.headers_file or self.headers_env):
             return dict(self.headers)
+        text, place = reading.secret(
+            "[traces]: the headers", file=self.headers_file, env=self.headers_env, environ=environ
+        )
         if not text:
             raise NotPossibleError(f"[traces]: {place} holds no headers: set it")
         return {**self.headers, **_parsed(text, place)}

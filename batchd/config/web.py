@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from batchd.config import reading
 from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
@@ -37,20 +37,11 @@ class Web(Section):
 
     def token(self, environ: Mapping[str, str]) -> str:
         """Return the token that was configured, read now; empty where none was. Raises ``NotPossibleError``."""
-        if self.token_file:
-            place = f"the file {self.token_file}"
-            try:
-                token = Path(self.token_file).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or "it is not text"
-                raise NotPossibleError(
-                    f"[web]: the token cannot be read from {place}: {why}"
-                ) from None
-        elif self.token_env:
-            place = f"the environment variable {self.token_env}"
-            token = environ.get(self.token_env, "").strip()
-        else:
+        if not (self.token_file or self.token_env):
             return ""
+        token, place = reading.secret(
+            "[web]: the token", file=self.token_file, env=self.token_env, environ=environ
+        )
         if len(token) < _SHORTEST or not (
             token.isascii() and token.isprintable() and " " not in token
         ):

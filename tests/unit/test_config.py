@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -240,6 +241,18 @@ def test_a_broken_file_is_told_by_line_and_column(
     if data is not None:
         written.write_bytes(data)
     assert _problems(written, {}) == {place: reason}
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_refused_and_not_waited_for(written: Path) -> None:
+    """Nobody writes to it: a daemon that read its configuration or a key from one would stand still for ever."""
+    os.mkfifo(pipe := written.with_name("pipe"))
+    assert _problems(pipe, {}) == {
+        "": "the file cannot be read: it is a pipe, which cannot be read again"
+    }
+    written.write_text(f'[providers.a]\nbase_url = "http://a"\napi_key_file = "{pipe}"\n')
+    with pytest.raises(NotPossibleError, match=r"the key of provider a cannot be read .* a pipe"):
+        config.load(written, {}).endpoint("a")
 
 
 def test_variables_override_every_key(written: Path) -> None:

@@ -1,0 +1,35 @@
+"""Reads files that the operator names: the configuration, and the secrets that do not stand in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from batchd.errors import NotPossibleError
+
+
+def content(path: str | Path) -> bytes:
+    """Return what is in a file. Raises ``OSError``, for a FIFO too: whoever read one would wait for its writer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, which cannot be read again")
+        return file.read()
+
+
+def secret(what: str, *, file: str, env: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return what a file holds now, or else a variable, without space around it; and what to call that place.
+
+    Raises ``NotPossibleError``, which says ``what`` cannot be read, where the file cannot.
+    """
+    if not file:
+        return environ.get(env, "").strip(), f"the environment variable {env}"
+    place = f"the file {file}"
+    try:
+        return content(file).decode().strip(), place
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise NotPossibleError(f"{what} cannot be read from {place}: {why}") from None
