@@ -343,6 +343,8 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
             async with Daemon(changed):
                 await _until_parked(tmp_path)
                 await _until_idle(tmp_path)
+                named = await _ask(tmp_path, "resume", scope="provider", name="standin")
+                assert named["trying"] == ["standin"]
                 await asyncio.sleep(0.5)
             assert not results(tmp_path, "b")
             assert not server.totals.requests

@@ -106,9 +106,11 @@ class Pausing:
             scope = Scope(arguments.get("scope", ""))
         except ValueError:
             raise UsageError(f"no scope; the scopes are {', '.join(Scope)}") from None
-        if scope is Scope.PROVIDER and name not in self._core.config.providers:
-            known = ", ".join(self._core.config.providers)
-            raise UsageError(f"no provider {name}; known are {known}")
+        # What is parked can be named, also when the configuration has it no more.
+        parked = (p.name for p in self._lot.parkings if p.scope is Scope.PROVIDER)
+        known = dict.fromkeys((*self._core.config.providers, *parked))
+        if scope is Scope.PROVIDER and name not in known:
+            raise UsageError(f"no provider {name}; known are {', '.join(known)}")
         if scope is Scope.BATCH and self._batches.get(name) is None:
             raise UsageError(f"no batch {name} is under way")
         if scope is Scope.TASK and (
