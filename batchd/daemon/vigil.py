@@ -18,7 +18,10 @@ _DAY_S = 86400.0
 
 
 async def keep(core: Core, server: Server) -> None:
-    """Watch the state directory, from under which all may be taken: a lost store ends the daemon, a lost socket is made again. Raises ``DamagedStoreError``."""
+    """Watch the state directory, from under which all may be taken.
+
+    A lost socket is made again; a lost store ends the daemon: raises ``DamagedStoreError``.
+    """
     with core.troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
             await asyncio.sleep(_LOOK_S)

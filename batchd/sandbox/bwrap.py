@@ -70,7 +70,10 @@ def view(
     gated: bool = False,
     own_tmp: bool = False,
 ) -> View:
-    """Return what commands see; ``own_tmp``: they are given a /tmp that lasts. Raises ``SandboxError`` for an environment that cannot be passed on."""
+    """Return what commands see; ``own_tmp``: they are given a /tmp that lasts.
+
+    Raises ``SandboxError`` for an environment that cannot be passed on.
+    """
     common = _common(policy, identity, network=network, own_tmp=own_tmp)
     variables = environment(identity, env, home=TMP)
     words = (w for name, value in variables.items() for w in ("--setenv", name, value))

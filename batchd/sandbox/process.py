@@ -59,7 +59,8 @@ async def run(
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
-    ``limits``: who holds it to what all of its processes may use together, and what its task has written. ``door``: its way to some hosts, for a command that is held back until it has one.
+    ``limits``: who holds it to what all of its processes may use together, and what its task has written.
+    ``door``: its way to some hosts, for a command that is held back until it has one.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
