@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from batchd import __version__
 from batchd.errors import (
     BatchdError,
     NoAnswerError,
@@ -113,7 +114,8 @@ class Server:
             known = ", ".join(sorted(self._handlers))
             return _refusal(f"not a request; the verbs are {known}")
         try:
-            return {"ok": True, **await handler({**request, "by": by})}
+            # After an upgrade, who asks may be of another version.
+            return {"ok": True, "version": __version__, **await handler({**request, "by": by})}
         except BatchdError as error:
             return _refusal(str(error), error.exit_code)
         except Exception:  # noqa: BLE001 (a bug in a verb must not hang who asks, nor end the daemon)
