@@ -66,7 +66,7 @@ class RateMeter:
         }
         if not self._samples:
             lately = reader.answered_since(wall - _MINUTE_S)
-            for ago in range(int(_MINUTE_S), 0, -_STEP_S):
+            for ago in _moments(lately, wall):
                 self._samples.append((now - ago, _before(seen, lately, wall - ago)))
         self._samples.append((now, seen))
         while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # noqa: PLR2004 (first and last)
@@ -81,6 +81,13 @@ class RateMeter:
                 rate.tokens + (tokens - known[1]) / (now - began) * 60,
             )
         return found
+
+
+def _moments(lately: Sequence[Answered], wall: float) -> list[float]:
+    """Return how long ago samples are known of: from when the first of the calls began on, a minute ago at the earliest."""
+    began = min((call.at - call.seconds for call in lately), default=0.0)
+    first = min(_MINUTE_S, max(_SHORTEST_S, wall - began))
+    return [first, *(float(ago) for ago in range(int(_MINUTE_S), 0, -_STEP_S) if ago < first)]
 
 
 def _before(seen: _Sums, lately: Sequence[Answered], at: float) -> _Sums:

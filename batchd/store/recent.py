@@ -28,6 +28,8 @@ class Answered:
 
     #: Seconds since the epoch.
     at: float
+    #: How long it took.
+    seconds: float
     provider: str
     tokens: int
 
@@ -56,7 +58,8 @@ def answered(db: sqlite3.Connection, since: float) -> list[Answered]:
                 if event.purpose is Purpose.JUDGE:
                     name = judge = judge or _judge(db, task) or model
                 usage = event.answer.usage
-                found.append(Answered(event.at, name.partition("/")[0], usage.total_tokens))
+                seconds, provider = event.answer.seconds, name.partition("/")[0]
+                found.append(Answered(event.at, seconds, provider, usage.total_tokens))
     return found
 
 

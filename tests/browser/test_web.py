@@ -239,6 +239,18 @@ def test_times_are_told_as_on_a_terminal(night: Spool) -> None:
         browse(served, read)
 
 
+def test_what_steers_terminals_is_shown_as_what_it_is(night: Spool) -> None:
+    """As on a terminal: colours go, other sequences and marks that turn text around can be read; no empty boxes."""
+    given = "\x1b[1;31mred\x1b[0m\x1b[K \x1b]0;owned\x07 \u202eabc\r\nnext\tline"
+
+    async def read(page: Page) -> None:
+        shown = await page.evaluate(f"Dom.el('p', {{ text: {json.dumps(given)} }}).textContent")
+        assert shown == "red \\x1b]0;owned\\x07 \\u202eabc\nnext\tline"
+
+    with web(night) as served:
+        browse(served, read)
+
+
 def test_money_is_split_by_tag(night: Spool) -> None:
     """As `batchd cost --by tag` splits it; what a task with two tags cost is in both lines, and that is said."""
     with Reader(night.folder / ".batchd/batchd.db") as reader:
