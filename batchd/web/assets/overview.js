@@ -23,13 +23,13 @@ const Overview = (() => {
     const strong = `${Words.counted(told.left, "task")} left`;
     if (!told.daemon && !told.silent) return { strong, soft: ", waiting for a daemon" };
     const time = told.seconds_left ? `about ${Words.rough(told.seconds_left)}` : "";
-    return { strong, soft: time && `, ${time}${told.held ? ` for ${Words.count(told.left - told.held)}` : ""}` };
+    return { strong, soft: time && `, ${time}${told.held ? ` for ${Words.count(told.left - told.held)} of them` : ""}` };
   }
   function facts(told) {
     const { daemon, speed } = told, day = daemon && daemon.day, found = [];
     if (daemon) found.push({ label: "At work", value: Words.count(told.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && told.running / daemon.slots] });
     found.push({ label: "Queued", value: Words.compact(told.queued), sub: told.waiting ? `and ${Words.count(told.waiting)} parked` : "" });
-    if (told.held) found.push({ label: "Wait for something else", value: Words.compact(told.held), sub: "not in the time left" });
+    if (told.held) found.push({ label: "Held", value: Words.compact(told.held), sub: told.held === 1 ? "waits for something else" : "wait for something else" });
     if (speed && told.left && (daemon || told.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
       const used = day.spent_usd + day.reserved_usd;
