@@ -108,7 +108,7 @@ def test_the_window_changes_while_it_runs(at: Control) -> None:
     """After each change the whole picture fits, nothing of the former one is left, and what is chosen stays in sight."""
     with at.spool.serving(), top(at, "-i", "0.2") as terminal:
         at.drop("docs", [{"id": f"t{n:02}", **HANGS} for n in range(40)])
-        terminal.shows("AT WORK 16")
+        terminal.shows("16/16 agents")
         terminal.type("jjj")
         for columns, lines in ((200, 50), (40, 10), (80, 24), (200, 50), (80, 24)):
             terminal.resize(columns, lines)
