@@ -14,7 +14,6 @@ from batchd import config, control, log
 from batchd.cli import common
 from batchd.config import Config
 from batchd.errors import (
-    BatchdError,
     ConfigError,
     NoAnswerError,
     NoDaemonError,
@@ -22,15 +21,13 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.log import escape
-from batchd.observe import snapshot, versions
+from batchd.observe import versions
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
 #: How long a daemon may take to start, or to stop, before whoever waits is told.
 _CHANGING_S = 15.0
 _AGAIN_S = 0.1
-#: What it gets for an order that only it can carry out.
-_CHANGED_S = 30.0
 
 
 def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -43,7 +40,7 @@ def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
     deadline = time.monotonic() + _CHANGING_S
     while True:
         try:
-            return _answered(state, verb, _PATIENCE_S, arguments)
+            return control.request(state, verb, timeout_s=_PATIENCE_S, heed=_heed, **arguments)
         except NoAnswerError:
             raise
         except NoDaemonError:
@@ -63,27 +60,16 @@ def running(file: Path | None, verb: str, why: str, **arguments: Any) -> dict[st
     Raises ``NoDaemonError``.
     """
     try:
-        return _answered(common.state_directory(file), verb, _CHANGED_S, arguments)
+        return control.request(common.state_directory(file), verb, heed=_heed, **arguments)
     except NoAnswerError:
         raise
     except NoDaemonError as error:
         raise NoDaemonError(f"{error}: {why}") from None
 
 
-def _answered(
-    state: Path, verb: str, timeout_s: float, arguments: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the daemon's answer; tell where it is of another version, above all when it refuses what it may not know."""
-    try:
-        answer = control.request(state, verb, timeout_s=timeout_s, **arguments)
-    except NoDaemonError:
-        raise
-    except BatchdError:
-        common.complain(versions.differs(snapshot.ask(state)))
-        raise
-    common.complain(versions.differs(answer))
-    answer.pop("version", None)
-    return answer
+def _heed(version: str) -> None:
+    """Tell where the daemon that answered is of another version: what it refuses, it may not know yet."""
+    common.complain(versions.differs({"version": version}))
 
 
 def _whole(file: Path | None, state: Path) -> Config:
