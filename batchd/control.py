@@ -1,7 +1,7 @@
 """The control socket: JSON lines over a Unix socket in the state directory.
 
 A request is ``{"verb": "status", …arguments}``, its answer ``{"ok": true, …}`` or
-``{"ok": false, "error": "…", "exit_code": 2}``. The client half is synchronous, and light to import.
+``{"ok": false, "error": "…", "exit_code": 2}``; both tell the daemon's version as ``batchd``. The client half is synchronous, and light to import.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from batchd import __version__
 from batchd.errors import (
     BatchdError,
     NoAnswerError,
@@ -94,7 +95,9 @@ class Server:
         by = _peer(writer.get_extra_info("socket"))
         try:
             while (line := await _line(reader)) is not None:
-                writer.write(json.dumps(await self._answer(line, by)).encode() + b"\n")
+                # After an upgrade, who asks may be of another version.
+                answer = {**await self._answer(line, by), "batchd": __version__}
+                writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
                 if not line:
                     break
@@ -143,9 +146,16 @@ def _peer(sock: socket.socket) -> dict[str, int]:
 
 
 def request(
-    state: Path, verb: str, *, timeout_s: float = _TIMEOUT_S, **arguments: Any
+    state: Path,
+    verb: str,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+    heed: Callable[[str], None] | None = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Ask the daemon of a state directory; return its answer's fields.
+
+    ``heed`` is told which version answered, a refusal too; empty: one that does not tell yet.
 
     Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for
     ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``.
@@ -157,6 +167,9 @@ def request(
         raise NoDaemonError(f"no daemon runs on {state}") from None
     except TimeoutError:
         raise NoAnswerError(f"the daemon on {state} does not answer") from None
+    version = answer.pop("batchd", "")
+    if heed:
+        heed(version)
     if not answer.pop("ok", False):
         kind = _REFUSALS.get(answer.get("exit_code", 2), BatchdError)
         raise kind(answer.get("error", "the daemon refused"))

@@ -20,6 +20,7 @@ from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
 from batchd.notify import channels
+from batchd.observe import versions
 from batchd.pricing import Prices
 from batchd.records import Endpoint
 from batchd.spool import permissions
@@ -110,7 +111,9 @@ def _exposed(settings: config.Config) -> Iterator[Line]:
 def _daemon(settings: config.Config) -> Iterator[Line]:
     try:
         answer = control.request(Path(settings.paths.state), "status")
-        yield Line("ok", "daemon", f"process {answer['pid']}, version {answer['version']}")
+        told = f"process {answer['pid']}, version {answer['version']}"
+        mend = versions.differs(answer)
+        yield Line("note" if mend else "ok", "daemon", told, mend)
     except NoDaemonError as error:
         yield Line(
             "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"

@@ -41,6 +41,12 @@ def print_json(value: Any) -> None:
     print(escape_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
+def complain(line: str) -> None:
+    """Tell people something beside the answer; of nothing, nothing."""
+    if line:
+        print(escape(line), file=sys.stderr)
+
+
 def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Print rows for spreadsheets: a line of heads, then a line each; what is not known is empty."""
     out = csv.writer(sys.stdout, lineterminator="\n")
@@ -100,6 +106,11 @@ def clipped(text: str, width: int) -> str:
     return f"{kept}…"
 
 
+def _room() -> int:
+    """Return the columns that a table may take: the terminal's, and in a pipe all that it needs."""
+    return terminal_width() if sys.stdout.isatty() else sys.maxsize
+
+
 def terminal_width() -> int:
     """Return the columns to write for: the terminal's, 80 where there is none."""
     return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
@@ -128,14 +139,14 @@ def table(
     """Return the lines of a table.
 
     Columns named in ``right`` are aligned to the right; the one named ``flexible`` is cut where
-    the line would be too long. Cells are neutralised here, and coloured where they are a status.
+    the line would be too long for the terminal; in a pipe nothing is. Cells are neutralised here, and coloured where they are a status.
     """
     cells = [[escape(c) for c in row] for row in rows]
     widths = [max(width_of(r[i]) for r in [list(heads), *cells]) for i in range(len(heads))]
     if flexible:
         column = list(heads).index(flexible)
         rest = sum(widths) - widths[column] + 2 * (len(heads) - 1)
-        widths[column] = min(widths[column], max(8, terminal_width() - rest))
+        widths[column] = min(widths[column], max(8, _room() - rest))
 
     def line(row: Sequence[str], *, plain: bool) -> str:
         parts = []

@@ -21,6 +21,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.log import escape
+from batchd.observe import versions
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
@@ -39,7 +40,7 @@ def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
     deadline = time.monotonic() + _CHANGING_S
     while True:
         try:
-            return control.request(state, verb, timeout_s=_PATIENCE_S, **arguments)
+            return control.request(state, verb, timeout_s=_PATIENCE_S, heed=_heed, **arguments)
         except NoAnswerError:
             raise
         except NoDaemonError:
@@ -59,11 +60,16 @@ def running(file: Path | None, verb: str, why: str, **arguments: Any) -> dict[st
     Raises ``NoDaemonError``.
     """
     try:
-        return control.request(common.state_directory(file), verb, **arguments)
+        return control.request(common.state_directory(file), verb, heed=_heed, **arguments)
     except NoAnswerError:
         raise
     except NoDaemonError as error:
         raise NoDaemonError(f"{error}: {why}") from None
+
+
+def _heed(version: str) -> None:
+    """Tell where the daemon that answered is of another version: what it refuses, it may not know yet."""
+    common.complain(versions.differs({"version": version}))
 
 
 def _whole(file: Path | None, state: Path) -> Config:

@@ -10,7 +10,7 @@ from batchd import config
 from batchd.cli import common, repricing
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.words import at_least, money
+from batchd.observe.words import NO_TAG, at_least, money
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import SPLITS, Split
@@ -21,8 +21,6 @@ COLUMNS = (
     *("reasoning_tokens", "estimated_calls", "unpriced_calls", "input_usd", "output_usd"),
     *("cost_usd", "unsettled_calls", "unsettled_usd"),
 )
-#: What tasks without a tag are shown under.
-_NONE = "(none)"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +151,7 @@ class _Spent:
         told: list[str] = []
         for name in self._by:
             value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
-            told.append(_NONE if value is None else value)
+            told.append(NO_TAG if value is None else value)
         return tuple(told)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime as dt
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from batchd import config
 from batchd.cli import common
 from batchd.cli.submit import read_file
 from batchd.log import escape
-from batchd.observe.words import counted, duration, listed, money
+from batchd.observe.words import counted, duration, limit, listed, money
 from batchd.spool import outbox, taskfile
 from batchd.store.reader import Reader
 
@@ -39,16 +40,73 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     files = [_checked(name, settings) for name in args.files]
     store = common.store_path(Path(settings.paths.state))
+    spent = 0.0
     if store.exists():
         with Reader(store) as reader:
             found = estimate(files, settings, reader)
+            spent = _spent_today(reader)
     else:
         found = estimate(files, settings, None)
+    budgets = _Budgets(files, settings.budget.per_day_usd, spent)
     if args.json:
-        common.print_json(_told(found))
+        common.print_json({**_told(found), "budgets": budgets.told()})
     else:
-        print(*_lines(found, files, settings), sep="\n")
+        print(*_lines(found, budgets), sep="\n")
     return 0
+
+
+def _spent_today(reader: Reader) -> float:
+    """Return what counts against the budget of this day: what may have been paid, too."""
+    rows = reader.spend((), since=dt.datetime.now(dt.UTC).date())
+    return sum(row.known_usd + row.unsettled_usd for row in rows)
+
+
+class _Budgets:
+    """What limits the money of tasks, of batches and of the day."""
+
+    def __init__(self, files: Sequence[File], day_usd: float, spent_usd: float) -> None:
+        """``spent_usd``: today, up to now."""
+        tasks = [task.limits.max_cost_usd for file in files for task in file.tasks]
+        self._count = len(tasks)
+        self._tasks = sorted(usd for usd in tasks if usd)
+        self._batches = {file.name: file.budget_usd for file in files}
+        self.day_usd = day_usd
+        self.left_usd = max(0.0, day_usd - spent_usd)
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks or any(self._batches.values()) or self.day_usd)
+
+    def told(self) -> dict[str, Any]:
+        """Return them for programs; None: there is none."""
+        return {
+            "tasks_with_limit": len(self._tasks),
+            "batches_usd": {name: usd or None for name, usd in self._batches.items()},
+            "day_usd": self.day_usd or None,
+            "left_today_usd": self.left_usd if self.day_usd else None,
+        }
+
+    def line(self) -> str:
+        """Return them in words."""
+        day = f"{limit(self.day_usd)}, {limit(self.left_usd)} of it left today (UTC)"
+        return (
+            f"Limits on money  task: {self._of_tasks()}; batch: {self._of_batches()}; "
+            f"day: {day if self.day_usd else 'none'}"
+        )
+
+    def _of_tasks(self) -> str:
+        if not self._tasks:
+            return "none"
+        least, most = limit(self._tasks[0]), limit(self._tasks[-1])
+        among = len(self._tasks)
+        some = f" for {among:,} of {self._count:,}" if among < self._count else ""
+        return f"{least if least == most else f'{least} to {most}'}{some}"
+
+    def _of_batches(self) -> str:
+        told = {name: limit(usd) if usd else "none" for name, usd in self._batches.items()}
+        if len({*told.values()}) == 1:
+            (same,) = {*told.values()}
+            return f"{same} each" if len(told) > 1 and same != "none" else same
+        return escape(listed([f"{each} for {name}" for name, each in told.items()]))
 
 
 def _checked(name: str, settings: config.Config) -> File:
@@ -85,7 +143,7 @@ def _told(found: Estimate) -> dict[str, Any]:
     }
 
 
-def _lines(found: Estimate, files: Sequence[File], settings: config.Config) -> Iterator[str]:
+def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     yield "One task of each model, as eight in ten of its like went:"
     rows = [_row(name, part) for name, part in found.models.items()]
     yield from common.table(_HEADS, rows, right=_HEADS[1:], flexible="MODEL")
@@ -107,10 +165,11 @@ def _lines(found: Estimate, files: Sequence[File], settings: config.Config) -> I
         if found.wall_s:
             slots = counted(found.slots, "slot")
             yield f"  {'wall-clock':<15}{_range(found.wall_s, duration)}, roughly: {slots}, and nothing else at work"
-    yield f"At most          {', '.join(_bounds(total))}"
+    yield f"At most          {', '.join(_bounds(total, budgets))}"
+    yield budgets.line()
     yield ""
     yield from _rests_on(found)
-    yield from _warnings(found, files, settings)
+    yield from _warnings(found, budgets)
 
 
 def _row(name: str, part: Part) -> tuple[str, ...]:
@@ -144,12 +203,13 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value < _LARGE else f"{value / 1e6:,.2f}M"
 
 
-def _bounds(total: Part) -> list[str]:
+def _bounds(total: Part, budgets: _Budgets) -> list[str]:
     most = total.at_most
+    unlimited = "what days allow" if budgets.day_usd else "money without a limit"
     return [
         "any number of calls" if most.calls is None else counted(most.calls, "call"),
         "any number of tokens" if most.tokens is None else f"{_number(most.tokens)} tokens",
-        "money without a limit" if most.cost is None else money(most.cost),
+        unlimited if most.cost is None else money(most.cost),
     ]
 
 
@@ -167,18 +227,19 @@ def _rests_on(found: Estimate) -> Iterator[str]:
         )
 
 
-def _warnings(found: Estimate, files: Sequence[File], settings: config.Config) -> Iterator[str]:
+def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if found.unpriced:
         names = escape(listed(found.unpriced))
         yield f'No price is known for {names}: set it in [models."PROVIDER/MODEL"].'
-        day = settings.budget.per_day_usd
-        capped = any(f.budget_usd or any(t.limits.max_cost_usd for t in f.tasks) for f in files)
-        if day or capped:
+        if budgets:
             yield "A limit on money is active: tasks of a model without a price end at once, unpaid."
     if found.missing_facts:
         yield escape(
             f"First requests lack the line of facts about the sandbox, some 80 tokens each: {found.missing_facts}"
         )
-    day, whole = settings.budget.per_day_usd, found.total.all
-    if day and whole and whole.cost and whole.cost.high > day:
-        yield f"The budget of a day is {money(day)}: what does not fit waits for the next one."
+    most = found.total.at_most.cost
+    likely = found.total.all.cost.high if found.total.all and found.total.all.cost else most
+    if likely is not None and most is not None and likely >= most and found.total.all:
+        yield "Limits of tasks or batches may end tasks before they are done (timeout, budget)."
+    if budgets.day_usd and (likely is None or likely > budgets.left_usd):
+        yield f"Today's budget has {limit(budgets.left_usd)} left: what does not fit waits for the next day (UTC)."

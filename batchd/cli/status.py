@@ -9,7 +9,7 @@ from typing import Any
 
 from batchd.cli import common
 from batchd.log import escape
-from batchd.observe import parking, troubles, words
+from batchd.observe import parking, troubles, versions, words
 from batchd.observe.snapshot import ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
@@ -28,20 +28,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show how things stand."""
     state = common.state_directory(args.config)
+    daemon = ask(state)
+    common.complain(versions.differs(daemon))
     batch, task = common.split_target(args.target) if args.target else ("", "")
     store = common.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
-        return _overview(ask(state), (), [], as_json=args.json)
+        return _overview(daemon, (), [], as_json=args.json)
     with Reader(store) as reader:
         if task:
-            return _task(reader, Ref(batch, task), ask(state), as_json=args.json)
+            return _task(reader, Ref(batch, task), daemon, as_json=args.json)
         if batch:
-            return _batch(reader, batch, ask(state), as_json=args.json)
+            return _batch(reader, batch, daemon, as_json=args.json)
         # One more than is shown tells whether there are more.
         rows = reader.batches(limit=args.last + 1 if args.last > 0 else -1)
         shown = rows[: args.last] if args.last > 0 else rows
-        code = _overview(ask(state), reader.parked(), shown, as_json=args.json)
+        code = _overview(daemon, reader.parked(), shown, as_json=args.json)
         if len(rows) > len(shown) and not args.json:
             print("Older batches are not shown: `batchd status -n 0` shows all.")
         return code

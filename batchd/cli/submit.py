@@ -16,7 +16,7 @@ from batchd import config, control
 from batchd.cli import common, ending, progress
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
-from batchd.observe import words
+from batchd.observe import versions, words
 from batchd.records import Batch
 from batchd.spool import inbox, outbox, taskfile
 from batchd.store.reader import Reader
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     filename, data = _given(args, settings)
     count = len(taskfile.parse(data, filename, settings).tasks)
     state = Path(settings.paths.state)
-    alive = _alive(state)
+    alive = _alive(state, heed=True)
     if args.wait and not alive:
         raise NoDaemonError(
             f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "
@@ -111,11 +111,14 @@ def _prompted(args: argparse.Namespace) -> bytes:
     return json.dumps(batch, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
 
 
-def _alive(state: Path) -> bool:
+def _alive(state: Path, *, heed: bool = False) -> bool:
+    """Return whether a daemon runs; ``heed``: tell where it is of another version."""
     try:
-        control.request(state, "status")
+        told = control.request(state, "status")
     except NoDaemonError:
         return False
+    if heed:
+        common.complain(versions.differs(told))
     return True
 
 

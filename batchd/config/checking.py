@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ Place = tuple[str | int, ...]
 
 #: No provider has a longer one; it stands in every line about a call, and in the ledger.
 _MODEL_NAME = 512
+#: The sections whose tables have names of the user's, and what these are the names of.
+_ENTRIES = {"providers": "provider", "notify": "receiver"}
 
 
 def controls(value: Any, place: Place) -> Iterator[tuple[Place, Problem]]:
@@ -139,6 +141,17 @@ def _kept(config: Sections) -> Iterator[tuple[str, tuple[str, ...], tuple[str, .
     yield "a key of [traces]", (config.traces.headers_env,), (config.traces.headers_file,)
     for name, provider in config.providers.items():
         yield f"the key of provider {name}", (provider.api_key_env,), (provider.api_key_file,)
+
+
+def no_entry(section: str, name: str, known: Sequence[str], needed: str) -> Problem | None:
+    """Return that there is no such provider or receiver, where a change of one key means a table without ``needed``."""
+    if section not in _ENTRIES:
+        return None
+    near = difflib.get_close_matches(name, known, n=1)
+    told = [f"do you mean {near[0]}?"] if near else []
+    told += [f"known are {', '.join(sorted(known))}" if known else "there are none"]
+    told += [f"a new one needs {needed}"]
+    return Problem("", f"there is no {_ENTRIES[section]} {name}", "; ".join(told))
 
 
 def model_problem(model: str, config: Sections) -> Problem | None:

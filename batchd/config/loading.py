@@ -17,13 +17,15 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from batchd.config import reading
-from batchd.config.checking import Place, absolute, contradictions, controls
+from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
 from batchd.config.presets import PRESETS
 from batchd.config.sections import Sections
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
+#: What pydantic says of a key that is not there.
+_MISSING = {"missing", "missing_argument"}
 
 
 def load(
@@ -115,7 +117,7 @@ def _validated(
         # As JSON: there, strictness refuses "4" for a number, but not a list for a tuple.
         sections = _adapter().validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        problems += [_problem(e, variables) for e in error.errors(include_url=False)]
+        problems += [_problem(e, variables, raw) for e in error.errors(include_url=False)]
         raise ConfigError(tuple(problems), source) from None
     problems += [_named(p, place, variables) for place, p in controls(raw, ())]
     if problems:
@@ -248,12 +250,19 @@ def _value(text: str, hint: Any) -> Any:
         return text
 
 
-def _problem(error: ErrorDetails, variables: Mapping[Place, str]) -> Problem:
+def _problem(
+    error: ErrorDetails, variables: Mapping[Place, str], raw: Mapping[str, Any]
+) -> Problem:
     place: Place = error["loc"]
     hint: Any = Sections
     for key in place[:-1]:
         hint = _hint_of(hint, str(key))
-    return _named(complaint(error, _keys(hint)), place, variables)
+    told = complaint(error, _keys(hint))
+    if error["type"] in _MISSING and place[:-1] in variables and len(place) == 3:  # noqa: PLR2004 (section, name, key)
+        section, name, key = map(str, place)
+        known = [k for k in raw[section] if (section, k) not in variables]
+        told = no_entry(section, name, known, key) or told
+    return _named(told, place, variables)
 
 
 def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
@@ -262,7 +271,7 @@ def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
         near = difflib.get_close_matches(str(error["loc"][-1]).lower(), known, n=1)
         mend = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
         return Problem("", "there is no such key", mend)
-    if error["type"] in {"missing", "missing_argument"}:
+    if error["type"] in _MISSING:
         return Problem("", "this key is needed")
     if error["type"] == "dataclass_type":
         return Problem("", "it must be a table")

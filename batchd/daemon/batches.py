@@ -224,7 +224,7 @@ class Batches:
         if not problems:
             await core.on_disk(partial(_write_results, folder, texts))
             for finisher in core.finishers:
-                await finisher.finish(batch, core.config)
+                await finisher.finish(batch, len(texts), core.config)
 
         def write() -> str:
             if problems:

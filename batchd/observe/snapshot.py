@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from batchd import control
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
-from batchd.observe.speed import Rate, RateMeter, Speed, SpeedMeter
+from batchd.observe.speed import HeldMeter, Rate, RateMeter, Speed, SpeedMeter
 from batchd.records import Parking, Scope, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -69,8 +70,11 @@ class Day:
     """The day's money in US dollars, counted in UTC; ``limit_usd`` 0: it has none."""
 
     limit_usd: float
+    #: What may have been paid counts as spent.
     spent_usd: float
     reserved_usd: float
+    #: Of what is spent, what calls without an answer on record may have cost at most: as the ledger has it.
+    unsettled_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ class Snapshot:
     #: What waits as a whole, and why.
     parked: tuple[Parking, ...]
     providers: tuple[Provider, ...]
+    #: Tasks that wait for something else than their turn: they are parked, or what they need is.
+    held: int
     #: None until there is something to measure.
     speed: Speed | None
 
@@ -119,10 +125,10 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return how long the rest takes at this speed; None where nobody can know, or nothing is at work."""
+        """How long the rest takes at this speed, without what is held; None where nobody can know, or nothing is at work."""
         if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
             return None
-        return self.left / self.speed.tasks_a_minute * 60
+        return max(0, self.left - self.held) / self.speed.tasks_a_minute * 60
 
 
 class Observer:
@@ -135,6 +141,7 @@ class Observer:
         self._reader: Reader | None = None
         self._meter = SpeedMeter()
         self._rates = RateMeter()
+        self._held = HeldMeter()
 
     def __enter__(self) -> Self:
         return self
@@ -172,10 +179,21 @@ class Observer:
             parked = self.reader.parked()
             speed = self._meter.measure(self.reader, batches)
             rates = self._rates.measure(self.reader)
+            held = self._held.measure(self.reader, parked, batches)
+            today = self.reader.spend((), since=dt.datetime.now(dt.UTC).date())
         except StoreError:
             self.close()  # another may have been put in its place
             raise
-        return snapshot(told, batches=batches, rows=rows, parked=parked, speed=speed, rates=rates)
+        return snapshot(
+            told,
+            batches=batches,
+            rows=rows,
+            parked=parked,
+            held=held,
+            speed=speed,
+            rates=rates,
+            unsettled_usd=sum(row.unsettled_usd for row in today),
+        )
 
     def _batches(self) -> list[BatchRow]:
         left = self.reader.batches(unpublished=True)[::-1]
@@ -208,14 +226,16 @@ def snapshot(
     batches: Sequence[BatchRow] = (),
     rows: Sequence[TaskRow] = (),
     parked: tuple[Parking, ...] = (),
+    held: int = 0,
     speed: Speed | None = None,
     rates: Mapping[str, Rate] | None = None,
+    unsettled_usd: float = 0.0,
 ) -> Snapshot:
-    """Return a snapshot of what the daemon tells and what the store has."""
+    """Return a snapshot of what the daemon tells and what the store has; ``unsettled_usd``: of this day."""
     doing = {each["task"]: each for each in (told or {}).get("running", ())}
     return Snapshot(
         at=time.time(),
-        daemon=_daemon(told) if told else None,
+        daemon=_daemon(told, unsettled_usd) if told else None,
         silent=told == {},
         agents=tuple(
             _agent(row, doing.get(str(row.ref), {})) for row in rows if row.status is Status.RUNNING
@@ -224,12 +244,13 @@ def snapshot(
         batches=tuple(batches),
         queued=sum(b.queued for b in batches),
         parked=parked,
+        held=held,
         providers=tuple(_providers((told or {}).get("providers", {}), parked, rates or {})),
         speed=speed,
     )
 
 
-def _daemon(told: Mapping[str, Any]) -> Daemon:
+def _daemon(told: Mapping[str, Any], unsettled_usd: float) -> Daemon:
     return Daemon(
         pid=told["pid"],
         version=told["version"],
@@ -237,7 +258,9 @@ def _daemon(told: Mapping[str, Any]) -> Daemon:
         draining=told["draining"],
         workers=len(told["workers"]),
         slots=told.get("slots", 0),
-        day=Day(**_known(Day, told["day"])) if "day" in told else None,
+        day=replace(Day(**_known(Day, told["day"])), unsettled_usd=unsettled_usd)
+        if "day" in told
+        else None,
         troubles=tuple(told.get("troubles", ())),
     )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 from batchd.log import escape
 from batchd.records import dollars
 
+#: What tasks without a tag are shown under.
+NO_TAG = "(none)"
 #: Names that one line has room for.
 _NAMED = 5
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
 def counted(count: int, noun: str) -> str:
@@ -39,6 +43,11 @@ def limit(usd: float) -> str:
     return f"${usd:,.2f}" if round(usd, 2) == usd else money(usd)
 
 
+def unsettled(usd: float) -> str:
+    """Return which part of what counts as spent may not have been: of calls without an answer on record."""
+    return f"at most {money(usd)} of it unsettled" if round(usd, 8) > 0 else ""
+
+
 def compact(count: float) -> str:
     """Return a count in three digits or so: ``950``, ``12.3k``, ``4.56M``."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -49,20 +58,36 @@ def compact(count: float) -> str:
     return f"{count:.0f}"
 
 
+# These three stand a second time in assets/words.js, for pages; a test holds both to the same words.
+
+
 def duration(seconds: float | None) -> str:
-    """Return ``4.2 s``, ``12:05``, ``3:12:05``."""
+    """Return how long something took: ``4.2 s``, ``45 s``, ``12:05 min``, ``3:12 h``, ``5 d 4 h``."""
     if seconds is None:
         return ""
-    if seconds < 60:  # noqa: PLR2004 (a minute)
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    tenths = math.floor(seconds * 10 + 0.5)
+    return f"{tenths / 10:.1f} s" if tenths < 100 else span(math.floor(seconds + 0.5))  # noqa: PLR2004 (ten seconds)
 
 
 def span(seconds: float) -> str:
-    """Return a span of time that goes on, in whole seconds: ``4 s``, ``12:05``."""
-    return f"{seconds:.0f} s" if seconds < 59.5 else duration(round(seconds))  # noqa: PLR2004 (a minute)
+    """Return how long something has gone on, in whole seconds: ``4 s``, ``12:05 min``."""
+    whole = int(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S}:{whole % _MINUTE_S:02} min"
+    hours = whole // _HOUR_S
+    if whole < 2 * _DAY_S:
+        return f"{hours}:{whole % _HOUR_S // _MINUTE_S:02} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def rough(seconds: float) -> str:
+    """Return how long something will take, which nobody knows to the second: ``45 s``, ``12 min``, ``3 h``, ``4 d``."""
+    for unit, name in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{math.floor(seconds / unit + 0.5)} {name}"
+    return f"{max(5, 5 * math.floor(seconds / 5 + 0.5))} s"
 
 
 def moment(at: float | None) -> str:

@@ -1,6 +1,7 @@
 """The process that makes reports: a job on each line of its input, what came of it on each line of its output.
 
-Started by ``maker`` as ``python -P -m batchd.report``. It ends with its input, and with whoever started it.
+Started by ``process`` as ``python -P -m batchd.report``; with ``--behind``, all else that the machine does goes before.
+It ends with its input, and with whoever started it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from batchd.spool import files, outbox
 from batchd.store.reader import Reader
 
 _PR_SET_PDEATHSIG = 1
-#: Agents, and all else that the machine does, go before.
+#: Agents, and all else that the machine does, go before a large report.
 _NICE = 10
 #: Who goes first where the machine is short of memory: a report can be made anew.
 _OOM_SCORE = "800"
@@ -50,7 +51,8 @@ def _step_back() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
         sys.exit(1)  # who started it died before the line above
-    os.nice(_NICE)
+    if "--behind" in sys.argv:
+        os.nice(_NICE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     for what, most in (

@@ -42,6 +42,8 @@ class Blocks:
         #: Transcripts that are in it, and that would not fit.
         self.embedded = 0
         self.left_out = 0
+        #: Tasks of which there is no block.
+        self.bare = 0
 
     @property
     def text(self) -> str:
@@ -63,6 +65,7 @@ class Blocks:
             block = _packed(_details(told, in_full=False))
             self._left_short -= len(block)
             return self._put(block)
+        self.bare += 1
         return 0, 0
 
     def _put(self, block: str) -> tuple[int, int]:

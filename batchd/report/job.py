@@ -36,13 +36,13 @@ class Outcome:
     error: str = ""
 
 
-def job(batch: Batch, config: Config, *, orders: bool) -> Job:
+def job(batch: Batch, config: Config, style: Style) -> Job:
     """Return the job to report on a batch in its own folder."""
     return Job(
         store=f"{config.paths.state}/batchd.db",
         batch=batch.name,
         target=f"{batch.folder}/{NAME}",
-        style=style(config, orders=orders),
+        style=style,
     )
 
 

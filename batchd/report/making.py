@@ -174,3 +174,8 @@ def _notes(sources: Iterable[Gathered], blocks: Blocks) -> Iterable[str]:
             f"{blocks.left_out:,} transcripts are not in this page, whose quota they pass ([report] transcripts_mb):"
             " they are files beside the results."
         )
+    if blocks.bare:
+        yield (
+            f"Of {blocks.bare:,} tasks the page has no more than the table shows, for the same reason: their prompts,"
+            " answers and files stand in their results."
+        )

@@ -7,6 +7,8 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from string import Template
 
 import msgspec
@@ -21,24 +23,41 @@ _MOST_PLAIN = 100
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """What all reports have in common."""
+
+    template: Template
+    policy: str
+    style: str
+    script: str
+
+
 def page(content: Content, blocks: str) -> bytes:
     """Return the page. ``blocks``: what ``content.tasks.block`` points into."""
+    frame = _frame()
+    text = frame.template.substitute(
+        title=html.escape(content.title),
+        policy=frame.policy,
+        style=frame.style,
+        script=frame.script,
+        data=embedded(content),
+        blocks=blocks,
+        plain=_plain(content),
+    )
+    return text.encode("utf-8", "replace")
+
+
+@cache
+def _frame() -> _Frame:
     style = pages.together(__package__, pages.STYLES, ("report.css",))
     script = pages.together(__package__, pages.SCRIPTS, SCRIPTS)
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:;"
         " base-uri 'none'; form-action 'none'"
     )
-    text = Template(pages.asset(__package__, "page.html")).substitute(
-        title=html.escape(content.title),
-        policy=html.escape(policy),
-        style=style,
-        script=script,
-        data=embedded(content),
-        blocks=blocks,
-        plain=_plain(content),
-    )
-    return text.encode("utf-8", "replace")
+    template = Template(pages.asset(__package__, "page.html"))
+    return _Frame(template=template, policy=html.escape(policy), style=style, script=script)
 
 
 def embedded(content: Content) -> str:

@@ -12,8 +12,9 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task
-from batchd.store import lookups, past, spending
+from batchd.store import held, lookups, past, recent, spending
 from batchd.store.past import PastTask
+from batchd.store.recent import Answered
 from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
 from batchd.store.schema import UNREADABLE, explain, open_reader
 from batchd.store.spending import Split
@@ -148,14 +149,16 @@ class Reader:
         return [task_row(row) for row in rows]
 
     def done_since(self, at: float) -> Done:
-        """Return what tasks have done that ended since then."""
-        [row] = self._source.rows(
-            "SELECT count(*), coalesce(sum(t.input_tokens + t.output_tokens), 0), coalesce(sum(t.cost_usd), 0.0)"
-            " FROM batches b JOIN tasks t ON t.batch = b.id"
-            " WHERE (b.published_at IS NULL OR b.published_at >= ?1) AND t.finished_at >= ?1",
-            at,
-        )
-        return Done(*row)
+        """Return how many tasks have ended since then, and what was used by all that were at work."""
+        return self._source.read(recent.done, at)
+
+    def answered_since(self, at: float) -> list[Answered]:
+        """Return the calls that were answered since then."""
+        return self._source.read(recent.answered, at)
+
+    def held(self, parked: Sequence[Parking]) -> int:
+        """Return how many tasks are parked, or queued for what is parked as a whole."""
+        return self._source.read(held.held, parked)
 
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""

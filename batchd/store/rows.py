@@ -98,7 +98,7 @@ class Done:
 
     #: Tasks that have ended.
     tasks: int = 0
-    tokens: int = 0
+    tokens: float = 0
     usd: float = 0.0
 
     def __add__(self, other: Done) -> Done:

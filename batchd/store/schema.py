@@ -170,7 +170,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
         raise explain(error, path) from error
     if version < len(MIGRATIONS):
         db.close()
-        raise StoreError(f"{path} is of an older version; `batchd serve` migrates it")
+        raise StoreError(
+            f"{path} is of an older version; `batchd serve` migrates it: where a daemon of that version still runs, restart it"
+        )
     return db
 
 

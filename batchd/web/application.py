@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from batchd.errors import BatchdError, UnknownNameError, UsageError
 from batchd.records import Ref, Status
 from batchd.store.reader import Reader
 from batchd.store.views import ORDERS
-from batchd.web import live, page, views
+from batchd.web import live, money, page, views
 from batchd.web.books import Books
 from batchd.web.gate import SESSION_S, Gate
 from batchd.web.live import Wish
@@ -34,7 +33,7 @@ from batchd.web.watch import Watch
 
 #: Characters of what tasks are searched for.
 _LONGEST = 200
-#: Older batches that are told at once, and lines of money.
+#: Older batches that are told at once.
 _MOST = 100
 #: A report larger than this is opened from its folder.
 _REPORT = 64 << 20
@@ -43,13 +42,6 @@ _REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline';"
     " script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_SPLITS: Mapping[str, tuple[str, ...]] = {
-    "day": ("day",),
-    "batch": ("batch",),
-    "provider": ("provider",),
-    "model": ("provider", "model"),
-    "purpose": ("purpose",),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +183,9 @@ class _Handlers:
     async def cost(self, request: Request) -> Response:
         """Return what was spent, split up."""
         by, days = request.query_params.get("by", "day"), _number(request, "days")
-        if by not in _SPLITS:
-            raise UsageError(f"by is one of {', '.join(_SPLITS)}")
-        return _json(await self._desk.books.ask(lambda reader: _spent(reader, by, days)))
+        if by not in money.SPLITS:
+            raise UsageError(f"by is one of {', '.join(money.SPLITS)}")
+        return _json(await self._desk.books.ask(lambda reader: money.spent(reader, by, days)))
 
     # What keeps them up to date
 
@@ -270,22 +262,6 @@ def _wish(request: Request) -> Wish:
         descending=order.startswith("-"),
         page=_number(request, "page"),
     )
-
-
-def _spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
-    since = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=days - 1) if days else None
-    split: Any = _SPLITS[by]
-    rows = reader.spend(split, since=since)
-    lines = [views.spent(row, "/".join(getattr(row, part) for part in split)) for row in rows]
-    # Days as they went by, the newest first; of all else the dearest.
-    lines.sort(key=lambda x: x["name"] if by == "day" else (x["usd"], x["input"]), reverse=True)
-    total = [views.spent(row, "total") for row in reader.spend((), since=since)]
-    return {
-        "by": by,
-        "lines": lines[:_MOST],
-        "more": max(0, len(lines) - _MOST),
-        "total": total[:1],
-    }
 
 
 def _file(path: Path) -> bytes | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from batchd.observe import troubles
+from batchd.observe import troubles, versions
 from batchd.observe.parking import Standstill, standstills
 from batchd.observe.snapshot import Agent, Daemon, Provider, Snapshot
 from batchd.records import Ref
@@ -50,6 +50,7 @@ def overview(sight: Sight) -> dict[str, Any]:
         "left": snapshot.left,
         "queued": snapshot.queued,
         "waiting": len(snapshot.waiting),
+        "held": snapshot.held,
         "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
         "speed": _speed(snapshot),
         "running": len(snapshot.agents),
@@ -169,6 +170,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
     return {
         "pid": daemon.pid,
         "version": daemon.version,
+        "differs": versions.differs({"version": daemon.version}),
         "started_at": daemon.started_at,
         "draining": daemon.draining,
         "workers": daemon.workers,
@@ -177,6 +179,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
             "limit_usd": daemon.day.limit_usd,
             "spent_usd": daemon.day.spent_usd,
             "reserved_usd": round(daemon.day.reserved_usd, 8),
+            "unsettled_usd": round(daemon.day.unsettled_usd, 8),
         }
         if daemon.day
         else None,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -248,6 +250,26 @@ def test_transcripts_beyond_the_quota_are_linked(night: Night) -> None:
         await page.until(f"{_DIALOG}.textContent.includes('it lies beside it')")
         link = await page.evaluate("document.querySelector('dialog .body a').href")
         assert unquote(link.removeprefix("file://")) == str(night.outbox / "240.jsonl")
+
+    browse(night, read)
+
+
+def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
+    """A batch too large for its page has figures of every task; of how many it has no texts stands above, and where they are in each."""
+    night = Night(tmp_path, 90)
+    night.write()
+    config = night.folder / "config.toml"
+    config.write_text("[report]\ntranscripts_mb = 0.01\n")
+    assert main(["--config", str(config), "report", night.name]) == 0
+
+    async def read(page: Page) -> None:
+        notes = await page.evaluate("document.querySelector('.notes').textContent")
+        found = re.search(r"Of (\d+) tasks the page has no more than the table shows", notes)
+        assert found
+        assert 0 < int(found[1]) < 90
+        await page.evaluate("location.hash = 'task=090'")
+        await page.until(f"{_DIALOG}.textContent.includes('090.json has the rest')")
+        assert await page.evaluate("document.querySelectorAll('.grid tbody tr').length") == 90
 
     browse(night, read)
 

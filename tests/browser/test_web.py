@@ -15,6 +15,8 @@ from serving import Page as Served
 from serving import web
 from stored import Night
 
+from batchd.observe.words import duration, money, rough, span
+from batchd.store.reader import Reader
 from tests.conftest import Spool
 
 _SLOW = "standin/latency-0.5+steps-4"
@@ -221,6 +223,49 @@ def test_what_models_wrote_stays_text(night: Spool) -> None:
 
     with web(night) as served:
         browse(served, read)
+
+
+def test_times_are_told_as_on_a_terminal(night: Spool) -> None:
+    """Pages write spans of time letter for letter as commands do."""
+    seconds = [0, 0.25, 0.96, 9.94, 9.95, 9.999, 29.5, 59.4, 59.5, 60, 89.9, 90, 725.4, 3599.6]
+    seconds += [3600, 5399, 5400, 86_399, 129_600, 172_799.4, 172_800, 1e7]
+
+    async def read(page: Page) -> None:
+        for name, told in (("duration", duration), ("span", span), ("rough", rough)):
+            found = await page.evaluate(f"{json.dumps(seconds)}.map(Words.{name})")
+            assert found == [told(s) for s in seconds], name
+
+    with web(night) as served:
+        browse(served, read)
+
+
+def test_what_steers_terminals_is_shown_as_what_it_is(night: Spool) -> None:
+    """As on a terminal: colours go, other sequences and marks that turn text around can be read; no empty boxes."""
+    given = "\x1b[1;31mred\x1b[0m\x1b[K \x1b]0;owned\x07 \u202eabc\r\nnext\tline"
+
+    async def read(page: Page) -> None:
+        shown = await page.evaluate(f"Dom.el('p', {{ text: {json.dumps(given)} }}).textContent")
+        assert shown == "red \\x1b]0;owned\\x07 \\u202eabc\nnext\tline"
+
+    with web(night) as served:
+        browse(served, read)
+
+
+def test_money_is_split_by_tag(night: Spool) -> None:
+    """As `batchd cost --by tag` splits it; what a task with two tags cost is in both lines, and that is said."""
+    with Reader(night.folder / ".batchd/batchd.db") as reader:
+        [row] = reader.spend(("tag",))
+
+    async def read(page: Page) -> None:
+        await page.until("document.querySelector('.spent tbody tr, .spent li, .spent table')")
+        await page.click("[data-value=tag]")
+        await page.until("document.querySelector('.spent').textContent.includes('nightly')")
+        text = await page.evaluate("document.querySelector('.spent').textContent")
+        assert f"> {money(row.known_usd)}" in text
+        assert await page.evaluate("location.search") == "?by=tag&days=0"
+
+    with web(night) as served:
+        browse(served, read, at="/cost?days=0")
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -489,3 +489,50 @@ def test_demo_completes_everything(spool: Any) -> None:
         "server.jsonl",
     ):
         assert Path(folder, name).stat().st_size
+
+
+_OLDER = """\
+import batchd
+batchd.__version__ = "0.0.9"
+"""
+
+
+def test_an_upgrade_is_told_while_the_old_daemon_runs(spool: Any) -> None:
+    """Every command that speaks with a daemon of another version says in one line what to restart, and does its work."""
+    (spool.folder / "old").mkdir()
+    (spool.folder / "old" / "sitecustomize.py").write_text(_OLDER)
+    path = f"{spool.folder / 'old'}:{spool.environment['PYTHONPATH']}"
+    task = spool.write("t.json", [{"first_prompt": "x"}])
+    with spool.serving(PYTHONPATH=path):
+        for command in (
+            ("submit", "--wait", task),
+            ("status",),
+            ("status", "--json"),
+            ("pause", "--all"),
+            ("resume",),
+            ("tune",),
+        ):
+            done = spool.batchd(*command)
+            assert done.returncode == 0, done.stderr
+            told = [line for line in done.stderr.splitlines() if "restart the daemon" in line]
+            assert len(told) == 1, (command, done.stderr)
+            assert "The daemon is batchd 0.0.9, this program is " in told[0]
+        refused = spool.batchd("cancel", "nothing")
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 2)
+        assert "restart the daemon" in spool.batchd("top", "--once").stdout.replace("\n", "")
+        assert "restart the daemon" in spool.batchd("check", "--offline").stdout
+    with spool.serving():
+        assert spool.batchd("status").stderr == ""
+
+
+def test_a_pipe_gets_whole_tables(spool: Any) -> None:
+    """What a terminal of 80 columns cuts, a pipe has: there is no line to fit."""
+    why = "only when somebody has read every line of it, and " * 3
+    spool.write("t.json", [{"first_prompt": "x"}])
+    with spool.serving():
+        spool.batchd("pause", "--all", "-m", why)
+        spool.batchd("submit", "t.json")
+        spool.eventually(lambda: "t " in spool.batchd("status").stdout)
+        lines = spool.batchd("status", "t").stdout.splitlines()
+        row = next(line for line in lines if line.startswith("001 "))
+    assert why.strip() in row

@@ -689,6 +689,8 @@ def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
             ("spool.scan_s=1", "cannot change while the daemon runs"),
             ("sandbox.user=no-such-user", "no-such-user"),
             ("pool=3", "no SECTION.KEY"),
+            ("providers.zz.rpm=5", "providers.zz.rpm: there is no provider zz (known are"),
+            ("providers.standing.rpm=5", "do you mean standin?"),
             ("models.standin/steps-2.context_window=5", "in quotes"),
             ("pool.processes", "no SECTION.KEY=VALUE"),
         ):

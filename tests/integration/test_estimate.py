@@ -177,6 +177,35 @@ def test_what_nobody_knows_is_said(counted: Any) -> None:
     assert "cost           unknown" in counted.batchd("estimate", new).stdout
 
 
+def test_every_budget_is_told(counted: Any) -> None:
+    """Of task, batch and day: each that there is, and which there is not; of the day's, what is left of it today."""
+    config = counted.folder / "config.toml"
+    plain = counted.write("plain.json", [{"first_prompt": "x", "model": "standin/steps-3"}])
+    free = counted.batchd("estimate", plain).stdout
+    assert "money without a limit" in free
+    assert "Limits on money  task: none; batch: none; day: none" in free
+    config.write_text(f"{config.read_text()}[budget]\nper_day_usd = 0.5\n")
+    daily = counted.batchd("estimate", plain).stdout
+    assert "without a limit" not in daily
+    assert "what days allow" in daily
+    assert "day: $0.50, $0.50 of it left today (UTC)" in daily
+    assert "Today's budget has $0.50 left" in daily
+    some = [{"first_prompt": "y", "limits": {"max_cost_usd": 0.25}}, {"first_prompt": "z"}]
+    both = counted.write("both.json", some, model="standin/steps-3", budget_usd=2.0)
+    with counted.serving():
+        run(counted, plain)
+        spent = counted.result("plain", "summary")["cost"]["total"]
+        shown = counted.batchd("estimate", both, plain).stdout
+        found = estimated(counted, both)
+    assert "task: $0.25 for 1 of 3; batch: $2.00 for both, none for plain; day: $0.50," in shown
+    assert found["budgets"] == {
+        "tasks_with_limit": 1,
+        "batches_usd": {"both": 2.0},
+        "day_usd": 0.5,
+        "left_today_usd": pytest.approx(0.5 - spent),
+    }
+
+
 def test_no_sandbox_no_exact_count(spool: Any) -> None:
     """Where no sandbox can be asked for its facts, the first requests are counted without them, and that is said."""
     path = spool.write("one.json", [{"first_prompt": "x"}])

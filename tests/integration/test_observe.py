@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from weather import Station, until
 
+from batchd import control
 from batchd.observe.conversation import Kind, Passage, passages
 from batchd.observe.snapshot import Observer
 from batchd.records import Ref
@@ -64,6 +65,52 @@ def test_speed_is_measured_from_the_start_of_what_is_open(tmp_path: Path, base_u
         if late.agents:
             assert late.seconds_left == pytest.approx(late.left / pace, rel=0.01)
         station.completed("b", 8)
+
+
+def test_one_look_tells_what_is_used(tmp_path: Path, base_url: str) -> None:
+    """Tokens and requests a minute come from calls on record: of tasks that are in the middle of their work, too."""
+    station = Station(tmp_path, base_url, model="latency-0.3+steps-60")
+    with station.serving():
+        tasks = [{"first_prompt": f"do {n}"} for n in range(2)]
+        station.drop("b.json", json.dumps({"tasks": tasks}).encode())
+        until(lambda: len(station.told("model_called")) >= 40, within_s=60)
+        with Observer(tmp_path / ".batchd") as observer:
+            first = observer.look()
+            [row] = first.batches
+            assert (row.finished, len(first.agents)) == (0, 2)
+            assert first.speed is not None
+            used = row.input_tokens + row.output_tokens
+            assert first.speed.tokens_a_minute == pytest.approx(
+                used / first.speed.over_s * 60, rel=0.2
+            )
+            [provider] = first.providers
+            pace = first.speed.tokens_a_minute
+            assert provider.tokens_a_minute == pytest.approx(pace, rel=0.4), "one screen, one truth"
+            assert provider.calls_a_minute == pytest.approx(pace / used * row.calls, rel=0.4)
+        station.process.kill()  # type: ignore[union-attr]
+        station.process.wait()  # type: ignore[union-attr]
+        station.process = None
+
+
+def test_what_is_paused_is_not_in_the_time_left(tmp_path: Path, base_url: str) -> None:
+    """Tasks of a paused batch, a paused task and a parked provider's are held, whether they have begun or not; others are not."""
+    more = f'[providers.other]\nbase_url = "{base_url}"\n'
+    station = Station(tmp_path, base_url, model="hang", more=more)
+    with station.serving(), Observer(tmp_path / ".batchd") as observer:
+        for name, count, extra in (("a", 5, {}), ("c", 4, {"model": "other/hang"}), ("d", 3, {})):
+            tasks = [{"first_prompt": f"{name} {n}", **extra} for n in range(count)]
+            station.drop(f"{name}.json", json.dumps({"tasks": tasks}).encode())
+            until(lambda name=name: (station.outbox / name / "request.json").exists())  # type: ignore[misc]
+        until(lambda: len(observer.look().agents) == 2)
+        assert observer.look().held == 0
+        for scope, name, held in (
+            ("batch", "d", 3),
+            ("provider", "other", 7),
+            ("task", "a/005", 8),
+            ("all", "", 10),
+        ):
+            control.request(station.folder / ".batchd", "pause", scope=scope, name=name)
+            assert observer.look().held == held, scope
 
 
 def _reads_well(told: list[Passage]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -114,7 +116,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     """Who makes reports ends with the daemon, also while nobody closes its input."""
     started = (
         "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-P', '-m', 'batchd.report'])\n"
+        "child = subprocess.Popen([sys.executable, '-P', '-m', 'batchd.report', '--behind'])\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )
     with subprocess.Popen(
@@ -134,6 +136,31 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
 
 def _nice(process: Path) -> int:
     return int((process / "stat").read_text().rpartition(")")[2].split()[16])
+
+
+def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> None:
+    """A large one stands behind all that the machine does; small ones neither wait for it, nor behind others: their summaries come."""
+    large = json.dumps([{"first_prompt": f"do {n}"} for n in range(21)]).encode()
+    station = Station(tmp_path, model_server)
+    with station.serving():
+        station.drop("first.json", large)
+        station.completed("first", 21)
+        [behind] = [pid for pid in _makers() if _of(pid, station)]
+        assert _nice(Path("/proc", behind)) == 10
+        os.kill(int(behind), signal.SIGSTOP)
+        station.drop("large.json", large)
+        until(lambda: len([*station.outbox.glob("large/*.json")]) == 22, station.text)
+        station.drop("small.json", b'{"first_prompt": "x"}')
+        station.completed("small", 1)
+        assert (station.outbox / "small/report.html").exists()
+        assert {
+            _nice(Path("/proc", pid)) for pid in [pid for pid in _makers() if _of(pid, station)]
+        } == {0, 10}
+        assert not (station.outbox / "large/summary.json").exists()
+        os.kill(int(behind), signal.SIGCONT)
+        station.completed("large", 21)
+        assert (station.outbox / "large/report.html").exists()
+    assert station.told("report_trouble") == []
 
 
 def test_secrets_of_tasks_are_in_no_report(spool: Spool) -> None:

@@ -104,6 +104,34 @@ def test_a_batch_of_fifty_is_shown_and_walked_through(at: Control) -> None:
         assert terminal.clean()
 
 
+def test_the_window_changes_while_it_runs(at: Control) -> None:
+    """After each change the whole picture fits, nothing of the former one is left, and what is chosen stays in sight."""
+    with at.spool.serving(), top(at, "-i", "0.2") as terminal:
+        at.drop("docs", [{"id": f"t{n:02}", **HANGS} for n in range(40)])
+        terminal.shows("16/16 agents")
+        terminal.type("jjj")
+        for columns, lines in ((200, 50), (40, 10), (80, 24), (200, 50), (80, 24)):
+            terminal.resize(columns, lines)
+            terminal.signal(signal.SIGWINCH)
+            screen = terminal.until(
+                lambda s, wide=columns > 100: (
+                    s.rpartition("\n")[2].startswith("q quit")
+                    and "docs/t" in s
+                    and ("DETAIL" in s) is wide
+                )
+            )
+            rows = screen.split("\n")
+            assert len(rows) == lines, screen
+            assert all(len(row.rstrip()) <= columns for row in rows)
+            clocks = re.findall(r"\d\d:\d\d:\d\d", screen)
+            assert len(clocks) <= 1, "one picture, not two"
+            assert screen.count("AT WORK") == 1
+            chosen = [y for y in range(lines) if terminal.screen.buffer[y][0].reverse]
+            assert len(chosen) == 1, screen
+        terminal.type("q")
+        assert (terminal.ends(), terminal.clean()) == (0, True)
+
+
 def test_keys_cancel_pause_and_run_again(at: Control) -> None:
     """Each order reaches the daemon as the command of that name sends it; what was not confirmed, does not."""
     with at.spool.serving(), top(at, "-i", "0.3") as terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from weather import TASK, Station, until
 
 from batchd import events, taskstate
+from batchd.store.reader import Reader
 
 #: Found by every Python of the daemon at its start: its clock is ahead by what a file says.
 _CLOCK = """
@@ -107,6 +109,39 @@ def test_time_at_work_leaves_out_what_the_clock_was_moved_by() -> None:
             state = taskstate.fold("x", [*base, *order])
             assert state.run_s == 16.0
             assert state.run_time(1020.0 + moved) == 20.0
+
+
+def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
+    """A day's budget that is spent holds tasks until midnight UTC, not longer; each call is booked on its own day, and no day on more than it may."""
+    per_day, model = 0.012, "latency-0.1+steps-2"
+    more = (
+        f"[budget]\nper_day_usd = {per_day}\n[limits]\nmax_output_tokens = 500\n"
+        f'[models."standin/{model}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
+    )
+    station = Station(tmp_path, model_server, model=model, more=more)
+    clock = Clock(station)
+    days = [datetime.now(UTC).date() + timedelta(days=n) for n in (1, 2)]
+    midnight = datetime.combine(days[1], dt.time(), UTC).timestamp()
+    clock.set(midnight - 3600 - time.time())  # tomorrow, late in the evening
+    with station.serving():
+        tasks = [{"first_prompt": f"do {n}"} for n in range(8)]
+        station.drop("b.json", json.dumps(tasks).encode())
+        until(lambda: station.told("budget_reached"), station.text)
+        done = len([*station.outbox.glob("b/00*.json")])
+        assert done < 8
+        parked = json.loads(station.status("--json"))["parked"]
+        assert ("day", "budget") in {(p["scope"], p["cause"]) for p in parked}
+        clock.set(midnight - 3 - time.time())
+        station.completed("b", 8)
+        assert json.loads(station.status("--json"))["parked"] == []
+    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        booked = {row.day: row for row in reader.spend(("day",))}
+    assert [*booked] == [day.isoformat() for day in days]
+    assert all(row.known_usd + row.unsettled_usd <= per_day for row in booked.values())
+    assert sum(row.calls for row in booked.values()) == 16
+    ends = [_seconds(r["timing"]["finished_at"]) for r in _results(station, "b")]
+    assert done <= sum(end < midnight for end in ends) < 8
+    assert max(ends) < midnight + 15, "it goes on at once"
 
 
 class Model:

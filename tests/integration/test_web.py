@@ -163,6 +163,8 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
         cost = page.get("/api/cost?by=model&days=1")
         assert [line["name"] for line in cost["lines"]] == [SLOW]
         assert cost["total"][0]["calls"] == 12
+        tags = page.get("/api/cost?by=tag&days=1")["lines"]
+        assert {line["name"]: line["calls"] for line in tags} == {"(none)": 12}
         until(lambda: page.get("/api/batches/b")["report"])
         answer, data = page.ask("/batches/b/report.html")
         assert b"<title>b" in data

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from batchd import __version__
 from batchd.log import Action
-from batchd.observe import troubles
+from batchd.observe import troubles, versions
 from batchd.observe.snapshot import snapshot
+from batchd.observe.speed import Speed
 from batchd.observe.words import money
+from batchd.records import Batch, Ref, Status
+from batchd.store.rows import BatchRow, TaskRow
 
 #: What a daemon said of itself before there was `top`.
 OLD: dict[str, Any] = {
@@ -40,6 +45,31 @@ OLD: dict[str, Any] = {
 def test_money_is_told_in_digits_that_matter(usd: float | None, told: str) -> None:
     """As the pages tell it: nothing that was spent is told as nothing, and dollars have cents."""
     assert money(usd) == told
+
+
+def test_old_daemons_are_told_from_new_ones() -> None:
+    """One line says which is which and what to restart; of the same version, of none and of a silent one, nothing."""
+    assert [versions.differs(told) for told in (None, {}, {"version": __version__})] == [""] * 3
+    old = versions.differs({"version": "0.0.9"})
+    assert "restart the daemon" in old
+    assert f"batchd 0.0.9, this program is {__version__}" in old
+    assert "restart the daemon" in versions.differs({"pid": 1})
+    new = versions.differs({"version": "99.10.0"})
+    assert "newer than this program" in new
+    assert "restart the daemon" not in new
+
+
+def test_the_time_left_is_of_what_can_run() -> None:
+    """What is parked is left, and waits for something else: no pace brings it about."""
+    batch = Batch(name="b", claim="", outbox="/o", request="r", received_at=1.0)
+    counts = dict.fromkeys([f.name for f in fields(BatchRow)], 0)
+    row = BatchRow(**{**counts, "batch": batch, "tasks": 40, "completed": 10, "problems": ()})
+    task = dict.fromkeys([f.name for f in fields(TaskRow)], 0)
+    running = TaskRow(**{**task, "ref": Ref("b", "1"), "status": Status.RUNNING, "step": ""})
+    speed = Speed(over_s=60, tasks_a_minute=2, tokens_a_minute=0, usd_a_minute=0)
+    now = {"batches": [row], "speed": speed, "rows": [running]}
+    assert snapshot(OLD, **now).seconds_left == 15 * 60
+    assert snapshot(OLD, held=6, **now).seconds_left == 12 * 60
 
 
 def test_each_trouble_has_words() -> None:

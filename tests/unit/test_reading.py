@@ -6,7 +6,7 @@ from batchd.cli import glyphs, reading
 from batchd.cli.common import width_of
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
 from batchd.observe.conversation import Kind, Passage, passages
-from batchd.observe.words import compact, span
+from batchd.observe.words import compact, duration, rough, span
 from batchd.records import Answer, Evaluation, Purpose, ToolCall, Usage
 
 
@@ -72,7 +72,7 @@ def test_no_line_is_wider_than_the_terminal() -> None:
     for width in (20, 47, 80):
         lines = _text(passage, width)
         assert all(width_of(line) <= width for line in lines), lines
-        assert all(line.startswith("  │ ") for line in lines[1:] if "1.2 s" not in line)
+        assert all(line.startswith("  │ ") for line in lines[1:] if "1.3 s" not in line)
     end = Passage(
         at=0.0,
         kind=Kind.END,
@@ -83,7 +83,7 @@ def test_no_line_is_wider_than_the_terminal() -> None:
     assert all(width_of(line) <= 30 for line in _text(end, 30)), _text(end, 30)
     title = Passage(at=0.0, kind=Kind.TOOL, title="shell " + "x" * 100, seconds=12.0, ok=False)
     assert all(width_of(line) <= 40 for line in _text(title, 40))
-    assert _text(title, 40)[-1].endswith("  12.0 s")
+    assert _text(title, 40)[-1].endswith("  12 s")
 
 
 def test_what_tools_were_given_is_shown() -> None:
@@ -146,10 +146,29 @@ def test_figures_are_short() -> None:
         "4.56M",
         "2.50G",
     ]
-    assert [span(s) for s in (0.2, 59.4, 59.5, 61.0, 3725.0)] == [
+    assert [span(s) for s in (0.2, 59.9, 60.0, 61.0, 3725.0, 172_799, 187_200)] == [
         "0 s",
         "59 s",
-        "1:00",
-        "1:01",
-        "1:02:05",
+        "1:00 min",
+        "1:01 min",
+        "1:02 h",
+        "47:59 h",
+        "2 d 4 h",
+    ]
+    assert [duration(s) for s in (0.04, 9.94, 9.95, 59.4, 59.5, None)] == [
+        "0.0 s",
+        "9.9 s",
+        "10 s",
+        "59 s",
+        "1:00 min",
+        "",
+    ]
+    assert [rough(s) for s in (1, 44, 89, 90, 5399, 5400, 129_600)] == [
+        "5 s",
+        "45 s",
+        "90 s",
+        "2 min",
+        "90 min",
+        "2 h",
+        "2 d",
     ]

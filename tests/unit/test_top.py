@@ -107,7 +107,7 @@ def _sight() -> Sight:
             draining=True,
             workers=4,
             slots=128,
-            day=Day(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4),
+            day=Day(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4, unsettled_usd=0.2),
             troubles=(trouble,),
         ),
         silent=False,
@@ -115,6 +115,7 @@ def _sight() -> Sight:
         waiting=(_task("docs", "parked", status=Status.PARKED, message=HOSTILE),),
         batches=tuple(_batch(f"batch-{'x' * n}") for n in range(60)),
         queued=1800,
+        held=40,
         parked=(parking,),
         providers=tuple(
             Provider(name=f"p{n}", concurrent=8, under_way=9, rpm=60, calls_a_minute=59.0)
@@ -152,18 +153,19 @@ def test_the_picture_tells_what_it_should() -> None:
     )
     text = "\n".join(lines)
     for told in (
-        "batchd 1.0  draining for 27:46:40, pid 4711",
+        "batchd 1.0  draining for 27:46 h, pid 4711",
         "100/128 agents, 4 workers",
         "Trouble since ",
         "To go on: ",
         "1,020/3,000 done  ✗ 180 failed  1,800 queued",
-        "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 2.8 h left",
-        "$9.50 of $10.00 (UTC day)  +$0.4000 set aside",
+        "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 3 h left",
+        "waits   40 tasks wait for something else: not in the time left",
+        "$9.50 of $10.00 (UTC day)  at most $0.2000 of it unsettled",
         "p0      ████████ 9/8 calls  ███░ 59/60 req/min",
         "and 4 providers more",
         "17/50    3   1.24M    $4.75",
         "$5.00",
-        "docs/t000                   tool 0 s             2    8:20     124k    $1.25",
+        "docs/t000                   tool 0 s             2  8:20 min     124k    $1.25",
     ):
         assert told in text, f"{told}\n{text}"
 

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from batchd.cli.top.columns import bar
 from batchd.log import escape
-from batchd.observe import parking, troubles
+from batchd.observe import parking, troubles, versions
 from batchd.observe.snapshot import Day, Provider, Snapshot
-from batchd.observe.words import compact, counted, limit, money, span
+from batchd.observe.words import compact, counted, limit, money, rough, span, unsettled
 from batchd.records import Scope
 
 #: So many providers have a line each, and so many things that wait have two.
@@ -29,10 +29,12 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
     """Return the lines, the most important first."""
     names = [escape(p.name) for p in snapshot.providers]
     label = min(_LONGEST_LABEL, max([_LABEL, *(len(name) for name in names)]))
-    found = [_daemon(snapshot, width), *_troubles(snapshot)]
+    found = [_daemon(snapshot, width), *_other_version(snapshot), *_troubles(snapshot)]
     found += [_labelled("tasks", _tasks(snapshot), label)]
     if snapshot.left and (snapshot.daemon or snapshot.silent):
         found += [_labelled("speed", _speed(snapshot), label)]
+    if snapshot.held:
+        found += [_labelled("waits", _held(snapshot), label)]
     if snapshot.daemon and snapshot.daemon.day:
         found += [_labelled("today", _day(snapshot.daemon.day), label)]
     for provider in snapshot.providers[:_PROVIDERS]:
@@ -62,6 +64,11 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(snapshot.at))
     gap = width - line.cell_len - len(clock)
     return line.append(" " * gap + clock, "dim") if gap > 1 else line
+
+
+def _other_version(snapshot: Snapshot) -> Iterator[Text]:
+    if snapshot.daemon and (told := versions.differs({"version": snapshot.daemon.version})):
+        yield Text(escape(told), "bold yellow")
 
 
 def _troubles(snapshot: Snapshot) -> Iterator[Text]:
@@ -109,32 +116,30 @@ def _speed(snapshot: Snapshot) -> Text:
         f"{speed.tasks_a_minute:.1f} tasks/min",
         f"{compact(speed.tokens_a_minute)} tokens/min",
         f"{_hourly(speed.usd_a_minute * 60)}/h",
-        Text(f"about {_long(left)} left", "bold") if left and snapshot.left else "",
+        Text(f"about {rough(left)} left", "bold") if left and snapshot.left else "",
     )
+
+
+def _held(snapshot: Snapshot) -> Text:
+    verb = "waits" if snapshot.held == 1 else "wait"
+    told = f"{counted(snapshot.held, 'task')} {verb} for something else"
+    return Text(f"{told}: not in the time left" if snapshot.seconds_left else told, "yellow")
 
 
 def _hourly(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents tell enough)
 
 
-def _long(seconds: float) -> str:
-    """Return a span that nobody knows to the second."""
-    if seconds < 90:  # noqa: PLR2004 (a minute and a half)
-        return f"{seconds:.0f} s"
-    if seconds < 5400:  # noqa: PLR2004 (an hour and a half)
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def _day(day: Day) -> Text:
     reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
     held = f"+{money(reserved)} set aside" if reserved > 0 else ""
+    doubt = unsettled(day.unsettled_usd)
     if not day.limit_usd:
-        return _joined(f"{money(day.spent_usd)} spent", held)
+        return _joined(f"{money(day.spent_usd)} spent (UTC day)", doubt, held)
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
     spent = f" {money(day.spent_usd)} of {limit(day.limit_usd)} (UTC day)"
-    return _joined(Text.assemble(gauge, spent), held)
+    return _joined(Text.assemble(gauge, spent), doubt, held)
 
 
 def _provider(provider: Provider) -> Text:
@@ -147,7 +152,7 @@ def _provider(provider: Provider) -> Text:
         _rate(provider.calls_a_minute, provider.rpm, "req/min"),
         _rate(provider.tokens_a_minute, provider.tpm, "tok/min"),
         Text(f"{provider.waiting} wait", "yellow") if provider.waiting else "",
-        Text(f"pauses {provider.paused_s:.0f} s", "yellow") if provider.paused_s else "",
+        Text(f"pauses {span(provider.paused_s)}", "yellow") if provider.paused_s else "",
     )
 
 

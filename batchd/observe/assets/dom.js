@@ -5,12 +5,16 @@ const Dom = (() => {
     for (const [name, value] of Object.entries(given)) {
       if (value === null || value === undefined || value === false) continue;
       if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-      else if (name === "text") made.textContent = value;
+      else if (name === "text") made.textContent = typeof value === "string" ? readable(value) : value;
       else made.setAttribute(name === "className" ? "class" : name, value === true ? "" : value);
     }
     made.append(...children.flat().filter(child => child !== null && child !== undefined && child !== ""));
     return made;
   }
+  // Of what steers a terminal, or turns text around: colours go, line ends are line ends, all else is shown as what it is.
+  const STEERS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
+  const hex = c => (c < "\u0100" ? `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}` : `\\u${c.charCodeAt(0).toString(16)}`);
+  const readable = text => text.replace(/\r\n?/g, "\n").replace(/\x1b\[[\d;]*[mK]/g, "").replace(STEERS, hex);
   const status = (name, text) => el("span", { class: "status", "data-status": name, "data-mark": Words.MARKS[name], text: text || name });
   // A share of a bar, its width a fraction of the whole.
   function fill(colour, fraction) {

@@ -25,18 +25,27 @@ const Words = (() => {
   }
   // Where the price of a part is missing: what the rest came to.
   const atLeast = (usd, known) => (usd === null && known ? `> ${money(known)}` : money(usd));
+  // Of what counts as spent, what calls without an answer on record may have cost.
+  const unsettled = usd => (usd > 0 ? `at most ${money(usd)} of it unsettled` : "");
+  // Spans of time are told as observe/words.py tells them.
+  const MINUTE = 60, HOUR = 3600, DAY = 86400;
   function duration(seconds) {
     if (seconds === null || seconds === undefined) return "";
-    if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-    const whole = Math.round(seconds), two = n => String(n).padStart(2, "0");
-    const h = Math.floor(whole / 3600), m = Math.floor(whole / 60) % 60;
-    return h ? `${count(h)} h ${two(m)} min` : `${m} min ${two(whole % 60)} s`;
+    const tenths = Math.floor(seconds * 10 + 0.5);
+    return tenths < 100 ? `${(tenths / 10).toFixed(1)} s` : span(Math.floor(seconds + 0.5));
+  }
+  // How long something has gone on, in whole seconds.
+  function span(seconds) {
+    const whole = Math.floor(seconds), hours = Math.floor(whole / HOUR), two = n => String(n).padStart(2, "0");
+    if (whole < MINUTE) return `${whole} s`;
+    if (whole < HOUR) return `${Math.floor(whole / MINUTE)}:${two(whole % MINUTE)} min`;
+    if (whole < 2 * DAY) return `${hours}:${two(Math.floor((whole % HOUR) / MINUTE))} h`;
+    return `${Math.floor(hours / 24)} d ${hours % 24} h`;
   }
   // How long something will take, as nobody knows it better.
   function rough(seconds) {
-    if (seconds < 90) return `${Math.max(5, Math.round(seconds / 5) * 5)} s`;
-    if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-    return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+    const found = [[DAY, "d"], [HOUR, "h"], [MINUTE, "min"]].find(([unit]) => seconds >= 1.5 * unit);
+    return found ? `${Math.floor(seconds / found[0] + 0.5)} ${found[1]}` : `${Math.max(5, 5 * Math.floor(seconds / 5 + 0.5))} s`;
   }
   const at = (seconds, how) => (seconds ? how.format(new Date(seconds * 1000)) : "");
   // A moment as short as it can be told.
@@ -47,7 +56,7 @@ const Words = (() => {
   const percent = part => (part === 1 ? "100 %" : `${(Math.floor(part * 1000) / 10).toFixed(1)} %`);
 
   return {
-    MARKS, NAMES, count, counted, compact, money, atLeast, duration, rough, lately, percent,
+    MARKS, NAMES, count, counted, compact, money, atLeast, unsettled, duration, span, rough, lately, percent,
     clock: s => at(s, clock), minute: s => at(s, minute), day: s => at(s, day),
     zone: () => Intl.DateTimeFormat().resolvedOptions().timeZone || "local time",
     reason: r => r.replaceAll("_", " "),

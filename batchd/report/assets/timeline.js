@@ -93,7 +93,8 @@ const Timeline = (() => {
         const left = x(at);
         g.fillStyle = inks.line; g.fillRect(left, 0, 1, height - AXIS + 6);
         g.fillStyle = inks.soft;
-        if (left > 14 && left < width - 30) { g.textAlign = "center"; g.fillText(show(at), left, height); }
+        const half = g.measureText(show(at)).width / 2;
+        if (left > half && left < width - half) { g.textAlign = "center"; g.fillText(show(at), left, height); }
       }
     }
     function area(g, inks) {

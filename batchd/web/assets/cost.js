@@ -1,7 +1,7 @@
 // What was spent.
 const CostPage = (() => {
   const { el } = Dom;
-  const SPLITS = { day: "Day", batch: "Batch", model: "Model", provider: "Provider", purpose: "Purpose" };
+  const SPLITS = { day: "Day", batch: "Batch", model: "Model", provider: "Provider", purpose: "Purpose", tag: "Tag" };
   const SPANS = { 1: "Today", 7: "7 days", 30: "30 days", 0: "All time" };
 
   function begin() {
@@ -25,11 +25,13 @@ const CostPage = (() => {
         Dom.say(`${Words.counted(told.lines.length, "line")} shown`);
       } catch (error) { Frame.failed(error); }
     }
-    function bars({ by, lines, more }) {
+    function bars({ by, lines, more, total }) {
+      const twice = by === "tag" && lines.reduce((sum, l) => sum + l.calls, 0) > total[0].calls;
       const priced = lines.some(l => l.usd > 0);
       const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.input + l.output]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.input + l.output)}`, money(l)],
         head: by === "batch" ? el("a", { href: `/batches/${encodeURIComponent(l.name)}`, text: l.name }) : null }));
-      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost"], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null);
+      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost"], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null,
+        twice ? el("p", { class: "soft more", text: "A task with several tags counts under each: the total is not their sum." }) : null);
     }
     show();
     Live.listen(() => "/live/overview", { now: told => Frame.update(told) }, Frame);

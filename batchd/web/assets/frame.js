@@ -33,6 +33,7 @@ const Frame = (() => {
     if (told.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: told.trouble, mend: "" };
     if (told.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: told.error, mend: "" };
     if (told.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
+    if (told.daemon && told.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: told.daemon.differs, mend: "" };
     for (const t of (told.daemon && told.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
   }
   function parked({ what, why, mend, since }) {

@@ -28,10 +28,7 @@ const Keep = (() => {
   }
   // How long something has been going on: counted up by `tick`.
   const since = at => el("span", { class: "since", "data-since": String(at), text: lasted(at) });
-  function lasted(at) {
-    const seconds = Math.max(0, Math.floor(Live.now() - at));
-    return seconds < 60 ? `${seconds} s` : Words.duration(seconds);
-  }
+  const lasted = at => Words.span(Math.max(0, Live.now() - at));
   function tick() {
     if (document.hidden) return;
     for (const each of document.querySelectorAll("[data-since]")) {

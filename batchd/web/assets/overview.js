@@ -22,19 +22,20 @@ const Overview = (() => {
     if (!told.left) return { strong: told.batches.length || told.ended.length ? "Nothing left to do" : "Nothing has been dropped yet" };
     const strong = `${Words.counted(told.left, "task")} left`;
     if (!told.daemon && !told.silent) return { strong, soft: ", waiting for a daemon" };
-    return { strong, soft: told.seconds_left ? `, about ${Words.rough(told.seconds_left)}` : "" };
+    const time = told.seconds_left ? `about ${Words.rough(told.seconds_left)}` : "";
+    return { strong, soft: time && `, ${time}${told.held ? ` for ${Words.count(told.left - told.held)} of them` : ""}` };
   }
   function facts(told) {
     const { daemon, speed } = told, day = daemon && daemon.day, found = [];
     if (daemon) found.push({ label: "At work", value: Words.count(told.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && told.running / daemon.slots] });
     found.push({ label: "Queued", value: Words.compact(told.queued), sub: told.waiting ? `and ${Words.count(told.waiting)} parked` : "" });
+    if (told.held) found.push({ label: "Held", value: Words.compact(told.held), sub: told.held === 1 ? "waits for something else" : "wait for something else" });
     if (speed && told.left && (daemon || told.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
       const used = day.spent_usd + day.reserved_usd;
-      const reserved = day.reserved_usd ? `${Words.money(day.reserved_usd)} set aside` : "";
-      found.push(day.limit_usd ?
-        { label: "Spent today, UTC", value: Words.money(day.spent_usd), sub: [`of ${Words.money(day.limit_usd)}`, reserved].filter(Boolean).join(", "), bar: [used / day.limit_usd > 0.9 ? "error" : "accent", used / day.limit_usd], warn: used / day.limit_usd > 0.9 } :
-        { label: "Spent today, UTC", value: Words.money(day.spent_usd), sub: reserved || "no limit a day" });
+      const part = used / day.limit_usd, warn = part > 0.9;
+      const about = [day.limit_usd ? `of ${Words.money(day.limit_usd)}` : "no limit a day", Words.unsettled(day.unsettled_usd), day.reserved_usd ? `${Words.money(day.reserved_usd)} set aside` : ""];
+      found.push({ label: "Spent today, UTC", value: Words.money(day.spent_usd), sub: about.filter(Boolean).join(", "), ...(day.limit_usd ? { bar: [warn ? "error" : "accent", part], warn } : {}) });
     }
     return found;
   }

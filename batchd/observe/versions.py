@@ -1,0 +1,29 @@
+"""Whether the daemon is of the same batchd as who asks: an upgrade changes commands at once, a daemon when it is restarted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from batchd import __version__
+
+
+def differs(told: Mapping[str, Any] | None) -> str:
+    """Return what to do about a daemon of another version, in one line; empty: nothing.
+
+    ``told``: an answer of its; of none, and of one that does not answer, there is nothing to say.
+    """
+    if not told or (version := str(told.get("version", ""))) == __version__:
+        return ""
+    which = f"batchd {version}" if version else "an older batchd"
+    if _numbers(version) > _numbers(__version__):
+        return f"The daemon is {which}, newer than this program ({__version__}): use that one's, or start this anew."
+    return (
+        f"The daemon is {which}, this program is {__version__}: restart the daemon (`systemctl restart batchd`,"
+        " or stop it and `batchd serve`). Its tasks go on where they were."
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))

@@ -1,0 +1,29 @@
+"""How many tasks wait for something that no work of others brings about."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+
+from batchd.records import Parking, Scope
+
+#: What is asked of each queued task is asked only where something of that kind is parked: there may be 100,000.
+_HELD = """
+    SELECT count(*) FROM tasks t JOIN batches b ON b.id = t.batch
+    WHERE t.published = 0 AND (t.status = 'parked' OR t.status = 'queued' AND (
+        ?1
+        OR b.name IN (SELECT value FROM json_each(?2))
+        OR ?3 <> '[]' AND substr(t.model, 1, instr(t.model, '/') - 1) IN (SELECT value FROM json_each(?3))
+        OR ?4 <> '[]' AND b.name || '/' || t.name IN (SELECT value FROM json_each(?4))))
+"""
+
+
+def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
+    """Return how many tasks are parked, or are queued for what is parked as a whole: a provider, a batch, everything."""
+    names: dict[Scope, list[str]] = {scope: [] for scope in Scope}
+    for each in parked:
+        names[each.scope].append(each.name)
+    everything = bool(names[Scope.ALL] or names[Scope.DAY])
+    lists = (json.dumps(names[s]) for s in (Scope.BATCH, Scope.PROVIDER, Scope.TASK))
+    return int(db.execute(_HELD, (everything, *lists)).fetchone()[0])

@@ -1,0 +1,46 @@
+"""What was spent, as the page of cost is given it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchd.observe.words import NO_TAG
+from batchd.store.reader import Reader
+from batchd.store.rows import SpendRow
+from batchd.web import views
+
+#: Lines that are shown.
+_MOST = 100
+#: What money can be split by, and by which keys of the ledger.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "day": ("day",),
+    "batch": ("batch",),
+    "provider": ("provider",),
+    "model": ("provider", "model"),
+    "purpose": ("purpose",),
+    "tag": ("tag",),
+}
+
+
+def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
+    """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
+    since = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=days - 1) if days else None
+    split: Any = SPLITS[by]
+    rows = reader.spend(split, since=since)
+    lines = [views.spent(row, _name(row, split)) for row in rows]
+    # Days as they went by, the newest first; of all else the dearest.
+    lines.sort(key=lambda x: x["name"] if by == "day" else (x["usd"], x["input"]), reverse=True)
+    total = [views.spent(row, "total") for row in reader.spend((), since=since)]
+    return {
+        "by": by,
+        "lines": lines[:_MOST],
+        "more": max(0, len(lines) - _MOST),
+        "total": total[:1],
+    }
+
+
+def _name(row: SpendRow, split: Sequence[str]) -> str:
+    """Return what a line of the ledger is shown under; tasks without a tag have none."""
+    return "/".join(NO_TAG if (part := getattr(row, name)) is None else part for name in split)
