@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -326,6 +327,45 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert "Traceback" not in done.stderr
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
         assert {q.status for q in store.queued("b")} == {Status.QUEUED}
+
+
+def test_a_daemon_that_cannot_prune_shows_signs_of_life(
+    spool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too old stays where the disk has no room for a change of it: systemd's watchdog is fed all the same."""
+    path = spool.folder / ".batchd" / "batchd.db"
+    add(path, 100, 3000)
+
+    async def publish(store: Store) -> None:
+        end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
+        for ref in [queued.ref for queued in store.queued("b")]:
+            await store.finish(ref, end, attempt=None)
+            await store.published(ref)
+        await store.batch_published("b")
+
+    with contextlib.closing(Store.open(path, retention_s=0, clock=lambda: 1.0)) as store:
+        asyncio.run(publish(store))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(spool.folder / "notify"))
+        systemd.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(spool.folder / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        # Room for the index of its log, and for little of the log.
+        run = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1)); os.execv(sys.argv[1], sys.argv[1:])"
+        with subprocess.Popen(
+            [sys.executable, "-c", run, *spool.command("serve")],
+            stderr=subprocess.PIPE,
+            env=spool.environment,
+        ) as daemon:
+            assert daemon.stderr is not None
+            try:
+                while b"store_trouble" not in daemon.stderr.readline():
+                    assert daemon.poll() is None
+                told = [systemd.recv(100) for _ in range(8)]
+            finally:
+                daemon.terminate()
+                daemon.stderr.read()
+    assert told.count(b"WATCHDOG=1") > 4
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
