@@ -51,6 +51,21 @@ def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
     store.close()
 
 
+def published(path: Path, tasks: int, size: int) -> None:
+    """Add a batch to a store that was published long ago."""
+    add(path, tasks, size)
+    end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
+
+    async def publish(store: Store) -> None:
+        for ref in [queued.ref for queued in store.queued("b")]:
+            await store.finish(ref, end, attempt=None)
+            await store.published(ref)
+        await store.batch_published("b")
+
+    with contextlib.closing(Store.open(path, retention_s=0, clock=lambda: 1.0)) as store:
+        asyncio.run(publish(store))
+
+
 def killed(path: Path, name: str) -> None:
     """Put a store in a file's place whose batch stands in its log alone, as a kill leaves it."""
     folder = path.parent / f"{name}-was-here"
@@ -333,18 +348,7 @@ def test_a_daemon_that_cannot_prune_shows_signs_of_life(
     spool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is too old stays where the disk has no room for a change of it: systemd's watchdog is fed all the same."""
-    path = spool.folder / ".batchd" / "batchd.db"
-    add(path, 100, 3000)
-
-    async def publish(store: Store) -> None:
-        end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
-        for ref in [queued.ref for queued in store.queued("b")]:
-            await store.finish(ref, end, attempt=None)
-            await store.published(ref)
-        await store.batch_published("b")
-
-    with contextlib.closing(Store.open(path, retention_s=0, clock=lambda: 1.0)) as store:
-        asyncio.run(publish(store))
+    published(spool.folder / ".batchd" / "batchd.db", 100, 3000)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(spool.folder / "notify"))
         systemd.settimeout(5)
@@ -366,6 +370,18 @@ def test_a_daemon_that_cannot_prune_shows_signs_of_life(
                 daemon.terminate()
                 daemon.stderr.read()
     assert told.count(b"WATCHDOG=1") > 4
+
+
+def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -> None:
+    """One that somebody put together from a dump has not the setting of ours: pruning it comes to an end."""
+    path = tmp_path / "batchd.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"PRAGMA application_id = {0x62746368}")
+        schema.apply_migrations(db, 0)
+    published(path, 100, 3000)
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        asyncio.run(asyncio.wait_for(store.prune(time.time()), 10))
+        assert not [found for found in store.prunable(time.time()) if found.stored]
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
