@@ -24,11 +24,21 @@ import msgspec
 import pytest
 from store_child import MODEL
 
-from batchd import config
+from batchd import config, control
+from batchd.daemon import Daemon
 from batchd.daemon.core import Core
-from batchd.daemon.listener import Listeners
+from batchd.daemon.listener import Listener, Listeners
 from batchd.errors import DamagedStoreError, StoreError
-from batchd.events import CallAnswered, Event, TaskFinished, TaskStarted, Terms, ToolRan, encode
+from batchd.events import (
+    CallAnswered,
+    Event,
+    Suspended,
+    TaskFinished,
+    TaskStarted,
+    Terms,
+    ToolRan,
+    encode,
+)
 from batchd.governor import Governor
 from batchd.pricing import Prices
 from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
@@ -342,6 +352,57 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert "Traceback" not in done.stderr
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
         assert {q.status for q in store.queued("b")} == {Status.QUEUED}
+
+
+class _FullAtPark(Listener):
+    """Lets the disk be full from the moment that a task gives its slot back."""
+
+    def __init__(self) -> None:
+        self.begun, self.parked = asyncio.Event(), asyncio.Event()
+        self.room = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (there is only one)
+        """Note its beginning, and leave no room once its suspension is durable."""
+        self.begun.set()
+        if isinstance(event, Suspended):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, self.room[1]))
+            self.parked.set()
+
+
+def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
+    spool: Any, slow_server: str
+) -> None:
+    """It ends as cancelled, once: what waited to be written of it before does not end the daemon."""
+    path = spool.folder / "config.toml"
+    lines = path.read_text().replace("steps-2", "steps-9").splitlines()
+    path.write_text(
+        "\n".join(f'base_url = "{slow_server}"' if "base_url" in x else x for x in lines) + "\n"
+    )
+    task = json.dumps({"tasks": [{"first_prompt": "work"}]}).encode()
+    disk = _FullAtPark()
+
+    async def order(verb: str, **arguments: str) -> dict[str, Any]:
+        state = spool.folder / ".batchd"
+        return await asyncio.to_thread(control.request, state, verb, **arguments)
+
+    async def scenario() -> None:
+        async with asyncio.timeout(60), Daemon(config.load(path, {}), listeners=[disk]) as daemon:
+            batch = await daemon.submit("b.json", task)
+            await disk.begun.wait()
+            await order("pause", scope="task", name="b/001")
+            try:
+                await disk.parked.wait()
+                await asyncio.sleep(0.3)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, disk.room)
+            assert (await order("cancel", target="b/001"))["cancelled"] == 1
+            await daemon.batch_done(batch.name)
+            await asyncio.sleep(1.5)  # what was refused by the disk is tried again within a second
+            assert (await order("status"))["batches"] == {"open": 0}
+            assert not daemon._core.broken.done()
+
+    asyncio.run(scenario())
+    assert [r["status"] for r in results(spool.folder / "outbox/b")] == ["cancelled"]
 
 
 def test_a_daemon_that_cannot_prune_shows_signs_of_life(
