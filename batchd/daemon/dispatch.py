@@ -124,16 +124,17 @@ class Dispatcher:
         task = active.task = core.store.task(ref)
         active.attempt = given.attempt
         if isinstance(active.stop, Suspended):
-            self._drop(active)
+            self.pool.release(active.worker, ref)
             await self._suspend(active, active.stop)
             return
         if refusal := starting.refusal(core, active, task, given):
-            self._drop(active)
             if isinstance(refusal, Park):
+                self.pool.release(active.worker, ref)
                 active.park = refusal
                 event = Suspended(at=time.time(), cause="park", message=refusal.message)
                 await self._suspend(active, event)
                 return
+            self._drop(active)
             # This dispatch is none that was tried.
             await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
             return
@@ -228,11 +229,12 @@ class Dispatcher:
 
     async def _suspend(self, active: Active, event: Suspended) -> None:
         """Note that a task gave its slot back."""
-        self._forget(active)
         status = Status.PARKED if event.cause == "park" else Status.QUEUED
         await self._core.durable(
             partial(self._core.store.suspend, active.ref, active.attempt, status, event.message)
         )
+        # Only now: who cancels it meanwhile must find it, and not end it under our hands.
+        self._forget(active)
         if isinstance(active.stop, CancelRequested):  # it came when the task had just stopped
             await self._cancelled(active.ref, active.stop.message)
         elif status is Status.PARKED:

@@ -249,7 +249,9 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        core.spawn(vigil.tick(core, self._systemd), endless=True)
+        if self._systemd.every_s:
+            core.spawn(vigil.feed(self._systemd), endless=True)
+        core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(self._lot.watch(), endless=True)
         if self._reload is not None:

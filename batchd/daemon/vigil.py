@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 
 from batchd.control import Server
@@ -34,14 +33,17 @@ async def keep(core: Core, server: Server) -> None:
                 tries.worked()
 
 
-async def tick(core: Core, systemd: Notifier) -> None:
-    """Feed the watchdog for ever, and drop what nobody needs any more."""
-    every_s = systemd.every_s or _PRUNE_S
-    pruned, now = 0.0, clocks.unset()
+async def feed(systemd: Notifier) -> None:
+    """Feed systemd's watchdog for ever: nothing else is waited for here."""
     while True:
         systemd.alive()
-        if time.monotonic() - pruned > _PRUNE_S:
-            pruned = time.monotonic()
-            keep_s = core.config.store.retention_days * _DAY_S
-            await core.durable(partial(core.store.prune_before, now() - keep_s))
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(systemd.every_s)
+
+
+async def tidy(core: Core) -> None:
+    """Drop what nobody needs any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
+    now = clocks.unset()
+    while True:
+        keep_s = core.config.store.retention_days * _DAY_S
+        await core.durable(partial(core.store.prune_before, now() - keep_s))
+        await asyncio.sleep(_PRUNE_S)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from batchd.records import Ref
 
 _DAY_S = 86400.0
+#: Sums of floats leave a rest, which must not pass for a call under way: others would wait for its end.
+_NOTHING = 1e-9
 
 
 @dataclass(slots=True)
@@ -100,8 +102,8 @@ class Treasury:
     def settle(self, ref: Ref, reserved: float, spent: float) -> None:
         """Turn what was set aside for a call into what it cost."""
         for purse in self.purses(ref):
-            # Sums of floats: a rest of a billionth is none.
-            purse.reserved = max(0.0, purse.reserved - reserved)
+            rest = purse.reserved - reserved
+            purse.reserved = rest if rest > _NOTHING else 0.0
             purse.spent += spent
 
     def _turn_page(self) -> None:

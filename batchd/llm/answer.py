@@ -19,7 +19,8 @@ _LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"
 _FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitive", "refusal"})
 #: The provider broke off for reasons of its own (OpenRouter, DeepSeek, Zhipu).
 BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error"})
-_TEXT_PARTS = frozenset({"text", "output_text", None})
+#: No set: what a server writes there may be no word, and nothing that could be in one.
+_TEXT_PARTS = ("text", "output_text", None)
 #: Servers without a parser for it leave a model's thinking in front of its answer.
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 

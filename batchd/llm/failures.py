@@ -40,6 +40,8 @@ _WINDOW = _SAID(
     r'|(?:tokens|\d) >|"n_ctx":|per min(?:ute)? \(tpm\): limit)\s*(\d[\d,]{2,9})\b'
     r"|(\d[\d,]{2,9}) maximum context length"
 )
+#: What HTTP calls an error.
+_STATUS = re.compile("[45][0-9][0-9]")
 #: Longer than the tokens that a minute allows: waiting does not help.
 _TOO_LARGE = "request too large"
 _FILTER = _SAID(
@@ -133,8 +135,8 @@ def error_in_answer(place: Place, error: Any) -> Failure:
     """Return what an error under status 200 says: gateways send their own provider's status as its code."""
     text = json.dumps({"error": error})
     code = error.get("code") if isinstance(error, dict) else None
-    status = int(code) if isinstance(code, int | str) and str(code).isdecimal() else 0
-    if not 400 <= status < 600:  # noqa: PLR2004 (what HTTP calls an error)
+    status = int(code) if isinstance(code, int | str) and _STATUS.fullmatch(str(code)) else 0
+    if not status:
         return place.failure(FailureKind.BAD_ANSWER, _Words.of(text).message, http_status=200)
     return http_failure(place, status, {}, text.encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -45,4 +46,5 @@ def _read(headers: Mapping[str, str]) -> Iterator[RateLimit]:
 
 def _number(value: str | None) -> float | None:
     found = _NUMBER.match(value or "")
-    return float(found[1]) if found else None
+    number = float(found[1]) if found else math.inf
+    return number if math.isfinite(number) else None

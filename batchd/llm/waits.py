@@ -79,7 +79,8 @@ def _duration(value: str) -> float | None:
     steps = _STEP.findall(value)
     if not steps or not _STEP.match(value):
         return None
-    return sum(float(number) * _UNITS[unit] for number, unit in steps)
+    total = sum(float(number) * _UNITS[unit] for number, unit in steps)
+    return total if math.isfinite(total) else None
 
 
 def _date(value: str) -> float | None:

@@ -105,7 +105,9 @@ class Worker:
             return
         self.cause = self.cause or cause
         if self._pidfd >= 0:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            # It may have ended this instant, and its fork server have buried it: `_has_exited` is on its way.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def ended(self) -> None:
         """Return when it has exited and all that it sent is read."""

@@ -292,4 +292,6 @@ def _shrink(db: sqlite3.Connection) -> bool:
     if free * 4 <= pages:
         return False
     db.execute(f"PRAGMA incremental_vacuum({_VACUUM})").fetchall()
-    return True
+    (left,) = db.execute("PRAGMA freelist_count").fetchone()
+    # A file that was put together by hand, from a dump say, gives nothing back.
+    return bool(left < free)

@@ -571,3 +571,27 @@ def test_a_worker_that_grew_is_replaced(tmp_path: Path, model_server: str) -> No
     work_off(settings, batch("a", "b"), "scripted_agents:grows")
     assert len({pid for pid, _, _ in attempts(tmp_path)}) == 2
     assert {(r["status"], r["attempts"]) for r in results(tmp_path).values()} == {("completed", 1)}
+
+
+def test_a_worker_can_be_killed_the_instant_that_it_has_ended(tmp_path: Path) -> None:
+    """Whoever watches over workers, or ends them all, must not stumble over one that was faster."""
+
+    async def scenario() -> None:
+        up = asyncio.Event()
+        worker = process.Worker(lambda _worker, _message: up.set())
+        lock = os.open(tmp_path, os.O_RDONLY)
+        try:
+            await worker.fork(lock, "batchd.agent:run")
+        finally:
+            os.close(lock)
+        async with asyncio.timeout(30):
+            await up.wait()
+        os.kill(worker.pid, signal.SIGKILL)
+        while Path(f"/proc/{worker.pid}").exists():  # noqa: ASYNC240 (nor must it wait)
+            time.sleep(0.001)  # noqa: ASYNC251 (the loop must not hear of it yet)
+        worker.kill("no sign of life")
+        async with asyncio.timeout(30):
+            await worker.ended()
+        assert worker.cause == "no sign of life"
+
+    asyncio.run(scenario())

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,11 +24,21 @@ import msgspec
 import pytest
 from store_child import MODEL
 
-from batchd import config
+from batchd import config, control
+from batchd.daemon import Daemon
 from batchd.daemon.core import Core
-from batchd.daemon.listener import Listeners
+from batchd.daemon.listener import Listener, Listeners
 from batchd.errors import DamagedStoreError, StoreError
-from batchd.events import CallAnswered, Event, TaskFinished, TaskStarted, Terms, ToolRan, encode
+from batchd.events import (
+    CallAnswered,
+    Event,
+    Suspended,
+    TaskFinished,
+    TaskStarted,
+    Terms,
+    ToolRan,
+    encode,
+)
 from batchd.governor import Governor
 from batchd.pricing import Prices
 from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
@@ -48,6 +59,21 @@ def add(path: Path, tasks: int, size: int = 0, name: str = "b") -> None:
     )
     asyncio.run(store.add_batch(batch, given))
     store.close()
+
+
+def published(path: Path, tasks: int, size: int) -> None:
+    """Add a batch to a store that was published long ago."""
+    add(path, tasks, size)
+    end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
+
+    async def publish(store: Store) -> None:
+        for ref in [queued.ref for queued in store.queued("b")]:
+            await store.finish(ref, end, attempt=None)
+            await store.published(ref)
+        await store.batch_published("b")
+
+    with contextlib.closing(Store.open(path, retention_s=0, clock=lambda: 1.0)) as store:
+        asyncio.run(publish(store))
 
 
 def killed(path: Path, name: str) -> None:
@@ -326,6 +352,97 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert "Traceback" not in done.stderr
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
         assert {q.status for q in store.queued("b")} == {Status.QUEUED}
+
+
+class _FullAtPark(Listener):
+    """Lets the disk be full from the moment that a task gives its slot back."""
+
+    def __init__(self) -> None:
+        self.begun, self.parked = asyncio.Event(), asyncio.Event()
+        self.room = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (there is only one)
+        """Note its beginning, and leave no room once its suspension is durable."""
+        self.begun.set()
+        if isinstance(event, Suspended):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, self.room[1]))
+            self.parked.set()
+
+
+def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
+    spool: Any, slow_server: str
+) -> None:
+    """It ends as cancelled, once: what waited to be written of it before does not end the daemon."""
+    path = spool.folder / "config.toml"
+    lines = path.read_text().replace("steps-2", "steps-9").splitlines()
+    path.write_text(
+        "\n".join(f'base_url = "{slow_server}"' if "base_url" in x else x for x in lines) + "\n"
+    )
+    task = json.dumps({"tasks": [{"first_prompt": "work"}]}).encode()
+    disk = _FullAtPark()
+
+    async def order(verb: str, **arguments: str) -> dict[str, Any]:
+        state = spool.folder / ".batchd"
+        return await asyncio.to_thread(control.request, state, verb, **arguments)
+
+    async def scenario() -> None:
+        async with asyncio.timeout(60), Daemon(config.load(path, {}), listeners=[disk]) as daemon:
+            batch = await daemon.submit("b.json", task)
+            await disk.begun.wait()
+            await order("pause", scope="task", name="b/001")
+            try:
+                await disk.parked.wait()
+                await asyncio.sleep(0.3)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, disk.room)
+            assert (await order("cancel", target="b/001"))["cancelled"] == 1
+            await daemon.batch_done(batch.name)
+            await asyncio.sleep(1.5)  # what was refused by the disk is tried again within a second
+            assert (await order("status"))["batches"] == {"open": 0}
+            assert not daemon._core.broken.done()
+
+    asyncio.run(scenario())
+    assert [r["status"] for r in results(spool.folder / "outbox/b")] == ["cancelled"]
+
+
+def test_a_daemon_that_cannot_prune_shows_signs_of_life(
+    spool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too old stays where the disk has no room for a change of it: systemd's watchdog is fed all the same."""
+    published(spool.folder / ".batchd" / "batchd.db", 100, 3000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(spool.folder / "notify"))
+        systemd.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(spool.folder / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        # Room for the index of its log, and for little of the log.
+        run = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1)); os.execv(sys.argv[1], sys.argv[1:])"
+        with subprocess.Popen(
+            [sys.executable, "-c", run, *spool.command("serve")],
+            stderr=subprocess.PIPE,
+            env=spool.environment,
+        ) as daemon:
+            assert daemon.stderr is not None
+            try:
+                while b"store_trouble" not in daemon.stderr.readline():
+                    assert daemon.poll() is None
+                told = [systemd.recv(100) for _ in range(8)]
+            finally:
+                daemon.terminate()
+                daemon.stderr.read()
+    assert told.count(b"WATCHDOG=1") > 4
+
+
+def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -> None:
+    """One that somebody put together from a dump has not the setting of ours: pruning it comes to an end."""
+    path = tmp_path / "batchd.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"PRAGMA application_id = {0x62746368}")
+        schema.apply_migrations(db, 0)
+    published(path, 100, 3000)
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        asyncio.run(asyncio.wait_for(store.prune(time.time()), 10))
+        assert not [found for found in store.prunable(time.time()) if found.stored]
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

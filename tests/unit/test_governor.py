@@ -367,6 +367,32 @@ def test_until_a_model_has_answered_a_tight_budget_is_used_with_caution() -> Non
     asyncio.run(scenario())
 
 
+def test_no_call_waits_for_the_end_of_calls_that_have_ended() -> None:
+    """Three calls that set 0.1, 0.2 and 0.3 dollars aside leave nothing behind, not even a rest of a float."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9)
+        g.money.open_batch("b", 5.0, 0.0)
+        tasks = [Task(g, n) for n in "abc"]
+
+        def ask(task: Task, model: str, tokens: int) -> None:
+            call = replace(task.call(PRICE), model=model, input_tokens=tokens, max_output_tokens=0)
+            g.ask(call, task._answered)
+
+        ask(tasks[0], "p/known", 100)
+        g.answered(tasks[0].ref, 0.0, Usage(calls=1, input_tokens=100))
+        for task, tokens in zip(tasks, (100, 200, 300), strict=True):
+            ask(task, "p/known", tokens)
+        for task in tasks:
+            g.answered(task.ref, 0.0)
+        # Of a model that nobody knows yet a single call goes at a time, where the money is tight.
+        ask(tasks[0], "p/new", 1000)
+        assert isinstance(tasks[0].answers[-1], Grant)
+        assert g.waiting == 0
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("kind", [FailureKind.AUTH, FailureKind.QUOTA])
 def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> None:
     """Whoever waits or asks is turned away, until one call tries and is answered."""

@@ -118,7 +118,7 @@ def test_errors_under_status_200() -> None:
     )
     assert (failure.kind, failure.http_status) == (FailureKind.RATE_LIMITED, 429)
     assert "Provider returned error: slow down please" in failure.message
-    for odd in ({"code": "x"}, "text", 5, {"code": "²"}, {"code": 12}):
+    for odd in ({"code": "x"}, "text", 5, {"code": "²"}, {"code": 12}, {"code": "9" * 5000}):
         assert error_in_answer(PLACE, odd).kind is FailureKind.BAD_ANSWER
 
 
@@ -217,6 +217,7 @@ def test_usage_in_every_dialect() -> None:
         ({"content": None, "refusal": "I will not."}, "I will not.", ""),
         ({"content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]}, "ab", ""),
         ({"content": [{"type": "thinking", "thinking": []}, {"text": "x"}]}, "x", ""),
+        ({"content": [{"type": {}, "text": "a"}, {"type": ["text"]}, {"text": "x"}]}, "x", ""),
         ({"content": "x", "reasoning_content": "why"}, "x", "why"),
         ({"content": "x", "reasoning": "why", "reasoning_details": [{}]}, "x", "why"),
         ({"content": "<think>\nwhy\n</think>\n\nx"}, "x", "why"),

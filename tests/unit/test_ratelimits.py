@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batchd.llm import ratelimits
+from batchd.llm import ratelimits, waits
 from batchd.records import RateLimit
 
 
@@ -74,3 +74,11 @@ def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
     assert isinstance(told, RateLimit)
     assert told.reset_s == pytest.approx(30, abs=2)
     assert told.window
+
+
+@pytest.mark.parametrize("name", ["limit", "remaining", "reset"])
+def test_numbers_beyond_all_bounds_are_none(name: str) -> None:
+    """What a header says of infinity has no place in JSON: a message that held it would cost the worker its life."""
+    headers = {"limit": "20", "remaining": "0", "reset": "1s", name: f"{'9' * 400}s"}
+    assert ratelimits.told({f"x-ratelimit-{key}": text for key, text in headers.items()}) == ()
+    assert waits.retry_after({"retry-after": f"{'9' * 400}s"}) is None
