@@ -23,6 +23,8 @@ from batchd.taskstate import fold
 
 #: Results that are read in one go, before others get their turn.
 _CHUNK = 50
+#: So many tasks before a batch's end, its finishers get ready.
+_FEW = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -192,6 +194,9 @@ class Batches:
         if ref.task not in known.left:
             return
         known.left.remove(ref.task)
+        if len(known.left) == _FEW:
+            for finisher in core.finishers:
+                core.spawn(finisher.soon(core.config))
         core.listeners.task_finished(ref, finished)
         self._cancel_dependants(ref, finished.status)
         self._look(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 
@@ -33,6 +34,14 @@ class ReportMaker(Finisher):
         self._killed: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None
 
+    async def soon(self, config: Config) -> None:
+        """Start the process, which takes longer than most reports do. Where that fails, ``finish`` tells."""
+        if config.report.enabled and not self._turn.locked():
+            async with self._turn:
+                with contextlib.suppress(OSError):
+                    self._process = self._process or await _started()
+                    self._keep()
+
     async def finish(self, batch: Batch, config: Config) -> None:
         """Make a batch's report, when its turn has come."""
         if not config.report.enabled:
@@ -53,8 +62,6 @@ class ReportMaker(Finisher):
 
     async def _made(self, batch: Batch, config: Config) -> str:
         """Return why there is no report; empty: there is one."""
-        if self._idle:
-            self._idle.cancel()
         answered = False
         try:
             async with asyncio.timeout(config.report.timeout_s):
@@ -66,7 +73,7 @@ class ReportMaker(Finisher):
             return str(error)
         finally:
             if answered:
-                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._rest)
+                self._keep()
             else:
                 await self._end()
         return outcome.error
@@ -81,6 +88,12 @@ class ReportMaker(Finisher):
         if not line.endswith(b"\n"):
             raise EOFError("the process that makes it was killed; of memory perhaps")
         return _OUTCOME.decode(line)
+
+    def _keep(self) -> None:
+        """Keep the process for a while."""
+        if self._idle:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._rest)
 
     def _rest(self) -> None:
         """Let the process go, which has nothing to do."""
