@@ -179,10 +179,8 @@ class Batches:
         assert isinstance(finished, TaskFinished)
 
         def write() -> None:
-            if isinstance(events[0], TaskStarted):
-                text = results.transcript(events)
-                outbox.publish(folder / f"{ref.task}.jsonl", text.encode(), replace=True)
-            outbox.publish(folder / f"{ref.task}.json", finished.result.encode(), replace=True)
+            transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
+            outbox.publish_task(folder, ref.task, transcript, finished.result)
 
         await core.on_disk(write)
         await self.confirm(ref, finished)
