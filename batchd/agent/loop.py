@@ -99,7 +99,7 @@ class _Agent:
         terms, task = self._run.terms, self._run.task
         text = terms.model.tools == "text"
         prompt = prompts.system(task, await place.facts(), text=text)
-        files = await asyncio.to_thread(place.files)
+        files = {} if place.new else await asyncio.to_thread(place.files)
         return TaskStarted(at=now, terms=replace(terms, system_prompt=prompt, files=files))
 
     def _add(self, event: Event) -> None:

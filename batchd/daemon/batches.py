@@ -23,6 +23,8 @@ from batchd.taskstate import fold
 
 #: Results that are read in one go, before others get their turn.
 _CHUNK = 50
+#: So many tasks before a batch's end, its finishers get ready.
+_FEW = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +34,8 @@ class _Open:
     batch: Batch
     #: The ids of tasks without a confirmed result.
     left: set[str]
+    #: How many tasks it has; 0 where an earlier daemon took it up.
+    tasks: int = 0
     #: Whether the dropped file lies in its folder.
     moved: bool = False
     #: Whether its last files are being written.
@@ -68,7 +72,7 @@ class Batches:
         core = self._core
         batch = await self._stored(partial(core.store.add_batch, batch, tasks))
         if batch.name not in self._open:
-            self._open[batch.name] = _Open(batch, {task.id for task in tasks})
+            self._open[batch.name] = _Open(batch, {task.id for task in tasks}, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
             for queued in core.store.queued(batch.name):
                 core.schedule.add(_queued(queued))
@@ -177,10 +181,8 @@ class Batches:
         assert isinstance(finished, TaskFinished)
 
         def write() -> None:
-            if isinstance(events[0], TaskStarted):
-                text = results.transcript(events)
-                outbox.publish(folder / f"{ref.task}.jsonl", text.encode(), replace=True)
-            outbox.publish(folder / f"{ref.task}.json", finished.result.encode(), replace=True)
+            transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
+            outbox.publish_task(folder, ref.task, transcript, finished.result)
 
         await core.on_disk(write)
         await self.confirm(ref, finished)
@@ -192,6 +194,9 @@ class Batches:
         if ref.task not in known.left:
             return
         known.left.remove(ref.task)
+        if len(known.left) == _FEW:
+            for finisher in core.finishers:
+                core.spawn(finisher.soon(known.tasks, core.config))
         core.listeners.task_finished(ref, finished)
         self._cancel_dependants(ref, finished.status)
         self._look(known)

@@ -32,31 +32,38 @@ class Channel(asyncio.BufferedProtocol):
         #: The beginning of a frame whose rest has not arrived.
         self._buffer = bytearray()
         self._cause = ""
-        #: What was sent before there was a transport.
-        self._early: list[bytes] = []
+        #: What was sent since the loop's last turn, or before there was a transport.
+        self._frames: list[bytes] = []
 
     async def attach(self, sock: socket.socket) -> None:
         """Take over ``sock``; messages begin to arrive."""
         await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
 
     def send(self, message: wire.Down | wire.Up) -> None:
-        """Write a message in one piece; one to a peer that is gone is dropped."""
-        frame = wire.pack(message)
-        if self._transport is None:
-            self._early.append(frame)
-        elif not self._transport.is_closing():
-            self._transport.write(frame)
+        """Write a message with all others of the loop's turn; one to a peer that is gone is dropped.
+
+        Each write wakes the peer, which costs both more than the message.
+        """
+        if not self._frames and self._transport is not None:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._frames.append(wire.pack(message))
+
+    def _flush(self) -> None:
+        assert self._transport is not None
+        if self._frames and not self._transport.is_closing():
+            self._transport.write(b"".join(self._frames))
+        self._frames.clear()
 
     def close(self) -> None:
         """Close once everything is written; ``on_lost`` follows."""
         if self._transport is not None:
+            self._flush()
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio calls this."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.writelines(self._early)
-        self._early.clear()
+        self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's; a reset says less than the exit code)
         """Asyncio calls this."""

@@ -192,13 +192,10 @@ class Worker:
 
 
 def _publish(run: wire.Run, ended: Ended) -> None:
-    """Write transcript and result: the result last, for it says where the transcript is."""
+    """Write transcript and result."""
     assert ended.state.finished is not None
-    folder = Path(run.batch.folder)
-    transcript = results.transcript(ended.events)
-    outbox.publish(folder / f"{run.ref.task}.jsonl", transcript.encode(), replace=True)
-    result = ended.state.finished.result
-    outbox.publish(folder / f"{run.ref.task}.json", result.encode(), replace=True)
+    transcript, result = results.transcript(ended.events), ended.state.finished.result
+    outbox.publish_task(Path(run.batch.folder), run.ref.task, transcript, result)
 
 
 class AgentHost:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from batchd.config import Config
-from batchd.pricing import Prices
 from batchd.records import Batch, Price
 from batchd.report.making import Style
+
+if TYPE_CHECKING:
+    from batchd.config import Config
 
 #: The report's name in its batch's folder.
 NAME = "report.html"
@@ -56,6 +58,8 @@ def style(config: Config, *, orders: bool = True) -> Style:
 
 
 def _priced(config: Config) -> list[tuple[str, Price | None]]:
+    from batchd.pricing import Prices  # noqa: PLC0415 (who does the jobs starts without)
+
     prices = Prices(config.models)
     known = ((name, config.providers.get(name.partition("/")[0])) for name in config.cost.compare)
     return [(name, prices.price(name, p.base_url if p else "")) for name, p in known]

@@ -25,12 +25,17 @@ class ReportMaker(Finisher):
         #: The last configuration, and how reports are made under it: prices are looked up once.
         self._style: tuple[Config, Style] | None = None
 
+    async def soon(self, tasks: int, config: Config) -> None:
+        """Start the process, which takes longer than most reports do."""
+        if config.report.enabled:
+            await self._process(tasks).start()
+
     async def finish(self, batch: Batch, tasks: int, config: Config) -> None:
         """Make a batch's report, when its turn has come."""
         if not config.report.enabled:
             return
-        process = self._small if tasks <= _SMALL else self._large
-        if error := await process.make(self._job(batch, config), config.report.timeout_s):
+        wanted = self._job(batch, config)
+        if error := await self._process(tasks).make(wanted, config.report.timeout_s):
             get_logger().warning(
                 Action.REPORT_TROUBLE,
                 batch=batch.name,
@@ -41,6 +46,9 @@ class ReportMaker(Finisher):
         """End the processes."""
         await self._small.close()
         await self._large.close()
+
+    def _process(self, tasks: int) -> Process:
+        return self._small if tasks <= _SMALL else self._large
 
     def _job(self, batch: Batch, config: Config) -> Job:
         if self._style is None or self._style[0] is not config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 
@@ -29,6 +30,14 @@ class Process:
         self._killed: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None
 
+    async def start(self) -> None:
+        """Start it before it is needed. Where that fails, ``make`` tells."""
+        if not self._turn.locked():
+            async with self._turn:
+                with contextlib.suppress(OSError):
+                    self._process = self._process or await _started(behind=self._behind)
+                    self._keep()
+
     async def make(self, wanted: Job, timeout_s: float) -> str:
         """Make a report; return why there is none, empty: there is one. ``timeout_s``: once it has begun."""
         async with self._turn:
@@ -40,8 +49,6 @@ class Process:
             await self._end()
 
     async def _made(self, wanted: Job, timeout_s: float) -> str:
-        if self._idle:
-            self._idle.cancel()
         answered = False
         try:
             async with asyncio.timeout(timeout_s):
@@ -53,7 +60,7 @@ class Process:
             return str(error)
         finally:
             if answered:
-                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._rest)
+                self._keep()
             else:
                 await self._end()
         return outcome.error
@@ -68,6 +75,12 @@ class Process:
         if not line.endswith(b"\n"):
             raise EOFError("the process that makes it was killed; of memory perhaps")
         return _OUTCOME.decode(line)
+
+    def _keep(self) -> None:
+        """Keep it for a while."""
+        if self._idle:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._rest)
 
     def _rest(self) -> None:
         """Let the process go, which has nothing to do."""

@@ -85,10 +85,10 @@ def opened(path: str) -> int:
         raise SandboxError(f"the task's directory cannot be opened: {error}") from error
 
 
-def fresh(path: str, user: str) -> int:
+def fresh(path: str, user: str) -> tuple[int, bool]:
     """Make a task's own directory where it is not there yet, and open it; as root it goes to ``user``.
 
-    Raises ``SandboxError``.
+    Returns whether it was made, too. Raises ``SandboxError``.
     What lies above it is batchd's own: no agent writes there, and links in it are the user's.
     """
     parent, name = Path(path).parent, Path(path).name
@@ -98,8 +98,7 @@ def fresh(path: str, user: str) -> int:
     except OSError as error:
         raise SandboxError(f"the task's directory cannot be made: {error}") from error
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, _FRESH_MODE, dir_fd=above)
+        made = _made(name, above)
         directory = _openat2(above, name, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
     except OSError as error:
         raise SandboxError(f"the task's directory cannot be made: {error}") from error
@@ -112,7 +111,15 @@ def fresh(path: str, user: str) -> int:
     except (OSError, SandboxUnavailableError) as error:
         os.close(directory)
         raise SandboxError(f"the task's directory cannot be given to {user}: {error}") from error
-    return directory
+    return directory, made
+
+
+def _made(name: str, above: int) -> bool:
+    try:
+        os.mkdir(name, _FRESH_MODE, dir_fd=above)
+    except FileExistsError:
+        return False
+    return True
 
 
 def files(directory: int, limit: int, seconds: float) -> dict[str, Stamp] | None:

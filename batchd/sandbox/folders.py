@@ -14,6 +14,8 @@ class Folders:
     #: -1 once it is closed.
     task: int
     tmp: int | None = None
+    #: Whether the directory was made just now: nothing is in it.
+    new: bool = False
 
     def __iter__(self) -> Iterator[int]:
         """Yield what is open."""

@@ -116,7 +116,8 @@ class Sandbox:
 
     async def _opened(self, path: str, tmp: str, *, fresh: bool) -> Folders:
         user = self._policy.user
-        folders = Folders(directory.fresh(path, user) if fresh else directory.opened(path))
+        task, new = directory.fresh(path, user) if fresh else (directory.opened(path), False)
+        folders = Folders(task, new=new)
         # Outside of a sandbox, who is not its owner could not reach it.
         if tmp and (self._bwrap or not as_root()):
             try:
@@ -184,6 +185,8 @@ class Workplace:
         self._group: Group | None = None
         self._door = door
         self._facts = told
+        #: Whether its directory was made when it was opened: nothing was in it then.
+        self.new = folders.new
         #: Takes secrets out of what commands print.
         self.masker = masker
 

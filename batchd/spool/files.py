@@ -8,8 +8,8 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,13 +45,54 @@ def write_whole(
 
     Raises ``FileExistsError`` where it is there and must not be replaced.
     """
+    with _durably(path.parent) as folder:
+        _place(folder, path, fill, replace=replace, mode=mode)
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files of one folder, in this order, each as ``write_whole`` does; they replace what is there."""
+    with _durably(folder) as descriptor:
+        for name, data in contents.items():
+            _place(descriptor, folder / name, partial(_all, data), replace=True, mode=0o666)
+
+
+def _all(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def _durably(path: Path) -> Iterator[int]:
+    """Give a folder, open; what was renamed in it is durable when this ends.
+
+    By its descriptor the folder is the same to the end, also when a collector moves it away the
+    instant that a file appears: then it has it, and there is nothing to do again.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder
+        with _telling(path):
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Have errors name a path: a descriptor or a temporary name would not tell whoever reads them which file it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _place(
+    folder: int, path: Path, fill: Callable[[BinaryIO], object], *, replace: bool, mode: int
+) -> None:
+    """Have a file appear in a folder under the name that ``path`` ends with, its contents on the disk."""
     # The process is in the name, so that two writers of one file do not meet, and leftovers are told.
     kept = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
     temporary = f".{kept}.{os.getpid()}-{next(_counter)}.tmp"
-    # By its descriptor the folder is the same to the end, also when a collector moves it away the
-    # instant that the file appears: then it has it, and there is nothing to do again.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _telling(path):
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, mode, dir_fd=folder)
@@ -67,12 +108,6 @@ def write_whole(
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
             raise
-        os.fsync(folder)
-    except OSError as error:
-        # A descriptor or a temporary name would not tell whoever reads it which file this is.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(folder)
 
 
 def sweep(folder: Path) -> None:

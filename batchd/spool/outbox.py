@@ -66,6 +66,16 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
     files.write_whole(path, lambda file: file.write(data), replace=replace)
 
 
+def publish_task(folder: Path, task: str, transcript: str, result: str) -> None:
+    """Write what a task leaves: the result last, for it says where the transcript is; empty: it has none.
+
+    Can be repeated. Raises ``OSError`` where they cannot be written.
+    """
+    texts = {f"{task}.jsonl": transcript, f"{task}.json": result}
+    files.make_folder(folder)
+    files.write_together(folder, {name: text.encode() for name, text in texts.items() if text})
+
+
 def publish_request(claimed: Path, batch: Batch) -> Path:
     """Move a claimed file into its batch's folder; return where it lies. Can be repeated.
 
