@@ -91,7 +91,7 @@ class Place:
 
     @property
     def url(self) -> str:
-        """Where to send a request."""
+        """Where to send a request: in full, which spares the SDK to put it together."""
         return self.endpoint.address("chat/completions")
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 
-import batchd.pool.worker  # noqa: F401 (imported for its weight: the model client, the agent, the sandbox)
+import batchd.pool.worker  # noqa: F401 (imported for its weight: openai, the agent, the sandbox)
 from batchd import llm, tokens
 
 tokens.load()
