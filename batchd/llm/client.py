@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from ssl import SSLContext
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
 import openai
 
+from batchd import __version__
 from batchd.llm import answer, ratelimits
 from batchd.llm.failures import Place, error_in_answer, http_failure
 from batchd.llm.request import Request, encode
@@ -27,6 +27,11 @@ CONNECT_S = 15.0
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _KEEPALIVE_S = 4.0
 _HTTP_OK = 200
+_HEADERS: Mapping[str, str] = {
+    "Accept": "application/json",
+    "Content-Type": "application/json",
+    "User-Agent": f"batchd/{__version__}",
+}
 _NO_LIMITS: Mapping[str, tuple[RateLimit, ...]] = {}
 #: What came over the connection was no HTTP, or not compressed as it said.
 _NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
@@ -34,19 +39,14 @@ _NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.UnsupportedProtocol)
 
 
-#: What the SDK tells of this machine with each call: nobody's business, and a tenth of the call's cost.
-_UNSENT_HEADERS: Mapping[str, Any] = {
-    f"X-Stainless-{name}": openai.omit
-    for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
-}
-
-
 @dataclass(slots=True)
 class _Line:
-    """One provider's client, and how many calls are on it."""
+    """One provider's connections, and how many calls are on them."""
 
     endpoint: Endpoint
-    client: openai.AsyncOpenAI
+    http: httpx2.AsyncClient
+    #: Where each call goes.
+    url: httpx2.URL
     calls: int = 0
     retired: bool = False
 
@@ -89,8 +89,7 @@ class ModelClient:
             )
         line.calls += 1
         try:
-            heard = partial(self._heard, setup.provider)
-            return await _call(line.client, place, request, timeout_s, heard)
+            return await self._ask(line, place, request, timeout_s)
         finally:
             line.calls -= 1
             if self._retired:
@@ -109,23 +108,45 @@ class ModelClient:
         lines = [*self._lines.values(), *self._retired]
         self._lines, self._retired = {}, []
         for line in lines:
-            await line.client.close()
+            await line.http.aclose()
 
-    def _heard(self, provider: str, headers: Mapping[str, str]) -> None:
-        if told := ratelimits.told(headers):
-            self._limits[provider] = told
+    async def _ask(
+        self, line: _Line, place: Place, request: Request, timeout_s: float
+    ) -> Answer | Failure:
+        body = encode(place.setup, request, place.endpoint.body)
+        begun = time.monotonic()
+        try:
+            # Around all of it: the client's own timeouts begin anew with every byte.
+            async with asyncio.timeout(timeout_s):
+                response = await line.http.send(
+                    line.http.build_request("POST", line.url, content=body)
+                )
+        except TimeoutError:
+            return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
+        except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            return _connection_failure(place, error)
+        except ValueError as error:
+            return place.failure(
+                FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
+            )
+        if told := ratelimits.told(response.headers):
+            self._limits[place.setup.provider] = told
+        if not response.is_success:
+            return http_failure(place, response.status_code, response.headers, response.content)
+        return _read(place, response.content, request, time.monotonic() - begun)
 
     def _line(self, name: str, endpoint: Endpoint) -> _Line:
         line = self._lines.get(name)
         if line is None:
-            line = self._lines[name] = _Line(endpoint, _client(endpoint))
+            url = httpx2.URL(endpoint.address("chat/completions"))
+            line = self._lines[name] = _Line(endpoint, _http(endpoint), url)
         return line
 
     async def _close_retired(self) -> None:
         idle = [line for line in self._retired if not line.calls]
         self._retired = [line for line in self._retired if line.calls]
         for line in idle:
-            await line.client.close()
+            await line.http.aclose()
 
 
 def _secrets(endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
@@ -138,63 +159,31 @@ def tls() -> SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+def _http(endpoint: Endpoint) -> httpx2.AsyncClient:
+    """Return the SDK's own client for HTTP, without what the SDK puts around each call: that costs as much again."""
     if urlsplit(endpoint.base_url).username:
         raise ValueError(
             "it holds a user name: a key goes into api_key_env, other ways into headers"
         )
-    limits = httpx2.Limits(
-        # Without a number, aiohttp stops at 100.
-        max_connections=max(1000, endpoint.max_concurrent),
-        keepalive_expiry=_KEEPALIVE_S,
-    )
-    # A redirected POST would lose its body or its key on the way: it is told, not followed.
-    transport = openai.DefaultAioHttpClient(verify=tls(), limits=limits, follow_redirects=False)
-    client = openai.AsyncOpenAI(
-        base_url=endpoint.base_url,
-        # The SDK wants one; servers without keys ignore it.
-        api_key=endpoint.api_key or "none",
-        max_retries=0,
+    key = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+    headers = httpx2.Headers({**_HEADERS, **key})
+    headers.update(endpoint.headers)
+    return openai.DefaultAioHttpClient(
+        headers=headers,
         timeout=httpx2.Timeout(None, connect=CONNECT_S),
-        default_headers={**_UNSENT_HEADERS, **endpoint.headers},
-        http_client=transport,
+        limits=httpx2.Limits(
+            # Without a number, aiohttp stops at 100.
+            max_connections=max(1000, endpoint.max_concurrent),
+            keepalive_expiry=_KEEPALIVE_S,
+        ),
+        verify=tls(),
+        # A redirected POST would lose its body or its key on the way: it is told, not followed.
+        follow_redirects=False,
     )
-    # The SDK takes these from OPENAI_… variables and would send them to every provider.
-    client.organization = client.project = None
-    return client
-
-
-async def _call(
-    client: openai.AsyncOpenAI,
-    place: Place,
-    request: Request,
-    timeout_s: float,
-    heard: Callable[[Mapping[str, str]], None],
-) -> Answer | Failure:
-    body = encode(place.setup, request, place.endpoint.body)
-    begun = time.monotonic()
-    try:
-        # Around all of it: the SDK's own timeouts begin anew with every byte.
-        async with asyncio.timeout(timeout_s):
-            response = await client.post(place.url, cast_to=httpx2.Response, content=body)
-    except openai.APIStatusError as error:
-        response = error.response
-        heard(response.headers)
-        return http_failure(place, response.status_code, response.headers, response.content)
-    except TimeoutError:
-        return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
-    except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-        return _connection_failure(place, error)
-    except ValueError as error:
-        return place.failure(
-            FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
-        )
-    heard(response.headers)
-    return _read(place, response.content, request, time.monotonic() - begun)
 
 
 def _connection_failure(place: Place, error: Exception) -> Failure:
-    """Return what broke the way: the SDK calls disconnects timeouts, the first cause tells them apart."""
+    """Return what broke the way: the first cause tells."""
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)

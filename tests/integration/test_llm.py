@@ -302,6 +302,42 @@ def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert b"another" not in head
 
 
+def test_the_environment_names_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its proxy is asked, but for the hosts that need none; a header of one's own takes the place of ours."""
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(_completion({"content": "hi"}))
+        await writer.drain()
+        writer.close()
+
+    async def go() -> list[Answer | Failure]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("no_proxy", "near.invalid")
+        own = {"authorization": "Token of-my-own"}
+        endpoints = {
+            "far": Endpoint(base_url="http://far.invalid/v1", api_key=KEY, headers=own),
+            "near": Endpoint(base_url="http://near.invalid/v1"),
+        }
+        client = ModelClient(endpoints)
+        found = [await client.call(ModelSetup(name=f"{n}/x"), ASK, 5) for n in endpoints]
+        await client.aclose()
+        server.close()
+        return found
+
+    far, near = asyncio.run(go())
+    assert isinstance(far, Answer), far
+    assert isinstance(near, Failure)
+    assert not near.sent
+    (head,) = seen
+    assert head.startswith(b"POST http://far.invalid/v1/chat/completions ")
+    assert b"\r\nauthorization: token of-my-own\r\n" in head.lower()
+    assert KEY.encode() not in head
+
+
 def test_what_never_left_is_not_booked() -> None:
     """A refused connection, an unknown host and a provider without endpoint: nothing was sent."""
 
