@@ -447,6 +447,29 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
     assert len(log(slow_server)) == 12
 
 
+def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """Who waits for it when the daemon ends is told; the task that was to start runs next time."""
+    settings = configured(tmp_path, slow_server, processes=2, drain_s=0.5)
+
+    async def scenario() -> None:
+        daemon = Daemon(settings, watch=False)
+        async with daemon:
+            pool = daemon._dispatcher.pool
+            await asyncio.to_thread(until, lambda: all(w.greeted for w in pool.workers))
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+            await daemon.submit("b.json", batch("a", "b"))
+            await asyncio.to_thread(until, lambda: len(pool.workers) == 2)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 10
+        async with Daemon(settings, watch=False) as again, asyncio.timeout(30):
+            await again.batch_done("b")
+
+    asyncio.run(scenario())
+    assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 2}
+
+
 def test_a_long_tmpdir_keeps_no_worker_from_starting(spool: Any) -> None:
     """The sockets between processes are made where their paths are short enough."""
     path = spool.write("b.json", [{"first_prompt": "x", "model": "standin/steps-2"}])
