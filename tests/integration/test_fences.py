@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -297,6 +298,31 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
     found = results(tmp_path).values()
     assert [r["status"] for r in found] == ["completed"] * 2
     assert sorted(r["attempts"] for r in found) == [1, 2]
+
+
+def test_a_reload_while_no_process_can_be_started_costs_no_worker(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """Where nothing changes for its sandbox, a worker need not try it anew: that may be impossible just now."""
+    settings = configured(tmp_path, slow_server, processes=1)
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False) as daemon:
+            await daemon.submit("b.json", batch("a", model="standin/latency-1.5+steps-2"))
+            running = daemon._dispatcher
+            await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
+            (worker,) = daemon._dispatcher.pool.workers
+            before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            daemon._reloader.again()
+            await asyncio.sleep(0.5)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+            async with asyncio.timeout(30):
+                await daemon.batch_done("b")
+            assert daemon._dispatcher.pool.workers == (worker,)
+
+    asyncio.run(scenario())
+    assert [r["attempts"] for r in results(tmp_path).values()] == [1]
 
 
 def test_a_worker_of_another_version_gets_no_task(
