@@ -96,7 +96,9 @@ class Calls:
                 if failed.failure.kind is FailureKind.CONTEXT_OVERFLOW:
                     self._core.governor.answered(active.ref, 0.0)
                 else:
-                    self._core.governor.released(active.ref, failed.failure)
+                    failure = failed.failure
+                    cut = failure.kind is FailureKind.TIMEOUT and failure.http_status is None
+                    self._core.governor.released(active.ref, failure, cut=cut)
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
