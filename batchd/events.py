@@ -125,6 +125,8 @@ class ToolRan:
     refused: tuple[str, ...] = ()
     #: Which limit of the sandbox it passed, and by what.
     excess: str = ""
+    #: Of the time since the event before: waiting until that was durable, which is no time at work.
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,8 @@ class RoundEvaluated:
     refused: tuple[str, ...] = ()
     #: Which limit of the sandbox it passed, and by what.
     excess: str = ""
+    #: Of the time since the event before: waiting until that was durable, which is no time at work.
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ class TimingV1:
     queued_s: float
     #: Without a slot, since it was started.
     parked_s: float
-    #: In its slot, until its calls might go: limits of rate and of calls at a time, backoffs.
+    #: In its slot, until its calls might go: limits of rate and of calls at a time, backoffs, a disk without room.
     #: Left out of the oldest results.
     waited_s: float = 0.0
     #: At work: all the rest.

@@ -109,6 +109,14 @@ class Performer:
             reply = await self._host.failed(wire.Failed(ask=again, failure=outcome))
         yield reply
 
+    async def _flushed(self) -> float:
+        """Return, when every event so far is durable, how long that took: for a disk that is full it may be hours."""
+        begun = time.monotonic()
+        await self._journal.flush()
+        waited_s = time.monotonic() - begun
+        self._ends += waited_s  # which is no time at work either
+        return waited_s
+
     def _left(self, limit_s: float) -> float:
         """Return the seconds that an effect may take: its own limit, or what is left of the task's."""
         return min(limit_s, self._ends - time.monotonic())
@@ -181,7 +189,7 @@ class Performer:
                 limit = self._task.limits.max_output_tokens
                 request = f"The call was cut off at the limit of {limit} output tokens: do it in smaller pieces."
             return ToolRan(at=self._host.clock(), call=call, output=request, outcome="refused")
-        await self._journal.flush()
+        waited_s = await self._flushed()
         self._host.progress("tool", _shown(call))
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
@@ -196,10 +204,11 @@ class Performer:
             outcome=output.outcome,
             refused=output.refused,
             excess=output.excess,
+            waited_s=waited_s,
         )
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
-        await self._journal.flush()
+        waited_s = await self._flushed()
         self._host.progress("evaluating", step.by)
         with self._host.stop.interruptible():
             if step.by == "check":
@@ -207,9 +216,10 @@ class Performer:
                 most = context.output_bytes(state.setup(Purpose.AGENT))
                 verdict, ran = await evaluate.check(self._place, self._task.check, timeout_s, most)
                 judged = self._verdict(verdict, last=step.last)
-                return replace(judged, seconds=ran.seconds, refused=ran.refused, excess=ran.excess)
+                judged = replace(judged, refused=ran.refused, excess=ran.excess)
+                return replace(judged, seconds=ran.seconds, waited_s=waited_s)
             verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
-            return self._verdict(verdict, last=step.last)
+            return replace(self._verdict(verdict, last=step.last), waited_s=waited_s)
 
     def _compacted(self, step: Compact) -> Compacted:
         return Compacted(

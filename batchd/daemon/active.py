@@ -31,9 +31,9 @@ class Active:
     since: float = field(default_factory=time.time)
     #: What it was asked to end with.
     stop: CancelRequested | Suspended | None = None
-    #: Its request that waits at the governor, and since when by the loop's clock; the events are
-    #: committed by ``flushed``.
+    #: Its request that waits at the governor; the events are committed by ``flushed``.
     waiting: wire.Ask | None = None
+    #: When it last made one, by the loop's clock.
     asked_at: float = 0.0
     flushed: asyncio.Task[None] | None = None
     #: Why its call has to wait for long.
@@ -42,12 +42,12 @@ class Active:
     finished: TaskFinished | None = None
     suspended: Suspended | None = None
 
-    def waits(self, ask: wire.Ask) -> None:
-        """Note that a request waits at the governor from now on."""
-        self.waiting, self.asked_at = ask, asyncio.get_running_loop().time()
+    def asks(self) -> None:
+        """Note that it has made a request, and waits for its answer from now on."""
+        self.asked_at = asyncio.get_running_loop().time()
 
     def waited_s(self) -> float:
-        """Return how long the request has waited."""
+        """Return how long it has waited: for its turn, and for what must be durable before."""
         return asyncio.get_running_loop().time() - self.asked_at
 
     def setup(self, purpose: Purpose) -> ModelSetup:

@@ -25,6 +25,8 @@ from batchd.taskstate import fold
 _CHUNK = 50
 #: So many tasks before a batch's end, its finishers get ready.
 _FEW = 8
+#: Tasks that are ended together: their commits are shared.
+_AT_ONCE = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -203,9 +205,18 @@ class Batches:
         core.wake()
 
     def _cancel_dependants(self, ref: Ref, status: Status) -> None:
-        message = f"it comes after {ref.task}, which ended as {status}"
-        for dependant in self._core.schedule.done(ref, status):
-            self._core.spawn(self.finish(dependant, Status.CANCELLED, Reason.DEPENDENCY, message))
+        if doomed := self._core.schedule.done(ref, status):
+            message = f"it comes after {ref.task}, which ended as {status}"
+            self._core.spawn(self._cancel_all(doomed, message))
+
+    async def _cancel_all(self, refs: Sequence[Ref], message: str) -> None:
+        """End tasks, some at a time, so that others get their turn: there may be 100,000."""
+        for start in range(0, len(refs), _AT_ONCE):
+            some = refs[start : start + _AT_ONCE]
+            end = partial(
+                self.finish, status=Status.CANCELLED, reason=Reason.DEPENDENCY, message=message
+            )
+            await asyncio.gather(*map(end, some))
 
     # A batch's end
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -49,23 +49,25 @@ class Calls:
     def ask(self, active: Active, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
         self._core.governor.heard(ask.limits)
+        active.asks()
         # First the call before: its permit may be the very one that this request waits for.
         self._settle(active, ask.events)
         if active.stop is not None:
             self._core.spawn(self._deny(active, ask, active.stop))
             return
-        active.waits(ask)
+        active.waiting = ask
         self._core.governor.ask(self._call(active, ask), partial(self._decided, active))
         self._flush(active)
 
     def failed(self, active: Active, failed: wire.Failed) -> None:
         """Serve a call that failed, like ``ask``."""
         governor, ask = self._core.governor, failed.ask
+        active.asks()
         if active.stop is not None:
             governor.released(active.ref, failed.failure)
             self._core.spawn(self._deny(active, ask, active.stop))
             return
-        active.waits(ask)
+        active.waiting = ask
         governor.heard(ask.limits)
         call = self._call(active, ask)
         governor.failed(call, failed.failure, partial(self._decided, active))
@@ -78,7 +80,7 @@ class Calls:
         if ask is None or not self._core.governor.withdraw(active.ref):
             return False
         active.waiting = None
-        self._core.spawn(self._deny(active, ask, replace(event, waited_s=active.waited_s())))
+        self._core.spawn(self._deny(active, ask, event))
         return True
 
     def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
@@ -94,7 +96,9 @@ class Calls:
                 if failed.failure.kind is FailureKind.CONTEXT_OVERFLOW:
                     self._core.governor.answered(active.ref, 0.0)
                 else:
-                    self._core.governor.released(active.ref, failed.failure)
+                    failure = failed.failure
+                    cut = failure.kind is FailureKind.TIMEOUT and failure.http_status is None
+                    self._core.governor.released(active.ref, failure, cut=cut)
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
@@ -115,28 +119,16 @@ class Calls:
         """The governor has answered the request that waits."""
         ask, active.waiting = active.waiting, None
         assert ask is not None, "the governor answers once"
-        now, waited_s = time.time(), active.waited_s()
+        now = time.time()
         if isinstance(decision, Grant):
-            event = CallStarted(
-                at=now,
-                purpose=ask.purpose,
-                input_tokens=ask.input_tokens,
-                max_output_tokens=ask.max_output_tokens,
-                reserved_usd=decision.reserved_usd,
-                waited_s=waited_s,
-            )
-            self._core.spawn(self._grant(active, ask, event))
+            self._core.spawn(self._grant(active, ask, decision))
         elif isinstance(decision, Park):
             active.park = decision
-            parked = Suspended(at=now, cause="park", message=decision.message, waited_s=waited_s)
+            parked = Suspended(at=now, cause="park", message=decision.message)
             self._core.spawn(self._deny(active, ask, parked))
         else:
             denied = CallDenied(
-                at=now,
-                status=decision.status,
-                reason=decision.reason,
-                error=decision.error,
-                waited_s=waited_s,
+                at=now, status=decision.status, reason=decision.reason, error=decision.error
             )
             self._core.spawn(self._deny(active, ask, denied))
 
@@ -155,9 +147,20 @@ class Calls:
             seq = record.seq + len(record.events)
             active.worker.channel.send(wire.Ack(active.ref, active.attempt, seq))
 
-    async def _grant(self, active: Active, ask: wire.Ask, event: CallStarted) -> None:
-        if await self._commit(active, ask.seq, ask.events, event):
-            active.worker.channel.send(wire.Granted(active.ref, active.attempt, event))
+    async def _grant(self, active: Active, ask: wire.Ask, grant: Grant) -> None:
+        def begins() -> CallStarted:
+            return CallStarted(
+                at=time.time(),
+                purpose=ask.purpose,
+                input_tokens=ask.input_tokens,
+                max_output_tokens=ask.max_output_tokens,
+                reserved_usd=grant.reserved_usd,
+                waited_s=active.waited_s(),
+            )
+
+        call = await self._commit(active, ask.seq, ask.events, begins)
+        if isinstance(call, CallStarted):
+            active.worker.channel.send(wire.Granted(active.ref, active.attempt, call))
         else:
             self._core.governor.released(active.ref)
 
@@ -165,7 +168,7 @@ class Calls:
         self, active: Active, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
     ) -> None:
         if await self._commit(active, ask.seq, ask.events):
-            event = replace(event, at=time.time())
+            event = replace(event, at=time.time(), waited_s=active.waited_s())
             body = msgspec.Raw(vocabulary.encode(event))
             active.worker.channel.send(
                 wire.Denied(ref=active.ref, attempt=active.attempt, event=body)
@@ -176,16 +179,27 @@ class Calls:
         active: Active,
         seq: int,
         events: Sequence[msgspec.Raw],
-        call: CallStarted | None = None,
-    ) -> bool:
-        """Store events and tell of them; False, and the worker is told, where the attempt is stale."""
+        begins: Callable[[], CallStarted] | None = None,
+    ) -> CallStarted | bool:
+        """Store events and tell of them; False, and the worker is told, where the attempt is stale.
+
+        ``begins``: makes a call's beginning, to be stored behind them and returned. It is made anew at each try: the
+        disk may be full for hours.
+        """
         core, ref, attempt = self._core, active.ref, active.attempt
+        call: CallStarted | None = None
+
+        def ask() -> Awaitable[list[Event]]:
+            nonlocal call
+            assert begins is not None, "it is one"
+            call = begins()
+            return core.store.ask(ref, attempt, seq, events, call)
+
         if active.flushed is not None and active.flushed is not asyncio.current_task():
             await active.flushed
         try:
-            if call is not None:
-                told = await core.durable(partial(core.store.ask, ref, attempt, seq, events, call))
-                told.append(call)
+            if begins is not None:
+                told = await core.durable(ask)
             elif events:
                 told = await core.durable(partial(core.store.record, ref, attempt, seq, events))
             else:
@@ -193,9 +207,9 @@ class Calls:
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
             active.worker.channel.send(wire.Nack(ref, attempt))
             return False
-        for event in told:
+        for event in (*told, call) if call else told:
             self._tell(active, event)
-        return True
+        return call or True
 
     def _tell(self, active: Active, event: Event) -> None:
         """Pass on what a durable event says."""

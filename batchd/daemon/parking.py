@@ -306,9 +306,9 @@ class ParkingLot(Listener):
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
 
     def _ended(self, scope: Scope, name: str) -> None:
-        """Forget the parking of what has ended."""
+        """Forget the parking of what has ended: nobody else can have waited for it."""
         if self._register.drop((scope, name)):
-            self._core.spawn(self._forget((scope, name)))
+            self._core.spawn(self._register.forget((scope, name)))
 
     def _concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
         """Yield the tasks of a scope that have not ended."""

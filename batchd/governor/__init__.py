@@ -107,11 +107,14 @@ class Governor:
             if provider := self._providers.get(name):
                 provider.pace.heard(told, asyncio.get_running_loop().time())
 
-    def released(self, ref: Ref, failure: Failure | None = None) -> None:
-        """Say that the granted call came to nothing, and is not made again."""
+    def released(self, ref: Ref, failure: Failure | None = None, *, cut: bool = False) -> None:
+        """Say that the granted call came to nothing, and is not made again.
+
+        ``cut``: it was broken off at the end of the task's own time, which says nothing of its provider.
+        """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
-            if failure is not None:
+            if failure is not None and not cut:
                 self._provider(permit.call.provider).failed(permit, failure)
             self._end(permit, permit.reserved if failure and failure.unsettled else 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ CONNECT_S = 15.0
 #: Idle connections are closed sooner than the five seconds after which common servers do it: a
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _KEEPALIVE_S = 4.0
+#: Bytes of a body that are read: no answer is a tenth as long, and rubbish without end would fill the memory.
+MOST_BYTES = 32 << 20
 _HTTP_OK = 200
 _HEADERS: Mapping[str, str] = {
     "Accept": "application/json",
@@ -119,8 +122,10 @@ class ModelClient:
             # Around all of it: the client's own timeouts begin anew with every byte.
             async with asyncio.timeout(timeout_s):
                 response = await line.http.send(
-                    line.http.build_request("POST", line.url, content=body)
+                    line.http.build_request("POST", line.url, content=body), stream=True
                 )
+                async with contextlib.aclosing(response):
+                    content = await _content(response)
         except TimeoutError:
             return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
         except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -132,8 +137,8 @@ class ModelClient:
         if told := ratelimits.told(response.headers):
             self._limits[place.setup.provider] = told
         if not response.is_success:
-            return http_failure(place, response.status_code, response.headers, response.content)
-        return _read(place, response.content, request, time.monotonic() - begun)
+            return http_failure(place, response.status_code, response.headers, content)
+        return _read(place, content, request, time.monotonic() - begun)
 
     def _line(self, name: str, endpoint: Endpoint) -> _Line:
         line = self._lines.get(name)
@@ -180,6 +185,17 @@ def _http(endpoint: Endpoint) -> httpx2.AsyncClient:
         # A redirected POST would lose its body or its key on the way: it is told, not followed.
         follow_redirects=False,
     )
+
+
+async def _content(response: httpx2.Response) -> bytes:
+    """Return a response's body. Raises ``httpx2.HTTPError``, also for one that is too long."""
+    parts, left = [], MOST_BYTES
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            raise httpx2.DecodingError(f"more than {MOST_BYTES >> 20} MB, and no end")
+    return b"".join(parts)
 
 
 def _connection_failure(place: Place, error: Exception) -> Failure:

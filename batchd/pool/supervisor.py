@@ -14,6 +14,8 @@ from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
 _START_S = 60.0
+#: What one that is being forked gets when all are to end.
+_FORK_S = 2.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
@@ -148,6 +150,10 @@ class Supervisor:
         for worker in self.workers:
             worker.retiring = True
             worker.kill("the daemon stops")
+        if self._lives:
+            await asyncio.wait(set(self._lives), timeout=_FORK_S)
+        if any(not worker.pid for worker in self._workers):
+            end_fork_server()  # it does not answer, and whoever waits for it would wait for ever
         await asyncio.gather(*self._lives)
 
     def _open(self) -> Iterator[Worker]:

@@ -120,13 +120,18 @@ class Worker:
                 self._drain()
             case wire.Hello(version=version, settings=settings):
                 self._greeted(version, settings)
-            case wire.Retune():
-                self._settings = message.settings
-                self._retuned.set()
-                self.sandbox = Sandbox(message.settings.sandbox)
-                self.client.retune(message.settings.endpoints)
-                for host in self._hosts.values():
-                    host.masker.learn(message.settings.secrets())
+            case wire.Retune(settings=settings):
+                self._retune(settings)
+
+    def _retune(self, settings: wire.Settings) -> None:
+        former, self._settings = self._settings, settings
+        self._retuned.set()
+        # To try a sandbox takes processes and descriptors: where nothing changes, nothing must depend on them.
+        if former is None or settings.sandbox != former.sandbox:
+            self.sandbox = Sandbox(settings.sandbox)
+        self.client.retune(settings.endpoints)
+        for host in self._hosts.values():
+            host.masker.learn(settings.secrets())
 
     def _greeted(self, version: str, settings: wire.Settings | None) -> None:
         if version != __version__ or settings is None:

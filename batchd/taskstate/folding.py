@@ -37,6 +37,8 @@ from batchd.records import (
 from batchd.taskstate.shortening import shortened
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
+_AFTER_A_WAIT = CallStarted | CallDenied | Suspended | CancelRequested | ToolRan | RoundEvaluated
+
 
 def fold(first_prompt: str, events: Iterable[Event]) -> TaskState:
     """Return the state that ``events`` add up to."""
@@ -53,7 +55,7 @@ def apply(state: TaskState, event: Event) -> TaskState:
     waited = 0.0
     if isinstance(event, ClockMoved):
         worked -= event.by_s  # which the event before may have counted, or this one would
-    elif isinstance(event, CallStarted | CallDenied | Suspended | CancelRequested):
+    elif isinstance(event, _AFTER_A_WAIT):
         waited = event.waited_s
     return replace(
         _FOLDS[type(event)](state, event),

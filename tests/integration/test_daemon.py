@@ -375,6 +375,44 @@ def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> No
     assert "first" in second["error"]["message"]
 
 
+class _Ends(Listener):
+    """Counts ends that are durable, and how many of them have not been published."""
+
+    def __init__(self) -> None:
+        self.count = self.open = self.most = 0
+
+    def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (a listener's)
+        """Count."""
+        if isinstance(event, TaskFinished):
+            self.count += 1
+            self.open += 1
+            self.most = max(self.most, self.open)
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+        """Count."""
+        self.open -= 1
+
+
+def test_many_dependants_are_cancelled_some_at_a_time(tmp_path: Path) -> None:
+    """Between them others get their turn: all at once, 100,000 would have the daemon stand still for half a minute."""
+    settings = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-2")
+    tasks = [{"id": "root"}, *({"id": f"t{i}", "after": ["root"]} for i in range(700))]
+    data = json.dumps({"first_prompt": "x", "tasks": tasks}).encode()
+    ends = _Ends()
+
+    async def scenario() -> None:
+        async with Daemon(settings, work=False) as daemon:
+            await daemon.submit("b.json", data)
+        ordered = Daemon(settings, work=False, listeners=[ends])
+        await ordered.command("cancel", {"target": "b/root"})
+
+    asyncio.run(scenario())
+    assert (ends.count, ends.open) == (701, 0)
+    assert ends.most <= 257
+    summary = json.loads((tmp_path / "outbox/b/summary.json").read_bytes())
+    assert summary["counts"]["cancelled"] == 701
+
+
 def test_a_broken_file_is_rejected_with_all_its_errors(tmp_path: Path) -> None:
     """The summary holds them; the file is kept untouched."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -299,6 +300,31 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
     assert sorted(r["attempts"] for r in found) == [1, 2]
 
 
+def test_a_reload_while_no_process_can_be_started_costs_no_worker(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """Where nothing changes for its sandbox, a worker need not try it anew: that may be impossible just now."""
+    settings = configured(tmp_path, slow_server, processes=1)
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False) as daemon:
+            await daemon.submit("b.json", batch("a", model="standin/latency-1.5+steps-2"))
+            running = daemon._dispatcher
+            await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
+            (worker,) = daemon._dispatcher.pool.workers
+            before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            daemon._reloader.again()
+            await asyncio.sleep(0.5)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+            async with asyncio.timeout(30):
+                await daemon.batch_done("b")
+            assert daemon._dispatcher.pool.workers == (worker,)
+
+    asyncio.run(scenario())
+    assert [r["attempts"] for r in results(tmp_path).values()] == [1]
+
+
 def test_a_worker_of_another_version_gets_no_task(
     tmp_path: Path,
     model_server: str,
@@ -445,6 +471,29 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
     asyncio.run(scenario())
     assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 4}
     assert len(log(slow_server)) == 12
+
+
+def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """Who waits for it when the daemon ends is told; the task that was to start runs next time."""
+    settings = configured(tmp_path, slow_server, processes=2, drain_s=0.5)
+
+    async def scenario() -> None:
+        daemon = Daemon(settings, watch=False)
+        async with daemon:
+            pool = daemon._dispatcher.pool
+            await asyncio.to_thread(until, lambda: all(w.greeted for w in pool.workers))
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+            await daemon.submit("b.json", batch("a", "b"))
+            await asyncio.to_thread(until, lambda: len(pool.workers) == 2)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 10
+        async with Daemon(settings, watch=False) as again, asyncio.timeout(30):
+            await again.batch_done("b")
+
+    asyncio.run(scenario())
+    assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 2}
 
 
 def test_a_long_tmpdir_keeps_no_worker_from_starting(spool: Any) -> None:

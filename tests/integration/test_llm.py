@@ -15,6 +15,7 @@ from batchd import tokens
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
 from batchd.llm import ModelClient, Request
+from batchd.llm.client import MOST_BYTES
 from batchd.records import Answer, Endpoint, Failure, FailureKind, Message, ModelSetup, ToolCall
 
 KEY = "sk-this-is-a-secret-key-0123456789"
@@ -397,6 +398,19 @@ def test_what_is_no_answer_is_a_failure(reply: bytes, kind: FailureKind) -> None
     assert isinstance(failure, Failure), failure
     assert failure.kind is kind, failure
     assert len(failure.message) < 500
+
+
+def test_of_an_answer_without_end_a_part_is_read() -> None:
+    """A provider that sends on and on does not fill the memory; what it sent may have been billed."""
+    answer = b'{"choices": [{"message": {"content": "x"}}]}'
+    assert isinstance(asyncio.run(_raw(_http(answer.ljust(MOST_BYTES)))), Answer)
+    long = answer.ljust(MOST_BYTES + 1)
+    packed = _http(gzip.compress(long), headers="Content-Encoding: gzip\r\n")
+    for reply in (_http(long), packed):
+        failure = asyncio.run(_raw(reply))
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.unsettled) == (FailureKind.BAD_ANSWER, True)
+        assert "no end" in failure.message
 
 
 def test_an_answer_that_broke_off_may_have_been_billed() -> None:

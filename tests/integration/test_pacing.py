@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,22 @@ def test_a_configured_rate_is_kept_and_may_be_tuned(tmp_path: Path) -> None:
             assert time.monotonic() - begun < 30, "it would have been three minutes"
 
     asyncio.run(scenario())
+
+
+def test_tasks_that_run_out_of_their_own_time_slow_no_others_down(tmp_path: Path) -> None:
+    """A call that is broken off at the end of its task's time is no sign that its provider has too much to do."""
+    text = _CONFIG.replace("[limits]", "[limits]\ntimeout_s = 0.8")
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(latency_s=1.5)) as server:
+            path = tmp_path / "config.toml"
+            path.write_text(text.format(base_url=server.base_url, rpm=0, agents=8))
+            async with Daemon(config.load(path, {})) as daemon, asyncio.timeout(60):
+                batch = await daemon.submit("b.json", task_file(16))
+                await daemon.batch_done(batch.name)
+                status = await asyncio.to_thread(control.request, tmp_path / ".batchd", "status")
+        assert status["providers"]["standin"]["concurrent"] == 32
+
+    asyncio.run(scenario())
+    ends = (tmp_path / "outbox/b/results.jsonl").read_text().splitlines()
+    assert {json.loads(end)["reason"] for end in ends} == {"wall_clock"}

@@ -354,6 +354,30 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert {q.status for q in store.queued("b")} == {Status.QUEUED}
 
 
+def test_what_a_full_disk_takes_is_nobodys_time_at_work(spool: Any, slow_server: str) -> None:
+    """Tasks that wait for room longer than they may work are done all the same: what was asked for is in time."""
+    settings = spool.folder / "config.toml"
+    lines = settings.read_text().replace("steps-2", "steps-5").splitlines()
+    lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in lines]
+    settings.write_text(
+        "\n".join(lines).replace("processes = 2", "processes = 2\nagents_per_process = 4")
+    )
+    tasks = [{"first_prompt": f"{i}", "limits": {"timeout_s": 8}} for i in range(8)]
+    with serving(spool) as (daemon, said):
+        spool.write("a.json", tasks).rename(spool.folder / "inbox" / "a.json")
+        spool.eventually(lambda: sum(requests(slow_server).values()) > 10)
+        _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (4096, hard))
+        spool.eventually(lambda: "store_trouble" in said.read_text())
+        time.sleep(9)
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        spool.eventually((spool.folder / "outbox/a/summary.json").exists)
+    ended = results(spool.folder / "outbox/a")
+    assert Counter((r["status"], r["reason"]) for r in ended) == {("completed", None): 8}
+    assert all(r["timing"]["run_s"] < 8 for r in ended)
+    assert any(r["timing"]["waited_s"] > 8 for r in ended)
+
+
 class _FullAtPark(Listener):
     """Lets the disk be full from the moment that a task gives its slot back."""
 
