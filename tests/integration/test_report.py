@@ -247,7 +247,7 @@ def test_csv(tmp_path: Path) -> None:
         '@SUM(A1)"',
         "\t=1",
         "plain, with comma",
-        "plain, a bar drawn\ranew\r=1+1",
+        "plain bar drawn\ranew\r=1+1",
     )
     night = Night(tmp_path, 10, hostile=evil)
     night.write()
