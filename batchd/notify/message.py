@@ -47,7 +47,7 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
             return escape(masker.text(value))
         if isinstance(value, dict):
             return {key: cleaned(below) for key, below in value.items()}
-        return [cleaned(below) for below in value] if isinstance(value, list) else value
+        return [*map(cleaned, value)] if isinstance(value, list | tuple) else value
 
     # One that holds lone surrogates is no JSON yet: hence by way of Python's own values.
     made = msgspec.convert(cleaned(msgspec.to_builtins(event)), EventV1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 
 from batchd.config.notify import Receiver
@@ -51,6 +52,20 @@ def test_nobody_writes_into_a_message_but_batchd() -> None:
     assert "[secret]" in text
     assert "s3cret" not in f"{told}{made}"
     assert b"Message-ID: <" + told.id.encode() in made.as_bytes()
+
+
+def test_every_text_in_an_event_is_clean() -> None:
+    """What is listed, the failures of tasks and the errors of a file, is without secrets and controls too, and can be written as JSON."""
+    batch = Batch(name="b", claim="", outbox="/o", request="request.json", received_at=NOW)
+    problem = Problem("tasks[0]", EVIL + "\ud800")
+    refused = message.clean(happened.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"]))
+    told = msgspec.json.encode(message.compose([refused])).decode()
+    assert "s3cret" not in told
+    assert refused.batch is not None
+    (error,) = refused.batch.errors
+    assert error.startswith("tasks[0]: no Bcc: ")
+    assert error.endswith("[secret]\\ud800")
+    assert "\x1b" not in error
 
 
 def test_of_many_the_most_important_are_told_and_the_rest_counted() -> None:
