@@ -189,7 +189,8 @@ def _write(
         else:
             line[key] = _hidden.value(value)
     if traceback:
-        line["exception"] = _hidden.text(traceback)
+        shown = "\n".join(map(escape, _hidden.text(traceback).split("\n")))
+        line["exception"] = _SECRET.sub(r"\1[secret]", shown)
     for sink in sinks:
         sink(line)
     return ""

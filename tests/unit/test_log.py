@@ -158,6 +158,19 @@ def test_exceptions_and_libraries_speak_json_too(capsys: pytest.CaptureFixture[s
     assert (second["event"], second["message"]) == ("library_warned", "overflow 3")
 
 
+def test_a_traceback_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """An exception may quote what a model said: controls in it are escaped, its own lines apart, and keys left out."""
+    log.configure("info", "console")
+    try:
+        int("\x1b[2J\u202e")
+    except ValueError as error:
+        error.add_note("\x1b]0;gone\x07 sk-abcdefghijklmnop")
+        log.get_logger().exception(Action.STORE_TROUBLE)
+    err = capsys.readouterr().err
+    assert "\n\\x1b]0;gone\\x07 sk-[secret]\n" in err
+    assert not {"\x1b", "\u202e"} & {*err}
+
+
 def test_the_level_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
     """A reload of the configuration changes the level of loggers that exist."""
     log.configure("warning", "json")
