@@ -256,6 +256,21 @@ url = "@good@"
     assert waiting(told, "hangs")
 
 
+def test_what_has_arrived_is_not_sent_again(told: Spool) -> None:
+    """A receiver that has taken a message, and then never finishes its answer or says goodbye, gets it once."""
+    mail, hook = MailServer(goodbye_s=60), Webhook(answers=[(200, {})], promised=9)
+    text = MAIL + "timeout_s = 1.5\n" + HOOK + "timeout_s = 1.5\n"
+    configure(told, text, mail=mail.port, url=hook.url)
+    with mail, hook, told.serving():
+        told.eventually(
+            lambda: len(lines(told, "notified")) + len(lines(told, "notify_failed")) >= 2
+        )
+    assert not lines(told, "notify_failed")
+    assert (len(mail.mails), len(hook.posts)) == (1, 1)
+    assert not waiting(told, "me")
+    assert not waiting(told, "hook")
+
+
 def _running(command: str) -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
