@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import signal
 import ssl
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from batchd.config.notify import Receiver
+from batchd.masking import Masker
+from batchd.notify import channels, happened, message
+from batchd.notify.channels import Target
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook, free_port
 
@@ -269,6 +276,17 @@ def test_what_has_arrived_is_not_sent_again(told: Spool) -> None:
     assert (len(mail.mails), len(hook.posts)) == (1, 1)
     assert not waiting(told, "me")
     assert not waiting(told, "hook")
+
+
+def test_a_command_gets_as_much_as_a_variable_holds() -> None:
+    """A long message in letters of three bytes reaches a command too: what is too much for a variable stands on its input."""
+    script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
+    settings = Receiver(kind="command", command=("sh", "-c", script))
+    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    told = replace(message.compose([happened.test("me")]), text="漢" * 60_000)
+    first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, told)))
+    assert 65_533 <= int(first) <= 65_536
+    assert int(second) > 180_000
 
 
 def _running(command: str) -> list[str]:
