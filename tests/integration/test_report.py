@@ -115,8 +115,9 @@ def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> 
 def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     """Who makes reports ends with the daemon, also while nobody closes its input."""
     started = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-P', '-m', 'batchd.report', '--behind'])\n"
+        "import os, subprocess, sys, time\n"
+        "command = [sys.executable, '-P', '-m', 'batchd.report', str(os.getpid()), '--behind']\n"
+        "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )
     with subprocess.Popen(
@@ -132,6 +133,24 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
         until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have process numbers of its own")
+def test_the_first_process_of_a_container_makes_reports(spool: Spool) -> None:
+    """Where batchd is process 1, who makes reports does not take it for what adopts orphans."""
+    spool.write("one.json", [{"first_prompt": "x"}])
+    run = spool.command("run", "one.json")
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *run],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=spool.environment,
+        cwd=spool.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (spool.folder / "outbox/one/report.html").is_file()
 
 
 def _nice(process: Path) -> int:
