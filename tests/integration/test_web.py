@@ -191,6 +191,7 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
         ("/api/batches/b?page=99999999999999999999", 400),
         ("/api/batches/b?page=%D9%A1", 400),
         ("/api/cost?by=secrets", 400),
+        ("/api/cost?days=999999999", 200),
         ("/api/batches/b/001/conversation?before=x", 400),
         ("/api/batches/b?q=%00%27%22%3Cscript%3E&page=7", 200),
         ("/%00%ff%fe", 404),
