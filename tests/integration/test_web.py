@@ -247,6 +247,31 @@ def test_who_reads_nothing_harms_nobody(spool: Spool, page: Page) -> None:
         assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 150_000
 
 
+def test_who_asks_nothing_keeps_nobody_out(page: Page) -> None:
+    """Connections that never bring a whole request, the first or a later one, are let go after ten seconds; who listens stays."""
+    whole, begun = page.request("/session"), b"GET /session HTTP/1.1\r\nHost: loc"
+    with contextlib.ExitStack() as guests:
+
+        def guest(said: bytes) -> socket.socket:
+            sock = guests.enter_context(socket.create_connection(("127.0.0.1", page.port), 5))
+            sock.sendall(said)
+            return sock
+
+        listener = guest(page.request("/live/overview"))
+        assert listener.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        for number in range(254):
+            sock = guest((b"", begun, whole)[number % 3])
+            if number % 3 == 2:
+                assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                sock.sendall(begun)
+        until(lambda: page.ask("/session")[0].status == 503)
+        until(lambda: page.ask("/session")[0].status == 200)
+        listener.setblocking(False)  # noqa: FBT003 (the standard library's own)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                assert listener.recv(1 << 16), "it was let go"
+
+
 def test_only_so_many_listen(page: Page) -> None:
     """One browser too many is told to come again, and may once another has gone."""
     with contextlib.ExitStack() as stack:
