@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import resource
 import pty
 import sys
 import time
@@ -89,6 +90,25 @@ def test_the_file_survives_logrotate(tmp_path: Path) -> None:
     assert [x["event"] for x in _lines(path.read_text())] == ["config_reloaded"]
     log.configure("info", "json", "/dev/full")
     logger.info(Action.CONFIG_RELOADED)
+
+
+def test_a_line_that_the_disk_cut_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Where a disk was full in the middle of a line, the next one, once there is room, begins on its own."""
+    path = tmp_path / "batchd.log"
+    log.configure("info", "console", str(path))
+    logger = log.get_logger()
+    known = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, known[1]))
+    try:
+        logger.info(Action.DAEMON_STARTED, message="x" * 200)
+        logger.info(Action.DAEMON_STARTED, message="nothing of it is written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, known)
+    logger.info(Action.DAEMON_STOPPING)
+    logger.info(Action.CONFIG_RELOADED)
+    cut, *whole = path.read_text().splitlines()
+    assert len(cut) == 150
+    assert [json.loads(x)["event"] for x in whole] == ["daemon_stopping", "config_reloaded"]
 
 
 def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
