@@ -266,7 +266,7 @@ def test_who_asks_nothing_keeps_nobody_out(page: Page) -> None:
                 sock.sendall(begun)
         until(lambda: page.ask("/session")[0].status == 503)
         until(lambda: page.ask("/session")[0].status == 200)
-        listener.setblocking(False)  # noqa: FBT003 (the standard library's own)
+        listener.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 assert listener.recv(1 << 16), "it was let go"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -105,8 +106,8 @@ def test_a_journal_without_time_holds_nobody_up(tmp_path: Path, listener: socket
     for _ in range(1000):
         journal.send({"level": "info", "event": "x" * 1000})
     assert time.monotonic() - began < 3.0
-    listener.setblocking(False)  # noqa: FBT003 (the standard library's own)
-    with pytest.raises(BlockingIOError):
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
         while True:
             listener.recv(1 << 16)
     journal.send({"level": "info", "event": "again"})

@@ -4,8 +4,8 @@ import io
 import json
 import logging
 import os
-import resource
 import pty
+import resource
 import sys
 import time
 from collections.abc import Iterator
