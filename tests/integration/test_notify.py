@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import signal
 import ssl
 import subprocess
@@ -17,10 +18,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from batchd import log
 from batchd.config.notify import Receiver
 from batchd.masking import Masker
 from batchd.notify import channels, happened, message
 from batchd.notify.channels import Target
+from batchd.notify.courier import Courier
+from batchd.notify.waiting import Waiting
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook, free_port
 
@@ -287,6 +291,34 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
     first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, told)))
     assert 65_533 <= int(first) <= 65_536
     assert int(second) > 180_000
+
+
+def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
+    """Messages that were told together, while the disk took nothing, are not there for the next daemon to tell again."""
+    hook = Webhook()
+    settings = Receiver(kind="webhook", url=hook.url)
+    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    known = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.configure("error")  # pytest's files cannot take a line either
+
+    async def tell() -> None:
+        courier = Courier(target, tmp_path)
+        for name in "ab":
+            courier.add([happened.budget_spent(name, "spent", 1e9)])
+        assert Waiting(tmp_path, "me").count() == 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, known[1]))
+        courier.add([happened.budget_spent("c", "spent", 1e9)])
+        running = asyncio.create_task(courier.run())
+        await courier.settle()
+        running.cancel()
+
+    try:
+        with hook:
+            asyncio.run(tell())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, known)
+    assert [len(post.told["events"]) for post in hook.posts] == [3]
+    assert Waiting(tmp_path, "me").load() == (None, [])
 
 
 def _running(command: str) -> list[str]:
