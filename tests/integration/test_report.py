@@ -282,6 +282,18 @@ def test_csv(tmp_path: Path) -> None:
     assert " ".join(rows[0]) in " ".join(page.split()).replace("`", "").replace(",", "")
 
 
+def test_what_is_no_file_is_not_replaced(night: Night) -> None:
+    """A page for a device goes into it, and a backup is refused: nothing takes a device's place, be it asked for by root."""
+    spool, link = _in(night.folder), night.folder / "out"
+    link.symlink_to("/dev/full")
+    page = spool.batchd("report", "-o", "out")
+    assert page.returncode == 3
+    assert "No space left" in page.stderr
+    copy = spool.batchd("backup", "out")
+    assert (copy.returncode, "is no file" in copy.stderr) == (2, True)
+    assert link.is_symlink()
+
+
 def test_the_wheel_has_the_page(tmp_path: Path) -> None:
     """What is installed can make reports: the page's sources are in it."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
