@@ -294,6 +294,13 @@ def test_what_is_no_file_is_not_replaced(night: Night) -> None:
     assert link.is_symlink()
 
 
+def test_counts_and_days_may_be_as_large_as_they_can_be_written(night: Night) -> None:
+    """The last day of the calendar and more batches than there can be mean all of them."""
+    spool = _in(night.folder)
+    assert spool.batchd("report", "--until", "9999-12-31", "-o", "r.html").returncode == 0
+    assert night.name in spool.batchd("status", "-n", str(10**30)).stdout
+
+
 def test_the_wheel_has_the_page(tmp_path: Path) -> None:
     """What is installed can make reports: the page's sources are in it."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
