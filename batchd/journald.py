@@ -8,7 +8,6 @@ for a field that means something to the journal already (``UNIT``, ``MESSAGE``, 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
@@ -21,7 +20,8 @@ from typing import Any
 _SOCKET = "/run/systemd/journal/socket"
 #: As in syslog(3).
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-#: A journal that stands still must not hold the daemon up; whoever wants every line has ``log.file``.
+#: A journal that stands still holds the daemon up once, for so long, and not again until it reads on; whoever wants
+#: every line has ``log.file``.
 _PATIENCE_S = 1.0
 _PREFIX = "BATCHD_"
 #: The journal drops fields with longer names.
@@ -50,13 +50,20 @@ class Journal:
     def send(self, line: Mapping[str, Any]) -> None:
         """Send a line; one for which the journal has no time is dropped. Raises ``OSError`` where there is no journal."""
         data = encoded(line)
-        with contextlib.suppress(TimeoutError):
-            try:
-                self._socket.sendto(data, self._address)
-            except OSError as error:
-                if error.errno not in {errno.EMSGSIZE, errno.ENOBUFS}:
-                    raise
-                self._pass(data)
+        try:
+            self._hand_over(data)
+        except (TimeoutError, BlockingIOError):
+            self._socket.settimeout(0)
+        else:
+            self._socket.settimeout(_PATIENCE_S)
+
+    def _hand_over(self, data: bytes) -> None:
+        try:
+            self._socket.sendto(data, self._address)
+        except OSError as error:
+            if error.errno not in {errno.EMSGSIZE, errno.ENOBUFS}:
+                raise
+            self._pass(data)
 
     def _pass(self, data: bytes) -> None:
         """Send what is too long for a datagram as a sealed file in memory."""

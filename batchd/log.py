@@ -189,7 +189,8 @@ def _write(
         else:
             line[key] = _hidden.value(value)
     if traceback:
-        line["exception"] = _hidden.text(traceback)
+        shown = "\n".join(map(escape, _hidden.text(traceback).split("\n")))
+        line["exception"] = _SECRET.sub(r"\1[secret]", shown)
     for sink in sinks:
         sink(line)
     return ""
@@ -267,6 +268,8 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
+        #: Whether the disk took the last line in part.
+        self._torn = False
         try:
             self._fd = self._open()
         except OSError as error:
@@ -283,8 +286,9 @@ class _File:
             if not self._current():
                 fd = self._open()
                 os.close(self._fd)
-                self._fd = fd
-            os.write(self._fd, _encode(line))
+                self._fd, self._torn = fd, False
+            data = b"\n" * self._torn + _encode(line)
+            self._torn = os.write(self._fd, data) < len(data)
         except OSError:
             # The disk is full or the folder gone: stderr has the line too.
             return

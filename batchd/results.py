@@ -123,7 +123,8 @@ def summary(batch: Batch, results: Iterable[str], finished_at: float) -> str:
         wall_s=_seconds(finished_at - batch.received_at),
         counts=counts,
         total=len(parsed),
-        success_rate=round(counts[Status.COMPLETED] / len(parsed), 4) if parsed else None,
+        # Digits enough for one task of the most that there can be: 1.0 means all.
+        success_rate=round(counts[Status.COMPLETED] / len(parsed), 6) if parsed else None,
         usage=_total(purposes, sum(r.usage.unsettled_calls for r in parsed)),
         cost=_sum([r.cost for r in parsed]),
         tasks=tuple(

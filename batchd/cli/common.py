@@ -49,9 +49,17 @@ def complain(line: str) -> None:
 
 def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Print rows for spreadsheets: a line of heads, then a line each; what is not known is empty."""
-    out = csv.writer(sys.stdout, lineterminator="\n")
+    out = csv.writer(_Rows())
     out.writerow(columns)
     out.writerows([_cell(row[name]) for name in columns] for row in rows)
+
+
+class _Rows:
+    """Standard output, where rows end as lines do; the writer is not told, for it quotes only what is in its own ends."""
+
+    def write(self, row: str) -> int:
+        """Write a row, with its end."""
+        return sys.stdout.write(row.removesuffix("\r\n") + "\n")
 
 
 def _cell(value: Any) -> Any:

@@ -60,7 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print money."""
-    if args.tokens:
+    if args.tokens is not None:
         return _print(repricing.given(config.load(args.config), args.compare, args.tokens), args)
     if args.by and args.compare is not None:
         raise UsageError("--compare prices all that is asked for as one: leave --by out")

@@ -52,9 +52,12 @@ def _page(reader: Reader, batches: list[BatchRow], args: argparse.Namespace) -> 
     if target is None:
         sys.stdout.buffer.write(data)
         return 0
-    from batchd.spool import outbox  # noqa: PLC0415 (as above)
+    if target.exists() and not target.is_file():
+        target.write_bytes(data)  # a device or a pipe: nothing is put in its place
+    else:
+        from batchd.spool import outbox  # noqa: PLC0415 (as above)
 
-    outbox.publish(target.absolute(), data, replace=True)
+        outbox.publish(target.absolute(), data, replace=True)
     print(escape(f"{target}: {_about(batches)}, {len(data) / 1e6:.1f} MB"))
     return 0
 

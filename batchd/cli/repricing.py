@@ -16,6 +16,8 @@ from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import Split
 
+#: More tokens than anybody has, and few enough to be multiplied.
+_MOST = 10**15
 #: Parts of the ledger as small as it has them: the average call of each tells more than that of all.
 _PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")
 
@@ -95,7 +97,7 @@ def given(settings: Config, models: Sequence[str] | None, text: str) -> Repriced
         taken, made = (int(n.replace("_", "")) for n in text.split(","))
     except ValueError:
         taken = made = -1
-    if taken < 0 or made < 0:
+    if not (0 <= taken <= _MOST and 0 <= made <= _MOST):
         raise UsageError("--tokens wants two counts, as in --tokens 120000,8000")
     usage = Usage(calls=1, input_tokens=taken, output_tokens=made)
     names = models or (settings.agent.model, *settings.cost.compare)

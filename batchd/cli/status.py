@@ -17,6 +17,9 @@ from batchd.records import Parking, Ref
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
+#: Batches that nobody has, and SQLite can count.
+_MOST = 10**15
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -41,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
         if batch:
             return _batch(reader, batch, daemon, as_json=args.json)
         # One more than is shown tells whether there are more.
-        rows = reader.batches(limit=args.last + 1 if args.last > 0 else -1)
-        shown = rows[: args.last] if args.last > 0 else rows
+        last = min(args.last, _MOST)
+        rows = reader.batches(limit=last + 1 if last > 0 else -1)
+        shown = rows[:last] if last > 0 else rows
         code = _overview(daemon, reader.parked(), shown, as_json=args.json)
         if len(rows) > len(shown) and not args.json:
             print("Older batches are not shown: `batchd status -n 0` shows all.")

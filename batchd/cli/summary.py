@@ -7,7 +7,7 @@ from typing import Any
 
 from batchd.cli.common import MARKS, coloured, table
 from batchd.log import escape
-from batchd.observe.words import counted, duration, money
+from batchd.observe.words import counted, duration, money, percent
 
 #: Longer lists are cut here; summary.json has them all.
 _MOST_ROWS = 50
@@ -39,7 +39,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     rows = {
         "outcome": f"{counts['completed']:,} completed, {counts['error']:,} failed, "
         f"{counts['timeout']:,} timed out, {counts['cancelled']:,} cancelled",
-        "success": f"{100 * (summary['success_rate'] or 0):.1f} %",
+        "success": percent(summary["success_rate"] or 0.0),
         "tokens": f"{usage['total_tokens']:,}{estimated}: {usage['input_tokens']:,} in "
         f"({usage['cached_input_tokens']:,} cached), {usage['output_tokens']:,} out",
         "calls": f"{usage['calls']:,}, {usage['average_tokens_per_call']:,} tokens on average",

@@ -87,7 +87,7 @@ def _date(value: str) -> float | None:
     """Return the seconds until an HTTP date, or an ISO one (anthropic)."""
     try:
         moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:

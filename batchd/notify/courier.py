@@ -84,6 +84,7 @@ class Courier:
             self._waiting.drop([self._tried])
             self._tried = None
             if not self._messages:
+                self._waiting.clear()  # of what was told together in memory, while the disk took nothing
                 self._came.clear()
                 self._settled.set()
 

@@ -15,7 +15,7 @@ from batchd import __version__
 from batchd.errors import Problem, cut
 from batchd.formats import SummaryTaskV1, SummaryV1
 from batchd.notify.format import BatchV1, BudgetV1, DaemonV1, EventV1, FailuresV1, ProviderV1
-from batchd.observe.words import counted, duration, money
+from batchd.observe.words import counted, duration, money, percent
 from batchd.records import Batch, Parking, Status
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
@@ -188,7 +188,7 @@ def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
         "cancelled": batch.counts[Status.CANCELLED],
     }
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    yield f"tasks: {told} ({100 * (batch.success_rate or 0):.1f} % success)"
+    yield f"tasks: {told} ({percent(batch.success_rate or 0.0)} success)"
     yield f"tokens: {batch.total_tokens:,}"
     more = ""
     if calls_unsettled:

@@ -27,6 +27,8 @@ MOST_EVENTS = 50
 #: Events that are told in full; of more, the headlines.
 _IN_FULL = 10
 _LONGEST_SUBJECT = 200
+#: What programs go by is of words of ours alone: a password that happens to be one of them is not to be found there.
+_OURS = frozenset({"id", "event", "at", "since", "scope", "cause", "status", "reason"})
 #: How several events of a name are counted.
 _COUNTED = {
     "batch_completed": "completed",
@@ -46,8 +48,8 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
         if isinstance(value, str):
             return escape(masker.text(value))
         if isinstance(value, dict):
-            return {key: cleaned(below) for key, below in value.items()}
-        return [cleaned(below) for below in value] if isinstance(value, list) else value
+            return {k: below if k in _OURS else cleaned(below) for k, below in value.items()}
+        return [*map(cleaned, value)] if isinstance(value, list | tuple) else value
 
     # One that holds lone surrogates is no JSON yet: hence by way of Python's own values.
     made = msgspec.convert(cleaned(msgspec.to_builtins(event)), EventV1)

@@ -67,6 +67,12 @@ class Waiting:
                 self._path(message).unlink(missing_ok=True)
                 self._path(message, _TRIED).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Forget all messages."""
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("[!.]*.json"):
+                path.unlink()
+
     def _path(self, message: NotificationV1, ending: str = ".json") -> Path:
         return self._folder / f"{message.id}{ending}"
 

@@ -38,6 +38,14 @@ def at_least(usd: float | None, known: float) -> str:
     return f"> {money(known)}" if usd is None and known else money(usd)
 
 
+def percent(share: float) -> str:
+    """Return a share in percent; ``100.0 %`` means all of it, ``0.0 %`` nothing."""
+    tenths = round(1000 * share)
+    if 0 < share < 1:
+        tenths = min(max(tenths, 1), 999)
+    return f"{tenths / 10:.1f} %"
+
+
 def limit(usd: float) -> str:
     """Return what may be spent, as people write it: ``$0.05``, ``$20.00``."""
     return f"${usd:,.2f}" if round(usd, 2) == usd else money(usd)

@@ -1,7 +1,7 @@
 """The process that makes reports: a job on each line of its input, what came of it on each line of its output.
 
-Started by ``process`` as ``python -P -m batchd.report``; with ``--behind``, all else that the machine does goes before.
-It ends with its input, and with whoever started it.
+Started by ``process`` as ``python -P -m batchd.report PID``, the number being its own; with ``--behind``, all else that
+the machine does goes before. It ends with its input, and with whoever started it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> int:
 
 def _step_back() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != int(sys.argv[1]):
         sys.exit(1)  # who started it died before the line above
     if "--behind" in sys.argv:
         os.nice(_NICE)

@@ -17,7 +17,7 @@ from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
-_DAY = dt.timedelta(days=1)
+_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def chosen(
 def _within(row: BatchRow, since: dt.date | None, until: dt.date | None) -> bool:
     ended = row.finished_at or time.time()
     after = since is None or ended >= _midnight(since)
-    return after and (until is None or row.batch.received_at < _midnight(until + _DAY))
+    return after and (until is None or row.batch.received_at < _midnight(until) + _DAY_S)
 
 
 def _midnight(day: dt.date) -> float:

@@ -109,6 +109,7 @@ async def _started(*, behind: bool) -> asyncio.subprocess.Process:
         "-P",  # nothing is imported from the directory that the daemon happens to be in
         "-m",
         "batchd.report",
+        str(os.getpid()),  # in a container, 1 may be the daemon itself
         *(["--behind"] if behind else []),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -147,7 +147,7 @@ def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
             if isinstance(item, _Doubled):
                 yield from (((*at, key), "this key is given twice") for key in item.twice)
             waiting += [((*at, key), below) for key, below in reversed(item.items())]
-            if any(not key.isascii() and _SURROGATE.search(key) for key in item):
+            if any(map(broken, item)):
                 yield at, "a key holds half of a surrogate pair, which is no character"
         elif isinstance(item, list):
             waiting += [((*at, index), item[index]) for index in reversed(range(len(item)))]
@@ -158,6 +158,11 @@ def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
                 at,
                 f"it holds {ascii(half.group())[1:-1]}, half of a surrogate pair: no character",
             )
+
+
+def broken(text: str) -> bool:
+    """Return whether a text holds half of a surrogate pair."""
+    return not text.isascii() and bool(_SURROGATE.search(text))
 
 
 def written(place: Place) -> str:

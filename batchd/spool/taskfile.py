@@ -251,6 +251,8 @@ def _validated(
     problems: list[Problem],
 ) -> _Model:
     """Return what is valid of ``raw``, so that the rest of it is checked all the same."""
+    # A key that is no text has been told by now; pydantic would not say which it is.
+    raw = {key: value for key, value in raw.items() if not decoding.broken(key)}
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -69,9 +69,11 @@ def discard(made: Path) -> None:
 def back_up(path: Path, target: Path) -> int:
     """Copy the store, beside its daemon or without one, to ``target``; return its bytes.
 
-    Raises ``UsageError`` for a target that is the store itself, ``StoreError``.
+    Raises ``UsageError`` for a target that is the store itself, or no file, ``StoreError``.
     """
     _spare_the_store(path, target)
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target} is no file, which a backup could take the place of")
     try:
         db = _opened(path)
         try:

@@ -8,6 +8,7 @@ import http.server
 import socket
 import socketserver
 import threading
+import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, MetricsHandler
@@ -21,6 +22,8 @@ _AGAIN_S = 5.0
 _PATIENCE_S = 5.0
 _GUESTS = 8
 _END_S = 0.5
+#: After a guest who could not be taken in.
+_REST_S = 0.1
 
 
 class _Handler(MetricsHandler):
@@ -43,6 +46,14 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         """Bind, without asking DNS for our own name, as ``HTTPServer`` does: that may take long."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Take in a guest. Raises ``OSError``, after a moment: he waits at the door still, and is seen at once again."""
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor is to be had
+            time.sleep(_REST_S)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a guest in a thread, or turn it away."""

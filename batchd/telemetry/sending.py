@@ -104,7 +104,7 @@ class Sender:
         while batch := self._waiting.take(_BATCH):
             self._status = 0
             readable = [self._readable(span) for span in batch]
-            if self._exporter.export(readable) is not SpanExportResult.SUCCESS:
+            if not self._taken(readable):
                 line.failed(self._explained())
                 if (self._status and self._status not in _PASSING) or not _sound(readable):
                     self._waiting.lose(len(batch))  # it would be refused again
@@ -116,6 +116,12 @@ class Sender:
                 message = f"{lost:,} spans were lost while {self._endpoint} took none"
                 get_logger().warning(Action.TRACES_TROUBLE, message=message)
         return True
+
+    def _taken(self, spans: Sequence[ReadableSpan]) -> bool:
+        try:
+            return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception:  # noqa: BLE001 (what a receiver's answer makes the library throw must not end the thread)
+            return False
 
     def _heard(self, response: requests.Response, *_: Any, **__: Any) -> None:
         self._status = response.status_code

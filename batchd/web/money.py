@@ -13,6 +13,8 @@ from batchd.web import views
 
 #: Lines that are shown.
 _MOST = 100
+#: No ledger goes back further, and a calendar not much.
+_MOST_DAYS = 36_500
 #: What money can be split by, and by which keys of the ledger.
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "day": ("day",),
@@ -26,7 +28,8 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 
 def spent(reader: Reader, by: str, days: int) -> Mapping[str, Any]:
     """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
-    since = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=days - 1) if days else None
+    back = dt.timedelta(days=min(days, _MOST_DAYS) - 1)
+    since = dt.datetime.now(dt.UTC).date() - back if days else None
     split: Any = SPLITS[by]
     rows = reader.spend(split, since=since)
     lines = [views.spent(row, _name(row, split)) for row in rows]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from batchd.config import Config
 from batchd.config.values import loopback
@@ -25,6 +26,8 @@ _CONNECTIONS = 256
 _BACKLOG = 128
 #: Who takes nothing of what is sent to him for so long has gone (milliseconds).
 _DEAD_MS = 30_000
+#: How long somebody may take to ask (seconds).
+_ASKING_S = 10.0
 #: What answers under way get to be finished when the process ends (seconds).
 _GRACE_S = 2
 
@@ -50,7 +53,7 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
             _run(
                 uvicorn.Config(
                     app,
-                    http="h11",
+                    http=_Connection,
                     ws="none",
                     lifespan="on",
                     log_config=None,
@@ -64,6 +67,37 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
                 streams,
             )
         )
+
+
+class _Connection(H11Protocol):
+    """A connection that is let go where nobody asks anything: uvicorn itself waits for ever for a first request, or a whole one."""
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next one."""
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        if self._due:
+            self._due.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._due:
+            self._due.cancel()
+        self._due = self.loop.call_later(_ASKING_S, self._let_go)
+
+    def _let_go(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -39,6 +40,8 @@ class MailServer:
     answers: list[str] = field(default_factory=lambda: ["250 taken"])
     mails: list[EmailMessage] = field(default_factory=list)
     envelopes: list[Envelope] = field(default_factory=list)
+    #: How long it takes to say goodbye.
+    goodbye_s: float = 0.0
     #: Who logged in, and with what.
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
 
@@ -53,6 +56,11 @@ class MailServer:
             self.mails.append(mail)
             self.envelopes.append(envelope)
         return answer
+
+    async def handle_QUIT(self, *_: object) -> str:  # noqa: N802 (aiosmtpd's name for it)
+        """Let somebody go."""
+        await asyncio.sleep(self.goodbye_s)
+        return "221 bye"
 
     def login(
         self, _server: SMTP, _session: Session, _envelope: Envelope, _how: str, data: object
@@ -106,6 +114,8 @@ class Webhook:
     #: What it answers: a status, and headers; the last one stays.
     answers: list[tuple[int, Mapping[str, str]]] = field(default_factory=lambda: [(204, {})])
     posts: list[Post] = field(default_factory=list)
+    #: Bytes that it promises behind each answer, and never sends.
+    promised: int = 0
     #: Called before each answer.
     before: Callable[[], object] = lambda: None
 
@@ -135,7 +145,7 @@ class Webhook:
                 self.send_response(status)
                 for name, value in more.items():
                     self.send_header(name, value)
-                self.send_header("content-length", "0")
+                self.send_header("content-length", str(outer.promised))
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:

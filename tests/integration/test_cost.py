@@ -218,6 +218,8 @@ def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
         (["--since", "2026-11-25", "--until", "2026-11-24"], "lies behind"),
         (["first", "--batch", "second"], "two batches"),
         (["--by", "day", "--compare"], "leave --by out"),
+        (["--tokens", ""], "--tokens wants two counts"),
+        (["--tokens", f"{10**400},0"], "--tokens wants two counts"),
         (["--json", "--csv"], "not allowed with"),
         (["--batch", "frist"], "no batch frist"),
     ],

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -299,6 +300,41 @@ def umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("umask")
+def test_a_guest_who_cannot_be_taken_in_costs_nothing() -> None:
+    """While the process has no descriptor left, the guests at the door do not keep a thread turning; then they are served."""
+    script = """
+import resource, socket, time
+from prometheus_client import CollectorRegistry
+from batchd.telemetry.endpoint import Endpoint
+class Line:
+    def failed(self, error): raise SystemExit(str(error))
+    worked = staticmethod(lambda: None)
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = probe.getsockname()
+Endpoint(address, CollectorRegistry(), Line())
+for _ in range(200):
+    guest = socket.socket()
+    if not guest.connect_ex(address):
+        break
+    time.sleep(0.05)
+known, second = resource.getrlimit(resource.RLIMIT_NOFILE), socket.socket()
+time.sleep(0.3)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, known[1]))
+second.connect(address)
+before = time.process_time()
+time.sleep(1.5)
+spent = time.process_time() - before
+resource.setrlimit(resource.RLIMIT_NOFILE, known)
+second.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+print(second.recv(15).decode(), spent < 0.15, spent)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.startswith("HTTP/1.0 200 OK True"), done.stdout
+
+
 def test_a_textfile_is_kept_and_taken_away(tmp_path: Path, model_server: str) -> None:
     """node_exporter's file is readable by all, and gone with the daemon; a folder that is missing is told and waited for."""
     folder = tmp_path / "node"

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import resource
 import signal
 import ssl
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from batchd import log
+from batchd.config.notify import Receiver
+from batchd.masking import Masker
+from batchd.notify import channels, happened, message
+from batchd.notify.channels import Target
+from batchd.notify.courier import Courier
+from batchd.notify.waiting import Waiting
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook, free_port
 
@@ -254,6 +265,60 @@ url = "@good@"
     assert not _running("sleep 4242")
     # It is kept for the next daemon.
     assert waiting(told, "hangs")
+
+
+def test_what_has_arrived_is_not_sent_again(told: Spool) -> None:
+    """A receiver that has taken a message, and then never finishes its answer or says goodbye, gets it once."""
+    mail, hook = MailServer(goodbye_s=60), Webhook(answers=[(200, {})], promised=9)
+    text = MAIL + "timeout_s = 1.5\n" + HOOK + "timeout_s = 1.5\n"
+    configure(told, text, mail=mail.port, url=hook.url)
+    with mail, hook, told.serving():
+        told.eventually(
+            lambda: len(lines(told, "notified")) + len(lines(told, "notify_failed")) >= 2
+        )
+    assert not lines(told, "notify_failed")
+    assert (len(mail.mails), len(hook.posts)) == (1, 1)
+    assert not waiting(told, "me")
+    assert not waiting(told, "hook")
+
+
+def test_a_command_gets_as_much_as_a_variable_holds() -> None:
+    """A long message in letters of three bytes reaches a command too: what is too much for a variable stands on its input."""
+    script = 'printf %s "$BATCHD_TEXT" | wc -c; wc -c'
+    settings = Receiver(kind="command", command=("sh", "-c", script))
+    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    told = replace(message.compose([happened.test("me")]), text="漢" * 60_000)
+    first, second = re.findall(r"\d{2,}", asyncio.run(channels.send(target, told)))
+    assert 65_533 <= int(first) <= 65_536
+    assert int(second) > 180_000
+
+
+def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
+    """Messages that were told together, while the disk took nothing, are not there for the next daemon to tell again."""
+    hook = Webhook()
+    settings = Receiver(kind="webhook", url=hook.url)
+    target = Target(name="me", settings=settings, environ={}, masker=Masker())
+    known = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.configure("error")  # pytest's files cannot take a line either
+
+    async def tell() -> None:
+        courier = Courier(target, tmp_path)
+        for name in "ab":
+            courier.add([happened.budget_spent(name, "spent", 1e9)])
+        assert Waiting(tmp_path, "me").count() == 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, known[1]))
+        courier.add([happened.budget_spent("c", "spent", 1e9)])
+        running = asyncio.create_task(courier.run())
+        await courier.settle()
+        running.cancel()
+
+    try:
+        with hook:
+            asyncio.run(tell())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, known)
+    assert [len(post.told["events"]) for post in hook.posts] == [3]
+    assert Waiting(tmp_path, "me").load() == (None, [])
 
 
 def _running(command: str) -> list[str]:

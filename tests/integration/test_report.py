@@ -115,8 +115,9 @@ def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> 
 def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     """Who makes reports ends with the daemon, also while nobody closes its input."""
     started = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-P', '-m', 'batchd.report', '--behind'])\n"
+        "import os, subprocess, sys, time\n"
+        "command = [sys.executable, '-P', '-m', 'batchd.report', str(os.getpid()), '--behind']\n"
+        "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )
     with subprocess.Popen(
@@ -132,6 +133,24 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
         until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have process numbers of its own")
+def test_the_first_process_of_a_container_makes_reports(spool: Spool) -> None:
+    """Where batchd is process 1, who makes reports does not take it for what adopts orphans."""
+    spool.write("one.json", [{"first_prompt": "x"}])
+    run = spool.command("run", "one.json")
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *run],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=spool.environment,
+        cwd=spool.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (spool.folder / "outbox/one/report.html").is_file()
 
 
 def _nice(process: Path) -> int:
@@ -247,6 +266,7 @@ def test_csv(tmp_path: Path) -> None:
         '@SUM(A1)"',
         "\t=1",
         "plain, with comma",
+        "plain bar drawn\ranew\r=1+1",
     )
     night = Night(tmp_path, 10, hostile=evil)
     night.write()
@@ -260,6 +280,25 @@ def test_csv(tmp_path: Path) -> None:
     assert not [c for r in rows for c in r.values() if c.startswith(("=", "+", "-", "@", "\t"))]
     page = (ROOT / "docs/tasks.md").read_text()
     assert " ".join(rows[0]) in " ".join(page.split()).replace("`", "").replace(",", "")
+
+
+def test_what_is_no_file_is_not_replaced(night: Night) -> None:
+    """A page for a device goes into it, and a backup is refused: nothing takes a device's place, be it asked for by root."""
+    spool, link = _in(night.folder), night.folder / "out"
+    link.symlink_to("/dev/full")
+    page = spool.batchd("report", "-o", "out")
+    assert page.returncode == 3
+    assert "No space left" in page.stderr
+    copy = spool.batchd("backup", "out")
+    assert (copy.returncode, "is no file" in copy.stderr) == (2, True)
+    assert link.is_symlink()
+
+
+def test_counts_and_days_may_be_as_large_as_they_can_be_written(night: Night) -> None:
+    """The last day of the calendar and more batches than there can be mean all of them."""
+    spool = _in(night.folder)
+    assert spool.batchd("report", "--until", "9999-12-31", "-o", "r.html").returncode == 0
+    assert night.name in spool.batchd("status", "-n", str(10**30)).stdout
 
 
 def test_the_wheel_has_the_page(tmp_path: Path) -> None:

@@ -299,7 +299,9 @@ def test_without_a_terminal(at: Control) -> None:
     done = at.spool.batchd("top")
     assert done.returncode == 2
     assert "batchd status" in done.stderr
-    assert at.spool.batchd("top", "-i", "0").returncode == 2
+    for wrong in ("0", "nan", "inf", "1e10"):
+        done = at.spool.batchd("top", "-i", wrong)
+        assert (done.returncode, "--interval is from" in done.stderr) == (2, True)
     with Teletype(
         at.spool.command("top"), env={**at.spool.environment, "TERM": "dumb"}
     ) as terminal:

@@ -67,6 +67,8 @@ class Receiver:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         #: What it answers; 0: nothing, ever.
         self.status = 200
+        #: What it says with that.
+        self.saying: dict[str, str] = {}
         self.requests = 0
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
@@ -94,7 +96,8 @@ class Receiver:
             self.bodies.append(body)
             self.headers.append({k.lower(): v for k, v in request.headers.items()})
         request.send_response(self.status)
-        request.send_header("Content-Length", "0")
+        for name, value in {"Content-Length": "0", **self.saying}.items():
+            request.send_header(name, value)
         request.end_headers()
 
     def spans(self) -> list[Seen]:
@@ -289,6 +292,8 @@ def test_a_receiver_that_is_down_gets_all_of_it_later(tmp_path: Path, model_serv
         assert f"{gone.endpoint}, cannot be reached" in trouble["message"]
         with Receiver(port) as receiver:
             receiver.status = 503
+            # No date: the library that sends throws at it.
+            receiver.saying = {"Retry-After": "Thu, 01 Jan 2026 00:00:00 +99999999999999999999"}
             until(lambda: receiver.requests)
             receiver.status = 200
             until(lambda: len(_roots(receiver)) == 4)

@@ -191,6 +191,7 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
         ("/api/batches/b?page=99999999999999999999", 400),
         ("/api/batches/b?page=%D9%A1", 400),
         ("/api/cost?by=secrets", 400),
+        ("/api/cost?days=999999999", 200),
         ("/api/batches/b/001/conversation?before=x", 400),
         ("/api/batches/b?q=%00%27%22%3Cscript%3E&page=7", 200),
         ("/%00%ff%fe", 404),
@@ -244,6 +245,31 @@ def test_who_reads_nothing_harms_nobody(spool: Spool, page: Page) -> None:
             assert time.monotonic() - begun < 20
         status = Path(f"/proc/{page.process.pid}/status").read_text()
         assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 150_000
+
+
+def test_who_asks_nothing_keeps_nobody_out(page: Page) -> None:
+    """Connections that never bring a whole request, the first or a later one, are let go after ten seconds; who listens stays."""
+    whole, begun = page.request("/session"), b"GET /session HTTP/1.1\r\nHost: loc"
+    with contextlib.ExitStack() as guests:
+
+        def guest(said: bytes) -> socket.socket:
+            sock = guests.enter_context(socket.create_connection(("127.0.0.1", page.port), 5))
+            sock.sendall(said)
+            return sock
+
+        listener = guest(page.request("/live/overview"))
+        assert listener.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        for number in range(254):
+            sock = guest((b"", begun, whole)[number % 3])
+            if number % 3 == 2:
+                assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                sock.sendall(begun)
+        until(lambda: page.ask("/session")[0].status == 503)
+        until(lambda: page.ask("/session")[0].status == 200)
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                assert listener.recv(1 << 16), "it was let go"
 
 
 def test_only_so_many_listen(page: Page) -> None:

@@ -133,6 +133,7 @@ def test_errors_under_status_200() -> None:
         ({"retry-after": "soon"}, None),
         ({"retry-after": "inf"}, None),
         ({"retry-after": "Fri, 31 Dec 99999 23:59:59 GMT"}, None),
+        ({"retry-after": "Thu, 31 Dec 2026 23:59:59 +99999999999999999999"}, None),
         ({}, None),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pty
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -91,6 +92,25 @@ def test_the_file_survives_logrotate(tmp_path: Path) -> None:
     logger.info(Action.CONFIG_RELOADED)
 
 
+def test_a_line_that_the_disk_cut_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Where a disk was full in the middle of a line, the next one, once there is room, begins on its own."""
+    path = tmp_path / "batchd.log"
+    log.configure("info", "console", str(path))
+    logger = log.get_logger()
+    known = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, known[1]))
+    try:
+        logger.info(Action.DAEMON_STARTED, message="x" * 200)
+        logger.info(Action.DAEMON_STARTED, message="nothing of it is written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, known)
+    logger.info(Action.DAEMON_STOPPING)
+    logger.info(Action.CONFIG_RELOADED)
+    cut, *whole = path.read_text().splitlines()
+    assert len(cut) == 150
+    assert [json.loads(x)["event"] for x in whole] == ["daemon_stopping", "config_reloaded"]
+
+
 def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
     """A FIFO in its place: nobody waits for a reader, nor for one who stands still; at the start it is an error."""
     path = tmp_path / "batchd.log"
@@ -156,6 +176,19 @@ def test_exceptions_and_libraries_speak_json_too(capsys: pytest.CaptureFixture[s
     first, second = _lines(capsys.readouterr().err)
     assert first["exception"].splitlines()[-1].startswith("ValueError: ")
     assert (second["event"], second["message"]) == ("library_warned", "overflow 3")
+
+
+def test_a_traceback_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """An exception may quote what a model said: controls in it are escaped, its own lines apart, and keys left out."""
+    log.configure("info", "console")
+    try:
+        int("\x1b[2J\u202e")
+    except ValueError as error:
+        error.add_note("\x1b]0;gone\x07 sk-abcdefghijklmnop")
+        log.get_logger().exception(Action.STORE_TROUBLE)
+    err = capsys.readouterr().err
+    assert "\n\\x1b]0;gone\\x07 sk-[secret]\n" in err
+    assert not {"\x1b", "\u202e"} & {*err}
 
 
 def test_the_level_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:

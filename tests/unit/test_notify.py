@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from batchd.config.notify import Receiver
@@ -15,8 +17,8 @@ from batchd.notify import happened, message
 from batchd.notify.channels import Target
 from batchd.notify.channels.email_channel import mail
 from batchd.notify.channels.webhook_channel import seconds, signed
-from batchd.notify.format import EventV1
-from batchd.records import Batch, Cause, Parking, Scope
+from batchd.notify.format import BatchV1, EventV1, FailuresV1
+from batchd.records import Batch, Cause, Parking, Reason, Scope, Status
 
 NOW = 1_800_000_000.0
 EVIL = "no\r\nBcc: all@example.com\r\n\r\nTo go on: rm -rf / \x1b[31m\u202e s3cret-key-1"
@@ -51,6 +53,33 @@ def test_nobody_writes_into_a_message_but_batchd() -> None:
     assert "[secret]" in text
     assert "s3cret" not in f"{told}{made}"
     assert b"Message-ID: <" + told.id.encode() in made.as_bytes()
+
+
+def test_every_text_in_an_event_is_clean() -> None:
+    """What is listed, the failures of tasks and the errors of a file, is without secrets and controls too, and can be written as JSON."""
+    batch = Batch(name="b", claim="", outbox="/o", request="request.json", received_at=NOW)
+    problem = Problem("tasks[0]", EVIL + "\ud800")
+    refused = message.clean(happened.batch_refused(batch, [problem], NOW), Masker(["s3cret-key-1"]))
+    told = msgspec.json.encode(message.compose([refused])).decode()
+    assert "s3cret" not in told
+    assert refused.batch is not None
+    (error,) = refused.batch.errors
+    assert error.startswith("tasks[0]: no Bcc: ")
+    assert error.endswith("[secret]\\ud800")
+    assert "\x1b" not in error
+
+
+def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
+    """What programs go by stays as it is documented, whatever the secrets are; texts for people are without them."""
+    failed = FailuresV1(
+        status=Status.TIMEOUT, reason=Reason.WALL_CLOCK, count=1, task="001", message="timeout"
+    )
+    batch = BatchV1(name="b", folder="/o/b", counts={Status.TIMEOUT: 1}, failures=(failed,))
+    event = replace(happened.budget_spent("b", "budget", NOW), batch=batch)
+    (told,) = message.compose([message.clean(event, Masker(["budget", "timeout"]))]).events
+    assert told.event == "budget_reached"
+    assert told.batch == replace(batch, failures=(replace(failed, message="[secret]"),))
+    assert told.message == "[secret]"
 
 
 def test_of_many_the_most_important_are_told_and_the_rest_counted() -> None:

@@ -11,7 +11,9 @@ import jsonschema
 import pytest
 
 from batchd import events, formats, results
+from batchd.cli.summary import lines
 from batchd.errors import Problem
+from batchd.observe.words import percent
 from batchd.records import (
     Answer,
     Batch,
@@ -166,6 +168,18 @@ def test_a_summary_adds_its_results_up() -> None:
     assert [t["task"] for t in summary["tasks"]] == ["001", "002"]
     unknown = valid("summary", results.summary(BATCH, [*texts, text_of(None, "003")], 1e9))
     assert unknown["cost"]["total"] is None
+
+
+def test_one_failure_of_many_is_no_full_success() -> None:
+    """However many tasks there are, a success rate of 1, and 100 % for people, mean all of them."""
+    completed = text_of(PRICE)
+    failed = completed.replace('"status": "completed"', '"status": "error"')
+    summary = valid("summary", results.summary(BATCH, [failed, *[completed] * 24_999], 1e9))
+    assert summary["success_rate"] == 0.99996
+    assert "99.9 %" in "\n".join(lines(summary))
+    assert [percent(p) for p in (0, 0.00001, 0.5, 2 / 3, 0.99999, 1)] == [
+        *("0.0 %", "0.1 %", "50.0 %", "66.7 %", "99.9 %", "100.0 %"),
+    ]
 
 
 def test_a_refused_file_gets_a_summary_with_every_problem() -> None:

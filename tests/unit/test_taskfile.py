@@ -223,6 +223,8 @@ def test_ceilings_bind(spool: Config) -> None:
         ('{"tasks": {}}', "tasks", "it must be a list"),
         ('[{"first_prompt": "a", "first_prompt": "b"}]', "[0].first_prompt", "given twice"),
         (r'{"first_prompt": "\ud83d"}', "first_prompt", r"holds \ud83d, half of a surrogate pair"),
+        (r'[{"first_prompt": "a", "k\ud83d": 1}]', "[0]", "a key holds half of a surrogate pair"),
+        (r'{"tasks": [{"first_prompt": "a"}], "\ud83d": 1}', "", "a key holds half of a surrogate"),
         ('{"first_prompt": "a", "metadata": {"b": NaN}}', "metadata.b", "NaN"),
         (
             '{"first_prompt": "a", "limits": {"timeout_s": 1e999}}',

@@ -9,7 +9,7 @@ import sys
 from batchd.cli import common
 from batchd.errors import UsageError
 
-_LEAST_S = 0.1
+_LEAST_S, _MOST_S = 0.1, 86_400.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show it until somebody has seen enough."""
-    if not args.interval >= _LEAST_S:
-        raise UsageError(f"--interval is at least {_LEAST_S} seconds")
+    if not _LEAST_S <= args.interval <= _MOST_S:
+        raise UsageError(f"--interval is from {_LEAST_S} to {_MOST_S:,.0f} seconds")
     state = common.state_directory(args.config)
     from batchd.cli.top import loop  # noqa: PLC0415 (rich is slow to load)
 

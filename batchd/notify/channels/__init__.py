@@ -25,8 +25,9 @@ async def send(target: Target, message: NotificationV1) -> str:
     """Bring a message to its receiver, in one try; return what came back. Raises ``DeliveryError``."""
     settings = target.settings
     module = f"batchd.notify.channels.{settings.kind}_channel"
-    # A command's channel keeps to it by itself, and tells what the command had to say until then.
-    limit_s = None if settings.kind == "command" else settings.timeout_s
+    # A command's channel keeps to it by itself, and tells what the command had to say until then; so does that of
+    # mails, whose server may be slow once it has one.
+    limit_s = None if settings.kind in {"command", "email"} else settings.timeout_s
     try:
         async with asyncio.timeout(limit_s):
             channel = importlib.import_module(module)

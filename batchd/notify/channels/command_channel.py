@@ -21,7 +21,7 @@ from batchd.sandbox.child import Child
 _OUTPUT_BYTES = 1024
 #: A shell's words for what cannot be run, and what is not there.
 _NOT_RUN = {126, 127}
-#: The message stands in variables too; a longer text would not fit into one.
+#: The message stands in variables too; a text of more bytes would not fit into one.
 _MOST = 64 << 10
 
 
@@ -68,5 +68,5 @@ def _environment(target: Target, message: NotificationV1) -> Mapping[str, str]:
         "BATCHD_EVENT": ",".join(sorted({event.event for event in message.events})),
         "BATCHD_BATCH": first.batch.name if len(message.events) == 1 and first.batch else "",
         "BATCHD_SUBJECT": message.subject,
-        "BATCHD_TEXT": message.text[:_MOST],
+        "BATCHD_TEXT": message.text.encode()[:_MOST].decode(errors="ignore"),
     }

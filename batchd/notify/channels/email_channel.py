@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import email.utils
 from datetime import datetime
 from email.message import EmailMessage
@@ -17,23 +19,30 @@ from batchd.notify.format import NotificationV1
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 #: Answers from here on are for good.
 _PERMANENT = 500
+#: How long a server may take to say goodbye.
+_GOODBYE_S = 2.0
 
 
 async def send(target: Target, message: NotificationV1) -> str:
     """Hand it to the server. Raises ``DeliveryError``."""
     settings = target.settings
     password = notify.password(settings, target.environ) if settings.user else None
+    client = aiosmtplib.SMTP(
+        hostname=settings.host,
+        port=settings.port or _PORTS[settings.tls],
+        use_tls=settings.tls == "tls",
+        start_tls=settings.tls == "starttls",
+        timeout=settings.timeout_s,
+        username=settings.user or None,
+        password=password,
+    )
     try:
-        refused, said = await aiosmtplib.send(
-            mail(target, message),
-            hostname=settings.host,
-            port=settings.port or _PORTS[settings.tls],
-            use_tls=settings.tls == "tls",
-            start_tls=settings.tls == "starttls",
-            timeout=settings.timeout_s,
-            username=settings.user or None,
-            password=password,
-        )
+        async with asyncio.timeout(settings.timeout_s):
+            await client.connect()
+            refused, said = await client.send_message(mail(target, message))
+        await _leave(client)
+    except TimeoutError:
+        raise DeliveryError(f"no answer within {settings.timeout_s:g} s") from None
     except aiosmtplib.SMTPRecipientsRefused as error:
         told = "; ".join(
             f"{each.recipient}: {each.code} {each.message}" for each in error.recipients
@@ -48,8 +57,16 @@ async def send(target: Target, message: NotificationV1) -> str:
         raise DeliveryError(f"the server cannot do what is asked: {error}", final=True) from None
     except (aiosmtplib.SMTPException, OSError) as error:
         raise DeliveryError(f"it cannot be reached: {error}") from None
+    finally:
+        client.close()
     told = "; ".join(f"{who} refused: {why.code} {why.message}" for who, why in refused.items())
     return f"250 {said} ({told})" if told else f"250 {said}"
+
+
+async def _leave(client: aiosmtplib.SMTP) -> None:
+    """Say goodbye; the server has the mail, whatever it answers now, or does not."""
+    with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+        await client.quit(timeout=_GOODBYE_S)
 
 
 def mail(target: Target, message: NotificationV1) -> EmailMessage:

@@ -46,13 +46,13 @@ async def send(target: Target, message: NotificationV1) -> str:
             # No redirect is followed: it would take the message where nobody has allowed it.
             session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
-            said = (await answer.content.read(_QUOTED)).decode("utf-8", "replace")
             status, after = answer.status, answer.headers.get("retry-after", "")
+            if 200 <= status < 300:  # noqa: PLR2004 (the range that means success)
+                return f"HTTP {status}"  # it has it, whatever else it says, or never gets to say
+            said = (await answer.content.read(_QUOTED)).decode("utf-8", "replace")
     except (aiohttp.ClientError, OSError) as error:
         raise DeliveryError(f"it cannot be reached: {error}") from None
     told = f"HTTP {status} {said}".strip()
-    if 200 <= status < 300:  # noqa: PLR2004 (the range that means success)
-        return f"HTTP {status}"
     final = 300 <= status < 500 and status not in _LATER  # noqa: PLR2004 (redirects, and the caller's faults)
     raise DeliveryError(told, final=final, retry_after_s=seconds(after))
 
