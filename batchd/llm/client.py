@@ -84,6 +84,10 @@ class ModelClient:
                 message=f"{setup.name}: the provider {setup.provider!r} is not configured, or has no key",
             )
         place = Place(setup, endpoint, self._masker)
+        if timeout_s <= 0:
+            return place.failure(
+                FailureKind.TIMEOUT, says="was not asked: no time was left", sent=False
+            )
         try:
             line = self._line(setup.provider, endpoint)
         except (httpx2.InvalidURL, ValueError) as error:

@@ -371,6 +371,18 @@ def test_what_never_left_is_not_booked() -> None:
     assert "'missing'" in missing.message
 
 
+def test_a_call_without_time_is_not_made() -> None:
+    """A task may run out of its time while it waits for its turn: what was never asked for is not booked."""
+
+    async def test(server: ModelServer, client: ModelClient) -> None:
+        failure = await client.call(_setup("steps-2"), ASK, -0.01)
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.unsettled) == (FailureKind.TIMEOUT, False)
+        assert server.totals.requests == 0
+
+    _with_server(test)
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
