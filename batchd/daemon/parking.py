@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from batchd.daemon import clocks
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
-from batchd.daemon.register import Key, Register
+from batchd.daemon.register import DAY, Key, Register
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
@@ -24,7 +24,6 @@ from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
-_DAY = (Scope.DAY, "")
 #: Parkings whose end is noted in one go.
 _CHUNK = 1000
 
@@ -39,7 +38,7 @@ class ParkingLot(Listener):
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
-        self.trials = Trials(core.schedule, self._paused)
+        self.trials = Trials(core.schedule, self._register.paused)
         #: The day and its budget when the money was spent.
         self._spent_on: tuple[int, float] | None = None
         #: Open batches whose money is spent.
@@ -59,7 +58,7 @@ class ParkingLot(Listener):
     @property
     def stopped(self) -> bool:
         """Whether nothing at all may start."""
-        return (Scope.ALL, "") in self._register or _DAY in self._register
+        return self._register.stopped
 
     def given_back(self, active: Iterable[Ref]) -> int:
         """Return how many tasks have begun and wait without a slot; ``active``: those that have one."""
@@ -74,7 +73,7 @@ class ParkingLot(Listener):
         self._core.log.info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
         )
-        return sum(1 for _ in self._concerned(parking.scope, parking.name))
+        return sum(1 for _ in self._register.concerned(parking.scope, parking.name))
 
     async def resume(self, *wanted: Key) -> int:
         """Let these go on, whatever they wait for; return how many of them were parked.
@@ -199,7 +198,7 @@ class ParkingLot(Listener):
     def day_spent(self, message: str) -> None:
         """Park everything until there is money again."""
         self._spent_on = self._core.governor.money.today()
-        if _DAY not in self._register:
+        if DAY not in self._register:
             self._core.log.warning(Action.BUDGET_REACHED, message=message)
             self._park_now(
                 Parking(scope=Scope.DAY, cause=Cause.BUDGET, message=message, since=time.time())
@@ -223,9 +222,9 @@ class ParkingLot(Listener):
 
     def _look(self, now: float) -> None:
         governor, longest = self._core.governor, self._core.config.governor.max_parked_s
-        if _DAY in self._register and self._spent_on != governor.money.today():
-            self._lift(_DAY)
-            self._core.spawn(self._forget(_DAY))
+        if DAY in self._register and self._spent_on != governor.money.today():
+            self._lift(DAY)
+            self._core.spawn(self._forget(DAY))
         for parking in self._register.outages():
             if now - parking.since > longest:
                 governor.outages.give_up(parking.name)
@@ -241,10 +240,10 @@ class ParkingLot(Listener):
             if not parking.cause.reason:
                 core.governor.outages.pause(parking.name)
         elif parking.scope in {Scope.BATCH, Scope.TASK} and new:
-            for ref in self._concerned(*key):
+            for ref in self._register.concerned(*key):
                 core.schedule.park(ref)
         if not parking.cause.reason and parking.scope is not Scope.DAY:
-            for ref in self._concerned(*key):
+            for ref in self._register.concerned(*key):
                 self.halt(ref, parking.message)
 
     def _park_now(self, parking: Parking) -> None:
@@ -260,13 +259,13 @@ class ParkingLot(Listener):
         if not self._register.drop(key, keep):
             return False
         if scope is Scope.PROVIDER:
-            if not self._paused(name):
+            if not self._register.paused(name):
                 core.governor.outages.unpause(name)
             if key not in self._register:
                 core.schedule.unpark_provider(name)
                 self.trials.release(name)
         elif scope in {Scope.BATCH, Scope.TASK}:
-            for ref in self._concerned(scope, name):
+            for ref in self._register.concerned(scope, name):
                 core.schedule.unpark(ref)
         core.log.info(Action.RESUMED, scope=scope, name=name)
         core.wake()
@@ -310,26 +309,9 @@ class ParkingLot(Listener):
         if self._register.drop((scope, name)):
             self._core.spawn(self._register.forget((scope, name)))
 
-    def _concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
-        """Yield the tasks of a scope that have not ended."""
-        schedule = self._core.schedule
-        if scope is Scope.TASK:
-            refs = [Ref(*name.split("/", 1))]
-        elif scope is Scope.BATCH:
-            refs = [queued.ref for queued in self._core.store.queued(name)]
-        else:
-            refs = schedule.refs(name if scope is Scope.PROVIDER else "")
-        return (ref for ref in refs if ref in schedule)
-
-    def _paused(self, provider: str) -> bool:
-        return any(not cause.reason for cause in self._register.causes((Scope.PROVIDER, provider)))
-
     def _waits(self, ref: Ref, provider: str) -> bool:
         """Whether a task waits for anything that is parked."""
-        keys = ((Scope.PROVIDER, provider), (Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))
-        if self.stopped or self.trials.holds(ref):
-            return True
-        return any(key in self._register for key in keys)
+        return self._register.holds(ref, provider) or self.trials.holds(ref)
 
 
 def _nothing(_ref: Ref, _message: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeAlias
 
 from batchd.daemon.core import Core
-from batchd.records import Cause, Parking, Scope
+from batchd.records import Cause, Parking, Ref, Scope
 
 #: What waits: its scope and its name.
 Key: TypeAlias = tuple[Scope, str]
+ALL: Key = (Scope.ALL, "")
+DAY: Key = (Scope.DAY, "")
 
 
 class Register:
@@ -29,6 +31,31 @@ class Register:
         """All that is parked, oldest first."""
         every = (p for causes in self._parkings.values() for p in causes.values())
         return tuple(sorted(every, key=lambda parking: parking.since))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing at all may start."""
+        return ALL in self or DAY in self
+
+    def paused(self, provider: str) -> bool:
+        """Whether somebody paused a provider, whatever else it waits for."""
+        return any(not cause.reason for cause in self.causes((Scope.PROVIDER, provider)))
+
+    def holds(self, ref: Ref, provider: str) -> bool:
+        """Whether a task of a provider waits for anything that is parked."""
+        keys = ((Scope.PROVIDER, provider), (Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))
+        return self.stopped or any(key in self for key in keys)
+
+    def concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
+        """Yield the tasks of a scope that have not ended."""
+        schedule = self._core.schedule
+        if scope is Scope.TASK:
+            refs = [Ref(*name.split("/", 1))]
+        elif scope is Scope.BATCH:
+            refs = [queued.ref for queued in self._core.store.queued(name)]
+        else:
+            refs = schedule.refs(name if scope is Scope.PROVIDER else "")
+        return (ref for ref in refs if ref in schedule)
 
     def outages(self) -> list[Parking]:
         """Return what waits for a provider to come back."""

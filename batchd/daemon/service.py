@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -17,22 +16,18 @@ from typing import Any, Self
 from batchd import __version__, control, log
 from batchd.config import Config
 from batchd.daemon import lock, signals, tuning, vigil
-from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
-from batchd.daemon.orders import Ends, Orders
-from batchd.daemon.parking import ParkingLot
-from batchd.daemon.reloading import Reloader
-from batchd.daemon.scratch import Scratch
+from batchd.daemon.orders import Ends
+from batchd.daemon.parts import joined
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble, trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
-from batchd.pool.supervisor import Shape, Supervisor
+from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
@@ -120,14 +115,14 @@ class Daemon:
         for (name, data), tasks in zip(files, parsed, strict=True):
             if not self._stopping.is_set():
                 names.append((await self._add(name, data, tasks)).name)
-        done = asyncio.gather(*(self._batches.done(name) for name in names))
+        done = asyncio.gather(*(self._parts.batches.done(name) for name in names))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await _first(done, stopping)
         stopping.cancel()
         if self._stopping.is_set():
             interrupted()
         for queued in [q for name in names for q in self._core.store.queued(name)]:
-            self._dispatcher.cancel(queued.ref, "the run was interrupted")
+            self._parts.dispatcher.cancel(queued.ref, "the run was interrupted")
         await done
 
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,7 +141,7 @@ class Daemon:
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
-        done = asyncio.ensure_future(self._batches.done(name))
+        done = asyncio.ensure_future(self._parts.batches.done(name))
         await _first(done, self._core.broken)
         if not done.done():
             done.cancel()
@@ -200,34 +195,30 @@ class Daemon:
         )
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
-        batches = self._batches = Batches(core)
-        scratch = self._scratch = Scratch(core)
-        self._listeners.add(scratch)
-        lot = self._lot = ParkingLot(core, batches)
-        dispatcher = self._dispatcher = Dispatcher(core, batches, lot)
-        dispatcher.pool = Supervisor(
-            self._shape(config),
-            tuning.settings(config, endpoints),
-            dispatcher,
-            held,
-            self._agent,
+        self._parts = joined(
+            core,
+            endpoints,
+            held=held,
+            agent=self._agent,
+            ends=self._ends,
+            reload=self._reload,
+            shape=self._shape,
         )
-        self._reloader = Reloader(core, dispatcher, self._reload, self._shape)
-        lot.read_keys = self._reloader.again
-        self._orders = Orders(
-            core, batches, dispatcher, lot, ends=self._ends, reloader=self._reloader
-        )
-        self._verbs = self._orders.table()
+        self._verbs = self._parts.orders.table()
         if self._work:
-            self._listeners.opened(self._orders.standing)
+            self._listeners.opened(self._parts.orders.standing)
             await self._begin(undo, state)
             self._listeners.daemon_started(
-                Start(after_crash=after_crash, batches=len(batches), tasks=len(core.schedule))
+                Start(
+                    after_crash=after_crash,
+                    batches=len(self._parts.batches),
+                    tasks=len(core.schedule),
+                )
             )
         else:
             undo.push_async_callback(core.settle)
             await move_claimed(core)
-            self._restore(set())
+            self._parts.restore(set())
 
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
@@ -236,9 +227,9 @@ class Daemon:
 
     async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        core, batches, dispatcher = self._core, self._batches, self._dispatcher
+        core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
         inbox = Inbox(core.config) if self._watch else None
-        self._restore(inbox.claimed() if inbox else set())
+        self._parts.restore(inbox.claimed() if inbox else set())
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
@@ -253,7 +244,7 @@ class Daemon:
             core.spawn(vigil.feed(self._systemd), endless=True)
         core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
-        core.spawn(self._lot.watch(), endless=True)
+        core.spawn(self._parts.lot.watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
         core.log.info(
@@ -262,26 +253,12 @@ class Daemon:
         dispatcher.pump()
         self._systemd.ready()
 
-    def _restore(self, claimed: set[str]) -> None:
-        """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
-        # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
-        gc.disable()
-        restored = self._core.store.restore()
-        torn = self._orders.rerun.torn(restored.batches)
-        self._batches.restore(restored, claimed | {batch.claim for batch in torn})
-        for batch in torn:
-            self._core.spawn(self._orders.rerun.mend(batch))
-        self._lot.restore(restored.parked, restored.queued)
-        self._scratch.sweep(task.ref for task in restored.queued)
-        gc.freeze()
-        gc.enable()
-
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
-        core, pool = self._core, self._dispatcher.pool
+        core, pool = self._core, self._parts.dispatcher.pool
         self._systemd.stopping()
-        core.log.info(Action.DAEMON_STOPPING, tasks=len(self._dispatcher.active))
-        self._dispatcher.drain()
+        core.log.info(Action.DAEMON_STOPPING, tasks=len(self._parts.dispatcher.active))
+        self._parts.dispatcher.drain()
         if not self._at_once.is_set() and not core.broken.done():
             drain = asyncio.ensure_future(pool.drain(core.config.pool.drain_s))
             hurry = asyncio.ensure_future(self._at_once.wait())
@@ -314,7 +291,7 @@ class Daemon:
     async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
         batch = new_batch(ulid(), name, self._core.config.paths.outbox, time.time())
         return await take_up(
-            self._core, self._batches, with_budget(batch, parsed), parsed.tasks, data
+            self._core, self._parts.batches, with_budget(batch, parsed), parsed.tasks, data
         )
 
     async def _reloads(self) -> None:
@@ -323,7 +300,7 @@ class Daemon:
             await self._hangup.wait()
             self._hangup.clear()
             self._systemd.reloading()
-            await self._reloader.reload()
+            await self._parts.reloader.reload()
             self._systemd.ready()
 
 

@@ -1,0 +1,74 @@
+"""What a daemon is made of, and how the parts are joined."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchd.config import Config
+from batchd.daemon import tuning
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import Core
+from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.orders import Ends, Orders
+from batchd.daemon.parking import ParkingLot
+from batchd.daemon.reloading import Reloader
+from batchd.daemon.scratch import Scratch
+from batchd.pool.supervisor import Shape, Supervisor
+from batchd.records import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The core, and all that works around it."""
+
+    core: Core
+    batches: Batches
+    scratch: Scratch
+    lot: ParkingLot
+    dispatcher: Dispatcher
+    reloader: Reloader
+    orders: Orders
+
+    def restore(self, claimed: set[str]) -> None:
+        """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
+        # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
+        gc.disable()
+        restored = self.core.store.restore()
+        torn = self.orders.rerun.torn(restored.batches)
+        self.batches.restore(restored, claimed | {batch.claim for batch in torn})
+        for batch in torn:
+            self.core.spawn(self.orders.rerun.mend(batch))
+        self.lot.restore(restored.parked, restored.queued)
+        self.scratch.sweep(task.ref for task in restored.queued)
+        gc.freeze()
+        gc.enable()
+
+
+def joined(
+    core: Core,
+    endpoints: dict[str, Endpoint],
+    *,
+    held: int,
+    agent: str,
+    ends: Ends,
+    reload: Callable[[], Config] | None,
+    shape: Callable[[Config], Shape],
+) -> Parts:
+    """Return the parts, joined to the core and to each other; nothing runs yet.
+
+    ``endpoints``: the providers that can be asked. ``held``: the spool's lock, which workers hold too. ``agent``: what
+    works on a task. ``ends``: who waits for what has ended. ``reload``: reads the configuration. ``shape``: of the pool.
+    """
+    batches = Batches(core)
+    scratch = Scratch(core)
+    core.listeners.add(scratch)
+    lot = ParkingLot(core, batches)
+    dispatcher = Dispatcher(core, batches, lot)
+    settings = tuning.settings(core.config, endpoints)
+    dispatcher.pool = Supervisor(shape(core.config), settings, dispatcher, held, agent)
+    reloader = Reloader(core, dispatcher, reload, shape)
+    lot.read_keys = reloader.again
+    orders = Orders(core, batches, dispatcher, lot, ends=ends, reloader=reloader)
+    return Parts(core, batches, scratch, lot, dispatcher, reloader, orders)
