@@ -181,17 +181,18 @@ def spool(tmp_path: Path, model_server: str) -> Spool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under a seed, take a sample of the cases of each test that is marked ``sampled``; without one, take them all."""
-    seed = os.environ.get("BATCHD_SAMPLE_SEED", "")
+    """Under a seed, leave out what is ``long``, and take a sample of the cases of each test that is ``sampled``."""
+    seed = os.environ.get("BATCHD_SAMPLE_SEED")
+    if not seed:
+        return
+    left_out = {item for item in items if item.get_closest_marker("long")}
     cases = defaultdict(list)
     for item in items:
-        if seed and (mark := item.get_closest_marker("sampled")):
+        if mark := item.get_closest_marker("sampled"):
             cases[item.nodeid.partition("[")[0], *mark.args].append(item)
-    left_out = {
-        item
-        for (test, number), all_of_it in cases.items()
-        for item in random.Random(seed + test).sample(all_of_it, max(len(all_of_it) - number, 0))
-    }
+    for (test, number), found in cases.items():
+        surplus = max(len(found) - number, 0)  # fewer where only root has some of them
+        left_out.update(random.Random(seed + test).sample(found, surplus))
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))
 

@@ -186,6 +186,7 @@ def test_the_timeline_opens_what_is_clicked_on(night: Night) -> None:
     browse(night, read)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_dark_and_a_telephone(night: Night, dark: bool) -> None:
     """Colours follow the reader's choice, with enough contrast; 360 points are wide enough for all of it."""

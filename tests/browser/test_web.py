@@ -268,6 +268,7 @@ def test_money_is_split_by_tag(night: Spool) -> None:
         browse(served, read, at="/cost?days=0")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dark", [False, True])
 def test_light_dark_and_a_telephone(night: Spool, dark: bool) -> None:
     """Every page fits into 360 points, follows the reader's colours, has one main heading and a name for what can be used."""

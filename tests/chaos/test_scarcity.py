@@ -62,6 +62,7 @@ def _fill(small: Path) -> Path:
     return ballast
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 @pytest.mark.parametrize("killed", [False, True], ids=["waits", "killed-meanwhile"])
 def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(

@@ -241,6 +241,7 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
     scene(tmp_path, play)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("model", "status", "reason"),
     [

@@ -132,6 +132,7 @@ def test_status_after_the_daemon_was_killed(at: Control) -> None:
         at.order("cancel", "games")
 
 
+@pytest.mark.long
 def test_status_shows_money_that_may_have_been_spent(at: Control) -> None:
     """Beside the cost, as in `batchd cost`, what calls without an answer on record may have cost at most."""
     with (at.folder / "config.toml").open("a") as file:
@@ -263,6 +264,7 @@ def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool
     assert spool.result("games", "summary")["total"] == 2
 
 
+@pytest.mark.long
 def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) -> None:
     """A second Ctrl-C that comes when all is over already takes nothing away: the summary or what is left is told."""
     path = spool.write("games.json", [{"first_prompt": f"{spool.folder}", **HANGS}])
@@ -288,6 +290,7 @@ def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) ->
         assert process.returncode == (130 if "Stopped: " in errors else 1)
 
 
+@pytest.mark.long
 def test_a_trial_whose_tasks_come_after_later_ones_says_how_many_it_takes(spool: Any) -> None:
     """`--first N` cuts no task off from what it comes after: it names both, and the number that takes all in."""
     tasks = [{"id": "a"}, {"id": "b", "after": ["d"]}, {"id": "c"}, {"id": "d", "after": ["e"]}]

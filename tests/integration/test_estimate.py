@@ -82,6 +82,7 @@ def first_requests(spool: Any, batch: str) -> int:
     return sum(call.input_tokens for call in calls)
 
 
+@pytest.mark.long
 def test_what_is_estimated_comes_true(counted: Any) -> None:
     """After real batches the range of a like batch holds its real calls, tokens and money; first requests are exact."""
     made = {"model": "standin/steps-3", "tags": ["nightly"]}

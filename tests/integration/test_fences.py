@@ -367,6 +367,7 @@ def test_a_task_that_never_gets_anywhere_is_given_up(tmp_path: Path, slow_server
     assert not log(slow_server)
 
 
+@pytest.mark.long
 def test_daemons_that_die_before_their_workers_are_up_cost_no_task_an_attempt(
     tmp_path: Path, slow_server: str
 ) -> None:

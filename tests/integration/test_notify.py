@@ -332,6 +332,7 @@ def _running(command: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_five_hundred_batches_are_no_flood(told: Spool) -> None:
     """At two messages a minute 500 batches in three waves come in two and one that waits, and every one of them is told of or counted."""
     hook = Webhook()

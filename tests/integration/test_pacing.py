@@ -58,6 +58,7 @@ def _counts(server: ModelServer) -> tuple[int, int]:
     return by_status[200], by_status[429]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("headers", [False, True])
 def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool) -> None:
     """Sixteen agents at a provider of ten requests a second: all is answered, at its pace, with or without headers."""

@@ -51,6 +51,7 @@ def test_it_is_kept_over_a_crash_and_goes_with_the_task(spool: Spool) -> None:
         spool.eventually(lambda: not _rooms(spool))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("running", [True, False], ids=["daemon", "offline"])
 def test_it_goes_with_a_cancelled_task(spool: Spool, running: bool) -> None:
     """Whether a daemon runs or not, a cancelled task leaves nothing there."""

@@ -324,6 +324,7 @@ def test_without_a_terminal(at: Control) -> None:
         assert "#" in plain
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"LC_ALL": "C"}], ids=["no colour", "ascii"])
 def test_it_does_without_colours_and_letters(at: Control, env: dict[str, str]) -> None:
     """NO_COLOR leaves bold and reverse; a locale without other letters gets ASCII."""
