@@ -280,7 +280,7 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
 
         def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (which event does not matter)
             if not self.stopped:
-                (active,) = (a for a in self.daemon._dispatcher.active if a.ref == ref)
+                (active,) = (a for a in self.daemon._parts.dispatcher.active if a.ref == ref)
                 self.stopped = active.worker.pid
                 os.kill(self.stopped, signal.SIGSTOP)
 
@@ -309,17 +309,17 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await daemon.submit("b.json", batch("a", model="standin/latency-1.5+steps-2"))
-            running = daemon._dispatcher
+            running = daemon._parts.dispatcher
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
-            (worker,) = daemon._dispatcher.pool.workers
+            (worker,) = daemon._parts.dispatcher.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-            daemon._reloader.again()
+            daemon._parts.reloader.again()
             await asyncio.sleep(0.5)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
             async with asyncio.timeout(30):
                 await daemon.batch_done("b")
-            assert daemon._dispatcher.pool.workers == (worker,)
+            assert daemon._parts.dispatcher.pool.workers == (worker,)
 
     asyncio.run(scenario())
     assert [r["attempts"] for r in results(tmp_path).values()] == [1]
@@ -337,10 +337,10 @@ def test_a_worker_of_another_version_gets_no_task(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             monkeypatch.setattr("batchd.pool.supervisor.__version__", "0.0.0")
-            for worker in daemon._dispatcher.pool.workers:
+            for worker in daemon._parts.dispatcher.pool.workers:
                 worker.kill("the test wants a new one")
             await daemon.submit("b.json", batch("x"))
-            await asyncio.to_thread(until, lambda: daemon._dispatcher.pool._failures > 1)
+            await asyncio.to_thread(until, lambda: daemon._parts.dispatcher.pool._failures > 1)
             assert not results(tmp_path)
             monkeypatch.undo()
             async with asyncio.timeout(20):
@@ -462,7 +462,7 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await asyncio.to_thread(
-                until, lambda: all(w.greeted for w in daemon._dispatcher.pool.workers)
+                until, lambda: all(w.greeted for w in daemon._parts.dispatcher.pool.workers)
             )
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
             await daemon.submit("b.json", batch(*"abcd"))
@@ -483,7 +483,7 @@ def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
     async def scenario() -> None:
         daemon = Daemon(settings, watch=False)
         async with daemon:
-            pool = daemon._dispatcher.pool
+            pool = daemon._parts.dispatcher.pool
             await asyncio.to_thread(until, lambda: all(w.greeted for w in pool.workers))
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
             await daemon.submit("b.json", batch("a", "b"))
