@@ -90,11 +90,6 @@ class Place:
         return f"{self.setup.name} at {self.endpoint_host}"
 
     @property
-    def url(self) -> str:
-        """Where to send a request: in full, which spares the SDK to put it together."""
-        return self.endpoint.address("chat/completions")
-
-    @property
     def endpoint_host(self) -> str:
         """The host and port of the base URL, without a name and password in it."""
         try:
