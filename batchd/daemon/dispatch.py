@@ -59,8 +59,15 @@ class Dispatcher:
             self._reserve(ref, alone=True)
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
-        for ref in schedule.take(max(0, self._free()), self._core.governor.crowded):
+        free = self._free()
+        ready = schedule.take(max(0, free), self._core.governor.crowded)
+        begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
+        for ref in begins:
             self._reserve(ref)
+        if len(begins) < len(ready):  # others may be cheaper: 100,000 are looked at by and by
+            asyncio.get_running_loop().call_soon(self.pump)
+        elif free > 0 and not self._active:
+            self._lot.shortage.nothing_goes_on()
 
     def _free(self) -> int:
         """Return how many tasks may start now; slots that rest do not count."""
@@ -100,6 +107,7 @@ class Dispatcher:
     # Starting
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
+        self._lot.shortage.something_goes_on()
         active = self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
         self._core.spawn(self._start(active))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchd.governor.provider import Call
 from batchd.records import Ref
 
 _DAY_S = 86400.0
@@ -50,6 +51,8 @@ class Treasury:
         self._days: dict[int, float] = {}
         self._batches: dict[str, Purse] = {}
         self._tasks: dict[Ref, Purse] = {}
+        #: The calls of tasks for which the day had too little.
+        self.wanted: dict[Ref, Call] = {}
 
     def open_day(self, spent: float) -> None:
         """Say what was spent today before the daemon started."""
@@ -86,6 +89,11 @@ class Treasury:
     def today(self) -> tuple[int, float]:
         """Return the day, as days since 1970-01-01 in UTC, and its budget: money is back when either changes."""
         return self._date(), self._day.limit
+
+    def waits_for_day(self, amount: float) -> bool:
+        """Whether a call of that price must wait for another day: one dearer than any day does not wait, but ends."""
+        self._turn_page()
+        return not self._day.could_hold(amount) and amount <= self._day.limit
 
     def told(self) -> dict[str, float]:
         """Return what `status` shows of the day, in dollars; a limit of 0: there is none."""
