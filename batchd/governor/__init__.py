@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from batchd.config import Config
@@ -155,6 +155,15 @@ class Governor:
     def waiting(self) -> int:
         """Calls that wait for their permit."""
         return sum(not p.granted for p in self._permits.values())
+
+    def servable(self) -> Iterator[Ref]:
+        """Yield tasks whose request for a permit could be answered now; none while each wake-up comes."""
+        for provider in self._providers.values():
+            if permit := provider.servable():
+                yield permit.call.ref
+        for permit in self._short:
+            if not any(purse.reserved for purse in self.money.purses(permit.call.ref)):
+                yield permit.call.ref
 
     def told(self) -> dict[str, dict[str, float | int]]:
         """Return what `status` shows, by provider."""

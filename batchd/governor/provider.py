@@ -166,6 +166,13 @@ class Provider:
                     return
             self._serve(self._waiting.popleft())
 
+    def servable(self) -> Permit | None:
+        """Return the permit that ``pump`` would serve now."""
+        if not self._waiting or not (self.shut or self._under_way < self.pace.concurrent):
+            return None
+        first, now = self._waiting[0], asyncio.get_running_loop().time()
+        return first if self.shut or self.pace.ready_at(now, first.call.tokens) <= now else None
+
     @property
     def shut(self) -> bool:
         """Whether calls are turned away at once, rather than kept waiting."""
