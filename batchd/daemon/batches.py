@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,18 @@ class Batches:
         """Return an open batch."""
         known = self._open.get(name)
         return known.batch if known else None
+
+    def ending(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each batch of which something has ended and is not published.
+
+        Its name; its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
+        nothing but to be published.
+        """
+        queued = self._core.schedule.sizes()
+        for name, known in self._open.items():
+            left = len(known.left)
+            if not left or left > queued[name]:
+                yield name, left, left - queued[name]
 
     async def done(self, name: str) -> None:
         """Wait until a batch's summary is written."""

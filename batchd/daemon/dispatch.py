@@ -69,6 +69,11 @@ class Dispatcher:
         elif free > 0 and not self._active:
             self._lot.shortage.nothing_goes_on()
 
+    def startable(self) -> Ref | None:
+        """Return a task that ``pump`` would start now; None after each call of it."""
+        stopped = self._core.closing or self._lot.stopped or self._core.troubles.has(*_HOLDING)
+        return None if stopped or self._free() <= 0 else self._core.schedule.next()
+
     def _free(self) -> int:
         """Return how many tasks may start now; slots that rest do not count."""
         return self.pool.slots() - self._resting

@@ -22,6 +22,7 @@ from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends
 from batchd.daemon.parts import joined
+from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble, trouble
 from batchd.governor import Governor
@@ -245,6 +246,7 @@ class Daemon:
         core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(self._parts.lot.watch(), endless=True)
+        core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
         core.log.info(

@@ -89,7 +89,11 @@ class Planner:
             refusal = faults.REFUSALS[fault]
             asked = faults.number(parts, "retry-after", settings.retry_after_s)
             told = refusal.retry or any(p.name == "retry-after" for p in parts)
-            return Plan(refusal=refusal, retry_after_s=asked if told else None)
+            return Plan(
+                refusal=refusal,
+                retry_after_s=asked if told else None,
+                latency_s=faults.number(parts, "latency", 0),
+            )
         reply = scripts.cut(self._answer(request, talk, parts), request.body.stop)
         names = {part.name for part in parts}
         return Plan(

@@ -184,6 +184,7 @@ class ModelServer:
         plan = self._planner.plan(request, settings)
         if plan.refusal:
             wait = plan.retry_after_s
+            await asyncio.sleep(plan.latency_s)
             return await delivery.refuse(http, exchange, plan.refusal, wait, limits)
         usage = self._usage(request, plan)
         if self._tokens.rps:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from batchd.config import Config
@@ -116,6 +116,7 @@ class Governor:
         if permit is not None and permit.granted:
             if failure is not None and not cut:
                 self._provider(permit.call.provider).failed(permit, failure)
+                self.outages.noticed(permit, failure)
             self._end(permit, permit.reserved if failure and failure.unsettled else 0.0)
 
     def withdraw(self, ref: Ref) -> bool:
@@ -136,6 +137,11 @@ class Governor:
         if not self.withdraw(ref) and (permit := self._permits.get(ref)):
             self._end(permit, permit.reserved)
         self.money.close_task(ref)
+
+    def try_parked(self) -> None:
+        """Let one call try each provider that is parked: its key or its address may be another one."""
+        for name in [name for name, each in self._providers.items() if each.breaker.outage]:
+            self.outages.retry(name)
 
     def forget(self, ref: Ref) -> None:
         """Forget a task that has ended."""
@@ -161,6 +167,15 @@ class Governor:
         """Calls that wait for their permit."""
         return sum(not p.granted for p in self._permits.values())
 
+    def servable(self) -> Iterator[Ref]:
+        """Yield tasks whose request for a permit could be answered now; none while each wake-up comes."""
+        for provider in self._providers.values():
+            if permit := provider.servable():
+                yield permit.call.ref
+        for permit in self._short:
+            if not any(purse.reserved for purse in self.money.purses(permit.call.ref)):
+                yield permit.call.ref
+
     def told(self) -> dict[str, dict[str, float | int]]:
         """Return what `status` shows, by provider."""
         return {name: provider.told() for name, provider in self._providers.items()}
@@ -178,6 +193,7 @@ class Governor:
         most = known.max_concurrent if known else 1
         rpm, tpm = (known.rpm, known.tpm) if known else (0, 0)
         provider.pace.configure(rpm, tpm, most, asyncio.get_running_loop().time())
+        provider.pace.longest_s = self.outages.longest_wait_s()
         provider.refusal = self._missing.get(
             name, "" if known else f"[providers.{name}] is not configured"
         )

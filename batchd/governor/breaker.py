@@ -20,6 +20,8 @@ class Outage:
     cause: Cause
     #: What the call that found it out failed with.
     error: ErrorInfo
+    #: How long the provider asked everybody to wait, in seconds.
+    wait_s: float = 0.0
 
 
 class Breaker:
@@ -29,6 +31,8 @@ class Breaker:
         """``half_opened`` is called when it is time for one call to try."""
         #: None: closed.
         self.outage: Outage | None = None
+        #: When it was opened, and when one call may try, by the loop's clock.
+        self.opened_at = self.tried_at = 0.0
         #: Whether one call may try, and which one does.
         self.half_open = False
         self.trial: object = None
@@ -44,7 +48,9 @@ class Breaker:
         self.outage, self.half_open, self.trial = outage, False, None
         self._cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._delay_s, self.try_now)
+        self.opened_at = loop.time()
+        self.tried_at = self.opened_at + self._delay_s
+        self._timer = loop.call_at(self.tried_at, self.try_now)
 
     def try_now(self) -> None:
         """Let one call try, if the provider is parked."""
@@ -57,6 +63,10 @@ class Breaker:
     def shut(self) -> bool:
         """Whether a call is turned away."""
         return self.outage is not None and not (self.half_open and self.trial is None)
+
+    def proved(self, granted_at: float) -> bool:
+        """Whether the answer to a call tells that the outage is over: not where the call went before it began."""
+        return self.outage is not None and not self.hopeless and granted_at > self.opened_at
 
     def ended(self, call: object) -> None:
         """Say that a call is over, whatever it brought: if it was the trial, another one may try."""

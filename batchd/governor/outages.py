@@ -8,6 +8,7 @@ from typing import Protocol
 
 from batchd.config.sections import Governor as Settings
 from batchd.governor.breaker import Outage
+from batchd.governor.pacing import asked_s
 from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
 from batchd.records import Cause, ErrorInfo, Failure, FailureKind, Reason, Scope, Status
 
@@ -66,13 +67,12 @@ class Outages:
         """Return what a failed call comes to; None if it is to be made again."""
         name, retries = permit.call.provider, permit.retries
         provider, message = self._named(name), failure.message
-        cause, reason = _PARKING.get(failure.kind), FATAL.get(failure.kind)
+        cause, reason = _parking(failure, provider), FATAL.get(failure.kind)
         if reason is not None:
             # It is the call's own fault: the provider is there.
             self.answers(permit)
-        elif cause is None and (wait_s := provider.wait_s()) > self._longest_wait_s():
-            cause = Cause.LIMITED
-            message = f"{message} (it asks to wait for {wait_s:.0f} s)"
+        elif cause is Cause.LIMITED:
+            message = _asks(failure)
         elif cause is None:
             found = self._found(permit, failure, provider)
             if found is None:
@@ -87,8 +87,18 @@ class Outages:
             retries=retries,
         )
         if cause is not None and not self._alone(permit, provider, cause):
-            return self._park(name, Outage(cause, error))
+            return self._park(name, Outage(cause, error, asked_s(failure)), permit)
         return Refusal(Status.ERROR, Reason(error.type), error)
+
+    def noticed(self, permit: Permit, failure: Failure) -> None:
+        """Take what a failed call tells of its provider, although its task asks no more."""
+        name = permit.call.provider
+        cause = _parking(failure, self._named(name))
+        if cause is not None:
+            message = _asks(failure) if cause is Cause.LIMITED else failure.message
+            reason = cause.reason or Reason.PROVIDER_UNAVAILABLE
+            error = ErrorInfo(type=reason, message=message, http_status=failure.http_status)
+            self._park(name, Outage(cause, error, asked_s(failure)), permit)
 
     def turned_away(self, name: str) -> Refusal | Park:
         """Return what a call to a provider that is shut comes to."""
@@ -102,22 +112,24 @@ class Outages:
         return self._park(name, Outage(Cause.AUTH, error))
 
     def answers(self, permit: Permit) -> None:
-        """Note that a provider answers."""
+        """Note that a provider answers. What went before it was parked is of better days, and proves nothing."""
         name = permit.call.provider
         provider = self._named(name)
         provider.failing.pop(permit.call.ref, None)
-        if permit.ticket is not None:
-            provider.answered_from = max(provider.answered_from, permit.ticket.at)
         provider.given_up_by.clear()
-        if provider.breaker.outage is not None and not provider.breaker.hopeless:
+        if permit.ticket is None:
+            return
+        provider.answered_from = max(provider.answered_from, permit.ticket.at)
+        if provider.breaker.proved(permit.ticket.at):
             provider.breaker.close()
+            provider.lift()
             if self.watcher is not None:
                 self.watcher.closed(name)
 
     def half_opened(self, name: str) -> None:
         """Say that one call may try; where there is not even a key to try with, it is parked again."""
         provider = self._named(name)
-        provider.pace.forgive(asyncio.get_running_loop().time())
+        provider.lift()
         if self.watcher is not None:
             self.watcher.half_opened(name)
         outage = provider.breaker.outage
@@ -134,7 +146,9 @@ class Outages:
 
     def unpause(self, name: str) -> None:
         """Let the calls of a provider go again, unless it is parked."""
-        self._named(name).paused = False
+        provider = self._named(name)
+        provider.paused = False
+        provider.lift()
 
     def restore(self, name: str, cause: Cause, message: str) -> None:
         """Park a provider that was parked when the last daemon ended; one call may try at once."""
@@ -144,8 +158,13 @@ class Outages:
         self.retry(name)
 
     def retry(self, name: str) -> None:
-        """Let one call try a parked provider now: somebody has reason to think that it helps."""
-        self._named(name).breaker.try_now()
+        """Let one call try a provider now, parked or asked to wait: somebody has reason to think that it helps."""
+        provider = self._named(name)
+        if provider.breaker.outage is not None:
+            provider.breaker.try_now()
+        else:
+            provider.lift()
+            provider.pump()
 
     def give_up(self, name: str) -> None:
         """End the calls to a parked provider from now on, until ``close``."""
@@ -161,6 +180,7 @@ class Outages:
         """Let the calls of a provider go again, as if nothing had been."""
         provider = self._named(name)
         provider.breaker.close()
+        provider.lift()
         provider.pump()
 
     def _found(self, permit: Permit, failure: Failure, provider: Provider) -> Cause | Reason | None:
@@ -188,12 +208,12 @@ class Outages:
         provider.given_up_by.add(permit.call.ref)
         return len(provider.given_up_by) == 1
 
-    def _park(self, name: str, outage: Outage) -> Refusal | Park:
-        """Open a provider's breaker; return what that is to the call that found it out."""
+    def _park(self, name: str, outage: Outage, call: Permit | None = None) -> Refusal | Park:
+        """Open a provider's breaker; return what that is to the call that found it out (None: there was none)."""
         provider = self._named(name)
         breaker = provider.breaker
-        # Others of the same time find out the same, one by one: they change nothing.
-        if breaker.outage is None or breaker.half_open:
+        # Others of the same time find out the same, one by one: they change nothing, and end no try.
+        if breaker.outage is None or (breaker.half_open and call is breaker.trial):
             self._open(name, outage)
             if not self._settings().max_parked_s:
                 self.give_up(name)
@@ -209,12 +229,24 @@ class Outages:
         if outage.cause is Cause.DOWN:
             first = settings.probe_s
         elif outage.cause is Cause.LIMITED:
-            first = longest = min(longest, provider.wait_s())
+            first = longest = min(longest, outage.wait_s)
         provider.breaker.open(outage, first, longest)
 
-    def _longest_wait_s(self) -> float:
+    def longest_wait_s(self) -> float:
+        """Return how long a wait may be that keeps tasks in their slots."""
         settings = self._settings()
         return _LONG_WAIT_S if settings.max_parked_s else settings.max_probe_s
+
+
+def _parking(failure: Failure, provider: Provider) -> Cause | None:
+    """Return why a single failure parks its provider; None: it does not."""
+    if cause := _PARKING.get(failure.kind):
+        return cause
+    return Cause.LIMITED if asked_s(failure) > provider.pace.longest_s else None
+
+
+def _asks(failure: Failure) -> str:
+    return f"{failure.message} (it asks to wait for {asked_s(failure):.0f} s)"
 
 
 def _outcome(

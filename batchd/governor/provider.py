@@ -166,14 +166,28 @@ class Provider:
                     return
             self._serve(self._waiting.popleft())
 
+    def servable(self) -> Permit | None:
+        """Return the permit that ``pump`` would serve now."""
+        if not self._waiting or not (self.shut or self._under_way < self.pace.concurrent):
+            return None
+        first, now = self._waiting[0], asyncio.get_running_loop().time()
+        return first if self.shut or self.pace.ready_at(now, first.call.tokens) <= now else None
+
     @property
     def shut(self) -> bool:
         """Whether calls are turned away at once, rather than kept waiting."""
         return self.paused or bool(self.refusal) or self.breaker.shut
 
+    def lift(self) -> None:
+        """Let one request go now, whatever the provider asked to wait; what it meets tells the rest."""
+        self.pace.forgive(asyncio.get_running_loop().time())
+
     def wait_s(self) -> float:
-        """Return how long the provider asks everybody to wait."""
-        return max(0.0, self.pace.paused_until - asyncio.get_running_loop().time())
+        """Return how long the provider asks everybody to wait: for a moment, or parked, until it is tried."""
+        until, outage = self.pace.paused_until, self.breaker.outage
+        if outage is not None and outage.cause is Cause.LIMITED and not self.breaker.half_open:
+            until = max(until, self.breaker.tried_at)
+        return max(0.0, until - asyncio.get_running_loop().time())
 
     @property
     def crowded(self) -> bool:

@@ -11,6 +11,7 @@ lane that is blocked stands aside, on the hold that blocks it, until that hold g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -54,6 +55,19 @@ class Schedule:
             for ref, item in self._items.items()
             if provider in {"", item.queued.provider} and not (waiting and item.taken)
         ]
+
+    def taken(self) -> set[Ref]:
+        """Return the tasks that were dispatched, and have neither ended nor given their slot back."""
+        return {ref for ref, item in self._items.items() if item.taken}
+
+    def sizes(self) -> Counter[str]:
+        """Return how many tasks are here, by batch."""
+        return Counter(ref.batch for ref in self._items)
+
+    def next(self) -> Ref | None:
+        """Return a task that ``take`` would return as it stands; None: none may start."""
+        heads = self._open(self._heads)
+        return next((theirs[0][2] for theirs in heads.values() if self._tidy(theirs)), None)
 
     def provider(self, ref: Ref) -> str:
         """Return the provider of a task; empty for one that is not here."""

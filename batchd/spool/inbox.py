@@ -76,6 +76,8 @@ class Inbox:
         #: Settled files of the last scan, oldest first, and what they looked like.
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
+        #: How often it was looked at.
+        self._looks = 0
         #: What it cannot do at this time, and since when.
         self.trouble: tuple[OSError, float] | None = None
         #: Why one of the last files could not be claimed.
@@ -111,6 +113,11 @@ class Inbox:
         """Return the ULIDs of what an earlier run claimed and has not moved on. Raises ``OSError``."""
         ours, _ = self._claimer.earlier()
         return {claim.ulid for claim in ours}
+
+    @property
+    def looked(self) -> tuple[int, float]:
+        """How often the folder was looked at, and in how many seconds it is looked at again at the latest."""
+        return self._looks, max(0.0, self._next_scan - time.monotonic())
 
     def pause(self) -> None:
         """Claim nothing until ``resume``, but for what is on its way out of ``claims``."""
@@ -184,6 +191,7 @@ class Inbox:
 
     def _round(self) -> list[Claim]:
         """Look at what was hinted at or has settled, else at the whole folder; claim a chunk."""
+        self._looks += 1
         try:
             hints, burst = self._take_hints()
             if burst:

@@ -18,23 +18,23 @@ AS_ROOT = os.geteuid() == 0
 NOBODY_ID = 65534
 NOBODY = ["setpriv", f"--reuid={NOBODY_ID}", f"--regid={NOBODY_ID}", "--clear-groups", "--"]
 
-#: Runs commands in a fresh sandbox, as JSON tells it, and tells how they ended.
-DRIVER = """
-import asyncio, json, os, sys
-from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox
-asked = json.load(sys.stdin)
-def listed(given):
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-async def main():
-    sandbox = Sandbox(SandboxPolicy(**listed(asked["policy"])))
-    network = listed(asked)["network"]
-    opening = sandbox.open(asked["folder"], fresh=True, network=network, env=asked["env"])
-    with await opening as place:
-        ends = [await place.run(argv, timeout_s=asked["timeout_s"]) for argv in asked["commands"]]
-        print(json.dumps([[e.exit_code, e.output, e.timed_out, e.seconds] for e in ends]))
-asyncio.run(main())
-"""
+#: What is let loose inside, each in a file of its own.
+PAYLOADS = Path(__file__).with_name("payloads")
+#: What makes batchd let it in: run by batchd's Python, as whoever batchd is.
+DRIVERS = Path(__file__).with_name("drivers")
+_DRIVER = str(DRIVERS / "commands.py")
+
+
+def payload(name: str, *arguments: object) -> list[str]:
+    """Return a command that runs a payload, in Python or in a shell, inside: its file is not there."""
+    text = (PAYLOADS / name).read_text("utf-8")
+    program = ["python3", "-c", text] if name.endswith(".py") else ["bash", "-c", text, name]
+    return [*program, *map(str, arguments)]
+
+
+def shell(name: str, *arguments: object) -> str:
+    """Return a line for a shell that runs a payload."""
+    return shlex.join(payload(name, *arguments))
 
 
 def ordinary_user() -> list[str]:
@@ -84,7 +84,7 @@ class Attack:
         """Run each (a string in a shell) and return exit code, output, whether time ran out, and seconds."""
         asked = self._asked(commands, env, policy, network, timeout_s)
         ended = subprocess.run(
-            [*self.python_command, "-c", DRIVER],
+            [*self.python_command, _DRIVER],
             input=json.dumps(asked).encode(),
             capture_output=True,
             check=False,
@@ -104,7 +104,7 @@ class Attack:
         with tempfile.TemporaryFile("w+") as file:
             json.dump(asked, file)
             file.seek(0)
-            command = [*self.python_command, "-c", DRIVER]
+            command = [*self.python_command, _DRIVER]
             return subprocess.Popen(
                 command,
                 stdin=file,
@@ -138,9 +138,9 @@ class Attack:
         mine = {"OPENAI_API_KEY": SECRET, "PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1"}
         return {**os.environ, **mine, **self.environment}
 
-    def python(self, code: str, **options: Any) -> str:
-        """Run Python code inside; it must end well; return what it printed."""
-        [(exit_code, output, _, _)] = self.run(["python3", "-c", code], **options)
+    def ran(self, name: str, *arguments: object, **options: Any) -> str:
+        """Run a payload inside; it must end well; return what it printed."""
+        [(exit_code, output, _, _)] = self.run(payload(name, *arguments), **options)
         assert exit_code == 0, output
         return output
 

@@ -11,34 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attacking import AS_ROOT, Attack
+from attacking import AS_ROOT, DRIVERS, Attack
 
 from batchd import trees
-
-DRIVER = """
-import asyncio, json, os, sys
-from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox
-asked = json.load(sys.stdin)
-async def main():
-    sandbox = Sandbox(SandboxPolicy(**asked["policy"]))
-    ends = []
-    async def open():
-        return await sandbox.open(
-            asked["folder"], fresh=asked["fresh"], network=False, env={}, tmp=asked["tmp"]
-        )
-    place = await open()
-    for argv in asked["commands"]:
-        if argv is None:  # as after parking, or a restart
-            place.close()
-            place = await open()
-            continue
-        end = await place.run(argv, timeout_s=asked["timeout_s"])
-        ends.append([end.exit_code, end.output, end.excess, end.killed, end.seconds])
-    print(json.dumps([ends, await place.facts()]))
-    place.close()
-asyncio.run(main())
-"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +56,7 @@ class Limited:
             "commands": [c if c is None else ["bash", "-c", c] for c in commands],
         }
         ended = subprocess.run(
-            [*self._python, "-c", DRIVER],
+            [*self._python, DRIVERS / "limited.py"],
             input=json.dumps(asked).encode(),
             capture_output=True,
             check=False,
@@ -93,9 +68,13 @@ class Limited:
         ends, self.facts = json.loads(ended.stdout)
         return [End(*end) for end in ends]
 
-    def python(self, code: str, *arguments: Path) -> None:
-        """Run code of batchd's as batchd does: as whom, with which Python."""
-        subprocess.run([*self._python, "-c", code, *arguments], cwd=self._source, check=True)
+    def drive(self, name: str, *arguments: Path) -> None:
+        """Run a driver as batchd would be run: as whom, with which Python."""
+        subprocess.run(
+            [*self._python, DRIVERS / name, *arguments],
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(self._source)},
+        )
 
 
 @contextmanager

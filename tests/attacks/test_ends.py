@@ -11,58 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attacking import Attack, living_in
+from attacking import Attack, living_in, shell
 from camp import Camp, does, says
 
 pytestmark = pytest.mark.usefixtures("by_turns")
 
-#: Leaves behind what can be left behind, in every way that we know of, and tells in which namespace it lives.
-CLINGING = r"""
-import ctypes, os, signal, sys, time
-
-def ignore():
-    for number in range(1, 65):
-        try: signal.signal(number, signal.SIG_IGN)
-        except (OSError, ValueError): pass
-
-def stay(*before):
-    if os.fork(): return
-    for step in before: step()
-    while True: time.sleep(1000)
-
-def again():  # the second fork: nobody's child
-    if os.fork(): os._exit(0)
-
-def closed(): os.closerange(0, 64)
-def renamed(): ctypes.CDLL(None).prctl(15, b"kworker/0:1", 0, 0, 0)
-def stopped(): os.kill(os.getpid(), signal.SIGSTOP)
-def farm():  # of zombies
-    for _ in range(30):
-        if not os.fork(): os._exit(0)
-def tree():
-    for _ in range(3): os.fork()
-def traced(): ctypes.CDLL(None).ptrace(0, 0, 0, 0)
-def grouped(): os.setpgid(0, 0)
-def forking():  # the number of the day changes faster than anybody can send a signal to it
-    end = time.time() + 60
-    while time.time() < end:
-        if os.fork(): os._exit(0)
-        time.sleep(0.002)
-
-stay(os.setsid, again, ignore)
-stay(os.setsid, again, ignore, closed)
-stay(grouped, renamed, ignore)
-stay(os.setsid, stopped)
-stay(farm, ignore)
-stay(traced, ignore)
-stay(os.setsid, tree, ignore)
-stay(os.setsid, ignore, forking)
-os.system("nohup setsid sh -c 'trap \"\" HUP TERM INT; while :; do sleep 1000; done' >/dev/null 2>&1 &")
-open("told", "w").write(os.readlink("/proc/self/ns/pid"))
-os.rename("told", "namespace")  # whoever looks finds it whole
-time.sleep(0.1)
-"""
-
+#: Leaves behind what can be left behind, and writes down in which namespace it lives.
+CLINGING = shell("clinging.py")
 #: What the command itself does then.
 LAST_ACTS = {
     "it ends": "exit 0",
@@ -81,7 +36,7 @@ LAST_ACTS = {
 @pytest.mark.parametrize("act", LAST_ACTS)
 def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
     """However it ends, and whatever clings: double forks, sessions, ignored signals, stopped, renamed, closed, zombies."""
-    command = f"python3 -c '{_quoted(CLINGING)}'; {LAST_ACTS[act]}"
+    command = f"{CLINGING}; {LAST_ACTS[act]}"
     [(_, _, timed_out, seconds)] = attack.run(command, timeout_s=1.5)
     assert timed_out == ("time" in act or "floods" in act or "keeper" in act or "replaces" in act)
     assert seconds < 10
@@ -94,7 +49,7 @@ def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGHUP])
 def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, number: int) -> None:
     """The process that runs commands dies in the middle of one, with no chance to do anything about it."""
-    with attack.begin(f"python3 -c '{_quoted(CLINGING)}'; sleep 1000") as process:
+    with attack.begin(f"{CLINGING}; sleep 1000") as process:
         _until((attack.folder / "namespace").exists)
         namespace = _namespace(attack.folder)
         _until(lambda: len(living_in(namespace)) > 10)
@@ -107,7 +62,7 @@ def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, numb
 @pytest.mark.parametrize("whom", ["the worker", "the daemon", "both"])
 def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
     """SIGKILL of either while a model's command clings: all of it dies, and the task still comes to its result."""
-    cling = does(f"test -e namespace || {{ python3 -c '{_quoted(CLINGING)}'; sleep 1000; }}")
+    cling = does(f"test -e namespace || {{ {CLINGING}; sleep 1000; }}")
     place = camp.folder / "outbox/batch/001"
     with camp.told({"stay": [cling, does("echo all is well"), says("Done.")]}):
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "stay"}]))
@@ -130,10 +85,6 @@ def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
 
 def _workers(status: dict[str, object]) -> list[int]:
     return [int(n) for n in re.findall(r'"worker": (\d+)', json.dumps(status))]
-
-
-def _quoted(code: str) -> str:
-    return code.replace("'", "'\\''")
 
 
 def _namespace(folder: Path) -> str:

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import Attack
+from attacking import Attack, shell
 from limiting import Limited, place
 
 pytestmark = pytest.mark.usefixtures("by_turns")
 
 MB = 1 << 20
-#: Takes as many megabytes as it is told, touches them, and sits on them.
-TAKE = "import sys, time; x = bytearray(int(sys.argv[1]) << 20); print('has it', flush=True); time.sleep(30)"
 
 
 @pytest.fixture
@@ -27,10 +25,10 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
 @pytest.mark.stopped_by("watch")
 def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
     """Four processes, each within the limit of one, are killed for what they have together; the next command is unharmed."""
-    four = f'for i in 1 2 3 4; do python3 -c "{TAKE}" 120 & done; wait'
+    four = f"for i in 1 2 3 4; do {shell('taking.py', 120, 60)} & done; wait"
     over, within, after = limited.run(
         four,
-        f'python3 -c "{TAKE.replace("30", "1.2")}" 120',
+        shell("taking.py", 120, 1.2),
         "echo alive",
         policy={"max_memory_bytes": 300 * MB},
     )
@@ -45,28 +43,14 @@ def test_memory_is_counted_over_all_processes(limited: Limited) -> None:
 @pytest.mark.stopped_by("fair memory")
 def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) -> None:
     """Forks that share their parent's memory, and a large file mapped by many, are no reason to kill."""
-    code = (
-        "import mmap, os, time\n"
-        "x = bytearray(150 << 20)\n"
-        "with open('big', 'wb') as f:\n    for _ in range(200): f.write(bytes(1 << 20))\n"
-        "m = mmap.mmap(os.open('big', os.O_RDONLY), 0, prot=mmap.PROT_READ)\n"
-        "for _ in range(5):\n    if not os.fork(): break\n"
-        "for i in range(0, len(m), 4096): m[i]\n"
-        "time.sleep(2)\n"
-    )
-    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_memory_bytes": 300 * MB})
+    (end,) = limited.run(shell("shared.py", 2), policy={"max_memory_bytes": 300 * MB})
     assert (end.exit_code, end.output, end.excess) == (0, "", "")
 
 
 @pytest.mark.stopped_by("watch")
 def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
     """Files in memory, which no process has mapped, are found by their descriptors."""
-    code = (
-        "import os, time\nheld = [os.memfd_create('x') for _ in range(4)]\n"
-        "for f in held:\n    os.write(f, bytes(100 << 20))\n"
-        "time.sleep(20)"
-    )
-    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_memory_bytes": 300 * MB})
+    (end,) = limited.run(shell("memfiles.py"), policy={"max_memory_bytes": 300 * MB})
     assert end.killed
     assert "max_memory_bytes" in end.excess
 
@@ -94,13 +78,7 @@ def test_processes_are_counted(limited: Limited) -> None:
 @pytest.mark.stopped_by("watch")
 def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
     """Processes that take turns, none of them for long, use up the time of their command; so do those that nobody waits for."""
-    turns = "while :; do timeout 0.3 sh -c 'while :; do :; done' & wait; done"
-    unwaited = (
-        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-        "while True:\n    if not os.fork():\n        end = time.time() + 0.7\n"
-        "        while time.time() < end: pass\n        os._exit(0)\n    time.sleep(0.5)"
-    )
-    for command in (turns, f'python3 -c "{unwaited}"'):
+    for command in (shell("turns.sh"), shell("unwaited.py")):
         (end,) = limited.run(command, policy={"max_cpu_s": 2.0}, timeout_s=45)
         assert end.killed
         assert "of processor time together; [sandbox] max_cpu_s allows 2 s" in end.excess
@@ -131,61 +109,19 @@ def test_a_full_task_can_delete_and_cannot_write(limited: Limited) -> None:
 
 
 @pytest.mark.stopped_by("watch")
-@pytest.mark.parametrize(
-    "hide",
-    [
-        # deeper than any path can be long
-        "import os\nfor _ in range(1500):\n    os.mkdir('dddd'); os.chdir('dddd')\n",
-        # a name that is no text, and one that breaks a line
-        "import os\nos.mkdir(b'\\xff\\n'); os.chdir(b'\\xff\\n')\n",
-    ],
-    ids=["deep", "names"],
-)
-def test_nothing_hides_from_the_disk_limit(limited: Limited, hide: str) -> None:
+@pytest.mark.parametrize("where", ["deep", "names"])
+def test_nothing_hides_from_the_disk_limit(limited: Limited, where: str) -> None:
     """Depth and odd names hide nothing."""
-    write = "import time\nfor i in range(100):\n    open(f'f{i}', 'wb').write(bytes(2 << 20)); time.sleep(0.03)\n"
-    (limited.folder.parent / "code.py").write_text(hide + write)
-    code = (hide + write).replace('"', "'")
-    (end,) = limited.run(f'python3 -c "{code}"; sleep 5', policy={"max_disk_bytes": 40 * MB})
+    (end,) = limited.run(shell("hiding.py", where), policy={"max_disk_bytes": 40 * MB})
     assert end.killed
     assert "max_disk_bytes" in end.excess
 
 
 @pytest.mark.stopped_by("watch")
-def test_deleted_files_count_while_they_are_open(limited: Limited) -> None:
-    """A file without a name takes room all the same."""
-    code = (
-        "import os, time\nheld = []\nfor i in range(10):\n    held.append(open('f', 'wb', 0)); os.unlink('f')\n"
-        "    held[-1].write(bytes(10 << 20))\ntime.sleep(10)"
-    )
-    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_disk_bytes": 40 * MB})
-    assert end.killed
-    assert "max_disk_bytes" in end.excess
-
-
-#: Ten files without a name, of ten megabytes each: deleted, and then held by whatever ``hold`` does with descriptor f.
-HIDE = (
-    "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nlibc.mmap.argtypes = [ctypes.c_long] * 6\n{before}\n"
-    "for i in range(10):\n    f = os.open('f', os.O_RDWR | os.O_CREAT); os.unlink('f')\n"
-    "    os.write(f, bytes(10 << 20)); {hold}\ntime.sleep(10)"
-)
-
-
-@pytest.mark.stopped_by("watch")
-@pytest.mark.parametrize(
-    ("before", "hold"),
-    [
-        ("", "libc.mmap(0, 10 << 20, 1, 1, f, 0); os.close(f)"),
-        ("libc.prctl(4, 0)", "pass"),
-    ],
-    ids=["mapped", "not dumpable"],
-)
-def test_deleted_files_count_however_they_are_held(
-    limited: Limited, before: str, hold: str
-) -> None:
-    """Mapped and closed, or open in a process that forbids others to look at it: they take room all the same."""
-    code = HIDE.format(before=before, hold=hold)
-    (end,) = limited.run(f'python3 -c "{code}"', policy={"max_disk_bytes": 40 * MB})
+@pytest.mark.parametrize("how", ["open", "mapped", "not dumpable"])
+def test_deleted_files_count_however_they_are_held(limited: Limited, how: str) -> None:
+    """Open, mapped and closed, or open in a process that forbids others to look at it: they take room all the same."""
+    (end,) = limited.run(shell("nameless.py", how), policy={"max_disk_bytes": 40 * MB})
     assert end.killed
     assert "max_disk_bytes" in end.excess
 

@@ -13,7 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import AS_ROOT, NOBODY, SECRET, Attack, living_in
+from attacking import (
+    AS_ROOT,
+    DRIVERS,
+    NOBODY,
+    PAYLOADS,
+    SECRET,
+    Attack,
+    living_in,
+    payload,
+    shell,
+)
 
 #: What lies in homes and states, each with a secret in it.
 FILES = (
@@ -60,34 +70,13 @@ def machine(attack: Attack) -> Iterator[Path]:
 @pytest.mark.stopped_by("mounts", "environment", "everything")
 def test_nothing_of_the_operator_is_there(attack: Attack, machine: Path) -> None:
     """No home, key, credential or state, by no way that leads there; no socket of ssh, D-Bus, docker, X11, Wayland."""
-    code = f"""
-import glob, json, os, socket
-ground, files, sockets = {str(machine)!r}, {FILES!r}, {[*SOCKETS.values()]!r}
-roots = ["", "/proc/1/root", "/proc/1/cwd/..", "/proc/self/root", "/proc/self/cwd/../../../..", "/task/../../.."]
-roots += glob.glob("/proc/[0-9]*/root") + glob.glob("/proc/[0-9]*/cwd")
-got = []
-for root in roots:
-    for name in files:
-        for path in (f"{{root}}{{ground}}/{{name}}", f"{{root}}/{{name}}", f"{{root}}/../{{name}}", f"{{root}}/../../{{name}}"):
-            try: got.append((path, open(path).read()))
-            except OSError: pass
-            for way in (os.link, os.symlink, os.rename):
-                try: way(path, "taken"); got.append((way.__name__, open("taken").read()))
-                except OSError: pass
-                finally:
-                    if os.path.lexists("taken"): os.unlink("taken")
-    for name in sockets:
-        for path in (f"{{root}}{{ground}}/{{name}}", f"/run/{{os.path.basename(name)}}", f"/var/run/{{os.path.basename(name)}}"):
-            with socket.socket(socket.AF_UNIX) as line:
-                try: line.connect(path); got.append((path, "connected"))
-                except OSError: pass
-told = {{k: v for k, v in os.environ.items() if ground in v or k in {[*SOCKETS, "CREDENTIALS_DIRECTORY"]!r}}}
-try: first = open("/proc/1/environ", "rb").read().decode()
-except OSError: first = ""
-there = [p for p in ("/run/user", "/run/dbus", "/run/docker.sock", "/tmp/.X11-unix", "/root", "/home", "/sys", "/boot") if os.path.exists(p)]
-print(json.dumps([got, told, first, there, sorted(os.listdir("/run") + os.listdir("/var"))]))
-"""
-    got, told, first, there, below = json.loads(attack.python(code))
+    asked = {
+        "ground": str(machine),
+        "files": FILES,
+        "sockets": [*SOCKETS.values()],
+        "variables": [*SOCKETS, "CREDENTIALS_DIRECTORY"],
+    }
+    got, told, first, there, below = json.loads(attack.ran("plundering.py", json.dumps(asked)))
     assert (got, told, first, there) == ([], {}, "", [])
     assert below == ["tmp"]
 
@@ -98,33 +87,15 @@ def test_other_tasks_are_out_of_reach(attack: Attack) -> None:
     ground = attack.folder.parent
     beside = Attack(attack.python_command, ground)
     beside.folder = ground / "other"
-    work = (
-        "python3 -c '"
-        "import mmap, time\n"
-        'memory = open("/dev/shm/mine", "wb+"); memory.write(b"x" * 4096); memory.flush()\n'
-        'open("answer.txt", "w").write("mine")\n'
-        'open("/tmp/up", "w").close(); open("up", "w").close(); time.sleep(4)\''
-        "; cat answer.txt; ls"
-    )
-    code = f"""
-import glob, json, os
-got = []
-for root in ["", "/proc/1/root", *glob.glob("/proc/[0-9]*/root")]:
-    for path in (f"{{root}}{ground}/other", f"{{root}}/task/../other", f"{{root}}/other"):
-        for way in (os.listdir, lambda p: open(p + "/answer.txt", "w").write("spoilt"), lambda p: os.mkdir(p + "/mine"), lambda p: os.chmod(p, 0)):
-            try: got.append((path, str(way(path))))
-            except OSError: pass
-shared = os.listdir("/dev/shm") + os.listdir("/tmp")
-words = [open(p, "rb").read().decode() for p in glob.glob("/proc/[0-9]*/cmdline")]
-print(json.dumps([got, shared, [w for w in words if "answer.txt" in w and "spoilt" not in w]]))
-"""
+    work = f"{shell('working.py')}; cat answer.txt; ls"
     with _running(beside, work) as ended:
         while not (beside.folder / "up").exists():
             assert ended.poll() is None, ended.communicate()
             time.sleep(0.02)
-        assert json.loads(attack.python(code)) == [[], [], []]
+        assert json.loads(attack.ran("neighbour.py", ground)) == [[], [], []]
         assert ended.poll() is None, "it was all over before anybody tried"
-        said, _ = ended.communicate(timeout=30)
+        (beside.folder / "end").touch()
+        said, _ = ended.communicate()
     [(exit_code, output, _, _)] = json.loads(said)
     assert (exit_code, output) == (0, "mineanswer.txt\nup\n")
 
@@ -147,28 +118,18 @@ def test_no_guess_at_a_number_hits_a_process_outside(attack: Attack) -> None:
         try:
             _until_it_is(victim.pid, "sleep")
             before = _standing(victim.pid)
-            # All that there ever were would be millions on a machine that has run for long.
-            lowest = max(victim.pid - 30_000, 0)
-            code = f"""
-import os, resource, signal
-mine = {{os.getpid(), os.getppid()}}
-hit = []
-for pid in [-1, *range(1, 3000), *range({lowest}, {victim.pid} + 4000)]:
-    if pid in mine: continue
-    for way in (lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGKILL), lambda: os.killpg(pid, 9),
-                lambda: os.setpriority(os.PRIO_PROCESS, pid, 19), lambda: os.sched_setaffinity(pid, {{0}}),
-                lambda: resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)), lambda: os.pidfd_open(pid)):
-        try: way(); hit.append(pid)
-        except (OSError, ProcessLookupError, PermissionError, ValueError): pass
-os.setpriority(os.PRIO_USER, os.getuid(), 19)
-print("tried", len(hit))
-"""
-            [(exit_code, output, _, _)] = attack.run(["python3", "-c", code], timeout_s=60)
+            near = f"{max(victim.pid - 1000, 1)}-{victim.pid + 1000}"
+            numbers = ["1-3000", near, *(f"{pid}-{pid}" for pid in _in_use())]
+            [(exit_code, output, _, _)] = attack.run(payload("guessing.py", *numbers))
             assert (exit_code, "tried" in output) == (0, True), output
             assert victim.poll() is None
             assert _standing(victim.pid) == before
         finally:
             victim.kill()
+
+
+def _in_use() -> list[str]:
+    return [path.name for path in Path("/proc").glob("[0-9]*")]
 
 
 def _until_it_is(pid: int, name: str) -> None:
@@ -191,20 +152,7 @@ def _standing(pid: int) -> tuple[object, ...]:
 @pytest.mark.stopped_by("setid", "everything")
 def test_no_program_lends_its_owners_rights(attack: Attack) -> None:
     """Whatever a command leaves in its directory is neither setuid nor setgid: anybody out there could start it."""
-    code = """
-import os, ctypes, shutil
-libc = ctypes.CDLL(None)
-shutil.copy("/bin/true", "a")
-for way in (lambda: os.chmod("a", 0o4755), lambda: os.chmod("a", 0o2755), lambda: os.fchmod(os.open("a", os.O_RDONLY), 0o6755),
-            lambda: os.chmod("a", 0o4755, dir_fd=os.open(".", os.O_RDONLY)), lambda: os.open("b", os.O_CREAT | os.O_WRONLY, 0o4755),
-            lambda: os.mknod("c", 0o104755), lambda: os.open(".", os.O_TMPFILE | os.O_RDWR, 0o4755),
-            lambda: libc.syscall(452, -100, b"a", 0o4755, 0), lambda: libc.creat(b"d", 0o4755),
-            lambda: libc.syscall(437, -100, b"e", (ctypes.c_uint64 * 3)(0o101, 0o4755, 0), 24)):
-    try: way()
-    except OSError: pass
-os.mkdir("f", 0o6755)
-"""
-    attack.python(code)
+    attack.ran("setid.py")
     attack.run(
         "cp -p /usr/bin/su s; install -m 4755 /bin/true i; tar -C /usr/bin -cpf - su | tar -xpf -"
     )
@@ -217,17 +165,11 @@ os.mkdir("f", 0o6755)
 def test_the_operators_terminal_is_nobody_elses(attack: Attack) -> None:
     """A batchd that was started on a terminal: no command has it, by no name or descriptor, nor gets its signals."""
     master, slave = os.openpty()
-    attempt = """
-for fd in 0 1 2; do test -t $fd && echo "terminal on $fd"; done
-(exec 3<>/dev/tty) 2>/dev/null && echo "it has a terminal"
-ls -l /proc/self/fd | grep -E 'pts|tty'
-ps -o tty= -p $$ 2>/dev/null | grep -v '?'
-cut -d' ' -f7 /proc/self/stat
-"""
-    adopting = "import fcntl, os, sys, termios\nos.setsid()\nfcntl.ioctl(2, termios.TIOCSCTTY, 0)\nos.execvp(sys.argv[1], sys.argv[1:])"
     try:
-        inside = Attack(["python3", "-c", adopting, *attack.python_command], attack.folder.parent)
-        with inside.begin(attempt, stderr=slave) as process:
+        inside = Attack(
+            ["python3", str(DRIVERS / "adopting.py"), *attack.python_command], attack.folder.parent
+        )
+        with inside.begin((PAYLOADS / "terminal.sh").read_text(), stderr=slave) as process:
             said, _ = process.communicate(timeout=60)
     finally:
         os.close(slave)

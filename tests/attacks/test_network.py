@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,31 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import AS_ROOT, HERE, Attack
+from attacking import AS_ROOT, DRIVERS, HERE, Attack, shell
 from loopback import Recorder, name_server
 
 PORT = 3128
 #: Stands in everything that must not reach a server.
 SMUGGLED = b"smuggled-4711"
-
-#: Sends each payload to the proxy on a connection of its own, all at once, and tells the answers.
-SENDER = f"""
-import json, socket, sys
-from concurrent.futures import ThreadPoolExecutor
-def sent(payload):
-    heard = b""
-    try:
-        with socket.create_connection(("127.0.0.1", {PORT}), 5) as line:
-            line.settimeout(2)
-            line.sendall(payload.encode("latin-1"))
-            while data := line.recv(65536):
-                heard += data
-    except OSError as error:
-        heard += b" " + type(error).__name__.encode()
-    return heard.decode("latin-1")
-with ThreadPoolExecutor(32) as pool:
-    print(json.dumps(list(pool.map(sent, json.load(open("payloads"))))))
-"""
 
 
 class Servers:
@@ -64,8 +46,7 @@ class Servers:
     def send(self, payloads: Sequence[bytes], **options: Any) -> dict[bytes, str]:
         """Send payloads to the proxy, and return what each was answered."""
         whole = [self.filled(payload).decode("latin-1") for payload in payloads]
-        text = json.dumps(whole).replace("'", "'\\''")
-        command = f"printf %s '{text}' > payloads; exec python3 -c '{SENDER}'"
+        command = f"printf %s {shlex.quote(json.dumps(whole))} > payloads; exec {shell('sending.py', PORT)}"
         options = self.options(**options)
         options["policy"] = {**options["policy"], "max_output_bytes": 1 << 20}
         [(exit_code, output, _, _)] = self._attack.run(command, **options)
@@ -90,45 +71,12 @@ def servers(attack: Attack) -> Iterator[Servers]:
 def test_nothing_but_the_proxy_can_be_reached(attack: Attack, servers: Servers) -> None:
     """Not even the server on the list, but through the proxy: no TCP, UDP, DNS, raw, netlink change, or host socket."""
     name = f"batchd-{os.getpid()}-{id(attack)}"
-    code = f"""
-import errno, json, socket
-def tried(family, kind, address, protocol=0):
-    try:
-        with socket.socket(family, kind, protocol) as s:
-            s.settimeout(3)
-            s.connect(address)
-            s.send(b"x" * 28)
-        return "open"
-    except OSError as error:
-        return errno.errorcode.get(error.errno, str(error))
-def resolved(name):
-    try: return socket.getaddrinfo(name, 80)
-    except OSError as error: return "unknown"
-def asked(kind):  # a new address, a new link, a new route
-    with socket.socket(16, 3, 0) as s:
-        s.send((20 + 16).to_bytes(4, "little") + kind.to_bytes(2, "little") + b"\\5\\6" + bytes(28))
-        return -int.from_bytes(s.recv(4096)[16:20], "little", signed=True)
-def bound(port):
-    try:
-        with socket.socket() as s:
-            s.setsockopt(1, 2, 1); s.setsockopt(1, 15, 1)
-            s.bind(("127.0.0.1", port)); s.listen()
-            return "open"
-    except OSError as error: return errno.errorcode[error.errno]
-print(json.dumps({{
-    "good": tried(2, 1, ("127.0.0.1", {servers.good.port})), "evil": tried(2, 1, ("127.0.0.1", {servers.evil.port})),
-    "evil6": tried(10, 1, ("::1", {servers.evil.port})), "world": tried(2, 1, ("1.1.1.1", 443)),
-    "world6": tried(10, 1, ("2606:4700::1111", 443)), "udp": tried(2, 2, ("1.1.1.1", 53)),
-    "ping": tried(2, 2, ("1.1.1.1", 0), 1), "raw": tried(2, 3, ("1.1.1.1", 0), 1), "packet": tried(17, 3, ("lo", 0)),
-    "abstract": tried(1, 1, "\\0{name}"), "vsock": tried(40, 1, None), "names": resolved("example.com"),
-    "netlink": [asked(20), asked(16), asked(24)], "proxy's port": bound({PORT}), "another": bound(8000),
-    "proxy": tried(2, 1, ("127.0.0.1", {PORT})),
-}}))
-"""
+    ports = {"good": servers.good.port, "evil": servers.evil.port, "proxy": PORT}
+    asked = json.dumps({**ports, "abstract": name})
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as abstract:
         abstract.bind("\0" + name)
         abstract.listen()
-        answers = json.loads(attack.python(code, **servers.options()))
+        answers = json.loads(attack.ran("reaching.py", asked, **servers.options()))
     unreachable = {"ENETUNREACH"}
     assert {answers[k] for k in ("good", "evil", "evil6", "abstract")} == {"ECONNREFUSED"}
     assert {answers[k] for k in ("world", "world6", "udp")} == unreachable
@@ -341,19 +289,8 @@ def test_no_task_has_more_than_the_operator_allows(
 @pytest.mark.stopped_by("network")
 def test_a_task_with_a_list_is_confined_like_any_other(attack: Attack, servers: Servers) -> None:
     """No descriptor, capability, process or file is there because of the proxy; the network is its own."""
-    code = """
-import json, os
-print(json.dumps({
-    "fds": sorted(n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
-    "links": [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]],
-    "status": {line.split(":")[0]: line.split(":")[-1].split() for line in open("/proc/self/status")},
-    "net": os.stat("/proc/self/ns/net").st_ino,
-    "pids": len([n for n in os.listdir("/proc") if n.isdigit()]),
-    "resolv": os.path.exists("/etc/resolv.conf"),
-}))
-"""
     plain, listed = (
-        json.loads(attack.python(code, **options)) for options in ({}, servers.options())
+        json.loads(attack.ran("confined.py", **options)) for options in ({}, servers.options())
     )
     assert listed["fds"] == ["0", "1", "2"]
     assert set(listed["links"]) == set(plain["links"])
@@ -367,33 +304,22 @@ print(json.dumps({
 @pytest.mark.stopped_by("queue")
 def test_a_flood_of_connections_hurts_nobody_else(attack: Attack, servers: Servers) -> None:
     """Hundreds of connections that say nothing wait in line; the proxy's descriptors stay few, and it goes on."""
-    code = f"""
-import socket, time
-idle = []
-for _ in range(150):
-    line = socket.socket(); line.setblocking(False)
-    try: line.connect(("127.0.0.1", {PORT}))
-    except BlockingIOError: pass
-    idle.append(line)
-time.sleep(1)
-open("up", "w").close()
-time.sleep(1.5)
-for line in idle: line.close()
-with socket.create_connection(("127.0.0.1", {PORT}), 10) as line:
-    line.sendall(b"GET http://127.0.0.1:{servers.good.port}/ HTTP/1.1\\r\\n\\r\\n")
-    print(line.recv(1000).decode().splitlines()[0])
-"""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = pool.submit(attack.python, code, **servers.options())
-        most = 0
-        deadline = time.monotonic() + 30
-        while not running.done() and time.monotonic() < deadline:
-            most = max(
-                most, _open_of_batchd(attack.folder) if (attack.folder / "up").exists() else 0
-            )
-            time.sleep(0.1)
+        running = pool.submit(
+            attack.ran, "flooding.py", PORT, servers.good.port, **servers.options()
+        )
+        while not (attack.folder / "up").exists():
+            assert not running.done(), running.result()
+            time.sleep(0.02)
+        seen = [0]
+        # All that it lets in are in once their number stays.
+        while seen[-1] < 64 or len({*seen[-20:]}) > 1:
+            assert not running.done(), (seen, running.result())
+            seen.append(_open_of_batchd(attack.folder))
+            time.sleep(0.05)
+        (attack.folder / "enough").touch()
         assert running.result() == "HTTP/1.1 200 OK\n"
-    assert 64 <= most < 64 + 60, most
+    assert 64 <= max(seen) < 64 + 60, seen
 
 
 def _open_of_batchd(folder: Path) -> int:
@@ -401,27 +327,11 @@ def _open_of_batchd(folder: Path) -> int:
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (path / "cmdline").read_bytes()
-            if b"SandboxPolicy(**" in line and b"python" in line.split(b"\0")[0]:
+            if b"drivers/commands.py" in line and b"python" in line.split(b"\0")[0]:
                 targets = [fd.readlink() for fd in (path / "fd").iterdir()]
                 if folder in targets:
                     return len(targets)
     return 0
-
-
-DYING = """
-import asyncio, sys
-from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox
-async def main():
-    sandbox = Sandbox(SandboxPolicy(network=("a.example",)))
-    with await sandbox.open(sys.argv[1], fresh=True, network=("a.example",), env={}) as place:
-        print("ready", flush=True)
-        async def agent():
-            while True:
-                await place.run(["sleep", sys.argv[2]], timeout_s=0.05)
-        await asyncio.gather(*(agent() for _ in range(3)))
-asyncio.run(main())
-"""
 
 
 @pytest.mark.stopped_by("orphans")
@@ -430,7 +340,7 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
     marker = f"1000.{time.monotonic_ns()}"
     for number in range(8):
         with subprocess.Popen(
-            [*attack.python_command, "-c", DYING, str(attack.folder), marker],
+            [*attack.python_command, DRIVERS / "dying.py", attack.folder, marker],
             stdout=subprocess.PIPE,
             cwd="/",
             env=attack.surroundings,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from attacking import AS_ROOT, NOBODY_ID
+from attacking import AS_ROOT, NOBODY_ID, shell
 from camp import Camp, does, says
 
 #: Files that programs obey when they merely work in a directory; MARK is made wherever one of them takes effect.
@@ -177,26 +177,13 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
     assert {"link.json", "up.json", "fifo.json"} <= told
 
 
-#: A tree that ordinary ways of removing one stumble over.
-TREE = r"""
-import os
-os.mkdir("locked"); open("locked/x", "w").close(); os.chmod("locked", 0)
-os.symlink("/", "root"); os.symlink("..", "up"); os.symlink("VICTIM", "out"); os.mkfifo("fifo")
-for name in (b"line\nbreak", b"\xff\xfe", b"-rf", b" ", b"\x1b[2J", b"n" * 255, b"*"): open(name, "wb").close()
-here = os.open(".", os.O_RDONLY)
-for _ in range(3000):
-    os.mkdir("d", dir_fd=here); below = os.open("d", os.O_RDONLY, dir_fd=here); os.close(here); here = below
-os.makedirs("many"); [os.symlink("VICTIM", f"many/{n}") for n in range(2000)]
-"""
-
-
 @pytest.mark.stopped_by("removal")
 def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
     """``prune --outbox`` removes what a model has left, however deep, locked or named, and follows no link out of it."""
     victim = camp.own(camp.folder / "victim")
     kept = camp.own(victim / "kept", "untouched")
-    code = TREE.replace("VICTIM", str(victim))
-    talks = {"grow": [does("tree.py", "write_file", content=code), does("python3 tree.py && ls many | wc -l"), says("Done.")]}  # fmt: skip
+    grow = f"{shell('growing.py', victim)} && ls many | wc -l"
+    talks = {"grow": [does(grow), says("Done.")]}
     with camp.told(talks):
         result = camp.play([{"first_prompt": "grow"}])["001"]
         assert result["status"] == "completed"

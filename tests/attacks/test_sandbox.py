@@ -17,20 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import HERE, SECRET, Attack
+from attacking import DRIVERS, HERE, SECRET, Attack, payload
 
 
 @pytest.mark.stopped_by("environment", "pids")
 def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:
     """Neither in any /proc/*/environ or cmdline nor in the environment; nor is the task's own env in a command line."""
-    found = attack.python(
-        "import glob\n"
-        "for path in glob.glob('/proc/[0-9]*/*') + glob.glob('/proc/[0-9]*/task/*/environ'):\n"
-        "    if path.split('/')[-1] in ('environ', 'cmdline', 'maps', 'comm', 'mountinfo'):\n"
-        "        try: print(path, open(path, 'rb').read())\n"
-        "        except OSError as error: print(path, error.errno)\n",
-        env={"TASK_TOKEN": "task-token-42"},
-    )
+    found = attack.ran("looking.py", env={"TASK_TOKEN": "task-token-42"})
     assert "/proc/1/" in found
     assert SECRET not in found
     lines = [line for line in found.splitlines() if "/cmdline" in line]
@@ -93,37 +86,10 @@ def test_no_privilege_can_be_gained(attack: Attack) -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
 def test_dangerous_system_calls_are_refused(attack: Attack) -> None:
     """By the filter, under their numbers, whatever the arguments; new namespaces by clone too; 32-bit calls kill."""
-    code = """
-import ctypes, json
-libc = ctypes.CDLL(None, use_errno=True)
-def call(*args):
-    ctypes.set_errno(0)
-    given = [ctypes.c_long(a) for a in args]
-    return libc.syscall(*given) and ctypes.get_errno()
-calls = {
-    "ptrace": (101, 0, 0, 0, 0), "process_vm_readv": (310, 1, 0, 0, 0, 0, 0), "bpf": (321, 0, 0, 0),
-    "keyctl": (250, 0, -3, 1), "add_key": (248, 0, 0, 0, 0, -3), "userfaultfd": (323, 1),
-    "io_uring_setup": (425, 1, 0), "io_uring_enter": (426, -1, 0, 0, 0, 0, 0), "io_uring_register": (427, -1, 0, 0, 0),
-    "perf_event_open": (298, 0, 0, -1, -1, 0), "mount": (165, 0, 0, 0, 0, 0), "umount2": (166, 0, 0),
-    "fsopen": (430, 0, 0), "open_tree": (428, -100, 0, 0), "move_mount": (429, -1, 0, -1, 0, 0),
-    "mount_setattr": (442, -1, 0, 0, 0, 0), "setns": (308, -1, 0), "unshare": (272, 0x10000000), "unshare0": (272, 0),
-    "clone": (56, 0x10000000 | 17, 0, 0, 0, 0), "clone_net": (56, 0x40000000 | 17, 0, 0, 0, 0),
-    "clone_high": (56, (1 << 40) | 0x20000000 | 17, 0, 0, 0, 0), "open_by_handle_at": (304, -1, 0, 0),
-    "kexec_load": (246, 0, 0, 0, 0), "init_module": (175, 0, 0, 0), "syslog": (103, 3, 0, 0), "kcmp": (312, 1, 1, 0, 0, 0),
-    "pidfd_getfd": (438, -1, 0, 0), "fanotify_init": (300, 0, 0), "quotactl": (179, 0, 0, 0, 0), "acct": (163, 0),
-}
-print(json.dumps({name: call(*args) for name, args in calls.items()} | {"clone3": call(435, 0, 0), "x32": call(0x40000000 | 39)}))
-"""
-    answers = json.loads(attack.python(code))
+    answers = json.loads(attack.ran("syscalls.py"))
     assert (answers.pop("clone3"), answers.pop("x32")) == (errno.ENOSYS, errno.ENOSYS)
     assert {name: number for name, number in answers.items() if number != errno.EPERM} == {}
-    legacy = (
-        "import ctypes, mmap\n"
-        "m = mmap.mmap(-1, 4096, prot=7)\n"
-        "m.write(bytes.fromhex('b814000000cd80c3'))\n"  # mov eax, 20 (getpid); int 0x80; ret
-        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()\n"
-    )
-    [(exit_code, *_)] = attack.run(["python3", "-c", legacy])
+    [(exit_code, *_)] = attack.run(payload("legacy.py"))
     assert exit_code == 128 + 31, "killed by SIGSYS"
 
 
@@ -137,37 +103,8 @@ def test_the_network_and_the_sockets_of_the_host_are_out_of_reach(attack: Attack
         name = f"batchd-{os.getpid()}-{id(attack)}"
         abstract.bind("\0" + name)
         abstract.listen()
-        code = f"""
-import errno, json, socket
-def tried(family, kind, address, protocol=0):
-    try:
-        with socket.socket(family, kind, protocol) as s:
-            s.settimeout(3)
-            s.connect(address) if address else None
-        return "open"
-    except OSError as error:
-        return errno.errorcode.get(error.errno, str(error))
-def resolved(name):
-    try: return str(socket.getaddrinfo(name, 80))
-    except OSError: return "unknown"
-own = socket.create_server(("127.0.0.1", 0))
-print(json.dumps([
-    tried(socket.AF_INET, 1, ("127.0.0.1", {loopback.getsockname()[1]})),
-    tried(socket.AF_UNIX, 1, "\\0{name}"),
-    tried(socket.AF_UNIX, 1, "/run/systemd/private"),
-    tried(socket.AF_UNIX, 1, "/var/run/docker.sock"),
-    tried(socket.AF_INET, 1, ("1.1.1.1", 80)),
-    tried(socket.AF_INET, 2, ("1.1.1.1", 53)),
-    tried(socket.AF_INET6, 1, ("2606:4700::1111", 443)),
-    tried(socket.AF_INET, 3, ("1.1.1.1", 0), 1),
-    resolved("example.com"),
-    *(tried(family, kind, None, protocol) for family, kind, protocol in
-      [(40, 1, 0), (38, 5, 0), (17, 3, 0), (31, 1, 0), (29, 3, 1), (30, 1, 0), (16, 3, 12), (21, 5, 0), (44, 3, 0)]),
-    tried(socket.AF_INET, 1, own.getsockname()),
-    tried(socket.AF_NETLINK, 3, None),
-]))
-"""
-        *refused, own, route = json.loads(attack.python(code))
+        port = loopback.getsockname()[1]
+        *refused, own, route = json.loads(attack.ran("sockets.py", port, name))
     assert refused[:5] == ["ECONNREFUSED", "ECONNREFUSED", "ENOENT", "ENOENT", "ENETUNREACH"]
     assert refused[5:9] == ["ENETUNREACH", "ENETUNREACH", "EPERM", "unknown"]
     assert set(refused[9:]) == {"EAFNOSUPPORT"}
@@ -177,21 +114,7 @@ print(json.dumps([
 @pytest.mark.stopped_by("seccomp")
 def test_nobody_types_into_the_operators_terminal(attack: Attack) -> None:
     """TIOCSTI and TIOCLINUX are refused, also with high bits set; there is no controlling terminal at all."""
-    code = """
-import ctypes, errno, os
-libc = ctypes.CDLL(None, use_errno=True)
-master, slave = os.openpty()
-for request in (0x5412, 0x541C, (1 << 32) | 0x5412):
-    letter = ctypes.c_char(b"x")
-    ended = libc.syscall(ctypes.c_long(16 if os.uname().machine == "x86_64" else 29), ctypes.c_long(slave),
-                         ctypes.c_ulong(request), ctypes.byref(letter))
-    assert (ended, ctypes.get_errno()) == (-1, errno.EPERM), request
-try:
-    os.open("/dev/tty", os.O_RDWR)
-except OSError as error:
-    print(errno.errorcode[error.errno])
-"""
-    assert attack.python(code) == "ENXIO\n"
+    assert attack.ran("typing_into.py") == "ENXIO\n"
 
 
 @pytest.mark.stopped_by("descriptors")
@@ -199,11 +122,7 @@ def test_no_descriptor_is_inherited(attack: Attack) -> None:
     """Whatever batchd has open, inheritable or not, a command has three descriptors."""
     with Path("/etc/hostname").open() as file:
         fcntl.fcntl(file, fcntl.F_SETFD, 0)
-        listed = attack.python(
-            "import os\nfor n in os.listdir('/proc/self/fd'):\n"
-            "  try: print(n, os.readlink(f'/proc/self/fd/{n}'))\n  except OSError: pass\n",
-            descriptors=[file.fileno()],
-        )
+        listed = attack.ran("descriptors.py", descriptors=[file.fileno()])
     places = dict(line.split(" ", 1) for line in listed.splitlines())
     assert set(places) == {"0", "1", "2"}
     assert places["0"] == "/dev/null"
@@ -262,18 +181,13 @@ def test_the_task_directory_cannot_be_swapped_for_a_link(attack: Attack) -> None
 @pytest.fixture
 def listing() -> Callable[[Path], Any]:
     """What ``Workplace.files`` returns for a directory, in a process that may hang or crash."""
-    code = (
-        "import os, sys, json\nfrom batchd.sandbox.directory import files, opened\n"
-        "print(json.dumps(files(opened(sys.argv[1]), 5000, 30.0)))"
-    )
 
     def listed(folder: Path) -> Any:
         ended = subprocess.run(
-            [sys.executable, "-c", code, folder],
+            [sys.executable, DRIVERS / "listing.py", folder],
             capture_output=True,
             check=True,
-            timeout=60,
-            cwd=HERE,
+            env={**os.environ, "PYTHONPATH": str(HERE)},
         )
         return json.loads(ended.stdout)
 

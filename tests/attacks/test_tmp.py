@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import AS_ROOT, Attack
+from attacking import AS_ROOT, Attack, shell
 from limiting import Limited, place
 
 from batchd import trees
@@ -85,19 +85,8 @@ def test_what_a_task_leaves_is_removed_whatever_it_is(limited: Limited) -> None:
     outside = limited.folder.parent / "outside"
     outside.mkdir()
     (outside / "precious").write_text("x")
-    limited.run(
-        "cd /tmp && mkdir closed && touch closed/x && chmod 0 closed"
-        f" && ln -s {outside} out && ln -s / root && mkfifo fifo"
-        " && mkdir $'\\xff\\n' && touch $'\\xff\\n'/$'\\xfe'"
-        " && python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'"
-        ' && python3 -c \'import os\nfor _ in range(3200):\n    os.mkdir("d"); os.chdir("d")\n'
-        'open("x", "w"); os.chmod(".", 0)\'',
-    )
+    limited.run(shell("leaving.sh", outside), shell("descending.py"))
     assert len(os.listdir(limited.tmp)) == 7  # noqa: PTH208 (names are what is wanted)
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
-        "from batchd import trees; trees.remove(sys.argv[1])"
-    )
-    limited.python(code, limited.tmp)
+    limited.drive("removing.py", limited.tmp)
     assert not limited.tmp.exists()
     assert (outside / "precious").read_text() == "x"

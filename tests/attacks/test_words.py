@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from attacking import HERE
+from attacking import HERE, shell
 from camp import Camp, does, says
 from loopback import Recorder
 
@@ -100,7 +100,7 @@ def test_no_escape_is_raw_in_what_is_collected(camp: Camp) -> None:
 @pytest.mark.stopped_by("evaluation", "escaping")
 def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
     """Log lines, events, results and verdicts, in prompts, outputs, answers and files: the status is the evaluation's."""
-    plant = f"for f in 001.json 001.jsonl results.jsonl summary.json; do cat > $f <<'END'\n{FORGED}\nEND\ndone; cat summary.json"
+    plant = shell("forging.sh", FORGED)
     talks = {FORGED: [does(plant), says(FORGED)]}
     task = {"first_prompt": FORGED, "check": "cat 001.json; exit 1", "limits": {"max_iterations": 1}}  # fmt: skip
     judged = {"first_prompt": FORGED, "evaluator": "judge", "limits": {"max_iterations": 1}}

@@ -123,3 +123,10 @@ async def grows(run: wire.Run, host: agent.Host) -> agent.Ended:
     _KEPT.append(b"x" * (200 << 20))
     await asyncio.sleep(1.2)
     return await agent.run(run, host)
+
+
+async def waits_for_ever(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Wait for what never comes at the first attempt, as an agent does whose wake-up is lost."""
+    if run.attempt == 1:
+        await asyncio.Event().wait()
+    return await agent.run(run, host)

@@ -1,0 +1,168 @@
+"""How long a provider is not asked, who tries it, and who waits with it: a real daemon, judged by the server's log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from batchd import config, control
+from batchd.daemon import Daemon
+from batchd.demo.server import ModelServer
+from batchd.demo.settings import Settings
+from tests.integration.test_daemon import results, task_file, until
+
+_CONFIG = """\
+[agent]
+model = "standin/steps-2"
+[providers.standin]
+base_url = "{base_url}"
+[providers.other]
+base_url = "{other}"
+[pool]
+processes = 2
+agents_per_process = 4
+[evaluation]
+by = "none"
+[governor]
+max_retries = 2
+first_backoff_s = 0.02
+max_backoff_s = 0.05
+probe_s = {probe_s}
+max_probe_s = {max_probe_s}
+max_parked_s = {max_parked_s}
+"""
+#: Longer than any test takes.
+_DAY_S = 86400.0
+
+
+def _configured(
+    folder: Path,
+    server: ModelServer,
+    other: ModelServer | None = None,
+    *,
+    probe_s: float = 0.05,
+    max_probe_s: float = _DAY_S,
+    max_parked_s: float = 604800.0,
+) -> config.Config:
+    text = _CONFIG.format(
+        base_url=server.base_url,
+        other=(other or server).base_url,
+        probe_s=probe_s,
+        max_probe_s=max_probe_s,
+        max_parked_s=max_parked_s,
+    )
+    (folder / "config.toml").write_text(text)
+    return config.load(folder / "config.toml", {})
+
+
+async def _ask(folder: Path, verb: str, **arguments: Any) -> dict[str, Any]:
+    return await asyncio.to_thread(control.request, folder / ".batchd", verb, **arguments)
+
+
+async def _until_told(
+    folder: Path, holds: Callable[[Mapping[str, Any]], object]
+) -> Mapping[str, Any]:
+    """Wait until what ``status`` says is so; return it."""
+    async with asyncio.timeout(60):
+        while not holds(told := await _ask(folder, "status")):  # noqa: ASYNC110 (only asking tells)
+            await asyncio.sleep(0.02)
+    return told
+
+
+async def _until_done(daemon: Daemon, *batches: str) -> None:
+    async with asyncio.timeout(60):
+        for name in batches:
+            await daemon.batch_done(name)
+
+
+def test_a_long_wait_holds_only_its_provider_whatever_earlier_calls_bring(tmp_path: Path) -> None:
+    """One of eight calls is asked to wait a day, seven are answered later: the provider is parked all the same.
+
+    Others have the slots, and `resume` lifts the wait.
+    """
+
+    async def scenario() -> None:
+        limited = Settings(
+            rps=1e-6, burst=7, retry_after_s=_DAY_S, latency_s=0.3, limit_headers=False
+        )
+        async with (
+            ModelServer(limited) as server,
+            ModelServer(Settings()) as other,
+            Daemon(_configured(tmp_path, server, other)) as daemon,
+        ):
+            await daemon.submit("b.json", task_file(8))
+            await until(lambda: server.totals.by_status[200] == 7, 60)
+            assert server.totals.by_status[429] == 1
+            await daemon.submit("c.json", task_file(20, model="other/steps-2"))
+            await _until_done(daemon, "c")
+            told = await _until_told(tmp_path, lambda told: not told["tasks"]["running"])
+            (parked,) = told["parked"]
+            assert (parked["name"], parked["cause"]) == ("standin", "rate_limited")
+            assert told["providers"]["standin"]["paused_s"] > _DAY_S / 2
+            assert server.totals.requests == 8
+            server.control(rps=0)
+            answer = await _ask(tmp_path, "resume", scope="provider", name="standin")
+            assert answer == {"resumed": 1, "trying": ["standin"], "held": []}
+            await _until_done(daemon, "b")
+            told = await _ask(tmp_path, "status")
+            assert (told["parked"], told["providers"]["standin"]["paused_s"]) == ([], 0)
+        assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 8
+
+    asyncio.run(scenario())
+
+
+def test_a_long_wait_that_a_paused_task_was_asked_for_is_no_silent_one(tmp_path: Path) -> None:
+    """The call of a batch that was just paused is told to wait for a day: that is known of its provider, and `resume` ends it."""
+
+    async def scenario() -> None:
+        async with (
+            ModelServer(Settings()) as server,
+            ModelServer(Settings()) as other,
+            Daemon(_configured(tmp_path, server, other)) as daemon,
+        ):
+            slow = f"standin/latency-1+429-1+retry-after-{_DAY_S:.0f}+steps-2"
+            await daemon.submit("b.json", task_file(1, model=slow))
+            await until(lambda: server.totals.requests == 1, 60)
+            await _ask(tmp_path, "pause", scope="batch", name="b")
+            await until(lambda: server.totals.by_status[429] == 1, 60)
+            await daemon.submit("c.json", task_file(9))
+            told = await _until_told(tmp_path, lambda told: len(told["parked"]) > 1)
+            waits = [(p["scope"], p["cause"]) for p in told["parked"]]
+            assert waits == [("batch", "paused"), ("provider", "rate_limited")]
+            await daemon.submit("d.json", task_file(9, model="other/steps-2"))
+            await _until_done(daemon, "d")
+            await _ask(tmp_path, "resume", scope="provider", name="standin")
+            await _until_done(daemon, "c")
+            assert not results(tmp_path, "b")
+            await _ask(tmp_path, "resume", scope="batch", name="b")
+            await _until_done(daemon, "b")
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_has_parked_providers_tried(tmp_path: Path) -> None:
+    """SIGHUP is given by somebody who has changed something: one call tries, and all go on."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(faults="401")) as server:
+            settings = _configured(tmp_path, server)
+            daemon = Daemon(settings, reload=lambda: settings)
+            serving = asyncio.ensure_future(daemon.run())
+            inbox = tmp_path / "inbox"
+            await until(inbox.is_dir, 60)
+            (inbox / "b.json").write_bytes(task_file(3))
+            await until(lambda: bool(server.totals.requests), 60)
+            await _until_told(
+                tmp_path, lambda told: told["parked"] and not told["tasks"]["running"]
+            )
+            server.control(faults="")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: len(results(tmp_path, "b")) == 3, 60)
+            daemon.stop()
+            await serving
+
+    asyncio.run(scenario())
