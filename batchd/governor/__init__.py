@@ -47,13 +47,14 @@ class Governor:
         missing: Mapping[str, str],
         *,
         clock: Callable[[], float] = time.time,
+        booked: Callable[[int], float] = lambda _day: 0.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``missing``: why a provider cannot be called at all, by its name: it has no key."""
+        """``missing``: why a provider cannot be called at all, by its name: it has no key. ``booked``: as in ``Treasury``."""
         self._config = config
         self._missing = missing
         self._jitter = jitter
-        self.money = Treasury(config.budget.per_day_usd, clock)
+        self.money = Treasury(config.budget.per_day_usd, clock, booked)
         self.outages = Outages(self._provider, lambda: self._config.governor)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}

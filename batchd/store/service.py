@@ -287,6 +287,10 @@ class Store:
         """Return what was spent on the day, in UTC, of the time ``at``."""
         return self._source.read(lookups.day_money, int(at // _DAY_S))
 
+    def spent_on(self, day: int) -> float:
+        """Return what was spent on a day, in days since 1970-01-01 in UTC; what may have been paid counts."""
+        return self._source.read(lookups.day_money, day).total
+
     async def _append(
         self,
         ref: Ref,

@@ -314,8 +314,7 @@ def test_the_day_ends_at_midnight_utc() -> None:
     async def scenario() -> None:
         now = [86400.0 * 3 - 1]
         config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
-        g = Governor(config, {}, clock=lambda: now[0])
-        g.money.open_day(0.5)
+        g = Governor(config, {}, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__)
         told, today = Told(g), g.money.today()
         task = Task(g, "a")
         task.ask(PRICE)
