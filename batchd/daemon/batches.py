@@ -295,6 +295,7 @@ def _queued(task: QueuedTask) -> Queued:
         directory=task.directory,
         after=task.after,
         provider=task.model.partition("/")[0],
+        model=task.model,
         begun=task.attempt > 0,
         suspect=task.crashes > 0,
     )
