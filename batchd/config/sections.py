@@ -97,7 +97,7 @@ class Pool(Section):
     agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
     """Tasks that one process works on at a time."""
     max_attempts: Positive = 3
-    """After so many deaths of its own worker a task ends as ``error``."""
+    """After so many deaths of its own worker, while it was at work, a task ends as ``error``."""
     rest_s: Amount = 0.0
     """The pause between two tasks of one agent slot."""
     drain_s: Amount = 30.0

@@ -128,7 +128,6 @@ class Batches:
     def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         core = self._core
-        core.governor.money.open_day(core.store.day_money(time.time()).total)
         for batch in restored.batches:
             known = self._open[batch.name] = _Open(batch, set())
             known.moved = batch.claim not in claimed

@@ -59,8 +59,15 @@ class Dispatcher:
             self._reserve(ref, alone=True)
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
-        for ref in schedule.take(max(0, self._free()), self._core.governor.crowded):
+        free = self._free()
+        ready = schedule.take(max(0, free), self._core.governor.crowded)
+        begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
+        for ref in begins:
             self._reserve(ref)
+        if len(begins) < len(ready):  # others may be cheaper: 100,000 are looked at by and by
+            asyncio.get_running_loop().call_soon(self.pump)
+        elif free > 0 and not self._active:
+            self._lot.shortage.nothing_goes_on()
 
     def startable(self) -> Ref | None:
         """Return a task that ``pump`` would start now; None after each call of it."""
@@ -105,6 +112,7 @@ class Dispatcher:
     # Starting
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
+        self._lot.shortage.something_goes_on()
         active = self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
         self._core.spawn(self._start(active))
 
@@ -193,11 +201,14 @@ class Dispatcher:
             tasks = [str(ref) for ref in lost]
             core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
             core.listeners.worker_died(worker.cause)
-        for ref, attempt in lost.items():
-            active = self._active.get(ref)
-            # Without an attempt it is still being started: that finds the worker dead by itself.
-            if active is not None and active.worker is worker and attempt:
-                core.spawn(self._recover(active, counted=counted and not core.closing))
+        # Without an attempt it is still being started: that finds the worker dead by itself.
+        known = [self._active[ref] for ref, n in lost.items() if n and ref in self._active]
+        theirs = [active for active in known if active.worker is worker]
+        # Who waits for an answer of ours cannot have killed it.
+        at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
+        for active in theirs:
+            counts, alone = active in at_work, len(at_work) == 1
+            core.spawn(self._recover(active, counted=counts, alone=alone))
         self.pump()
 
     def _done(self, active: Active, done: wire.Done) -> None:
@@ -260,13 +271,14 @@ class Dispatcher:
             active.ref, Status.ERROR, Reason.INTERNAL, message, details=traceback
         )
 
-    async def _recover(self, active: Active, *, counted: bool) -> None:
-        """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it."""
+    async def _recover(self, active: Active, *, counted: bool, alone: bool = True) -> None:
+        """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it; ``alone``: no other can."""
         core, ref = self._core, active.ref
         crashes = 0
         try:
             if counted:
-                crashes = await core.durable(partial(core.store.worker_lost, ref, active.attempt))
+                lost = partial(core.store.worker_lost, ref, active.attempt, alone=alone)
+                crashes = await core.durable(lost)
             elif active.attempt:
                 await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
         except StaleAttemptError:
@@ -278,7 +290,7 @@ class Dispatcher:
             await self._batches.publish(ref)
         elif isinstance(active.stop, CancelRequested):
             await self._cancelled(ref, active.stop.message)
-        elif crashes >= core.config.pool.max_attempts:
+        elif alone and crashes >= core.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
             await self._batches.finish(
                 ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt

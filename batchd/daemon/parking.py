@@ -15,12 +15,13 @@ from batchd.daemon import clocks
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
-from batchd.daemon.register import DAY, Key, Register
+from batchd.daemon.register import Key, Register
+from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
 from batchd.log import Action
-from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status
+from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
@@ -39,8 +40,8 @@ class ParkingLot(Listener):
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
         self.trials = Trials(core.schedule, self._register.paused)
-        #: The day and its budget when the money was spent.
-        self._spent_on: tuple[int, float] | None = None
+        #: Who waits for the day's money.
+        self.shortage = Shortage(core, self._register)
         #: Open batches whose money is spent.
         self._spent: set[str] = set()
         #: Set by the dispatcher: has a running task give its slot back.
@@ -53,7 +54,7 @@ class ParkingLot(Listener):
     @property
     def parkings(self) -> tuple[Parking, ...]:
         """All that is parked, oldest first."""
-        return self._register.all
+        return summed(self._register.all)
 
     @property
     def stopped(self) -> bool:
@@ -89,23 +90,26 @@ class ParkingLot(Listener):
             scope, name = key
             causes = tuple(self._register.causes(key))
             parked += bool(causes)
+            if Cause.BUDGET in causes:
+                lifted += self.shortage.try_again(key)
+                continue
             outage = [cause for cause in causes if scope is Scope.PROVIDER and cause.reason]
             if outage:
                 self.read_keys()
                 self._core.governor.outages.retry(name)
             if self._lift(key, keep=outage):
                 lifted.append(key)
-        # Together: a restore may have parked tasks by the ten thousand.
-        for start in range(0, len(lifted), _CHUNK):
-            await self._forget(*lifted[start : start + _CHUNK])
+        if lifted:
+            await self._forget(*lifted)
         return parked
 
     def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
         """Take up what was parked when the last daemon ended."""
         outages: list[Parking] = []
+        over: list[Key] = []
         for parking in parkings:
             if self._over(parking):
-                self._core.spawn(self._forget((parking.scope, parking.name)))
+                over.append((parking.scope, parking.name))
                 continue
             self._apply(parking)
             if parking.scope is Scope.PROVIDER and parking.cause.reason:
@@ -114,7 +118,7 @@ class ParkingLot(Listener):
         for parking in outages:
             self._core.governor.outages.restore(parking.name, parking.cause, parking.message)
         self._given_back = {q.ref: None for q in queued if q.status is Status.PARKED}
-        self._core.spawn(self._requeue())
+        self._core.spawn(self._forget(*over))
 
     # What the dispatcher asks and tells
 
@@ -122,7 +126,9 @@ class ParkingLot(Listener):
         """Queue a task again that is parked. ``park``: what its call met."""
         core, provider = self._core, self._core.schedule.provider(ref)
         self._given_back[ref] = None
-        if (
+        if park is not None and park.scope is Scope.DAY:
+            self.shortage.turned_away(ref, park.message)
+        elif (
             park is not None
             and park.scope is Scope.PROVIDER
             and (park.scope, park.name) in self._register
@@ -143,6 +149,7 @@ class ParkingLot(Listener):
         """Forget a task."""
         self._given_back.pop(ref, None)
         self.trials.forget(ref)
+        self.shortage.forget(ref)
         self._core.governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
@@ -199,16 +206,6 @@ class ParkingLot(Listener):
         self.trials.end(provider)
         self._core.spawn(self._end_all(provider, cause.reason or Reason.INTERNAL, message))
 
-    def day_spent(self, message: str) -> None:
-        """Park everything until there is money again."""
-        self._spent_on = self._core.governor.money.today()
-        if DAY not in self._register:
-            self._core.log.warning(Action.BUDGET_REACHED, message=message)
-            self._park_now(
-                Parking(scope=Scope.DAY, cause=Cause.BUDGET, message=message, since=time.time())
-            )
-            self._core.listeners.budget_reached("", message)
-
     def batch_spent(self, batch: str, message: str) -> None:
         """Tell of a batch whose money is spent, once; its tasks end one by one."""
         if batch not in self._spent:
@@ -226,9 +223,8 @@ class ParkingLot(Listener):
 
     def _look(self, now: float) -> None:
         governor, longest = self._core.governor, self._core.config.governor.max_parked_s
-        if DAY in self._register and self._spent_on != governor.money.today():
-            self._lift(DAY)
-            self._core.spawn(self._forget(DAY))
+        if self.shortage.over():
+            self._core.spawn(self._forget(*self.shortage.end()))
         for parking in self._register.outages():
             if now - parking.since > longest:
                 governor.outages.give_up(parking.name)
@@ -268,7 +264,7 @@ class ParkingLot(Listener):
             if key not in self._register:
                 core.schedule.unpark_provider(name)
                 self.trials.release(name)
-        elif scope in {Scope.BATCH, Scope.TASK}:
+        elif scope in {Scope.BATCH, Scope.TASK} and key not in self._register:
             for ref in self._register.concerned(scope, name):
                 core.schedule.unpark(ref)
         core.log.info(Action.RESUMED, scope=scope, name=name)
@@ -277,7 +273,9 @@ class ParkingLot(Listener):
 
     async def _forget(self, *keys: Key) -> None:
         """Note in the store that something is not parked any more, or for fewer causes."""
-        await self._register.forget(*keys)
+        # Together: a restore, or a day's end, may have parked tasks by the ten thousand.
+        for start in range(0, len(keys), _CHUNK):
+            await self._register.forget(*keys[start : start + _CHUNK])
         await self._requeue()
 
     async def _requeue(self) -> None:
@@ -303,7 +301,9 @@ class ParkingLot(Listener):
             await self._forget((Scope.PROVIDER, provider))
 
     def _over(self, parking: Parking) -> bool:
-        """Whether a task or batch ended before its parking could be forgotten."""
+        """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
+        if parking.cause is Cause.BUDGET:
+            return True
         if parking.scope is Scope.TASK:
             return Ref(*parking.name.split("/", 1)) not in self._core.schedule
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None

@@ -35,7 +35,7 @@ class Register:
     @property
     def stopped(self) -> bool:
         """Whether nothing at all may start."""
-        return ALL in self or DAY in self
+        return ALL in self
 
     def paused(self, provider: str) -> bool:
         """Whether somebody paused a provider, whatever else it waits for."""

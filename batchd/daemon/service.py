@@ -192,7 +192,7 @@ class Daemon:
             config=config,
             prices=Prices(config.models),
             store=store,
-            governor=Governor(config, missing),
+            governor=Governor(config, missing, booked=store.spent_on),
             listeners=self._listeners,
             finishers=self._finishers,
         )

@@ -47,13 +47,14 @@ class Governor:
         missing: Mapping[str, str],
         *,
         clock: Callable[[], float] = time.time,
+        booked: Callable[[int], float] = lambda _day: 0.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``missing``: why a provider cannot be called at all, by its name: it has no key."""
+        """``missing``: why a provider cannot be called at all, by its name: it has no key. ``booked``: as in ``Treasury``."""
         self._config = config
         self._missing = missing
         self._jitter = jitter
-        self.money = Treasury(config.budget.per_day_usd, clock)
+        self.money = Treasury(config.budget.per_day_usd, clock, booked)
         self.outages = Outages(self._provider, lambda: self._config.governor)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
@@ -145,8 +146,13 @@ class Governor:
 
     def forget(self, ref: Ref) -> None:
         """Forget a task that has ended."""
+        self.money.wanted.pop(ref, None)
         for provider in self._providers.values():
             provider.failing.pop(ref, None)
+
+    def most(self, call: Call) -> float | None:
+        """Return what a call may cost at most, as far as its model is known; None where no price is."""
+        return self._estimates.most(call)
 
     def capped(self, ref: Ref) -> bool:
         """Whether a limit of the task's batch or of the day is active."""
@@ -209,28 +215,32 @@ class Governor:
             self._short.append(permit)
         else:
             permit.granted, permit.reserved = True, amount or 0.0
+            self.money.wanted.pop(call.ref, None)
             for purse in purses:
                 purse.reserved += permit.reserved
             provider.enter(permit)
             permit.answer(Grant(amount))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
-        """Answer a call that is more than a purse has left: the day's is filled again."""
-        message = (
-            f"{purse.name} of {dollars(purse.limit)} is reached: {dollars(purse.spent)} is spent, "
-            f"and the next call may cost {dollars(amount)}"
-        )
+        """Answer a call that is more than a purse has left: the day's is filled again, if only for what fits into it."""
+        ref, output = permit.call.ref, permit.call.max_output_tokens
+        may_cost = f"the next call may cost {dollars(amount)}"
         if amount > purse.limit:
-            message += f" ({permit.call.max_output_tokens:,} tokens of output, which max_output_tokens allows)"
-        watcher, batch = self.outages.watcher, permit.call.ref.batch
-        if watcher is not None and self.money.is_batch(purse, batch):
-            watcher.batch_spent(batch, message)
-        if not self.money.is_day(purse) or not self._config.governor.max_parked_s:
-            self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+            may_cost += f" ({output:,} tokens of output, which max_output_tokens allows)"
+        message = f"{purse.name} of {dollars(purse.limit)} is reached: {dollars(purse.spent)} is spent, and {may_cost}"
+        watcher = self.outages.watcher
+        if watcher is not None and self.money.is_batch(purse, ref.batch):
+            watcher.batch_spent(ref.batch, message)
+        if self.money.is_day(purse) and amount > purse.limit:
+            message = (
+                f"{may_cost}, and {purse.name} is {dollars(purse.limit)}: no day can pay for it; "
+                "raise [budget] per_day_usd or lower max_output_tokens, then `batchd retry` it"
+            )
+        elif self.money.is_day(purse) and self._config.governor.max_parked_s:
+            self.money.wanted[ref] = permit.call
+            self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
             return
-        if watcher is not None:
-            watcher.day_spent(message)
-        self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
+        self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
 
     def _decide(self, permit: Permit, decision: Refusal | Park) -> None:
         del self._permits[permit.call.ref]

@@ -48,9 +48,6 @@ class Watcher(Protocol):
     def gave_up(self, provider: str, cause: Cause, message: str) -> None:
         """Nobody is to wait for this provider any longer: end its tasks, then ``close_provider``."""
 
-    def day_spent(self, message: str) -> None:
-        """Nothing can be paid any more today."""
-
     def batch_spent(self, batch: str, message: str) -> None:
         """A call of this batch cannot be paid any more; told of each."""
 

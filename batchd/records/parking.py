@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batchd.records.tasks import Reason
@@ -13,7 +14,7 @@ class Scope(enum.StrEnum):
 
     #: Everything.
     ALL = "all"
-    #: Everything, until the day of its budget is over.
+    #: Everything, since nothing that waits fits into what is left of the day's budget.
     DAY = "day"
     #: All calls to one provider.
     PROVIDER = "provider"
@@ -37,7 +38,7 @@ class Cause(enum.StrEnum):
     DOWN = "provider_unavailable"
     #: The provider asks everybody to wait for long.
     LIMITED = "rate_limited"
-    #: The day's money is spent.
+    #: What is left of the day's money is too little.
     BUDGET = "budget"
 
     @property
@@ -66,3 +67,11 @@ class Parking:
     message: str = ""
     #: Since when, in seconds since the epoch.
     since: float
+
+
+def summed(parkings: Iterable[Parking]) -> tuple[Parking, ...]:
+    """Return parkings without the tasks that wait for the day's money, where nothing else does anything else."""
+    every = tuple(parkings)
+    if not any(each.scope is Scope.DAY for each in every):
+        return every
+    return tuple(p for p in every if p.scope is not Scope.TASK or p.cause is not Cause.BUDGET)

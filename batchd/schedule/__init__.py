@@ -142,7 +142,7 @@ class Schedule:
         if entry is None:
             return None
         item = self._items[entry[2]]
-        item.lane, item.taken = None, True
+        item.lane, item.taken, item.begins = None, True, False
         return entry[2]
 
     def release(self, ref: Ref, *, suspect: bool = False) -> None:
@@ -156,6 +156,22 @@ class Schedule:
             item.taken = False
             if not item.unmet:
                 self._ready(item)
+
+    def begins(self, ref: Ref) -> bool:
+        """Whether a task that was taken had never begun before."""
+        item = self._items.get(ref)
+        return item is not None and item.begins
+
+    def hold_back(self, ref: Ref) -> None:
+        """Take back that a task was taken, as if it had not been, and do not dispatch it until ``unpark``."""
+        item = self._items.get(ref)
+        if item is None or not item.taken:
+            return
+        item.taken = False
+        item.unmet += 1
+        if item.begins and item.hold:
+            hold, item.hold, item.begins = item.hold, None, False
+            self._lift(hold)
 
     def park(self, ref: Ref) -> None:
         """Do not dispatch a task until as many calls of ``unpark``; one that runs is not stopped."""
@@ -260,7 +276,7 @@ class Schedule:
             if not item.hold and (blocker := self._holds.blocker(lane.directory, entry)):
                 self._stand_aside(lane, blocker, entry)
                 continue
-            item.lane, item.taken = None, True
+            item.lane, item.taken, item.begins = None, True, not item.hold
             if not item.hold:
                 self._begin(item)
             self._push(lane)

@@ -51,3 +51,5 @@ class Item:
     taken: bool = False
     #: Set once it has begun.
     hold: Hold | None = None
+    #: Whether it begins with its present dispatch.
+    begins: bool = False

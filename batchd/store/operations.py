@@ -174,7 +174,6 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
         "SELECT received_at FROM batches WHERE id = ?", (line.batch,)
     ).fetchone()
     line.attempt += 1
-    line.barren += 1
     line.worker = worker
     journal.move(line, Status.RUNNING, "", now)
     return Dispatched(
@@ -182,7 +181,6 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
         history=history,
         queued_at=queued_at,
         crashes=line.crashes,
-        barren=line.barren,
     )
 
 
@@ -195,9 +193,6 @@ def suspend(
     line = journal.line(ref)
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
-    if line.status == Status.RUNNING:
-        # It ended as it should: not one of the dispatches that lead nowhere.
-        line.barren = max(0, line.barren - 1)
     journal.move(line, status, message, now)
 
 
@@ -209,11 +204,11 @@ def requeue(journal: Journal, refs: Sequence[Ref], now: float) -> None:
             journal.move(line, Status.QUEUED, "", now)
 
 
-def worker_lost(journal: Journal, ref: Ref, attempt: int, now: float) -> int:
+def worker_lost(journal: Journal, ref: Ref, attempt: int, *, alone: bool, now: float) -> int:
     """Queue the task of a dead worker again; return how many workers died of it so far."""
     line = journal.line(ref)
     if not line.final and line.status == Status.RUNNING and line.attempt == attempt:
-        line.crashes += 1
+        line.crashes = line.crashes + 1 if alone else max(line.crashes, 1)
         journal.move(line, Status.QUEUED, "its worker died", now)
     return line.crashes
 

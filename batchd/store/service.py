@@ -184,10 +184,16 @@ class Store:
         """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
         await self._do(partial(operations.requeue, refs=tuple(refs), now=self._clock()))
 
-    async def worker_lost(self, ref: Ref, attempt: int) -> int:
-        """Queue a task again whose worker died; return how many workers died of it so far."""
+    async def worker_lost(self, ref: Ref, attempt: int, *, alone: bool) -> int:
+        """Queue a task again whose worker died; return how many workers died of it so far.
+
+        ``alone``: nothing else was at work in it. Of deaths that others may have caused only the first counts,
+        which makes it a suspect.
+        """
         return await self._do(
-            partial(operations.worker_lost, ref=ref, attempt=attempt, now=self._clock())
+            partial(
+                operations.worker_lost, ref=ref, attempt=attempt, alone=alone, now=self._clock()
+            )
         )
 
     async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
@@ -284,6 +290,10 @@ class Store:
     def day_money(self, at: float) -> Money:
         """Return what was spent on the day, in UTC, of the time ``at``."""
         return self._source.read(lookups.day_money, int(at // _DAY_S))
+
+    def spent_on(self, day: int) -> float:
+        """Return what was spent on a day, in days since 1970-01-01 in UTC; what may have been paid counts."""
+        return self._source.read(lookups.day_money, day).total
 
     async def _append(
         self,

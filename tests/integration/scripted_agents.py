@@ -28,6 +28,15 @@ async def dies(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
+async def dies_when_asked(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Work as usual; whoever is to die does so once there is a file ``ask`` beside the results."""
+    if "die" in run.task.first_prompt:
+        while not Path(run.batch.folder, "ask").exists():  # noqa: ASYNC110, ASYNC240 (another process makes it)
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await agent.run(run, host)
+
+
 async def breaks(run: wire.Run, host: agent.Host) -> agent.Ended:
     """Break as a bug would."""
     raise RuntimeError(f"a bug, in {run.ref}, {host.clock() > 0}")

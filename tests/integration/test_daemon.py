@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from batchd.demo.settings import Settings
 from batchd.errors import NoDaemonError, SpoolLockedError, UsageError
 from batchd.events import Event, TaskFinished
 from batchd.records import Ref
+from batchd.store import Store
+from batchd.store.reader import Reader
 
 _CONFIG = """\
 [agent]
@@ -200,6 +203,10 @@ def _serve(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stderr=log)
 
 
+def _status(folder: Path) -> dict[str, Any]:
+    return dict(control.request(folder / ".batchd", "status"))
+
+
 def _answers(folder: Path) -> bool:
     try:
         control.request(folder / ".batchd", "status")
@@ -292,6 +299,57 @@ def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
     assert (poison["status"], poison["reason"]) == ("error", "worker_crashed")
     assert "SIGKILL" in poison["error"]["message"]
     assert {r["status"] for r in by_id.values()} == {"completed"}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Path) -> None:
+    """Of five in one process one ends it: whoever waited for a permit is not suspected; nobody ends for a death that others may have caused."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(
+                tmp_path, server.base_url, "latency-0.2+steps-2", agents=5, max_concurrent=1
+            )
+            pool = replace(settings.pool, processes=1, max_attempts=1)
+            settings = replace(settings, pool=pool)
+            tasks = [{"first_prompt": f"work {i}"} for i in range(4)]
+            data = json.dumps({"tasks": [{"first_prompt": "die when asked"}, *tasks]}).encode()
+            async with Daemon(settings, agent="scripted_agents:dies_when_asked") as daemon:
+                await daemon.submit("b.json", data)
+                async with asyncio.timeout(60):
+                    while (await asyncio.to_thread(_status, tmp_path))["tasks"]["waiting"] != 3:  # noqa: ASYNC110 (only asking tells)
+                        await asyncio.sleep(0.01)
+                (tmp_path / "outbox/b/ask").touch()
+                await daemon.batch_done("b")
+        with Reader(tmp_path / ".batchd/batchd.db") as reader:
+            crashes = dict(reader._source.rows("SELECT name, crashes FROM tasks"))
+        assert crashes.pop("001") == 2, "once with another, who was at work too, and once alone"
+        assert sorted(crashes.values()) == [0, 0, 0, 1]
+
+    asyncio.run(scenario())
+    poison, *others = results(tmp_path, "b")
+    assert (poison["status"], poison["reason"]) == ("error", "worker_crashed")
+    assert {r["status"] for r in others} == {"completed"}
+
+
+def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None:
+    """A task that was dispatched twenty times by daemons that died before it got anywhere completes all the same."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "steps-2")
+            async with Daemon(settings, work=False) as daemon:
+                await daemon.submit("b.json", task_file(2))
+            for _ in range(20):
+                store = Store.open(tmp_path / ".batchd/batchd.db", retention_s=1e9)
+                for task in ("001", "002"):
+                    await store.dispatch(Ref("b", task))
+                store.close()
+            async with Daemon(settings) as daemon:
+                await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 2
 
 
 @pytest.mark.usefixtures("scripted")

@@ -144,6 +144,35 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
     assert max(ends) < midnight + 15, "it goes on at once"
 
 
+def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A day is spent, the next daemon starts a day ahead and spends that one, the clock is set right: the first is still spent."""
+    per_day, model = 0.004, "steps-2"
+    more = (
+        f"[budget]\nper_day_usd = {per_day}\n[limits]\nmax_output_tokens = 300\n"
+        f'[models."standin/{model}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
+    )
+    station = Station(tmp_path, model_server, model=model, more=more)
+    clock = Clock(station)
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    noon = datetime.combine(tomorrow, dt.time(12), UTC).timestamp() - time.time()
+    clock.set(noon)
+    with station.serving():
+        tasks = [{"first_prompt": f"do {n}"} for n in range(40)]
+        station.drop("b.json", json.dumps(tasks).encode())
+        until(lambda: len(station.told("budget_reached")) == 1, station.text, 60)
+    clock.set(noon + 86400)
+    with station.serving():
+        until(lambda: len(station.told("budget_reached")) == 2, station.text, 60)
+        clock.set(noon)
+        until(lambda: len(station.told("budget_reached")) == 3, station.text, 60)
+    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        booked = [row.known_usd + row.unsettled_usd for row in reader.spend(("day",))]
+    assert len(booked) == 2
+    assert all(per_day / 2 < usd <= per_day for usd in booked), booked
+
+
 class Model:
     """A stand-in server that keeps its address when it is started again."""
 

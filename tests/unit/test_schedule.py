@@ -98,6 +98,11 @@ class _Naive:
         if suspect:
             self.suspects.add(ref)
 
+    def hold_back(self, ref: Ref, begun: set[Ref]) -> None:
+        self.running.discard(ref)
+        self.begun = begun
+        self.parks[ref] += 1
+
     def remove(self, ref: Ref) -> None:
         self.tasks.pop(ref, None)
         self.parks.pop(ref, None)
@@ -163,6 +168,7 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
                 assert schedule.take(slots) == naive.take(slots)
                 if rng.random() < 0.3:
                     assert schedule.take_suspect() == naive.take_suspect()
+                _hold_back(rng, schedule, naive)
             case "done" if running:
                 ref = rng.choice(running)
                 status = rng.choice([Status.COMPLETED, Status.COMPLETED, Status.ERROR])
@@ -177,6 +183,18 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
         held = [naive.tasks[r].directory for r in naive.begun]
         assert not any(_conflict(a, b) for i, a in enumerate(held) for b in held[:i])
     _run_out(schedule, naive)
+
+
+def _hold_back(rng: random.Random, schedule: Schedule, naive: _Naive) -> None:
+    """Take the best task and give it back, as if nothing had been: its directory is free again unless it had begun before."""
+    if rng.random() < 0.3:
+        begun = set(naive.begun)
+        taken = schedule.take(1)
+        assert taken == naive.take(1)
+        for ref in taken:
+            assert schedule.begins(ref) == (ref not in begun)
+            schedule.hold_back(ref)
+            naive.hold_back(ref, begun)
 
 
 def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> None:
