@@ -86,14 +86,18 @@ def fitted(texts: Sequence[str], budget: int) -> list[str]:
     if sum(costs) <= budget:
         return list(texts)
     height = level(costs, budget)
-    return [clip(t, c, height) if c > height else t for t, c in zip(texts, costs, strict=True)]
+    return [clip(text, cost, height) for text, cost in zip(texts, costs, strict=True)]
 
 
-def clip(text: str, cost: float, height: float) -> str:
-    """Return a text of ``cost`` tokens cut in its middle to about ``height``."""
-    return clipped(text, kept(text, cost, height))
+def clip(text: str, cost: int, height: float) -> str:
+    """Return a text of ``cost`` tokens cut in its middle to at most ``height``, or to the note of the cut."""
+    return text if cost <= height else clipped(text, kept(text, cost, height))
 
 
-def kept(text: str, cost: float, height: float) -> int:
-    """Return how many characters of a text of ``cost`` tokens are to be kept for ``height``."""
-    return int(len(text) * max(0.0, height - MIN_CLIPPED / 4) / cost * 0.95)
+def kept(text: str, cost: int, height: float) -> int:
+    """Return how many characters of a text of ``cost`` tokens are to be kept so that they take at most ``height``."""
+    keep = int(len(text) * max(0.0, height - MIN_CLIPPED / 4) / cost * 0.95)
+    # Both ends of it may take more tokens a character than the middle.
+    while keep and (takes := tokens.count(clipped(text, keep))) > height:
+        keep = int(keep * min(0.9, height / takes))
+    return keep

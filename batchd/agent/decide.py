@@ -118,9 +118,8 @@ def _evaluate(task: Task, state: TaskState) -> Step:
 def _work(task: Task, state: TaskState) -> Step:
     """Call the model, after making room for it in its window where that is needed."""
     size = context.size(state)
-    if state.summary is not None:
-        return compaction.applied(state, size)
-    match compaction.plan(state, size):
+    shorter = compaction.plan if state.summary is None else compaction.applied
+    match shorter(state, size):
         case Compact() as step:
             return step
         case Summarise(end, input_tokens, most):

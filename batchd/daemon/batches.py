@@ -83,8 +83,13 @@ class Batches:
 
     async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
+        return self.opened(
+            await self._stored(partial(self._core.store.add_batch, batch, tasks)), tasks
+        )
+
+    def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
+        """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
         core = self._core
-        batch = await self._stored(partial(core.store.add_batch, batch, tasks))
         if batch.name not in self._open:
             self._open[batch.name] = _Open(batch, {task.id for task in tasks}, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
@@ -294,6 +299,7 @@ def _queued(task: QueuedTask) -> Queued:
         directory=task.directory,
         after=task.after,
         provider=task.model.partition("/")[0],
+        model=task.model,
         begun=task.attempt > 0,
         suspect=task.crashes > 0,
     )

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from batchd.config import Config
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.listener import Listeners
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.troubles import Trouble, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
@@ -87,11 +87,20 @@ class Core:
 
         Raises ``NotPossibleError``.
         """
+        await self.ordered(self.store.ready)
+
+    async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write what an order brings about, once: where a disk refuses it, so does this, and nobody waits.
+
+        Raises ``NotPossibleError``, with the cause and the fix; ``StaleAttemptError`` and ``DamagedStoreError``
+        as ``durable`` does.
+        """
         try:
-            await self.store.ready()
-        except StoreError as error:
-            message = f"the order is not carried out: {error}; give it again once that is mended"
-            raise NotPossibleError(message) from None
+            return await write()
+        except (StaleAttemptError, DamagedStoreError):
+            raise
+        except (StoreError, OSError) as error:
+            raise NotPossibleError(f"the order is not carried out: {refused(error)}") from None
 
     async def on_disk(self, work: Callable[[], T], action: Action = Action.OUTBOX_TROUBLE) -> T:
         """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot."""
@@ -112,12 +121,18 @@ class Core:
     def _mended(self) -> None:
         self.wake()  # which is set later than this
 
-    async def idle(self) -> None:
-        """Wait until all that was spawned has ended. Raises what broke."""
-        while self._tasks and not self.broken.done():
-            await asyncio.wait({*self._tasks, self.broken}, return_when=asyncio.FIRST_COMPLETED)
+    async def idle(self) -> tuple[Trouble, ...]:
+        """Wait until all that was spawned has ended, or only trouble is left: return that. Raises what broke."""
+        stuck: tuple[Trouble, ...] = ()
+        while self._tasks and not self.broken.done() and not stuck:
+            work = {*self._tasks, self.broken}
+            done, _ = await asyncio.wait(
+                work, timeout=2 * TROUBLE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            stuck = () if done else self.troubles.open
         if self.broken.done():
             self.broken.result()
+        return stuck
 
     async def settle(self) -> None:
         """Wait for all that was spawned, at the end; what still tries is given up."""

@@ -67,9 +67,13 @@ class ParkingLot(Listener):
 
     # What people want
 
-    async def park(self, parking: Parking) -> int:
-        """Pause something, durably; return how many tasks that have not ended it concerns."""
-        await self._register.keep(parking)
+    async def park(self, parking: Parking, *, check: Callable[[], None]) -> int:
+        """Pause something, durably; return how many tasks that have not ended it concerns.
+
+        ``check``: raises ``BatchdError`` where that is not wanted any more. Raises ``NotPossibleError``.
+        """
+        core = self._core
+        await core.ordered(partial(core.store.park, parking, check=check))
         self._apply(parking)
         self._core.log.info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message

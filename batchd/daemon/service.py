@@ -70,6 +70,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
+        #: The trouble that keeps what a ``command`` brought about from the outbox; the next daemon writes it.
+        self.left: tuple[Trouble, ...] = ()
 
     # Ways to run it
 
@@ -133,7 +135,7 @@ class Daemon:
         """
         async with self:
             answer = await self._verbs[verb](arguments)
-            await self._core.idle()
+            self.left = await self._core.idle()
         return answer
 
     async def submit(self, name: str, data: bytes) -> Batch:

@@ -163,5 +163,13 @@ def trouble(what: Action, error: Exception, since: float) -> Trouble:
     return Trouble(what, message, since, mend or "see the log; it is tried again by itself")
 
 
+def refused(error: Exception) -> str:
+    """Return why something is not done, and the fix, for who may ask for it again."""
+    number = error.errno if isinstance(error, OSError) else None
+    if fix := _MENDS.get(number or 0):
+        return f"{error}; {fix}, then give it again"
+    return f"{error}; give it again once that is fixed"
+
+
 def _since(trouble: Trouble) -> float:
     return trouble.since

@@ -124,10 +124,14 @@ def ready(batch: Batch) -> bool:
 
 def prepare(batch: Batch) -> None:
     """Make a batch's folder where it is missing, and try it out. Raises ``OSError`` where it takes no files."""
-    folder = Path(batch.folder)
+    try_out(Path(batch.folder))
+
+
+def try_out(folder: Path) -> None:
+    """Make a folder where it is missing, and write into it. Raises ``OSError`` where it takes no files."""
     files.make_folder(folder)
-    if not _room(batch.folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), batch.folder)
+    if not _room(str(folder)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     # Only a write tells of a quota, of a disk that fails, and of a mode that root may pass over.
     trial = folder / ".trial"
     try:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, claimed
 from batchd.store.rows import Dispatched
+
+T = TypeVar("T")
 
 #: A batch's name in bytes, which are letters, digits, ``_`` and ``-``.
 _NAME = 100
@@ -31,6 +33,24 @@ _RESERVED = 4096
 
 #: Takes a name in a batch's outbox for it; False where it is another's. Raises ``OSError``.
 Reserve: TypeAlias = Callable[[Batch, str], bool]
+
+
+#: Asked in the transaction before anything is written: raises ``BatchdError`` where it is not to be written.
+Check: TypeAlias = Callable[[], None]
+
+
+def wanted() -> None:
+    """Let everything be written."""
+
+
+def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T]:
+    """Return an operation that asks ``check`` first: it may have waited long for its turn."""
+
+    def operation(journal: Journal) -> T:
+        check()
+        return work(journal)
+
+    return operation
 
 
 def unused(batch: Batch, name: str) -> bool:

@@ -100,15 +100,16 @@ class Store:
             raise StoreError(f"{self._path}: there is no room beside it ({error})") from error
         await self._do(operations.touch)
 
-    async def add_batch(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
+    async def add_batch(
+        self, batch: Batch, tasks: Sequence[Task], *, check: operations.Check = operations.wanted
+    ) -> Batch:
         """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.
 
         A claim that is known already, from an earlier try, changes nothing and returns what is stored.
         Raises ``OSError`` where no name can be reserved in the outbox.
         """
-        return await self._do(
-            partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
-        )
+        work = partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
+        return await self._do(operations.checked(check, work))
 
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file as a finished batch without tasks; names and claims as in ``add_batch``."""
@@ -195,17 +196,20 @@ class Store:
             )
         )
 
-    async def park(self, parking: Parking) -> None:
+    async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
         """Note that something waits; one that does so already for that cause keeps its beginning."""
-        await self._do(partial(operations.park, parking=parking))
+        await self._do(operations.checked(check, partial(operations.park, parking=parking)))
 
     async def unpark(self, scope: Scope, name: str) -> None:
         """Note that something waits no longer, for whatever cause."""
         await self._do(partial(operations.unpark, scope=scope, name=name))
 
-    async def prioritise(self, refs: Sequence[Ref], priority: int) -> None:
+    async def prioritise(
+        self, refs: Sequence[Ref], priority: int, *, check: operations.Check = operations.wanted
+    ) -> None:
         """Give tasks another priority."""
-        await self._do(partial(operations.prioritise, refs=tuple(refs), priority=priority))
+        work = partial(operations.prioritise, refs=tuple(refs), priority=priority)
+        await self._do(operations.checked(check, work))
 
     async def published(self, ref: Ref) -> None:
         """Note that a task's result lies in the outbox."""

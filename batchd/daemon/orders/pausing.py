@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from batchd.control import giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
@@ -34,7 +35,7 @@ class Pausing:
         parking = Parking(
             scope=scope, name=name, cause=Cause.PAUSED, message=str(message), since=time.time()
         )
-        parked = await self._lot.park(parking)
+        parked = await self._lot.park(parking, check=giver(arguments).insist)
         judged = await self._judged(name) if scope is Scope.PROVIDER else 0
         return {"parked": parked + judged, "judged": judged}
 

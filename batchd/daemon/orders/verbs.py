@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial, wraps
 from typing import Any
 
-from batchd.control import Handler
+from batchd.control import Handler, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
@@ -71,6 +71,7 @@ class Orders:
         @wraps(handler)
         async def order(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             await self._core.ready()
+            giver(arguments).insist()
             return await handler(arguments)
 
         return order
@@ -108,7 +109,8 @@ class Orders:
             raise UsageError("a priority is a whole number; higher goes first")
         found = targets.find(core.store, targets.given(arguments))
         refs: list[Ref] = [ref for target in found for ref in targets.unfinished(target)]
-        await core.durable(partial(core.store.prioritise, refs, priority))
+        check = giver(arguments).insist
+        await core.ordered(partial(core.store.prioritise, refs, priority, check=check))
         for ref in refs:
             core.schedule.prioritise(ref, priority)
         core.wake()
