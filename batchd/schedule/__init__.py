@@ -150,12 +150,14 @@ class Schedule:
 
         Those of ``crowded`` providers let it pass, as they do in ``take``.
         """
-        suspect = self._first(self._open(self._suspects))
+        suspect = self._first(competing(self._suspects, self._parked))
         if suspect is None:
             return None
         passed = crowded if self.provider(suspect[2]) not in crowded else frozenset()
-        others = {name: h for name, h in self._open(self._heads).items() if name not in passed}
-        best = self._first(others)
+        heads = competing(self._heads, self._parked)
+        best = self._first(
+            {m: theirs for m, theirs in heads.items() if provider_of(m) not in passed}
+        )
         return None if best and best < suspect else suspect[2]
 
     def precedes(self, one: Ref, other: Ref) -> bool:
