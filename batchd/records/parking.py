@@ -17,9 +17,21 @@ class Scope(enum.StrEnum):
     DAY = "day"
     #: All calls to one provider.
     PROVIDER = "provider"
+    #: All calls to one model of a provider; its name is ``PROVIDER/MODEL``.
+    MODEL = "model"
     BATCH = "batch"
     #: Its name is that of a ``Ref``: ``BATCH/TASK``.
     TASK = "task"
+
+    @classmethod
+    def of(cls, name: str) -> Scope:
+        """Return what is meant by the name of a provider, or of a model: ``PROVIDER/MODEL``."""
+        return cls.MODEL if "/" in name else cls.PROVIDER
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is asked: its calls may fail, and one of them tries how it does."""
+        return self in {Scope.PROVIDER, Scope.MODEL}
 
 
 class Cause(enum.StrEnum):
@@ -37,6 +49,8 @@ class Cause(enum.StrEnum):
     DOWN = "provider_unavailable"
     #: The provider asks everybody to wait for long.
     LIMITED = "rate_limited"
+    #: The provider has the model no more, or not for us.
+    GONE = "model_gone"
     #: The day's money is spent.
     BUDGET = "budget"
 
@@ -51,6 +65,7 @@ _REASONS = {
     Cause.QUOTA: Reason.QUOTA,
     Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
     Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
+    Cause.GONE: Reason.BAD_REQUEST,
 }
 
 
