@@ -116,7 +116,9 @@ class ParkingLot(Listener):
                 if is_of(each.model, parking.name):
                     self.trials.hold(parking.name, each.ref)
         for parking in outages:
-            self._core.governor.outages.restore(parking.name, parking.cause, parking.message)
+            self._core.governor.outages.restore(
+                parking.name, parking.cause, parking.message, parking.tried_s
+            )
         self._core.spawn(self._requeue())
 
     # What the dispatcher asks and tells
@@ -170,7 +172,14 @@ class ParkingLot(Listener):
         known = self._register.causes((scope, name))
         outages = {c: p.since for c, p in known.items() if c.reason}
         since = min(outages.values(), default=time.time())
-        parking = Parking(scope=scope, name=name, cause=cause, message=message, since=since)
+        parking = Parking(
+            scope=scope,
+            name=name,
+            cause=cause,
+            message=message,
+            since=since,
+            tried_s=self._core.governor.outages.tried_s(name),
+        )
         self._park_now(parking)
         if cause not in outages:  # else a try has failed: that is no news
             self._core.listeners.provider_parked(parking, how)

@@ -81,3 +81,5 @@ class Parking:
     message: str = ""
     #: Since when, in seconds since the epoch.
     since: float
+    #: For how long it has been tried in vain, in seconds: what ``max_parked_s`` is compared with.
+    tried_s: float = 0.0

@@ -334,3 +334,25 @@ def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
         assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
 
     asyncio.run(scenario())
+
+
+def test_time_in_which_a_provider_was_tried_counts_over_a_restart(tmp_path: Path) -> None:
+    """What one daemon has waited in vain the next one knows, so that no row of restarts keeps tasks waiting for ever."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(down=True)) as server:
+            settings = _configured(tmp_path, server, probe_s=0.1, max_probe_s=0.2, max_parked_s=1.5)
+
+            def tried(told: Mapping[str, Any]) -> float:
+                return max((p["tried_s"] for p in told["parked"]), default=0.0)
+
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(3))
+                before = tried(await _until_told(tmp_path, lambda told: tried(told) > 0.2))
+            async with Daemon(settings) as daemon:
+                assert tried(await _ask(tmp_path, "status")) >= before
+                await _until_done(daemon, "b")
+                assert not (await _ask(tmp_path, "status"))["parked"]
+        assert {r["reason"] for r in results(tmp_path, "b")} == {"provider_unavailable"}
+
+    asyncio.run(scenario())
