@@ -90,7 +90,7 @@ class Planner:
             asked = faults.number(parts, "retry-after", settings.retry_after_s)
             told = refusal.retry or any(p.name == "retry-after" for p in parts)
             return Plan(
-                refusal=refusal,
+                refusal=refusal.of(request.body.model),
                 retry_after_s=asked if told else None,
                 latency_s=faults.number(parts, "latency", 0),
             )

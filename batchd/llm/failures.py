@@ -40,6 +40,8 @@ _WINDOW = _SAID(
     r'|(?:tokens|\d) >|"n_ctx":|per min(?:ute)? \(tpm\): limit)\s*(\d[\d,]{2,9})\b'
     r"|(\d[\d,]{2,9}) maximum context length"
 )
+#: OpenAI's code for a model that is not there, or not for this account.
+_NO_MODEL = "model_not_found"
 #: What HTTP calls an error.
 _STATUS = re.compile("[45][0-9][0-9]")
 #: Longer than the tokens that a minute allows: waiting does not help.
@@ -123,6 +125,7 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
         retry_after_s=retry_after_s,
         headers=place.masker.value(dict(_limit_headers(headers))),
         window=_window(words.all + text[:4000]) if kind is FailureKind.CONTEXT_OVERFLOW else 0,
+        of_model=_names(place.setup.model, words),
     )
 
 
@@ -188,6 +191,12 @@ def _kind(status: int, words: _Words) -> FailureKind:
     if status == 413 or (status in {400, 422} and _OVERFLOW.search(words.all)):  # noqa: PLR2004 (content too large)
         return FailureKind.CONTEXT_OVERFLOW
     return FailureKind.BAD_REQUEST
+
+
+def _names(model: str, words: _Words) -> bool:
+    """Whether a provider speaks of this one model."""
+    name = re.escape(model.lower())
+    return _NO_MODEL in words.all or bool(re.search(rf"(?<![\w.-]){name}(?![\w-]|\.\w)", words.all))
 
 
 def _window(said: str) -> int:

@@ -110,6 +110,8 @@ class Failure:
     sent: bool = True
     #: The model's window in tokens, where an overflow's message names it; else 0.
     window: int = 0
+    #: Whether the provider's words name the model: what they say need not hold for its others.
+    of_model: bool = False
 
     @property
     def unsettled(self) -> bool:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from batchd import config, control
 from batchd.daemon import Daemon
@@ -164,5 +169,190 @@ def test_a_reload_has_parked_providers_tried(tmp_path: Path) -> None:
             await until(lambda: len(results(tmp_path, "b")) == 3, 60)
             daemon.stop()
             await serving
+
+    asyncio.run(scenario())
+
+
+def _tasks(*models: str) -> bytes:
+    tasks = [{"first_prompt": f"task {n}", "model": model} for n, model in enumerate(models)]
+    return json.dumps({"tasks": tasks}).encode()
+
+
+async def _tried(folder: Path, server: ModelServer, calls: int) -> str:
+    """Wait for one more call, and until its task has given its slot back; return its prompt."""
+    await until(lambda: server.totals.requests > calls, 60)
+    await _until_told(folder, lambda told: not told["tasks"]["running"])
+    assert server.totals.requests == calls + 1
+    return server.requests[-1].prompt
+
+
+def test_tries_go_round_also_after_resume_and_restart(tmp_path: Path) -> None:
+    """Each try is another task's, the one whose last try is the longest ago: none speaks for all, over restarts too."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(faults="401")) as server:
+            settings = _configured(tmp_path, server)
+            prompts = {f"task number {n}" for n in range(4)}
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(4))
+                await _until_told(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
+                tried = []
+                for _ in range(8):
+                    calls = server.totals.requests
+                    await _ask(tmp_path, "resume", scope="provider", name="standin")
+                    tried.append(await _tried(tmp_path, server, calls))
+            assert set(tried[:4]) == prompts
+            assert tried[4:] == tried[:4]
+            for prompt in tried[:4]:
+                calls = server.totals.requests
+                async with Daemon(settings):
+                    assert await _tried(tmp_path, server, calls) == prompt
+
+    asyncio.run(scenario())
+
+
+def test_a_model_whose_key_is_refused_waits_alone_in_the_end(tmp_path: Path) -> None:
+    """A refusal that names nothing parks the provider; a task of another model tries it, so that the one is found out."""
+
+    async def scenario() -> None:
+        async with (
+            ModelServer(Settings()) as server,
+            Daemon(_configured(tmp_path, server, max_probe_s=0.2)) as daemon,
+        ):
+            poison = ["standin/401+steps-1"] * 9
+            await daemon.submit("b.json", _tasks(*poison, *["standin/steps-2"] * 20))
+            await until(lambda: len(results(tmp_path, "b")) == 20, 60)
+            told = await _until_told(tmp_path, lambda told: len(told["parked"]) == 1)
+            (parked,) = told["parked"]
+            assert (parked["scope"], parked["name"]) == ("model", "standin/401+steps-1")
+            assert parked["cause"] == "auth"
+        assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+        by_good = sum(r.model == "steps-2" for r in server.requests)
+        assert by_good == 40
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("no-access", "auth"), (f"day-limit+retry-after-{_DAY_S:.0f}", "rate_limited")],
+)
+def test_a_refusal_that_names_a_model_holds_that_model_alone(
+    tmp_path: Path, fault: str, cause: str
+) -> None:
+    """The provider's other models go on at once; the one waits, over a restart too, until `resume` has it tried."""
+
+    async def scenario() -> None:
+        bad = f"standin/{fault}+steps-2"
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", _tasks(*[bad] * 9))
+                await _until_told(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
+                await daemon.submit("c.json", _tasks(bad, *["standin/steps-2"] * 9))
+                await until(lambda: len(results(tmp_path, "c")) == 9, 60)
+                calls = server.totals.requests
+            async with Daemon(settings) as daemon:
+                await _tried(tmp_path, server, calls)
+                (parked,) = (await _ask(tmp_path, "status"))["parked"]
+                assert (parked["scope"], parked["name"]) == ("model", bad)
+                assert parked["cause"] == cause
+                for key in (
+                    {"scope": "model", "name": bad},
+                    {"scope": "provider", "name": "standin"},
+                ):
+                    calls = server.totals.requests
+                    answer = await _ask(tmp_path, "resume", **key)
+                    assert (answer["resumed"], answer["trying"]) == (1, [bad])
+                    await _tried(tmp_path, server, calls)
+            assert len(server.requests) <= 8 + 18 + 3
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_was_served_and_is_gone_waits_and_comes_back(tmp_path: Path) -> None:
+    """What would fail each of its tasks fails none, and holds no other model; a model that never was ends its tasks."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(default="steps-2")) as server:
+            settings = _configured(tmp_path, server, max_probe_s=0.3)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("a.json", _tasks("standin/mine"))
+                await _until_done(daemon, "a")
+                server.control(default="")
+                await daemon.submit("b.json", _tasks(*["standin/mine"] * 12))
+                (parked,) = (await _until_told(tmp_path, lambda told: told["parked"]))["parked"]
+                assert (parked["name"], parked["cause"]) == ("standin/mine", "model_gone")
+                await daemon.submit("c.json", _tasks("standin/steps-2", "standin/never"))
+                await _until_done(daemon, "c")
+                server.control(default="steps-2")
+                await _until_done(daemon, "b")
+        assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+        assert [r["reason"] for r in results(tmp_path, "c")] == [None, "bad_request"]
+
+    asyncio.run(scenario())
+
+
+def test_a_model_can_be_paused(tmp_path: Path) -> None:
+    """Its tasks stand still, over a restart too; its provider's other models go on."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server)
+            key = {"scope": "model", "name": "standin/steps-3"}
+            async with Daemon(settings) as daemon:
+                await _ask(tmp_path, "pause", **key)
+                await daemon.submit("b.json", _tasks(*["standin/steps-3", "standin/steps-2"] * 9))
+                await until(lambda: len(results(tmp_path, "b")) == 9, 60)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("c.json", _tasks("standin/steps-2"))
+                await _until_done(daemon, "c")
+                assert {r.model for r in server.requests} == {"steps-2"}
+                answer = await _ask(tmp_path, "resume", **key)
+                assert answer == {"resumed": 1, "trying": [], "held": []}
+                await _until_done(daemon, "b")
+        assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+
+    asyncio.run(scenario())
+
+
+def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
+    """A provider that was parked eight days ago is tried by a daemon that stood still meanwhile, and its tasks go on."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(down=True)) as server:
+            settings = _configured(tmp_path, server)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(12))
+                await _until_told(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
+            with contextlib.closing(sqlite3.connect(tmp_path / ".batchd/batchd.db")) as db, db:
+                db.execute("UPDATE parked SET since = since - ?", (8 * _DAY_S,))
+            # Longer than it takes to look at the time.
+            server.control(down=False, latency_s=1.5)
+            async with Daemon(settings) as daemon:
+                await _until_done(daemon, "b")
+        assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+
+    asyncio.run(scenario())
+
+
+def test_time_in_which_a_provider_was_tried_counts_over_a_restart(tmp_path: Path) -> None:
+    """What one daemon has waited in vain the next one knows, so that no row of restarts keeps tasks waiting for ever."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(down=True)) as server:
+            settings = _configured(tmp_path, server, probe_s=0.1, max_probe_s=0.2, max_parked_s=1.5)
+
+            def tried(told: Mapping[str, Any]) -> float:
+                return max((p["tried_s"] for p in told["parked"]), default=0.0)
+
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(3))
+                before = tried(await _until_told(tmp_path, lambda told: tried(told) > 0.2))
+            async with Daemon(settings) as daemon:
+                assert tried(await _ask(tmp_path, "status")) >= before
+                await _until_done(daemon, "b")
+                assert not (await _ask(tmp_path, "status"))["parked"]
+        assert {r["reason"] for r in results(tmp_path, "b")} == {"provider_unavailable"}
 
     asyncio.run(scenario())
