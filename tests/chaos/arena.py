@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import patience
+from patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 
 #: Calls each task makes: ``steps`` runs `echo`, ``notes`` leaves a line in the task's directory for every command.
@@ -86,7 +89,7 @@ class Model:
         self._end()
 
     def _end(self) -> None:
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -167,7 +170,7 @@ class Arena:
         """End the daemon as systemd would; it must have drained within its time."""
         assert self.daemon is not None
         self.daemon.terminate()
-        assert self.daemon.wait(30) == 0, self.tail()
+        assert self.daemon.wait(PATIENCE_S) == 0, self.tail()
 
     def clear(self) -> None:
         """Kill whatever is left, at the end of a test however it went."""
@@ -175,7 +178,7 @@ class Arena:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
         if self.daemon is not None:
-            self.daemon.wait(10)
+            self.daemon.wait(PATIENCE_S)
 
     def tail(self) -> str:
         """Return the end of the daemon's log."""
@@ -273,8 +276,5 @@ def tasks(count: int) -> list[dict[str, Any]]:
 
 
 def until(condition: Callable[[], object], timeout_s: float, why: Callable[[], str]) -> None:
-    """Wait until something outside this process is so; fail with ``why`` where it never is."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{why()}"
-        time.sleep(0.02)
+    """Wait for what must come: as long as a busy machine may need for it, or longer where its work takes longer."""
+    patience.until(condition, why, max(timeout_s, PATIENCE_S))

@@ -15,6 +15,7 @@ import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
+from patience import PATIENCE_S
 
 from batchd.demo import recordings
 from batchd.demo.recordings import Recording, Verdict
@@ -649,7 +650,7 @@ def test_as_a_program_it_logs_to_a_file_and_ends_on_sigterm(tmp_path: Path) -> N
         options = ("--log", str(log), "--log-bodies", "--no-count", "--latency", "0.01")
         async with _program("batchd.demo.server", *options) as (_, url), _sdk(url) as client:
             await _ask(client, "steps-1", _user("hello"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not log.read_text().endswith("\n"):  # noqa: ASYNC110 (the line comes behind the answer)
                     await asyncio.sleep(0.01)
             line = json.loads(log.read_text())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from weather import Station, filled, mounted, until
 
 
@@ -52,7 +53,7 @@ def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
         collector.stdout.readline()
         for name in names:
             station.drop(f"{name}.json", _tasks(1) if "hurry" in name else b"[]")
-        collector.wait(60)
+        collector.wait(PATIENCE_S)
     time.sleep(1.5)  # a write that failed is tried again after a second
     assert not any((station.outbox / name).exists() for name in names)
     for folder in goal.glob("hurry*"):

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, until
 
 from batchd import control
 from batchd.errors import NoDaemonError
@@ -101,7 +101,7 @@ class Station:
         """Drain the daemon; it must end well."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            code = self.process.wait(30)
+            code = self.process.wait(PATIENCE_S)
             self.process = None
             assert code == 0, self.text()
 
@@ -188,16 +188,6 @@ class Station:
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmHWM")) / 1024
-
-
-def until(
-    condition: Callable[[], object], why: Callable[[], str] = str, within_s: float = 30
-) -> None:
-    """Wait until something outside this process is so."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"this never came true\n{why()}"
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
