@@ -15,6 +15,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
 from batchd.governor import Park
@@ -37,6 +38,7 @@ class Dispatcher:
         self._batches = batches
         self._lot = lot
         self._calls = Calls(core)
+        self._suspects = Suspects(core, self.halt)
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
@@ -55,8 +57,9 @@ class Dispatcher:
         if core.closing or self._lot.stopped or core.troubles.has(*_HOLDING):
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
-        while pool.slot_alone() and (ref := trials.pick(alone=True) or schedule.take_suspect()):
+        while pool.slot_alone() and (ref := trials.pick(alone=True)):
             self._reserve(ref, alone=True)
+        self._start_suspects()
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
         free = self._free()
@@ -64,10 +67,19 @@ class Dispatcher:
         begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
         for ref in begins:
             self._reserve(ref)
-        if len(begins) < len(ready):  # others may be cheaper: 100,000 are looked at by and by
+        self._start_suspects()  # nobody better may be left
+        reopened = self._suspects.make_room(pool)
+        if reopened or len(begins) < len(
+            ready
+        ):  # others may be cheaper: 100,000 are looked at by and by
             asyncio.get_running_loop().call_soon(self.pump)
         elif free > 0 and not self._active:
             self._lot.shortage.nothing_goes_on()
+
+    def _start_suspects(self) -> None:
+        while ref := self._suspects.take(self.pool):
+            if not self._lot.shortage.keeps(ref):
+                self._reserve(ref, alone=True)
 
     def startable(self) -> Ref | None:
         """Return a task that ``pump`` would start now; None after each call of it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from batchd import terms
 from batchd.daemon.core import Core
 from batchd.errors import InputError
@@ -34,8 +32,8 @@ class FirstCalls:
         key = _alike(task)
         self._beside[key] = min(beside, self._beside.get(key, beside))
 
-    def least(self, ref: Ref) -> float | None:
-        """Return what the first call of a task may cost at least, in dollars; None where that cannot be said."""
+    def least(self, ref: Ref) -> Call | None:
+        """Return the first call of a task as cheap as it may be; None where that cannot be said."""
         core = self._core
         task = core.store.task(ref)
         try:
@@ -43,18 +41,16 @@ class FirstCalls:
         except InputError:
             return None
         output, window = task.limits.max_output_tokens, setup.context_window
+        if window:
+            output = min(output, max(_LEAST_OUTPUT, window // _WINDOWS_SHARE))
         beside = self._beside.get(_alike(task), 0)
-        call = Call(
+        return Call(
             ref=ref,
             model=task.model,
             price=setup.price,
             input_tokens=beside + len(task.first_prompt) // _MANY_CHARS,
             max_output_tokens=output,
         )
-        if window:
-            most = max(_LEAST_OUTPUT, window // _WINDOWS_SHARE)
-            call = replace(call, max_output_tokens=min(output, most))
-        return core.governor.most(call)
 
 
 def _alike(task: Task) -> tuple[str, str, bool]:

@@ -36,11 +36,14 @@ class Shortage:
     # What the dispatcher tells
 
     def turned_away(self, ref: Ref, message: str) -> None:
-        """Park a task by itself: the day has too little left for its next call."""
-        self._since = self._since or self._core.governor.money.today()
+        """Park a task by itself: the day has too little left for its next call, unless it is another day by now."""
+        governor = self._core.governor
+        call = governor.money.wanted.get(ref)
+        if call is None or not governor.waits_for_day(call):
+            return
+        self._since = self._since or governor.money.today()
         self._parked[ref], self._message = None, message
-        if call := self._core.governor.money.wanted.get(ref):
-            self._first_calls.learn(call)
+        self._first_calls.learn(call)
         if self._park(Scope.TASK, str(ref)):
             self._core.schedule.park(ref)
 
@@ -49,11 +52,10 @@ class Shortage:
         if self._since is None:
             return False
         governor, schedule = self._core.governor, self._core.schedule
-        if call := governor.money.wanted.get(ref):
-            amount = governor.most(call)
-        else:
-            amount = self._first_calls.least(ref) if schedule.begins(ref) else None
-        if amount is None or not governor.money.waits_for_day(amount):
+        call = governor.money.wanted.get(ref)
+        if call is None and schedule.begins(ref):
+            call = self._first_calls.least(ref)
+        if call is None or not governor.waits_for_day(call):
             return False
         schedule.hold_back(ref)
         self._kept[ref] = None
@@ -107,7 +109,7 @@ class Shortage:
         """Have the call of one task ask again, or with ``DAY`` those of all: somebody wants to know. Return as ``end``."""
         wanted = self._core.governor.money.wanted
         if key == DAY:
-            for ref in self._parked:
+            for ref in (*self._parked, *self._kept):
                 wanted.pop(ref, None)
             return self.end()
         for ref in self._register.concerned(*key):

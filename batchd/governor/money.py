@@ -95,10 +95,10 @@ class Treasury:
         self._turn_page()
         return self._today, self._day.limit
 
-    def waits_for_day(self, amount: float) -> bool:
-        """Whether a call of that price must wait for another day: one dearer than any day does not wait, but ends."""
+    def day(self) -> Purse:
+        """Return the day's purse."""
         self._turn_page()
-        return not self._day.could_hold(amount) and amount <= self._day.limit
+        return self._day
 
     def told(self) -> dict[str, float]:
         """Return what `status` shows of the day, in dollars; a limit of 0: there is none."""

@@ -90,14 +90,29 @@ class Supervisor:
 
     def slot_alone(self) -> bool:
         """Return whether a task could have a process of its own now."""
-        return len(self._workers) < self._shape.processes or any(not w.tasks for w in self._open())
+        return len(self._workers) < self._shape.processes or self._empty() is not None
+
+    @property
+    def clearing(self) -> Worker | None:
+        """The worker that gets no more tasks, so that one task can have it alone."""
+        return next((w for w in self._workers if w.clearing and not w.retiring), None)
+
+    def clear(self, worker: Worker | None) -> bool:
+        """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
+        again = [w for w in self._workers if w.clearing and w is not worker]
+        for each in again:
+            each.clearing = False
+        if worker is not None:
+            worker.clearing = True
+        return bool(again)
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> Worker:
         """Give a slot to a task; there must be one, by ``slots`` or ``slot_alone``."""
-        worker = min(self._open(), key=lambda w: len(w.tasks), default=None)
+        worker = self._empty() if alone else None
+        worker = worker or min(self._open(), key=lambda w: len(w.tasks), default=None)
         if worker is None or (worker.tasks and len(self._workers) < self._shape.processes):
             worker = self._start_worker()
-        worker.alone = alone
+        worker.alone, worker.clearing = alone, False
         worker.tasks[ref] = 0
         return worker
 
@@ -158,7 +173,13 @@ class Supervisor:
 
     def _open(self) -> Iterator[Worker]:
         each = self._settings.agents_per_process
-        return (w for w in self._workers if not w.retiring and not w.alone and len(w.tasks) < each)
+        kept = (w for w in self._workers if not (w.retiring or w.alone or w.clearing))
+        return (w for w in kept if len(w.tasks) < each)
+
+    def _empty(self) -> Worker | None:
+        """Return a worker without a task, best one that was cleared."""
+        empty = (w for w in self._workers if not (w.retiring or w.alone or w.tasks))
+        return max(empty, key=lambda w: w.clearing, default=None)
 
     def _retire(self, worker: Worker) -> None:
         worker.retiring = True

@@ -150,6 +150,26 @@ class Schedule:
         item.lane, item.taken, item.begins = None, True, False
         return entry[2]
 
+    def suspect_due(self, crowded: AbstractSet[str] = frozenset()) -> Ref | None:
+        """Return the task that must run in a process of its own and has its turn: no other one that is ready is better.
+
+        Those of ``crowded`` providers let it pass, as they do in ``take``.
+        """
+        suspect = self._first(competing(self._suspects, self._parked))
+        if suspect is None:
+            return None
+        passed = crowded if self.provider(suspect[2]) not in crowded else frozenset()
+        heads = competing(self._heads, self._parked)
+        best = self._first(
+            {m: theirs for m, theirs in heads.items() if provider_of(m) not in passed}
+        )
+        return None if best and best < suspect else suspect[2]
+
+    def precedes(self, one: Ref, other: Ref) -> bool:
+        """Whether one task is better than another by priority, then order; False where one of them has ended."""
+        ours, theirs = self._items.get(one), self._items.get(other)
+        return ours is not None and theirs is not None and _entry(ours) < _entry(theirs)
+
     def release(self, ref: Ref, *, suspect: bool = False) -> None:
         """Queue a task again that gave its slot back; it keeps its directory.
 
@@ -256,7 +276,7 @@ class Schedule:
 
     def _ready(self, item: Item) -> None:
         queued = item.queued
-        entry = item.entry = (-queued.priority, queued.order, queued.ref)
+        entry = item.entry = _entry(item)
         if item.suspect:
             item.lane = Lane(queued.source, "", [entry])
             heappush(self._suspects.setdefault(queued.source, []), entry)
@@ -292,6 +312,10 @@ class Schedule:
         """Take and return the best current entry."""
         current = [theirs for theirs in heads.values() if self._tidy(theirs)]
         return heappop(min(current, key=itemgetter(0))) if current else None
+
+    def _first(self, heads: Mapping[str, list[Entry]]) -> Entry | None:
+        """Return the best current entry, which stays where it is."""
+        return min((theirs[0] for theirs in heads.values() if self._tidy(theirs)), default=None)
 
     def _tidy(self, heads: list[Entry]) -> bool:
         """Drop stale entries from the front; return whether one is left."""
@@ -344,3 +368,9 @@ class Schedule:
         for lane in hold.waiters:
             if lane.blocker is hold:
                 self._wake(lane)
+
+
+def _entry(item: Item) -> Entry:
+    """Return what sorts a task: by priority, then order; each time another one."""
+    queued = item.queued
+    return -queued.priority, queued.order, queued.ref

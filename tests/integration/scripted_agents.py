@@ -28,6 +28,13 @@ async def dies(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
+async def dies_once(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Work as usual; whoever is to die takes the first worker with it."""
+    if "die" in run.task.first_prompt and run.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await agent.run(run, host)
+
+
 async def dies_when_asked(run: wire.Run, host: agent.Host) -> agent.Ended:
     """Work as usual; whoever is to die does so once there is a file ``ask`` beside the results."""
     if "die" in run.task.first_prompt:

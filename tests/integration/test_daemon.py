@@ -333,6 +333,29 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
     assert {r["status"] for r in others} == {"completed"}
 
 
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: int) -> None:
+    """Processes are never empty by themselves: one is cleared for it, what came later waits, and all complete."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = configured(tmp_path, server.base_url, "latency-0.05+steps-2", agents=3)
+            settings = replace(settings, pool=replace(settings.pool, processes=processes))
+            tasks = [{"first_prompt": "die" if i == 1 else f"work {i}"} for i in range(24)]
+            data = json.dumps({"tasks": tasks}).encode()
+            async with Daemon(settings, agent="scripted_agents:dies_once") as daemon:
+                await daemon.submit("b.json", data)
+                async with asyncio.timeout(60):
+                    await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    found = results(tmp_path, "b")
+    assert {r["status"] for r in found} == {"completed"}
+    died = found.pop(1)["timing"]["finished_at"]
+    assert sum(r["timing"]["started_at"] > died for r in found) > 6, "it did not come last"
+
+
 def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None:
     """A task that was dispatched twenty times by daemons that died before it got anywhere completes all the same."""
 

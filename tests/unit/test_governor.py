@@ -320,11 +320,11 @@ def test_the_day_ends_at_midnight_utc() -> None:
         task.ask(PRICE)
         assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
         assert told.of == [], "the others may be cheaper"
-        assert g.money.waits_for_day(g.most(g.money.wanted[task.ref]) or 0.0)
+        assert g.waits_for_day(g.money.wanted[task.ref])
         assert g.money.today() == today
         now[0] += 2
         assert g.money.today() != today
-        assert not g.money.waits_for_day(g.most(g.money.wanted[task.ref]) or 0.0)
+        assert not g.waits_for_day(g.money.wanted[task.ref])
         task.ask(PRICE)
         assert task.answers[-1] == Grant(1.0)
 
@@ -343,7 +343,23 @@ def test_a_call_dearer_than_any_day_ends_its_task() -> None:
             message = task.refusal.error.message
             for part in ("$1.00", "$0.5000", "per_day_usd", "max_output_tokens", "batchd retry"):
                 assert part in message
-            assert not g.money.waits_for_day(1.0)
+            assert not g.waits_for_day(task.call(PRICE))
+
+    asyncio.run(scenario())
+
+
+def test_a_usage_that_nobody_believes_ends_no_other_task() -> None:
+    """A gateway that counts a million tokens for a short call makes the next ones wait: no day is known to be too small for them."""
+
+    async def scenario() -> None:
+        g = governor(per_day=3000.0)
+        odd, other = Task(g, "a"), Task(g, "b")
+        odd.ask(PRICE)
+        g.answered(odd.ref, 1000.0, Usage(calls=1, input_tokens=1_000_000, output_tokens=500_000))
+        g.retune(replace(g._config, budget=Budget(per_day_usd=1100.0)), {})
+        other.ask(PRICE)
+        assert (other.parked.scope, other.parked.cause) == (Scope.DAY, Cause.BUDGET)
+        assert g.waits_for_day(other.call(PRICE))
 
     asyncio.run(scenario())
 

@@ -292,6 +292,33 @@ def test_a_task_that_has_begun_keeps_its_directory() -> None:
     assert schedule.take_suspect() == _ref("second")
 
 
+def test_a_suspect_has_its_turn_by_priority_and_order() -> None:
+    """It is due when nothing that is ready is better; what is parked, or of a crowded provider, lets it pass."""
+    schedule = Schedule()
+    schedule.add(_queued("old", 1, provider="q"))
+    schedule.add(_queued("suspect", 2, suspect=True))
+    schedule.add(_queued("late", 3))
+    assert schedule.suspect_due() is None
+    assert schedule.suspect_due({"q"}) == _ref("suspect")
+    assert schedule.suspect_due({"p", "q"}) is None
+    assert schedule.take(1) == [_ref("old")]
+    assert schedule.suspect_due() == _ref("suspect")
+    assert schedule.precedes(_ref("suspect"), _ref("late"))
+    assert not schedule.precedes(_ref("suspect"), _ref("old"))
+    schedule.prioritise(_ref("late"), 5)
+    assert schedule.suspect_due() is None
+    assert not schedule.precedes(_ref("suspect"), _ref("late"))
+    schedule.prioritise(_ref("suspect"), 100)
+    assert schedule.suspect_due() == _ref("suspect")
+    schedule.park_provider("p")
+    assert schedule.suspect_due() is None
+    schedule.unpark_provider("p")
+    assert schedule.take_suspect() == _ref("suspect")
+    assert schedule.suspect_due() is None
+    schedule.done(_ref("suspect"), Status.COMPLETED)
+    assert not schedule.precedes(_ref("suspect"), _ref("late"))
+
+
 def test_a_failure_dooms_all_that_comes_after_it() -> None:
     """Dependants of a task that did not complete are named, each behind the one it waits for."""
     schedule = Schedule()
