@@ -205,6 +205,12 @@ class Dispatcher:
     def started(self, worker: Worker) -> None:
         """Note that a worker is up."""
         self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
+        self.pump()  # tasks may have waited for one to come up
+
+    def broke(self, error: BaseException) -> None:
+        """End the daemon where a part of the pool ended: a bug."""
+        if not self._core.broken.done():
+            self._core.broken.set_exception(error)
 
     def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""

@@ -24,7 +24,7 @@ from batchd.daemon.orders import Ends
 from batchd.daemon.parts import joined
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
-from batchd.daemon.troubles import Trouble, trouble
+from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
@@ -236,10 +236,11 @@ class Daemon:
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
+        core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
-            core.troubles.also(lambda: _troubled(inbox))
+            core.troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
             core.spawn(Intake(core, batches, inbox).run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
@@ -306,10 +307,6 @@ class Daemon:
             self._systemd.reloading()
             await self._parts.reloader.reload()
             self._systemd.ready()
-
-
-def _troubled(inbox: Inbox) -> Trouble | None:
-    return trouble(Action.INBOX_TROUBLE, *inbox.trouble) if inbox.trouble else None
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

@@ -15,6 +15,8 @@ from batchd.log import Action
 _AGAIN_S = 600.0
 
 _Key: TypeAlias = tuple[Action, object]
+#: Returns what somebody meets, and since when; None: nothing.
+Ask: TypeAlias = Callable[[], tuple[Exception, float] | None]
 
 _SPACE = "make room on that disk"
 _ACCESS = "let the user that batchd runs as write there"
@@ -69,17 +71,17 @@ class Troubles:
         self._clock = clock
         self._ended = ended
         self._known: dict[_Key, _Open] = {}
-        self._others: list[Callable[[], Trouble | None]] = []
+        self._others: list[tuple[Action, Ask]] = []
 
     @property
     def open(self) -> tuple[Trouble, ...]:
         """What fails at this time, oldest first."""
-        others = [found for ask in self._others if (found := ask())]
+        others = [trouble(what, *found) for what, ask in self._others if (found := ask())]
         return tuple(sorted((*(k.told for k in self._known.values()), *others), key=_since))
 
-    def also(self, ask: Callable[[], Trouble | None]) -> None:
+    def also(self, what: Action, ask: Ask) -> None:
         """Have ``open`` ask for what somebody else keeps trying, and tells of in the log."""
-        self._others.append(ask)
+        self._others.append((what, ask))
 
     def has(self, *actions: Action) -> bool:
         """Tell whether trouble of one of these kinds is open."""
