@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import traceback
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
+from batchd.daemon.parsers import BrokenParserError, Parsers
 from batchd.errors import Problem, TaskFileError
 from batchd.log import Action
 from batchd.records import Batch, Task
@@ -20,8 +24,11 @@ from batchd.spool.inbox import Claim, Inbox, claimed
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
-#: A larger file is read and parsed in a thread.
-_LARGE = 64 << 10
+#: A larger file is parsed apart from the loop.
+_SMALL = 8 << 10
+#: So is one in which one of these stands: a schema may take seconds for each of its patterns, a directory lie on a disk that
+#: hangs, and an escape hide either.
+_SLOW = (b"output_schema", b'"dir"', b"\\u")
 #: The endings that a request keeps: a dropped file may be called anything.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
@@ -29,13 +36,23 @@ _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 class Intake:
     """Takes up what the inbox claims."""
 
-    def __init__(self, core: Core, batches: Batches, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        core: Core,
+        batches: Batches,
+        inbox: Inbox,
+        parsers: Parsers,
+        *,
+        earlier: AbstractSet[str],
+    ) -> None:
+        """``earlier``: the claims that an earlier daemon left."""
         self._core = core
         self._batches = batches
         self._inbox = inbox
         self._free = asyncio.Semaphore(_AT_ONCE)
-        #: Large files are parsed one after another: each may take some hundred MB.
-        self._large = asyncio.Semaphore(1)
+        self._parsers = parsers
+        #: Claims of an earlier daemon's.
+        self._earlier = earlier
         #: Files that wait to be moved to the outbox; the future tells whether that worked.
         self._moves: list[tuple[Path, Batch, asyncio.Future[bool]]] = []
         self._moving = False
@@ -79,27 +96,41 @@ class Intake:
 
     async def _parsed(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a claimed file. Raises ``TaskFileError``."""
-        config = self._core.config
-
-        def work() -> taskfile.Parsed:
-            data = taskfile.read(claim.path, config.spool.max_file_bytes)
-            return taskfile.parse(data, claim.name, config)
-
+        # What was there already when this daemon started may be what ended the last one.
+        if claim.ulid not in self._earlier:
+            with contextlib.suppress(OSError):  # it ran short of descriptors or memory
+                if (parsed := self._at_once(claim)) is not None:
+                    return parsed
+        parse = partial(self._parsers.parse, claim.path, claim.name, self._core.config)
         try:
-            if _size(claim.path) > _LARGE:
-                async with self._large:
-                    return await self._core.on_disk(work, Action.INBOX_TROUBLE)
-            try:
-                return work()
-            except OSError:  # it ran short of descriptors or memory
-                return await self._core.on_disk(work, Action.INBOX_TROUBLE)
+            return await self._core.patiently(parse, Action.INBOX_TROUBLE)
+        except BrokenParserError as error:
+            raise self._broken(claim, str(error)) from error
+
+    def _at_once(self, claim: Claim) -> taskfile.Parsed | None:
+        """Return the tasks of a small, simple file, without the way to another process; None: it is neither.
+
+        Raises ``TaskFileError``, and ``OSError`` as ``read`` does.
+        """
+        config = self._core.config
+        if _size(claim.path) > _SMALL:
+            return None
+        data = taskfile.read(claim.path, config.spool.max_file_bytes)
+        if any(key in data for key in _SLOW):
+            return None
+        try:
+            return taskfile.parse(data, claim.name, config)
         except TaskFileError:
             raise
         except Exception as error:
-            # A bug, and at the next start there again: it must not take the daemon with it.
-            self._core.log.exception(Action.INBOX_TROUBLE, message=f"{claim.name} broke the parser")
-            problem = Problem("", "an error inside batchd; its log has the details")
-            raise TaskFileError((problem,)) from error
+            raise self._broken(claim, traceback.format_exc()) from error
+
+    def _broken(self, claim: Claim, trace: str) -> TaskFileError:
+        """Tell of a bug, which would be there again at the next start: it must not take the daemon with it."""
+        message = f"{claim.name} broke the parser"
+        self._core.log.error(Action.INBOX_TROUBLE, message=message, details=trace)
+        problem = Problem("", "an error inside batchd; its log has the details")
+        return TaskFileError((problem,))
 
     async def _moved(self, path: Path, batch: Batch) -> bool:
         """Move a file to the outbox together with all that wait for the same; return whether it worked."""

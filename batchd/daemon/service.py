@@ -21,6 +21,7 @@ from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends
+from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble, trouble
@@ -229,16 +230,20 @@ class Daemon:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
         inbox = Inbox(core.config) if self._watch else None
-        self._parts.restore(inbox.claimed() if inbox else set())
+        earlier = inbox.claimed() if inbox else set()
+        self._parts.restore(earlier)
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
+        parsers = Parsers()
+        undo.push_async_callback(parsers.close)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
             core.troubles.also(lambda: _troubled(inbox))
             undo.push_async_callback(inbox.stop)
-            core.spawn(Intake(core, batches, inbox).run(), endless=True)
+            intake = Intake(core, batches, inbox, parsers, earlier=earlier)
+            core.spawn(intake.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         if self._systemd.every_s:
             core.spawn(vigil.feed(self._systemd), endless=True)
