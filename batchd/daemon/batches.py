@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Batches:
     async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
         core = self._core
-        batch = await self._stored(partial(core.store.add_batch, batch, tasks))
+        batch = await self._stored(batch, partial(core.store.add_batch, tasks=tasks))
         if batch.name not in self._open:
             self._open[batch.name] = _Open(batch, {task.id for task in tasks}, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
@@ -88,7 +88,7 @@ class Batches:
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
         core = self._core
-        batch = await self._stored(partial(core.store.reject, batch, problems))
+        batch = await self._stored(batch, partial(core.store.reject, problems=problems))
         if batch.name not in self._open:
             known = self._open[batch.name] = _Open(batch, set())
             errors = [str(problem) for problem in problems]
@@ -97,10 +97,24 @@ class Batches:
             self._look(known)
         return batch
 
-    async def _stored(self, write: Callable[[], Awaitable[Batch]]) -> Batch:
-        """Store a batch once the outbox takes its folder, which reserves its name."""
+    async def _stored(self, batch: Batch, write: Callable[[Batch], Awaitable[Batch]]) -> Batch:
+        """Store a batch once the outbox takes its folder, which reserves its name.
+
+        Until then it is no outbox's: it goes to the one that is configured when that works.
+        """
         core = self._core
-        return await core.patiently(lambda: core.durable(write), Action.OUTBOX_TROUBLE)
+
+        def here() -> Batch:
+            return replace(batch, outbox=core.config.paths.outbox)
+
+        return await core.patiently(
+            lambda: core.durable(partial(write, here())), Action.OUTBOX_TROUBLE, here
+        )
+
+    @property
+    def outboxes(self) -> set[str]:
+        """The outboxes of open batches."""
+        return {known.batch.outbox for known in self._open.values()}
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
@@ -186,7 +200,7 @@ class Batches:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        await core.on_disk(write)
+        await core.on_disk(write, batch=batch)
         await self.confirm(ref, finished)
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
@@ -238,7 +252,7 @@ class Batches:
             )
             core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
         if not problems:
-            await core.on_disk(partial(_write_results, folder, texts))
+            await core.on_disk(partial(_write_results, folder, texts), batch=batch)
             for finisher in core.finishers:
                 await finisher.finish(batch, len(texts), core.config)
 
@@ -250,7 +264,7 @@ class Batches:
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
-        summary = await core.on_disk(write)
+        summary = await core.on_disk(write, batch=batch)
         await core.durable(partial(core.store.batch_published, batch.name))
         del self._open[batch.name]
         core.governor.money.close_batch(batch.name)

@@ -15,6 +15,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.rooms import Rooms
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
 from batchd.governor import Park
@@ -23,10 +24,6 @@ from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
-from batchd.spool import outbox
-
-#: Trouble while which a task would be paid for in vain.
-_HOLDING = (Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE)
 
 
 class Dispatcher:
@@ -37,6 +34,7 @@ class Dispatcher:
         self._batches = batches
         self._lot = lot
         self._calls = Calls(core)
+        self._rooms = Rooms(core, batches)
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
@@ -52,7 +50,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
-        if core.closing or self._lot.stopped or core.troubles.has(*_HOLDING):
+        if core.closing or self._lot.stopped or self._rooms.closed:
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
         while pool.slot_alone() and (ref := trials.pick(alone=True) or schedule.take_suspect()):
@@ -105,10 +103,14 @@ class Dispatcher:
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
-        batch = self._batches.get(ref.batch)
-        if batch is not None and not outbox.ready(batch):
+        if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
-            await core.on_disk(partial(outbox.prepare, batch))
+            self._drop(active)
+            if isinstance(active.stop, CancelRequested):
+                await self._cancelled(ref, active.stop.message)
+            else:
+                core.schedule.release(ref)
+            return
         await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
             await self._recover(active, counted=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import traceback
 from collections.abc import Sequence
@@ -53,9 +52,8 @@ class Intake:
         self._parsers = parsers
         #: Claims of an earlier daemon's.
         self._earlier = earlier
-        #: Files that wait to be moved to the outbox; the future tells whether that worked.
-        self._moves: list[tuple[Path, Batch, asyncio.Future[bool]]] = []
-        self._moving = False
+        #: By outbox: files that wait to be moved there; the future tells whether that worked.
+        self._moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = {}
 
     async def run(self) -> None:
         """Take up claims until the inbox stops."""
@@ -66,17 +64,20 @@ class Intake:
     async def _take(self, claim: Claim) -> None:
         try:
             batch = self._core.store.claimed(claim.ulid) or await self._store(claim)
-            if batch is None:
-                return
-            if self._batches.get(batch.name) is None:
-                # It is published, and perhaps collected: nothing more is to appear there.
-                claim.path.unlink(missing_ok=True)
-                return
-            if not await self._moved(claim.path, batch):
-                await self._core.on_disk(lambda: move(claim.path, batch))
-            self._batches.moved(batch.name)
         finally:
+            # Its outbox may take nothing for months, and other files go to another.
             self._free.release()
+        if batch is None:
+            return
+        if self._batches.get(batch.name) is None:
+            # It is published, and perhaps collected: nothing more is to appear there.
+            await self._core.on_disk(
+                partial(claim.path.unlink, missing_ok=True), Action.INBOX_TROUBLE
+            )
+            return
+        if not await self._moved(claim.path, batch):
+            await self._core.on_disk(lambda: move(claim.path, batch), batch=batch)
+        self._batches.moved(batch.name)
 
     async def _store(self, claim: Claim) -> Batch | None:
         """Store what a file asks for; None where it has vanished."""
@@ -135,23 +136,27 @@ class Intake:
     async def _moved(self, path: Path, batch: Batch) -> bool:
         """Move a file to the outbox together with all that wait for the same; return whether it worked."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._moves.append((path, batch, future))
-        if not self._moving:
-            self._moving = True
-            self._core.spawn(self._move())
+        waiting = self._moves.get(batch.outbox)
+        if waiting is None:
+            waiting = self._moves[batch.outbox] = []
+            self._core.spawn(self._move(batch.outbox))
+        waiting.append((path, batch, future))
         return await future
 
-    async def _move(self) -> None:
+    async def _move(self, folder: str) -> None:
+        """Move what waits for an outbox."""
         try:
-            while self._moves:
-                group, self._moves = self._moves, []
+            while waiting := self._moves[folder]:
+                group = waiting[:_AT_ONCE]
+                del waiting[:_AT_ONCE]
                 files = [(path, batch) for path, batch, _ in group]
-                outcomes = await self._core.on_disk(partial(outbox.publish_requests, files))
+                work = partial(outbox.publish_requests, files)
+                outcomes = await self._core.on_disk(work, batch=group[0][1])
                 for (_, _, future), error in zip(group, outcomes, strict=True):
                     if not future.done():
                         future.set_result(error is None)
         finally:
-            self._moving = False
+            del self._moves[folder]
 
 
 async def take_up(
@@ -160,13 +165,20 @@ async def take_up(
     """Store and queue a batch whose file is at hand; return it with its final name."""
     batch = await batches.add(batch, tasks)
     request = Path(batch.folder) / batch.request
-    await core.on_disk(lambda: outbox.publish(request, data, replace=True))
+    await core.on_disk(lambda: outbox.publish(request, data, replace=True), batch=batch)
     batches.moved(batch.name)
     return batch
 
 
 def _gone(path: Path) -> bool:
-    return not os.path.lexists(path)
+    """Whether nothing is there any more; where the system does not say, something is."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _size(path: Path) -> int:

@@ -87,7 +87,7 @@ class Rerun:
             tasks = [core.store.task(task.ref) for task in core.store.tasks(batch.name)]
             data = _written(batch, tasks)
         request = Path(batch.folder, batch.request)
-        await core.on_disk(lambda: outbox.publish(request, data, replace=True))
+        await core.on_disk(lambda: outbox.publish(request, data, replace=True), batch=batch)
         self._batches.moved(batch.name)
 
     async def _plan(self, target: Target, claim: str, *, failed: bool) -> _Plan:
