@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -61,17 +61,17 @@ class Batches:
         known = self._open.get(name)
         return known.batch if known else None
 
-    def ending(self) -> Iterator[tuple[str, int, int]]:
+    def ending(self) -> Iterator[tuple[Batch, int, int]]:
         """Yield each batch of which something has ended and is not published.
 
-        Its name; its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
+        With it, its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
         nothing but to be published.
         """
         queued = self._core.schedule.sizes()
         for name, known in self._open.items():
             left = len(known.left)
             if not left or left > queued[name]:
-                yield name, left, left - queued[name]
+                yield known.batch, left, left - queued[name]
 
     async def done(self, name: str) -> None:
         """Wait until a batch's summary is written."""
@@ -83,9 +83,8 @@ class Batches:
 
     async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
-        return self.opened(
-            await self._stored(partial(self._core.store.add_batch, batch, tasks)), tasks
-        )
+        write = partial(self._core.store.add_batch, tasks=tasks)
+        return self.opened(await self._stored(batch, write), tasks)
 
     def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
@@ -105,7 +104,7 @@ class Batches:
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
         core = self._core
-        batch = await self._stored(partial(core.store.reject, batch, problems))
+        batch = await self._stored(batch, partial(core.store.reject, problems=problems))
         if batch.name not in self._open:
             known = self._open[batch.name] = _Open(batch, set())
             errors = [str(problem) for problem in problems]
@@ -114,10 +113,24 @@ class Batches:
             self._look(known)
         return batch
 
-    async def _stored(self, write: Callable[[], Awaitable[Batch]]) -> Batch:
-        """Store a batch once the outbox takes its folder, which reserves its name."""
+    async def _stored(self, batch: Batch, write: Callable[[Batch], Awaitable[Batch]]) -> Batch:
+        """Store a batch once the outbox takes its folder, which reserves its name.
+
+        Until then it is no outbox's: it goes to the one that is configured when that works.
+        """
         core = self._core
-        return await core.patiently(lambda: core.durable(write), Action.OUTBOX_TROUBLE)
+
+        def here() -> Batch:
+            return replace(batch, outbox=core.config.paths.outbox)
+
+        return await core.patiently(
+            lambda: core.durable(partial(write, here())), Action.OUTBOX_TROUBLE, here
+        )
+
+    @property
+    def outboxes(self) -> set[str]:
+        """The outboxes of open batches."""
+        return {known.batch.outbox for known in self._open.values()}
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
@@ -202,7 +215,7 @@ class Batches:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        await core.on_disk(write)
+        await core.on_disk(write, batch=batch)
         await self.confirm(ref, finished)
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
@@ -254,7 +267,7 @@ class Batches:
             )
             core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
         if not problems:
-            await core.on_disk(partial(_write_results, folder, texts))
+            await core.on_disk(partial(_write_results, folder, texts), batch=batch)
             for finisher in core.finishers:
                 await finisher.finish(batch, len(texts), core.config)
 
@@ -266,7 +279,7 @@ class Batches:
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
-        summary = await core.on_disk(write)
+        summary = await core.on_disk(write, batch=batch)
         await core.durable(partial(core.store.batch_published, batch.name))
         del self._open[batch.name]
         core.governor.money.close_batch(batch.name)

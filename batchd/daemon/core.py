@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from batchd.config import Config
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.listener import Listeners
-from batchd.daemon.troubles import Trouble, Troubles, refused
+from batchd.daemon.troubles import Place, Trouble, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
 from batchd.pricing import Prices
+from batchd.records import Batch
 from batchd.schedule import Schedule
+from batchd.spool import outbox
 from batchd.store import Store
 
 T = TypeVar("T")
@@ -102,11 +104,24 @@ class Core:
         except (StoreError, OSError) as error:
             raise NotPossibleError(f"the order is not carried out: {refused(error)}") from None
 
-    async def on_disk(self, work: Callable[[], T], action: Action = Action.OUTBOX_TROUBLE) -> T:
-        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot."""
-        return await self.patiently(lambda: asyncio.to_thread(work), action)
+    async def on_disk(
+        self,
+        work: Callable[[], T],
+        action: Action = Action.OUTBOX_TROUBLE,
+        batch: Batch | None = None,
+    ) -> T:
+        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot.
 
-    async def patiently(self, work: Callable[[], Awaitable[T]], action: Action) -> T:
+        ``batch``: whose folder it is; others go on where that alone is the trouble.
+        """
+        return await self.patiently(lambda: asyncio.to_thread(work), action, lambda: batch)
+
+    async def patiently(
+        self,
+        work: Callable[[], Awaitable[T]],
+        action: Action,
+        batch: Callable[[], Batch | None] = lambda: None,
+    ) -> T:
         """Do what a disk, or the system, may refuse, again and again until it does not."""
         pause_s = TROUBLE_S
         with self.troubles.trying(action) as tries:
@@ -114,9 +129,16 @@ class Core:
                 try:
                     return await work()
                 except (OSError, NotPossibleError) as error:
-                    tries.failed(error)
+                    tries.failed(error, await self._concerned(batch()))
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _concerned(self, batch: Batch | None) -> Place:
+        """Return what it concerns that something of a batch's cannot be written."""
+        if batch is None:
+            return Place()
+        whole = await asyncio.to_thread(outbox.refuses, batch.outbox)
+        return Place(outbox=batch.outbox) if whole else Place(batch=batch.name)
 
     def _mended(self) -> None:
         self.wake()  # which is set later than this

@@ -21,6 +21,7 @@ from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends
+from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
@@ -232,17 +233,21 @@ class Daemon:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
         inbox = Inbox(core.config) if self._watch else None
-        self._parts.restore(inbox.claimed() if inbox else set())
+        earlier = inbox.claimed() if inbox else set()
+        self._parts.restore(earlier)
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
         core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)
+        parsers = Parsers()
+        undo.push_async_callback(parsers.close)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
             core.troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            core.spawn(Intake(core, batches, inbox).run(), endless=True)
+            intake = Intake(core, batches, inbox, parsers, earlier=earlier)
+            core.spawn(intake.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         if self._systemd.every_s:
             core.spawn(vigil.feed(self._systemd), endless=True)

@@ -24,6 +24,8 @@ _WHAT = {
 
 def what(trouble: Mapping[str, Any]) -> str:
     """Return what fails, and what that means for tasks."""
+    if trouble["what"] == "outbox_trouble" and (names := trouble.get("batches")):
+        return f"results of {', '.join(names)} cannot be written, so none of its tasks is started"
     return str(_WHAT.get(trouble["what"], trouble["what"]))
 
 

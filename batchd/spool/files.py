@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +19,8 @@ _RENAME_NOREPLACE = 1
 _counter = itertools.count()
 #: Bytes of a name that are kept in that of its temporary file; a file name has 255.
 _NAME_BYTES = 200
+#: What the clocks of a file system and of processes may differ by.
+_CLOCKS_S = 5.0
 
 
 def sync_directory(folder: Path) -> None:
@@ -114,8 +117,24 @@ def sweep(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder."""
     for path in folder.glob(".*.tmp"):
         pid = path.name.split(".")[-2].partition("-")[0]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
+        if pid.isdecimal() and not _writes(int(pid), path):
             path.unlink(missing_ok=True)
+
+
+def _writes(pid: int, path: Path) -> bool:
+    """Whether a process may still write a file: it lives, and did so before the file was last written to.
+
+    One that was killed is seen until its parent, or whoever has that part in a container, asks how it ended; and
+    there the next daemon may well have the number of the last.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        up_s = float(Path("/proc/uptime").read_text().split()[0])
+        written = path.lstat().st_mtime
+    except OSError:
+        return False
+    began = time.time() - up_s + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return fields[0] not in {"Z", "X"} and began <= written + _CLOCKS_S
 
 
 @cache

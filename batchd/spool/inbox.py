@@ -133,7 +133,7 @@ class Inbox:
 
         At most ``CHUNK`` files are claimed ahead of what is taken from here.
         """
-        ours, others = await asyncio.to_thread(self._claimer.earlier)
+        ours, others = await self._earlier()
         if others:
             self._trouble(
                 f"{len(others)} files in .claimed belong to batchd with another state directory; "
@@ -148,6 +148,16 @@ class Inbox:
                 yield claim
             if not found:
                 await self._rest()
+
+    async def _earlier(self) -> tuple[list[Claim], list[Claim]]:
+        """Return what lies claimed, as ``Claimer.earlier`` does, as soon as the folder can be read."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._claimer.earlier)
+            except OSError as error:
+                self._ails(error)
+                self._trouble(f"what was claimed earlier cannot be looked at: {error}")
+            await asyncio.sleep(min(self._scan_s, 1.0))
 
     async def _rest(self) -> None:
         """Wait for an event, a file that settles, or the next scan."""
