@@ -37,7 +37,7 @@ class Monkey:
         self.rng = random.Random(seed)
         self._arena = arena
         self._model = model
-        self._harm = harm
+        self.harm = harm
         #: What must be gone by when, for its daemon is dead.
         self._doomed: list[tuple[float, list[Process]]] = []
 
@@ -48,7 +48,7 @@ class Monkey:
 
     def strike(self) -> None:
         """Do harm once, if there is anybody to harm; then see that nobody outlives a dead daemon."""
-        (what,) = self.rng.choices([*self._harm], [*self._harm.values()])
+        (what,) = self.rng.choices([*self.harm], [*self.harm.values()])
         if getattr(self, "_" + what.replace(" ", "_"))():
             self.counts[what] += 1
         now = time.monotonic()
