@@ -35,9 +35,10 @@ class Order:
         return f"batchd {' '.join(self.arguments)}"
 
     @property
-    def refused(self) -> bool:
-        """Whether it surely changes nothing: it was answered with a no."""
-        return self.code == 2
+    def broke(self) -> bool:
+        """Whether it shows a traceback; Python itself shows one where Ctrl-C comes before the command has begun."""
+        interrupted = self.output.rstrip().endswith("KeyboardInterrupt")
+        return "Traceback" in self.output and not interrupted
 
 
 class Orders:
@@ -88,7 +89,7 @@ class Orders:
                 order.process.kill()
                 complaints.append(f"{order.text}: no answer within {now - order.given:.0f} s")
             self._end(order, now)
-            if code is not None and (code not in _CODES or "Traceback" in order.output):
+            if code is not None and (code not in _CODES or order.broke):
                 complaints.append(f"{order.text}: ended with {code}: {order.output[-1500:]}")
         return complaints
 

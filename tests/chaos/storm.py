@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -42,12 +43,12 @@ _SLOWEST = 4.0
 _TICK_S = 0.2
 #: The mean time between two strikes, and between two files.
 _STRIKE_S, _FILE_S = 1.2, 1.5
+#: … in a gust that is at least so long.
+_FULL_S = 30.0
 #: Not more tasks at a time than can be done within moments.
 _MOST_OPEN = 60
 #: The time between two lines about how it goes.
 _SAY_S = 20.0
-#: What of the journal is shown with a fault, in seconds.
-_SHOWN_S = 120.0
 
 
 class FaultError(Exception):
@@ -96,10 +97,12 @@ class Storm:
         self._audit = Audit(place, self._witness)
         self._patience = Patience()
         self._figures = figures
-        self._said = time.monotonic()
+        self._begun = self._said = time.monotonic()
 
     def gust(self, seed: str, seconds: float) -> None:
-        """Let one gust pass, and the calm behind it; raises ``FaultError``."""
+        """Let one gust pass, and the calm behind it; raises ``FaultError``. A short one is the denser."""
+        haste = max(1.0, _FULL_S / seconds)
+        self._begun = time.monotonic()
         self._strikes.begin(seed)
         rng = random.Random(f"{seed}, moments")
         end = time.monotonic() + seconds
@@ -109,11 +112,11 @@ class Storm:
             if now >= drop_at:
                 if len(work) < _MOST_OPEN:
                     self._strikes.drop()
-                drop_at = now + rng.expovariate(1 / _FILE_S)
+                drop_at = now + rng.expovariate(haste / _FILE_S)
             if now >= strike_at:
                 self._strikes.strike()
-                strike_at = now + rng.expovariate(1 / _STRIKE_S)
-            time.sleep(_TICK_S)
+                strike_at = now + rng.expovariate(haste / _STRIKE_S)
+            time.sleep(_TICK_S / haste)
         self._strikes.times.hurry()
         while self._tick(time.monotonic()) or self._orders.under_way or self._strikes.times.waiting:
             time.sleep(_TICK_S)
@@ -178,19 +181,36 @@ class Storm:
             raise FaultError("\n".join(complaints[:20]))
 
     def picture(self) -> str:
-        """Return how things stand: the journal's end, what batchd says of itself, and the end of its log."""
-        lines = self._ground.journal.tail(time.monotonic(), _SHOWN_S)
+        """Return how things stand: the gust's journal, what batchd says of itself, and the end of its log."""
+        now = time.monotonic()
+        lines = self._ground.journal.tail(now, now - self._begun)
+        arena = self._ground.arena
+        warnings = [
+            line[:500]
+            for line in arena.log.read_text("utf-8", "replace").splitlines()
+            if '"level":"info"' not in line
+        ]
+        parts = ("journal:", *lines, "status:", self._status(), "warnings:", *warnings[-30:])
+        return "\n".join((*parts, "log:", arena.tail()))
+
+    def _status(self) -> str:
+        """Return `batchd status --json`, of the batches those that have not ended."""
+        arena = self._ground.arena
+        command = arena.command("status", "--json")
         try:
-            command = self._ground.arena.command("status", "--json")
-            environment = self._ground.arena.environment
-            status = subprocess.run(
-                command, capture_output=True, text=True, timeout=60, env=environment, check=False
-            ).stdout
-        except subprocess.TimeoutExpired:
-            status = "no answer within 60 s"
-        return "\n".join(
-            ("journal:", *lines, "status:", status[:6000], "log:", self._ground.arena.tail())
-        )
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=arena.environment,
+                check=False,
+            )
+            status = json.loads(done.stdout)
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            return f"none: {error}"
+        status["batches"] = [b for b in status["batches"] if not b["published_at"]]
+        return json.dumps(status, indent=1)
 
 
 def rage(
@@ -204,6 +224,7 @@ def rage(
     without: Collection[str] = (),
 ) -> Figures:
     """Let a storm rage below a folder for some time; return its figures, faults included."""
+    folder.chmod(0o755)  # commands run as somebody else
     figures = Figures()
     end = time.monotonic() + seconds
     numbers = itertools.count(first)
@@ -241,7 +262,6 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="batchd-storm-") as folder:
-        Path(folder).chmod(0o755)
         figures = rage(
             Path(folder),
             options.seed,

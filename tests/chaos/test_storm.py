@@ -19,7 +19,7 @@ def test_a_storm_leaves_nothing_undone_lost_or_paid_twice(tmp_path: Path) -> Non
 
     Whatever could move does so within a minute, and nothing that was published ever changes.
     """
-    figures = rage(tmp_path / "storm", _SEED, _SECONDS, min(_SECONDS, 60.0))
+    figures = rage(tmp_path, _SEED, _SECONDS, min(_SECONDS, 60.0))
     print(f"\nseed {_SEED}: {figures}")
-    assert figures.files
     assert not figures.faults, f"seed {_SEED}:\n" + "\n".join(figures.faults)
+    assert figures.files
