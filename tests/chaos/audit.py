@@ -19,8 +19,6 @@ from witness import Folder, Witness
 _DAY = 86400
 #: The time around a move of the clock in which it is not known what day it was.
 _UNSURE_S = 3.0
-#: How long an order may take to be seen after its giver has gone: it was acknowledged just before.
-_SEEN_S = 20.0
 
 
 class Audit:
@@ -154,12 +152,8 @@ class Audit:
                 if (f.summary or {}).get("retry_of") == batch
             ]
             done = sum(order.code == 0 for order in orders)
-            unsure = [order for order in orders if order.code not in {0, 2}]
-            yield from books.orders_done(batch, len(made), done, len(unsure))
-            if len(made) > done and unsure:
-                late = min(max(f.seen for f in made) - order.gone for order in unsure)
-                if late > _SEEN_S:
-                    yield f"{batch}: was run again {late:.0f} s after who ordered it had gone"
+            unsure = sum(order.in_doubt for order in orders)
+            yield from books.orders_done(batch, len(made), done, unsure)
 
     def _days(self, record: Record) -> Iterator[str]:
         """Hold the days that had a budget all along to it, by the servers' logs and the spool's clock."""

@@ -17,7 +17,11 @@ _GIVE_UP_SHARE = 0.25
 class Giver:
     """Gives orders about the files of a gust."""
 
-    def __init__(self, orders: Orders, times: Timetable) -> None:
+    def __init__(
+        self, orders: Orders, times: Timetable, stopped: Callable[[], object | None]
+    ) -> None:
+        """``stopped``: what names the time for which the daemon is stopped at this moment, None where it runs."""
+        self._stopped = stopped
         self._orders = orders
         self._times = times
 
@@ -90,10 +94,17 @@ class Giver:
 
     def _give(self, *arguments: str, ended: Callable[[Order], None] | None = None) -> Order:
         share = _GIVE_UP_SHARE
-        order = self._orders.give(*arguments, give_up_share=share, ended=ended or self._note_end)
+        stopped = self._stopped()
+
+        def gone(order: Order) -> None:
+            order.unheard = stopped is not None and self._stopped() == stopped
+            (ended or self._note_end)(order)
+
+        order = self._orders.give(*arguments, give_up_share=share, ended=gone)
         self._times.note(order.text)
         return order
 
     def _note_end(self, order: Order) -> None:
         said = " ".join(order.output.split())[-150:]
-        self._times.note(f"{order.text} → {order.code} {said}")
+        unheard = " (unheard: the daemon is stopped)" if order.unheard else ""
+        self._times.note(f"{order.text} → {order.code}{unheard} {said}")

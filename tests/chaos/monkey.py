@@ -124,9 +124,9 @@ class Monkey:
         """Stop the daemon for longer than it waits for a heartbeat, as a laptop that sleeps does."""
         daemon = self._arena.daemon
         assert daemon is not None
-        os.kill(daemon.pid, signal.SIGSTOP)
+        daemon.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.uniform(0.3, 3.0))
-        os.kill(daemon.pid, signal.SIGCONT)
+        daemon.send_signal(signal.SIGCONT)
         return True
 
     def _server(self) -> bool:

@@ -25,6 +25,8 @@ class Order:
     #: When it is to be given up; None: it is waited for.
     give_up: float | None
     ended: Callable[[Order], None]
+    #: Whether it cannot have been taken: the daemon was stopped from before it was given until its giver had gone.
+    unheard: bool = False
     code: int | None = None
     output: str = ""
     gone: float = 0.0
@@ -33,6 +35,11 @@ class Order:
     def text(self) -> str:
         """What was typed."""
         return f"batchd {' '.join(self.arguments)}"
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it may have been carried out: it was neither acknowledged nor refused."""
+        return self.code not in {0, 2} and not self.unheard
 
     @property
     def broke(self) -> bool:

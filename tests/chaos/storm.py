@@ -40,6 +40,8 @@ from witness import ServerLog, Witness
 PATIENCE_S = 60.0
 #: How many times as long it takes on the busiest machine.
 _SLOWEST = 4.0
+#: How many times as long a calm may last, in which something moves all the time.
+_CALM = 5
 _TICK_S = 0.2
 #: The mean time between two strikes, and between two files.
 _STRIKE_S, _FILE_S = 1.2, 1.5
@@ -118,10 +120,23 @@ class Storm:
                 strike_at = now + rng.expovariate(haste / _STRIKE_S)
             time.sleep(_TICK_S / haste)
         self._strikes.times.hurry()
-        while self._tick(time.monotonic()) or self._orders.under_way or self._strikes.times.waiting:
-            time.sleep(_TICK_S)
+        self._calm()
         self._strikes.monkey.settled()
         self._judge()
+
+    def _calm(self) -> None:
+        """Wait until nothing is left to be done; all that lasted has been ended."""
+        begun = time.monotonic()
+        while (work := self._tick(now := time.monotonic())) or self._busy:
+            if now - begun > _CALM * limit_s():
+                self._raise([f"after {now - begun:.0f} s of calm: {work}; {self._busy}"])
+            time.sleep(_TICK_S)
+
+    @property
+    def _busy(self) -> list[str]:
+        """What is still to be heard of, or to be done."""
+        orders = [order.text for order in self._orders.under_way]
+        return orders + ["something waits for its time"] * self._strikes.times.waiting
 
     def stop(self) -> None:
         """End the daemon as systemd would; nothing is left of it, and nothing published has changed. Raises ``FaultError``."""

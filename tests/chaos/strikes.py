@@ -52,7 +52,7 @@ class Strikes:
         self.times = Timetable(ground.journal)
         self._sky = Sky(ground.models, LANES)
         self._tampering = Tampering(ground, self.times)
-        self._giver = Giver(orders, self.times)
+        self._giver = Giver(orders, self.times, self._stopped)
         self.record = Record()
 
     def begin(self, seed: str) -> None:
@@ -133,6 +133,11 @@ class Strikes:
             self.times.give_back("daemon")
 
         self.times.lasting("the daemon is stopped", end)
+
+    def _stopped(self) -> tuple[int, int] | None:
+        """Return which stop of which daemon lasts; another daemon would run."""
+        stop, daemon = self.times.holder("daemon"), self._ground.arena.daemon
+        return None if stop is None or daemon is None else (stop, daemon.pid)
 
     def _configure(self) -> None:
         self._tampering.configure(self.record)

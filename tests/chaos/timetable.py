@@ -22,7 +22,8 @@ class Timetable:
         self.rng = random.Random(0)
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._taken: set[str] = set()
+        #: What is taken, each with a number of its own for every time.
+        self._taken: dict[str, int] = {}
 
     @property
     def waiting(self) -> bool:
@@ -59,14 +60,19 @@ class Timetable:
 
     def take(self, *things: str) -> bool:
         """Take what only one strike at a time may change; whether all of it was free."""
-        if self._taken & {*things}:
+        if self._taken.keys() & {*things}:
             return False
-        self._taken |= {*things}
+        self._taken |= dict.fromkeys(things, next(self._numbers))
         return True
+
+    def holder(self, thing: str) -> int | None:
+        """Return which taking of a thing lasts; None where it is free."""
+        return self._taken.get(thing)
 
     def give_back(self, *things: str) -> None:
         """Let others change it."""
-        self._taken -= {*things}
+        for thing in things:
+            del self._taken[thing]
 
     def look(self, now: float) -> None:
         """Do what is due."""
