@@ -72,6 +72,10 @@ class Trials:
         """Return the providers and models for whose sake a task is kept from starting."""
         return [name for name, refs in self._held.items() if ref in refs]
 
+    def holds_for(self, name: str) -> bool:
+        """Whether tasks are kept from starting for the sake of a provider or a model."""
+        return bool(self._held.get(name))
+
     def release(self, name: str) -> list[Ref]:
         """Let the tasks start that were held for a provider or a model; return them."""
         self._asked.pop(name, None)

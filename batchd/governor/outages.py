@@ -129,7 +129,9 @@ class Outages:
         """Let the calls of a provider, or to a model, go again, unless it is parked."""
         provider, breaker = self._of(name)
         breaker.paused = False
-        provider.lift()
+        if breaker is provider.breaker:
+            provider.lift()
+            provider.pump()
 
     def restore(self, name: str, cause: Cause, message: str, tried_s: float = 0.0) -> None:
         """Park what was parked when the last daemon ended, tried for so long in vain; one call may try at once."""
@@ -162,7 +164,8 @@ class Outages:
         """Let the calls go again, as if nothing had been."""
         provider, breaker = self._of(name)
         breaker.close()
-        provider.lift()
+        if breaker is provider.breaker:
+            provider.lift()
         provider.pump()
 
     def tried_s(self, name: str) -> float:
@@ -194,8 +197,9 @@ class Outages:
             return self._park(call.provider, outage, permit)
         since = permit.ticket.at if permit.ticket else inf
         if failure.of_model or provider.serves_others(call.model, since):
+            decision = self._park(call.model, outage, permit)
             self._proved(call.provider, permit)  # it is there, for others
-            return self._park(call.model, outage, permit)
+            return decision
         provider.breaker.refused[call.model] = outage
         return self._park(call.provider, outage, permit)
 

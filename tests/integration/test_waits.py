@@ -356,3 +356,21 @@ def test_time_in_which_a_provider_was_tried_counts_over_a_restart(tmp_path: Path
         assert {r["reason"] for r in results(tmp_path, "b")} == {"provider_unavailable"}
 
     asyncio.run(scenario())
+
+
+def test_a_parked_provider_without_a_task_goes_on_at_resume(tmp_path: Path) -> None:
+    """There is nobody to try it: it is not shown as parked until the next batch comes."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(faults="401")) as server:
+            settings = _configured(tmp_path, server)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(2))
+                await _until_told(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
+                await _ask(tmp_path, "cancel", target="b")
+                await _until_done(daemon, "b")
+                answer = await _ask(tmp_path, "resume", scope="provider", name="standin")
+                assert answer == {"resumed": 1, "trying": [], "held": []}
+                assert not (await _ask(tmp_path, "status"))["parked"]
+
+    asyncio.run(scenario())
