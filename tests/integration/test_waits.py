@@ -18,6 +18,9 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
+from batchd.observe import parking
+from batchd.observe.waiting import Waiting
+from batchd.store.reader import Reader
 from tests.integration.test_daemon import results, task_file, until
 
 _CONFIG = """\
@@ -294,7 +297,7 @@ def test_a_model_that_was_served_and_is_gone_waits_and_comes_back(tmp_path: Path
 
 
 def test_a_model_can_be_paused(tmp_path: Path) -> None:
-    """Its tasks stand still, over a restart too; its provider's other models go on."""
+    """Its tasks stand still, over a restart too, and say why; its provider's other models go on."""
 
     async def scenario() -> None:
         async with ModelServer(Settings()) as server:
@@ -304,6 +307,13 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
                 await _ask(tmp_path, "pause", **key)
                 await daemon.submit("b.json", _tasks(*["standin/steps-3", "standin/steps-2"] * 9))
                 await until(lambda: len(results(tmp_path, "b")) == 9, 60)
+            with Reader(tmp_path / ".batchd/batchd.db") as reader:
+                parked, tasks = reader.parked(), reader.tasks("b")
+                assert reader.held(parked) == 9
+            assert parking.of_batch(parked, "b", tasks) == parked
+            why = Waiting(parked, (), (), daemon=False).why(tasks[0])
+            assert why == "model standin/steps-3: paused"
+            assert "batchd resume --model standin/steps-3" in "".join(parking.lines(parked))
             async with Daemon(settings) as daemon:
                 await daemon.submit("c.json", _tasks("standin/steps-2"))
                 await _until_done(daemon, "c")
