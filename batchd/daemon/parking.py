@@ -272,6 +272,7 @@ class ParkingLot(Listener):
                 core.governor.outages.unpause(name)
             if key not in self._register:
                 core.schedule.unpark_provider(name)
+                self.trials.end(name)
                 self.trials.release(name)
         elif scope in {Scope.BATCH, Scope.TASK}:
             for ref in self._register.concerned(scope, name):

@@ -51,8 +51,6 @@ class Breaker:
         self.hopeless = False
         #: How long it has been tried in vain, in seconds: from each opening to the try after it, where that failed.
         self.tried_s = 0.0
-        #: A provider's models that were refused while it was open, and how: others may be served.
-        self.refused: dict[str, Outage] = {}
         self._half_opened = half_opened
         self._delay_s = 0.0
         self._stood_s = 0.0
@@ -115,7 +113,6 @@ class Breaker:
         """Let calls go."""
         self._cancel()
         self.outage, self.half_open, self.hopeless = None, False, False
-        self.refused = {}
         self._delay_s = self.tried_s = 0.0
 
     def _cancel(self) -> None:

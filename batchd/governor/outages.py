@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 
 from batchd.config.sections import Governor as Settings
@@ -166,6 +166,7 @@ class Outages:
         breaker.close()
         if breaker is provider.breaker:
             provider.lift()
+            provider.refused.clear()
         provider.pump()
 
     def tried_s(self, name: str) -> float:
@@ -200,7 +201,7 @@ class Outages:
             decision = self._park(call.model, outage, permit)
             self._proved(call.provider, permit)  # it is there, for others
             return decision
-        provider.breaker.refused[call.model] = outage
+        provider.refused.add(call.model)
         return self._park(call.provider, outage, permit)
 
     def _there(self, permit: Permit) -> None:
@@ -208,6 +209,7 @@ class Outages:
         provider = self._named(permit.call.provider)
         provider.failing.pop(permit.call.ref, None)
         provider.given_up_by.clear()
+        provider.refused.discard(permit.call.model)
         for name in (permit.call.provider, permit.call.model):
             self._proved(name, permit)
 
@@ -217,22 +219,16 @@ class Outages:
         breaker = provider.breakers.get(name)
         if breaker is None or permit.ticket is None or not breaker.proved(permit.ticket.at):
             return
-        refused = breaker.refused
         breaker.close()
         if breaker is provider.breaker:
             provider.lift()
-            self._try_models(provider, permit.call.model, refused)
         if self.watcher is not None:
             self.watcher.closed(name)
-
-    def _try_models(self, provider: Provider, served: str, refused: Mapping[str, Outage]) -> None:
-        """Have one call try each of the models that may be at fault themselves: their provider serves another one."""
-        for model, outage in refused.items():
-            if model != served:
-                self._park(model, outage)
-        for name, breaker in tuple(provider.breakers.items()):
-            if breaker.outage is not None and name != served:
-                self.retry(name)
+        if breaker is provider.breaker:
+            # What ended its outage may have ended that of its models.
+            for model, own in tuple(provider.breakers.items()):
+                if own.outage is not None and model != permit.call.model:
+                    self.retry(model)
 
     def _found(self, permit: Permit, failure: Failure, provider: Provider) -> Cause | Reason | None:
         """Return what is at fault, the provider or the request, once it was tried often enough."""
