@@ -1,6 +1,6 @@
 """Whether a provider, or one of its models, is asked at all: a circuit breaker, as the field calls it.
 
-Closed: calls go. Open: it is parked, nobody asks it. Half-open: one call tries how it does, and its outcome closes
+Closed: calls go. Open: it is parked, no call goes. Half-open: one call tries how it does, and its outcome closes
 the breaker or opens it again, for longer.
 """
 
@@ -90,11 +90,11 @@ class Breaker:
             self.trial = call
 
     def news(self, call: object) -> bool:
-        """Whether the failure of a call tells something: of a parked one, only where it has tried how that does."""
+        """Whether the failure of a call is news: of what is parked, only where the call has tried how that does."""
         return self.outage is None or (self.half_open and call is self.trial)
 
     def proved(self, granted_at: float) -> bool:
-        """Whether the answer to a call tells that the outage is over: not where the call went before it began."""
+        """Whether the answer to a call proves that the outage is over: not where the call went before it began."""
         return self.outage is not None and not self.hopeless and granted_at > self.opened_at
 
     def ended(self, call: object) -> None:

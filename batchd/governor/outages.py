@@ -1,4 +1,4 @@
-"""Providers, and models, that answer nobody: who is told, and when they are tried again."""
+"""Providers, and models, that answer no call: who learns of it, and when they are tried again."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Outages:
         return Refusal(Status.ERROR, Reason(error.type), error)
 
     def noticed(self, permit: Permit, failure: Failure) -> None:
-        """Take what a failed call tells of its provider, although its task asks no more."""
+        """Take what a failed call shows of its provider, although its task asks no more."""
         cause = self._parks(permit, failure)
         if cause is not None:
             error = ErrorInfo(
@@ -289,7 +289,7 @@ class Outages:
         return Waits(first, longest, settings.max_parked_s)
 
     def _outcome(self, name: str, outage: Outage, *, culprit: bool = False) -> Refusal | Park:
-        """Return what an outage is to a call: a wait, or, once nobody waits any longer, the task's end."""
+        """Return what an outage is to a call: a wait, or, once the wait is over, the task's end."""
         if self._of(name)[1].hopeless:
             return Refusal(Status.ERROR, Reason(outage.error.type), outage.error)
         message = outage.error.message

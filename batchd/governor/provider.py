@@ -200,7 +200,7 @@ class Provider:
         return own.paused or (own.shut and not self.breaker.half_open)
 
     def lift(self) -> None:
-        """Let one request go now, whatever the provider asked to wait; what it meets tells the rest."""
+        """Let one request go now, whatever the provider asked to wait; what it meets decides the rest."""
         self.pace.forgive(asyncio.get_running_loop().time())
 
     def wait_s(self) -> float:

@@ -243,7 +243,7 @@ def test_where_nothing_is_parked_a_refused_model_ends_its_own_tasks_alone() -> N
 
 
 def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() -> None:
-    """A provider that is parked as well waits for nobody else."""
+    """A provider that is parked as well waits for no other task."""
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_retries=0, max_probe_s=_DAY_S)
@@ -264,7 +264,7 @@ def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() ->
 
 
 def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
-    """From each opening to the try after it, where that failed: nobody gives up on what nobody has asked."""
+    """From each opening to the try after it, where that failed: what no call has asked is not given up."""
 
     async def scenario() -> None:
         g = governor(
@@ -277,7 +277,7 @@ def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
         async with asyncio.timeout(30):
             while ("half_opened", "p") not in told.of:  # noqa: ASYNC110 (the loop's own timer)
                 await asyncio.sleep(0.01)
-        # Nobody asks for long: that is no try.
+        # No call goes for long: that is no try.
         await asyncio.sleep(0.5)
         assert g.outages.tried_s("p") == 0
         task.ask()
