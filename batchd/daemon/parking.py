@@ -83,7 +83,7 @@ class ParkingLot(Listener):
     async def resume(self, *wanted: Key) -> int:
         """Let these go on, whatever they wait for; return how many of them were parked.
 
-        A provider or a model that is parked is tried by one call first, with its key read again.
+        A provider or a model that is parked is tried by one call first, with its key read again, if there is a task.
         """
         parked, lifted = 0, []
         for key in wanted:
@@ -96,7 +96,10 @@ class ParkingLot(Listener):
             outage = [cause for cause in causes if scope.asked and cause.reason]
             if outage:
                 self.read_keys()
-            if outage or scope is Scope.PROVIDER:
+            if outage and not self._core.schedule.refs(name) and not self.trials.holds_for(name):
+                self._core.governor.outages.close(name)  # no task is left to try it
+                outage = []
+            elif outage or scope is Scope.PROVIDER:
                 self._core.governor.outages.retry(name)
             if self._lift(key, keep=outage):
                 lifted.append(key)
@@ -269,6 +272,7 @@ class ParkingLot(Listener):
                 core.governor.outages.unpause(name)
             if key not in self._register:
                 core.schedule.unpark_provider(name)
+                self.trials.end(name)
                 self.trials.release(name)
         elif scope in {Scope.BATCH, Scope.TASK} and key not in self._register:
             for ref in self._register.concerned(scope, name):

@@ -42,7 +42,7 @@ class Register:
         return any(not cause.reason for cause in self.causes((Scope.of(name), name)))
 
     def untried(self, name: str) -> bool:
-        """Whether nobody is to try a provider or a model now: it is paused, or its provider is parked."""
+        """Whether no task is to try a provider or a model now: it is paused, or its provider is parked."""
         provider = name.partition("/")[0]
         return self.paused(name) or (name != provider and (Scope.PROVIDER, provider) in self)
 

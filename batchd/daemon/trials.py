@@ -34,7 +34,7 @@ class Trials:
         self._trying[name] = None
 
     def end(self, name: str) -> None:
-        """Have nobody try it."""
+        """Have no task try it."""
         self._trying.pop(name, None)
 
     def pick(self, *, alone: bool) -> Ref | None:
@@ -55,7 +55,7 @@ class Trials:
         return bool(again)
 
     def hold(self, name: str, ref: Ref) -> None:
-        """Keep a task from starting until what it needs goes on, or nobody else can try that."""
+        """Keep a task from starting until what it needs goes on, or no other task can try that."""
         asked, model = self._asked.setdefault(name, {}), self._schedule.model(ref)
         asked.pop(model, None)
         asked[model] = None
@@ -71,6 +71,10 @@ class Trials:
     def held_for(self, ref: Ref) -> list[str]:
         """Return the providers and models for whose sake a task is kept from starting."""
         return [name for name, refs in self._held.items() if ref in refs]
+
+    def holds_for(self, name: str) -> bool:
+        """Whether tasks are kept from starting for the sake of a provider or a model."""
+        return bool(self._held.get(name))
 
     def release(self, name: str) -> list[Ref]:
         """Let the tasks start that were held for a provider or a model; return them."""

@@ -1,6 +1,6 @@
 """Whether a provider, or one of its models, is asked at all: a circuit breaker, as the field calls it.
 
-Closed: calls go. Open: it is parked, nobody asks it. Half-open: one call tries how it does, and its outcome closes
+Closed: calls go. Open: it is parked, no call goes. Half-open: one call tries how it does, and its outcome closes
 the breaker or opens it again, for longer.
 """
 
@@ -51,8 +51,6 @@ class Breaker:
         self.hopeless = False
         #: How long it has been tried in vain, in seconds: from each opening to the try after it, where that failed.
         self.tried_s = 0.0
-        #: A provider's models that were refused while it was open, and how: others may be served.
-        self.refused: dict[str, Outage] = {}
         self._half_opened = half_opened
         self._delay_s = 0.0
         self._stood_s = 0.0
@@ -92,11 +90,11 @@ class Breaker:
             self.trial = call
 
     def news(self, call: object) -> bool:
-        """Whether the failure of a call tells something: of a parked one, only where it has tried how that does."""
+        """Whether the failure of a call is news: of what is parked, only where the call has tried how that does."""
         return self.outage is None or (self.half_open and call is self.trial)
 
     def proved(self, granted_at: float) -> bool:
-        """Whether the answer to a call tells that the outage is over: not where the call went before it began."""
+        """Whether the answer to a call proves that the outage is over: not where the call went before it began."""
         return self.outage is not None and not self.hopeless and granted_at > self.opened_at
 
     def ended(self, call: object) -> None:
@@ -115,7 +113,6 @@ class Breaker:
         """Let calls go."""
         self._cancel()
         self.outage, self.half_open, self.hopeless = None, False, False
-        self.refused = {}
         self._delay_s = self.tried_s = 0.0
 
     def _cancel(self) -> None:

@@ -44,7 +44,7 @@ def parking(failure: Failure, longest_s: float, *, known: bool) -> Cause | None:
 
 
 def said(failure: Failure, cause: Cause) -> str:
-    """Return what is told of a failure that parks."""
+    """Return what people read of a failure that parks."""
     asks = f" (it asks to wait for {asked_s(failure):.0f} s)" if cause is Cause.LIMITED else ""
     return failure.message + asks
 

@@ -1,9 +1,9 @@
-"""Providers, and models, that answer nobody: who is told, and when they are tried again."""
+"""Providers, and models, that answer no call: who learns of it, and when they are tried again."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 
 from batchd.config.sections import Governor as Settings
@@ -68,7 +68,7 @@ class Outages:
         return Refusal(Status.ERROR, Reason(error.type), error)
 
     def noticed(self, permit: Permit, failure: Failure) -> None:
-        """Take what a failed call tells of its provider, although its task asks no more."""
+        """Take what a failed call shows of its provider, although its task asks no more."""
         cause = self._parks(permit, failure)
         if cause is not None:
             error = ErrorInfo(
@@ -129,7 +129,9 @@ class Outages:
         """Let the calls of a provider, or to a model, go again, unless it is parked."""
         provider, breaker = self._of(name)
         breaker.paused = False
-        provider.lift()
+        if breaker is provider.breaker:
+            provider.lift()
+            provider.pump()
 
     def restore(self, name: str, cause: Cause, message: str, tried_s: float = 0.0) -> None:
         """Park what was parked when the last daemon ended, tried for so long in vain; one call may try at once."""
@@ -162,7 +164,9 @@ class Outages:
         """Let the calls go again, as if nothing had been."""
         provider, breaker = self._of(name)
         breaker.close()
-        provider.lift()
+        if breaker is provider.breaker:
+            provider.lift()
+            provider.refused.clear()
         provider.pump()
 
     def tried_s(self, name: str) -> float:
@@ -194,9 +198,10 @@ class Outages:
             return self._park(call.provider, outage, permit)
         since = permit.ticket.at if permit.ticket else inf
         if failure.of_model or provider.serves_others(call.model, since):
+            decision = self._park(call.model, outage, permit)
             self._proved(call.provider, permit)  # it is there, for others
-            return self._park(call.model, outage, permit)
-        provider.breaker.refused[call.model] = outage
+            return decision
+        provider.refused.add(call.model)
         return self._park(call.provider, outage, permit)
 
     def _there(self, permit: Permit) -> None:
@@ -204,6 +209,7 @@ class Outages:
         provider = self._named(permit.call.provider)
         provider.failing.pop(permit.call.ref, None)
         provider.given_up_by.clear()
+        provider.refused.discard(permit.call.model)
         for name in (permit.call.provider, permit.call.model):
             self._proved(name, permit)
 
@@ -213,22 +219,16 @@ class Outages:
         breaker = provider.breakers.get(name)
         if breaker is None or permit.ticket is None or not breaker.proved(permit.ticket.at):
             return
-        refused = breaker.refused
         breaker.close()
         if breaker is provider.breaker:
             provider.lift()
-            self._try_models(provider, permit.call.model, refused)
         if self.watcher is not None:
             self.watcher.closed(name)
-
-    def _try_models(self, provider: Provider, served: str, refused: Mapping[str, Outage]) -> None:
-        """Have one call try each of the models that may be at fault themselves: their provider serves another one."""
-        for model, outage in refused.items():
-            if model != served:
-                self._park(model, outage)
-        for name, breaker in tuple(provider.breakers.items()):
-            if breaker.outage is not None and name != served:
-                self.retry(name)
+        if breaker is provider.breaker:
+            # What ended its outage may have ended that of its models.
+            for model, own in tuple(provider.breakers.items()):
+                if own.outage is not None and model != permit.call.model:
+                    self.retry(model)
 
     def _found(self, permit: Permit, failure: Failure, provider: Provider) -> Cause | Reason | None:
         """Return what is at fault, the provider or the request, once it was tried often enough."""
@@ -289,7 +289,7 @@ class Outages:
         return Waits(first, longest, settings.max_parked_s)
 
     def _outcome(self, name: str, outage: Outage, *, culprit: bool = False) -> Refusal | Park:
-        """Return what an outage is to a call: a wait, or, once nobody waits any longer, the task's end."""
+        """Return what an outage is to a call: a wait, or, once the wait is over, the task's end."""
         if self._of(name)[1].hopeless:
             return Refusal(Status.ERROR, Reason(outage.error.type), outage.error)
         message = outage.error.message

@@ -115,6 +115,8 @@ class Provider:
         self.breaker = self.breaker_of(name)
         #: By model: when the last call that was answered was granted, by the loop's clock.
         self.served: dict[str, float] = {}
+        #: Models whose refusal has parked it, and that were not answered since: once it serves others, it is theirs.
+        self.refused: set[str] = set()
         #: When the last call that it answered was granted, by the loop's clock, and who gave up waiting since.
         self.answered_from = 0.0
         self.given_up_by: set[Ref] = set()
@@ -191,7 +193,9 @@ class Provider:
         return bool(self.refusal) or self.breaker.shut
 
     def serves_others(self, model: str, since: float) -> bool:
-        """Whether a call to another model that went later than that was answered."""
+        """Whether what refuses a model's call, made then, serves others: since then, or since it refused this one before."""
+        if model in self.refused and self.breaker.outage is None:
+            return True
         return any(at > since for name, at in self.served.items() if name != model)
 
     def turns_away(self, model: str) -> bool:
@@ -203,7 +207,7 @@ class Provider:
         return own.paused or (own.shut and not self.breaker.half_open)
 
     def lift(self) -> None:
-        """Let one request go now, whatever the provider asked to wait; what it meets tells the rest."""
+        """Let one request go now, whatever the provider asked to wait; what it meets decides the rest."""
         self.pace.forgive(asyncio.get_running_loop().time())
 
     def wait_s(self) -> float:

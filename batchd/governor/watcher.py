@@ -1,4 +1,4 @@
-"""What the governor tells of what concerns more than one call."""
+"""What the governor reports of what concerns more than one call."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from batchd.records import Cause
 
 
 class Watcher(Protocol):
-    """Who is told what concerns more than one call; called on the loop.
+    """Who learns what concerns more than one call; called on the loop.
 
     ``name`` is a provider's, or a model's: ``PROVIDER/MODEL``.
     """
 
     def parked(self, name: str, cause: Cause, message: str) -> None:
-        """Nobody may ask it, until ``half_opened`` says otherwise."""
+        """No call may go to it, until ``half_opened`` says otherwise."""
 
     def half_opened(self, name: str) -> None:
         """One call may try how it does: see to it that somebody asks."""
@@ -23,7 +23,7 @@ class Watcher(Protocol):
         """It was parked, and answers again."""
 
     def gave_up(self, name: str, cause: Cause, message: str) -> None:
-        """Nobody is to wait for it any longer: end its tasks, then ``close`` it."""
+        """No task is to wait for it any longer: end its tasks, then ``close`` it."""
 
     def batch_spent(self, batch: str, message: str) -> None:
         """A call of this batch cannot be paid any more; told of each."""

@@ -95,7 +95,7 @@ def budget_spent(batch: str, message: str, at: float) -> EventV1:
 
 
 def provider_parked(parking: Parking, mend: str, at: float) -> EventV1:
-    """Return that nobody may ask a provider, or one of its models."""
+    """Return that no call may go to a provider, or one of its models."""
     return _event(
         "provider_parked",
         at,

@@ -173,29 +173,32 @@ def test_a_refusal_while_others_are_served_is_the_models_own() -> None:
 
 
 def test_a_provider_that_answers_another_model_was_not_at_fault() -> None:
-    """The models that it refused are tried at once, each by one call: those of a key that was mended are free again."""
+    """All go on; a model that it refused before, and refuses again, is parked alone, without news of the provider."""
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_probe_s=_DAY_S)
         told = Told(g)
         x, y, z = (Task(g, name) for name in "xyz")
-        for task, model in ((x, "p/x"), (y, "p/y")):
-            _ask(g, task, model)
-        for task, model in ((x, "p/x"), (y, "p/y")):
-            _fail(g, task, model, FailureKind.AUTH)
+        for task in (x, y):
+            _ask(g, task, f"p/{task.ref.task}")
+        for task in (x, y):
+            _fail(g, task, f"p/{task.ref.task}", FailureKind.AUTH)
         assert told.of == [("parked", "p", Cause.AUTH)]
         g.outages.retry("p")
         _ask(g, z, "p/z")
         told.of.clear()
         g.answered(z.ref, 0.0)
-        assert set(told.of) == {
-            *(("parked", f"p/{name}", Cause.AUTH) for name in "xy"),
-            *(("half_opened", f"p/{name}") for name in "xy"),
-            ("closed", "p"),
-        }
-        for task, model in ((x, "p/x"), (y, "p/y")):
-            _ask(g, task, model)
+        assert told.of == [("closed", "p")]
+        for task in (x, y):
+            _ask(g, task, f"p/{task.ref.task}")
             assert isinstance(task.answers[-1], Grant)
+        _fail(g, x, "p/x", FailureKind.AUTH)
+        g.answered(y.ref, 0.0)
+        assert told.of[1:] == [("parked", "p/x", Cause.AUTH)]
+        # What is known of it from before counts no more, once it was answered.
+        _ask(g, y, "p/y")
+        _fail(g, y, "p/y", FailureKind.AUTH)
+        assert (y.parked.scope, y.parked.name) == (Scope.PROVIDER, "p")
 
     asyncio.run(scenario())
 
@@ -240,7 +243,7 @@ def test_where_nothing_is_parked_a_refused_model_ends_its_own_tasks_alone() -> N
 
 
 def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() -> None:
-    """A provider that is parked as well waits for nobody else."""
+    """A provider that is parked as well waits for no other task."""
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_retries=0, max_probe_s=_DAY_S)
@@ -261,7 +264,7 @@ def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() ->
 
 
 def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
-    """From each opening to the try after it, where that failed: nobody gives up on what nobody has asked."""
+    """From each opening to the try after it, where that failed: what no call has asked is not given up."""
 
     async def scenario() -> None:
         g = governor(
@@ -274,7 +277,7 @@ def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
         async with asyncio.timeout(30):
             while ("half_opened", "p") not in told.of:  # noqa: ASYNC110 (the loop's own timer)
                 await asyncio.sleep(0.01)
-        # Nobody asks for long: that is no try.
+        # No call goes for long: that is no try.
         await asyncio.sleep(0.5)
         assert g.outages.tried_s("p") == 0
         task.ask()
