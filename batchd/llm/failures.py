@@ -42,6 +42,9 @@ _WINDOW = _SAID(
 )
 #: OpenAI's code for a model that is not there, or not for this account.
 _NO_MODEL = "model_not_found"
+#: Bytes of an error's body that are read, and characters of its message that are looked at: a few hundred are shown.
+_MOST_SAID = 1 << 16
+_LOOKED_AT = 4000
 #: What HTTP calls an error.
 _STATUS = re.compile("[45][0-9][0-9]")
 #: Longer than the tokens that a minute allows: waiting does not help.
@@ -101,17 +104,17 @@ class Place:
 
     def failure(self, kind: FailureKind, detail: str = "", says: str = "", **more: Any) -> Failure:
         """Return a failure whose message says what happened, where, and in whose words."""
-        detail = line(self._without_key(valid(detail))).rstrip(".")
+        long = len(detail) > _LOOKED_AT
+        masked = self.masker.before_cut if long else self.masker.text
+        detail = _KEY_LIKE.sub(MASK, masked(valid(detail[:_LOOKED_AT])))
+        detail = line(detail).rstrip(".")
         message = f"{self} {says or _SAYS[kind]}"
         return Failure(kind=kind, message=f"{message}: {detail}" if detail else message, **more)
-
-    def _without_key(self, text: str) -> str:
-        return _KEY_LIKE.sub(MASK, self.masker.text(text))
 
 
 def http_failure(place: Place, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """Return what an HTTP error says. ``headers`` have lower-case names."""
-    text = body.decode("utf-8", "replace")
+    text = body[:_MOST_SAID].decode("utf-8", "replace")
     words = _Words.of(text)
     kind = _kind(status, words)
     retry_after_s = waits.retry_after(headers)
@@ -152,10 +155,13 @@ class _Words:
     def of(cls, text: str) -> _Words:
         """Read the body of an error: OpenAI's form, and what else is seen."""
         try:
-            value = json.loads(text)
+            return cls._of(json.loads(text))
         except (ValueError, RecursionError):
             page = text.lstrip().startswith("<")
             return cls("an HTML page" if page else text[:1000], "" if page else text[:1000].lower())
+
+    @classmethod
+    def _of(cls, value: Any) -> _Words:
         value = value[0] if isinstance(value, list) and value else value  # Gemini
         error = value.get("error", value) if isinstance(value, dict) else value
         fields = error if isinstance(error, dict) else {"message": error}
