@@ -204,6 +204,8 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def filled(path: Path, left: int) -> None:
-    """Write a file that leaves so many bytes of its disk free, or a few less."""
+    """Write a file that leaves so many bytes of its disk free, or a few less; others may write to it meanwhile."""
     disk = os.statvfs(path.parent)
-    path.write_bytes(bytes(max(0, disk.f_bfree * disk.f_frsize - left)))
+    with contextlib.suppress(OSError), path.open("wb", 0) as file:
+        for _ in range(disk.f_bfree - left // disk.f_frsize):
+            file.write(bytes(disk.f_frsize))
