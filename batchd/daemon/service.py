@@ -33,7 +33,7 @@ from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox, permissions, taskfile
+from batchd.spool import home, outbox, permissions, taskfile
 from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
@@ -178,6 +178,7 @@ class Daemon:
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
+        home.enter(state)
         undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run

@@ -71,6 +71,9 @@ class Journal:
         self._dirty: dict[int, TaskLine] = {}
         self._events: list[tuple[int, int, bytes]] = []
         self._ledger = Ledger()
+        #: What this transaction adds to what the store knows.
+        self.batches = 0
+        self.events = 0
 
     def line(self, ref: Ref) -> TaskLine:
         """Return a task's row. Raises ``ValueError`` where there is no such task."""
@@ -157,6 +160,7 @@ class Journal:
 
     def committed(self) -> None:
         """Keep the rows of running tasks for the next transaction."""
+        self.batches = self.events = 0
         for ref, line in self._touched.items():
             if line.status == Status.RUNNING:
                 self._lines[ref] = line
@@ -166,6 +170,7 @@ class Journal:
 
     def rolled_back(self) -> None:
         """Forget what the transaction did."""
+        self.batches = self.events = 0
         for ref in self._touched:
             self._lines.pop(ref, None)
         for pending in (self._touched, self._dirty, self._events, self._ledger):
@@ -184,6 +189,7 @@ class Journal:
         return line
 
     def _fold(self, line: TaskLine, bodies: Sequence[bytes], events: Sequence[Event]) -> None:
+        self.events += len(bodies)
         for body, event in zip(bodies, events, strict=True):
             self._events.append((line.id, line.seq, pack(body)))
             fold(line, event, self._ledger)

@@ -141,6 +141,7 @@ def add_batch(
             *(last + 1, count, count, None if count else batch.received_at),
         ),
     )
+    journal.batches += 1
     key, at = cursor.lastrowid, batch.received_at
     db.executemany(
         "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, tags, evaluation, prompt_chars)"

@@ -57,11 +57,11 @@ class Store:
         try:
             operations.interrupted(db)
             self._source = Source(path)
-        except (sqlite3.Error, StoreError) as error:
+            #: Counts commits and operations.
+            self.writer = Writer(db, path)
+        except (sqlite3.Error, StoreError, OSError) as error:
             db.close()
             raise explain(error, path) from error
-        #: Counts commits and operations.
-        self.writer = Writer(db, path)
 
     @classmethod
     def open(
