@@ -123,9 +123,12 @@ class Batches:
         def here() -> Batch:
             return replace(batch, outbox=core.config.paths.outbox)
 
-        return await core.patiently(
-            lambda: core.durable(partial(write, here())), Action.OUTBOX_TROUBLE, here
-        )
+        async def stored() -> Batch:
+            found = here()
+            await core.reach(found.outbox)  # the store's one thread looks into it, for all batches
+            return await core.durable(partial(write, found))
+
+        return await core.patiently(stored, Action.OUTBOX_TROUBLE, here)
 
     @property
     def outboxes(self) -> set[str]:
@@ -261,7 +264,7 @@ class Batches:
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
         texts = [] if problems else await self._texts(batch.name)
-        if not outbox.has_request(batch):
+        if not await core.on_disk(partial(outbox.has_request, batch), batch=batch):
             message = (
                 f"{folder} was taken away before its summary; results.jsonl in the new one has all"
             )

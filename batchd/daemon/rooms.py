@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import TROUBLE_S, Core
+from batchd.daemon.core import HANGS_S, TROUBLE_S, Core
 from batchd.log import Action
 from batchd.records import Batch
 from batchd.spool import outbox
@@ -36,9 +36,17 @@ class Rooms:
         if batch is None:
             return True
         shut = self._core.troubles.holds(batch.outbox, name)
-        if shut or not await asyncio.to_thread(outbox.ready, batch):
+        if shut or not await self._ready(batch):
             self._hold(batch)
         return name not in self._held
+
+    async def _ready(self, batch: Batch) -> bool:
+        looking = self._core.at_outbox(partial(outbox.ready, batch), batch.outbox)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await looking
+        except (TimeoutError, OSError):
+            return False  # its threads hang: `prepare` will say so
 
     def _hold(self, batch: Batch) -> None:
         if batch.name in self._held:

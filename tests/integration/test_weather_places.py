@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from weather import Station, until
+from weather import Station, hanging, until
+
+from batchd import control
 
 
 def _tasks(count: int) -> bytes:
@@ -67,3 +69,30 @@ def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: s
         until((station.outbox / "after/summary.json").exists, station.text, within_s=90)
         station.completed("after", 2)
         assert station.troubles() == []
+
+
+@pytest.mark.timeout(300)
+def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A mount whose server is gone: the daemon answers, takes files of the inbox away, ends when told to; then all completes."""
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("before.json", _tasks(40))
+        until((station.outbox / "before/001.json").exists, station.text, within_s=90)
+        with hanging(station.outbox):
+            for number in range(20):
+                station.drop(f"during{number}.json", _tasks(1))
+            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=90)
+            until(
+                lambda: station.told("outbox_trouble", "does not answer"), station.text, within_s=90
+            )
+            told = control.request(station.folder / ".batchd", "status")
+            assert [trouble["what"] for trouble in told["troubles"]] == ["outbox_trouble"]
+            station.drop("wrong.json", b"[]")
+            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=90)
+            station.stop()
+        station.start()
+        for name, count in [("before", 40), *((f"during{n}", 1) for n in range(20))]:
+            until((station.outbox / name / "summary.json").exists, station.text, within_s=90)
+            station.completed(name, count)
+        station.refused("wrong")
