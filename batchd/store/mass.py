@@ -25,7 +25,9 @@ def unbegun(db: sqlite3.Connection, batch: str, names: Sequence[str]) -> list[Ta
     return [unpack_task(body) for (body,) in rows]
 
 
-def ends(db: sqlite3.Connection, batch: str, names: Sequence[str]) -> list[tuple[Ref, TaskFinished]]:
+def ends(
+    db: sqlite3.Connection, batch: str, names: Sequence[str]
+) -> list[tuple[Ref, TaskFinished]]:
     """Return the ends of tasks that have ended, in order."""
     rows = db.execute(
         "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"  # noqa: S608 (constants)
