@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchd.records import Batch
@@ -75,6 +75,12 @@ def publish_task(folder: Path, task: str, transcript: str, result: str) -> None:
     texts = {f"{task}.jsonl": transcript, f"{task}.json": result}
     files.make_folder(folder)
     files.write_together(folder, {name: text.encode() for name, text in texts.items() if text})
+
+
+def publish_results(folder: Path, results: Mapping[str, str]) -> None:
+    """Write the results of many tasks that left nothing else. Can be repeated. Raises ``OSError``."""
+    files.make_folder(folder)
+    files.write_many(folder, {f"{task}.json": text.encode() for task, text in results.items()})
 
 
 def publish_request(claimed: Path, batch: Batch) -> Path:
