@@ -290,7 +290,7 @@ class Batches:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        await core.on_disk(write, batch=batch)
+        await core.on_disk(write, batch=known.batch)
         await self.confirm(ref, finished)
 
     async def _publish_all(self, known: _Open) -> None:
@@ -299,7 +299,7 @@ class Batches:
         while names := self._backlog[name][:_AT_ONCE]:
             found = core.store.ends(name, names)
             texts = {ref.task: finished.result for ref, finished in found}
-            await core.on_disk(partial(outbox.publish_results, folder, texts))
+            await core.on_disk(partial(outbox.publish_results, folder, texts), batch=known.batch)
             await core.durable(partial(core.store.published_all, name, names))
             del self._backlog[name][:_AT_ONCE]
             for ref, finished in found:
