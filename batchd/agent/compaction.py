@@ -67,7 +67,7 @@ def plan(state: TaskState, used: int) -> Compact | Summarise | Overfull | None:
     ``used`` is what the next request takes.
     """
     window = state.setup(Purpose.AGENT).context_window
-    if not window or used <= min(context.FULL * window, _most(window)):
+    if not window or used <= context.full(window):
         return None
     return _Measured(state, used).plan()
 
@@ -80,11 +80,6 @@ def applied(state: TaskState, used: int) -> Compact | Overfull:
     # The window may have shrunk since: then all but the prompts makes room for it.
     text = (state.summary or "").strip()
     return measured.with_summary((end, len(state.messages)), text)
-
-
-def _most(window: int) -> float:
-    """Return the longest input that is worth a call."""
-    return window * (1 - context.SPARE) - context.MIN_OUTPUT
 
 
 class _Measured:
@@ -106,13 +101,13 @@ class _Measured:
         #: A long first prompt must not have every step shorten what little is left; what leaves no room for
         #: an answer is too much all the same.
         self.limit = min(
-            _most(self.window),
+            context.longest(self.window),
             max(context.FULL * self.window, self.base + max(0.0, self.window - self.base) / 2),
         )
         self.starts = [i for i in range(HEAD, len(own)) if self.messages[i].role == "assistant"]
 
     def plan(self) -> Compact | Summarise | Overfull | None:
-        most = _most(self.window)
+        most = context.longest(self.window)
         if self.base > most:
             return Overfull(round(self.base), self.window, opening=True)
         if self.used <= self.limit:

@@ -9,7 +9,7 @@ import msgspec
 
 from batchd import tokens
 from batchd.agent import prompts
-from batchd.records import ModelSetup, Purpose
+from batchd.records import Message, ModelSetup, Purpose
 from batchd.taskstate import TaskState, clipped
 
 #: Past this share of the window the conversation is shortened (the design's number).
@@ -22,6 +22,8 @@ MIN_OUTPUT = 256
 _JUDGED = 100_000
 #: No text is clipped to fewer tokens than this: the note of the cut alone takes some twenty.
 MIN_CLIPPED = 80
+#: Characters that are counted in no time: some milliseconds, where they are not words at all.
+_QUICK = 20_000
 #: A tool's output is kept at least to so many bytes.
 _MIN_OUTPUT_BYTES = 1024
 
@@ -43,6 +45,32 @@ def size(state: TaskState) -> int:
         return state.seen_tokens + round(state.scale * unseen)
     counted = overhead(state.setup(Purpose.AGENT)) + tokens.count_messages(state.messages)
     return round(state.scale * counted)
+
+
+def full(window: int) -> float:
+    """Return the tokens past which a conversation is shortened: a share of the window, or what is worth a call."""
+    return min(FULL * window, longest(window))
+
+
+def longest(window: int) -> float:
+    """Return the longest input that is worth a call."""
+    return window * (1 - SPARE) - MIN_OUTPUT
+
+
+def laborious(state: TaskState) -> bool:
+    """Return whether to count the next request, or to plan how to shorten it, takes too long for a loop that others wait for."""
+    unseen = state.messages[state.seen :] if state.seen_tokens else state.messages
+    length = sum(map(_length, unseen))
+    if length > _QUICK or state.summary is not None:
+        return True
+    # Near its end the whole conversation is counted.
+    window = state.setup(Purpose.AGENT).context_window
+    return bool(window) and state.seen_tokens + state.scale * length > full(window)
+
+
+def _length(message: Message) -> int:
+    calls = sum(len(call.arguments) for call in message.tool_calls)
+    return len(message.content) + len(message.reasoning or "") + calls
 
 
 def room(input_tokens: int, setup: ModelSetup) -> int:

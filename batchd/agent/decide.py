@@ -82,7 +82,8 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
     if state.stopped:
         return _evaluate(task, state)
     if 0 < task.limits.max_iterations <= state.rounds:
-        last = f": {state.evaluation.feedback}" if state.evaluation else ""
+        said = state.evaluation.feedback if state.evaluation else ""
+        last = f": {said}" if said else ""
         rounds = "round" if state.rounds == 1 else "rounds"
         return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} {rounds}{last}")
     return _work(task, state)

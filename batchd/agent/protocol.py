@@ -71,9 +71,9 @@ def call_objects(content: str) -> tuple[ToolCall, ...]:
     found: list[ToolCall] = []
     place = 0
     try:
-        while place < len(text):
+        while place < len(text) and len(found) < MOST_CALLS:
             value, place = _JSON.raw_decode(text, place)
-            batch = value if isinstance(value, list) else [value]
+            batch = value[:MOST_CALLS] if isinstance(value, list) else [value]
             made = [call for item in batch if (call := _call(item))]
             if not made or len(made) < len(batch):
                 return ()

@@ -238,6 +238,10 @@ class Spool(Section):
     """The time between two looks at the whole inbox."""
     max_file_bytes: Annotated[int, Ge(1), Le(1 << 30)] = 64 << 20
     """A larger task file is refused unread."""
+    max_parse_s: Annotated[float, Ge(1), Le(3600)] = 60.0
+    """Processor time that reading one task file may take; one that takes more is refused."""
+    max_parse_mb: Annotated[int, Ge(512), Le(1 << 20)] = 4096
+    """Memory that reading one task file may take; one that takes more is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

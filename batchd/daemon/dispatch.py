@@ -15,6 +15,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.rooms import Rooms
 from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
@@ -24,10 +25,6 @@ from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
-from batchd.spool import outbox
-
-#: Trouble while which a task would be paid for in vain.
-_HOLDING = (Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE)
 
 
 class Dispatcher:
@@ -39,6 +36,7 @@ class Dispatcher:
         self._lot = lot
         self._calls = Calls(core)
         self._suspects = Suspects(core, self.halt)
+        self._rooms = Rooms(core, batches)
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
@@ -54,7 +52,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
-        if core.closing or self._lot.stopped or core.troubles.has(*_HOLDING):
+        if core.closing or self._lot.stopped or self._rooms.closed:
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
         while pool.slot_alone() and (ref := trials.pick(alone=True)):
@@ -69,9 +67,8 @@ class Dispatcher:
             self._reserve(ref)
         self._start_suspects()  # nobody better may be left
         reopened = self._suspects.make_room(pool)
-        if reopened or len(begins) < len(
-            ready
-        ):  # others may be cheaper: 100,000 are looked at by and by
+        kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
+        if reopened or kept:
             asyncio.get_running_loop().call_soon(self.pump)
         elif free > 0 and not self._active:
             self._lot.shortage.nothing_goes_on()
@@ -83,7 +80,7 @@ class Dispatcher:
 
     def startable(self) -> Ref | None:
         """Return a task that ``pump`` would start now; None after each call of it."""
-        stopped = self._core.closing or self._lot.stopped or self._core.troubles.has(*_HOLDING)
+        stopped = self._core.closing or self._lot.stopped or self._rooms.closed
         return None if stopped or self._free() <= 0 else self._core.schedule.next()
 
     def _free(self) -> int:
@@ -130,10 +127,14 @@ class Dispatcher:
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
-        batch = self._batches.get(ref.batch)
-        if batch is not None and not outbox.ready(batch):
+        if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
-            await core.on_disk(partial(outbox.prepare, batch))
+            self._drop(active)
+            if isinstance(active.stop, CancelRequested):
+                await self._cancelled(ref, active.stop.message)
+            else:
+                core.schedule.release(ref)
+            return
         await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
             await self._recover(active, counted=False)
@@ -205,6 +206,12 @@ class Dispatcher:
     def started(self, worker: Worker) -> None:
         """Note that a worker is up."""
         self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
+        self.pump()  # tasks may have waited for one to come up
+
+    def broke(self, error: BaseException) -> None:
+        """End the daemon where a part of the pool ended: a bug."""
+        if not self._core.broken.done():
+            self._core.broken.set_exception(error)
 
     def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""

@@ -16,8 +16,9 @@ from batchd.daemon.active import Active
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.troubles import Trouble
+from batchd.errors import NotPossibleError
 from batchd.log import Action
+from batchd.records import Batch
 from batchd.spool.inbox import Inbox
 
 #: The time between two looks, and what most things may take (seconds).
@@ -27,11 +28,6 @@ _MINUTE_S = 60.0
 _CLOSING_S = 900.0
 #: What a worker may take to come up, with the pause after one that did not.
 _WORKER_UP_S = 180.0
-#: Trouble that keeps tasks from starting, from going on, and from ending; it is reported by itself.
-_NO_START = (Action.SANDBOX_TROUBLE, Action.OUTBOX_TROUBLE, Action.STORE_TROUBLE)
-_NO_STEP = (Action.STORE_TROUBLE,)
-_NO_END = (Action.OUTBOX_TROUBLE, Action.STORE_TROUBLE)
-_NO_CLAIM = (Action.INBOX_TROUBLE, Action.OUTBOX_TROUBLE, Action.STORE_TROUBLE)
 #: How many stalls a message names.
 _NAMED = 3
 
@@ -94,8 +90,9 @@ class Stalls:
         self._dispatcher = dispatcher
         self._inbox = inbox
         self._tally = Tally()
-        self._open: Trouble | None = None
-        core.troubles.also(lambda: self._open)
+        #: What has stalled, and since when that is known.
+        self._open: tuple[NotPossibleError, float] | None = None
+        core.troubles.also(Action.STALLED, lambda: self._open)
 
     async def watch(self) -> None:
         """Look for ever."""
@@ -114,40 +111,42 @@ class Stalls:
             message = _said(stalled)
             if self._open is None:
                 log.error(Action.STALLED, message=message, fix=_FIX, count=len(stalled))
-            since = self._open.since if self._open else time.time()
-            self._open = Trouble(Action.STALLED, message, since, _FIX)
+            since = self._open[1] if self._open else time.time()
+            self._open = NotPossibleError(f"{message}: {_FIX}"), since
             self._core.wake()
         elif self._open is not None:
-            log.warning(Action.STALLED, message=f"it moves again, after: {self._open.message}")
+            log.warning(Action.STALLED, message=f"it moves again, after: {self._open[0]}")
             self._open = None
 
     def movables(self) -> Iterator[Movable]:
         """Yield what could move at this moment."""
-        troubles = self._core.troubles
-        if self._core.closing:
+        # What is in trouble is reported by itself.
+        if self._core.closing or self._core.troubles.stops(Action.STORE_TROUBLE):
             return
-        if not troubles.has(*_NO_START):
-            yield from self._queued()
-        if not troubles.has(*_NO_STEP):
-            yield from self._running()
-        if not troubles.has(*_NO_END):
-            yield from self._ending()
-        if not troubles.has(*_NO_CLAIM):
-            yield from self._dropped()
+        yield from self._queued()
+        yield from self._running()
+        yield from self._ending()
+        yield from self._dropped()
 
     def _queued(self) -> Iterator[Movable]:
         if ref := self._dispatcher.startable():
             yield Movable(("queued", ref), str(ref), "queued, and a slot is free")
 
     def _running(self) -> Iterator[Movable]:
+        in_trouble = (
+            self._core.troubles.stops(Action.SANDBOX_TROUBLE) or self._dispatcher.pool.trouble
+        )
         for active in self._dispatcher.active:
-            if active.waiting is None:
+            if active.waiting is None and (active.task or not in_trouble):
                 yield _at_work(active)
         for ref in self._core.governor.servable():
             yield Movable(("permit", ref), str(ref), "it waits for a permit that is free")
 
     def _ending(self) -> Iterator[Movable]:
-        for name, left, ended in self._batches.ending():
+        for batch, left, ended in self._batches.ending():
+            if self._in_trouble(batch):
+                continue
+            name = batch.name
             if not left:
                 yield Movable(("closing", name), name, "its summary is not written", _CLOSING_S)
             else:
@@ -156,10 +155,20 @@ class Stalls:
                 yield Movable(("ending", name, left), name, state)
         working = {active.ref for active in self._dispatcher.active}
         for ref in self._core.schedule.taken() - working:
-            yield Movable(("taken", ref), str(ref), "it has a slot, and no worker works on it")
+            batch_of = self._batches.get(ref.batch)
+            if batch_of is None or not self._in_trouble(batch_of):
+                yield Movable(("taken", ref), str(ref), "it has a slot, and no worker works on it")
+
+    def _in_trouble(self, batch: Batch) -> bool:
+        """Whether it is known why nothing of a batch can be published."""
+        troubles = self._core.troubles
+        all_are = troubles.stops(Action.OUTBOX_TROUBLE)
+        return all_are or troubles.holds(batch.outbox, batch.name)
 
     def _dropped(self) -> Iterator[Movable]:
-        if self._inbox is not None and not self._inbox.trouble:
+        troubles = self._core.troubles
+        known = troubles.outboxes() or troubles.stops(Action.OUTBOX_TROUBLE, Action.INBOX_TROUBLE)
+        if self._inbox is not None and not self._inbox.trouble and not known:
             looked, may_s = self._inbox.looked
             yield Movable(("inbox", looked), "the inbox", "it is not looked at", may_s + _MINUTE_S)
 

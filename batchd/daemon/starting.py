@@ -48,7 +48,7 @@ def _without_provider(core: Core, task: Task) -> Park | Refusal | None:
     provider = task.model.partition("/")[0]
     if provider in core.config.providers:
         return None
-    return core.governor.outages.turned_away(provider)
+    return core.governor.outages.turned_away(task.model)
 
 
 def _revealed(core: Core, task: Task) -> dict[str, Secret]:

@@ -11,13 +11,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 from batchd.config import Config
 from batchd.governor.estimates import Estimates
 from batchd.governor.money import Purse, Treasury
-from batchd.governor.outages import Outages, Watcher
+from batchd.governor.outages import Outages
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
+from batchd.governor.watcher import Watcher
 from batchd.records import (
     Cause,
     ErrorInfo,
@@ -140,9 +140,10 @@ class Governor:
         self.money.close_task(ref)
 
     def try_parked(self) -> None:
-        """Let one call try each provider that is parked: its key or its address may be another one."""
-        for name in [name for name, each in self._providers.items() if each.breaker.outage]:
-            self.outages.retry(name)
+        """Let one call try each provider, and model, that is parked: its key or its address may be another one."""
+        for provider in tuple(self._providers.values()):
+            for name in [name for name, breaker in provider.breakers.items() if breaker.outage]:
+                self.outages.retry(name)
 
     def forget(self, ref: Ref) -> None:
         """Forget a task that has ended."""
@@ -185,8 +186,8 @@ class Governor:
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name)
         if provider is None:
-            half_opened = partial(self.outages.half_opened, name)
-            provider = self._providers[name] = Provider(self._serve, half_opened)
+            half_opened = self.outages.half_opened
+            provider = self._providers[name] = Provider(name, self._serve, half_opened)
             self._tune(name, provider)
         return provider
 
@@ -205,8 +206,8 @@ class Governor:
         call, provider = permit.call, self._provider(permit.call.provider)
         amount = self._estimates.most(call)
         purses = self.money.purses(call.ref)
-        if provider.shut:
-            self._decide(permit, self.outages.turned_away(call.provider))
+        if provider.turns_away(call.model):
+            self._decide(permit, self.outages.turned_away(call.model))
         elif amount is None and (capped := [p for p in purses if p.limit]):
             message = f"no price is known of {call.model}, so {capped[0].name} cannot be held"
             self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)

@@ -23,7 +23,7 @@ from batchd.schedule.heads import Heads, competing, is_of, of, provider_of
 from batchd.schedule.holds import Entry, Hold, Holds, Lane, discard
 from batchd.schedule.items import Item, Queued
 
-__all__ = ["Queued", "Schedule"]
+__all__ = ["Queued", "Schedule", "is_of"]
 
 
 class Schedule:
@@ -80,6 +80,11 @@ class Schedule:
         """Return the model of a task, ``PROVIDER/MODEL``; empty for one that is not here."""
         item = self._items.get(ref)
         return item.queued.source if item else ""
+
+    def suspect(self, ref: Ref) -> bool:
+        """Whether a task must run in a process of its own."""
+        item = self._items.get(ref)
+        return item is not None and item.suspect
 
     def add(self, queued: Queued) -> None:
         """Queue a task.

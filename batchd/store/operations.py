@@ -15,7 +15,7 @@ from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
-from batchd.store.lookups import BATCH_COLUMNS, claimed
+from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed
 from batchd.store.rows import Dispatched
 
 T = TypeVar("T")
@@ -141,6 +141,7 @@ def add_batch(
             *(last + 1, count, count, None if count else batch.received_at),
         ),
     )
+    journal.batches += 1
     key, at = cursor.lastrowid, batch.received_at
     db.executemany(
         "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, tags, evaluation, prompt_chars)"
@@ -226,6 +227,9 @@ def park(journal: Journal, parking: Parking) -> None:
         " ON CONFLICT DO UPDATE SET message = excluded.message",
         (parking.scope, parking.name, parking.cause, parking.message, parking.since),
     )
+    if parking.tried_s:
+        tried = (parking.scope, parking.name, TRIED, str(parking.tried_s), parking.since)
+        journal.db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?)", tried)
 
 
 def unpark(journal: Journal, scope: Scope, name: str) -> None:

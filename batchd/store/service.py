@@ -16,7 +16,7 @@ from batchd import events as vocabulary
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.records import Batch, Parking, Ref, Scope, Status, Task
-from batchd.store import copies, lookups, operations
+from batchd.store import copies, lookups, mass, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Source
 from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
@@ -57,11 +57,11 @@ class Store:
         try:
             operations.interrupted(db)
             self._source = Source(path)
-        except (sqlite3.Error, StoreError) as error:
+            #: Counts commits and operations.
+            self.writer = Writer(db, path)
+        except (sqlite3.Error, StoreError, OSError) as error:
             db.close()
             raise explain(error, path) from error
-        #: Counts commits and operations.
-        self.writer = Writer(db, path)
 
     @classmethod
     def open(
@@ -161,6 +161,15 @@ class Store:
         """
         return await self._do(lambda journal: journal.finish(ref, event, attempt))
 
+    async def finish_all(
+        self,
+        ends: Sequence[tuple[Ref, TaskFinished]],
+        *,
+        check: operations.Check = operations.wanted,
+    ) -> list[bool]:
+        """Do what ``finish`` does, whoever works on them, for many tasks in one transaction."""
+        return await self._do(operations.checked(check, partial(mass.finish, found=ends)))
+
     async def suspend(
         self, ref: Ref, attempt: int | None, status: Status, message: str = ""
     ) -> None:
@@ -215,6 +224,10 @@ class Store:
         """Note that a task's result lies in the outbox."""
         await self._do(partial(operations.published, ref=ref))
 
+    async def published_all(self, batch: str, names: Sequence[str]) -> None:
+        """Note that results of many tasks of a batch lie in the outbox."""
+        await self._do(partial(mass.published, batch=batch, names=names))
+
     async def batch_published(self, name: str) -> None:
         """Note that a batch's summary lies in the outbox, the last of its files."""
         await self._do(partial(operations.batch_published, name=name, now=self._clock()))
@@ -266,6 +279,14 @@ class Store:
     def task(self, ref: Ref) -> Task:
         """Return a task as its file asked for it; not once it was pruned."""
         return self._source.read(lookups.find_task, ref)
+
+    def unbegun(self, batch: str, names: Sequence[str]) -> list[Task]:
+        """Return those of some tasks of a batch that have no event yet, without their secrets' values."""
+        return self._source.read(mass.unbegun, batch, names)
+
+    def ends(self, batch: str, names: Sequence[str]) -> list[tuple[Ref, TaskFinished]]:
+        """Return the ends of those of some tasks of a batch that have ended."""
+        return self._source.read(mass.ends, batch, names)
 
     def events(self, ref: Ref, start: int = 0) -> list[Event]:
         """Return a task's events from number ``start`` on; none once it was pruned."""

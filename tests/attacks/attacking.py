@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE_S
+
 HERE = Path(__file__).parents[2]
 SECRET = "sk-secret-of-the-operator-4711"
 AS_ROOT = os.geteuid() == 0
@@ -78,7 +80,7 @@ class Attack:
         env: Mapping[str, str] | None = None,
         policy: Mapping[str, Any] | None = None,
         network: bool | Sequence[str] = False,
-        timeout_s: float = 20.0,
+        timeout_s: float = PATIENCE_S,
         descriptors: Sequence[int] = (),
     ) -> list[tuple[int | None, str, bool, float]]:
         """Run each (a string in a shell) and return exit code, output, whether time ran out, and seconds."""
@@ -88,7 +90,7 @@ class Attack:
             input=json.dumps(asked).encode(),
             capture_output=True,
             check=False,
-            timeout=100,
+            timeout=PATIENCE_S,
             cwd="/",
             env=self.surroundings,
             pass_fds=descriptors,
@@ -97,7 +99,7 @@ class Attack:
         return [tuple(end) for end in json.loads(ended.stdout)]
 
     def begin(
-        self, *commands: str, timeout_s: float = 60.0, stderr: int | None = None
+        self, *commands: str, timeout_s: float = PATIENCE_S, stderr: int | None = None
     ) -> subprocess.Popen[str]:
         """Begin to do so, and return the batchd: it prints the same, as JSON."""
         asked = self._asked(commands, None, None, network=False, timeout_s=timeout_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,10 +95,7 @@ class Camp(Spool):
         done = self.batchd("submit", self.write(f"{name}.json", tasks, **batch))
         assert done.returncode == 0, done.stderr
         folder = self.folder / "outbox" / name
-        deadline = time.monotonic() + 90
-        while not (folder / "summary.json").exists():
-            assert time.monotonic() < deadline, "the batch never ended"
-            time.sleep(0.02)
+        self.eventually((folder / "summary.json").exists)
         lines = (folder / "results.jsonl").read_text("utf-8").splitlines()
         return {result["task"]: result for result in map(json.loads, lines)}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attacking import AS_ROOT, DRIVERS, Attack
+from patience import PATIENCE_S
 
 from batchd import trees
 
@@ -44,7 +45,7 @@ class Limited:
         *commands: str | None,
         policy: Mapping[str, Any] | None = None,
         fresh: bool = True,
-        timeout_s: float = 20.0,
+        timeout_s: float = PATIENCE_S,
     ) -> list[End]:
         """Run each in a shell; None: the place is closed and opened anew."""
         asked = {
@@ -60,7 +61,7 @@ class Limited:
             input=json.dumps(asked).encode(),
             capture_output=True,
             check=False,
-            timeout=100,
+            timeout=PATIENCE_S,
             cwd=self._source,
             env={**os.environ, "PYTHONPATH": str(self._source)},
         )

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from attacking import Attack, living_in, shell
 from camp import Camp, does, says
+from patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.usefixtures("by_turns")
 
@@ -42,7 +41,7 @@ def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
     assert seconds < 10
     namespace = _namespace(attack.folder)
     # Another test's sandbox may have been given its number meanwhile, which ends in its turn.
-    _until(lambda: living_in(namespace) == [])
+    until(lambda: living_in(namespace) == [])
 
 
 @pytest.mark.stopped_by("orphans")
@@ -50,12 +49,12 @@ def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
 def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, number: int) -> None:
     """The process that runs commands dies in the middle of one, with no chance to do anything about it."""
     with attack.begin(f"{CLINGING}; sleep 1000") as process:
-        _until((attack.folder / "namespace").exists)
+        until((attack.folder / "namespace").exists)
         namespace = _namespace(attack.folder)
-        _until(lambda: len(living_in(namespace)) > 10)
+        until(lambda: len(living_in(namespace)) > 10)
         process.send_signal(number)
-        process.wait(20)
-    _until(lambda: living_in(namespace) == [], timeout_s=5)
+        process.wait(PATIENCE_S)
+    until(lambda: living_in(namespace) == [])
 
 
 @pytest.mark.stopped_by("orphans")
@@ -68,15 +67,15 @@ def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "stay"}]))
         camp.eventually((place / "namespace").exists)
         namespace = _namespace(place)
-        _until(lambda: len(living_in(namespace)) > 10)
+        until(lambda: len(living_in(namespace)) > 10)
         status = json.loads(camp.batchd("status", "--json").stdout)
         killed = {"the worker": _workers(status), "the daemon": [status["daemon"]["pid"]]}
         assert killed["the worker"]
         for pid in killed.get(whom) or [*killed["the daemon"], *killed["the worker"]]:
             os.kill(pid, signal.SIGKILL)
-        _until(lambda: living_in(namespace) == [], timeout_s=5)
+        until(lambda: living_in(namespace) == [])
         if whom != "the worker":
-            _until(lambda: not Path(f"/proc/{status['daemon']['pid']}/exe").exists())
+            until(lambda: not Path(f"/proc/{status['daemon']['pid']}/exe").exists())
             with camp.serving():
                 camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
         camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
@@ -89,10 +88,3 @@ def _workers(status: dict[str, object]) -> list[int]:
 
 def _namespace(folder: Path) -> str:
     return (folder / "namespace").read_text()
-
-
-def _until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.02)

@@ -24,6 +24,7 @@ from attacking import (
     payload,
     shell,
 )
+from patience import PATIENCE_S
 
 #: What lies in homes and states, each with a secret in it.
 FILES = (
@@ -170,7 +171,7 @@ def test_the_operators_terminal_is_nobody_elses(attack: Attack) -> None:
             ["python3", str(DRIVERS / "adopting.py"), *attack.python_command], attack.folder.parent
         )
         with inside.begin((PAYLOADS / "terminal.sh").read_text(), stderr=slave) as process:
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         os.close(slave)
         os.close(master)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from attacking import DRIVERS, HERE, SECRET, Attack, payload
+from patience import PATIENCE_S
 
 
 @pytest.mark.stopped_by("environment", "pids")
@@ -146,7 +147,7 @@ def test_limits_hold(attack: Attack) -> None:
         "ulimit -c; ulimit -Hc",
         "echo alive",
         policy=policy,
-        timeout_s=10.0,
+        timeout_s=PATIENCE_S,
     )
     assert "MemoryError" in memory[1]
     assert size[1].splitlines()[-1] == str(8 << 20)

@@ -28,7 +28,7 @@ from layers import LAYERS, Edit
 HERE = Path(__file__).parents[2]
 #: Where what works under every weakening is tested.
 _ORDINARY = "test_ordinary"
-_LAYER_S = 900
+_LAYER_S = 7200
 
 #: Nothing of what escapes reaches the machine: its processes are others, and what is written to /usr is forgotten.
 _APART = """

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+from patience import PATIENCE_S
 
 #: What Debian and others call it; the first is all that tests need.
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-_PATIENCE_S = 20.0
 _KEYS = {
     "Enter": (13, "\r"),
     "Escape": (27, ""),
@@ -77,7 +77,7 @@ class Page:
 
     async def until(self, script: str) -> None:
         """Wait until an expression holds; fail where it does not."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not await self.evaluate(f"Boolean({script})"):  # noqa: ASYNC110 (the page tells nobody)
                 await asyncio.sleep(0.02)
 
@@ -147,7 +147,7 @@ class Page:
         await self._socket.send_json(
             {"id": self._number, "method": method, "params": parameters, **session}
         )
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await answer
 
     async def _listen(self) -> None:
@@ -215,7 +215,7 @@ async def chromium() -> AsyncIterator[Page]:
 
 async def _address(process: asyncio.subprocess.Process, told: Path) -> str:
     """Return where it listens, once it has written that down."""
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             assert process.returncode is None, "Chromium did not start"
             with contextlib.suppress(FileNotFoundError):

@@ -14,6 +14,8 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE_S
+
 from tests.conftest import Spool
 
 
@@ -35,7 +37,9 @@ class Page:
         self, path: str, *, method: str = "GET", token: str | None = "", **headers: str
     ) -> tuple[HTTPResponse, bytes]:
         """Ask for something, with the token unless another is given, or None."""
-        with contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+        with contextlib.closing(
+            HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        ) as connection:
             word = self.token if token == "" else token
             shown = {"Authorization": f"Bearer {word}"} if word else {}
             given = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -52,7 +56,7 @@ class Page:
     @contextlib.contextmanager
     def listening(self, path: str, **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
         """Listen to events, as a browser does."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as sock:
             sock.sendall(self.request(path, **headers))
             with sock.makefile("rb") as stream:
                 yield events(stream)
@@ -102,7 +106,7 @@ def web(spool: Spool, *arguments: str, token: str = "", **environ: str) -> Itera
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(PATIENCE_S)
         finally:
             process.kill()
             process.stdout.close()  # type: ignore[union-attr]
@@ -110,7 +114,7 @@ def web(spool: Spool, *arguments: str, token: str = "", **environ: str) -> Itera
 
 def until(condition: Any) -> Any:
     """Wait until something is true, and return it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < deadline, "this never came true"
         time.sleep(0.02)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from arena import CALLS, ROOT, Arena, Model, arena, tasks, until
+from patience import PATIENCE_S
 from verdict import judge
 
 _TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "60"))
@@ -30,7 +31,7 @@ def _batchd(place: Arena, *arguments: str) -> str:
         [*command, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
+from patience import PATIENCE_S
+
 _OK = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -46,7 +48,7 @@ class Recorder:
     def _talk(self, client: socket.socket, kept: bytearray) -> None:
         answered = 0
         with client, contextlib.suppress(OSError):
-            client.settimeout(20)
+            client.settimeout(PATIENCE_S)
             while data := client.recv(1 << 16):
                 kept += data
                 time.sleep(0.1)  # what follows a request has time to come, too
@@ -62,7 +64,7 @@ def serving(talk: Callable[[socket.socket], None]) -> Iterator[int]:
 
         def one(client: socket.socket) -> None:
             with client, contextlib.suppress(OSError):
-                client.settimeout(30)
+                client.settimeout(PATIENCE_S)
                 talk(client)
 
         def accept() -> None:

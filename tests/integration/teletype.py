@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyte
+from patience import PATIENCE_S
 
 
 class _Screen(pyte.Screen):
@@ -128,7 +129,7 @@ class Teletype:
         self.read()
         return "\n".join(line.rstrip() for line in self.screen.display)
 
-    def until(self, condition: Callable[[str], object], within_s: float = 20) -> str:
+    def until(self, condition: Callable[[str], object], within_s: float = PATIENCE_S) -> str:
         """Wait until the screen is so, and return it."""
         deadline = time.monotonic() + within_s
         while not condition(self.text):
@@ -136,11 +137,11 @@ class Teletype:
             self.read(0.05)
         return self.text
 
-    def shows(self, *texts: str, within_s: float = 20) -> str:
+    def shows(self, *texts: str, within_s: float = PATIENCE_S) -> str:
         """Wait until all of these are on the screen, and return it."""
         return self.until(lambda screen: all(text in screen for text in texts), within_s)
 
-    def ends(self, within_s: float = 10) -> int:
+    def ends(self, within_s: float = PATIENCE_S) -> int:
         """Wait for the program's end, and return its code."""
         deadline = time.monotonic() + within_s
         while self.process.poll() is None:

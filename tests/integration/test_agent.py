@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import agent, events, wire
 from batchd.agent import evaluate, tools
@@ -319,7 +320,7 @@ def test_a_cancellation_just_ahead_of_an_effect_is_not_missed(tmp_path: Path, ef
 
     async def play(scene: Scene) -> None:
         scene.host = Late(scene.host.client, scene.host.sandbox)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             ended = await scene.run(task("hang" if effect == "model" else "steps-3"))
         assert ended.state.finished is not None
         assert ended.state.finished.status is Status.CANCELLED
@@ -337,7 +338,7 @@ def test_a_cancelled_task_ends_at_once_and_books_the_open_call(tmp_path: Path) -
         running = asyncio.create_task(scene.run(task("hang")))
         await scene.call_in_flight()
         scene.host.stop.request(events.CancelRequested(at=time.time(), message="by hand"))
-        ended = await asyncio.wait_for(running, 5)
+        ended = await asyncio.wait_for(running, PATIENCE_S)
         assert ended.state.finished is not None
         assert ended.state.finished.status is Status.CANCELLED
         assert ended.state.unsettled_calls == 1

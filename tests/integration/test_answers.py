@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd.errors import BatchdError
 from batchd.records import dollars
@@ -247,7 +248,7 @@ def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool
         # Held still meanwhile, it finds both signals at once.
         for signum in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
             process.send_signal(signum)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Stopping: what is left is cancelled" in output
     assert "Stopped: 0 of 2 tasks done" in errors
@@ -281,7 +282,7 @@ def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) ->
             process.send_signal(signal.SIGINT)
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=30)
+            output, errors = process.communicate(timeout=PATIENCE_S)
         assert ("0 of 1 task completed" in output) != ("Stopped: " in errors), (
             delay,
             output,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd.errors import SandboxUnavailableError
 from batchd.records import SandboxPolicy
@@ -82,7 +83,7 @@ def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
         os.close(descriptor)
     said = b""
     while b"0::" not in said:
-        assert select.select([read_end], [], [], 10)[0]
+        assert select.select([read_end], [], [], PATIENCE_S)[0]
         said += os.read(read_end, 4096)
     assert f"/{given.name}/task-0-0" in said.decode()
     group.kill()
@@ -112,7 +113,7 @@ def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[Ran]:
     async def main() -> list[Ran]:
         opening = Sandbox(policy).open(str(folder / "001"), fresh=True, network=False, env={})
         with await opening as place:
-            return [await place.shell(command, timeout_s=30) for command in commands]
+            return [await place.shell(command, timeout_s=PATIENCE_S) for command in commands]
 
     return asyncio.run(main())
 

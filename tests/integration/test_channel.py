@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+from patience import PATIENCE_S
+
 from batchd import wire
 from batchd.pool.channel import Channel
 
@@ -28,7 +30,7 @@ def test_what_was_sent_before_a_close_arrives_in_order() -> None:
         near.send(wire.Heartbeat(rss=4))
         near.close()
         near.send(wire.Heartbeat(rss=5))  # to nobody
-        await asyncio.wait_for(lost.wait(), 5)
+        await asyncio.wait_for(lost.wait(), PATIENCE_S)
         return heard
 
     assert [message.rss for message in asyncio.run(go())] == [0, 1, 2, 3, 4]

@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from patience import PATIENCE_S
 
 # An escape sequence that would clear a terminal, and a mark that turns text around.
 HOSTILE = "make \x1b[2J \u202etxt"
@@ -148,7 +149,7 @@ def on_a_terminal(
     if pid == 0:
         os.chdir(spool.folder)
         os.execv(sys.executable, spool.command(*arguments))
-    seen, waiting, deadline = "", list(answers), time.monotonic() + 60
+    seen, waiting, deadline = "", list(answers), time.monotonic() + PATIENCE_S
     with contextlib.suppress(OSError):  # a terminal whose other side is gone
         while time.monotonic() < deadline:
             if select.select([terminal], [], [], 1)[0]:
@@ -223,7 +224,7 @@ def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
         spool.eventually(lambda: "CallStarted" in spool.batchd("status", "stuck/001").stdout)
         done = spool.batchd("cancel", "stuck", "-m", "changed my mind")
         assert (done.returncode, "1 task cancelled" in done.stdout) == (0, True)
-        output, _ = waiter.communicate(timeout=30)
+        output, _ = waiter.communicate(timeout=PATIENCE_S)
     assert waiter.returncode == 1
     assert "changed my mind" in output.decode()
     assert spool.result("stuck", "001")["status"] == "cancelled"
@@ -245,7 +246,7 @@ def test_run_interrupted_ends_every_task(spool: Any) -> None:
     ) as process:
         spool.eventually((spool.folder / "outbox/half/001.json").exists)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (1, b"")
     assert spool.result("half", "summary")["counts"]["completed"] == 1
     assert spool.result("half", "002")["status"] == "cancelled"
@@ -265,7 +266,7 @@ def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
             env={**spool.environment, variable: value},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert refused.returncode == 3, refused.stderr
@@ -287,7 +288,7 @@ def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
         ) as process:
             time.sleep(delay)
             os.killpg(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=PATIENCE_S)
         assert b"Traceback" not in errors
         # Where Python itself has not begun, the signal alone ends it.
         assert process.returncode in {1, 130, -signal.SIGINT}
@@ -340,7 +341,7 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
             assert follower.stdout is not None
             assert b"task_started" in follower.stdout.readline()
             follower.send_signal(signal.SIGINT)
-            _, errors = follower.communicate(timeout=10)
+            _, errors = follower.communicate(timeout=PATIENCE_S)
             assert (follower.returncode, errors) == (130, b"")
         spool.batchd("cancel", "stuck")
     piped = f"{' '.join(spool.command('schema', 'task'))} | head -1"
@@ -446,7 +447,7 @@ def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> 
     assert "config.toml" in line["message"]
     path.symlink_to("nowhere.toml")
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=spool.folder, timeout=60
+        command, capture_output=True, text=True, check=False, cwd=spool.folder, timeout=PATIENCE_S
     )
     assert done.returncode == 2
     assert "config.toml: the file cannot be read" in done.stderr

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.cli import controlling
@@ -243,7 +244,7 @@ def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:
             await asyncio.to_thread(at.until_running, "games", 1)
             pause = {"scope": "batch", "name": "games"}
             await asyncio.to_thread(at.ask, "pause", **pause)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("games")
 
     asyncio.run(scenario())
@@ -924,7 +925,7 @@ def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
 
 def _connected(state: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(20)
+    sock.settimeout(PATIENCE_S)
     here = os.open(state, os.O_PATH)
     try:
         sock.connect(f"/proc/self/fd/{here}/control.sock")

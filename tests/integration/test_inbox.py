@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, until
 
 from batchd import config
 from batchd.config import Config
@@ -49,7 +50,7 @@ class Claims:
             self.all.append(claim)
             self._more.set()
 
-    async def until(self, count: int, within_s: float = 10.0) -> None:
+    async def until(self, count: int, within_s: float = PATIENCE_S) -> None:
         """Wait for so many claims."""
         async with asyncio.timeout(within_s):
             while len(self.all) < count:
@@ -201,7 +202,7 @@ def test_a_burst_is_claimed_whole_in_order_and_once(tmp_path: Path) -> None:
                     (box.folder / f"{number}.json").write_bytes(TASK)
 
             await asyncio.to_thread(drop)
-            await claims.until(2000, within_s=30)
+            await claims.until(2000, within_s=PATIENCE_S)
             assert len(set(claims.names)) == 2000
             assert len({c.ulid for c in claims.all}) == 2000
 
@@ -221,7 +222,7 @@ def test_lost_events_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                     (tmp_path / "new").rename(box.folder / f"{number}.json")
 
             await asyncio.to_thread(drop)
-            await claims.until(1200, within_s=30)
+            await claims.until(1200, within_s=PATIENCE_S)
             assert len(set(claims.names)) == 1200
 
     asyncio.run(play())
@@ -299,10 +300,7 @@ def test_two_claimers_share_an_inbox(tmp_path: Path) -> None:
 
 
 def _wait_for(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < until, "it takes too long"
-        time.sleep(0.02)
+    until(done)
 
 
 def test_claims_of_an_earlier_run_come_again(tmp_path: Path) -> None:

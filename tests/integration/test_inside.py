@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Ran, Sandbox
@@ -31,7 +32,7 @@ def runs(folder: Path, *commands: str, fresh: bool = True) -> list[Ran]:
             str(folder), fresh=fresh, network=False, env={}, tmp=f"{folder}.state/b.1"
         )
         with await opening as place:
-            return [await place.shell(command, timeout_s=120) for command in commands]
+            return [await place.shell(command, timeout_s=PATIENCE_S) for command in commands]
 
     ends = asyncio.run(main())
     for command, end in zip(commands, ends, strict=True):

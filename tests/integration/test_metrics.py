@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from prometheus_client.parser import text_string_to_metric_families
 from weather import Station, until
 
@@ -69,7 +70,7 @@ def _station(folder: Path, base_url: str, metrics: str, model: str = "steps-3") 
 
 
 def _scrape(port: int) -> Scrape:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         return Scrape(answer.read().decode())
 
@@ -330,7 +331,11 @@ second.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
 print(second.recv(15).decode(), spent < 0.15, spent)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     assert done.stdout.startswith("HTTP/1.0 200 OK True"), done.stdout
 
@@ -377,7 +382,7 @@ def test_nothing_is_needed_where_nothing_is_asked_for(tmp_path: Path, model_serv
                 text=True,
                 check=False,
                 env=environment,
-                timeout=30,
+                timeout=PATIENCE_S,
             )
             assert ended.returncode == 3
             told = ended.stdout + ended.stderr

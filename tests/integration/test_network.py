@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from loopback import Recorder, serving
+from patience import PATIENCE_S
 
 from batchd.errors import SandboxError
 from batchd.records import Network, SandboxPolicy
@@ -119,7 +120,7 @@ def shell(folder: Path, network: Network, *commands: str, **options: Any) -> lis
     async def body(place: Workplace) -> list[str]:
         said = []
         for command in commands:
-            ran = await place.shell(command, timeout_s=60)
+            ran = await place.shell(command, timeout_s=PATIENCE_S)
             assert ran.exit_code == 0, (command, ran)
             said.append(ran.output)
         return said
@@ -232,7 +233,7 @@ def test_the_end_of_an_answer_is_found_although_the_server_stays(tmp_path: Path)
 import socket, sys
 for method in ("GET", "HEAD"):
     with socket.create_connection(("127.0.0.1", 3128)) as line:
-        line.settimeout(5)
+        line.settimeout(PATIENCE_S)
         line.sendall(f"{method} http://127.0.0.1:{sys.argv[1]}/ HTTP/1.1\\r\\n\\r\\n".encode())
         heard = b""
         while data := line.recv(1000):
@@ -281,7 +282,7 @@ with socket.create_connection(("127.0.0.1", 3128)) as line:
             for port, order in ((one, "first"), (other, "last"))
         ]
         said = shell(tmp_path, listed, *commands)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while not heard and time.monotonic() < deadline:
             time.sleep(0.01)
     assert said == ["201000 bytes\n", "\n"]
@@ -315,13 +316,13 @@ def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
         names = f"for i in 1 2 3 4; do curl -sS http://localhost:{plain}/$i & done; wait"
 
         async def body(place: Workplace) -> None:
-            await place.shell(names, timeout_s=20)
+            await place.shell(names, timeout_s=PATIENCE_S)
             before = descriptors()
             for step in range(24):
                 commands = [f"{endless} & {endless} & {asks} & sleep 0.2", endless, names, silence]
                 ends = [place.shell(c, timeout_s=0.02 + step * 0.02) for c in commands]
                 await asyncio.gather(*ends)
-                running = asyncio.ensure_future(place.shell(endless, timeout_s=20))
+                running = asyncio.ensure_future(place.shell(endless, timeout_s=PATIENCE_S))
                 await asyncio.sleep(step * 0.01)
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
@@ -333,13 +334,13 @@ def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
             assert "batchd-lookup" not in {thread.name for thread in threading.enumerate()}
             # The silent server's own ends are in this process, too.
             over.set()
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE_S
             while descriptors() != before and time.monotonic() < deadline:  # noqa: ASYNC110 (a server sets no event)
                 await asyncio.sleep(0.02)
             assert descriptors() == before
 
         visit(tmp_path, listed, body, private=(f"localhost:{plain}",))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while open_at_server and time.monotonic() < deadline:
             time.sleep(0.01)
         assert open_at_server == set()
@@ -390,10 +391,12 @@ def test_many_commands_have_their_ways_at_once(tmp_path: Path) -> None:
 
         async def body(place: Workplace) -> None:
             async def one(number: int) -> None:
-                ran = await place.shell(f"curl -fsS http://127.0.0.1:{port}/{number}", timeout_s=60)
+                ran = await place.shell(
+                    f"curl -fsS http://127.0.0.1:{port}/{number}", timeout_s=PATIENCE_S
+                )
                 assert ran.output == f"GET /{number} for 127.0.0.1:{port}", ran
 
-            await place.shell("true", timeout_s=10)
+            await place.shell("true", timeout_s=PATIENCE_S)
             before = descriptors()
             await asyncio.gather(*map(one, range(60)))
             assert descriptors() == before
@@ -410,7 +413,7 @@ def test_what_is_refused_is_told_once_and_shortly(tmp_path: Path) -> None:
     async def body(place: Workplace) -> None:
         twice = await place.shell(
             "curl -sS http://a.example/; curl -sS http://a.example/x; curl -sSv https://b.example/",
-            timeout_s=20,
+            timeout_s=PATIENCE_S,
         )
         assert twice.refused == (
             "a.example:80: not on this task's list (2 times)",
@@ -422,10 +425,10 @@ def test_what_is_refused_is_told_once_and_shortly(tmp_path: Path) -> None:
         )
         # Of a tunnel that is refused many a program shows the first line alone.
         assert "403 batchd: b.example:443 is refused" in twice.output
-        flood = await place.shell(many, timeout_s=60)
+        flood = await place.shell(many, timeout_s=PATIENCE_S)
         assert len(flood.refused) == 21
         assert flood.refused[-1] == "20 more"
-        assert (await place.shell("true", timeout_s=10)).refused == ()
+        assert (await place.shell("true", timeout_s=PATIENCE_S)).refused == ()
 
     visit(tmp_path, ("c.example", "*.d.example:8443"), body)
 
@@ -514,7 +517,7 @@ def test_the_model_is_told_what_it_may_reach(tmp_path: Path) -> None:
         assert "https_proxy" in facts
         assert "\n" not in facts
         serve = "python3 -m http.server -b 127.0.0.1 8000 2>/dev/null & sleep 1; curl -fsS http://127.0.0.1:8000/ | head -1"
-        assert "DOCTYPE" in (await place.shell(serve, timeout_s=20)).output
+        assert "DOCTYPE" in (await place.shell(serve, timeout_s=PATIENCE_S)).output
 
     listed = ("*.d.example:8443", *(f"h{number}.example" for number in range(30)))
     visit(tmp_path, listed, body)

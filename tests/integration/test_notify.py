@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from patience import PATIENCE_S
 
 from batchd import log
 from batchd.config.notify import Receiver
@@ -260,7 +261,7 @@ url = "@good@"
         assert "killed after 1 s" in lines(told, "notify_failed")[0]["message"]
         begun = time.monotonic()
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(20) == 0
+        assert daemon.wait(PATIENCE_S) == 0
         assert time.monotonic() - begun < 6
     assert not _running("sleep 4242")
     # It is kept for the next daemon.
@@ -389,7 +390,7 @@ def test_a_crash_loses_no_message(told: Spool) -> None:
         )
         told.eventually(lambda: lines(told, "notify_failed"))
         daemon.kill()
-        daemon.wait(10)
+        daemon.wait(PATIENCE_S)
         # What a command of the operator's started does not outlive the daemon.
         told.eventually(lambda: not _running("sleep 4243"))
         tried = [
@@ -549,7 +550,7 @@ def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert ran.returncode == 3
     assert "[notify.chat]: the package apprise is not installed; install it: pip" in ran.stderr

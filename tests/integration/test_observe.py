@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from weather import Station, until
 
 from batchd import control
@@ -73,7 +74,7 @@ def test_one_look_tells_what_is_used(tmp_path: Path, base_url: str) -> None:
     with station.serving():
         tasks = [{"first_prompt": f"do {n}"} for n in range(2)]
         station.drop("b.json", json.dumps({"tasks": tasks}).encode())
-        until(lambda: len(station.told("model_called")) >= 40, within_s=60)
+        until(lambda: len(station.told("model_called")) >= 40, within_s=PATIENCE_S)
         with Observer(tmp_path / ".batchd") as observer:
             first = observer.look()
             [row] = first.batches

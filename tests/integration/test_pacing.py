@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.daemon import Daemon
@@ -45,7 +46,7 @@ async def _run(
             await until(lambda: bool(server.totals.requests))
             state = folder / ".batchd"
             await asyncio.to_thread(control.request, state, "tune", changes={_RPM: tuned})
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             await daemon.batch_done(batch.name)
         status = await asyncio.to_thread(control.request, folder / ".batchd", "status")
     told: dict[str, Any] = status["providers"]["standin"]
@@ -137,7 +138,7 @@ def test_tasks_that_run_out_of_their_own_time_slow_no_others_down(tmp_path: Path
         async with ModelServer(Settings(latency_s=1.5)) as server:
             path = tmp_path / "config.toml"
             path.write_text(text.format(base_url=server.base_url, rpm=0, agents=8))
-            async with Daemon(config.load(path, {})) as daemon, asyncio.timeout(60):
+            async with Daemon(config.load(path, {})) as daemon, asyncio.timeout(PATIENCE_S):
                 batch = await daemon.submit("b.json", task_file(16))
                 await daemon.batch_done(batch.name)
                 status = await asyncio.to_thread(control.request, tmp_path / ".batchd", "status")

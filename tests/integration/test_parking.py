@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.daemon import Daemon
@@ -65,14 +66,14 @@ async def _ask(folder: Path, verb: str, **arguments: Any) -> dict[str, Any]:
 
 async def _until_parked(folder: Path, count: int = 1) -> list[dict[str, Any]]:
     """Wait until so many things are parked; return them."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while len(parked := (await _ask(folder, "status"))["parked"]) != count:  # noqa: ASYNC110 (only asking tells)
             await asyncio.sleep(0.02)
     return list(parked)
 
 
 async def _until_idle(folder: Path) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while (await _ask(folder, "status"))["running"]:  # noqa: ASYNC110 (only asking tells)
             await asyncio.sleep(0.02)
 
@@ -121,7 +122,7 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
 
                 (tmp_path / "key").write_text(_KEY)
                 await _ask(tmp_path, "resume", scope="", name="")
-                async with asyncio.timeout(40):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done(batch.name)
                 assert (await _ask(tmp_path, "status"))["parked"] == []
         found = results(tmp_path, "b")
@@ -147,7 +148,7 @@ def test_an_outage_fails_nobody(tmp_path: Path) -> None:
                 await asyncio.sleep(2.0)
                 assert server.totals.requests - calls <= 10, "half-open: one call, now and then"
                 server.control(down=False)
-                async with asyncio.timeout(40):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done(batch.name)
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 100
@@ -176,7 +177,7 @@ def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
                 (parked,) = (await _ask(tmp_path, "status"))["parked"]
                 assert (parked["cause"], parked["since"]) == ("quota", since)
             server.control(faults="")
-            async with Daemon(settings) as daemon, asyncio.timeout(40):
+            async with Daemon(settings) as daemon, asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("b")
             assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
             assert server.totals.repeated <= refused + 2
@@ -192,11 +193,11 @@ def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> N
             settings = _configured(tmp_path, server, governor="max_parked_s = 1.0")
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", task_file(30))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
                 server.control(down=False)
                 await daemon.submit("c.json", task_file(3))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("c")
                 assert (await _ask(tmp_path, "status"))["parked"] == []
         for result in results(tmp_path, "b"):
@@ -217,7 +218,7 @@ def test_a_request_that_only_fails_for_one_task_parks_nobody_for_long(tmp_path: 
             good = [{"first_prompt": f"good {i}"} for i in range(5)]
             async with Daemon(settings) as daemon:
                 await daemon.submit("b.json", json.dumps({"tasks": [poison, *good]}).encode())
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
         first, *others = results(tmp_path, "b")
         assert (first["status"], first["reason"]) == ("error", "provider_unavailable")
@@ -242,7 +243,7 @@ def test_a_judge_that_is_down_parks_only_whom_it_judges(tmp_path: Path) -> None:
                 (parked,) = await _until_parked(tmp_path)
                 assert parked["name"] == "judges"
                 judges.control(down=False, default="steps-1")
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
             assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
             assert server.totals.repeated == 0
@@ -269,7 +270,7 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
                 assert 0.018 < spent <= 0.02
                 assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
                 await _ask(tmp_path, "tune", changes={"budget.per_day_usd": "1.0"})
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 60
@@ -411,7 +412,7 @@ def test_a_parked_provider_that_is_paused_too_is_tried_by_nobody_after_a_restart
                     assert not (await _ask(tmp_path, "status"))["running"]
                     await asyncio.sleep(0.02)
                 await _ask(tmp_path, "resume")
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
             assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 3
 
@@ -444,7 +445,7 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
                 await asyncio.sleep(0.5)
             assert not results(tmp_path, "b")
             assert not server.totals.requests
-            async with Daemon(settings) as daemon, asyncio.timeout(30):
+            async with Daemon(settings) as daemon, asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("b")
             assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 20
             assert server.totals.repeated == 0
@@ -472,7 +473,7 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
                 calls = server.totals.requests
                 await daemon.submit("c.json", task_file(1, model="judges/steps-2"))
                 if scope != "all":
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(PATIENCE_S):
                         await daemon.batch_done("c")
             async with Daemon(settings) as daemon:
                 await asyncio.sleep(0.6)
@@ -486,7 +487,7 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
                 )
                 told = await _ask(tmp_path, "resume", scope=scope, name=name)
                 assert told == {"resumed": 1, "trying": [], "held": []}
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
             (result,) = results(tmp_path, "b")
             assert result["status"] == "completed"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pages import details
+from patience import PATIENCE_S
 from stored import BEGUN, Night
 from weather import Station, until
 
@@ -144,7 +145,7 @@ def test_the_first_process_of_a_container_makes_reports(spool: Spool) -> None:
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *run],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
         env=spool.environment,
         cwd=spool.folder,

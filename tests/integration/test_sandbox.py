@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
@@ -107,15 +108,15 @@ def test_a_command_has_its_directory_its_variables_and_its_exit_code(tmp_path: P
     async def body(place: Workplace) -> None:
         ran = await place.shell(
             'pwd; echo "$GREETING"; cat; echo x > made; echo y > ~/made; echo oops >&2; exit 3',
-            timeout_s=10,
+            timeout_s=PATIENCE_S,
         )
         assert (ran.exit_code, ran.output) == (3, "/task\nhello ü\noops\n")
-        assert (await place.run(["sh", "-c", "kill -9 $$"], timeout_s=10)).exit_code == 137
-        missing = await place.run(["no-such-command"], timeout_s=10)
+        assert (await place.run(["sh", "-c", "kill -9 $$"], timeout_s=PATIENCE_S)).exit_code == 137
+        missing = await place.run(["no-such-command"], timeout_s=PATIENCE_S)
         assert missing.exit_code == 127
         assert "no-such-command" in missing.output
         given = await place.run(
-            ["sh", "-c", 'cat > "$1"', "sh", "a b"], stdin=b"\0\xff", timeout_s=10
+            ["sh", "-c", 'cat > "$1"', "sh", "a b"], stdin=b"\0\xff", timeout_s=PATIENCE_S
         )
         assert given.exit_code == 0
 
@@ -132,10 +133,12 @@ def test_output_comes_in_order_and_only_its_head_and_tail_are_kept(tmp_path: Pat
 
     async def body(place: Workplace) -> None:
         order = await place.shell(
-            "for i in 1 2 3; do echo out$i; echo err$i >&2; done", timeout_s=10
+            "for i in 1 2 3; do echo out$i; echo err$i >&2; done", timeout_s=PATIENCE_S
         )
         assert order.output == "out1\nerr1\nout2\nerr2\nout3\nerr3\n"
-        flood = await place.shell("echo first; yes ü | head -c 30000000; echo last", timeout_s=60)
+        flood = await place.shell(
+            "echo first; yes ü | head -c 30000000; echo last", timeout_s=PATIENCE_S
+        )
         assert flood.cut
         assert flood.exit_code == 0
         assert flood.output.startswith("first\nü\nü\n")
@@ -143,10 +146,10 @@ def test_output_comes_in_order_and_only_its_head_and_tail_are_kept(tmp_path: Pat
         assert "bytes of output cut out" in flood.output
         assert "\ufffd" not in flood.output
         assert len(flood.output.encode()) < 17_000
-        broken = await place.run(["printf", r"a\377b"], timeout_s=10)
+        broken = await place.run(["printf", r"a\377b"], timeout_s=PATIENCE_S)
         assert broken.output == "a\ufffdb"
         whole = await place.run(
-            ["head", "-c", "100000", "/dev/zero"], timeout_s=10, max_output_bytes=100_000
+            ["head", "-c", "100000", "/dev/zero"], timeout_s=PATIENCE_S, max_output_bytes=100_000
         )
         assert (len(whole.output), whole.cut) == (100_000, False)
 
@@ -177,7 +180,7 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     async def body(place: Workplace) -> None:
         ran = await place.shell(
             f"setsid sh -c 'trap \"\" HUP TERM; sleep {marker}' & nohup sleep {marker} & echo hi",
-            timeout_s=20,
+            timeout_s=PATIENCE_S,
         )
         assert (ran.exit_code, ran.seconds < 10) == (0, True)
         assert "hi" in ran.output
@@ -190,7 +193,9 @@ def test_a_command_that_closes_its_output_is_still_waited_for(tmp_path: Path) ->
     """The end of a command is the end of its process, not of its output."""
 
     async def body(place: Workplace) -> None:
-        ran = await place.shell("exec >&- 2>&-; sleep 0.2; touch done; exit 4", timeout_s=10)
+        ran = await place.shell(
+            "exec >&- 2>&-; sleep 0.2; touch done; exit 4", timeout_s=PATIENCE_S
+        )
         assert (ran.exit_code, ran.output) == (4, "")
         assert "done" in (place.files() or {})
 
@@ -202,7 +207,10 @@ def test_a_cancelled_command_is_dead_before_the_cancellation_arrives(tmp_path: P
     marker = a_marker()
 
     async def body(place: Workplace) -> None:
-        tasks = [asyncio.create_task(place.run(["sleep", marker], timeout_s=100)) for _ in range(8)]
+        tasks = [
+            asyncio.create_task(place.run(["sleep", marker], timeout_s=PATIENCE_S))
+            for _ in range(8)
+        ]
         while len(command_lines(f"sleep {marker}")) < 8:  # noqa: ASYNC110 (processes set no event)
             await asyncio.sleep(0.01)
         for _ in range(2):
@@ -221,7 +229,7 @@ def test_no_moment_of_the_set_up_is_too_early_to_be_killed(tmp_path: Path) -> No
     marker = a_marker()
 
     async def body(place: Workplace) -> None:
-        await place.run(["true"], timeout_s=10)
+        await place.run(["true"], timeout_s=PATIENCE_S)
         before, dead = descriptors(), zombies()
         for step in range(60):
             ran = await place.run(["sleep", marker], timeout_s=step * 0.0002)
@@ -237,15 +245,17 @@ def test_hundreds_run_at_once(tmp_path: Path) -> None:
     """300 commands in one process, each with its own output; nothing is left open afterwards."""
 
     async def body(place: Workplace) -> None:
-        await place.run(["true"], timeout_s=10)
+        await place.run(["true"], timeout_s=PATIENCE_S)
         before = descriptors()
 
         async def one(number: int) -> None:
-            ran = await place.shell(f"read x; echo {number}; exit {number % 7}", timeout_s=60)
+            ran = await place.shell(
+                f"read x; echo {number}; exit {number % 7}", timeout_s=PATIENCE_S
+            )
             assert (ran.exit_code, ran.output) == (number % 7, f"{number}\n")
 
         await asyncio.gather(*(one(number) for number in range(300)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while descriptors() != before:  # noqa: ASYNC110 (who watches may be at it)
                 await asyncio.sleep(0.01)
 
@@ -257,12 +267,12 @@ def test_the_same_set_up_answers_with_an_error_where_it_fails(tmp_path: Path) ->
 
     async def body(place: Workplace) -> None:
         for word in ("a\0--bind\0/", "x" * 3_000_000):
-            assert (await place.run(["echo", word], timeout_s=10)).exit_code == 126
-        odd = await place.run(["echo", "\ud800"], timeout_s=10)
+            assert (await place.run(["echo", word], timeout_s=PATIENCE_S)).exit_code == 126
+        odd = await place.run(["echo", "\ud800"], timeout_s=PATIENCE_S)
         assert odd.output == "?\n"
         os.rmdir(tmp_path / "001")  # noqa: PTH106 (quick, and nothing else runs)
         with pytest.raises(SandboxError, match="set up"):
-            await place.run(["true"], timeout_s=10)
+            await place.run(["true"], timeout_s=PATIENCE_S)
 
     asyncio.run(visit(tmp_path, body))
     for env in ({"A": "\0--bind\0/\0/host"}, {"A=B": "x"}, {"": "x"}, {"A": "x" * 2_000_000}):
@@ -300,7 +310,7 @@ def test_nothing_outlives_a_worker_that_is_killed_at_any_moment(tmp_path: Path) 
             assert worker.stdout.readline() == b"ready\n"
             time.sleep(random.uniform(0.0, 0.05))
             worker.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while children().keys() - before and time.monotonic() < deadline:
         bury()  # this process adopts orphans, as every one that runs commands does
         time.sleep(0.01)
@@ -313,7 +323,7 @@ def test_directories_are_made_for_the_user_and_foreign_ones_are_refused(tmp_path
 
     async def opened(path: Path, *, fresh: bool) -> None:
         with await sandbox.open(str(path), fresh=fresh, network=False, env={}) as place:
-            assert (await place.run(["touch", "mine"], timeout_s=10)).exit_code == 0
+            assert (await place.run(["touch", "mine"], timeout_s=PATIENCE_S)).exit_code == 0
 
     path = tmp_path / "outbox" / "batch" / "001"
     for _ in range(2):
@@ -347,7 +357,7 @@ def test_the_facts_are_true_and_one_line(tmp_path: Path) -> None:
         assert "no network" in facts
         there = facts.partition("tools: ")[2].partition(";")[0].split(", ")
         for tool in ("python3", "node", "git", "gcc", "go", "python"):
-            ran = await place.shell(f"command -v {tool}", timeout_s=10)
+            ran = await place.shell(f"command -v {tool}", timeout_s=PATIENCE_S)
             assert (tool in there) == (ran.exit_code == 0), facts
 
     asyncio.run(visit(tmp_path, body))
@@ -365,10 +375,10 @@ def test_the_usual_tools_work(tmp_path: Path) -> None:
     async def body(place: Workplace) -> None:
         for tool, command in work.items():
             if shutil.which(tool, path="/usr/bin:/bin"):
-                ran = await place.shell(command, timeout_s=60)
+                ran = await place.shell(command, timeout_s=PATIENCE_S)
                 assert ran.exit_code == 0, ran.output
         if certificates:
-            ran = await place.shell("ls /etc/ssl/certs/", timeout_s=10)
+            ran = await place.shell("ls /etc/ssl/certs/", timeout_s=PATIENCE_S)
             assert (ran.exit_code, bool(ran.output)) == (0, True)
 
     certificates = Path("/etc/ssl/certs").is_dir()
@@ -379,7 +389,7 @@ def test_without_a_backend_commands_are_plain_but_limited(tmp_path: Path) -> Non
     """No key from our own environment, no root, the same limits; ``check`` says what is not promised."""
 
     async def body(place: Workplace) -> None:
-        ran = await place.shell("ulimit -c; ulimit -n; id -u; pwd; env", timeout_s=10)
+        ran = await place.shell("ulimit -c; ulimit -n; id -u; pwd; env", timeout_s=PATIENCE_S)
         core, files, uid, directory, *env = ran.output.splitlines()
         assert (core, files) == ("0", "4096")
         assert uid != "0"
@@ -457,7 +467,7 @@ def test_a_command_waits_for_descriptors_and_runs_once(tmp_path: Path) -> None:
 
     async def body(place: Workplace) -> None:
         with no_descriptors() as again:
-            running = asyncio.ensure_future(place.shell("echo x >> ran", timeout_s=20))
+            running = asyncio.ensure_future(place.shell("echo x >> ran", timeout_s=PATIENCE_S))
             await asyncio.sleep(0.3)
             assert not running.done()
             assert not (tmp_path / "001/ran").exists()
@@ -480,7 +490,7 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
 
     async def body(place: Workplace) -> None:
         monkeypatch.setattr(os, "pidfd_open", none_left)
-        assert (await place.shell("sleep 0.2; echo x >> ran", timeout_s=20)).exit_code == 0
+        assert (await place.shell("sleep 0.2; echo x >> ran", timeout_s=PATIENCE_S)).exit_code == 0
         assert (await place.shell(f"sleep {marker}", timeout_s=0.3)).timed_out
         assert (tmp_path / "001/ran").read_text() == "x\n"
         monkeypatch.undo()
@@ -510,12 +520,14 @@ def test_no_output_shows_a_secret_not_even_half_of_one(tmp_path: Path) -> None:
         place.masker.learn(known=[secret])
         for ahead in range(480, 520):
             command = f"printf 'x%.0s' {{1..{ahead}}}; printf $S; printf 'y%.0s' {{1..{ahead}}}"
-            ran = await place.run(["bash", "-c", command], timeout_s=20, max_output_bytes=1024)
+            ran = await place.run(
+                ["bash", "-c", command], timeout_s=PATIENCE_S, max_output_bytes=1024
+            )
             shown = ran.output.replace("[secret]", "").replace(" bytes of output cut out here", "")
             assert set(shown) <= set("xy[]. ,\n0123456789"), (ahead, shown)
             head = shown.partition("\n")[0]
             assert set(head) <= set("xy"), "digits of the secret stand before the cut"
-        ran = await place.run(["sh", "-c", "echo $S"], timeout_s=20, masked=False)
+        ran = await place.run(["sh", "-c", "echo $S"], timeout_s=PATIENCE_S, masked=False)
         assert ran.output == f"{secret}\n"
 
     asyncio.run(visit(tmp_path, body, env={"S": secret}))

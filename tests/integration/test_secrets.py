@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from tests.conftest import Spool
 
@@ -249,7 +250,7 @@ def test_a_one_shot_run_takes_the_key_out_of_its_environment(keyed: Keyed) -> No
     with subprocess.Popen(command, env=keyed.environment, stdout=subprocess.DEVNULL) as run:
         keyed.eventually(lambda: len(descendants(run.pid)) > 3)
         assert leaks(proc(run.pid, "environ")) == []
-        assert run.wait(30) == 0
+        assert run.wait(PATIENCE_S) == 0
     assert "Bearer [secret]" in keyed.result("batch", "001")["answer"]
 
 

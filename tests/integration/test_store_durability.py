@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from patience import PATIENCE_S
 
 from batchd.errors import NewerStoreError, StaleAttemptError, StoreError
 from batchd.events import CallAnswered, TaskFinished, ToolRan, encode
@@ -409,7 +410,7 @@ def test_the_log_is_emptied_when_nobody_writes(tmp_path: Path) -> None:
         await store.add_batch(_batch(path), _tasks(2000, 500))
         log = path.with_name("batchd.db-wal")
         assert log.stat().st_size
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while log.stat().st_size:  # noqa: ASYNC110 (the idle thread tells nobody)
                 await asyncio.sleep(0.05)
 

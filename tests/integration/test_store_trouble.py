@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import PATIENCE_S
 from store_child import MODEL
 
 from batchd import config, control
@@ -345,7 +346,12 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         run = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1)); os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-c", run, *spool.command("serve")]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env=spool.environment
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            env=spool.environment,
         )
         assert done.returncode == 3
         assert f"{path}: the disk" in done.stderr
@@ -410,7 +416,10 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
         return await asyncio.to_thread(control.request, state, verb, **arguments)
 
     async def scenario() -> None:
-        async with asyncio.timeout(60), Daemon(config.load(path, {}), listeners=[disk]) as daemon:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            Daemon(config.load(path, {}), listeners=[disk]) as daemon,
+        ):
             batch = await daemon.submit("b.json", task)
             await disk.begun.wait()
             await order("pause", scope="task", name="b/001")
@@ -436,7 +445,7 @@ def test_a_daemon_that_cannot_prune_shows_signs_of_life(
     published(spool.folder / ".batchd" / "batchd.db", 100, 3000)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(spool.folder / "notify"))
-        systemd.settimeout(5)
+        systemd.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(spool.folder / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "400000")
         # Room for the index of its log, and for little of the log.
@@ -465,7 +474,7 @@ def test_a_file_that_gives_no_room_back_is_pruned_all_the_same(tmp_path: Path) -
         schema.apply_migrations(db, 0)
     published(path, 100, 3000)
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
-        asyncio.run(asyncio.wait_for(store.prune(time.time()), 10))
+        asyncio.run(asyncio.wait_for(store.prune(time.time()), PATIENCE_S))
         assert not [found for found in store.prunable(time.time()) if found.stored]
 
 
@@ -567,7 +576,8 @@ def test_an_empty_store_is_told_as_one(spool: Any, command: tuple[str, ...]) -> 
     assert refused.returncode == 3
     assert f"{path} is empty: it was cut off" in refused.stderr
     assert (
-        "`batchd restore BACKUP` (a .bak beside it); without one, `batchd serve`" in refused.stderr
+        "`batchd restore BACKUP` (a .bak beside it); without one, `batchd restore --new`"
+        in refused.stderr
     )
     assert not path.stat().st_size
 
@@ -628,7 +638,7 @@ def test_a_daemon_ends_when_its_store_turns_out_damaged(spool: Any, slow_server:
             for page in range(60, path.stat().st_size // 4096):
                 file.seek(page * 4096)
                 file.write(noise.randbytes(4096))
-        daemon.wait(60)
+        daemon.wait(PATIENCE_S)
     assert daemon.returncode == 3
     last = (spool.folder / "daemon.log").read_text().splitlines()[-1]
     assert last.startswith(f"batchd: {path}: it is damaged; stop batchd, move it away")
@@ -650,7 +660,7 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
             listeners=Listeners(()),
         )
         end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await core.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
 
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
@@ -751,7 +761,7 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
             spool.eventually(lambda: len(requests(slow_server)) > 8)
         take(path)
         begun = time.monotonic()
-        daemon.wait(20)
+        daemon.wait(PATIENCE_S)
         assert time.monotonic() - begun < 5
     assert daemon.returncode == 3
     log = (spool.folder / "daemon.log").read_text()
@@ -781,7 +791,7 @@ def test_a_store_is_not_put_back_over_another_one(spool: Any) -> None:
         spool.eventually((spool.folder / "outbox/a/summary.json").exists)
         _exchange(path)
         other = path.read_bytes()
-        daemon.wait(20)
+        daemon.wait(PATIENCE_S)
     assert daemon.returncode == 3
     assert path.read_bytes() == other
     (saved,) = path.parent.glob("batchd.db.saved-*Z")
@@ -848,7 +858,7 @@ def test_a_reader_without_end_is_told(
             await store.record(Ref("b", "0"), 1, seq, raw(ran(noise.randbytes(8000).hex())))
         assert path.with_name("batchd.db-wal").stat().st_size > 4 << 20
         reader.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while path.with_name("batchd.db-wal").stat().st_size:  # noqa: ASYNC110 (the idle thread tells nobody)
                 await asyncio.sleep(0.05)
 

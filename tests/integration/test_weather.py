@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from weather import TASK, Station, filled, mounted, until
 
 #: Long enough for what has not settled, or is not for us, to be taken all the same.
@@ -265,7 +266,7 @@ def test_a_second_daemon_is_refused(station: Station) -> None:
     """It ends at once with 3, and says who has the spool."""
     assert station.process is not None
     done = subprocess.run(
-        station.command(), capture_output=True, text=True, timeout=30, check=False
+        station.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 3
     assert f"in use by the process {station.process.pid}" in done.stderr
@@ -434,8 +435,19 @@ def test_a_start_that_cannot_be_is_told_in_one_line(tmp_path: Path, model_server
     station = Station(tmp_path, model_server)
     station.inbox.write_bytes(b"")
     done = subprocess.run(
-        station.command(), capture_output=True, text=True, timeout=30, check=False
+        station.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 3
     assert str(station.inbox) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_edits_a_file_in_the_inbox_learns_that_each_save_is_a_batch(station: Station) -> None:
+    """The second save within a short while is taken too, and the log says what that costs; a moved file is no save."""
+    for number in range(3):
+        station.drop("moved.json")
+        (station.inbox / "edited.json").write_bytes(TASK)
+        name = f"edited-{number + 1}" if number else "edited"
+        until((station.outbox / name / "summary.json").exists, station.text, within_s=90)
+    (told,) = station.told("inbox_trouble", "each time it is taken as a batch of its own")
+    assert told["message"].startswith("edited.json is written here again and again")

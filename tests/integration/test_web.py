@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from serving import Page, until, web
 
 from batchd.web.gate import Gate
@@ -344,7 +345,7 @@ def test_it_ends_at_once_when_told_to(spool: Spool, number: int) -> None:
         next(seen)
         begun = time.monotonic()
         page.process.send_signal(number)
-        assert page.process.wait(10) == 0
+        assert page.process.wait(PATIENCE_S) == 0
         assert time.monotonic() - begun < 5
         assert "Traceback" not in page.log.read_text()
         page.process.poll = lambda: None  # type: ignore[method-assign] (it has ended as it should)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, until
 
 from batchd import control
 from batchd.errors import NoDaemonError
@@ -101,7 +102,7 @@ class Station:
         """Drain the daemon; it must end well."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            code = self.process.wait(30)
+            code = self.process.wait(PATIENCE_S)
             self.process = None
             assert code == 0, self.text()
 
@@ -190,16 +191,6 @@ class Station:
         return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmHWM")) / 1024
 
 
-def until(
-    condition: Callable[[], object], why: Callable[[], str] = str, within_s: float = 30
-) -> None:
-    """Wait until something outside this process is so."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"this never came true\n{why()}"
-        time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[None]:
     """Have a folder be a small disk of its own meanwhile, where that is possible."""
@@ -214,6 +205,26 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def filled(path: Path, left: int) -> None:
-    """Write a file that leaves so many bytes of its disk free, or a few less."""
+    """Write a file that leaves so many bytes of its disk free, or a few less; others may write to it meanwhile."""
     disk = os.statvfs(path.parent)
-    path.write_bytes(bytes(max(0, disk.f_bfree * disk.f_frsize - left)))
+    with contextlib.suppress(OSError), path.open("wb", 0) as file:
+        for _ in range(disk.f_bfree - left // disk.f_frsize):
+            file.write(bytes(disk.f_frsize))
+
+
+@contextlib.contextmanager
+def hanging(folder: Path) -> Iterator[None]:
+    """Have a folder be a file system meanwhile that answers nothing, as one over a lost network; then it is as it was."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):  # noqa: PTH110 (a device)
+        pytest.skip("needs to mount a file system of its own")
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"hanging", os.fsencode(folder), b"fuse.hanging", 0, options):
+        os.close(device)
+        pytest.skip(f"cannot mount it: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        os.close(device)  # whoever waits is refused
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

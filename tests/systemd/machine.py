@@ -8,11 +8,12 @@ import os
 import secrets
 import shlex
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from patience import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[2]
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -53,7 +54,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE_S,
             check=False,
             env={**kept, "HOME": "/root", "LANG": "C.UTF-8"},
         )
@@ -226,11 +227,3 @@ def _source(scratch: Path) -> Path:
 def _field(status: str, name: str) -> str:
     """Return a field of /proc/PID/status."""
     return next((x.partition(":")[2] for x in status.splitlines() if x.startswith(f"{name}:")), "")
-
-
-def until(condition: Callable[[], object], why: Callable[[], str], timeout_s: float = 40.0) -> None:
-    """Wait until something in the machine is so; fail with ``why`` where it never is."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{why()}"
-        time.sleep(0.05)

@@ -36,6 +36,7 @@ from installed import (
     went_on,
 )
 from machine import Machine, Service, booted, until
+from patience import PATIENCE_S
 
 from batchd import control
 
@@ -186,7 +187,7 @@ def test_a_killed_daemon_is_started_again(service: Service) -> None:
     before = service.processes()
     os.kill(service.main, signal.SIGKILL)
     until(lambda: service.main not in {0, *before}, machine.last_words)
-    until(lambda: not before.keys() & service.processes().keys(), machine.last_words, timeout_s=5)
+    until(lambda: not before.keys() & service.processes().keys(), machine.last_words)
     went_on(machine, folder, "killed")
 
 
@@ -356,7 +357,7 @@ def test_the_page_beside_the_daemon(service: Service) -> None:
         asked = urllib.request.Request(
             f"http://{listen}/api/{path}", headers={"Authorization": f"Bearer {token}"}
         )
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def up() -> bool:

@@ -567,6 +567,21 @@ def test_the_judge_is_shown_what_fits_the_longest_cut_first() -> None:
     assert context.fitted(texts[::3], budget) == list(texts[::3])
 
 
+def test_what_takes_long_to_count_is_known_beforehand() -> None:
+    """A long text, a window that is nearly full and a summary that waits: then a thread plans the next step."""
+    provider = Provider(100_000, 100_000, call, 3, lambda _: words(50))
+    provider.run()
+    state = structs.replace(provider.state, seen=len(provider.state.messages), seen_tokens=20_000)
+    assert not context.laborious(state)
+    for more in (
+        Message("tool", "x" * 30_000),
+        Message("assistant", "", (ToolCall("1", "shell", "x" * 30_000),)),
+    ):
+        assert context.laborious(structs.replace(state, messages=(*state.messages, more)))
+    assert context.laborious(structs.replace(state, seen_tokens=90_000))
+    assert context.laborious(structs.replace(state, summary="s"))
+
+
 def test_old_journals_are_read_as_they_were_written() -> None:
     """A summary of before is a message of the user; a failure of before names no window."""
     provider = Provider(8000, 8000, call, 4, lambda _: words(50))

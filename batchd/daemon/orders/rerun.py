@@ -91,15 +91,15 @@ class Rerun:
             await asyncio.to_thread(publish)
         except OSError:
             # It is durable by now, and so is the answer: the request follows when the outbox takes it.
-            core.spawn(self._bring(batch.name, publish))
+            core.spawn(self._bring(batch, publish))
         else:
             self._batches.moved(batch.name)
         return batch
 
-    async def _bring(self, name: str, publish: Callable[[], None]) -> None:
+    async def _bring(self, batch: Batch, publish: Callable[[], None]) -> None:
         """Write a run's request into its folder as soon as that is possible."""
-        await self._core.on_disk(publish)
-        self._batches.moved(name)
+        await self._core.on_disk(publish, batch=batch)
+        self._batches.moved(batch.name)
 
     def torn(self, batches: Iterable[Batch]) -> list[Batch]:
         """Return those of a killed daemon's runs whose request had not come into their folders yet."""
@@ -116,7 +116,7 @@ class Rerun:
             tasks = [core.store.task(task.ref) for task in core.store.tasks(batch.name)]
             data = _written(batch, tasks)
         request = Path(batch.folder, batch.request)
-        await self._bring(batch.name, partial(outbox.publish, request, data, replace=True))
+        await self._bring(batch, partial(outbox.publish, request, data, replace=True))
 
     async def _plan(self, target: Target, claim: str, *, failed: bool) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
