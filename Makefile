@@ -55,11 +55,18 @@ systemd-test: setup systemd ## the units on a machine with a real systemd, boote
 	@if [ "$$(id -u)" != 0 ]; then echo 'Only root can boot a machine: sudo make systemd-test' >&2; exit 3; fi
 	$(BIN)/python -m pytest tests/systemd
 
-# Another seed: `make chaos SEED=7`.
+# Another seed: `make chaos SEED=7`. More or less of it: `make chaos TASKS=500 STORM_MINUTES=2`.
 TASKS ?= 2000
+STORM_MINUTES ?= 10
 .PHONY: chaos
-chaos: setup strace ## the long form of tests/chaos: kills, outages, full disks; prints its seed and figures
-	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(TASKS) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/chaos
+chaos: setup strace ## the long form of tests/chaos: kills, outages, full disks, a storm of all of it; prints its seed and figures
+	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(TASKS) BATCHD_CHAOS_STORM_S=$$(($(STORM_MINUTES) * 60)) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/chaos
+
+# One gust of it again: `make chaos-hour SEED=7 GUST=12`. Without what is known: `make chaos-hour WITHOUT="poison clock"`.
+HOURS ?= 1
+.PHONY: chaos-hour
+chaos-hour: setup ## an hour (HOURS=…) of random weather, kills, clocks, orders, files and disks; goes on after a fault; disks need root
+	@$(BIN)/python tests/chaos/storm.py --seed $(SEED) --minutes $$(($(HOURS) * 60)) --gust $(or $(GUST),1) --go-on --without $(WITHOUT)
 
 # One or some of them: `make attacks-weakened LAYERS="seccomp mounts"`.
 .PHONY: attacks-weakened

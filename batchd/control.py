@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +25,7 @@ from batchd.errors import (
     NoDaemonError,
     NotPossibleError,
     UsageError,
+    WithdrawnError,
 )
 from batchd.log import Action, get_logger
 
@@ -37,10 +40,43 @@ _MAX_LINE = 1 << 20
 _BACKLOG = 1024
 _TIMEOUT_S = 30.0
 _AGAIN_S = 0.02
+#: When somebody who waits for an answer wants to know what for.
+_WONDER_S = 2.0
 
 #: What answers a verb: gets the arguments, returns the answer's fields. Raises ``BatchdError``.
-#: ``by`` among the arguments says who asks: ``{"uid": 0, "pid": 1234}``.
+#: ``by`` among the arguments is the ``Giver``.
 Handler: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Giver:
+    """Who asks, and whether somebody still waits for the answer."""
+
+    uid: int
+    pid: int
+    #: The connection; None where the order is carried out in the giver's own process.
+    connection: socket.socket | None = None
+
+    def insist(self) -> None:
+        """Return if the giver is still there; for any thread. Raises ``WithdrawnError``.
+
+        To be asked last of all before something becomes durable: so an order never outlives its giver. Who has only
+        sent all that it has to say still reads.
+        """
+        if self.connection is None:
+            return
+        descriptor = self.connection.fileno()
+        poll = select.poll()
+        if descriptor >= 0:
+            poll.register(descriptor, 0)  # a hang-up is reported unasked
+        if descriptor < 0 or poll.poll(0):
+            raise WithdrawnError
+
+
+def giver(arguments: Mapping[str, Any]) -> Giver:
+    """Return who gave an order: without a connection it was this process."""
+    by = arguments.get("by")
+    return by if isinstance(by, Giver) else Giver(os.getuid(), os.getpid())
 
 
 class Server:
@@ -106,7 +142,7 @@ class Server:
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes, by: Mapping[str, int]) -> Mapping[str, Any]:
+    async def _answer(self, line: bytes, by: Giver) -> Mapping[str, Any]:
         if not line:
             return _refusal(f"a request has at most {_MAX_LINE} bytes")
         try:
@@ -138,11 +174,11 @@ async def _line(reader: asyncio.StreamReader) -> bytes | None:
     return line if line.endswith(b"\n") else None
 
 
-def _peer(sock: socket.socket) -> dict[str, int]:
+def _peer(sock: socket.socket) -> Giver:
     """Return who is at the other end."""
     form = struct.Struct("3i")
     pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
-    return {"uid": uid, "pid": pid}
+    return Giver(uid, pid, sock)
 
 
 def request(
@@ -151,18 +187,20 @@ def request(
     *,
     timeout_s: float = _TIMEOUT_S,
     heed: Callable[[str], None] | None = None,
+    waiting: Callable[[], None] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Ask the daemon of a state directory; return its answer's fields.
 
-    ``heed`` is told which version answered, a refusal too; empty: one that does not tell yet.
+    ``heed`` is told which version answered, a refusal too; empty: one that does not tell yet. ``waiting`` is called
+    once, where the answer is not there within a few seconds.
 
     Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for
     ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``.
     """
     line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
-        answer = _exchange(state, line, timeout_s)
+        answer = _exchange(state, line, timeout_s, waiting)
     except (FileNotFoundError, ConnectionError):
         raise NoDaemonError(f"no daemon runs on {state}") from None
     except TimeoutError:
@@ -179,17 +217,28 @@ def request(
 _REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError}
 
 
-def _exchange(state: Path, line: bytes, timeout_s: float) -> dict[str, Any]:
+def _exchange(
+    state: Path, line: bytes, timeout_s: float, waiting: Callable[[], None] | None
+) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, _address(state) as address:
         sock.settimeout(timeout_s)
         _connect(sock, address, timeout_s)
         sock.sendall(line)
+        if waiting and not _readable(sock):
+            waiting()
         with sock.makefile("rb") as stream:
             answer = stream.readline()
     if not answer.endswith(b"\n"):
         raise ConnectionResetError
     value: dict[str, Any] = json.loads(answer)
     return value
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Return whether an answer, or the end, comes within the time after which people wonder."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(_WONDER_S * 1000))
 
 
 def _connect(sock: socket.socket, address: str, timeout_s: float) -> None:

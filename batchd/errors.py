@@ -82,6 +82,10 @@ class NotPossibleError(BatchdError):
     exit_code = 3
 
 
+class WithdrawnError(BatchdError):
+    """The order is not carried out: who gave it has gone before it was durable."""
+
+
 class SandboxUnavailableError(NotPossibleError):
     """Commands cannot be sandboxed on this machine."""
 

@@ -70,8 +70,12 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
+    #: Workers do not come up: ``status`` says why, and what helps.
+    WORKER_TROUBLE = "worker_trouble"
     #: A batch has no report; its results are none the worse.
     REPORT_TROUBLE = "report_trouble"
+    #: A task or a file could move and has not for a minute, as the ``message`` says; or moves again.
+    STALLED = "stalled"
     METRICS_TROUBLE = "metrics_trouble"
     TRACES_TROUBLE = "traces_trouble"
     #: A file or folder is open to whom it should not be: its ``path``, why, and the ``mend``.

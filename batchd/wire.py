@@ -50,9 +50,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Both: the first message each way. A difference in ``version`` ends the worker."""
+    """Both: the first message each way. A difference in ``version`` or ``code`` ends the worker."""
 
     version: str
+    #: Up: the fingerprint of the files that the worker runs.
+    code: str = ""
     #: Up: the worker's process.
     pid: int = 0
     #: Down.

@@ -3,8 +3,8 @@
 Each compaction breaks the provider's prompt cache, so each frees a good part at once: old tool
 outputs, oldest first; where they are not enough, the middle is summarised by the model, while the
 provider still has it in its cache; where that does not help either, because what is large is new,
-the largest outputs are cut in their middles. Every step makes the conversation shorter, so that
-they come to an end.
+the largest outputs are cut in their middles. Every step makes the conversation shorter by our own
+count, which is held before it is taken, so that they come to an end; where none does, the task ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from batchd import tokens
 from batchd.agent import context, prompts
 from batchd.records import Message, Purpose
-from batchd.taskstate import ELIDED, NOTES, TaskState
+from batchd.taskstate import ELIDED, GO_ON, NOTES, TaskState, clipped
 
 #: The system prompt and the user's own words stay.
 HEAD = 2
@@ -67,24 +67,19 @@ def plan(state: TaskState, used: int) -> Compact | Summarise | Overfull | None:
     ``used`` is what the next request takes.
     """
     window = state.setup(Purpose.AGENT).context_window
-    if not window or used <= min(context.FULL * window, _most(window)):
+    if not window or used <= context.full(window):
         return None
     return _Measured(state, used).plan()
 
 
-def applied(state: TaskState, used: int) -> Compact:
+def applied(state: TaskState, used: int) -> Compact | Overfull:
     """Return the step that puts the summary, which is paid, into the conversation."""
     measured = _Measured(state, used)
     step = measured.summary()
     end = step.end if step else measured.tail
-    if end <= HEAD:  # the window has shrunk since: what is left is the newest
-        end = len(state.messages)
-    return measured.with_summary(end, (state.summary or "").strip())
-
-
-def _most(window: int) -> float:
-    """Return the longest input that is worth a call."""
-    return window * (1 - context.SPARE) - context.MIN_OUTPUT
+    # The window may have shrunk since: then all but the prompts makes room for it.
+    text = (state.summary or "").strip()
+    return measured.with_summary((end, len(state.messages)), text)
 
 
 class _Measured:
@@ -103,14 +98,16 @@ class _Measured:
         self.scale = min(2.0, max(0.5, used / max(1, overhead + sum(own))))
         self.costs = [self.scale * n for n in own]
         self.base = self.scale * overhead + sum(self.costs[:HEAD])
-        #: A long first prompt must not have every step shorten what little is left.
-        self.limit = max(
-            context.FULL * self.window, self.base + max(0.0, self.window - self.base) / 2
+        #: A long first prompt must not have every step shorten what little is left; what leaves no room for
+        #: an answer is too much all the same.
+        self.limit = min(
+            context.longest(self.window),
+            max(context.FULL * self.window, self.base + max(0.0, self.window - self.base) / 2),
         )
         self.starts = [i for i in range(HEAD, len(own)) if self.messages[i].role == "assistant"]
 
     def plan(self) -> Compact | Summarise | Overfull | None:
-        most = _most(self.window)
+        most = context.longest(self.window)
         if self.base > most:
             return Overfull(round(self.base), self.window, opening=True)
         if self.used <= self.limit:
@@ -126,17 +123,11 @@ class _Measured:
         if cut := self._clip():
             return Compact(clipped=cut, scale=self.scale)
         if self._recovering:
-            most = min(
-                most, self.limit
-            )  # what filled the window to the brim has just overflowed it
-        return None if self.used <= most else self._last_resort()
-
-    def _last_resort(self) -> Compact | Overfull:
-        """Let go of all but the prompts: what is left consists of the model's own large tool calls."""
-        for end in (self.tail, len(self.messages)):
-            if sum(self.costs[HEAD:end]) > (self.limit - self.base) / 8:
-                return self.with_summary(end, "")
-        return Overfull(self.used, self.window, opening=False)
+            most = self.limit  # what filled the window to the brim has just overflowed it
+        if self.used <= most:
+            return None
+        # What is left consists of the model's own large tool calls: all but the prompts may go.
+        return self.with_summary((self.tail, len(self.messages)), "")
 
     @property
     def _target(self) -> float:
@@ -189,7 +180,7 @@ class _Measured:
         covered = sum(self.costs[HEAD:end])
         output = self._summary_tokens
         asked = self.base + covered + self.scale * _request()
-        if covered < (self.limit - self.base) / 8:
+        if covered < self._worth:
             return None
         if asked + output > self.window * (1 - context.SPARE):
             return None
@@ -199,35 +190,57 @@ class _Measured:
     def _summary_tokens(self) -> int:
         return max(context.MIN_OUTPUT, int(self.window * _SUMMARY))
 
-    def with_summary(self, end: int, text: str) -> Compact:
-        """Return the step that replaces the middle; its summary is at most half as long as what it stands for."""
-        most = min(float(self._summary_tokens), sum(self.costs[HEAD:end]) / 2)
-        text = text or _steps(self.messages[HEAD:end])
-        cost = self.scale * tokens.count(text)
-        if cost > most:
-            text = context.clip(text, cost, most)
-        return Compact(start=HEAD, end=end, summary=text, scale=self.scale)
+    @property
+    def _worth(self) -> float:
+        """What a summary must stand for at least; what is around it takes a good part of anything smaller."""
+        return max((self.limit - self.base) / 8, 4 * self.scale * _frame())
+
+    def with_summary(self, ends: tuple[int, ...], text: str) -> Compact | Overfull:
+        """Return the step that replaces all up to the first of ``ends`` that is worth it.
+
+        A summary is at most half as long as what it stands for.
+        """
+        for end in ends:
+            covered = sum(self.costs[HEAD:end])
+            if covered < self._worth:
+                continue
+            said = text or _steps(self.messages[HEAD:end])
+            most = min(float(self._summary_tokens), covered / 2) / self.scale
+            said = context.clip(said, tokens.count(said), most)
+            return Compact(start=HEAD, end=end, summary=said, scale=self.scale)
+        return Overfull(self.used, self.window, opening=False)
 
     def _clip(self) -> tuple[tuple[int, int], ...]:
-        """Return the cuts that make the largest messages fit; tool calls cannot be cut."""
-        places = [i for i in range(HEAD, len(self.messages)) if self._clippable(i)]
-        costs = [self.costs[i] for i in places]
+        """Return the cuts that make the largest texts fit; tool calls cannot be cut."""
+        texts = {i: n for i in range(HEAD, len(self.messages)) if (n := self._clippable(i))}
+        costs = [self.scale * n for n in texts.values()]
         budget = self._enough - (self.used - sum(costs))
         height = max(context.MIN_CLIPPED, context.level(costs, budget) if budget > 0 else 0.0)
         return tuple(
-            (i, context.kept(self.messages[i].content, self.costs[i], height))
-            for i in places
-            if self.costs[i] > 1.1 * height
+            (i, context.kept(self.messages[i].content, n, height / self.scale))
+            for i, n in texts.items()
+            if self.scale * n > 1.1 * height
         )
 
-    def _clippable(self, i: int) -> bool:
+    def _clippable(self, i: int) -> int:
+        """Return how many tokens of a message can be cut, if that is worth it: thinking is not cut either."""
         message = self.messages[i]
-        return not message.tool_calls and self.costs[i] > 2 * context.MIN_CLIPPED
+        if message.tool_calls or self.costs[i] <= 2 * context.MIN_CLIPPED:
+            return 0
+        count = tokens.count(message.content)
+        return count if self.scale * count > 2 * context.MIN_CLIPPED else 0
 
 
 @cache
 def _stub() -> int:
     return tokens.count_messages((Message("tool", ELIDED),))
+
+
+@cache
+def _frame() -> int:
+    """Return the tokens of a summary that says nothing, and of the note that it was cut."""
+    notes = (Message("assistant", NOTES), Message("user", GO_ON))
+    return tokens.count_messages(notes) + tokens.count(clipped("x" * 10_000_000, 0))
 
 
 @cache
@@ -243,5 +256,7 @@ def _steps(messages: tuple[Message, ...]) -> str:
             lines.append(message.content)
         elif message.role == "assistant":
             said = [message.content, *(f"{c.name} {c.arguments}" for c in message.tool_calls)]
-            lines += [f"- {' '.join(s.split())[:_STEP_CHARS]}" for s in said if s.strip()]
+            # Of a long text only the beginning is looked at.
+            words = (s[: 4 * _STEP_CHARS].split() for s in said)
+            lines += [f"- {' '.join(w)[:_STEP_CHARS]}" for w in words if w]
     return "\n".join(lines)

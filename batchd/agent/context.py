@@ -9,7 +9,7 @@ import msgspec
 
 from batchd import tokens
 from batchd.agent import prompts
-from batchd.records import ModelSetup, Purpose
+from batchd.records import Message, ModelSetup, Purpose
 from batchd.taskstate import TaskState, clipped
 
 #: Past this share of the window the conversation is shortened (the design's number).
@@ -22,6 +22,8 @@ MIN_OUTPUT = 256
 _JUDGED = 100_000
 #: No text is clipped to fewer tokens than this: the note of the cut alone takes some twenty.
 MIN_CLIPPED = 80
+#: Characters that are counted in no time: some milliseconds, where they are not words at all.
+_QUICK = 20_000
 #: A tool's output is kept at least to so many bytes.
 _MIN_OUTPUT_BYTES = 1024
 
@@ -43,6 +45,32 @@ def size(state: TaskState) -> int:
         return state.seen_tokens + round(state.scale * unseen)
     counted = overhead(state.setup(Purpose.AGENT)) + tokens.count_messages(state.messages)
     return round(state.scale * counted)
+
+
+def full(window: int) -> float:
+    """Return the tokens past which a conversation is shortened: a share of the window, or what is worth a call."""
+    return min(FULL * window, longest(window))
+
+
+def longest(window: int) -> float:
+    """Return the longest input that is worth a call."""
+    return window * (1 - SPARE) - MIN_OUTPUT
+
+
+def laborious(state: TaskState) -> bool:
+    """Return whether to count the next request, or to plan how to shorten it, takes too long for a loop that others wait for."""
+    unseen = state.messages[state.seen :] if state.seen_tokens else state.messages
+    length = sum(map(_length, unseen))
+    if length > _QUICK or state.summary is not None:
+        return True
+    # Near its end the whole conversation is counted.
+    window = state.setup(Purpose.AGENT).context_window
+    return bool(window) and state.seen_tokens + state.scale * length > full(window)
+
+
+def _length(message: Message) -> int:
+    calls = sum(len(call.arguments) for call in message.tool_calls)
+    return len(message.content) + len(message.reasoning or "") + calls
 
 
 def room(input_tokens: int, setup: ModelSetup) -> int:
@@ -86,14 +114,18 @@ def fitted(texts: Sequence[str], budget: int) -> list[str]:
     if sum(costs) <= budget:
         return list(texts)
     height = level(costs, budget)
-    return [clip(t, c, height) if c > height else t for t, c in zip(texts, costs, strict=True)]
+    return [clip(text, cost, height) for text, cost in zip(texts, costs, strict=True)]
 
 
-def clip(text: str, cost: float, height: float) -> str:
-    """Return a text of ``cost`` tokens cut in its middle to about ``height``."""
-    return clipped(text, kept(text, cost, height))
+def clip(text: str, cost: int, height: float) -> str:
+    """Return a text of ``cost`` tokens cut in its middle to at most ``height``, or to the note of the cut."""
+    return text if cost <= height else clipped(text, kept(text, cost, height))
 
 
-def kept(text: str, cost: float, height: float) -> int:
-    """Return how many characters of a text of ``cost`` tokens are to be kept for ``height``."""
-    return int(len(text) * max(0.0, height - MIN_CLIPPED / 4) / cost * 0.95)
+def kept(text: str, cost: int, height: float) -> int:
+    """Return how many characters of a text of ``cost`` tokens are to be kept so that they take at most ``height``."""
+    keep = int(len(text) * max(0.0, height - MIN_CLIPPED / 4) / cost * 0.95)
+    # Both ends of it may take more tokens a character than the middle.
+    while keep and (takes := tokens.count(clipped(text, keep))) > height:
+        keep = int(keep * min(0.9, height / takes))
+    return keep

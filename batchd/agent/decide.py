@@ -82,7 +82,8 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
     if state.stopped:
         return _evaluate(task, state)
     if 0 < task.limits.max_iterations <= state.rounds:
-        last = f": {state.evaluation.feedback}" if state.evaluation else ""
+        said = state.evaluation.feedback if state.evaluation else ""
+        last = f": {said}" if said else ""
         rounds = "round" if state.rounds == 1 else "rounds"
         return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} {rounds}{last}")
     return _work(task, state)
@@ -118,9 +119,8 @@ def _evaluate(task: Task, state: TaskState) -> Step:
 def _work(task: Task, state: TaskState) -> Step:
     """Call the model, after making room for it in its window where that is needed."""
     size = context.size(state)
-    if state.summary is not None:
-        return compaction.applied(state, size)
-    match compaction.plan(state, size):
+    shorter = compaction.plan if state.summary is None else compaction.applied
+    match shorter(state, size):
         case Compact() as step:
             return step
         case Summarise(end, input_tokens, most):

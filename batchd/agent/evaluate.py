@@ -13,11 +13,14 @@ from typing import Any
 from batchd.records import Evaluation
 from batchd.records.unicode import valid
 from batchd.sandbox import Ran, Workplace, patiently
+from batchd.taskstate import clipped
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
+#: Of a judge's feedback, which goes into the conversation, so many characters are kept: it is asked for two sentences.
+_FEEDBACK = 8000
 _SCHEMA_CHILD = Path(__file__).with_name("schemachild.py")
-_FENCE = re.compile(r"\A\s*```\w*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```\w*[ \t]*\r?\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
 def unfenced(content: str) -> str:
@@ -29,15 +32,20 @@ def unfenced(content: str) -> str:
 def verdict(content: str) -> Evaluation | None:
     """Return what a judge's answer says, if it is the JSON that was asked for: never by searching for a phrase."""
     try:
-        value = json.loads(unfenced(content), strict=False)
+        return _verdict(json.loads(unfenced(content), strict=False))
     except (ValueError, RecursionError):
         return None
+
+
+def _verdict(value: Any) -> Evaluation | None:
+    """Raises ``RecursionError`` for feedback that is nested too deep to be written."""
     if not isinstance(value, dict) or not isinstance(value.get("done"), bool):
         return None
-    feedback = value.get("feedback", "")
+    # Only `done` decides; judges that have nothing to say write null, an empty list or nothing at all.
+    feedback = value.get("feedback") or ""
     if not isinstance(feedback, str):
-        return None
-    return Evaluation(by="judge", done=value["done"], feedback=valid(feedback))
+        feedback = json.dumps(feedback, ensure_ascii=False)
+    return Evaluation(by="judge", done=value["done"], feedback=clipped(valid(feedback), _FEEDBACK))
 
 
 async def check(

@@ -7,8 +7,9 @@ import errno
 from dataclasses import dataclass, replace
 
 from batchd import wire
-from batchd.agent import prompts
-from batchd.agent.decide import decide
+from batchd.agent import context, prompts
+from batchd.agent.compaction import Compact
+from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
@@ -31,7 +32,8 @@ class Ended:
 
 async def run(run: wire.Run, host: Host) -> Ended:
     """Work on a task until it is finished, suspended, or given to somebody else."""
-    agent = _Agent(run, host)
+    # A long history takes seconds to read.
+    agent = await asyncio.to_thread(_Agent, run, host) if run.history else _Agent(run, host)
     try:
         await agent.work()
     except StaleAttemptError:
@@ -78,19 +80,28 @@ class _Agent:
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is told to stop."""
-        task, stop = self._run.task, self._host.stop
+        stop = self._host.stop
         while not self.state.finished and not self.state.suspended:
             if stop.requested and not self.state.verdict:
                 self._add(replace(stop.requested, at=self._host.clock()))
                 continue
             self._see_clock()
-            step = decide(task, self.state, self._host.clock())
             try:
+                step = await self._decided()
                 async for event in performer.perform(step, self.state):
                     self._add(event)
+                if isinstance(step, RunTool | Compact | Conclude):
+                    # It may have waited for nothing, and a hundred like it may follow.
+                    await asyncio.sleep(0)
             except asyncio.CancelledError:
                 if not stop.absorb():
                     raise
+
+    async def _decided(self) -> Step:
+        args = self._run.task, self.state, self._host.clock()
+        if context.laborious(self.state):
+            return await asyncio.to_thread(decide, *args)
+        return decide(*args)
 
     async def _opening(self, place: Workplace) -> Event:
         now = self._host.clock()

@@ -83,7 +83,7 @@ class Performer:
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)
-        request = await self._request(step, state, setup)
+        step, request = await self._request(step, state, setup)
         ask = self._ask(step, request, setup)
         self._host.progress("waiting", setup.name)
         reply = await self._host.ask(ask)
@@ -130,35 +130,44 @@ class Performer:
             events=self._journal.take(),
             purpose=step.purpose,
             model=setup.name,
-            input_tokens=step.input_tokens or tokens.count_messages(request.messages),
+            input_tokens=step.input_tokens,
             max_output_tokens=request.max_output_tokens,
         )
 
-    async def _request(self, step: CallModel, state: TaskState, setup: ModelSetup) -> Request:
-        limit = step.max_output_tokens
+    async def _request(
+        self, step: CallModel, state: TaskState, setup: ModelSetup
+    ) -> tuple[CallModel, Request]:
+        """Return what is asked, and the step with its length, which a judge's has only now."""
         if step.purpose is Purpose.JUDGE:
-            messages = await self._judge_messages(state)
-            room = context.room(tokens.count_messages(messages), setup)
-            return Request(
-                messages=messages,
-                tools=(),
-                max_output_tokens=min(limit, room),
-                schema=prompts.JUDGE_SCHEMA,
-            )
+            return await asyncio.to_thread(self._judge_request, step, state, setup)
         text = setup.tools == "text"
         messages = state.messages
         if step.purpose is Purpose.COMPACTION:
             messages = (*messages[: step.end], Message("user", prompts.COMPACTION))
-        return Request(
+        return step, Request(
             messages=messages,
             tools=() if text else prompts.TOOLS,
-            max_output_tokens=limit,
+            max_output_tokens=step.max_output_tokens,
             stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
         )
 
-    async def _judge_messages(self, state: TaskState) -> tuple[Message, ...]:
+    def _judge_request(
+        self, step: CallModel, state: TaskState, setup: ModelSetup
+    ) -> tuple[CallModel, Request]:
+        """Looks through the directory, and counts: it blocks for as long as that takes."""
+        messages = self._judge_messages(state)
+        asked = tokens.count_messages(messages)
+        request = Request(
+            messages=messages,
+            tools=(),
+            max_output_tokens=min(step.max_output_tokens, context.room(asked, setup)),
+            schema=prompts.JUDGE_SCHEMA,
+        )
+        return replace(step, input_tokens=asked), request
+
+    def _judge_messages(self, state: TaskState) -> tuple[Message, ...]:
         before = state.terms.files if state.terms else None
-        after = await asyncio.to_thread(self._place.files)
+        after = self._place.files()
         changed = _sizes(before, after)
         ran = [
             (_shown(call), "done" if code is None else f"exit code {code}")

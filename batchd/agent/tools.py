@@ -22,6 +22,8 @@ REPEATABLE = frozenset({"read_file", "write_file"})
 _EDITABLE = 4 << 20
 #: Python refuses to write numbers of thousands of digits, and tools to read those of twenty.
 _MOST_LINES = 1 << 53
+#: Names that a model made up are repeated to it up to here (characters).
+_NAMED = 200
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
@@ -63,7 +65,7 @@ class Output:
 def parse(call: ToolCall) -> Request | str:
     """Return the call as a request, or, for the model, what is wrong with it."""
     if call.name not in _ARGUMENTS:
-        return f"There is no tool {call.name!r}. Tools: {', '.join(_ARGUMENTS)}."
+        return f"There is no tool {call.name[:_NAMED]!r}. Tools: {', '.join(_ARGUMENTS)}."
     try:
         given = call.given()
     except (ValueError, RecursionError) as error:
@@ -75,7 +77,8 @@ def parse(call: ToolCall) -> Request | str:
     if missing := required - given.keys():
         return f"Missing: {', '.join(sorted(missing))}."
     if unknown := given.keys() - types.keys():
-        return f"Unknown: {', '.join(sorted(unknown))}. {call.name} takes {', '.join(types)}."
+        names = ", ".join(sorted(unknown))[:_NAMED]
+        return f"Unknown: {names}. {call.name} takes {', '.join(types)}."
     for key, value in given.items():
         if not isinstance(value, types[key]) or isinstance(value, bool):
             return f"{key} must be a {'string' if types[key] is str else 'whole number'}."

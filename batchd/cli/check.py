@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd import config, control, sandbox, telemetry
-from batchd.cli import common
+from batchd.cli import common, refusals
 from batchd.cli.common import coloured
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
@@ -115,6 +115,9 @@ def _daemon(settings: config.Config) -> Iterator[Line]:
         mend = versions.differs(answer)
         yield Line("note" if mend else "ok", "daemon", told, mend)
     except NoDaemonError as error:
+        for refusal in refusals.found(Path(settings.paths.state)):
+            what, _, how = refusal.rpartition("; ")
+            yield Line("failed", "store", what, how)
         yield Line(
             "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from batchd import config, control, log
 from batchd.cli import common
 from batchd.config import Config
 from batchd.errors import (
+    BatchdError,
     ConfigError,
     NoAnswerError,
     NoDaemonError,
@@ -21,7 +22,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.log import escape
-from batchd.observe import versions
+from batchd.observe import troubles, versions
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
@@ -40,8 +41,20 @@ def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
     deadline = time.monotonic() + _CHANGING_S
     while True:
         try:
-            return control.request(state, verb, timeout_s=_PATIENCE_S, heed=_heed, **arguments)
+            return control.request(
+                state,
+                verb,
+                timeout_s=_PATIENCE_S,
+                heed=_heed,
+                waiting=lambda: _report_wait(state),
+                **arguments,
+            )
         except NoAnswerError:
+            raise
+        except KeyboardInterrupt:
+            common.complain(
+                "the order is given up: what was not durable yet is not carried out, and `batchd status` shows what was"
+            )
             raise
         except NoDaemonError:
             pass
@@ -65,6 +78,22 @@ def running(file: Path | None, verb: str, why: str, **arguments: Any) -> dict[st
         raise
     except NoDaemonError as error:
         raise NoDaemonError(f"{error}: {why}") from None
+
+
+def _report_wait(state: Path) -> None:
+    """Report on stderr what an order may wait for."""
+    common.complain("batchd: the order is not carried out yet; Ctrl-C gives it up")
+    try:
+        found = control.request(state, "status", timeout_s=_CHANGING_S)["troubles"]
+    except NoAnswerError:
+        common.complain(
+            "  the daemon does not answer: it is stopped, or its machine has much to do"
+        )
+        return
+    except BatchdError:
+        return  # it ends: whoever waits for its answer learns that
+    for trouble in found:
+        print(*troubles.lines(trouble), sep="\n", file=sys.stderr)
 
 
 def _heed(version: str) -> None:
@@ -95,9 +124,11 @@ def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, A
     known = settings.log
     # The order's line goes where the daemon's go; a person at a terminal has the answer instead.
     log.configure(known.level, known.format, known.file, quiet=sys.stderr.isatty())
-    by = {"uid": os.getuid(), "pid": os.getpid()}
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
-    return dict(asyncio.run(daemon.command(verb, {**arguments, "by": by})))
+    answer = dict(asyncio.run(daemon.command(verb, arguments)))
+    for trouble in map(dataclasses.asdict, daemon.left):
+        print(*troubles.lines(trouble), sep="\n", file=sys.stderr)
+    return answer
 
 
 def targets(parser: argparse.ArgumentParser, *, json: bool = True) -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from batchd import config
 from batchd.cli import common
-from batchd.errors import UsageError
+from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.observe.words import counted, money
+from batchd.spool import home
 
 if TYPE_CHECKING:
     from batchd.daemon.reconcile import Plan
@@ -28,6 +29,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="BACKUP",
         help="the file to put in place (none: the store as it lies there, put there by hand)",
+    )
+    parser.add_argument(
+        "--new",
+        action="store_true",
+        help="begin a new store, where there is neither the former one nor a backup",
+    )
+    parser.add_argument(
+        "--as-is",
+        action="store_true",
+        help="for a state directory that was moved: the store goes on where it was, and nothing is compared",
     )
     parser.add_argument("--yes", action="store_true", help="do it; else it is only shown")
     parser.add_argument(
@@ -51,10 +62,16 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     state = Path(settings.paths.state)
     path = common.store_path(state)
+    if bool(args.backup) + args.new + args.as_is > 1:
+        raise UsageError("a BACKUP, --new and --as-is exclude each other")
     source = args.backup or path
     held = lock.acquire(state)
     try:
-        draft = restoring.draft(source, path)
+        if home.lived_in(state):
+            raise NotPossibleError(home.away(state))
+        if args.as_is:
+            return _as_is(state, do=args.yes, as_json=args.json)
+        draft = restoring.fresh(path) if args.new else restoring.draft(source, path)
         try:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))
             former = None
@@ -62,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 # Before the exchange: a daemon that starts after a crash must not take them for new.
                 reconcile.set_aside(plan, Path(settings.paths.inbox))
                 former = restoring.put_in_place(draft, path)
+                home.settle(state)
         finally:
             restoring.discard(draft)
     finally:
@@ -72,6 +90,19 @@ def run(args: argparse.Namespace) -> int:
         if plan.elsewhere and not args.yes:
             print(f"{escape(_strange(plan, settings))}\n")
         _show(plan, source, former, done=args.yes)
+    return 0
+
+
+def _as_is(state: Path, *, do: bool, as_json: bool) -> int:
+    """Make a state directory at home where it lies."""
+    if do:
+        home.settle(state)
+    if as_json:
+        common.print_json({"done": do, "home": str(state.resolve())})
+    else:
+        print(escape(f"{state} {'is' if do else 'would become'} the home of this state directory."))
+        if not do:
+            print("Nothing was changed. `--yes` does it.")
     return 0
 
 

@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "Without arguments, everything that is parked goes on, but what is uncertain after `batchd restore`: "
-        "name that. A provider that was parked by itself "
+        "name that. A provider, or a model, that was parked by itself "
         "is tried with one call first, its key read again; where that fails, it stays parked."
     )
     scopes.arguments(parser)
@@ -38,8 +38,9 @@ def told(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
     elif answer["resumed"] > len(trying):
         freed = everything or not held
         yield f"{what} goes on" if freed else f"{what} is not parked itself any more"
-    for provider in trying:
-        yield f"provider {provider} is tried with one call first; once it answers, its tasks go on"
+    for each in trying:
+        asked = words.named(Scope.of(each), each)
+        yield f"{asked} is tried with one call first; once it answers, its tasks go on"
     if held:
         yield "Still parked:" if everything else "It still waits:"
         yield from parking.lines(_parking(each) for each in held)

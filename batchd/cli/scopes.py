@@ -14,6 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("target", nargs="?", metavar="BATCH[/TASK]")
     which.add_argument("--all", action="store_true", help="everything")
     which.add_argument("--provider", metavar="NAME", help="what needs this provider's models")
+    which.add_argument("--model", metavar="PROVIDER/MODEL", help="what needs this model")
 
 
 def scope(args: argparse.Namespace) -> tuple[str, str]:
@@ -22,6 +23,8 @@ def scope(args: argparse.Namespace) -> tuple[str, str]:
         return "all", ""
     if args.provider is not None:
         return "provider", args.provider
+    if args.model is not None:
+        return "model", args.model
     if args.target is None:
         return "", ""
     batch, task = common.split_target(args.target)
@@ -32,5 +35,7 @@ def wanted(args: argparse.Namespace) -> tuple[str, str]:
     """Return a scope that must be named. Raises ``UsageError``."""
     found = scope(args)
     if not found[0]:
-        raise UsageError("say what: BATCH, BATCH/TASK, --provider NAME, or --all")
+        raise UsageError(
+            "say what: BATCH, BATCH/TASK, --provider NAME, --model PROVIDER/MODEL, or --all"
+        )
     return found

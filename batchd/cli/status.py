@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from batchd.cli import common
+from batchd.cli import common, refusals
 from batchd.log import escape
 from batchd.observe import parking, troubles, versions, words
 from batchd.observe.snapshot import ask
@@ -34,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
     daemon = ask(state)
     common.complain(versions.differs(daemon))
     batch, task = common.split_target(args.target) if args.target else ("", "")
+    if daemon is None and not args.json:
+        for refusal in refusals.found(state):
+            common.complain(f"A daemon would not start here: {refusal}.")
     store = common.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.

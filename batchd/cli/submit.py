@@ -14,16 +14,18 @@ from typing import Any
 
 from batchd import config, control
 from batchd.cli import common, ending, progress
-from batchd.errors import NoDaemonError, UsageError
+from batchd.errors import NoDaemonError, StoreError, UsageError
 from batchd.log import escape
 from batchd.observe import versions, words
-from batchd.records import Batch
+from batchd.records import Ref, Task
 from batchd.spool import inbox, outbox, taskfile
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before whoever waits is told.
 _GONE_S = 30.0
+#: Tasks of which the store is asked whether they are the file's.
+_COMPARED = 100
 _IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, drop, and wait if asked to."""
     settings = config.load(args.config)
     filename, data = _given(args, settings)
-    count = len(taskfile.parse(data, filename, settings).tasks)
+    tasks = taskfile.parse(data, filename, settings).tasks
     state = Path(settings.paths.state)
     alive = _alive(state, heed=True)
     if args.wait and not alive:
@@ -56,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
     newest = _newest(state)
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
     if args.wait:
-        return _wait(settings, newest, filename, data, as_json=args.json)
+        return _wait(settings, Mine(newest, filename, data, tasks), as_json=args.json)
     if args.json:
-        common.print_json({"file": str(path), "tasks": count, "daemon": alive})
+        common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive})
     else:
-        print(escape(f"{path}: {words.counted(count, 'task')}"))
+        print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
         if not alive:
             print("No daemon runs; the file waits until `batchd serve` starts.", file=sys.stderr)
     return 0
@@ -131,12 +133,9 @@ def _newest(state: Path) -> str:
     return rows[0].batch.name if rows else ""
 
 
-def _wait(
-    settings: config.Config, newest: str, filename: str, data: bytes, *, as_json: bool
-) -> int:
+def _wait(settings: config.Config, mine: Mine, *, as_json: bool) -> int:
     state = Path(settings.paths.state)
     with Reader(common.store_path(state)) as reader:
-        mine = Mine(newest, filename, data)
         patience = Patience(state)
 
         def ended(rows: Sequence[BatchRow]) -> bool:
@@ -162,10 +161,12 @@ def _goes_on(name: str) -> str:
 class Mine:
     """Finds the batch that a dropped file became: another program may drop one of the same name."""
 
-    def __init__(self, newest: str, filename: str, data: bytes) -> None:
+    def __init__(self, newest: str, filename: str, data: bytes, tasks: Sequence[Task]) -> None:
+        """``newest``: the newest batch before the drop. ``tasks``: what is in the file."""
         self._newest = newest
         self._base = outbox.batch_name(filename)
         self._data = data
+        self._tasks = tasks
         #: The batch's, once it is known.
         self.name = ""
 
@@ -175,17 +176,31 @@ class Mine:
             for row in reader.batches(limit=1000):
                 if row.batch.name == self._newest:
                     break
-                if self._is_mine(row.batch):
+                if self._is_mine(reader, row):
                     self.name = row.batch.name
         return [reader.batch(self.name)] if self.name else []
 
-    def _is_mine(self, batch: Batch) -> bool:
+    def _is_mine(self, reader: Reader, row: BatchRow) -> bool:
+        batch = row.batch
         if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):
             return False
         try:
             return Path(batch.folder, batch.request).read_bytes() == self._data
         except OSError:
-            return False  # not moved yet
+            # Not moved yet; or a collector was faster than this look, and the store alone can tell.
+            return row.published_at is not None and self._same_tasks(reader, row)
+
+    def _same_tasks(self, reader: Reader, row: BatchRow) -> bool:
+        """Whether the store has tasks of these ids and prompts. A refused file has none: its name has to do."""
+        if row.problems:
+            return True
+        if row.tasks != len(self._tasks):
+            return False
+        found = (reader.spec(Ref(row.batch.name, task.id)) for task in self._tasks[:_COMPARED])
+        try:
+            return all(a.first_prompt == b.first_prompt for a, b in zip(found, self._tasks))  # noqa: B905 (of as many as are compared)
+        except StoreError:
+            return False  # another id, or pruned
 
 
 class Patience:

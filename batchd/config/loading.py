@@ -24,6 +24,8 @@ from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
+#: What is longer is no misspelt key, and takes long to compare.
+_KEY = 64
 #: What pydantic says of a key that is not there.
 _MISSING = {"missing", "missing_argument"}
 
@@ -268,7 +270,8 @@ def _problem(
 def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
     """Return pydantic's finding in our words; ``known`` are the keys beside it. Without a place."""
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        near = difflib.get_close_matches(str(error["loc"][-1]).lower(), known, n=1)
+        key = str(error["loc"][-1])
+        near = difflib.get_close_matches(key.lower(), known, n=1) if len(key) <= _KEY else []
         mend = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
         return Problem("", "there is no such key", mend)
     if error["type"] in _MISSING:

@@ -97,7 +97,7 @@ class Pool(Section):
     agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
     """Tasks that one process works on at a time."""
     max_attempts: Positive = 3
-    """After so many deaths of its own worker a task ends as ``error``."""
+    """After so many deaths of its own worker, while it was at work, a task ends as ``error``."""
     rest_s: Amount = 0.0
     """The pause between two tasks of one agent slot."""
     drain_s: Amount = 30.0
@@ -238,6 +238,10 @@ class Spool(Section):
     """The time between two looks at the whole inbox."""
     max_file_bytes: Annotated[int, Ge(1), Le(1 << 30)] = 64 << 20
     """A larger task file is refused unread."""
+    max_parse_s: Annotated[float, Ge(1), Le(3600)] = 60.0
+    """Processor time that reading one task file may take; one that takes more is refused."""
+    max_parse_mb: Annotated[int, Ge(512), Le(1 << 20)] = 4096
+    """Memory that reading one task file may take; one that takes more is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ class Active:
     waiting: wire.Ask | None = None
     #: When it last made one, by the loop's clock.
     asked_at: float = 0.0
+    #: Whether it waits for an answer of ours: until then nothing of it is at work in its worker.
+    idle: bool = False
     flushed: asyncio.Task[None] | None = None
     #: Why its call has to wait for long.
     park: Park | None = None
@@ -44,7 +46,12 @@ class Active:
 
     def asks(self) -> None:
         """Note that it has made a request, and waits for its answer from now on."""
-        self.asked_at = asyncio.get_running_loop().time()
+        self.asked_at, self.idle = asyncio.get_running_loop().time(), True
+
+    def answer(self, message: wire.Down) -> None:
+        """Send it the answer: it is at work again."""
+        self.idle = False
+        self.worker.channel.send(message)
 
     def waited_s(self) -> float:
         """Return how long it has waited: for its turn, and for what must be durable before."""

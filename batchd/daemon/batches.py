@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from batchd import results
 from batchd.daemon.core import Core
+from batchd.daemon.ending import End
 from batchd.daemon.lines import TaskLog
-from batchd.errors import Problem
-from batchd.events import Resumed, TaskFinished, TaskStarted
+from batchd.errors import BatchdError, Problem
+from batchd.events import TaskFinished, TaskStarted
 from batchd.log import Action
-from batchd.records import Batch, ErrorInfo, Reason, Ref, Status, Task
+from batchd.records import Batch, Reason, Ref, Status, Task
 from batchd.schedule import Queued
 from batchd.spool import outbox
 from batchd.store import QueuedTask, Restored
-from batchd.taskstate import fold
+
+T = TypeVar("T")
 
 #: Results that are read in one go, before others get their turn.
 _CHUNK = 50
 #: So many tasks before a batch's end, its finishers get ready.
 _FEW = 8
-#: Tasks that are ended together: their commits are shared.
-_AT_ONCE = 256
+#: Tasks that are ended together, and then published: others get their turn in between.
+_AT_ONCE = 500
+
+
+class Write(Protocol):
+    """Writes to the store: ``Core.durable``, or ``Core.ordered``."""
+
+    async def __call__(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``write`` does."""
+
+
+def _wanted() -> None:
+    """Let tasks end in any case."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +66,11 @@ class Batches:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._open: dict[str, _Open] = {}
+        #: Tasks whose end the daemon makes, and whose files it writes: each is done by one alone.
+        self._ending: set[Ref] = set()
+        self._written: set[Ref] = set()
+        #: By batch: tasks that ended before they began, and whose results are still to be written.
+        self._backlog: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -60,6 +79,18 @@ class Batches:
         """Return an open batch."""
         known = self._open.get(name)
         return known.batch if known else None
+
+    def ending(self) -> Iterator[tuple[Batch, int, int]]:
+        """Yield each batch of which something has ended and is not published.
+
+        With it, its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
+        nothing but to be published.
+        """
+        queued = self._core.schedule.sizes()
+        for name, known in self._open.items():
+            left = len(known.left)
+            if not left or left > queued[name]:
+                yield known.batch, left, left - queued[name]
 
     async def done(self, name: str) -> None:
         """Wait until a batch's summary is written."""
@@ -71,8 +102,12 @@ class Batches:
 
     async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
+        write = partial(self._core.store.add_batch, tasks=tasks)
+        return self.opened(await self._stored(batch, write), tasks)
+
+    def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
+        """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
         core = self._core
-        batch = await self._stored(partial(core.store.add_batch, batch, tasks))
         if batch.name not in self._open:
             self._open[batch.name] = _Open(batch, {task.id for task in tasks}, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
@@ -88,7 +123,7 @@ class Batches:
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
         core = self._core
-        batch = await self._stored(partial(core.store.reject, batch, problems))
+        batch = await self._stored(batch, partial(core.store.reject, problems=problems))
         if batch.name not in self._open:
             known = self._open[batch.name] = _Open(batch, set())
             errors = [str(problem) for problem in problems]
@@ -97,10 +132,27 @@ class Batches:
             self._look(known)
         return batch
 
-    async def _stored(self, write: Callable[[], Awaitable[Batch]]) -> Batch:
-        """Store a batch once the outbox takes its folder, which reserves its name."""
+    async def _stored(self, batch: Batch, write: Callable[[Batch], Awaitable[Batch]]) -> Batch:
+        """Store a batch once the outbox takes its folder, which reserves its name.
+
+        Until then it is no outbox's: it goes to the one that is configured when that works.
+        """
         core = self._core
-        return await core.patiently(lambda: core.durable(write), Action.OUTBOX_TROUBLE)
+
+        def here() -> Batch:
+            return replace(batch, outbox=core.config.paths.outbox)
+
+        async def stored() -> Batch:
+            found = here()
+            await core.reach(found.outbox)  # the store's one thread looks into it, for all batches
+            return await core.durable(partial(write, found))
+
+        return await core.patiently(stored, Action.OUTBOX_TROUBLE, here)
+
+    @property
+    def outboxes(self) -> set[str]:
+        """The outboxes of open batches."""
+        return {known.batch.outbox for known in self._open.values()}
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
@@ -111,7 +163,6 @@ class Batches:
     def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         core = self._core
-        core.governor.money.open_day(core.store.day_money(time.time()).total)
         for batch in restored.batches:
             known = self._open[batch.name] = _Open(batch, set())
             known.moved = batch.claim not in claimed
@@ -124,7 +175,8 @@ class Batches:
             self._open[ref.batch].left.add(ref.task)
             core.spawn(self.publish(ref))
         for ref, status in restored.ended:
-            self._cancel_dependants(ref, status)
+            if doomed := core.schedule.done(ref, status):
+                self._doom(doomed, ref, status)
         for known in self._open.values():
             self._look(known)
 
@@ -144,40 +196,92 @@ class Batches:
 
         ``attempts`` counts also those that left no event. ``details`` are for the log alone.
         """
-        core, batch, now = self._core, self.get(ref.batch), time.time()
-        if batch is None or ref.task not in self._open[ref.batch].left:
-            return  # somebody else has ended it meanwhile
-        task, events = core.store.task(ref), core.store.events(ref)
-        state = fold(task.first_prompt, events)
-        started = any(isinstance(e, TaskStarted) for e in events)
-        text = results.result(
-            batch,
-            task,
-            state,
-            status=status,
-            reason=reason,
-            error=ErrorInfo(type=reason, message=message, retries=state.retries),
-            queued_at=batch.received_at,
-            finished_at=now,
-            attempts=max(attempts, started + sum(isinstance(e, Resumed) for e in events)),
-            files=None,
-        )
-        event = TaskFinished(at=now, status=status, reason=reason, result=text)
-        if await core.durable(partial(core.store.finish, ref, event, attempt=None)):
-            TaskLog(ref, 0, task.model).event(event)
-            core.listeners.task_event(ref, event)
-        if details:
-            core.log.error(
-                Action.TASK_FINISHED, batch=ref.batch, task=ref.task, reason=reason, details=details
+        if known := self._claim(ref):
+            await self._finish(
+                known, ref, End(status, reason, message), attempts, self._core.durable
             )
-        await self.publish(ref)
+            if details:
+                self._core.log.error(
+                    Action.TASK_FINISHED,
+                    batch=ref.batch,
+                    task=ref.task,
+                    reason=reason,
+                    details=details,
+                )
+            await self.publish(ref)
+
+    async def finish_all(
+        self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
+    ) -> None:
+        """End tasks that nobody works on, many in a transaction; return once that is durable, before they are published.
+
+        ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
+        asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.
+        """
+        groups: dict[str, list[str]] = {}
+        for ref in refs:
+            groups.setdefault(ref.batch, []).append(ref.task)
+        for batch, names in groups.items():
+            for start in range(0, len(names), _AT_ONCE):
+                some = [n for n in names[start : start + _AT_ONCE] if self._claim(Ref(batch, n))]
+                if some:
+                    await self._finish_some(self._open[batch], some, end, write, check)
+
+    async def _finish_some(
+        self, known: _Open, names: Sequence[str], end: End, write: Write, check: Callable[[], None]
+    ) -> None:
+        core, batch = self._core, known.batch
+        found = {
+            task.id: (task.model, end.event(batch, task, (), time.time()))
+            for task in core.store.unbegun(batch.name, names)
+        }
+        events = [(Ref(batch.name, name), event) for name, (_, event) in found.items()]
+        begun = [Ref(batch.name, name) for name in names if name not in found]
+        try:
+            fresh = await write(partial(core.store.finish_all, events, check=check))
+            for (ref, event), is_end in zip(events, fresh, strict=True):
+                self._ended(ref, event, found[ref.task][0] if is_end else "")
+            await asyncio.gather(*(self._finish(known, ref, end, 0, write) for ref in begun))
+        except BatchdError:
+            self._ending.difference_update(Ref(batch.name, name) for name in names)
+            raise
+        for ref in begun:
+            core.spawn(self.publish(ref))
+        begins = batch.name not in self._backlog
+        self._backlog.setdefault(batch.name, []).extend(found)
+        if begins:
+            core.spawn(self._publish_all(known))
+
+    def _claim(self, ref: Ref) -> _Open | None:
+        """Return a task's batch, for the one who ends it; None where it has ended, or somebody else is at it."""
+        known = self._open.get(ref.batch)
+        if known is None or ref.task not in known.left or ref in self._ending:
+            return None
+        self._ending.add(ref)
+        return known
+
+    async def _finish(self, known: _Open, ref: Ref, end: End, attempts: int, write: Write) -> None:
+        """Store a task's end, unless it has one."""
+        core, task = self._core, self._core.store.task(ref)
+        events = core.store.events(ref)
+        event = end.event(known.batch, task, events, time.time(), attempts=attempts)
+        fresh = await write(partial(core.store.finish, ref, event, attempt=None))
+        self._ended(ref, event, task.model if fresh else "")
+
+    def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
+        """Note a durable end; without ``model`` it is another one, and known."""
+        self._core.schedule.remove(ref)
+        if model:
+            TaskLog(ref, 0, model).event(event)
+            self._core.listeners.task_event(ref, event)
 
     async def publish(self, ref: Ref) -> None:
-        """Write a task's files as the store has them, and note it."""
-        core, batch = self._core, self.get(ref.batch)
-        if batch is None:
+        """Write a task's files as the store has them, and note it, unless that is done or under way."""
+        core, known = self._core, self._open.get(ref.batch)
+        if known is None or ref.task not in known.left or ref in self._written:
             return
-        folder = Path(batch.folder)
+        self._written.add(ref)
+        folder = Path(known.batch.folder)
         events = core.store.events(ref)
         finished = events[-1]
         assert isinstance(finished, TaskFinished)
@@ -186,37 +290,53 @@ class Batches:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        await core.on_disk(write)
+        await core.on_disk(write, batch=known.batch)
         await self.confirm(ref, finished)
+
+    async def _publish_all(self, known: _Open) -> None:
+        """Publish results of tasks that never began, some at a time: their texts wait in the store."""
+        core, name, folder = self._core, known.batch.name, Path(known.batch.folder)
+        while names := self._backlog[name][:_AT_ONCE]:
+            found = core.store.ends(name, names)
+            texts = {ref.task: finished.result for ref, finished in found}
+            await core.on_disk(partial(outbox.publish_results, folder, texts), batch=known.batch)
+            await core.durable(partial(core.store.published_all, name, names))
+            del self._backlog[name][:_AT_ONCE]
+            for ref, finished in found:
+                if ref.task in known.left:
+                    self._published(known, ref, finished)
+        del self._backlog[name]
+        self._look(known)
+        core.wake()
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
         """Note that a task's files are written."""
-        core, known = self._core, self._open[ref.batch]
+        core, known = self._core, self._open.get(ref.batch)
+        if known is None:
+            return  # another was faster, and the batch has ended
         await core.durable(partial(core.store.published, ref))
-        if ref.task not in known.left:
-            return
+        if ref.task in known.left:
+            self._published(known, ref, finished)
+            self._look(known)
+            core.wake()
+
+    def _published(self, known: _Open, ref: Ref, finished: TaskFinished) -> None:
+        core = self._core
         known.left.remove(ref.task)
+        self._ending.discard(ref)
+        self._written.discard(ref)
         if len(known.left) == _FEW:
             for finisher in core.finishers:
                 core.spawn(finisher.soon(known.tasks, core.config))
         core.listeners.task_finished(ref, finished)
-        self._cancel_dependants(ref, finished.status)
-        self._look(known)
-        core.wake()
+        if doomed := core.schedule.done(ref, finished.status):
+            self._doom(doomed, ref, finished.status)
 
-    def _cancel_dependants(self, ref: Ref, status: Status) -> None:
-        if doomed := self._core.schedule.done(ref, status):
-            message = f"it comes after {ref.task}, which ended as {status}"
-            self._core.spawn(self._cancel_all(doomed, message))
-
-    async def _cancel_all(self, refs: Sequence[Ref], message: str) -> None:
-        """End tasks, some at a time, so that others get their turn: there may be 100,000."""
-        for start in range(0, len(refs), _AT_ONCE):
-            some = refs[start : start + _AT_ONCE]
-            end = partial(
-                self.finish, status=Status.CANCELLED, reason=Reason.DEPENDENCY, message=message
-            )
-            await asyncio.gather(*map(end, some))
+    def _doom(self, refs: Sequence[Ref], ref: Ref, status: Status) -> None:
+        """End what comes after a task that did not complete."""
+        message = f"it comes after {ref.task}, which ended as {status}"
+        end = End(Status.CANCELLED, Reason.DEPENDENCY, message)
+        self._core.spawn(self.finish_all(refs, end, self._core.durable))
 
     # A batch's end
 
@@ -232,13 +352,13 @@ class Batches:
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
         texts = [] if problems else await self._texts(batch.name)
-        if not outbox.has_request(batch):
+        if not await core.on_disk(partial(outbox.has_request, batch), batch=batch):
             message = (
                 f"{folder} was taken away before its summary; results.jsonl in the new one has all"
             )
             core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
         if not problems:
-            await core.on_disk(partial(_write_results, folder, texts))
+            await core.on_disk(partial(_write_results, folder, texts), batch=batch)
             for finisher in core.finishers:
                 await finisher.finish(batch, len(texts), core.config)
 
@@ -250,7 +370,7 @@ class Batches:
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
-        summary = await core.on_disk(write)
+        summary = await core.on_disk(write, batch=batch)
         await core.durable(partial(core.store.batch_published, batch.name))
         del self._open[batch.name]
         core.governor.money.close_batch(batch.name)
@@ -283,6 +403,7 @@ def _queued(task: QueuedTask) -> Queued:
         directory=task.directory,
         after=task.after,
         provider=task.model.partition("/")[0],
+        model=task.model,
         begun=task.attempt > 0,
         suspect=task.crashes > 0,
     )

@@ -42,6 +42,7 @@ class Calls:
 
     def record(self, active: Active, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
+        active.asks()
         self._core.governor.heard(record.limits)
         self._settle(active, record.events)
         self._core.spawn(self._record(active, record))
@@ -145,7 +146,7 @@ class Calls:
     async def _record(self, active: Active, record: wire.Record) -> None:
         if await self._commit(active, record.seq, record.events):
             seq = record.seq + len(record.events)
-            active.worker.channel.send(wire.Ack(active.ref, active.attempt, seq))
+            active.answer(wire.Ack(active.ref, active.attempt, seq))
 
     async def _grant(self, active: Active, ask: wire.Ask, grant: Grant) -> None:
         def begins() -> CallStarted:
@@ -160,7 +161,7 @@ class Calls:
 
         call = await self._commit(active, ask.seq, ask.events, begins)
         if isinstance(call, CallStarted):
-            active.worker.channel.send(wire.Granted(active.ref, active.attempt, call))
+            active.answer(wire.Granted(active.ref, active.attempt, call))
         else:
             self._core.governor.released(active.ref)
 
@@ -170,9 +171,7 @@ class Calls:
         if await self._commit(active, ask.seq, ask.events):
             event = replace(event, at=time.time(), waited_s=active.waited_s())
             body = msgspec.Raw(vocabulary.encode(event))
-            active.worker.channel.send(
-                wire.Denied(ref=active.ref, attempt=active.attempt, event=body)
-            )
+            active.answer(wire.Denied(ref=active.ref, attempt=active.attempt, event=body))
 
     async def _commit(
         self,
@@ -205,7 +204,7 @@ class Calls:
             else:
                 told = []
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
-            active.worker.channel.send(wire.Nack(ref, attempt))
+            active.answer(wire.Nack(ref, attempt))
             return False
         for event in (*told, call) if call else told:
             self._tell(active, event)

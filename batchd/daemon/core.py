@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
+import os
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from batchd.config import Config
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.listener import Listeners
-from batchd.daemon.troubles import Troubles
+from batchd.daemon.troubles import Place, Trouble, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
+from batchd.pool.disks import Disks
 from batchd.pricing import Prices
+from batchd.records import Batch
 from batchd.schedule import Schedule
+from batchd.spool import outbox
 from batchd.store import Store
 
 T = TypeVar("T")
@@ -24,6 +32,10 @@ T = TypeVar("T")
 TROUBLE_S = 1.0
 #: And where it goes on refusing it: a thousand files may wait for months.
 _LONGEST_PAUSE_S = 15.0
+#: What answers not for so long is told; a disk under load may take seconds.
+HANGS_S = 20.0
+#: How long an outbox that has answered counts as one that answers.
+_REACHED_S = 1.0
 
 
 def _nothing() -> None:
@@ -52,6 +64,9 @@ class Core:
     broken: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    _disks: Disks = field(default_factory=Disks)
+    #: When an outbox has answered.
+    _reached: dict[str, float] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _endless: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -87,17 +102,43 @@ class Core:
 
         Raises ``NotPossibleError``.
         """
+        await self.ordered(self.store.ready)
+
+    async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write what an order brings about, once: where a disk refuses it, so does this, and nobody waits.
+
+        Raises ``NotPossibleError``, with the cause and the fix; ``StaleAttemptError`` and ``DamagedStoreError``
+        as ``durable`` does.
+        """
         try:
-            await self.store.ready()
-        except StoreError as error:
-            message = f"the order is not carried out: {error}; give it again once that is mended"
-            raise NotPossibleError(message) from None
+            return await write()
+        except (StaleAttemptError, DamagedStoreError):
+            raise
+        except (StoreError, OSError) as error:
+            raise NotPossibleError(f"the order is not carried out: {refused(error)}") from None
 
-    async def on_disk(self, work: Callable[[], T], action: Action = Action.OUTBOX_TROUBLE) -> T:
-        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot."""
-        return await self.patiently(lambda: asyncio.to_thread(work), action)
+    async def on_disk(
+        self,
+        work: Callable[[], T],
+        action: Action = Action.OUTBOX_TROUBLE,
+        batch: Batch | None = None,
+    ) -> T:
+        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot.
 
-    async def patiently(self, work: Callable[[], Awaitable[T]], action: Action) -> T:
+        ``batch``: whose folder it is; others go on where that alone is the trouble.
+        """
+        if batch is None:
+            return await self.patiently(lambda: asyncio.to_thread(work), action)
+        return await self.patiently(
+            lambda: self._answered(work, batch.outbox), action, lambda: batch
+        )
+
+    async def patiently(
+        self,
+        work: Callable[[], Awaitable[T]],
+        action: Action,
+        batch: Callable[[], Batch | None] = lambda: None,
+    ) -> T:
         """Do what a disk, or the system, may refuse, again and again until it does not."""
         pause_s = TROUBLE_S
         with self.troubles.trying(action) as tries:
@@ -105,19 +146,58 @@ class Core:
                 try:
                     return await work()
                 except (OSError, NotPossibleError) as error:
-                    tries.failed(error)
+                    tries.failed(error, await self._concerned(batch()))
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def reach(self, folder: str) -> None:
+        """Return once an outbox answers at all: whoever looks into one that hangs, hangs with it."""
+        if time.monotonic() - self._reached.get(folder, -math.inf) > _REACHED_S:
+            await self._answered(partial(os.path.lexists, folder), folder)
+            self._reached[folder] = time.monotonic()
+
+    async def at_outbox(self, work: Callable[[], T], folder: str) -> T:
+        """Do something at an outbox in a thread of that outbox's own."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._disks.at(folder), work)
+
+    async def _answered(self, work: Callable[[], T], folder: str) -> T:
+        """Do so, and say when there is no answer for long; what hangs is waited for, for it may yet be done."""
+        doing = asyncio.ensure_future(self.at_outbox(work, folder))
+        try:
+            await asyncio.wait({doing}, timeout=HANGS_S)
+            if not doing.done():
+                with self.troubles.trying(Action.OUTBOX_TROUBLE) as tries:
+                    error = OSError(errno.ETIMEDOUT, "the outbox does not answer", folder)
+                    tries.failed(error, Place(outbox=folder))
+                    await asyncio.wait({doing})
+            return await doing
+        finally:
+            doing.cancel()
+
+    async def _concerned(self, batch: Batch | None) -> Place:
+        """Return what it concerns that something of a batch's cannot be written."""
+        if batch is None:
+            return Place()
+        folder = batch.outbox
+        whole = await self._answered(partial(outbox.refuses, folder), folder)
+        return Place(outbox=folder) if whole else Place(batch=batch.name)
 
     def _mended(self) -> None:
         self.wake()  # which is set later than this
 
-    async def idle(self) -> None:
-        """Wait until all that was spawned has ended. Raises what broke."""
-        while self._tasks and not self.broken.done():
-            await asyncio.wait({*self._tasks, self.broken}, return_when=asyncio.FIRST_COMPLETED)
+    async def idle(self) -> tuple[Trouble, ...]:
+        """Wait until all that was spawned has ended, or only trouble is left: return that. Raises what broke."""
+        stuck: tuple[Trouble, ...] = ()
+        while self._tasks and not self.broken.done() and not stuck:
+            work = {*self._tasks, self.broken}
+            done, _ = await asyncio.wait(
+                work, timeout=2 * TROUBLE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            stuck = () if done else self.troubles.open
         if self.broken.done():
             self.broken.result()
+        return stuck
 
     async def settle(self) -> None:
         """Wait for all that was spawned, at the end; what still tries is given up."""

@@ -15,6 +15,8 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.rooms import Rooms
+from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
 from batchd.governor import Park
@@ -23,10 +25,6 @@ from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
-from batchd.spool import outbox
-
-#: Trouble while which a task would be paid for in vain.
-_HOLDING = (Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE)
 
 
 class Dispatcher:
@@ -37,6 +35,8 @@ class Dispatcher:
         self._batches = batches
         self._lot = lot
         self._calls = Calls(core)
+        self._suspects = Suspects(core, self.halt)
+        self._rooms = Rooms(core, batches)
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
@@ -52,15 +52,36 @@ class Dispatcher:
     def pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
-        if core.closing or self._lot.stopped or core.troubles.has(*_HOLDING):
+        if core.closing or self._lot.stopped or self._rooms.closed:
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
-        while pool.slot_alone() and (ref := trials.pick(alone=True) or schedule.take_suspect()):
+        while pool.slot_alone() and (ref := trials.pick(alone=True)):
             self._reserve(ref, alone=True)
+        self._start_suspects()
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
-        for ref in schedule.take(max(0, self._free()), self._core.governor.crowded):
+        free = self._free()
+        ready = schedule.take(max(0, free), self._core.governor.crowded)
+        begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
+        for ref in begins:
             self._reserve(ref)
+        self._start_suspects()  # nobody better may be left
+        reopened = self._suspects.make_room(pool)
+        kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
+        if reopened or kept:
+            asyncio.get_running_loop().call_soon(self.pump)
+        elif free > 0 and not self._active:
+            self._lot.shortage.nothing_goes_on()
+
+    def _start_suspects(self) -> None:
+        while ref := self._suspects.take(self.pool):
+            if not self._lot.shortage.keeps(ref):
+                self._reserve(ref, alone=True)
+
+    def startable(self) -> Ref | None:
+        """Return a task that ``pump`` would start now; None after each call of it."""
+        stopped = self._core.closing or self._lot.stopped or self._rooms.closed
+        return None if stopped or self._free() <= 0 else self._core.schedule.next()
 
     def _free(self) -> int:
         """Return how many tasks may start now; slots that rest do not count."""
@@ -100,15 +121,20 @@ class Dispatcher:
     # Starting
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
+        self._lot.shortage.something_goes_on()
         active = self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
         self._core.spawn(self._start(active))
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
-        batch = self._batches.get(ref.batch)
-        if batch is not None and not outbox.ready(batch):
+        if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
-            await core.on_disk(partial(outbox.prepare, batch))
+            self._drop(active)
+            if isinstance(active.stop, CancelRequested):
+                await self._cancelled(ref, active.stop.message)
+            else:
+                core.schedule.release(ref)
+            return
         await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
             await self._recover(active, counted=False)
@@ -180,6 +206,12 @@ class Dispatcher:
     def started(self, worker: Worker) -> None:
         """Note that a worker is up."""
         self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
+        self.pump()  # tasks may have waited for one to come up
+
+    def broke(self, error: BaseException) -> None:
+        """End the daemon where a part of the pool ended: a bug."""
+        if not self._core.broken.done():
+            self._core.broken.set_exception(error)
 
     def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
@@ -188,11 +220,14 @@ class Dispatcher:
             tasks = [str(ref) for ref in lost]
             core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
             core.listeners.worker_died(worker.cause)
-        for ref, attempt in lost.items():
-            active = self._active.get(ref)
-            # Without an attempt it is still being started: that finds the worker dead by itself.
-            if active is not None and active.worker is worker and attempt:
-                core.spawn(self._recover(active, counted=counted and not core.closing))
+        # Without an attempt it is still being started: that finds the worker dead by itself.
+        known = [self._active[ref] for ref, n in lost.items() if n and ref in self._active]
+        theirs = [active for active in known if active.worker is worker]
+        # Who waits for an answer of ours cannot have killed it.
+        at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
+        for active in theirs:
+            counts, alone = active in at_work, len(at_work) == 1
+            core.spawn(self._recover(active, counted=counts, alone=alone))
         self.pump()
 
     def _done(self, active: Active, done: wire.Done) -> None:
@@ -255,13 +290,14 @@ class Dispatcher:
             active.ref, Status.ERROR, Reason.INTERNAL, message, details=traceback
         )
 
-    async def _recover(self, active: Active, *, counted: bool) -> None:
-        """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it."""
+    async def _recover(self, active: Active, *, counted: bool, alone: bool = True) -> None:
+        """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it; ``alone``: no other can."""
         core, ref = self._core, active.ref
         crashes = 0
         try:
             if counted:
-                crashes = await core.durable(partial(core.store.worker_lost, ref, active.attempt))
+                lost = partial(core.store.worker_lost, ref, active.attempt, alone=alone)
+                crashes = await core.durable(lost)
             elif active.attempt:
                 await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
         except StaleAttemptError:
@@ -273,7 +309,7 @@ class Dispatcher:
             await self._batches.publish(ref)
         elif isinstance(active.stop, CancelRequested):
             await self._cancelled(ref, active.stop.message)
-        elif crashes >= core.config.pool.max_attempts:
+        elif alone and crashes >= core.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
             await self._batches.finish(
                 ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import re
+import traceback
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
+from batchd.daemon.parsers import BrokenParserError, Parsers
 from batchd.errors import Problem, TaskFileError
 from batchd.log import Action
 from batchd.records import Batch, Task
@@ -20,8 +23,11 @@ from batchd.spool.inbox import Claim, Inbox, claimed
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
-#: A larger file is read and parsed in a thread.
-_LARGE = 64 << 10
+#: A larger file is parsed apart from the loop.
+_SMALL = 8 << 10
+#: So is one in which one of these stands: a schema may take seconds for each of its patterns, a directory lie on a disk that
+#: hangs, and an escape hide either.
+_SLOW = (b"output_schema", b'"dir"', b"\\u")
 #: The endings that a request keeps: a dropped file may be called anything.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
@@ -29,16 +35,25 @@ _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 class Intake:
     """Takes up what the inbox claims."""
 
-    def __init__(self, core: Core, batches: Batches, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        core: Core,
+        batches: Batches,
+        inbox: Inbox,
+        parsers: Parsers,
+        *,
+        earlier: AbstractSet[str],
+    ) -> None:
+        """``earlier``: the claims that an earlier daemon left."""
         self._core = core
         self._batches = batches
         self._inbox = inbox
         self._free = asyncio.Semaphore(_AT_ONCE)
-        #: Large files are parsed one after another: each may take some hundred MB.
-        self._large = asyncio.Semaphore(1)
-        #: Files that wait to be moved to the outbox; the future tells whether that worked.
-        self._moves: list[tuple[Path, Batch, asyncio.Future[bool]]] = []
-        self._moving = False
+        self._parsers = parsers
+        #: Claims of an earlier daemon's.
+        self._earlier = earlier
+        #: By outbox: files that wait to be moved there; the future tells whether that worked.
+        self._moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = {}
 
     async def run(self) -> None:
         """Take up claims until the inbox stops."""
@@ -49,17 +64,20 @@ class Intake:
     async def _take(self, claim: Claim) -> None:
         try:
             batch = self._core.store.claimed(claim.ulid) or await self._store(claim)
-            if batch is None:
-                return
-            if self._batches.get(batch.name) is None:
-                # It is published, and perhaps collected: nothing more is to appear there.
-                claim.path.unlink(missing_ok=True)
-                return
-            if not await self._moved(claim.path, batch):
-                await self._core.on_disk(lambda: move(claim.path, batch))
-            self._batches.moved(batch.name)
         finally:
+            # Its outbox may take nothing for months, and other files go to another.
             self._free.release()
+        if batch is None:
+            return
+        if self._batches.get(batch.name) is None:
+            # It is published, and perhaps collected: nothing more is to appear there.
+            await self._core.on_disk(
+                partial(claim.path.unlink, missing_ok=True), Action.INBOX_TROUBLE
+            )
+            return
+        if not await self._moved(claim.path, batch):
+            await self._core.on_disk(lambda: move(claim.path, batch), batch=batch)
+        self._batches.moved(batch.name)
 
     async def _store(self, claim: Claim) -> Batch | None:
         """Store what a file asks for; None where it has vanished."""
@@ -79,48 +97,66 @@ class Intake:
 
     async def _parsed(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a claimed file. Raises ``TaskFileError``."""
-        config = self._core.config
-
-        def work() -> taskfile.Parsed:
-            data = taskfile.read(claim.path, config.spool.max_file_bytes)
-            return taskfile.parse(data, claim.name, config)
-
+        # What was there already when this daemon started may be what ended the last one.
+        if claim.ulid not in self._earlier:
+            with contextlib.suppress(OSError):  # it ran short of descriptors or memory
+                if (parsed := self._at_once(claim)) is not None:
+                    return parsed
+        parse = partial(self._parsers.parse, claim.path, claim.name, self._core.config)
         try:
-            if _size(claim.path) > _LARGE:
-                async with self._large:
-                    return await self._core.on_disk(work, Action.INBOX_TROUBLE)
-            try:
-                return work()
-            except OSError:  # it ran short of descriptors or memory
-                return await self._core.on_disk(work, Action.INBOX_TROUBLE)
+            return await self._core.patiently(parse, Action.INBOX_TROUBLE)
+        except BrokenParserError as error:
+            raise self._broken(claim, str(error)) from error
+
+    def _at_once(self, claim: Claim) -> taskfile.Parsed | None:
+        """Return the tasks of a small, simple file, without the way to another process; None: it is neither.
+
+        Raises ``TaskFileError``, and ``OSError`` as ``read`` does.
+        """
+        config = self._core.config
+        if _size(claim.path) > _SMALL:
+            return None
+        data = taskfile.read(claim.path, config.spool.max_file_bytes)
+        if any(key in data for key in _SLOW):
+            return None
+        try:
+            return taskfile.parse(data, claim.name, config)
         except TaskFileError:
             raise
         except Exception as error:
-            # A bug, and at the next start there again: it must not take the daemon with it.
-            self._core.log.exception(Action.INBOX_TROUBLE, message=f"{claim.name} broke the parser")
-            problem = Problem("", "an error inside batchd; its log has the details")
-            raise TaskFileError((problem,)) from error
+            raise self._broken(claim, traceback.format_exc()) from error
+
+    def _broken(self, claim: Claim, trace: str) -> TaskFileError:
+        """Tell of a bug, which would be there again at the next start: it must not take the daemon with it."""
+        message = f"{claim.name} broke the parser"
+        self._core.log.error(Action.INBOX_TROUBLE, message=message, details=trace)
+        problem = Problem("", "an error inside batchd; its log has the details")
+        return TaskFileError((problem,))
 
     async def _moved(self, path: Path, batch: Batch) -> bool:
         """Move a file to the outbox together with all that wait for the same; return whether it worked."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._moves.append((path, batch, future))
-        if not self._moving:
-            self._moving = True
-            self._core.spawn(self._move())
+        waiting = self._moves.get(batch.outbox)
+        if waiting is None:
+            waiting = self._moves[batch.outbox] = []
+            self._core.spawn(self._move(batch.outbox))
+        waiting.append((path, batch, future))
         return await future
 
-    async def _move(self) -> None:
+    async def _move(self, folder: str) -> None:
+        """Move what waits for an outbox."""
         try:
-            while self._moves:
-                group, self._moves = self._moves, []
+            while waiting := self._moves[folder]:
+                group = waiting[:_AT_ONCE]
+                del waiting[:_AT_ONCE]
                 files = [(path, batch) for path, batch, _ in group]
-                outcomes = await self._core.on_disk(partial(outbox.publish_requests, files))
+                work = partial(outbox.publish_requests, files)
+                outcomes = await self._core.on_disk(work, batch=group[0][1])
                 for (_, _, future), error in zip(group, outcomes, strict=True):
                     if not future.done():
                         future.set_result(error is None)
         finally:
-            self._moving = False
+            del self._moves[folder]
 
 
 async def take_up(
@@ -129,13 +165,20 @@ async def take_up(
     """Store and queue a batch whose file is at hand; return it with its final name."""
     batch = await batches.add(batch, tasks)
     request = Path(batch.folder) / batch.request
-    await core.on_disk(lambda: outbox.publish(request, data, replace=True))
+    await core.on_disk(lambda: outbox.publish(request, data, replace=True), batch=batch)
     batches.moved(batch.name)
     return batch
 
 
 def _gone(path: Path) -> bool:
-    return not os.path.lexists(path)
+    """Whether nothing is there any more; where the system does not say, something is."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _size(path: Path) -> int:

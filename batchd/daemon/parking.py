@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from batchd.daemon import clocks
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
-from batchd.daemon.register import DAY, Key, Register
+from batchd.daemon.register import Key, Register
+from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
 from batchd.log import Action
-from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status
+from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
+from batchd.schedule import is_of
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
@@ -38,9 +39,9 @@ class ParkingLot(Listener):
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
-        self.trials = Trials(core.schedule, self._register.paused)
-        #: The day and its budget when the money was spent.
-        self._spent_on: tuple[int, float] | None = None
+        self.trials = Trials(core.schedule, self._register)
+        #: Who waits for the day's money.
+        self.shortage = Shortage(core, self._register)
         #: Open batches whose money is spent.
         self._spent: set[str] = set()
         #: Set by the dispatcher: has a running task give its slot back.
@@ -53,7 +54,7 @@ class ParkingLot(Listener):
     @property
     def parkings(self) -> tuple[Parking, ...]:
         """All that is parked, oldest first."""
-        return self._register.all
+        return summed(self._register.all)
 
     @property
     def stopped(self) -> bool:
@@ -66,9 +67,13 @@ class ParkingLot(Listener):
 
     # What people want
 
-    async def park(self, parking: Parking) -> int:
-        """Pause something, durably; return how many tasks that have not ended it concerns."""
-        await self._register.keep(parking)
+    async def park(self, parking: Parking, *, check: Callable[[], None]) -> int:
+        """Pause something, durably; return how many tasks that have not ended it concerns.
+
+        ``check``: raises ``BatchdError`` where that is not wanted any more. Raises ``NotPossibleError``.
+        """
+        core = self._core
+        await core.ordered(partial(core.store.park, parking, check=check))
         self._apply(parking)
         self._core.log.info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
@@ -78,56 +83,69 @@ class ParkingLot(Listener):
     async def resume(self, *wanted: Key) -> int:
         """Let these go on, whatever they wait for; return how many of them were parked.
 
-        A provider that is parked is tried by one call first, with its key read again.
+        A provider or a model that is parked is tried by one call first, with its key read again, if there is a task.
         """
         parked, lifted = 0, []
         for key in wanted:
             scope, name = key
             causes = tuple(self._register.causes(key))
             parked += bool(causes)
-            outage = [cause for cause in causes if scope is Scope.PROVIDER and cause.reason]
+            if Cause.BUDGET in causes:
+                lifted += self.shortage.try_again(key)
+                continue
+            outage = [cause for cause in causes if scope.asked and cause.reason]
             if outage:
                 self.read_keys()
+            if outage and not self._core.schedule.refs(name) and not self.trials.holds_for(name):
+                self._core.governor.outages.close(name)  # no task is left to try it
+                outage = []
+            elif outage or scope is Scope.PROVIDER:
                 self._core.governor.outages.retry(name)
             if self._lift(key, keep=outage):
                 lifted.append(key)
-        # Together: a restore may have parked tasks by the ten thousand.
-        for start in range(0, len(lifted), _CHUNK):
-            await self._forget(*lifted[start : start + _CHUNK])
+        if lifted:
+            await self._forget(*lifted)
         return parked
 
     def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
         """Take up what was parked when the last daemon ended."""
         outages: list[Parking] = []
+        over: list[Key] = []
         for parking in parkings:
             if self._over(parking):
-                self._core.spawn(self._forget((parking.scope, parking.name)))
+                over.append((parking.scope, parking.name))
                 continue
             self._apply(parking)
-            if parking.scope is Scope.PROVIDER and parking.cause.reason:
+            if parking.scope.asked and parking.cause.reason:
                 outages.append(parking)
-        # Last, since one task may try each at once: but none that somebody paused as well.
+        begun = sorted((q for q in queued if q.status is Status.PARKED), key=lambda q: q.since)
+        self._given_back = {q.ref: None for q in begun}
+        # Last, since one task may try each at once: but none that somebody paused as well, and first those that
+        # have not tried yet, or the longest ago.
         for parking in outages:
-            self._core.governor.outages.restore(parking.name, parking.cause, parking.message)
-        self._given_back = {q.ref: None for q in queued if q.status is Status.PARKED}
-        self._core.spawn(self._requeue())
+            for each in begun:
+                if is_of(each.model, parking.name):
+                    self.trials.hold(parking.name, each.ref)
+        for parking in outages:
+            self._core.governor.outages.restore(
+                parking.name, parking.cause, parking.message, parking.tried_s
+            )
+        self._core.spawn(self._forget(*over))
 
     # What the dispatcher asks and tells
 
     def gave_back(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
-        core, provider = self._core, self._core.schedule.provider(ref)
+        core, model = self._core, self._core.schedule.model(ref)
         self._given_back[ref] = None
-        if (
-            park is not None
-            and park.scope is Scope.PROVIDER
-            and (park.scope, park.name) in self._register
-        ):
-            others_first = park.culprit and park.cause is Cause.DOWN
-            if park.name != provider or others_first:
+        if park is not None and park.scope is Scope.DAY:
+            self.shortage.turned_away(ref, park.message)
+        elif park is not None and park.scope.asked and (park.scope, park.name) in self._register:
+            own = is_of(model, park.name)  # else it comes to it only after a while
+            if park.culprit or not own:
                 self.trials.hold(park.name, ref)
         core.schedule.release(ref)
-        if not self._waits(ref, provider):
+        if not self._waits(ref, model):
             core.spawn(self._requeue())
 
     def left(self, ref: Ref) -> None:
@@ -139,6 +157,7 @@ class ParkingLot(Listener):
         """Forget a task."""
         self._given_back.pop(ref, None)
         self.trials.forget(ref)
+        self.shortage.forget(ref)
         self._core.governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
@@ -149,61 +168,57 @@ class ParkingLot(Listener):
 
     # What the governor tells
 
-    def parked(self, provider: str, cause: Cause, message: str) -> None:
-        """Park a provider's tasks."""
-        self.trials.end(provider)
-        resume = f"`batchd resume --provider {provider}`"
+    def parked(self, name: str, cause: Cause, message: str) -> None:
+        """Park the tasks of a provider, or of a model."""
+        self.trials.end(name)
+        scope = Scope.of(name)
+        resume = f"`batchd resume --{scope} {name}`"
         how = f"mend it, then {resume}; it is also tried by itself"
         if cause is Cause.LIMITED:
             how = f"it goes on by itself, once the provider lets it; or {resume}"
         self._core.log.warning(
             Action.PROVIDER_PARKED,
-            provider=provider,
+            **{scope: name},
             cause=cause,
             message=message,
             how_to_go_on=how,
         )
-        known = self._register.causes((Scope.PROVIDER, provider))
+        known = self._register.causes((scope, name))
         outages = {c: p.since for c, p in known.items() if c.reason}
         since = min(outages.values(), default=time.time())
         parking = Parking(
-            scope=Scope.PROVIDER, name=provider, cause=cause, message=message, since=since
+            scope=scope,
+            name=name,
+            cause=cause,
+            message=message,
+            since=since,
+            tried_s=self._core.governor.outages.tried_s(name),
         )
         self._park_now(parking)
         if cause not in outages:  # else a try has failed: that is no news
             self._core.listeners.provider_parked(parking, how)
 
-    def half_opened(self, provider: str) -> None:
-        """Have one task try a parked provider."""
-        if (Scope.PROVIDER, provider) in self._register:
+    def half_opened(self, name: str) -> None:
+        """Have one task try a parked provider, or model."""
+        if (Scope.of(name), name) in self._register:
             self.read_keys()
-            self.trials.begin(provider)
+            self.trials.begin(name)
             self._core.wake()
 
-    def closed(self, provider: str) -> None:
-        """Let a provider's tasks go on."""
-        self.trials.end(provider)
-        key = (Scope.PROVIDER, provider)
+    def closed(self, name: str) -> None:
+        """Let the tasks of a provider, or of a model, go on."""
+        self.trials.end(name)
+        key = (Scope.of(name), name)
         outage = next((p for c, p in self._register.causes(key).items() if c.reason), None)
         if self._lift(key, keep=(Cause.PAUSED,)):
             self._core.spawn(self._forget(key))
             if outage is not None:
                 self._core.listeners.provider_resumed(outage)
 
-    def gave_up(self, provider: str, cause: Cause, message: str) -> None:
-        """End the tasks of a provider."""
-        self.trials.end(provider)
-        self._core.spawn(self._end_all(provider, cause.reason or Reason.INTERNAL, message))
-
-    def day_spent(self, message: str) -> None:
-        """Park everything until there is money again."""
-        self._spent_on = self._core.governor.money.today()
-        if DAY not in self._register:
-            self._core.log.warning(Action.BUDGET_REACHED, message=message)
-            self._park_now(
-                Parking(scope=Scope.DAY, cause=Cause.BUDGET, message=message, since=time.time())
-            )
-            self._core.listeners.budget_reached("", message)
+    def gave_up(self, name: str, cause: Cause, message: str) -> None:
+        """End the tasks of a provider, or of a model."""
+        self.trials.end(name)
+        self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
     def batch_spent(self, batch: str, message: str) -> None:
         """Tell of a batch whose money is spent, once; its tasks end one by one."""
@@ -214,20 +229,14 @@ class ParkingLot(Listener):
     # What the clock does
 
     async def watch(self) -> None:
-        """Look at the time, for ever: a new day has new money, and some waits are over."""
-        now = clocks.unset()
+        """Look at the time, for ever: a new day has new money."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            self._look(now())
+            self._look()
 
-    def _look(self, now: float) -> None:
-        governor, longest = self._core.governor, self._core.config.governor.max_parked_s
-        if DAY in self._register and self._spent_on != governor.money.today():
-            self._lift(DAY)
-            self._core.spawn(self._forget(DAY))
-        for parking in self._register.outages():
-            if now - parking.since > longest:
-                governor.outages.give_up(parking.name)
+    def _look(self) -> None:
+        if self.shortage.over():
+            self._core.spawn(self._forget(*self.shortage.end()))
 
     # How it is done
 
@@ -235,7 +244,7 @@ class ParkingLot(Listener):
         """Keep what a parking concerns from being started, and halt what runs."""
         core, key = self._core, (parking.scope, parking.name)
         new = self._register.add(parking)
-        if parking.scope is Scope.PROVIDER:
+        if parking.scope.asked:
             core.schedule.park_provider(parking.name)
             if not parking.cause.reason:
                 core.governor.outages.pause(parking.name)
@@ -258,13 +267,14 @@ class ParkingLot(Listener):
         core, (scope, name) = self._core, key
         if not self._register.drop(key, keep):
             return False
-        if scope is Scope.PROVIDER:
+        if scope.asked:
             if not self._register.paused(name):
                 core.governor.outages.unpause(name)
             if key not in self._register:
                 core.schedule.unpark_provider(name)
+                self.trials.end(name)
                 self.trials.release(name)
-        elif scope in {Scope.BATCH, Scope.TASK}:
+        elif scope in {Scope.BATCH, Scope.TASK} and key not in self._register:
             for ref in self._register.concerned(scope, name):
                 core.schedule.unpark(ref)
         core.log.info(Action.RESUMED, scope=scope, name=name)
@@ -273,33 +283,37 @@ class ParkingLot(Listener):
 
     async def _forget(self, *keys: Key) -> None:
         """Note in the store that something is not parked any more, or for fewer causes."""
-        await self._register.forget(*keys)
+        # Together: a restore, or a day's end, may have parked tasks by the ten thousand.
+        for start in range(0, len(keys), _CHUNK):
+            await self._register.forget(*keys[start : start + _CHUNK])
         await self._requeue()
 
     async def _requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
         core, schedule = self._core, self._core.schedule
-        free = [r for r in self._given_back if not self._waits(r, schedule.provider(r))]
+        free = [r for r in self._given_back if not self._waits(r, schedule.model(r))]
         for ref in free:
             del self._given_back[ref]
         if free:
             await core.durable(partial(core.store.requeue, free))
 
-    async def _end_all(self, provider: str, reason: Reason, message: str) -> None:
-        """End every task that waits for a provider, then forget that it was parked."""
-        core = self._core
-        refs = [*core.schedule.refs(provider, waiting=True), *self.trials.release(provider)]
+    async def _end_all(self, name: str, reason: Reason, message: str) -> None:
+        """End every task that waits for a provider, or a model, then forget that it was parked."""
+        core, key = self._core, (Scope.of(name), name)
+        refs = [*core.schedule.refs(name, waiting=True), *self.trials.release(name)]
         refs = [ref for ref in dict.fromkeys(refs) if ref in core.schedule]
         for ref in refs:
             core.schedule.remove(ref)
         for ref in refs:
             await self._batches.finish(ref, Status.ERROR, reason, message)
-        core.governor.outages.close(provider)
-        if self._lift((Scope.PROVIDER, provider), keep=(Cause.PAUSED,)):
-            await self._forget((Scope.PROVIDER, provider))
+        core.governor.outages.close(name)
+        if self._lift(key, keep=(Cause.PAUSED,)):
+            await self._forget(key)
 
     def _over(self, parking: Parking) -> bool:
-        """Whether a task or batch ended before its parking could be forgotten."""
+        """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
+        if parking.cause is Cause.BUDGET:
+            return True
         if parking.scope is Scope.TASK:
             return Ref(*parking.name.split("/", 1)) not in self._core.schedule
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
@@ -309,9 +323,9 @@ class ParkingLot(Listener):
         if self._register.drop((scope, name)):
             self._core.spawn(self._register.forget((scope, name)))
 
-    def _waits(self, ref: Ref, provider: str) -> bool:
+    def _waits(self, ref: Ref, model: str) -> bool:
         """Whether a task waits for anything that is parked."""
-        return self._register.holds(ref, provider) or self.trials.holds(ref)
+        return self._register.holds(ref, model) or self.trials.holds(ref)
 
 
 def _nothing(_ref: Ref, _message: str) -> None:

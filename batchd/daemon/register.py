@@ -35,15 +35,26 @@ class Register:
     @property
     def stopped(self) -> bool:
         """Whether nothing at all may start."""
-        return ALL in self or DAY in self
+        return ALL in self
 
-    def paused(self, provider: str) -> bool:
-        """Whether somebody paused a provider, whatever else it waits for."""
-        return any(not cause.reason for cause in self.causes((Scope.PROVIDER, provider)))
+    def paused(self, name: str) -> bool:
+        """Whether somebody paused a provider, or a model, whatever else it waits for."""
+        return any(not cause.reason for cause in self.causes((Scope.of(name), name)))
 
-    def holds(self, ref: Ref, provider: str) -> bool:
-        """Whether a task of a provider waits for anything that is parked."""
-        keys = ((Scope.PROVIDER, provider), (Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))
+    def untried(self, name: str) -> bool:
+        """Whether no task is to try a provider or a model now: it is paused, or its provider is parked."""
+        provider = name.partition("/")[0]
+        return self.paused(name) or (name != provider and (Scope.PROVIDER, provider) in self)
+
+    def models(self, provider: str) -> list[str]:
+        """Return the models of a provider that are parked, but not paused."""
+        names = (name for scope, name in self._parkings if scope is Scope.MODEL)
+        return [n for n in names if n.partition("/")[0] == provider and not self.paused(n)]
+
+    def holds(self, ref: Ref, model: str) -> bool:
+        """Whether a task of a model waits for anything that is parked."""
+        sources = ((Scope.PROVIDER, model.partition("/")[0]), (Scope.MODEL, model))
+        keys = (*sources, (Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))
         return self.stopped or any(key in self for key in keys)
 
     def concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
@@ -54,13 +65,8 @@ class Register:
         elif scope is Scope.BATCH:
             refs = [queued.ref for queued in self._core.store.queued(name)]
         else:
-            refs = schedule.refs(name if scope is Scope.PROVIDER else "")
+            refs = schedule.refs(name if scope.asked else "")
         return (ref for ref in refs if ref in schedule)
-
-    def outages(self) -> list[Parking]:
-        """Return what waits for a provider to come back."""
-        providers = (c for (scope, _), c in self._parkings.items() if scope is Scope.PROVIDER)
-        return [p for causes in providers for p in causes.values() if p.cause.reason]
 
     def causes(self, key: Key) -> Mapping[Cause, Parking]:
         """Return why something waits; empty where it does not."""

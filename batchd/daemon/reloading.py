@@ -67,6 +67,7 @@ class Reloader:
             tell.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
         self._read_last = read
+        self._core.governor.try_parked()
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}
         tell.info(Action.CONFIG_RELOADED, file=read.file, **more)

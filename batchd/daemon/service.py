@@ -21,9 +21,11 @@ from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends
+from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
+from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
-from batchd.daemon.troubles import Trouble, trouble
+from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
@@ -31,7 +33,7 @@ from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox, permissions, taskfile
+from batchd.spool import home, outbox, permissions, taskfile
 from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
@@ -69,6 +71,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
+        #: The trouble that keeps what a ``command`` brought about from the outbox; the next daemon writes it.
+        self.left: tuple[Trouble, ...] = ()
 
     # Ways to run it
 
@@ -132,7 +136,7 @@ class Daemon:
         """
         async with self:
             answer = await self._verbs[verb](arguments)
-            await self._core.idle()
+            self.left = await self._core.idle()
         return answer
 
     async def submit(self, name: str, data: bytes) -> Batch:
@@ -174,6 +178,7 @@ class Daemon:
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
+        home.enter(state)
         undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
@@ -189,7 +194,7 @@ class Daemon:
             config=config,
             prices=Prices(config.models),
             store=store,
-            governor=Governor(config, missing),
+            governor=Governor(config, missing, booked=store.spent_on),
             listeners=self._listeners,
             finishers=self._finishers,
         )
@@ -229,22 +234,28 @@ class Daemon:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
         inbox = Inbox(core.config) if self._watch else None
-        self._parts.restore(inbox.claimed() if inbox else set())
+        earlier = inbox.claimed() if inbox else set()
+        self._parts.restore(earlier)
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
+        core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)
+        parsers = Parsers()
+        undo.push_async_callback(parsers.close)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
-            core.troubles.also(lambda: _troubled(inbox))
+            core.troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            core.spawn(Intake(core, batches, inbox).run(), endless=True)
+            intake = Intake(core, batches, inbox, parsers, earlier=earlier)
+            core.spawn(intake.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         if self._systemd.every_s:
             core.spawn(vigil.feed(self._systemd), endless=True)
         core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(self._parts.lot.watch(), endless=True)
+        core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
         core.log.info(
@@ -302,10 +313,6 @@ class Daemon:
             self._systemd.reloading()
             await self._parts.reloader.reload()
             self._systemd.ready()
-
-
-def _troubled(inbox: Inbox) -> Trouble | None:
-    return trouble(Action.INBOX_TROUBLE, *inbox.trouble) if inbox.trouble else None
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

@@ -16,8 +16,6 @@ from batchd.governor import Park, Refusal
 from batchd.records import Batch, Reason, Secret, Status, Task
 from batchd.store import Dispatched
 
-#: Dispatches of one task that may bring no event before it is given up.
-_MAX_BARREN = 10
 #: What a cancelled task's result says where nobody said why.
 CANCELLED = "cancelled"
 
@@ -28,9 +26,6 @@ def refusal(
     """Return how a task ends or waits that is not to start after all; else its terms are set, and its secrets known."""
     if isinstance(active.stop, CancelRequested):
         return Status.CANCELLED, Reason.USER, active.stop.message or CANCELLED
-    if given.barren > _MAX_BARREN:
-        message = f"it was started {given.barren - 1} times and never got anywhere"
-        return Status.ERROR, Reason.WORKER_CRASHED, message
     capped = core.governor.capped(active.ref)
     try:
         active.terms = _kept(given.history) or terms.terms(
@@ -53,7 +48,7 @@ def _without_provider(core: Core, task: Task) -> Park | Refusal | None:
     provider = task.model.partition("/")[0]
     if provider in core.config.providers:
         return None
-    return core.governor.outages.turned_away(provider)
+    return core.governor.outages.turned_away(task.model)
 
 
 def _revealed(core: Core, task: Task) -> dict[str, Secret]:

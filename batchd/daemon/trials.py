@@ -1,39 +1,47 @@
-"""Half-open providers: which task tries how one does, and which ones had better not."""
+"""Half-open providers and models: which task tries how one does, and which ones had better not.
+
+Tries go round: a provider's models in turn, and of each the tasks that have not tried yet, then the one that did so
+the longest ago. So no task that always fails speaks for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
+from batchd.daemon.register import Register
 from batchd.records import Ref
 from batchd.schedule import Schedule
 
 
 class Trials:
-    """Picks a task that may start although its provider is parked."""
+    """Picks a task that may start although its provider, or its model, is parked."""
 
-    def __init__(self, schedule: Schedule, paused: Callable[[str], bool]) -> None:
-        """``paused``: whether somebody paused a provider, so that nobody is to try it."""
+    def __init__(self, schedule: Schedule, register: Register) -> None:
+        """``register``: what is parked, and why."""
         self._schedule = schedule
-        self._paused = paused
-        #: By half-open provider: the task that tries it; None while there is none.
+        self._register = register
+        #: By what is half-open: the task that tries it; None while there is none.
         self._trying: dict[str, Ref | None] = {}
-        #: By provider: tasks that the schedule must not start for its sake alone. They wait for it
-        #: although it is not their own, as for a judge's, or it failed on them while others may fare better.
+        #: By what is parked: tasks that the schedule must not start for its sake alone, the one that tried first in
+        #: front. They wait for it although it is not their own, as for a judge's, or it failed on them while others
+        #: may fare better.
         self._held: dict[str, dict[Ref, None]] = {}
+        #: By provider: the models that have tried it, likewise.
+        self._asked: dict[str, dict[str, None]] = {}
 
-    def begin(self, provider: str) -> None:
-        """Have one task try a provider."""
-        self._trying[provider] = None
+    def begin(self, name: str) -> None:
+        """Have one task try a provider or a model."""
+        self._trying[name] = None
 
-    def end(self, provider: str) -> None:
-        """Have nobody try a provider."""
-        self._trying.pop(provider, None)
+    def end(self, name: str) -> None:
+        """Have no task try it."""
+        self._trying.pop(name, None)
 
     def pick(self, *, alone: bool) -> Ref | None:
-        """Return a task to start although its provider is parked; ``alone``: in a process of its own."""
+        """Return a task to start although what it needs is parked; ``alone``: in a process of its own."""
         for name, trying in self._trying.items():
-            if trying is None and not self._paused(name):
-                ref = self._schedule.take_suspect(name) if alone else self._next_of(name)
+            if trying is None and not self._register.untried(name):
+                ref = self._next_of(name, alone=alone)
                 if ref is not None:
                     self._trying[name] = ref
                     return ref
@@ -46,9 +54,12 @@ class Trials:
             self._trying[name] = None
         return bool(again)
 
-    def hold(self, provider: str, ref: Ref) -> None:
-        """Keep a task from starting until the provider goes on, or nobody else can try it."""
-        held = self._held.setdefault(provider, {})
+    def hold(self, name: str, ref: Ref) -> None:
+        """Keep a task from starting until what it needs goes on, or no other task can try that."""
+        asked, model = self._asked.setdefault(name, {}), self._schedule.model(ref)
+        asked.pop(model, None)
+        asked[model] = None
+        held = self._held.setdefault(name, {})
         if ref not in held:
             held[ref] = None
             self._schedule.park(ref)
@@ -58,12 +69,17 @@ class Trials:
         return bool(self.held_for(ref))
 
     def held_for(self, ref: Ref) -> list[str]:
-        """Return the providers for whose sake a task is kept from starting."""
-        return [provider for provider, refs in self._held.items() if ref in refs]
+        """Return the providers and models for whose sake a task is kept from starting."""
+        return [name for name, refs in self._held.items() if ref in refs]
 
-    def release(self, provider: str) -> list[Ref]:
-        """Let the tasks start that were held for a provider; return them."""
-        refs = list(self._held.pop(provider, ()))
+    def holds_for(self, name: str) -> bool:
+        """Whether tasks are kept from starting for the sake of a provider or a model."""
+        return bool(self._held.get(name))
+
+    def release(self, name: str) -> list[Ref]:
+        """Let the tasks start that were held for a provider or a model; return them."""
+        self._asked.pop(name, None)
+        refs = list(self._held.pop(name, ()))
         for ref in refs:
             self._schedule.unpark(ref)
         return refs
@@ -73,9 +89,22 @@ class Trials:
         for refs in self._held.values():
             refs.pop(ref, None)
 
-    def _next_of(self, provider: str) -> Ref | None:
-        """Return a task that may try a provider; those that it failed on come last."""
-        ref = self._schedule.take_of(provider)
-        if ref is None and self.release(provider):
-            ref = self._schedule.take_of(provider)
-        return ref
+    def _next_of(self, name: str, *, alone: bool) -> Ref | None:
+        """Return a task that may try a provider or a model; those that it failed on come last.
+
+        Tasks of a provider's models that are parked themselves try it where there are no others.
+        """
+        schedule, asked = self._schedule, tuple(self._asked.get(name, ()))
+        take = schedule.take_suspect if alone else partial(schedule.take_of, last=asked)
+        for source in (name, *self._register.models(name)):
+            ref = take(source)
+            held = self._held.get(source, {})
+            for first in [each for each in held if schedule.suspect(each) == alone]:
+                if ref is not None:
+                    break
+                del held[first]
+                schedule.unpark(first)
+                ref = take(source)
+            if ref is not None:
+                return ref
+        return None

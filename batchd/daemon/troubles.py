@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 from batchd.errors import NotPossibleError
@@ -14,7 +14,14 @@ from batchd.log import Action
 #: The time between two lines about the same trouble, in seconds: it may last for months.
 _AGAIN_S = 600.0
 
-_Key: TypeAlias = tuple[Action, object]
+#: What fails, what the system said, and what it concerns: nothing in particular, an outbox, or single batches.
+_Key: TypeAlias = tuple[Action, object, str]
+#: Returns what somebody meets, and since when; None: nothing.
+Ask: TypeAlias = Callable[[], tuple[Exception, float] | None]
+#: Stands for batches, each with a trouble of its own folder's.
+_BATCHES = "batches"
+#: Batches that are named.
+_NAMED = 20
 
 _SPACE = "make room on that disk"
 _ACCESS = "let the user that batchd runs as write there"
@@ -34,6 +41,19 @@ _MENDS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What a trouble concerns; empty: everything."""
+
+    #: The whole of an outbox, an absolute path.
+    outbox: str = ""
+    #: One batch alone.
+    batch: str = ""
+
+
+_EVERYTHING = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """One that is open, as ``status`` tells it."""
 
@@ -42,6 +62,8 @@ class Trouble:
     #: Seconds since the epoch.
     since: float
     mend: str
+    #: The batches that it concerns, where it concerns single ones.
+    batches: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -53,6 +75,14 @@ class _Open:
     told_at: float
     times: int = 0
     waiting: set[Tries] = field(default_factory=set)
+
+    def batches(self) -> set[str]:
+        """Return the single batches that it concerns."""
+        return {tries.place.batch for tries in self.waiting if tries.place.batch}
+
+    def seen(self) -> Trouble:
+        """Return it as it stands now."""
+        return replace(self.told, batches=tuple(sorted(self.batches())[:_NAMED]))
 
 
 class Troubles:
@@ -69,21 +99,32 @@ class Troubles:
         self._clock = clock
         self._ended = ended
         self._known: dict[_Key, _Open] = {}
-        self._others: list[Callable[[], Trouble | None]] = []
+        self._others: list[tuple[Action, Ask]] = []
 
     @property
     def open(self) -> tuple[Trouble, ...]:
         """What fails at this time, oldest first."""
-        others = [found for ask in self._others if (found := ask())]
-        return tuple(sorted((*(k.told for k in self._known.values()), *others), key=_since))
+        others = [trouble(what, *found) for what, ask in self._others if (found := ask())]
+        return tuple(sorted((*(k.seen() for k in self._known.values()), *others), key=_since))
 
-    def also(self, ask: Callable[[], Trouble | None]) -> None:
+    def also(self, what: Action, ask: Ask) -> None:
         """Have ``open`` ask for what somebody else keeps trying, and tells of in the log."""
-        self._others.append(ask)
+        self._others.append((what, ask))
 
-    def has(self, *actions: Action) -> bool:
-        """Tell whether trouble of one of these kinds is open."""
-        return any(action in actions for action, _ in self._known)
+    def stops(self, *actions: Action) -> bool:
+        """Tell whether trouble of one of these kinds is open that concerns everything."""
+        return any(action in actions and not concerned for action, _, concerned in self._known)
+
+    def outboxes(self) -> set[str]:
+        """Return the outboxes that take nothing."""
+        return {where for _, _, where in self._known} - {"", _BATCHES}
+
+    def holds(self, outbox: str, batch: str) -> bool:
+        """Tell whether a batch's results cannot be written: none of its outbox's, or none of its own."""
+        return outbox in self.outboxes() or any(
+            where == _BATCHES and batch in known.batches()
+            for (_, _, where), known in self._known.items()
+        )
 
     def trying(self, action: Action) -> Tries:
         """Return a context for work that is tried until it works; leaving it in peace says that it did."""
@@ -119,12 +160,14 @@ class Troubles:
 class Tries:
     """One piece of work that is tried until it works. However it ends, it leaves no trouble open."""
 
-    __slots__ = ("_action", "_error", "_troubles")
+    __slots__ = ("_action", "_error", "_troubles", "place")
 
     def __init__(self, troubles: Troubles, action: Action) -> None:
         self._troubles = troubles
         self._action = action
         self._error: Exception | None = None
+        #: What it concerns that this work fails.
+        self.place = _EVERYTHING
 
     def __enter__(self) -> Self:
         return self
@@ -132,12 +175,14 @@ class Tries:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave(worked=kind is None)
 
-    def failed(self, error: Exception) -> None:
-        """Say that it has failed."""
-        if self._error is not None and self._key(self._error) != self._key(error):
+    def failed(self, error: Exception, place: Place = _EVERYTHING) -> None:
+        """Say that it has failed, and what that concerns."""
+        if self._error is not None and self._key(self._error, self.place) != self._key(
+            error, place
+        ):
             self._leave(worked=False)  # it fails for another reason now
-        self._error = error
-        self._troubles.meet(self._key(error), self, error)
+        self._error, self.place = error, place
+        self._troubles.meet(self._key(error, place), self, error)
 
     def worked(self) -> None:
         """Say that it fails no more."""
@@ -146,11 +191,13 @@ class Tries:
     def _leave(self, *, worked: bool) -> None:
         error, self._error = self._error, None
         if error is not None:
-            self._troubles.leave(self._key(error), self, error, worked=worked)
+            key = self._key(error, self.place)
+            self._troubles.leave(key, self, error, worked=worked)
 
-    def _key(self, error: Exception) -> _Key:
+    def _key(self, error: Exception, place: Place) -> _Key:
         """Return what tells one trouble from another: not a path, for each file has its own."""
-        return self._action, error.errno if isinstance(error, OSError) else str(error)
+        what = error.errno if isinstance(error, OSError) else str(error)
+        return self._action, what, place.outbox or (place.batch and _BATCHES)
 
 
 def trouble(what: Action, error: Exception, since: float) -> Trouble:
@@ -161,6 +208,14 @@ def trouble(what: Action, error: Exception, since: float) -> Trouble:
     elif isinstance(error, NotPossibleError):
         message, _, mend = message.rpartition(": ")
     return Trouble(what, message, since, mend or "see the log; it is tried again by itself")
+
+
+def refused(error: Exception) -> str:
+    """Return why something is not done, and the fix, for who may ask for it again."""
+    number = error.errno if isinstance(error, OSError) else None
+    if fix := _MENDS.get(number or 0):
+        return f"{error}; {fix}, then give it again"
+    return f"{error}; give it again once that is fixed"
 
 
 def _since(trouble: Trouble) -> float:

@@ -32,6 +32,10 @@ class Refusal:
     #: Whether it says how long to wait.
     retry: bool = False
 
+    def of(self, model: str) -> Refusal:
+        """Return it in the words that it has for a model."""
+        return replace(self, message=self.message.replace("{model}", model))
+
     @property
     def body(self) -> bytes:
         """The error as JSON."""
@@ -115,6 +119,24 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "400": Refusal(400, "Invalid value for 'temperature'.", _INVALID, None, "temperature"),
     "401": BAD_KEY,
+    # LiteLLM's, of a key that is good for other models.
+    "no-access": Refusal(
+        401,
+        "key not allowed to access model. This key can only access models=['others']. "
+        "Tried to access {model}",
+        "key_model_access_denied",
+        "401",
+        "model",
+    ),
+    # OpenAI's, of the requests of a day.
+    "day-limit": Refusal(
+        429,
+        "Rate limit reached for {model} in organization org-stand-in on requests per day (RPD). "
+        "Please try again later.",
+        "requests",
+        "rate_limit_exceeded",
+        retry=True,
+    ),
     # DeepSeek's own words for an empty account.
     "402": Refusal(402, "Insufficient Balance", "unknown_error", _INVALID),
     "403": Refusal(

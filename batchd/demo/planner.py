@@ -68,11 +68,13 @@ class Planner:
         #: The latest talk on a prompt, whatever its model: a judge may be another one.
         self._latest: dict[str, _Talk] = {}
         self._struck: Counter[tuple[str, str, Part]] = Counter()
+        #: How much of a strike by the server's own faults is due: one at 1.
+        self._due = 0.0
 
     def plan(self, request: Request, settings: Settings) -> Plan:
         """Return what becomes of a request."""
         try:
-            parts = _parts(request.body.model, settings)
+            parts = self._parts(request.body.model, settings)
         except ValueError:
             return Plan(refusal=faults.NO_MODEL)
         talk = self._talk(request)
@@ -89,7 +91,11 @@ class Planner:
             refusal = faults.REFUSALS[fault]
             asked = faults.number(parts, "retry-after", settings.retry_after_s)
             told = refusal.retry or any(p.name == "retry-after" for p in parts)
-            return Plan(refusal=refusal, retry_after_s=asked if told else None)
+            return Plan(
+                refusal=refusal.of(request.body.model),
+                retry_after_s=asked if told else None,
+                latency_s=faults.number(parts, "latency", 0),
+            )
         reply = scripts.cut(self._answer(request, talk, parts), request.body.stop)
         names = {part.name for part in parts}
         return Plan(
@@ -99,6 +105,21 @@ class Planner:
             usage="no-usage" not in names,
             cache_write="cache-write" in names,
         )
+
+    def _parts(self, model: str, settings: Settings) -> tuple[Part, ...]:
+        """Return what strikes this request by the settings, and the parts of its model's name. Raises ``ValueError``."""
+        try:
+            parts = faults.parse(model)
+        except ValueError:
+            parts = faults.parse(settings.default)
+        if settings.faults:
+            self._due += settings.share
+            if self._due >= 1:
+                self._due -= 1
+                parts = (*faults.parse(settings.faults), *parts)
+        if of_model := settings.model_faults.get(model):
+            parts = (*faults.parse(of_model), *parts)
+        return parts
 
     def _overflow(self, request: Request, parts: tuple[Part, ...]) -> Refusal | None:
         """Return the refusal of a request that is too long for the window, where there is one."""
@@ -165,15 +186,6 @@ class Planner:
             if recording
             else Verdict(done=False, feedback=_UNKNOWN)
         )
-
-
-def _parts(model: str, settings: Settings) -> tuple[Part, ...]:
-    """Return the faults of the server and the parts of a model name. Raises ``ValueError``."""
-    try:
-        own = faults.parse(model)
-    except ValueError:
-        own = faults.parse(settings.default)
-    return (*faults.parse(settings.faults), *own) if settings.faults else own
 
 
 def _said(verdict: Verdict) -> Answer:

@@ -184,6 +184,7 @@ class ModelServer:
         plan = self._planner.plan(request, settings)
         if plan.refusal:
             wait = plan.retry_after_s
+            await asyncio.sleep(plan.latency_s)
             return await delivery.refuse(http, exchange, plan.refusal, wait, limits)
         usage = self._usage(request, plan)
         if self._tokens.rps:
@@ -293,6 +294,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="tell nothing of limits",
     )
     add("--faults", help="in front of every model's name: 503-2+latency-1")
+    add("--share", type=float, metavar="PART", help="the part of all requests that --faults strike")
     add("--default", help="how models of unknown names answer: demo, steps-2")
     add("--api-key", help="refuse clients that send another")
     add("--no-count", dest="count", action="store_false", help="count no tokens: usage is fixed")

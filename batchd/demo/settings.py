@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -37,15 +37,21 @@ class Settings:
     down: bool = False
     #: Faults in front of those of every model name: ``401``, ``latency-1+503-2``.
     faults: str = ""
+    #: The part of all requests that ``faults`` strike, evenly spread.
+    share: float = 1.0
+    #: Faults of single models, by name, in front of all others: ``{"steps-3": "401"}``.
+    model_faults: Mapping[str, str] = field(default_factory=dict)
     #: How a model of an unknown name answers: ``demo``, ``steps-2``; empty refuses it.
     default: str = ""
     #: What clients must send as their key; empty lets everyone in.
     api_key: str = ""
 
     def __post_init__(self) -> None:
-        for parts in (self.faults, self.default):
+        for parts in (self.faults, self.default, *self.model_faults.values()):
             if parts:
                 faults.parse(parts)
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share: {self.share} is not between 0 and 1")
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.config import Config
 from batchd.governor.estimates import Estimates
 from batchd.governor.money import Purse, Treasury
-from batchd.governor.outages import Outages, Watcher
+from batchd.governor.outages import Outages
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
+from batchd.governor.watcher import Watcher
 from batchd.records import (
     Cause,
     ErrorInfo,
@@ -47,13 +47,14 @@ class Governor:
         missing: Mapping[str, str],
         *,
         clock: Callable[[], float] = time.time,
+        booked: Callable[[int], float] = lambda _day: 0.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``missing``: why a provider cannot be called at all, by its name: it has no key."""
+        """``missing``: why a provider cannot be called at all, by its name: it has no key. ``booked``: as in ``Treasury``."""
         self._config = config
         self._missing = missing
         self._jitter = jitter
-        self.money = Treasury(config.budget.per_day_usd, clock)
+        self.money = Treasury(config.budget.per_day_usd, clock, booked)
         self.outages = Outages(self._provider, lambda: self._config.governor)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
@@ -116,6 +117,7 @@ class Governor:
         if permit is not None and permit.granted:
             if failure is not None and not cut:
                 self._provider(permit.call.provider).failed(permit, failure)
+                self.outages.noticed(permit, failure)
             self._end(permit, permit.reserved if failure and failure.unsettled else 0.0)
 
     def withdraw(self, ref: Ref) -> bool:
@@ -137,10 +139,22 @@ class Governor:
             self._end(permit, permit.reserved)
         self.money.close_task(ref)
 
+    def try_parked(self) -> None:
+        """Let one call try each provider, and model, that is parked: its key or its address may be another one."""
+        for provider in tuple(self._providers.values()):
+            for name in [name for name, breaker in provider.breakers.items() if breaker.outage]:
+                self.outages.retry(name)
+
     def forget(self, ref: Ref) -> None:
         """Forget a task that has ended."""
+        self.money.wanted.pop(ref, None)
         for provider in self._providers.values():
             provider.failing.pop(ref, None)
+
+    def waits_for_day(self, call: Call) -> bool:
+        """Whether a call would have to wait for more of the day's money, or for another day; one dearer than any day ends."""
+        day, amount = self.money.day(), self._estimates.most(call)
+        return amount is not None and not day.could_hold(amount) and not self._beyond(call, day)
 
     def capped(self, ref: Ref) -> bool:
         """Whether a limit of the task's batch or of the day is active."""
@@ -156,6 +170,15 @@ class Governor:
         """Calls that wait for their permit."""
         return sum(not p.granted for p in self._permits.values())
 
+    def servable(self) -> Iterator[Ref]:
+        """Yield tasks whose request for a permit could be answered now; none while each wake-up comes."""
+        for provider in self._providers.values():
+            if permit := provider.servable():
+                yield permit.call.ref
+        for permit in self._short:
+            if not any(purse.reserved for purse in self.money.purses(permit.call.ref)):
+                yield permit.call.ref
+
     def told(self) -> dict[str, dict[str, float | int]]:
         """Return what `status` shows, by provider."""
         return {name: provider.told() for name, provider in self._providers.items()}
@@ -163,8 +186,8 @@ class Governor:
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name)
         if provider is None:
-            half_opened = partial(self.outages.half_opened, name)
-            provider = self._providers[name] = Provider(self._serve, half_opened)
+            half_opened = self.outages.half_opened
+            provider = self._providers[name] = Provider(name, self._serve, half_opened)
             self._tune(name, provider)
         return provider
 
@@ -173,6 +196,7 @@ class Governor:
         most = known.max_concurrent if known else 1
         rpm, tpm = (known.rpm, known.tpm) if known else (0, 0)
         provider.pace.configure(rpm, tpm, most, asyncio.get_running_loop().time())
+        provider.pace.longest_s = self.outages.longest_wait_s()
         provider.refusal = self._missing.get(
             name, "" if known else f"[providers.{name}] is not configured"
         )
@@ -182,8 +206,8 @@ class Governor:
         call, provider = permit.call, self._provider(permit.call.provider)
         amount = self._estimates.most(call)
         purses = self.money.purses(call.ref)
-        if provider.shut:
-            self._decide(permit, self.outages.turned_away(call.provider))
+        if provider.turns_away(call.model):
+            self._decide(permit, self.outages.turned_away(call.model))
         elif amount is None and (capped := [p for p in purses if p.limit]):
             message = f"no price is known of {call.model}, so {capped[0].name} cannot be held"
             self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
@@ -193,28 +217,36 @@ class Governor:
             self._short.append(permit)
         else:
             permit.granted, permit.reserved = True, amount or 0.0
+            self.money.wanted.pop(call.ref, None)
             for purse in purses:
                 purse.reserved += permit.reserved
             provider.enter(permit)
             permit.answer(Grant(amount))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
-        """Answer a call that is more than a purse has left: the day's is filled again."""
-        message = (
-            f"{purse.name} of {dollars(purse.limit)} is reached: {dollars(purse.spent)} is spent, "
-            f"and the next call may cost {dollars(amount)}"
-        )
+        """Answer a call that is more than a purse has left: the day's is filled again, if only for what fits into it."""
+        ref, output = permit.call.ref, permit.call.max_output_tokens
+        may_cost = f"the next call may cost {dollars(amount)}"
         if amount > purse.limit:
-            message += f" ({permit.call.max_output_tokens:,} tokens of output, which max_output_tokens allows)"
-        watcher, batch = self.outages.watcher, permit.call.ref.batch
-        if watcher is not None and self.money.is_batch(purse, batch):
-            watcher.batch_spent(batch, message)
-        if not self.money.is_day(purse) or not self._config.governor.max_parked_s:
-            self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+            may_cost += f" ({output:,} tokens of output, which max_output_tokens allows)"
+        message = f"{purse.name} of {dollars(purse.limit)} is reached: {dollars(purse.spent)} is spent, and {may_cost}"
+        watcher = self.outages.watcher
+        if watcher is not None and self.money.is_batch(purse, ref.batch):
+            watcher.batch_spent(ref.batch, message)
+        if self.money.is_day(purse) and self._beyond(permit.call, purse):
+            message = (
+                f"{may_cost}, and {purse.name} is {dollars(purse.limit)}: no day can pay for it; "
+                "raise [budget] per_day_usd or lower max_output_tokens, then `batchd retry` it"
+            )
+        elif self.money.is_day(purse) and self._config.governor.max_parked_s:
+            self.money.wanted[ref] = permit.call
+            self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
             return
-        if watcher is not None:
-            watcher.day_spent(message)
-        self._decide(permit, Park(Scope.DAY, "", Cause.BUDGET, message))
+        self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
+
+    def _beyond(self, call: Call, purse: Purse) -> bool:
+        """Whether a purse could not pay for a call if nothing else were spent."""
+        return (self._estimates.most(call, believable=True) or 0.0) > purse.limit > 0
 
     def _decide(self, permit: Permit, decision: Refusal | Park) -> None:
         del self._permits[permit.call.ref]

@@ -17,6 +17,8 @@ _LONG = 1000
 #: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden prompt of
 #: 5,000 tokens before a short question is seven times what was expected of it.
 _UNKNOWN = 10.0
+#: More than so many times what was sent, and so many tokens, no request becomes.
+_BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,20 @@ class Estimates:
     def __init__(self) -> None:
         self._worst: dict[str, _Worst] = {}
 
-    def most(self, call: Call) -> float | None:
-        """Return what a call may cost at most, in dollars; None where no price is known."""
+    def most(self, call: Call, *, believable: bool = False) -> float | None:
+        """Return what a call may cost at most, in dollars; None where no price is known.
+
+        ``believable``: no usage counts for that which is far beyond what was sent, as a gateway's mistake may be.
+        """
         if call.price is None:
             return None
         worst = self._worst.get(call.model, _Worst())
         given = call.input_tokens
         tokens = max(math.ceil(given * worst.factor), given + worst.extra)
         output = math.ceil(call.max_output_tokens * worst.output_factor)
+        if believable:
+            tokens = min(tokens, _BELIEVED * given + _BELIEVED_EXTRA)
+            output = min(output, _BELIEVED * call.max_output_tokens)
         fresh = Usage(input_tokens=tokens, output_tokens=output)
         # Some bill what they write to their cache above what they read.
         cached = replace(fresh, cache_write_tokens=tokens)

@@ -196,8 +196,9 @@ class Meter:
 
     def forgive(self, now: float, amount: float) -> None:
         """Let ``amount`` go now, however long a refusal asked to wait: what it answers will tell."""
-        if self._bucket is not None and not self._configured:
-            self._bucket.refill(now, 0.0, amount)
+        bucket = self._bucket
+        if bucket is not None and not self._configured and bucket.level(now) < amount:
+            bucket.refill(now, 0.0, amount)
 
     def _start_count(self, now: float, sent: float = 0.0) -> None:
         self._since, self._sent, self._slack = now, sent, False

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchd.errors import StoreError
+from batchd.governor.provider import Call
 from batchd.records import Ref
 
 _DAY_S = 86400.0
@@ -42,18 +44,23 @@ class Purse:
 class Treasury:
     """All purses. A call's money is set aside in three of them, and settled in the same ones."""
 
-    def __init__(self, per_day_usd: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        per_day_usd: float,
+        clock: Callable[[], float],
+        booked: Callable[[int], float] = lambda _day: 0.0,
+    ) -> None:
+        """``booked``: returns what the store has for a day, in days since 1970-01-01 in UTC; may raise ``StoreError``."""
         self._clock = clock
-        self._day = Purse("the day's budget", per_day_usd)
+        self._booked = booked
         self._today = self._date()
-        #: What was spent on other days.
+        self._day = Purse("the day's budget", per_day_usd, booked(self._today))
+        #: What was spent on other days while this runs: not all of it may be in the store yet.
         self._days: dict[int, float] = {}
         self._batches: dict[str, Purse] = {}
         self._tasks: dict[Ref, Purse] = {}
-
-    def open_day(self, spent: float) -> None:
-        """Say what was spent today before the daemon started."""
-        self._day.spent = spent
+        #: The calls of tasks for which the day had too little.
+        self.wanted: dict[Ref, Call] = {}
 
     def open_batch(self, name: str, budget_usd: float, spent: float) -> None:
         """Take up a batch that has spent ``spent`` so far."""
@@ -85,7 +92,13 @@ class Treasury:
 
     def today(self) -> tuple[int, float]:
         """Return the day, as days since 1970-01-01 in UTC, and its budget: money is back when either changes."""
-        return self._date(), self._day.limit
+        self._turn_page()
+        return self._today, self._day.limit
+
+    def day(self) -> Purse:
+        """Return the day's purse."""
+        self._turn_page()
+        return self._day
 
     def told(self) -> dict[str, float]:
         """Return what `status` shows of the day, in dollars; a limit of 0: there is none."""
@@ -107,11 +120,15 @@ class Treasury:
             purse.spent += spent
 
     def _turn_page(self) -> None:
-        """Begin the day anew where it is another one."""
-        if self._today != (today := self._date()):
-            # A clock that was set wrong, and right again, must not bring the same day's money twice.
-            self._days[self._today] = self._day.spent
-            self._today, self._day.spent = today, self._days.pop(today, 0.0)
+        """Take up another day where it is one: with what was spent on it before, whoever spent it, and whatever the clock said."""
+        if self._today == (today := self._date()):
+            return
+        try:
+            booked = self._booked(today)
+        except StoreError:
+            return  # tried again at the next call, which this day pays for until then
+        self._days[self._today] = self._day.spent
+        self._today, self._day.spent = today, max(booked, self._days.pop(today, 0.0))
 
     def _date(self) -> int:
         return int(self._clock() // _DAY_S)

@@ -1,61 +1,31 @@
-"""Providers that answer nobody: which failures mean that, who is told, and when they are tried again."""
+"""Providers, and models, that answer no call: who learns of it, and when they are tried again."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
+from math import inf
 
 from batchd.config.sections import Governor as Settings
-from batchd.governor.breaker import Outage
+from batchd.governor.breaker import Breaker, Outage, Waits
+from batchd.governor.causes import FATAL, parking, said, tries
+from batchd.governor.pacing import asked_s
 from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
-from batchd.records import Cause, ErrorInfo, Failure, FailureKind, Reason, Scope, Status
+from batchd.governor.watcher import Watcher
+from batchd.records import Cause, ErrorInfo, Failure, Reason, Scope, Status
 
-#: Failures that park the provider: every call would meet them.
-_PARKING: Mapping[FailureKind, Cause] = {
-    FailureKind.AUTH: Cause.AUTH,
-    FailureKind.QUOTA: Cause.QUOTA,
-}
-#: Failures that end the task. After all others the same request is sent again.
-FATAL: Mapping[FailureKind, Reason] = {
-    FailureKind.FORBIDDEN: Reason.BAD_REQUEST,
-    FailureKind.BAD_REQUEST: Reason.BAD_REQUEST,
-    FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
-    FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
-}
-#: What says that a provider has too much to do: where it answers others, the call's turn will come,
-#: so that it is given up only after so many times ``max_retries``.
-_BUSY = frozenset({429, 503, 529})
-_PATIENCE = 10
 #: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots. Where
 #: nothing may be parked, that ends its tasks, so that ``max_probe_s`` is waited first.
 _LONG_WAIT_S = 60.0
-
-
-class Watcher(Protocol):
-    """Who is told what concerns more than one call; called on the loop."""
-
-    def parked(self, provider: str, cause: Cause, message: str) -> None:
-        """Nobody may ask this provider, until ``half_opened`` says otherwise."""
-
-    def half_opened(self, provider: str) -> None:
-        """One call may try how this provider does: see to it that somebody asks."""
-
-    def closed(self, provider: str) -> None:
-        """A parked provider answers again."""
-
-    def gave_up(self, provider: str, cause: Cause, message: str) -> None:
-        """Nobody is to wait for this provider any longer: end its tasks, then ``close_provider``."""
-
-    def day_spent(self, message: str) -> None:
-        """Nothing can be paid any more today."""
-
-    def batch_spent(self, batch: str, message: str) -> None:
-        """A call of this batch cannot be paid any more; told of each."""
+#: Less is nothing, where times are compared.
+_INSTANT_S = 1e-3
 
 
 class Outages:
-    """Opens and closes the breakers of all providers."""
+    """Opens and closes the breakers of all providers, and of their models.
+
+    A model's is opened by a refusal that names it, or that it met while its provider answered others.
+    """
 
     def __init__(self, named: Callable[[str], Provider], settings: Callable[[], Settings]) -> None:
         """``named`` returns a provider, new ones too; ``settings`` what ``[governor]`` says today."""
@@ -67,20 +37,24 @@ class Outages:
 
     def judge(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
         """Return what a failed call comes to; None if it is to be made again."""
-        name, retries = permit.call.provider, permit.retries
-        provider, message = self._named(name), failure.message
-        cause, reason = _PARKING.get(failure.kind), FATAL.get(failure.kind)
-        if reason is not None:
+        provider, retries = self._named(permit.call.provider), permit.retries
+        cause, reason, message = (
+            self._parks(permit, failure),
+            FATAL.get(failure.kind),
+            failure.message,
+        )
+        alone = False
+        if cause is not None:
+            message, alone = said(failure, cause), self._own_fault(permit, failure)
+        elif reason is not None:
             # It is the call's own fault: the provider is there.
-            self.answers(permit)
-        elif cause is None and (wait_s := provider.wait_s()) > self._longest_wait_s():
-            cause = Cause.LIMITED
-            message = f"{message} (it asks to wait for {wait_s:.0f} s)"
-        elif cause is None:
+            self._there(permit)
+        else:
             found = self._found(permit, failure, provider)
             if found is None:
                 return None
             cause = found if isinstance(found, Cause) else None
+            alone = cause is not None and self._alone(permit, provider)
             if retries:
                 message = f"{message} (after {retries + 1} tries)"
         error = ErrorInfo(
@@ -89,82 +63,172 @@ class Outages:
             http_status=failure.http_status,
             retries=retries,
         )
-        if cause is not None and not self._alone(permit, provider, cause):
-            return self._park(name, Outage(cause, error))
+        if cause is not None and not alone:
+            return self._concerns(permit, failure, Outage(cause, error, asked_s(failure)))
         return Refusal(Status.ERROR, Reason(error.type), error)
 
-    def turned_away(self, name: str) -> Refusal | Park:
-        """Return what a call to a provider that is shut comes to."""
+    def noticed(self, permit: Permit, failure: Failure) -> None:
+        """Take what a failed call shows of its provider, although its task asks no more."""
+        cause = self._parks(permit, failure)
+        if cause is not None:
+            error = ErrorInfo(
+                type=cause.reason or Reason.PROVIDER_UNAVAILABLE,
+                message=said(failure, cause),
+                http_status=failure.http_status,
+            )
+            self._concerns(permit, failure, Outage(cause, error, asked_s(failure)))
+
+    def turned_away(self, model: str) -> Refusal | Park:
+        """Return what a call to a model comes to that is not asked, nor perhaps its provider."""
+        name = model.partition("/")[0]
         provider = self._named(name)
-        if provider.breaker.outage is not None:
-            return _outcome(name, provider.breaker.outage, provider)
-        if provider.paused:
-            message = f"the provider {name} is paused"
-            return Park(Scope.PROVIDER, name, Cause.PAUSED, message)
+        if not provider.shut:
+            name = model
+        breaker = provider.breaker_of(name)
+        if breaker.outage is not None:
+            return self._outcome(name, breaker.outage)
+        if breaker.paused:
+            return Park(
+                Scope.of(name), name, Cause.PAUSED, f"the {Scope.of(name)} {name} is paused"
+            )
         error = ErrorInfo(type=Reason.AUTH, message=provider.refusal)
         return self._park(name, Outage(Cause.AUTH, error))
 
     def answers(self, permit: Permit) -> None:
-        """Note that a provider answers."""
-        name = permit.call.provider
-        provider = self._named(name)
-        provider.failing.pop(permit.call.ref, None)
+        """Note that a provider answers. What went before it was parked is of better days, and proves nothing."""
+        provider, model = self._named(permit.call.provider), permit.call.model
         if permit.ticket is not None:
             provider.answered_from = max(provider.answered_from, permit.ticket.at)
-        provider.given_up_by.clear()
-        if provider.breaker.outage is not None and not provider.breaker.hopeless:
-            provider.breaker.close()
-            if self.watcher is not None:
-                self.watcher.closed(name)
+            provider.served[model] = max(provider.served.get(model, 0.0), permit.ticket.at)
+        self._there(permit)
 
     def half_opened(self, name: str) -> None:
         """Say that one call may try; where there is not even a key to try with, it is parked again."""
-        provider = self._named(name)
-        provider.pace.forgive(asyncio.get_running_loop().time())
+        provider, breaker = self._of(name)
+        if breaker is provider.breaker:
+            provider.lift()
         if self.watcher is not None:
             self.watcher.half_opened(name)
-        outage = provider.breaker.outage
-        if provider.refusal and outage is not None and provider.breaker.half_open:
-            self._park(name, outage)
+        if (
+            provider.refusal
+            and breaker is provider.breaker
+            and breaker.outage is not None
+            and breaker.half_open
+        ):
+            self._park(name, breaker.outage)
 
     # What people and the clock want
 
     def pause(self, name: str) -> None:
-        """Turn the calls of a provider away until ``unpause``."""
-        provider = self._named(name)
-        provider.paused = True
+        """Turn the calls of a provider, or to a model, away until ``unpause``."""
+        provider, breaker = self._of(name)
+        breaker.paused = True
         provider.pump()
 
     def unpause(self, name: str) -> None:
-        """Let the calls of a provider go again, unless it is parked."""
-        self._named(name).paused = False
+        """Let the calls of a provider, or to a model, go again, unless it is parked."""
+        provider, breaker = self._of(name)
+        breaker.paused = False
+        if breaker is provider.breaker:
+            provider.lift()
+            provider.pump()
 
-    def restore(self, name: str, cause: Cause, message: str) -> None:
-        """Park a provider that was parked when the last daemon ended; one call may try at once."""
+    def restore(self, name: str, cause: Cause, message: str, tried_s: float = 0.0) -> None:
+        """Park what was parked when the last daemon ended, tried for so long in vain; one call may try at once."""
         reason = cause.reason or Reason.PROVIDER_UNAVAILABLE
-        outage = Outage(cause, ErrorInfo(type=reason, message=message))
-        self._open(name, outage)
+        breaker = self._of(name)[1]
+        breaker.tried_s = tried_s
+        breaker.open(Outage(cause, ErrorInfo(type=reason, message=message)), self._waits(cause))
         self.retry(name)
 
     def retry(self, name: str) -> None:
-        """Let one call try a parked provider now: somebody has reason to think that it helps."""
-        self._named(name).breaker.try_now()
+        """Let one call try now, where it is parked or asked to wait: somebody has reason to think that it helps."""
+        provider, breaker = self._of(name)
+        if breaker.outage is not None:
+            breaker.try_now()
+        else:
+            provider.lift()
+            provider.pump()
 
     def give_up(self, name: str) -> None:
-        """End the calls to a parked provider from now on, until ``close``."""
-        provider = self._named(name)
-        outage = provider.breaker.outage
-        if outage is not None and not provider.breaker.hopeless:
-            provider.breaker.give_up()
+        """End the calls to what is parked from now on, until ``close``."""
+        provider, breaker = self._of(name)
+        outage = breaker.outage
+        if outage is not None and not breaker.hopeless:
+            breaker.give_up()
             if self.watcher is not None:
                 self.watcher.gave_up(name, outage.cause, outage.error.message)
             provider.pump()
 
     def close(self, name: str) -> None:
-        """Let the calls of a provider go again, as if nothing had been."""
-        provider = self._named(name)
-        provider.breaker.close()
+        """Let the calls go again, as if nothing had been."""
+        provider, breaker = self._of(name)
+        breaker.close()
+        if breaker is provider.breaker:
+            provider.lift()
+            provider.refused.clear()
         provider.pump()
+
+    def tried_s(self, name: str) -> float:
+        """Return how long it has been tried in vain, in seconds."""
+        return self._of(name)[1].tried_s
+
+    def longest_wait_s(self) -> float:
+        """Return how long a wait may be that keeps tasks in their slots."""
+        settings = self._settings()
+        return _LONG_WAIT_S if settings.max_parked_s else settings.max_probe_s
+
+    # How it is done
+
+    def _of(self, name: str) -> tuple[Provider, Breaker]:
+        """Return the provider, and the breaker of that name: its own, or a model's."""
+        provider = self._named(name.partition("/")[0])
+        return provider, provider.breaker_of(name)
+
+    def _parks(self, permit: Permit, failure: Failure) -> Cause | None:
+        provider, model = self._named(permit.call.provider), permit.call.model
+        own = provider.breakers.get(model)
+        known = model in provider.served or (own is not None and own.outage is not None)
+        return parking(failure, provider.pace.longest_s, known=known)
+
+    def _concerns(self, permit: Permit, failure: Failure, outage: Outage) -> Refusal | Park:
+        """Park the model that alone is refused, else its provider; return what that is to the call."""
+        call, provider = permit.call, self._named(permit.call.provider)
+        if outage.cause is Cause.DOWN:
+            return self._park(call.provider, outage, permit)
+        since = permit.ticket.at if permit.ticket else inf
+        if failure.of_model or provider.serves_others(call.model, since):
+            decision = self._park(call.model, outage, permit)
+            self._proved(call.provider, permit)  # it is there, for others
+            return decision
+        provider.refused.add(call.model)
+        return self._park(call.provider, outage, permit)
+
+    def _there(self, permit: Permit) -> None:
+        """Note that a provider is there, and the call's model."""
+        provider = self._named(permit.call.provider)
+        provider.failing.pop(permit.call.ref, None)
+        provider.given_up_by.clear()
+        provider.refused.discard(permit.call.model)
+        for name in (permit.call.provider, permit.call.model):
+            self._proved(name, permit)
+
+    def _proved(self, name: str, permit: Permit) -> None:
+        """Let the calls go again, if this one has proved that they are answered."""
+        provider = self._named(permit.call.provider)
+        breaker = provider.breakers.get(name)
+        if breaker is None or permit.ticket is None or not breaker.proved(permit.ticket.at):
+            return
+        breaker.close()
+        if breaker is provider.breaker:
+            provider.lift()
+        if self.watcher is not None:
+            self.watcher.closed(name)
+        if breaker is provider.breaker:
+            # What ended its outage may have ended that of its models.
+            for model, own in tuple(provider.breakers.items()):
+                if own.outage is not None and model != permit.call.model:
+                    self.retry(model)
 
     def _found(self, permit: Permit, failure: Failure, provider: Provider) -> Cause | Reason | None:
         """Return what is at fault, the provider or the request, once it was tried often enough."""
@@ -174,8 +238,8 @@ class Outages:
         # Answers to calls that went before are of better days.
         others = provider.answered_from >= failing.since
         most = self._settings().max_retries
-        if others and failure.http_status in _BUSY:
-            most *= _PATIENCE
+        if others:
+            most = tries(failure, most)
         if provider.breaker.outage is not None:
             return Cause.DOWN
         if permit.retries < most:
@@ -184,46 +248,49 @@ class Outages:
         faulty = others and failure.sent and failing.taken > most
         return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
 
-    def _alone(self, permit: Permit, provider: Provider, cause: Cause) -> bool:
+    def _own_fault(self, permit: Permit, failure: Failure) -> bool:
+        """Whether a call was refused so often while its model answered others that it is its task's own fault."""
+        provider = self._named(permit.call.provider)
+        now = asyncio.get_running_loop().time()
+        failing = provider.failing.setdefault(permit.call.ref, Failing(now))
+        failing.taken += failure.sent
+        others = provider.served.get(permit.call.model, 0.0) >= failing.since
+        return others and failing.taken > tries(failure, self._settings().max_retries)
+
+    def _alone(self, permit: Permit, provider: Provider) -> bool:
         """Whether a single task found a provider down where that would end all tasks: it may be its own fault."""
-        if cause is not Cause.DOWN or self._settings().max_parked_s:
+        if self._settings().max_parked_s:
             return False
         provider.given_up_by.add(permit.call.ref)
         return len(provider.given_up_by) == 1
 
-    def _park(self, name: str, outage: Outage) -> Refusal | Park:
-        """Open a provider's breaker; return what that is to the call that found it out."""
-        provider = self._named(name)
-        breaker = provider.breaker
-        # Others of the same time find out the same, one by one: they change nothing.
-        if breaker.outage is None or breaker.half_open:
-            self._open(name, outage)
-            if not self._settings().max_parked_s:
+    def _park(self, name: str, outage: Outage, call: Permit | None = None) -> Refusal | Park:
+        """Open a breaker; return what that is to the call that found it out (None: there was none)."""
+        provider, breaker = self._of(name)
+        # Others of the same time find out the same, one by one: they change nothing, and end no try.
+        if breaker.news(call):
+            waits = self._waits(outage.cause, outage.wait_s)
+            breaker.open(outage, waits)
+            if breaker.tried_s > waits.patience_s - _INSTANT_S:
                 self.give_up(name)
             else:
                 if self.watcher is not None:
                     self.watcher.parked(name, outage.cause, outage.error.message)
                 provider.pump()
-        return _outcome(name, outage, provider, culprit=True)
+        return self._outcome(name, outage, culprit=True)
 
-    def _open(self, name: str, outage: Outage) -> None:
-        settings, provider = self._settings(), self._named(name)
-        first = longest = settings.max_probe_s
-        if outage.cause is Cause.DOWN:
-            first = settings.probe_s
-        elif outage.cause is Cause.LIMITED:
-            first = longest = min(longest, provider.wait_s())
-        provider.breaker.open(outage, first, longest)
-
-    def _longest_wait_s(self) -> float:
+    def _waits(self, cause: Cause, asked_s: float = 0.0) -> Waits:
         settings = self._settings()
-        return _LONG_WAIT_S if settings.max_parked_s else settings.max_probe_s
+        first = longest = settings.max_probe_s
+        if cause is Cause.DOWN:
+            first = settings.probe_s
+        elif cause is Cause.LIMITED:
+            first = longest = min(longest, asked_s)
+        return Waits(first, longest, settings.max_parked_s)
 
-
-def _outcome(
-    name: str, outage: Outage, provider: Provider, *, culprit: bool = False
-) -> Refusal | Park:
-    """Return what an outage is to a call: a wait, or, once nobody waits any longer, the task's end."""
-    if provider.breaker.hopeless:
-        return Refusal(Status.ERROR, Reason(outage.error.type), outage.error)
-    return Park(Scope.PROVIDER, name, outage.cause, outage.error.message, culprit=culprit)
+    def _outcome(self, name: str, outage: Outage, *, culprit: bool = False) -> Refusal | Park:
+        """Return what an outage is to a call: a wait, or, once the wait is over, the task's end."""
+        if self._of(name)[1].hopeless:
+            return Refusal(Status.ERROR, Reason(outage.error.type), outage.error)
+        message = outage.error.message
+        return Park(Scope.of(name), name, outage.cause, message, culprit=culprit)

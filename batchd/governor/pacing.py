@@ -40,10 +40,19 @@ class Ticket:
     entry: Entry | None
 
 
+def asked_s(failure: Failure) -> float:
+    """Return how long a failure asks everybody to wait, in seconds; 0 where it says nothing of others."""
+    everybody = failure.kind is FailureKind.RATE_LIMITED or failure.kind in _PASSING
+    return (failure.retry_after_s or 0.0) if everybody else 0.0
+
+
 class Pace:
     """Says when a provider's next request may go. Times are seconds of one clock that does not jump."""
 
     def __init__(self) -> None:
+        #: A provider that asks for a longer wait is parked. That wait is its breaker's alone: it makes no rate, which
+        #: would go on holding requests back when the breaker is closed.
+        self.longest_s = inf
         self._requests = Meter(approach=True)
         self._tokens = Meter()
         self._paused_until = 0.0
@@ -64,11 +73,11 @@ class Pace:
 
     @property
     def paused_until(self) -> float:
-        """When the wait that the provider asked for is over."""
+        """When the wait that the provider asked for is over; never further off than ``longest_s``."""
         return self._paused_until
 
     def forgive(self, now: float) -> None:
-        """Let one request go, although the provider asked for a longer wait: it tries how that does."""
+        """Lift the wait that the provider asked for, and let one request go: it tries how that does."""
         self._paused_until = 0.0
         self._requests.forgive(now, 1.0)
         self._tokens.forgive(now, inf)
@@ -99,10 +108,11 @@ class Pace:
             ticket = Ticket(now, 0.0, None)
         elif not failure.unsettled:
             self._tokens.correct(ticket.entry, ticket.tokens, 0.0, now)
-        if failure.kind is FailureKind.RATE_LIMITED:
-            self._refused(ticket, now, failure)
-        elif failure.kind in _PASSING and failure.retry_after_s is not None:
-            self._pause(now + failure.retry_after_s)
+        wait_s = asked_s(failure)
+        if wait_s <= self.longest_s:
+            if failure.kind is FailureKind.RATE_LIMITED:
+                wait_s = self._refused(ticket, now, failure)
+            self._paused_until = max(self._paused_until, now + wait_s)
         if failure.kind in _TOO_MANY:
             self._crowd.failed(ticket.at, now, under_way)
 
@@ -122,10 +132,8 @@ class Pace:
         rpm, tpm = (round(rate, 1) if rate < inf else 0 for rate in rates)
         return {"rpm": rpm, "tpm": tpm, "concurrent": self.concurrent}
 
-    def _pause(self, until: float) -> None:
-        self._paused_until = max(self._paused_until, until)
-
-    def _refused(self, ticket: Ticket, now: float, failure: Failure) -> None:
+    def _refused(self, ticket: Ticket, now: float, failure: Failure) -> float:
+        """Learn from a 429; return how long everybody waits for it."""
         meter, amount = self._requests, 1.0
         if _TOKENS.search(failure.message):
             meter, amount = self._tokens, ticket.tokens
@@ -135,9 +143,8 @@ class Pace:
             wait = max(wait, patience)  # what it asked for was not enough
         if meter.refused(ticket.at, amount, now, max(wait, 0.01)):
             self._refusals += 1
-            self._pause(now + wait)
-        elif failure.retry_after_s is not None:
-            self._pause(now + failure.retry_after_s)
+            return wait
+        return asked_s(failure)
 
 
 class _Crowd:

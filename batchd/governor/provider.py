@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
@@ -58,9 +59,9 @@ class Refusal:
 class Park:
     """Make no call now: the task gives its slot back, until what it waits for is over."""
 
-    #: ``PROVIDER`` or ``DAY``.
+    #: ``PROVIDER``, ``MODEL`` or ``DAY``.
     scope: Scope
-    #: The provider's.
+    #: The provider's, or the model's.
     name: str
     cause: Cause
     message: str
@@ -101,14 +102,21 @@ class Permit:
 class Provider:
     """The queue before one provider: first come, first served."""
 
-    def __init__(self, serve: Callable[[Permit], None], half_opened: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, serve: Callable[[Permit], None], half_opened: Callable[[str], None]
+    ) -> None:
         """``serve`` answers a permit whose turn it is; where that grants it, it calls ``enter``."""
         self.pace = Pace()
         #: Why it cannot be called at all: it has no key.
         self.refusal = ""
-        #: Whether somebody paused it.
-        self.paused = False
-        self.breaker = Breaker(half_opened)
+        self._half_opened = half_opened
+        #: Its own, and those of its models that are parked, or were, by name.
+        self.breakers: dict[str, Breaker] = {}
+        self.breaker = self.breaker_of(name)
+        #: By model: when the last call that was answered was granted, by the loop's clock.
+        self.served: dict[str, float] = {}
+        #: Models whose refusal has parked it, and that were not answered since: once it serves others, it is theirs.
+        self.refused: set[str] = set()
         #: When the last call that it answered was granted, by the loop's clock, and who gave up waiting since.
         self.answered_from = 0.0
         self.given_up_by: set[Ref] = set()
@@ -117,6 +125,11 @@ class Provider:
         self._waiting: deque[Permit] = deque()
         self._under_way = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    def breaker_of(self, name: str) -> Breaker:
+        """Return its own breaker by its name, or that of one of its models."""
+        known = self.breakers.get(name)
+        return known or self.breakers.setdefault(name, Breaker(partial(self._half_opened, name)))
 
     def join(self, permit: Permit, *, first: bool = False) -> None:
         """Queue a permit: at the end, or, where it has waited before, at the front."""
@@ -134,13 +147,14 @@ class Provider:
         """Count a call as under way."""
         self._under_way += 1
         permit.ticket = self.pace.granted(asyncio.get_running_loop().time(), permit.call.tokens)
-        if self.breaker.half_open:
-            self.breaker.trial = permit
+        for breaker in self._of(permit):
+            breaker.entered(permit)
 
     def exit(self, permit: Permit) -> None:
         """Count a call as no longer under way."""
         self._under_way -= 1
-        self.breaker.ended(permit)
+        for breaker in self._of(permit):
+            breaker.ended(permit)
 
     def answered(self, permit: Permit, tokens: int) -> None:
         """Tell the pacing clock of an answer, and how many tokens it needed."""
@@ -166,14 +180,46 @@ class Provider:
                     return
             self._serve(self._waiting.popleft())
 
+    def servable(self) -> Permit | None:
+        """Return the permit that ``pump`` would serve now."""
+        if not self._waiting or not (self.shut or self._under_way < self.pace.concurrent):
+            return None
+        first, now = self._waiting[0], asyncio.get_running_loop().time()
+        return first if self.shut or self.pace.ready_at(now, first.call.tokens) <= now else None
+
     @property
     def shut(self) -> bool:
         """Whether calls are turned away at once, rather than kept waiting."""
-        return self.paused or bool(self.refusal) or self.breaker.shut
+        return bool(self.refusal) or self.breaker.shut
+
+    def serves_others(self, model: str, since: float) -> bool:
+        """Whether what refuses a model's call, made then, serves others: since then, or since it refused this one before."""
+        if model in self.refused and self.breaker.outage is None:
+            return True
+        return any(at > since for name, at in self.served.items() if name != model)
+
+    def turns_away(self, model: str) -> bool:
+        """Whether a call to a model is turned away: with all others, or alone."""
+        own = self.breakers.get(model)
+        if self.shut or own is None:
+            return self.shut
+        # Where only tasks of parked models are left, one of them tries how the provider does.
+        return own.paused or (own.shut and not self.breaker.half_open)
+
+    def lift(self) -> None:
+        """Let one request go now, whatever the provider asked to wait; what it meets decides the rest."""
+        self.pace.forgive(asyncio.get_running_loop().time())
 
     def wait_s(self) -> float:
-        """Return how long the provider asks everybody to wait."""
-        return max(0.0, self.pace.paused_until - asyncio.get_running_loop().time())
+        """Return how long the provider asks everybody to wait: for a moment, or parked, until it is tried."""
+        until, outage = self.pace.paused_until, self.breaker.outage
+        if outage is not None and outage.cause is Cause.LIMITED and not self.breaker.half_open:
+            until = max(until, self.breaker.tried_at)
+        return max(0.0, until - asyncio.get_running_loop().time())
+
+    def _of(self, permit: Permit) -> list[Breaker]:
+        own = self.breakers.get(permit.call.model)
+        return [self.breaker] if own is None else [self.breaker, own]
 
     @property
     def crowded(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ from batchd.records.unicode import valid_throughout
 
 _LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitive", "refusal"})
+#: Characters of an answer that are kept, and as many of its thinking: no model writes as many tokens at a time. What
+#: is longer would hold up, at each step, all that runs beside it.
+MOST_CHARS = 1 << 20
 #: The provider broke off for reasons of its own (OpenRouter, DeepSeek, Zhipu).
 BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error"})
 #: No set: what a server writes there may be no word, and nothing that could be in one.
@@ -112,11 +116,14 @@ def answer(completion: Completion, message: Message, request: Request, seconds: 
     reason = completion.choices[0].finish_reason if completion.choices else None
     content, thinking = _content(message)
     reasoning = _string(message.reasoning_content) or _string(message.reasoning) or thinking
+    kept = tuple(_kept(calls, MOST_CHARS - len(content)))
+    whole = len(content) <= MOST_CHARS and kept == calls
     return Answer(
-        content=content,
-        tool_calls=calls,
-        finish_reason=_finish_reason(reason, called=bool(calls)),
-        reasoning=reasoning,
+        content=content[:MOST_CHARS],
+        tool_calls=kept,
+        # As if the provider had cut it off: the model goes on, or does it in smaller pieces.
+        finish_reason=_finish_reason(reason, called=bool(calls)) if whole else "length",
+        reasoning=reasoning[:MOST_CHARS],
         reasoning_back=bool(request.tools) and isinstance(message.reasoning_content, str),
         usage=_usage(_fields(completion.usage), request, (content, reasoning), calls),
         model=completion.model or "",
@@ -150,6 +157,18 @@ def _calls(calls: list[Call]) -> Iterator[ToolCall]:
         name = call.id if call.id and call.id not in seen else f"call_{secrets.token_hex(8)}"
         seen.add(name)
         yield ToolCall(name, function.name or "", _arguments(function.arguments))
+
+
+def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
+    """Yield the calls that fit into ``room`` characters; of the first that does not, the arguments are cut off."""
+    for call in calls:
+        room -= len(call.id) + len(call.name)
+        if room <= 0:
+            return
+        yield (
+            call if len(call.arguments) <= room else replace(call, arguments=call.arguments[:room])
+        )
+        room -= len(call.arguments)
 
 
 def _arguments(value: Any) -> str:

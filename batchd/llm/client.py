@@ -28,7 +28,9 @@ CONNECT_S = 15.0
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _KEEPALIVE_S = 4.0
 #: Bytes of a body that are read: no answer is a tenth as long, and rubbish without end would fill the memory.
-MOST_BYTES = 32 << 20
+MOST_BYTES = 16 << 20
+#: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
+_LONG = 1 << 17
 _HTTP_OK = 200
 _HEADERS: Mapping[str, str] = {
     "Accept": "application/json",
@@ -142,7 +144,10 @@ class ModelClient:
             self._limits[place.setup.provider] = told
         if not response.is_success:
             return http_failure(place, response.status_code, response.headers, content)
-        return _read(place, content, request, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        if len(content) > _LONG or (len(body) > _LONG and b'"prompt_tokens"' not in content):
+            return await asyncio.to_thread(_read, place, content, request, seconds)
+        return _read(place, content, request, seconds)
 
     def _line(self, name: str, endpoint: Endpoint) -> _Line:
         line = self._lines.get(name)
@@ -219,9 +224,16 @@ def _connection_failure(place: Place, error: Exception) -> Failure:
 def _read(place: Place, body: bytes, request: Request, seconds: float) -> Answer | Failure:
     """Return what the body of a response with status 200 says."""
     try:
-        completion = answer.decode(body)
+        return _completion(place, answer.decode(body), request, seconds)
     except answer.UnreadableError as error:
         return place.failure(FailureKind.BAD_ANSWER, str(error), http_status=_HTTP_OK)
+    except RecursionError:
+        return place.failure(FailureKind.BAD_ANSWER, "it is nested too deep", http_status=_HTTP_OK)
+
+
+def _completion(
+    place: Place, completion: answer.Completion, request: Request, seconds: float
+) -> Answer | Failure:
     choice = completion.choices[0] if completion.choices else None
     if choice is None or choice.message is None:
         if completion.error:

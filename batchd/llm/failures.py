@@ -40,6 +40,11 @@ _WINDOW = _SAID(
     r'|(?:tokens|\d) >|"n_ctx":|per min(?:ute)? \(tpm\): limit)\s*(\d[\d,]{2,9})\b'
     r"|(\d[\d,]{2,9}) maximum context length"
 )
+#: OpenAI's code for a model that is not there, or not for this account.
+_NO_MODEL = "model_not_found"
+#: Bytes of an error's body that are read, and characters of its message that are looked at: a few hundred are shown.
+_MOST_SAID = 1 << 16
+_LOOKED_AT = 4000
 #: What HTTP calls an error.
 _STATUS = re.compile("[45][0-9][0-9]")
 #: Longer than the tokens that a minute allows: waiting does not help.
@@ -99,17 +104,17 @@ class Place:
 
     def failure(self, kind: FailureKind, detail: str = "", says: str = "", **more: Any) -> Failure:
         """Return a failure whose message says what happened, where, and in whose words."""
-        detail = line(self._without_key(valid(detail))).rstrip(".")
+        long = len(detail) > _LOOKED_AT
+        masked = self.masker.before_cut if long else self.masker.text
+        detail = _KEY_LIKE.sub(MASK, masked(valid(detail[:_LOOKED_AT])))
+        detail = line(detail).rstrip(".")
         message = f"{self} {says or _SAYS[kind]}"
         return Failure(kind=kind, message=f"{message}: {detail}" if detail else message, **more)
-
-    def _without_key(self, text: str) -> str:
-        return _KEY_LIKE.sub(MASK, self.masker.text(text))
 
 
 def http_failure(place: Place, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """Return what an HTTP error says. ``headers`` have lower-case names."""
-    text = body.decode("utf-8", "replace")
+    text = body[:_MOST_SAID].decode("utf-8", "replace")
     words = _Words.of(text)
     kind = _kind(status, words)
     retry_after_s = waits.retry_after(headers)
@@ -123,6 +128,7 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
         retry_after_s=retry_after_s,
         headers=place.masker.value(dict(_limit_headers(headers))),
         window=_window(words.all + text[:4000]) if kind is FailureKind.CONTEXT_OVERFLOW else 0,
+        of_model=_names(place.setup.model, words),
     )
 
 
@@ -149,10 +155,13 @@ class _Words:
     def of(cls, text: str) -> _Words:
         """Read the body of an error: OpenAI's form, and what else is seen."""
         try:
-            value = json.loads(text)
+            return cls._of(json.loads(text))
         except (ValueError, RecursionError):
             page = text.lstrip().startswith("<")
             return cls("an HTML page" if page else text[:1000], "" if page else text[:1000].lower())
+
+    @classmethod
+    def _of(cls, value: Any) -> _Words:
         value = value[0] if isinstance(value, list) and value else value  # Gemini
         error = value.get("error", value) if isinstance(value, dict) else value
         fields = error if isinstance(error, dict) else {"message": error}
@@ -188,6 +197,12 @@ def _kind(status: int, words: _Words) -> FailureKind:
     if status == 413 or (status in {400, 422} and _OVERFLOW.search(words.all)):  # noqa: PLR2004 (content too large)
         return FailureKind.CONTEXT_OVERFLOW
     return FailureKind.BAD_REQUEST
+
+
+def _names(model: str, words: _Words) -> bool:
+    """Whether a provider speaks of this one model."""
+    name = re.escape(model.lower())
+    return _NO_MODEL in words.all or bool(re.search(rf"(?<![\w.-]){name}(?![\w-]|\.\w)", words.all))
 
 
 def _window(said: str) -> int:

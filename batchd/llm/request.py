@@ -110,7 +110,7 @@ def _call(call: ToolCall) -> Mapping[str, Any]:
     arguments = call.arguments
     try:
         _OBJECT.decode(arguments)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         # Some servers answer 400 or 500 to a conversation with broken arguments in it, for ever.
         arguments = msgspec.json.encode({"malformed": valid_throughout(arguments)}).decode()
     function = {"name": call.name, "arguments": arguments}

@@ -66,12 +66,14 @@ class BudgetV1:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderV1:
-    """A provider that is parked, or no longer."""
+    """A provider that is parked, or one of its models, or no longer."""
 
     name: str
-    #: ``auth``, ``quota``, ``provider_unavailable`` or ``rate_limited``.
+    #: ``auth``, ``quota``, ``provider_unavailable``, ``rate_limited`` or ``model_gone``.
     cause: str
     since: str
+    #: ``PROVIDER/MODEL``; null: the provider as a whole.
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

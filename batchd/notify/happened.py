@@ -16,7 +16,7 @@ from batchd.errors import Problem, cut
 from batchd.formats import SummaryTaskV1, SummaryV1
 from batchd.notify.format import BatchV1, BudgetV1, DaemonV1, EventV1, FailuresV1, ProviderV1
 from batchd.observe.words import counted, duration, money, percent
-from batchd.records import Batch, Parking, Status
+from batchd.records import Batch, Parking, Scope, Status
 from batchd.results import timestamp
 from batchd.spool.ulid import ulid
 
@@ -95,11 +95,11 @@ def budget_spent(batch: str, message: str, at: float) -> EventV1:
 
 
 def provider_parked(parking: Parking, mend: str, at: float) -> EventV1:
-    """Return that nobody may ask a provider."""
+    """Return that no call may go to a provider, or one of its models."""
     return _event(
         "provider_parked",
         at,
-        headline=f"provider {parking.name} is parked: {parking.cause}",
+        headline=f"{parking.scope} {parking.name} is parked: {parking.cause}",
         message=_quoted(parking.message),
         how_to_go_on=mend.replace("`", ""),
         provider=_provider(parking),
@@ -107,11 +107,11 @@ def provider_parked(parking: Parking, mend: str, at: float) -> EventV1:
 
 
 def provider_resumed(parking: Parking, at: float) -> EventV1:
-    """Return that a provider answers again."""
+    """Return that a provider, or one of its models, answers again."""
     return _event(
         "provider_resumed",
         at,
-        headline=f"provider {parking.name} answers again",
+        headline=f"{parking.scope} {parking.name} answers again",
         message=f"it was parked for {duration(at - parking.since)}, with: {_quoted(parking.message)}",
         provider=_provider(parking),
     )
@@ -163,7 +163,12 @@ def _decoder() -> msgspec.json.Decoder[SummaryV1]:
 
 
 def _provider(parking: Parking) -> ProviderV1:
-    return ProviderV1(name=parking.name, cause=parking.cause, since=timestamp(parking.since))
+    return ProviderV1(
+        name=parking.name.partition("/")[0],
+        cause=parking.cause,
+        since=timestamp(parking.since),
+        model=parking.name if parking.scope is Scope.MODEL else None,
+    )
 
 
 def _failures(tasks: Sequence[SummaryTaskV1]) -> Iterator[FailuresV1]:

@@ -20,6 +20,7 @@ def of_batch(
 ) -> tuple[Parking, ...]:
     """Return what keeps tasks of a batch from going on."""
     left = [task for task in tasks if not task.status.final]
+    models = {task.model for task in left}
     providers = {task.model.partition("/")[0] for task in left}
     refs = {str(task.ref) for task in left}
 
@@ -31,6 +32,8 @@ def of_batch(
                 return each.name in refs
             case Scope.PROVIDER:
                 return each.name in providers
+            case Scope.MODEL:
+                return each.name in models
         return bool(left)
 
     return tuple(each for each in parked if concerns(each))

@@ -12,9 +12,11 @@ from batchd.observe.words import moment
 _WHAT = {
     "outbox_trouble": "results cannot be written, so nothing is started",
     "sandbox_trouble": "commands cannot be run, so nothing is started",
+    "worker_trouble": "no worker comes up, so nothing is started that needs one",
     "inbox_trouble": "files in the inbox cannot be taken up",
     "control_trouble": "the control socket, which was taken away, cannot be made again",
     "store_trouble": "the store cannot be written, so nothing new is asked for",
+    "stalled": "something could go on and does not",
     "metrics_trouble": "no metrics, but tasks go on",
     "traces_trouble": "no traces, but tasks go on",
 }
@@ -22,6 +24,8 @@ _WHAT = {
 
 def what(trouble: Mapping[str, Any]) -> str:
     """Return what fails, and what that means for tasks."""
+    if trouble["what"] == "outbox_trouble" and (names := trouble.get("batches")):
+        return f"results of {', '.join(names)} cannot be written, so none of its tasks is started"
     return str(_WHAT.get(trouble["what"], trouble["what"]))
 
 

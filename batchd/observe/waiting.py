@@ -51,6 +51,7 @@ class Waiting:
             (Scope.TASK, str(task.ref)),
             (Scope.BATCH, task.ref.batch),
             (Scope.PROVIDER, task.model.partition("/")[0]),
+            (Scope.MODEL, task.model),
             (Scope.DAY, ""),
             (Scope.ALL, ""),
         )

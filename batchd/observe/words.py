@@ -115,6 +115,7 @@ def named(scope: str, name: str) -> str:
         "all": "everything",
         "day": "the day's budget",
         "provider": f"provider {name}",
+        "model": f"model {name}",
         "batch": f"batch {name}",
         "task": f"task {name}",
     }
@@ -123,5 +124,6 @@ def named(scope: str, name: str) -> str:
 
 def option(scope: str, name: str) -> str:
     """Return the arguments of ``resume`` that mean a scope."""
-    options = {"all": "--all", "provider": f"--provider {name}", "batch": name, "task": name}
+    options = {"all": "--all", "provider": f"--provider {name}", "model": f"--model {name}"}
+    options |= {"batch": name, "task": name}
     return options.get(scope, "")

@@ -10,7 +10,9 @@ import gc
 
 import batchd.pool.worker  # noqa: F401 (imported for its weight: openai, the agent, the sandbox)
 from batchd import llm, tokens
+from batchd.pool import code
 
+code.fingerprint()
 tokens.load()
 llm.tls()
 gc.collect()

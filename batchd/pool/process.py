@@ -46,6 +46,8 @@ class Worker:
         self.tasks: dict[Ref, int] = {}
         #: Whether it is kept for one task alone, until that is done.
         self.alone = False
+        #: Whether it gets no more tasks until it has none, so that one task can have it alone.
+        self.clearing = False
         #: Gets no more tasks, and ends when it has none.
         self.retiring = False
         self.tasks_done = 0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchd import __version__, wire
+from batchd.errors import NotPossibleError
+from batchd.pool import code
 from batchd.pool.process import Worker, end_fork_server, prepare
 from batchd.records import Ref
 
@@ -19,6 +22,12 @@ _FORK_S = 2.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
+#: So many workers in a row that do not come up are a trouble: tasks wait for another.
+_HOPELESS = 3
+#: What helps where the files on the disk are not those that the daemon runs.
+_RESTART = "restart the daemon; the tasks wait, and go on then"
+#: What helps otherwise.
+_AGAIN = "see the log; it is tried again by itself"
 
 
 class Handler(Protocol):
@@ -29,6 +38,9 @@ class Handler(Protocol):
 
     def started(self, worker: Worker) -> None:
         """A worker is up."""
+
+    def broke(self, error: BaseException) -> None:
+        """A part of the pool has ended that must not: a bug."""
 
     def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """A worker has ended with tasks ``lost``, by attempt; 0 where none was started. ``counted``: they may have killed it."""
@@ -68,6 +80,8 @@ class Supervisor:
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
+        #: Why no worker comes up, with the fix, and since when; None: they do. Tasks get only those that are up.
+        self.trouble: tuple[NotPossibleError, float] | None = None
         self._closing = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
@@ -78,26 +92,42 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin to watch, and keep one worker warm."""
+        code.fingerprint()  # of what this process runs, before anybody can change it
         prepare("batchd.pool.preload")
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
+        self._watch.add_done_callback(self._ended)
         self._start_worker()
 
     def slots(self) -> int:
         """Return how many tasks could be run now."""
         each = self._settings.agents_per_process
-        new = max(0, self._shape.processes - len(self._workers))
-        return new * each + sum(each - len(w.tasks) for w in self._open())
+        return self._room() * each + sum(each - len(w.tasks) for w in self._open())
 
     def slot_alone(self) -> bool:
         """Return whether a task could have a process of its own now."""
-        return len(self._workers) < self._shape.processes or any(not w.tasks for w in self._open())
+        return self._room() > 0 or self._empty() is not None
+
+    @property
+    def clearing(self) -> Worker | None:
+        """The worker that gets no more tasks, so that one task can have it alone."""
+        return next((w for w in self._workers if w.clearing and not w.retiring), None)
+
+    def clear(self, worker: Worker | None) -> bool:
+        """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
+        again = [w for w in self._workers if w.clearing and w is not worker]
+        for each in again:
+            each.clearing = False
+        if worker is not None:
+            worker.clearing = True
+        return bool(again)
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> Worker:
         """Give a slot to a task; there must be one, by ``slots`` or ``slot_alone``."""
-        worker = min(self._open(), key=lambda w: len(w.tasks), default=None)
-        if worker is None or (worker.tasks and len(self._workers) < self._shape.processes):
+        worker = self._empty() if alone else None
+        worker = worker or min(self._open(), key=lambda w: len(w.tasks), default=None)
+        if worker is None or (worker.tasks and self._room()):
             worker = self._start_worker()
-        worker.alone = alone
+        worker.alone, worker.clearing = alone, False
         worker.tasks[ref] = 0
         return worker
 
@@ -156,9 +186,27 @@ class Supervisor:
             end_fork_server()  # it does not answer, and whoever waits for it would wait for ever
         await asyncio.gather(*self._lives)
 
+    def _room(self) -> int:
+        """Return how many workers may be started for tasks."""
+        return 0 if self.trouble else max(0, self._shape.processes - len(self._workers))
+
     def _open(self) -> Iterator[Worker]:
         each = self._settings.agents_per_process
-        return (w for w in self._workers if not w.retiring and not w.alone and len(w.tasks) < each)
+        kept = (w for w in self._usable() if not w.clearing)
+        return (w for w in kept if len(w.tasks) < each)
+
+    def _empty(self) -> Worker | None:
+        """Return a worker without a task, best one that was cleared."""
+        empty = (w for w in self._usable() if not w.tasks)
+        return max(empty, key=lambda w: w.clearing, default=None)
+
+    def _usable(self) -> Iterator[Worker]:
+        """Yield the workers that may get a task: while none comes up, only those that have."""
+        return (
+            w
+            for w in self._workers
+            if not (w.retiring or w.alone) and (w.greeted or not self.trouble)
+        )
 
     def _retire(self, worker: Worker) -> None:
         worker.retiring = True
@@ -174,7 +222,13 @@ class Supervisor:
         life = asyncio.get_running_loop().create_task(self._live(worker))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
+        life.add_done_callback(self._ended)
         return worker
+
+    def _ended(self, part: asyncio.Task[None]) -> None:
+        """Have nothing of the pool end unseen: without it a worker that hangs would do so for ever."""
+        if not part.cancelled() and (error := part.exception()):
+            self._handler.broke(error)
 
     async def _live(self, worker: Worker) -> None:
         """Start a worker, wait for its end, and tell of it."""
@@ -192,6 +246,8 @@ class Supervisor:
             worker.kill(worker.cause)
             worker.channel.close()
         self._failures = 0 if worker.greeted else self._failures + 1
+        if self._failures >= _HOPELESS and not self.trouble:
+            self._fails(f"{self._failures} in a row ended at once: {worker.cause}", _AGAIN)
         self._workers.remove(worker)
         worker.gone()
         self._handler.died(worker, worker.tasks, counted=worker.greeted)
@@ -201,14 +257,8 @@ class Supervisor:
         match message:
             case wire.Heartbeat():
                 worker.rss = message.rss
-            case wire.Hello(version=version):
-                if version == __version__:
-                    worker.hello()
-                    self._handler.started(worker)
-                else:
-                    worker.kill(
-                        f"it is batchd {version}, the daemon {__version__}: start that anew"
-                    )
+            case wire.Hello():
+                self._greeted(worker, message)
             case wire.Done(ref=ref, attempt=attempt):
                 if worker.tasks.get(ref) == attempt:
                     del worker.tasks[ref]
@@ -217,6 +267,27 @@ class Supervisor:
                 self._handler.message(worker, message)
             case _:
                 self._handler.message(worker, message)
+
+    def _greeted(self, worker: Worker, hello: wire.Hello) -> None:
+        if (hello.version, hello.code) == (__version__, code.fingerprint()):
+            self.trouble = None
+            worker.hello()
+            self._handler.started(worker)
+            return
+        # The fork server has died, and the one in its place has loaded what an upgrade left.
+        which = (
+            "other files of the same version"
+            if hello.version == __version__
+            else f"batchd {hello.version}"
+        )
+        cause = f"a worker runs {which}, the daemon {__version__}"
+        self._fails(cause, _RESTART)
+        worker.kill(f"{cause}: {_RESTART}")
+        end_fork_server()  # so that the next try sees whether the files are the daemon's again
+
+    def _fails(self, cause: str, fix: str) -> None:
+        since = self.trouble[1] if self.trouble else time.time()
+        self.trouble = NotPossibleError(f"{cause}: {fix}"), since
 
     def _slot_freed(self, worker: Worker) -> None:
         worker.alone = False
@@ -241,7 +312,9 @@ class Supervisor:
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
                     self._retire(worker)
-            if not self._workers:
+            trying = any(not worker.greeted for worker in self._workers)
+            room = len(self._workers) < self._shape.processes
+            if not self._workers or (self.trouble and room and not trying):
                 self._start_worker()
 
     def _superfluous(self, worker: Worker, now: float) -> bool:

@@ -26,7 +26,7 @@ from batchd.errors import SandboxUnavailableError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.pool import threads
+from batchd.pool import code, threads
 from batchd.pool.channel import Channel
 from batchd.records import Ref
 from batchd.sandbox import Sandbox
@@ -72,6 +72,7 @@ class Worker:
         threads.start()
         await self.channel.attach(sock)
         heart = asyncio.create_task(self._beat())
+        heart.add_done_callback(self._stopped)
         await self._ended.wait()
         for task in (heart, *self._tasks):
             task.cancel()
@@ -95,6 +96,11 @@ class Worker:
         if cause:
             sys.stderr.write(f"batchd worker {os.getpid()}: {cause}\n")
         self._ended.set()
+
+    def _stopped(self, heart: asyncio.Task[None]) -> None:
+        """End with the cause, not as one that fell silent, where the heart stops by itself."""
+        if not heart.cancelled() and (error := heart.exception()):
+            self._lost("".join(traceback.format_exception(error)))
 
     async def _beat(self) -> None:
         while True:
@@ -135,8 +141,8 @@ class Worker:
 
     def _greeted(self, version: str, settings: wire.Settings | None) -> None:
         if version != __version__ or settings is None:
-            self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
-            self._lost(f"this is batchd {__version__}, the daemon is {version}: start it anew")
+            self.channel.send(self._hello())
+            self._lost(f"this is batchd {__version__}, the daemon is {version}: restart it")
             return
         try:
             self.sandbox = Sandbox(settings.sandbox)
@@ -145,7 +151,10 @@ class Worker:
             return
         self._settings = settings
         self.client = ModelClient(settings.endpoints)
-        self.channel.send(wire.Hello(version=__version__, pid=os.getpid()))
+        self.channel.send(self._hello())
+
+    def _hello(self) -> wire.Hello:
+        return wire.Hello(version=__version__, code=code.fingerprint(), pid=os.getpid())
 
     def _start(self, run: wire.Run) -> None:
         assert self._settings is not None, "the daemon says Hello first"

@@ -24,7 +24,7 @@ from batchd.records.money import (
     Usage,
     dollars,
 )
-from batchd.records.parking import Cause, Parking, Scope
+from batchd.records.parking import Cause, Parking, Scope, summed
 from batchd.records.policy import SandboxPolicy
 from batchd.records.tasks import (
     Batch,
@@ -70,4 +70,5 @@ __all__ = [
     "ToolCall",
     "Usage",
     "dollars",
+    "summed",
 ]

@@ -10,6 +10,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
+
 from batchd import masking
 from batchd.records.money import Price, Usage
 from batchd.records.unicode import valid_throughout
@@ -37,7 +39,11 @@ class ToolCall:
 
         Raises ``ValueError`` or ``RecursionError`` where they are no JSON.
         """
-        return valid_throughout(json.loads(self.arguments or "{}", strict=False))
+        try:
+            # Ten times as fast, and so strict that what it takes is in order.
+            return msgspec.json.decode(self.arguments or "{}")
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            return valid_throughout(json.loads(self.arguments, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class Failure:
     sent: bool = True
     #: The model's window in tokens, where an overflow's message names it; else 0.
     window: int = 0
+    #: Whether the provider's words name the model: what they say need not hold for its others.
+    of_model: bool = False
 
     @property
     def unsettled(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batchd.records.tasks import Reason
@@ -13,13 +14,25 @@ class Scope(enum.StrEnum):
 
     #: Everything.
     ALL = "all"
-    #: Everything, until the day of its budget is over.
+    #: Everything, since nothing that waits fits into what is left of the day's budget.
     DAY = "day"
     #: All calls to one provider.
     PROVIDER = "provider"
+    #: All calls to one model of a provider; its name is ``PROVIDER/MODEL``.
+    MODEL = "model"
     BATCH = "batch"
     #: Its name is that of a ``Ref``: ``BATCH/TASK``.
     TASK = "task"
+
+    @classmethod
+    def of(cls, name: str) -> Scope:
+        """Return what is meant by the name of a provider, or of a model: ``PROVIDER/MODEL``."""
+        return cls.MODEL if "/" in name else cls.PROVIDER
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is asked: its calls may fail, and one of them tries how it does."""
+        return self in {Scope.PROVIDER, Scope.MODEL}
 
 
 class Cause(enum.StrEnum):
@@ -37,7 +50,9 @@ class Cause(enum.StrEnum):
     DOWN = "provider_unavailable"
     #: The provider asks everybody to wait for long.
     LIMITED = "rate_limited"
-    #: The day's money is spent.
+    #: The provider has the model no more, or not for us.
+    GONE = "model_gone"
+    #: What is left of the day's money is too little.
     BUDGET = "budget"
 
     @property
@@ -51,6 +66,7 @@ _REASONS = {
     Cause.QUOTA: Reason.QUOTA,
     Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
     Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
+    Cause.GONE: Reason.BAD_REQUEST,
 }
 
 
@@ -66,3 +82,13 @@ class Parking:
     message: str = ""
     #: Since when, in seconds since the epoch.
     since: float
+    #: For how long it has been tried in vain, in seconds: what ``max_parked_s`` is compared with.
+    tried_s: float = 0.0
+
+
+def summed(parkings: Iterable[Parking]) -> tuple[Parking, ...]:
+    """Return parkings without the tasks that wait for the day's money, where nothing else does anything else."""
+    every = tuple(parkings)
+    if not any(each.scope is Scope.DAY for each in every):
+        return every
+    return tuple(p for p in every if p.scope is not Scope.TASK or p.cause is not Cause.BUDGET)

@@ -5,23 +5,25 @@ directory is neither the same as, nor above, nor below that of a task that has b
 better ready task that itself waits for its directory. So nothing is overtaken by what would
 keep it waiting: nothing starves. (But for tasks of a crowded provider, which let others pass.)
 
-Ready tasks of one provider and one directory queue in a lane. Only the head of a lane competes; a
+Ready tasks of one model and one directory queue in a lane. Only the head of a lane competes; a
 lane that is blocked stands aside, on the hold that blocks it, until that hold goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from heapq import heappop, heappush
 from operator import itemgetter
 
 from batchd.records import Ref, Status
+from batchd.schedule.heads import Heads, competing, is_of, of, provider_of
 from batchd.schedule.holds import Entry, Hold, Holds, Lane, discard
 from batchd.schedule.items import Item, Queued
 
-__all__ = ["Queued", "Schedule"]
+__all__ = ["Queued", "Schedule", "is_of"]
 
 
 class Schedule:
@@ -34,11 +36,12 @@ class Schedule:
         self._items: dict[Ref, Item] = {}
         self._dependants: dict[Ref, dict[Ref, None]] = {}
         self._lanes: dict[tuple[str, str], Lane] = {}
-        #: By provider: the heads of lanes that compete. May hold stale entries.
-        self._heads: dict[str, list[Entry]] = {}
-        self._suspects: dict[str, list[Entry]] = {}
+        #: By model: the heads of lanes that compete. May hold stale entries.
+        self._heads: Heads = {}
+        self._suspects: Heads = {}
         self._aside: dict[str, dict[Lane, None]] = {}
         self._holds = Holds()
+        #: Providers and models.
         self._parked: set[str] = set()
 
     def __len__(self) -> int:
@@ -47,18 +50,41 @@ class Schedule:
     def __contains__(self, ref: Ref) -> bool:
         return ref in self._items
 
-    def refs(self, provider: str = "", *, waiting: bool = False) -> list[Ref]:
-        """Return the tasks, of one provider or all; ``waiting``: only those that do not run."""
+    def refs(self, name: str = "", *, waiting: bool = False) -> list[Ref]:
+        """Return the tasks, of one provider, of one model or all; ``waiting``: only those that do not run."""
         return [
             ref
             for ref, item in self._items.items()
-            if provider in {"", item.queued.provider} and not (waiting and item.taken)
+            if (not name or is_of(item.queued.source, name)) and not (waiting and item.taken)
         ]
+
+    def taken(self) -> set[Ref]:
+        """Return the tasks that were dispatched, and have neither ended nor given their slot back."""
+        return {ref for ref, item in self._items.items() if item.taken}
+
+    def sizes(self) -> Counter[str]:
+        """Return how many tasks are here, by batch."""
+        return Counter(ref.batch for ref in self._items)
+
+    def next(self) -> Ref | None:
+        """Return a task that ``take`` would return as it stands; None: none may start."""
+        heads = competing(self._heads, self._parked)
+        return next((theirs[0][2] for theirs in heads.values() if self._tidy(theirs)), None)
 
     def provider(self, ref: Ref) -> str:
         """Return the provider of a task; empty for one that is not here."""
         item = self._items.get(ref)
         return item.queued.provider if item else ""
+
+    def model(self, ref: Ref) -> str:
+        """Return the model of a task, ``PROVIDER/MODEL``; empty for one that is not here."""
+        item = self._items.get(ref)
+        return item.queued.source if item else ""
+
+    def suspect(self, ref: Ref) -> bool:
+        """Whether a task must run in a process of its own."""
+        item = self._items.get(ref)
+        return item is not None and item.suspect
 
     def add(self, queued: Queued) -> None:
         """Queue a task.
@@ -84,30 +110,65 @@ class Schedule:
         """
         taken: list[Ref] = []
         while len(taken) < slots:
-            heads = self._open(self._heads)
-            calm = {name: theirs for name, theirs in heads.items() if name not in crowded}
+            heads = competing(self._heads, self._parked)
+            calm = {
+                name: theirs for name, theirs in heads.items() if provider_of(name) not in crowded
+            }
             ref = (crowded and self._take(calm)) or self._take(heads)
             if not ref:
                 break
             taken.append(ref)
+        # There may have been a model a task.
+        self._heads = {source: theirs for source, theirs in self._heads.items() if theirs}
         return taken
 
-    def take_of(self, provider: str) -> Ref | None:
-        """Return the next task of one provider, even if that is parked, to see how it does."""
-        ref = self._take({provider: self._heads.get(provider, [])})
-        if provider in self._parked:
-            self._let_pass(provider)
+    def take_of(self, name: str, last: Sequence[str] = ()) -> Ref | None:
+        """Return the next task of a provider or a model, even if that is parked, to see how it does.
+
+        Those of a provider's models that are parked themselves are none of it. Models in ``last`` come last, in this order.
+        """
+        heads = of(self._heads, name, self._parked)
+        first = {source: theirs for source, theirs in heads.items() if source not in last}
+        for each in (first, *({source: heads[source]} for source in last if source in heads)):
+            if ref := self._take(each):
+                break
+        if name in self._parked:
+            self._let_pass(name)
         return ref
 
-    def take_suspect(self, provider: str = "") -> Ref | None:
-        """Return the next task that must run in a process of its own; of one provider, even if that is parked."""
-        own = {provider: self._suspects.get(provider, [])}
-        entry = self._best(own if provider else self._open(self._suspects))
+    def take_suspect(self, name: str = "") -> Ref | None:
+        """Return the next task that must run in a process of its own; of a provider or a model, even if that is parked."""
+        heads = (
+            of(self._suspects, name, self._parked)
+            if name
+            else competing(self._suspects, self._parked)
+        )
+        entry = self._best(heads)
         if entry is None:
             return None
         item = self._items[entry[2]]
-        item.lane, item.taken = None, True
+        item.lane, item.taken, item.begins = None, True, False
         return entry[2]
+
+    def suspect_due(self, crowded: AbstractSet[str] = frozenset()) -> Ref | None:
+        """Return the task that must run in a process of its own and has its turn: no other one that is ready is better.
+
+        Those of ``crowded`` providers let it pass, as they do in ``take``.
+        """
+        suspect = self._first(competing(self._suspects, self._parked))
+        if suspect is None:
+            return None
+        passed = crowded if self.provider(suspect[2]) not in crowded else frozenset()
+        heads = competing(self._heads, self._parked)
+        best = self._first(
+            {m: theirs for m, theirs in heads.items() if provider_of(m) not in passed}
+        )
+        return None if best and best < suspect else suspect[2]
+
+    def precedes(self, one: Ref, other: Ref) -> bool:
+        """Whether one task is better than another by priority, then order; False where one of them has ended."""
+        ours, theirs = self._items.get(one), self._items.get(other)
+        return ours is not None and theirs is not None and _entry(ours) < _entry(theirs)
 
     def release(self, ref: Ref, *, suspect: bool = False) -> None:
         """Queue a task again that gave its slot back; it keeps its directory.
@@ -120,6 +181,22 @@ class Schedule:
             item.taken = False
             if not item.unmet:
                 self._ready(item)
+
+    def begins(self, ref: Ref) -> bool:
+        """Whether a task that was taken had never begun before."""
+        item = self._items.get(ref)
+        return item is not None and item.begins
+
+    def hold_back(self, ref: Ref) -> None:
+        """Take back that a task was taken, as if it had not been, and do not dispatch it until ``unpark``."""
+        item = self._items.get(ref)
+        if item is None or not item.taken:
+            return
+        item.taken = False
+        item.unmet += 1
+        if item.begins and item.hold:
+            hold, item.hold, item.begins = item.hold, None, False
+            self._lift(hold)
 
     def park(self, ref: Ref) -> None:
         """Do not dispatch a task until as many calls of ``unpark``; one that runs is not stopped."""
@@ -171,12 +248,12 @@ class Schedule:
         self._withdraw(item)
 
     def park_provider(self, name: str) -> None:
-        """Dispatch no task of this provider until ``unpark_provider``."""
+        """Dispatch no task of this provider, or model, until ``unpark_provider``."""
         self._parked.add(name)
         self._let_pass(name)
 
     def unpark_provider(self, name: str) -> None:
-        """Dispatch this provider's tasks again."""
+        """Dispatch this provider's, or model's, tasks again."""
         self._parked.discard(name)
 
     def _met(self, item: Item) -> None:
@@ -199,13 +276,13 @@ class Schedule:
 
     def _ready(self, item: Item) -> None:
         queued = item.queued
-        entry = item.entry = (-queued.priority, queued.order, queued.ref)
+        entry = item.entry = _entry(item)
         if item.suspect:
-            item.lane = Lane(queued.provider, "", [entry])
-            heappush(self._suspects.setdefault(queued.provider, []), entry)
+            item.lane = Lane(queued.source, "", [entry])
+            heappush(self._suspects.setdefault(queued.source, []), entry)
             return
         directory = "" if item.hold else queued.directory
-        key = (queued.provider, directory)
+        key = (queued.source, directory)
         lane = item.lane = self._lanes.get(key) or self._lanes.setdefault(key, Lane(*key))
         heappush(lane.heap, entry)
         if lane.heap[0] is entry:
@@ -224,21 +301,21 @@ class Schedule:
             if not item.hold and (blocker := self._holds.blocker(lane.directory, entry)):
                 self._stand_aside(lane, blocker, entry)
                 continue
-            item.lane, item.taken = None, True
+            item.lane, item.taken, item.begins = None, True, not item.hold
             if not item.hold:
                 self._begin(item)
             self._push(lane)
             return item.queued.ref
         return None
 
-    def _open(self, heads: Mapping[str, list[Entry]]) -> dict[str, list[Entry]]:
-        """Return those of the providers that are not parked."""
-        return {name: theirs for name, theirs in heads.items() if name not in self._parked}
-
     def _best(self, heads: Mapping[str, list[Entry]]) -> Entry | None:
         """Take and return the best current entry."""
         current = [theirs for theirs in heads.values() if self._tidy(theirs)]
         return heappop(min(current, key=itemgetter(0))) if current else None
+
+    def _first(self, heads: Mapping[str, list[Entry]]) -> Entry | None:
+        """Return the best current entry, which stays where it is."""
+        return min((theirs[0] for theirs in heads.values() if self._tidy(theirs)), default=None)
 
     def _tidy(self, heads: list[Entry]) -> bool:
         """Drop stale entries from the front; return whether one is left."""
@@ -256,10 +333,10 @@ class Schedule:
             item = self._items.get(lane.heap[0][2])
             if item and item.lane is lane and item.entry is lane.heap[0]:
                 if not lane.blocker:
-                    heappush(self._heads.setdefault(lane.provider, []), lane.heap[0])
+                    heappush(self._heads.setdefault(lane.source, []), lane.heap[0])
                 return
             heappop(lane.heap)
-        if self._lanes.get(key := (lane.provider, lane.directory)) is lane:
+        if self._lanes.get(key := (lane.source, lane.directory)) is lane:
             del self._lanes[key]
 
     def _stand_aside(self, lane: Lane, blocker: Hold, entry: Entry) -> None:
@@ -267,19 +344,20 @@ class Schedule:
         blocker.waiters[lane] = None
         lane.claim = Hold(lane.directory, entry)
         self._holds.add(lane.claim)
-        self._aside.setdefault(lane.provider, {})[lane] = None
+        self._aside.setdefault(lane.source, {})[lane] = None
 
-    def _let_pass(self, provider: str) -> None:
-        """Drop the claims of a parked provider: what cannot start must not keep others from starting."""
-        for lane in list(self._aside.get(provider, ())):
-            self._wake(lane)
+    def _let_pass(self, name: str) -> None:
+        """Drop the claims of a parked provider or model: what cannot start must not keep others from starting."""
+        for source in [source for source in self._aside if is_of(source, name)]:
+            for lane in list(self._aside.get(source, ())):
+                self._wake(lane)
 
     def _wake(self, lane: Lane) -> None:
         """Let a lane compete again, and with it all that waited for its claim, and for theirs."""
         woken = [lane]
         for each in woken:
             claim, each.claim, each.blocker = each.claim, None, None
-            discard(self._aside, each.provider, each)
+            discard(self._aside, each.source, each)
             self._push(each)
             if claim:
                 self._holds.remove(claim)
@@ -290,3 +368,9 @@ class Schedule:
         for lane in hold.waiters:
             if lane.blocker is hold:
                 self._wake(lane)
+
+
+def _entry(item: Item) -> Entry:
+    """Return what sorts a task: by priority, then order; each time another one."""
+    queued = item.queued
+    return -queued.priority, queued.order, queued.ref

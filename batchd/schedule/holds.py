@@ -26,9 +26,10 @@ class Hold:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The ready tasks of one provider that work in one directory."""
+    """The ready tasks of one model that work in one directory."""
 
-    provider: str
+    #: The model's name, ``PROVIDER/MODEL``.
+    source: str
     directory: str
     heap: list[Entry] = field(default_factory=list)
     #: While it stands aside: what it waits for, and its own claim on the directory.

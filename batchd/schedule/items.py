@@ -22,10 +22,17 @@ class Queued:
     #: The tasks that must complete first.
     after: tuple[Ref, ...] = ()
     provider: str = ""
+    #: ``PROVIDER/MODEL``; empty: the provider has but one.
+    model: str = ""
     #: Whether it has begun before, so that its directory is its own until it ends.
     begun: bool = False
     #: Whether a worker died of it, so that it must run alone.
     suspect: bool = False
+
+    @property
+    def source(self) -> str:
+        """What it waits for with others: its model."""
+        return self.model or self.provider
 
 
 @dataclass(slots=True, eq=False)
@@ -44,3 +51,5 @@ class Item:
     taken: bool = False
     #: Set once it has begun.
     hold: Hold | None = None
+    #: Whether it begins with its present dispatch.
+    begins: bool = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain, islice
 from typing import Any
 
 from batchd import records
@@ -15,7 +16,13 @@ from batchd.masking import LEAST
 from batchd.records import hosts
 from batchd.spool.decoding import Place
 from batchd.spool.directories import Directories
+from batchd.spool.schemas import Schemas
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
+
+#: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
+_SUGGESTIONS, _ID_LENGTH = 5, 64
+#: Cycles that are reported; a chain of thousands may run back into itself at each of its tasks.
+_CYCLES = 20
 
 #: The index of a task (None: the batch itself), the place within it, and what is wrong.
 Finding = tuple[int | None, Place, Problem]
@@ -30,29 +37,36 @@ class Checked:
 
 
 def check(
-    config: Config, batch: BatchKeys, specs: dict[int, TaskSpec], ids: dict[int, str]
+    config: Config, batch: BatchKeys, specs: dict[int, TaskSpec], ids: dict[int, str], most: int
 ) -> Checked:
-    """Return the tasks of valid specs; ``ids`` also names those whose spec is not valid."""
-    directories = Directories(config)
+    """Return the tasks of valid specs; ``ids`` also names those whose spec is not valid.
+
+    ``most``: after so many problems it looks no further.
+    """
+    directories, schemas = Directories(config), Schemas()
     problems: list[Finding] = [
-        (None, at, p) for at, p in _own(config, directories, batch, after=False)
+        (None, at, p) for at, p in _own(config, directories, schemas, batch, after=False)
     ]
     for index, spec in specs.items():
-        own = _own(config, directories, spec, after=bool(spec.after))
+        if len(problems) >= most:
+            break
+        own = _own(config, directories, schemas, spec, after=bool(spec.after))
         problems += [(index, at, p) for at, p in own]
         if not (_first(spec.first_prompt, batch.first_prompt) or "").strip():
             problems.append((index, ("first_prompt",), Problem("", "this key is needed")))
-    problems += _ids(specs, ids)
-    problems += _dependencies(specs, ids)
+    problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
     if problems:
         return Checked((), tuple(problems))
-    return Checked(
-        tuple(_task(config, directories, batch, spec, ids[i]) for i, spec in specs.items()), ()
+    shared = _split(batch.env or {})
+    tasks = (
+        _task(config, directories, batch, spec, ids[index], shared=shared)
+        for index, spec in specs.items()
     )
+    return Checked(tuple(tasks), ())
 
 
 def _own(
-    config: Config, directories: Directories, spec: Defaults, *, after: bool
+    config: Config, directories: Directories, schemas: Schemas, spec: Defaults, *, after: bool
 ) -> Iterator[tuple[Place, Problem]]:
     """Yield what is wrong with one task or the batch's defaults, without a look at the others."""
     if spec.model is not None and (wrong := model_problem(spec.model, config)):
@@ -63,7 +77,8 @@ def _own(
     if spec.network and (why := hosts.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why)
     if spec.output_schema is not None:
-        yield from _schema(spec.output_schema)
+        found = schemas.problems(spec.output_schema)
+        yield from ((("output_schema", *at), problem) for at, problem in found)
     for name, value in (spec.env or {}).items():
         if isinstance(value, SecretSpec) and (wrong := _secret_problem(config, value)):
             yield ("env", name), wrong
@@ -95,31 +110,6 @@ def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
     )
 
 
-def _schema(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
-    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 (100 ms that few files need)
-
-    kind = validators.validator_for(schema, default=Draft202012Validator)
-    # The format checker finds patterns that are no regular expressions.
-    meta = kind(kind.META_SCHEMA, format_checker=kind.FORMAT_CHECKER)
-    try:
-        for error in meta.iter_errors(schema):
-            why = f"it is no valid JSON Schema: {error.message[:200]}"
-            yield ("output_schema", *error.path), Problem("", why)
-    except RecursionError:
-        yield ("output_schema",), Problem("", "it is nested too deep")
-    waiting: list[tuple[Place, Any]] = [(("output_schema",), schema)]
-    while waiting:
-        at, item = waiting.pop()
-        if isinstance(item, dict):
-            reference = item.get("$ref")
-            # Fetching a schema would let a task file make the worker call any address.
-            if isinstance(reference, str) and not reference.startswith("#"):
-                yield (*at, "$ref"), Problem("", "it must lie in this schema", "#/$defs/…")
-            waiting += [((*at, key), below) for key, below in item.items()]
-        elif isinstance(item, list):
-            waiting += [((*at, index), below) for index, below in enumerate(item)]
-
-
 def _ceiling(config: Config) -> dict[str, float]:
     """Return the ceilings that bind."""
     ceiling = config.limits.ceiling
@@ -140,55 +130,99 @@ def _ids(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
 
 def _dependencies(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
     known = {ids[index]: index for index in reversed(ids)}
+    near: dict[str, str] = {}
     for index, spec in specs.items():
         for place, name in enumerate(spec.after or ()):
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1) if len(known) < 1000 else []  # noqa: PLR2004 (beyond, it takes seconds)
-                mend = f"do you mean {near[0]}?" if near else ""
-                yield index, ("after", place), Problem("", f"no task has the id {name!r}", mend)
+                if name not in near and len(near) < _SUGGESTIONS:
+                    near[name] = _near(name, known)
+                yield (
+                    *(index, ("after", place)),
+                    Problem("", f"no task has the id {name!r}", near.get(name, "")),
+                )
     # Where an id is given twice, the first counts, here as in `known`.
     graph = {ids[i]: tuple(specs[i].after or ()) for i in reversed(specs)}
-    for cycle in _cycles(graph):
-        told = " → ".join(cycle if len(cycle) < 12 else (*cycle[:10], "…", cycle[-1]))  # noqa: PLR2004 (a line)
-        yield known[cycle[0]], ("after",), Problem("", f"the tasks wait for each other: {told}")
+    for cycle in islice(_cycles(graph), _CYCLES):
+        why = f"the tasks wait for each other: {' → '.join(cycle)}"
+        yield known[cycle[0]], ("after",), Problem("", why)
+
+
+def _near(name: str, known: Mapping[str, int]) -> str:
+    """Return which id may be meant, for who misspelt it; comparing takes long where there are thousands."""
+    if len(name) > _ID_LENGTH or len(known) >= 1000:  # noqa: PLR2004 (beyond, it takes seconds)
+        return ""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"do you mean {found[0]}?" if found else ""
 
 
 def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Yield cycles, at least one where there is any: a walk with its own stack, as chains may be long."""
+    """Yield cycles as they are shown, at least one where there is any: a walk with its own stack, as chains may be long."""
     done: set[str] = set()
     for start in graph:
-        path: dict[str, Iterator[str]] = {}
-        node: str | None = start if start not in done else None
-        while node is not None:
-            path.setdefault(node, iter(graph.get(node, ())))
-            below = next(path[node], None)
-            if below is None:
-                del path[node]
-                done.add(node)
-            elif below in path:
-                names = list(path)
-                yield (*names[names.index(below) :], below)
-            elif below not in done:
-                node = below
-                continue
-            node = next(reversed(path), None)
+        path = [start] if start not in done else []
+        at = {start: 0}
+        below = {start: iter(graph[start])}
+        while path:
+            node = next(below[path[-1]], None)
+            if node is None:
+                done.add(path[-1])
+                del at[path.pop()]
+            elif node in at:
+                yield _shown(path, at[node])
+            elif node not in done:
+                at[node] = len(path)
+                below[node] = iter(graph.get(node, ()))
+                path.append(node)
+
+
+def _shown(path: Sequence[str], start: int) -> tuple[str, ...]:
+    """Return the end of a path, which leads back to the task at ``start``; a long one without its middle."""
+    if len(path) - start < 11:  # noqa: PLR2004 (a line)
+        return (*path[start:], path[start])
+    return (*path[start : start + 10], "…", path[start])
 
 
 def _first(*values: Any) -> Any:
     return next((v for v in values if v is not None), None)
 
 
+def _split(
+    env: Mapping[str, str | SecretSpec],
+) -> tuple[dict[str, str], dict[str, records.Secret]]:
+    """Return which variables are plain, and which secret."""
+    plain = {name: value for name, value in env.items() if isinstance(value, str)}
+    secret = {
+        name: records.Secret(
+            value=value.secret or "",
+            from_env=value.from_env or "",
+            from_file=value.from_file or "",
+        )
+        for name, value in env.items()
+        if isinstance(value, SecretSpec)
+    }
+    return plain, secret
+
+
 def _task(
-    config: Config, directories: Directories, batch: BatchKeys, spec: TaskSpec, name: str
+    config: Config,
+    directories: Directories,
+    batch: BatchKeys,
+    spec: TaskSpec,
+    name: str,
+    *,
+    shared: tuple[dict[str, str], dict[str, records.Secret]],
 ) -> records.Task:
-    """Return the record: the task's own keys over its batch's over the configuration's."""
+    """Return the record: the task's own keys over its batch's over the configuration's.
+
+    ``shared``: the batch's variables; tasks without any of their own have these very ones, however many they are.
+    """
 
     def key(field: str, default: Any) -> Any:
         return _first(getattr(spec, field), getattr(batch, field), default)
 
     directory = key("dir", "")
     command = key("check", "")
-    env = {**(batch.env or {}), **(spec.env or {})}
+    env, secrets = _split({**(batch.env or {}), **spec.env}) if spec.env else shared
     return records.Task(
         id=name,
         first_prompt=key("first_prompt", ""),
@@ -202,16 +236,8 @@ def _task(
         output_schema=key("output_schema", None),
         limits=_limits(config, batch, spec),
         network=key("network", False),
-        env={name: value for name, value in env.items() if isinstance(value, str)},
-        secrets={
-            name: records.Secret(
-                value=value.secret or "",
-                from_env=value.from_env or "",
-                from_file=value.from_file or "",
-            )
-            for name, value in env.items()
-            if isinstance(value, SecretSpec)
-        },
+        env=env,
+        secrets=secrets,
         tags=tuple(key("tags", ())),
         metadata=key("metadata", {}),
     )

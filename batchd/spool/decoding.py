@@ -6,13 +6,17 @@ import codecs
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from batchd.errors import Problem
+from batchd.errors import Problem, cut
 
 #: Deeper than any sensible metadata or schema, and far from where an encoder would overflow its stack.
 MAX_DEPTH = 64
+
+#: What is shown of a key; a place has at most 64 of them.
+_KEY = 200
 
 Place = tuple[str | int, ...]
 
@@ -31,8 +35,8 @@ class _Doubled(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.twice = sorted({name for name in names if names.count(name) > 1})
+        times = Counter(name for name, _ in pairs)
+        self.twice = sorted(name for name, count in times.items() if count > 1)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,9 +170,13 @@ def broken(text: str) -> bool:
 
 
 def written(place: Place) -> str:
-    """Return a place as users write it: ``tasks[3].limits.timeout_s``."""
-    parts = [
-        f"[{key}]" if isinstance(key, int) else f".{key}" if key.isidentifier() else f"[{key!a}]"
-        for key in place
-    ]
-    return "".join(parts).removeprefix(".")
+    """Return a place as users write it: ``tasks[3].limits.timeout_s``; of a long key, head and tail."""
+    return "".join(map(_step, place)).removeprefix(".")
+
+
+def _step(key: str | int) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    # A long key may stand above thousands of problems: written out in each, they would take gigabytes.
+    short = cut(key, _KEY)
+    return f".{short}" if short.isidentifier() else f"[{short!a}]"

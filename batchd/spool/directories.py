@@ -11,6 +11,9 @@ from pathlib import Path
 from batchd.config import Config
 from batchd.log import escape
 
+#: The kernel takes none that is longer (PATH_MAX, in bytes).
+_PATH_LENGTH = 4095
+
 
 class Directories:
     """Answers for one task file; remembers what it has resolved."""
@@ -48,6 +51,9 @@ class Directories:
 
     def problem(self, directory: str, *, must_exist: bool) -> str:
         """Return why a task may not work in ``dir``; empty: it may."""
+        if len(directory) > _PATH_LENGTH:
+            # To resolve it would take a system call for each of its steps, with all that stands before.
+            return f"a path has at most {_PATH_LENGTH:,} characters"
         # Journals and results are UTF-8 and logs have lines; a link may lead to what is neither.
         if escape(directory) != directory:
             return f"a path cannot hold control characters or half characters: {escape(directory)}"

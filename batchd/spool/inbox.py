@@ -40,6 +40,10 @@ _BURST = 1000
 _TOLD_S = 3600.0
 #: Messages that are remembered as told.
 _MAX_TOLD = 1000
+#: A file that is written in place again so soon after its claim is being edited there (seconds).
+_EDITED_S = 120.0
+#: Names that are remembered for that.
+_MAX_NAMES = 1000
 
 
 def drop(inbox: Path, name: str, data: bytes) -> Path:
@@ -76,10 +80,14 @@ class Inbox:
         #: Settled files of the last scan, oldest first, and what they looked like.
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
+        #: How often it was looked at.
+        self._looks = 0
         #: What it cannot do at this time, and since when.
         self.trouble: tuple[OSError, float] | None = None
         #: Why one of the last files could not be claimed.
         self._refused: OSError | None = None
+        #: Files that a writer closed, and that were claimed a short while ago: when.
+        self._written: dict[str, float] = {}
         self._told: set[str] = set()
         self._told_until = 0.0
         self._paused = self._stopped = False
@@ -112,6 +120,11 @@ class Inbox:
         ours, _ = self._claimer.earlier()
         return {claim.ulid for claim in ours}
 
+    @property
+    def looked(self) -> tuple[int, float]:
+        """How often the folder was looked at, and in how many seconds it is looked at again at the latest."""
+        return self._looks, max(0.0, self._next_scan - time.monotonic())
+
     def pause(self) -> None:
         """Claim nothing until ``resume``, but for what is on its way out of ``claims``."""
         self._paused = True
@@ -126,7 +139,7 @@ class Inbox:
 
         At most ``CHUNK`` files are claimed ahead of what is taken from here.
         """
-        ours, others = await asyncio.to_thread(self._claimer.earlier)
+        ours, others = await self._earlier()
         if others:
             self._trouble(
                 f"{len(others)} files in .claimed belong to batchd with another state directory; "
@@ -141,6 +154,16 @@ class Inbox:
                 yield claim
             if not found:
                 await self._rest()
+
+    async def _earlier(self) -> tuple[list[Claim], list[Claim]]:
+        """Return what lies claimed, as ``Claimer.earlier`` does, as soon as the folder can be read."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._claimer.earlier)
+            except OSError as error:
+                self._ails(error)
+                self._trouble(f"what was claimed earlier cannot be looked at: {error}")
+            await asyncio.sleep(min(self._scan_s, 1.0))
 
     async def _rest(self) -> None:
         """Wait for an event, a file that settles, or the next scan."""
@@ -184,6 +207,7 @@ class Inbox:
 
     def _round(self) -> list[Claim]:
         """Look at what was hinted at or has settled, else at the whole folder; claim a chunk."""
+        self._looks += 1
         try:
             hints, burst = self._take_hints()
             if burst:
@@ -217,7 +241,23 @@ class Inbox:
         except OSError:
             self._settling.forget(name)
             return None
-        return self._judge(name, status, sign)
+        found = self._judge(name, status, sign)
+        if found and sign is Sign.CLOSED:
+            self._note_written(name)
+        return found
+
+    def _note_written(self, name: str) -> None:
+        """Warn who edits a file in the inbox: each time that it is saved, it is claimed, and paid for."""
+        now = time.monotonic()
+        last = self._written.pop(name, None)
+        if last is not None and now - last < _EDITED_S:
+            self._trouble(
+                f"{name} is written here again and again, and each time it is taken as a batch of its own: "
+                "edit it elsewhere, and move it in when it is done"
+            )
+        self._written[name] = now
+        if len(self._written) > _MAX_NAMES:
+            del self._written[next(iter(self._written))]
 
     def _judge(
         self, name: str, status: os.stat_result, sign: Sign | None

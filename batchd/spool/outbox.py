@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import re
+import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchd.records import Batch
@@ -76,6 +77,12 @@ def publish_task(folder: Path, task: str, transcript: str, result: str) -> None:
     files.write_together(folder, {name: text.encode() for name, text in texts.items() if text})
 
 
+def publish_results(folder: Path, results: Mapping[str, str]) -> None:
+    """Write the results of many tasks that left nothing else. Can be repeated. Raises ``OSError``."""
+    files.make_folder(folder)
+    files.write_many(folder, {f"{task}.json": text.encode() for task, text in results.items()})
+
+
 def publish_request(claimed: Path, batch: Batch) -> Path:
     """Move a claimed file into its batch's folder; return where it lies. Can be repeated.
 
@@ -124,12 +131,29 @@ def ready(batch: Batch) -> bool:
 
 def prepare(batch: Batch) -> None:
     """Make a batch's folder where it is missing, and try it out. Raises ``OSError`` where it takes no files."""
-    folder = Path(batch.folder)
+    try_out(Path(batch.folder))
+
+
+def try_out(folder: Path) -> None:
+    """Make a folder where it is missing, and write into it. Raises ``OSError`` where it takes no files."""
     files.make_folder(folder)
-    if not _room(batch.folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), batch.folder)
+    _try(folder)
+
+
+def refuses(folder: str) -> bool:
+    """Whether a whole outbox takes no files at this time, and not just one batch's folder in it."""
+    try:
+        _try(Path(folder))
+    except OSError:
+        return True
+    return False
+
+
+def _try(folder: Path) -> None:
+    if not _room(str(folder)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     # Only a write tells of a quota, of a disk that fails, and of a mode that root may pass over.
-    trial = folder / ".trial"
+    trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:
         files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)
     finally:

@@ -9,10 +9,13 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from batchd import records
 from batchd.config import Config
@@ -24,10 +27,15 @@ from batchd.spool.decoding import Place
 
 #: What a person reads; a file with more errors than these has one cause.
 MAX_PROBLEMS = 200
+#: So many errors are found at most: with them, no more of the file is looked at.
+_ENOUGH = 5_000
 #: A file of more tasks is one that went wrong, or is better split.
 MAX_TASKS = 200_000
 #: Values of a JSON file: 60 MB of empty brackets are 20 million, and would take gigabytes of memory.
 _MAX_VALUES = 4_000_000
+
+#: What a batch says for all of its tasks, times their number: 250 kB can ask for gigabytes.
+_MOST_BYTES = 1 << 28
 
 #: No fault of the file: the next try may well work.
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -120,13 +128,18 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
         batch = batch.model_copy(update={"first_prompt": "…"})
     specs = {}
     for index, raw in enumerate(document.tasks):
+        if len(problems) >= _ENOUGH:
+            raise _refusal(problems, filename)
         place = partial(document.place, index)
         if isinstance(raw, dict):
             specs[index] = _validated(taskspec.TaskSpec, raw, place, problems)
         elif raw is not BROKEN:
             problems.append(Problem(place(()), "it must be an object"))
     ids = {i: _id(raw, i) for i, raw in enumerate(document.tasks)}
-    checked = crosscheck.check(config, batch, specs, ids)
+    if not problems and (wrong := _multiplied(document)):
+        problems.append(wrong)
+        raise _refusal(problems, filename)
+    checked = crosscheck.check(config, batch, specs, ids, _ENOUGH)
     problems += [
         replace(p, place=decoding.written(at) if i is None else document.place(i, at))
         for i, at, p in checked.problems
@@ -134,6 +147,20 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     if problems:
         raise _refusal(problems, filename)
     return Parsed(checked.tasks, batch.budget_usd or 0.0)
+
+
+def _multiplied(document: _Document) -> Problem | None:
+    """Return that what a batch says once is too much to be kept with each of its tasks, where it is."""
+    count, once = len(document.tasks), len(msgspec.json.encode(document.batch))
+    if count * once <= _MOST_BYTES:
+        return None
+    why = (
+        f"what the batch says for all tasks has {once / 1e6:,.3f} MB and is kept with each: "
+        f"{count:,} tasks would take {count * once / 1e6:,.0f} MB, more than {_MOST_BYTES / 1e6:,.0f}"
+    )
+    return Problem(
+        "", why, "split the file, or put what the tasks share into a file that they read"
+    )
 
 
 def schema() -> dict[str, Any]:
@@ -144,11 +171,22 @@ def schema() -> dict[str, Any]:
 def _refusal(problems: list[Problem], filename: str) -> TaskFileError:
     # What JSON or UTF-8 does not have is found first, and by pydantic again: once a place is enough.
     once = list({p.place or p: p for p in reversed(problems)}.values())[::-1]
-    once.sort(key=lambda p: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", p.place)])
+    once.sort(key=_order)
     shown = once[:MAX_PROBLEMS]
     if len(once) > len(shown):
-        shown.append(Problem("", f"and {len(once) - len(shown)} more errors"))
+        least = "at least " if len(problems) >= _ENOUGH else ""
+        shown.append(Problem("", f"and {least}{len(once) - len(shown)} more errors"))
     return TaskFileError(tuple(shown), escape(filename))
+
+
+def _order(problem: Problem) -> list[tuple[int, str]]:
+    """Return what sorts places as a reader goes through them: ``tasks[9]`` before ``tasks[10]``."""
+    parts = re.split(r"([0-9]+)", problem.place)
+    # By their lengths: to make an integer of a key of a million digits takes minutes, and Python refuses.
+    return [
+        (len(number := part.lstrip("0")), number) if i % 2 else (0, part)
+        for i, part in enumerate(parts)
+    ]
 
 
 def _id(raw: Any, index: int) -> str:
@@ -191,8 +229,14 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
     if isinstance(value, Problem):
         problems.append(value)
         return None
-    problems += [Problem(decoding.written(at), why) for at, why in decoding.unfit(value)]
+    _note_unfit(value, decoding.written, problems)
     return _tree(value, problems)
+
+
+def _note_unfit(value: Any, written: Callable[[Place], str], problems: list[Problem]) -> None:
+    """Add what Python reads in a value but JSON or UTF-8 does not have."""
+    room = max(0, _ENOUGH - len(problems))
+    problems += [Problem(written(at), why) for at, why in islice(decoding.unfit(value), room)]
 
 
 def _lines(source: str, problems: list[Problem]) -> _Document:
@@ -206,9 +250,10 @@ def _lines(source: str, problems: list[Problem]) -> _Document:
             continue
         numbers.append(number)
         value = decoding.json_value(line)
-        if isinstance(value, Problem):
+        if isinstance(value, Problem) and len(problems) < _ENOUGH:
             at = value.place.replace("line 1", f"line {number}") or f"line {number}"
             problems.append(replace(value, place=at))
+        if isinstance(value, Problem):
             value = BROKEN
         tasks.append(value)
 
@@ -216,7 +261,7 @@ def _lines(source: str, problems: list[Problem]) -> _Document:
         return ", ".join(filter(None, (f"line {numbers[index]}", decoding.written(at))))
 
     for index, value in enumerate(tasks):
-        problems += [Problem(place(index, at), why) for at, why in decoding.unfit(value)]
+        _note_unfit(value, partial(place, index), problems)
     return _Document(tasks, place=place)
 
 
@@ -253,18 +298,43 @@ def _validated(
     """Return what is valid of ``raw``, so that the rest of it is checked all the same."""
     # A key that is no text has been told by now; pydantic would not say which it is.
     raw = {key: value for key, value in raw.items() if not decoding.broken(key)}
+    raw = _bounded_keys(raw, model, written, problems)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems += _complaints(model, error, written)
-        wrong = {found["loc"][0] for found in error.errors(include_url=False)}
+        found = error.errors(include_url=False, include_input=False)
+        problems += _complaints(model, found, written)
+        wrong = {one["loc"][0] for one in found}
     return model.model_validate({key: value for key, value in raw.items() if key not in wrong})
 
 
+def _bounded_keys(
+    raw: dict[str, Any],
+    model: type[BaseModel],
+    written: Callable[[Place], str],
+    problems: list[Problem],
+) -> dict[str, Any]:
+    """Return an object with no more unknown keys than are shown: pydantic takes a kilobyte for each."""
+    known = model.model_fields
+    if len(raw) > MAX_PROBLEMS + len(known):
+        dropped = set([key for key in raw if key not in known][MAX_PROBLEMS:])
+        problems.append(Problem(written(()), f"{len(dropped):,} more keys are none that there are"))
+        raw = {key: value for key, value in raw.items() if key not in dropped}
+    limits = raw.get("limits")
+    if isinstance(limits, dict) and len(limits) > MAX_PROBLEMS:
+        below = partial(_below, written, "limits")
+        raw["limits"] = _bounded_keys(limits, taskspec.Limits, below, problems)
+    return raw
+
+
+def _below(written: Callable[[Place], str], key: str, place: Place) -> str:
+    return written((key, *place))
+
+
 def _complaints(
-    model: type[BaseModel], error: ValidationError, written: Callable[[Place], str]
+    model: type[BaseModel], errors: Sequence[ErrorDetails], written: Callable[[Place], str]
 ) -> Iterator[Problem]:
-    for found in error.errors(include_url=False, include_input=False):
+    for found in errors:
         at = found["loc"]
         # pydantic adds this where the fault is a key, not its value.
         at = at[:-1] if at and at[-1] == "[key]" else at

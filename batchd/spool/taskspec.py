@@ -109,7 +109,7 @@ class TaskSpec(Defaults):
 
     id: TaskId | None = None
     """Unique in its batch; default: its place, as 001."""
-    after: list[str] | None = None
+    after: Annotated[list[str], Field(fail_fast=True)] | None = None
     """Ids in this batch that must have completed before it starts."""
 
 

@@ -8,8 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-#: A database and what SQLite keeps beside it.
-_PARTS = ("", "-wal", "-shm", "-journal")
+#: What a database's note of what it has acknowledged is called, behind its own name.
+_WITNESS = "-acked"
+#: A database and what SQLite, and we, keep beside it.
+_PARTS = ("", "-wal", "-shm", "-journal", _WITNESS)
 
 
 def copy(db: sqlite3.Connection, target: Path) -> None:
@@ -34,6 +36,11 @@ def copy(db: sqlite3.Connection, target: Path) -> None:
         draft.unlink(missing_ok=True)  # gives the room back, if that was the trouble
         raise
     sync(target.parent)
+
+
+def witness(path: Path) -> Path:
+    """Return where it is noted what the database at ``path`` has acknowledged."""
+    return path.with_name(path.name + _WITNESS)
 
 
 def staged(path: Path) -> Path:

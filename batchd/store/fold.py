@@ -93,7 +93,6 @@ class TaskLine:
     finished_at: float | None
     # Written with the events.
     seq: int
-    barren: int
     rounds: int
     round_open: int
     calls: int
@@ -140,9 +139,6 @@ def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
     """Apply one event to the task's row and the ledger."""
     kind = type(event)
     _FOLDS[kind](line, event, ledger)
-    if kind is not TaskStarted and kind is not Resumed:
-        # Those two only say that somebody took the task up.
-        line.barren = 0
     line.seq += 1
     line.step = kind.__name__
     line.last_at = event.at

@@ -14,16 +14,17 @@ _HELD = """
     WHERE t.published = 0 AND (t.status = 'parked' OR t.status = 'queued' AND (
         ?1
         OR b.name IN (SELECT value FROM json_each(?2))
+        OR ?5 <> '[]' AND t.model IN (SELECT value FROM json_each(?5))
         OR ?3 <> '[]' AND substr(t.model, 1, instr(t.model, '/') - 1) IN (SELECT value FROM json_each(?3))
         OR ?4 <> '[]' AND b.name || '/' || t.name IN (SELECT value FROM json_each(?4))))
 """
 
 
 def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
-    """Return how many tasks are parked, or are queued for what is parked as a whole: a provider, a batch, everything."""
+    """Return how many tasks are parked, or are queued for what is parked as a whole: a provider, a model, a batch, everything."""
     names: dict[Scope, list[str]] = {scope: [] for scope in Scope}
     for each in parked:
         names[each.scope].append(each.name)
     everything = bool(names[Scope.ALL] or names[Scope.DAY])
-    lists = (json.dumps(names[s]) for s in (Scope.BATCH, Scope.PROVIDER, Scope.TASK))
+    lists = (json.dumps(names[s]) for s in (Scope.BATCH, Scope.PROVIDER, Scope.TASK, Scope.MODEL))
     return int(db.execute(_HELD, (everything, *lists)).fetchone()[0])

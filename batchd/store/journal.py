@@ -7,6 +7,7 @@ a query, and a whole transaction is written by three statements.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
@@ -35,6 +36,7 @@ _LOAD = (
 )
 _HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
+_WHOLE = _COLD.replace(" WHERE", f", {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE")
 _EVENT = "INSERT INTO events (task, seq, body) VALUES (?, ?, ?)"
 _LEDGER_COLUMNS = (*Account._fields, *TALLY_COLUMNS)
 _SPEND = (
@@ -44,15 +46,16 @@ _SPEND = (
     + ", ".join(f"{column} = {column} + excluded.{column}" for column in TALLY_COLUMNS)
 )
 _ENDED = """
-    UPDATE batches SET unfinished = unfinished - 1,
-        completed = completed + (?1 = 'completed'), timeout = timeout + (?1 = 'timeout'),
-        error = error + (?1 = 'error'), cancelled = cancelled + (?1 = 'cancelled'),
-        finished_at = CASE WHEN unfinished = 1 THEN ?2 END
+    UPDATE batches SET unfinished = unfinished - ?4,
+        completed = completed + ?4 * (?1 = 'completed'), timeout = timeout + ?4 * (?1 = 'timeout'),
+        error = error + ?4 * (?1 = 'error'), cancelled = cancelled + ?4 * (?1 = 'cancelled'),
+        finished_at = CASE WHEN unfinished = ?4 THEN ?2 END
     WHERE id = ?3
 """
 
 _hot = attrgetter(*HOT_COLUMNS, "id")
 _cold = attrgetter(*COLD_COLUMNS, "id")
+_whole = attrgetter(*COLD_COLUMNS, *HOT_COLUMNS, "id")
 _tally = attrgetter(*TALLY_COLUMNS)
 
 
@@ -69,8 +72,13 @@ class Journal:
         self._touched: dict[Ref, TaskLine] = {}
         #: Folded, but not written yet: by id.
         self._dirty: dict[int, TaskLine] = {}
+        #: Those of them that have ended, and are in none of the former.
+        self._ended: list[TaskLine] = []
         self._events: list[tuple[int, int, bytes]] = []
         self._ledger = Ledger()
+        #: What this transaction adds to what the store knows.
+        self.batches = 0
+        self.events = 0
 
     def line(self, ref: Ref) -> TaskLine:
         """Return a task's row. Raises ``ValueError`` where there is no such task."""
@@ -148,6 +156,8 @@ class Journal:
         if self._events:
             self.db.executemany(_EVENT, self._events)
             self._events.clear()
+        if self._ended:
+            self._write_ends()
         if self._dirty:
             self.db.executemany(_HOT, map(_hot, self._dirty.values()))
             self._dirty.clear()
@@ -155,8 +165,18 @@ class Journal:
             self.db.executemany(_SPEND, ((*a, *_tally(t)) for a, t in self._ledger.items()))
             self._ledger.clear()
 
+    def _write_ends(self) -> None:
+        self.db.executemany(_WHOLE, map(_whole, self._ended))
+        self.db.executemany("DELETE FROM secrets WHERE task = ?", [(e.id,) for e in self._ended])
+        counts = Counter((line.status, line.batch) for line in self._ended)
+        last = max(line.finished_at or 0.0 for line in self._ended)
+        for (status, batch), count in counts.items():
+            self.db.execute(_ENDED, (status, last, batch, count))
+        self._ended.clear()
+
     def committed(self) -> None:
         """Keep the rows of running tasks for the next transaction."""
+        self.batches = self.events = 0
         for ref, line in self._touched.items():
             if line.status == Status.RUNNING:
                 self._lines[ref] = line
@@ -166,9 +186,10 @@ class Journal:
 
     def rolled_back(self) -> None:
         """Forget what the transaction did."""
+        self.batches = self.events = 0
         for ref in self._touched:
             self._lines.pop(ref, None)
-        for pending in (self._touched, self._dirty, self._events, self._ledger):
+        for pending in (self._touched, self._dirty, self._ended, self._events, self._ledger):
             pending.clear()
 
     def _load(self, ref: Ref) -> TaskLine:
@@ -176,6 +197,8 @@ class Journal:
         if row is None:
             raise ValueError(f"no task {ref}")
         line = TaskLine(*row)
+        if not line.seq:
+            return line
         first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))
         for (body,) in first:
             event = vocabulary.decode(unpack(body))
@@ -184,11 +207,13 @@ class Journal:
         return line
 
     def _fold(self, line: TaskLine, bodies: Sequence[bytes], events: Sequence[Event]) -> None:
+        self.events += len(bodies)
         for body, event in zip(bodies, events, strict=True):
             self._events.append((line.id, line.seq, pack(body)))
             fold(line, event, self._ledger)
             if isinstance(event, TaskFinished):
-                self.db.execute(_COLD, _cold(line))
-                self.db.execute(_ENDED, (line.status, line.finished_at, line.batch))
-                self.db.execute("DELETE FROM secrets WHERE task = ?", (line.id,))
-        self._dirty[line.id] = line
+                self._ended.append(line)
+        if line.final and self._ended and self._ended[-1] is line:
+            self._dirty.pop(line.id, None)
+        else:
+            self._dirty[line.id] = line

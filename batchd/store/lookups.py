@@ -15,6 +15,8 @@ from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
 from batchd.store.rows import Money, Prunable, QueuedTask, Restored
 
+#: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
+TRIED = "tried"
 BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of"
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
@@ -263,10 +265,22 @@ def prunable(db: sqlite3.Connection, before: float) -> tuple[Prunable, ...]:
 
 def parked(db: sqlite3.Connection) -> tuple[Parking, ...]:
     """Return what waits, and why; oldest first."""
-    rows = db.execute("SELECT scope, name, cause, message, since FROM parked ORDER BY since")
+    rows = db.execute(
+        "SELECT p.scope, p.name, p.cause, p.message, p.since, t.message FROM parked p"
+        " LEFT JOIN parked t ON t.scope = p.scope AND t.name = p.name AND t.cause = ?1"
+        " WHERE p.cause <> ?1 ORDER BY p.since",
+        (TRIED,),
+    )
     return tuple(
-        Parking(scope=Scope(scope), name=name, cause=Cause(cause), message=message, since=since)
-        for scope, name, cause, message, since in rows
+        Parking(
+            scope=Scope(scope),
+            name=name,
+            cause=(why := Cause(cause)),
+            message=message,
+            since=since,
+            tried_s=float(tried or 0.0) if why.reason else 0.0,
+        )
+        for scope, name, cause, message, since, tried in rows
     )
 
 

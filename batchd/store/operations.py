@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -15,8 +15,10 @@ from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
-from batchd.store.lookups import BATCH_COLUMNS, claimed
+from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed
 from batchd.store.rows import Dispatched
+
+T = TypeVar("T")
 
 #: A batch's name in bytes, which are letters, digits, ``_`` and ``-``.
 _NAME = 100
@@ -31,6 +33,24 @@ _RESERVED = 4096
 
 #: Takes a name in a batch's outbox for it; False where it is another's. Raises ``OSError``.
 Reserve: TypeAlias = Callable[[Batch, str], bool]
+
+
+#: Asked in the transaction before anything is written: raises ``BatchdError`` where it is not to be written.
+Check: TypeAlias = Callable[[], None]
+
+
+def wanted() -> None:
+    """Let everything be written."""
+
+
+def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T]:
+    """Return an operation that asks ``check`` first: it may have waited long for its turn."""
+
+    def operation(journal: Journal) -> T:
+        check()
+        return work(journal)
+
+    return operation
 
 
 def unused(batch: Batch, name: str) -> bool:
@@ -121,6 +141,7 @@ def add_batch(
             *(last + 1, count, count, None if count else batch.received_at),
         ),
     )
+    journal.batches += 1
     key, at = cursor.lastrowid, batch.received_at
     db.executemany(
         "INSERT INTO tasks (id, batch, name, model, dir, priority, after, since, tags, evaluation, prompt_chars)"
@@ -154,7 +175,6 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
         "SELECT received_at FROM batches WHERE id = ?", (line.batch,)
     ).fetchone()
     line.attempt += 1
-    line.barren += 1
     line.worker = worker
     journal.move(line, Status.RUNNING, "", now)
     return Dispatched(
@@ -162,7 +182,6 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
         history=history,
         queued_at=queued_at,
         crashes=line.crashes,
-        barren=line.barren,
     )
 
 
@@ -175,9 +194,6 @@ def suspend(
     line = journal.line(ref)
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
-    if line.status == Status.RUNNING:
-        # It ended as it should: not one of the dispatches that lead nowhere.
-        line.barren = max(0, line.barren - 1)
     journal.move(line, status, message, now)
 
 
@@ -189,11 +205,11 @@ def requeue(journal: Journal, refs: Sequence[Ref], now: float) -> None:
             journal.move(line, Status.QUEUED, "", now)
 
 
-def worker_lost(journal: Journal, ref: Ref, attempt: int, now: float) -> int:
+def worker_lost(journal: Journal, ref: Ref, attempt: int, *, alone: bool, now: float) -> int:
     """Queue the task of a dead worker again; return how many workers died of it so far."""
     line = journal.line(ref)
     if not line.final and line.status == Status.RUNNING and line.attempt == attempt:
-        line.crashes += 1
+        line.crashes = line.crashes + 1 if alone else max(line.crashes, 1)
         journal.move(line, Status.QUEUED, "its worker died", now)
     return line.crashes
 
@@ -211,6 +227,9 @@ def park(journal: Journal, parking: Parking) -> None:
         " ON CONFLICT DO UPDATE SET message = excluded.message",
         (parking.scope, parking.name, parking.cause, parking.message, parking.since),
     )
+    if parking.tried_s:
+        tried = (parking.scope, parking.name, TRIED, str(parking.tried_s), parking.since)
+        journal.db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?)", tried)
 
 
 def unpark(journal: Journal, scope: Scope, name: str) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from batchd.events import Event
-from batchd.records import Parking, Ref, Task
+from batchd.records import Parking, Ref, Task, summed
 from batchd.store import held, lookups, past, recent, spending
 from batchd.store.past import PastTask
 from batchd.store.recent import Answered
@@ -162,7 +162,7 @@ class Reader:
 
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""
-        return self._source.read(lookups.parked)
+        return summed(self._source.read(lookups.parked))
 
     def prunable(self, before: float) -> tuple[Prunable, ...]:
         """Return the batches published at ``before`` or earlier, and what is kept of them."""

@@ -13,6 +13,7 @@ from batchd.store.schema import (
     check,
     connect,
     explain,
+    open_writer,
     reading,
     refuse_empty,
     version_of,
@@ -48,6 +49,15 @@ def draft(source: Path, path: Path) -> Path:
     return made
 
 
+def fresh(path: Path) -> Path:
+    """Return a new store without a task, beside ``path``, whose place it is to take. Raises ``StoreError``."""
+    copies.settle(path)
+    made = path.with_name(f".{path.name}.draft")
+    discard(made)
+    open_writer(made).close()
+    return made
+
+
 def put_in_place(made: Path, path: Path) -> Path | None:
     """Put a draft that nobody has open in the store's place; return where the former one lies, if there was one.
 
@@ -62,8 +72,8 @@ def put_in_place(made: Path, path: Path) -> Path | None:
 
 def discard(made: Path) -> None:
     """Take a draft away."""
-    for name in (made.name, f"{made.name}-wal", f"{made.name}-shm", f".{made.name}.tmp"):
-        made.with_name(name).unlink(missing_ok=True)
+    for part in (*copies.parts(made), made.with_name(f".{made.name}.tmp")):
+        part.unlink(missing_ok=True)
 
 
 def back_up(path: Path, target: Path) -> int:

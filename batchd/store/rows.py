@@ -19,8 +19,6 @@ class Dispatched:
     queued_at: float
     #: Workers that died of it so far.
     crashes: int
-    #: Dispatches without an event that shows progress, this one included.
-    barren: int
 
 
 @dataclass(frozen=True, slots=True)

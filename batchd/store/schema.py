@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from batchd.errors import DamagedStoreError, NewerStoreError, StoreError
-from batchd.store import copies
+from batchd.store import copies, wal, witness
 from batchd.store.backfill import BACKFILLS
 from batchd.store.migrations import MIGRATIONS
 
@@ -33,9 +33,6 @@ __all__ = [
 #: Marks the file as batchd's: "btch".
 APPLICATION_ID = 0x62746368
 
-#: How a write-ahead log begins, but for its last bit.
-_WAL_MAGIC = 0x377F0682
-_WAL_HEADER = 32
 #: What to do about a store that is damaged; a backup that is has its own.
 _MEND = (
     "stop batchd, move it away together with its -wal and -shm, and put a backup in its place with "
@@ -63,6 +60,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
         ) from error
     db: sqlite3.Connection | None = None
     try:
+        # Before anybody opens it who may write: that one would do away with a log it cannot read.
+        witness.check(path, reading(path))
         db = connect(path)
         version = version_of(db, path)
         if path.stat().st_size <= _CHECKED:
@@ -89,12 +88,12 @@ def _look_at(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     refuse_empty(path)
     try:
-        with path.with_name(f"{path.name}-wal").open("rb") as log:
-            head = log.read(_WAL_HEADER)
+        with wal.beside(path).open("rb") as log:
+            head = log.read(wal.HEADER)
     except FileNotFoundError:
         return
     # All zeros are what a power cut may leave of a log to which nothing had been committed.
-    if len(head) == _WAL_HEADER and int.from_bytes(head[:4]) & ~1 != _WAL_MAGIC and any(head):
+    if len(head) == wal.HEADER and int.from_bytes(head[:4]) & ~1 != wal.MAGIC and any(head):
         raise DamagedStoreError(f"{path}-wal is no log of SQLite: it is damaged; {_MEND}")
 
 
@@ -103,8 +102,8 @@ def refuse_empty(path: Path, mend: str = "") -> None:
     if not path.stat().st_size:
         mend = mend or (
             "no tasks can be had from it: stop batchd, move it away together with its -wal and -shm, and put a "
-            "backup in its place with `batchd restore BACKUP` (a .bak beside it); without one, `batchd serve` "
-            "begins a new store"
+            "backup in its place with `batchd restore BACKUP` (a .bak beside it); without one, "
+            "`batchd restore --new` begins a new store"
         )
         raise DamagedStoreError(f"{path} is empty: it was cut off, or never written; {mend}")
 
@@ -117,6 +116,7 @@ def _create(path: Path) -> None:
             f"{path} is gone, but its log {log.name} is here, and may hold what is not in any backup; "
             "put the file back, or move the log away as well"
         )
+    witness.check_there(path)
     draft = path.with_name(f".{path.name}.new")
     for name in (draft, draft.with_name(f"{draft.name}-journal")):
         name.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from batchd import events as vocabulary
 from batchd.errors import Problem, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.records import Batch, Parking, Ref, Scope, Status, Task
-from batchd.store import copies, lookups, operations
+from batchd.store import copies, lookups, mass, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Source
 from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
@@ -57,11 +57,11 @@ class Store:
         try:
             operations.interrupted(db)
             self._source = Source(path)
-        except (sqlite3.Error, StoreError) as error:
+            #: Counts commits and operations.
+            self.writer = Writer(db, path)
+        except (sqlite3.Error, StoreError, OSError) as error:
             db.close()
             raise explain(error, path) from error
-        #: Counts commits and operations.
-        self.writer = Writer(db, path)
 
     @classmethod
     def open(
@@ -100,15 +100,16 @@ class Store:
             raise StoreError(f"{self._path}: there is no room beside it ({error})") from error
         await self._do(operations.touch)
 
-    async def add_batch(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
+    async def add_batch(
+        self, batch: Batch, tasks: Sequence[Task], *, check: operations.Check = operations.wanted
+    ) -> Batch:
         """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.
 
         A claim that is known already, from an earlier try, changes nothing and returns what is stored.
         Raises ``OSError`` where no name can be reserved in the outbox.
         """
-        return await self._do(
-            partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
-        )
+        work = partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
+        return await self._do(operations.checked(check, work))
 
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file as a finished batch without tasks; names and claims as in ``add_batch``."""
@@ -160,6 +161,15 @@ class Store:
         """
         return await self._do(lambda journal: journal.finish(ref, event, attempt))
 
+    async def finish_all(
+        self,
+        ends: Sequence[tuple[Ref, TaskFinished]],
+        *,
+        check: operations.Check = operations.wanted,
+    ) -> list[bool]:
+        """Do what ``finish`` does, whoever works on them, for many tasks in one transaction."""
+        return await self._do(operations.checked(check, partial(mass.finish, found=ends)))
+
     async def suspend(
         self, ref: Ref, attempt: int | None, status: Status, message: str = ""
     ) -> None:
@@ -183,27 +193,40 @@ class Store:
         """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
         await self._do(partial(operations.requeue, refs=tuple(refs), now=self._clock()))
 
-    async def worker_lost(self, ref: Ref, attempt: int) -> int:
-        """Queue a task again whose worker died; return how many workers died of it so far."""
+    async def worker_lost(self, ref: Ref, attempt: int, *, alone: bool) -> int:
+        """Queue a task again whose worker died; return how many workers died of it so far.
+
+        ``alone``: nothing else was at work in it. Of deaths that others may have caused only the first counts,
+        which makes it a suspect.
+        """
         return await self._do(
-            partial(operations.worker_lost, ref=ref, attempt=attempt, now=self._clock())
+            partial(
+                operations.worker_lost, ref=ref, attempt=attempt, alone=alone, now=self._clock()
+            )
         )
 
-    async def park(self, parking: Parking) -> None:
+    async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
         """Note that something waits; one that does so already for that cause keeps its beginning."""
-        await self._do(partial(operations.park, parking=parking))
+        await self._do(operations.checked(check, partial(operations.park, parking=parking)))
 
     async def unpark(self, scope: Scope, name: str) -> None:
         """Note that something waits no longer, for whatever cause."""
         await self._do(partial(operations.unpark, scope=scope, name=name))
 
-    async def prioritise(self, refs: Sequence[Ref], priority: int) -> None:
+    async def prioritise(
+        self, refs: Sequence[Ref], priority: int, *, check: operations.Check = operations.wanted
+    ) -> None:
         """Give tasks another priority."""
-        await self._do(partial(operations.prioritise, refs=tuple(refs), priority=priority))
+        work = partial(operations.prioritise, refs=tuple(refs), priority=priority)
+        await self._do(operations.checked(check, work))
 
     async def published(self, ref: Ref) -> None:
         """Note that a task's result lies in the outbox."""
         await self._do(partial(operations.published, ref=ref))
+
+    async def published_all(self, batch: str, names: Sequence[str]) -> None:
+        """Note that results of many tasks of a batch lie in the outbox."""
+        await self._do(partial(mass.published, batch=batch, names=names))
 
     async def batch_published(self, name: str) -> None:
         """Note that a batch's summary lies in the outbox, the last of its files."""
@@ -257,6 +280,14 @@ class Store:
         """Return a task as its file asked for it; not once it was pruned."""
         return self._source.read(lookups.find_task, ref)
 
+    def unbegun(self, batch: str, names: Sequence[str]) -> list[Task]:
+        """Return those of some tasks of a batch that have no event yet, without their secrets' values."""
+        return self._source.read(mass.unbegun, batch, names)
+
+    def ends(self, batch: str, names: Sequence[str]) -> list[tuple[Ref, TaskFinished]]:
+        """Return the ends of those of some tasks of a batch that have ended."""
+        return self._source.read(mass.ends, batch, names)
+
     def events(self, ref: Ref, start: int = 0) -> list[Event]:
         """Return a task's events from number ``start`` on; none once it was pruned."""
         return self._source.read(lookups.events, ref, start)
@@ -280,6 +311,10 @@ class Store:
     def day_money(self, at: float) -> Money:
         """Return what was spent on the day, in UTC, of the time ``at``."""
         return self._source.read(lookups.day_money, int(at // _DAY_S))
+
+    def spent_on(self, day: int) -> float:
+        """Return what was spent on a day, in days since 1970-01-01 in UTC; what may have been paid counts."""
+        return self._source.read(lookups.day_money, day).total
 
     async def _append(
         self,

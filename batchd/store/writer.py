@@ -21,6 +21,7 @@ from batchd.log import Action, get_logger
 from batchd.store.journal import Journal
 from batchd.store.presence import Presence
 from batchd.store.schema import UNREADABLE, explain
+from batchd.store.witness import Witness
 
 T = TypeVar("T")
 
@@ -54,11 +55,13 @@ class Writer:
     """
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        """Raise ``OSError``."""
         self._db = db
         self._path = path
         self._journal = Journal(db)
         #: Whether the file is still there: who deletes it must not do away with what is written after that.
         self.presence = Presence(db, path)
+        self._witness = Witness(db, path)
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._ended = False
@@ -101,6 +104,7 @@ class Writer:
                 self._checkpoint()
         self._db.close()
         self.presence.close()
+        self._witness.close()
 
     def _gather(self) -> list[_Job]:
         """Wait for work; return all there is, or nothing at the end or after a while without any."""
@@ -138,6 +142,8 @@ class Writer:
                 return [outcome for job in group for outcome in self._commit([job])]
             known = isinstance(error, (sqlite3.Error, *UNREADABLE))
             return [(job, None, explain(error, self._path) if known else error) for job in group]
+        # Before anybody learns of it: after a kill, nobody knows more than is noted.
+        self._witness.note(self._journal.batches, self._journal.events)
         self._journal.committed()
         self._logged = True
         self.commits += 1

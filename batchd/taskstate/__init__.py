@@ -5,7 +5,17 @@ free. Nothing here does any I/O or reads a clock.
 """
 
 from batchd.taskstate.folding import apply, fold
-from batchd.taskstate.shortening import ELIDED, NOTES, clipped
+from batchd.taskstate.shortening import ELIDED, GO_ON, NOTES, clipped
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
-__all__ = ["CONTINUE", "ELIDED", "NOTES", "TaskState", "Verdict", "apply", "clipped", "fold"]
+__all__ = [
+    "CONTINUE",
+    "ELIDED",
+    "GO_ON",
+    "NOTES",
+    "TaskState",
+    "Verdict",
+    "apply",
+    "clipped",
+    "fold",
+]

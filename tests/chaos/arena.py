@@ -62,6 +62,8 @@ class Model:
     def __init__(self, *options: str) -> None:
         self._options = options
         self._port = 0
+        #: What it was set to, which a new one after its death is set to again.
+        self._settings: dict[str, Any] = {}
         #: What servers that were killed had logged, calls that were then under way included.
         self._before: list[dict[str, Any]] = []
         self._repeated = 0
@@ -76,6 +78,12 @@ class Model:
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().split()[-1]
         self._port = int(self.base_url.rpartition(":")[2].split("/")[0])
+        if self._settings:
+            self.control(**self._settings)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal: to stop, or to go on."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """Kill it with SIGKILL, its log kept."""
@@ -102,11 +110,13 @@ class Model:
         return self._repeated + int(self._get("/totals")["repeated"])
 
     def control(self, **changes: Any) -> None:
-        """Change its settings."""
+        """Change its settings, for its whole life and those after it."""
+        self._settings |= changes
         self._get("/control", json.dumps(changes).encode())
 
     def _get(self, path: str, body: bytes | None = None) -> Any:
-        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}{path}", body) as answer:
+        url = f"{self.base_url.removesuffix('/v1')}{path}"
+        with urllib.request.urlopen(url, body, timeout=60) as answer:
             return json.load(answer)
 
 
@@ -143,19 +153,28 @@ class Arena:
         (self.folder / "inbox").mkdir()
         self.daemon: subprocess.Popen[bytes] | None = None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the daemon and its commands are started with: its folder comes before Python's own modules."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
+        path = f"{self.folder}:{ROOT}"
+        return {**kept, "CHAOS_MARK": self.mark, "PYTHONPATH": path, "COLUMNS": "80"}
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of batchd's in this spool."""
+        config = str(self.folder / "config.toml")
+        return [sys.executable, "-m", "batchd", "--config", config, *arguments]
+
     def start(self) -> None:
         """Start a daemon, in a session of its own, and do not wait until it is up."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
-        config = str(self.folder / "config.toml")
-        command = [*self._prefix, sys.executable, "-m", "batchd", "--config", config, "serve"]
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                command,
+                [*self._prefix, *self.command("serve")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={**kept, "CHAOS_MARK": self.mark, "PYTHONPATH": str(ROOT)},
+                env=self.environment,
                 start_new_session=True,
             )
 

@@ -37,7 +37,7 @@ class Monkey:
         self.rng = random.Random(seed)
         self._arena = arena
         self._model = model
-        self._harm = harm
+        self.harm = harm
         #: What must be gone by when, for its daemon is dead.
         self._doomed: list[tuple[float, list[Process]]] = []
 
@@ -48,7 +48,7 @@ class Monkey:
 
     def strike(self) -> None:
         """Do harm once, if there is anybody to harm; then see that nobody outlives a dead daemon."""
-        (what,) = self.rng.choices([*self._harm], [*self._harm.values()])
+        (what,) = self.rng.choices([*self.harm], [*self.harm.values()])
         if getattr(self, "_" + what.replace(" ", "_"))():
             self.counts[what] += 1
         now = time.monotonic()
@@ -124,9 +124,9 @@ class Monkey:
         """Stop the daemon for longer than it waits for a heartbeat, as a laptop that sleeps does."""
         daemon = self._arena.daemon
         assert daemon is not None
-        os.kill(daemon.pid, signal.SIGSTOP)
+        daemon.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.uniform(0.3, 3.0))
-        os.kill(daemon.pid, signal.SIGCONT)
+        daemon.send_signal(signal.SIGCONT)
         return True
 
     def _server(self) -> bool:

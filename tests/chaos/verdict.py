@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+from books import perhaps_paid
 
 from batchd import formats
 
@@ -99,7 +100,7 @@ def _paid_once(
                 started[answers] += 1
             case "CallAnswered":
                 answers += 1
-            case "CallFailed" if not _perhaps_paid(event["failure"]):
+            case "CallFailed" if not perhaps_paid(event["failure"]):
                 free[answers] += 1
     for turn in range(answers):
         asked, excused = requests[prompt, turn], started[turn] - 1
@@ -112,11 +113,6 @@ def _paid_once(
     assert requests[prompt, answers] <= started[answers], f"{result['task']}: more than was granted"
     assert again == result["usage"]["unsettled_calls"], f"{result['task']}: {again} begun in vain"
     assert answers == result["usage"]["calls"]
-
-
-def _perhaps_paid(failure: Mapping[str, Any]) -> bool:
-    """Tell whether a failed call may have been paid: it was sent, and what came back tells nothing."""
-    return failure["sent"] and failure["kind"] in {"timeout", "connection", "bad_answer"}
 
 
 def _run_once(directory: Path, events: Sequence[Mapping[str, Any]]) -> int:

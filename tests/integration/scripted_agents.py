@@ -28,6 +28,22 @@ async def dies(run: wire.Run, host: agent.Host) -> agent.Ended:
     return await agent.run(run, host)
 
 
+async def dies_once(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Work as usual; whoever is to die takes the first worker with it."""
+    if "die" in run.task.first_prompt and run.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await agent.run(run, host)
+
+
+async def dies_when_asked(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Work as usual; whoever is to die does so once there is a file ``ask`` beside the results."""
+    if "die" in run.task.first_prompt:
+        while not Path(run.batch.folder, "ask").exists():  # noqa: ASYNC110, ASYNC240 (another process makes it)
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await agent.run(run, host)
+
+
 async def breaks(run: wire.Run, host: agent.Host) -> agent.Ended:
     """Break as a bug would."""
     raise RuntimeError(f"a bug, in {run.ref}, {host.clock() > 0}")
@@ -113,4 +129,11 @@ async def grows(run: wire.Run, host: agent.Host) -> agent.Ended:
     _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
     _KEPT.append(b"x" * (200 << 20))
     await asyncio.sleep(1.2)
+    return await agent.run(run, host)
+
+
+async def waits_for_ever(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Wait for what never comes at the first attempt, as an agent does whose wake-up is lost."""
+    if run.attempt == 1:
+        await asyncio.Event().wait()
     return await agent.run(run, host)

@@ -561,6 +561,34 @@ def test_the_rate_limit_is_one_for_all_and_tells_of_itself() -> None:
     _run_with(test, ModelServer(Settings(rps=0.001, burst=5, retry_after_s=2)))
 
 
+def test_weather_of_a_part_of_all_requests_and_of_one_model() -> None:
+    """A share of the requests is struck, evenly; a model's own faults strike it alone, and all of its requests."""
+
+    async def test(server: ModelServer, client: AsyncOpenAI) -> None:
+        async def statuses(model: str, count: int) -> list[int]:
+            found = []
+            for i in range(count):
+                try:
+                    await _ask(client, model, _user(f"{model}, {i}"))
+                    found.append(200)
+                except openai.APIStatusError as error:
+                    found.append(error.status_code)
+            return found
+
+        server.control(faults="503", share=0.25)
+        assert await statuses("steps-1", 8) == [200, 200, 200, 503] * 2
+        server.control(faults="", model_faults={"steps-2": "401"})
+        assert await statuses("steps-1", 2) == [200, 200]
+        assert await statuses("steps-2", 2) == [401, 401]
+        server.control(model_faults={})
+        assert await statuses("steps-2", 1) == [200]
+        for wrong in ({"share": 1.5}, {"model_faults": {"steps-1": "what"}}):
+            with pytest.raises(ValueError, match=r"share|what"):
+                server.control(**wrong)
+
+    _run_with(test, ModelServer(Settings(count=False)))
+
+
 def test_control_changes_a_running_server() -> None:
     """POST /control takes a server down and up, sets faults for all, asks for a key, forgets; or refuses."""
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,26 @@ def test_a_crash_between_folder_and_journal_wastes_no_name(tmp_path: Path) -> No
 
     assert asyncio.run(names()) == ["b-2", "b-3"]
     assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "b-3"]
+
+
+def test_what_a_dead_writer_left_is_swept_though_nobody_has_buried_it(tmp_path: Path) -> None:
+    """A killed process is seen in /proc until somebody asks how it ended; in a container that may be never."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    until_dead = Path(f"/proc/{dead.pid}/stat")
+    while until_dead.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    left = tmp_path / f".001.json.{dead.pid}-0.tmp"
+    left.write_bytes(b"half")
+    outbox.publish(tmp_path / "summary.json", b"{}", replace=True)
+    dead.wait()
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_what_an_earlier_process_of_the_same_number_left_is_swept(tmp_path: Path) -> None:
+    """In a container each daemon may have the number of the last; what one that lives writes is left alone."""
+    old, new = (tmp_path / f".{name}.json.{os.getpid()}-0.tmp" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    files.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [new.name]

@@ -15,6 +15,8 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
+from batchd.records import dollars
+from batchd.store.reader import Reader
 from tests.integration.test_daemon import results, task_file, until
 
 _CONFIG = """\
@@ -259,9 +261,7 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
             async with Daemon(settings) as daemon:
                 # 60 tasks x 2 calls of about 470 + 20 tokens: $0.06 by our prices.
                 await daemon.submit("b.json", task_file(60, **limits))
-                (parked,) = await _until_parked(tmp_path)
-                assert (parked["scope"], parked["cause"]) == ("day", "budget")
-                await asyncio.sleep(0.5)
+                await _until_spent(tmp_path, 0.02)
                 calls = server.totals.requests
                 await asyncio.sleep(1.5)
                 assert server.totals.requests == calls, "nothing is asked any more"
@@ -278,16 +278,112 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
     asyncio.run(scenario())
 
 
+def test_a_call_that_no_day_can_pay_for_ends_its_own_task(tmp_path: Path) -> None:
+    """Its price is above the whole day's budget: its task ends with the fix, those behind it begin, nothing is parked."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            async with Daemon(_configured(tmp_path, server, per_day_usd=0.02)) as daemon:
+                tasks = _tasks(6)
+                tasks[0]["limits"]["max_output_tokens"] = 20_000
+                await daemon.submit("b.json", json.dumps(tasks).encode())
+                async with asyncio.timeout(60):
+                    await daemon.batch_done("b")
+                assert (await _ask(tmp_path, "status"))["parked"] == []
+            assert server.totals.requests == 10
+
+    asyncio.run(scenario())
+    dear, *cheap = results(tmp_path, "b")
+    assert (dear["status"], dear["reason"]) == ("timeout", "budget")
+    assert "the day's budget is $0.0200: no day can pay for it" in dear["error"]["message"]
+    assert [r["status"] for r in cheap] == ["completed"] * 5
+
+
+def test_a_call_that_must_wait_for_tomorrow_waits_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cheaper tasks begin and complete meanwhile; once nothing that waits fits, that is said once; money lets it go on."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server, per_day_usd=0.02)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("first.json", json.dumps(_tasks(6)).encode())
+                await daemon.batch_done("first")
+                # Fits into $0.02, but not into what the first tasks have left of it.
+                dear = _tasks(1, priority=100)
+                dear[0]["limits"]["max_output_tokens"] = 8_500
+                await daemon.submit("dear.json", json.dumps(dear).encode())
+                (parked,) = await _until_parked(tmp_path)
+                while (parked["scope"], parked["name"]) != ("day", ""):
+                    assert (parked["scope"], parked["cause"]) == ("task", "budget")
+                    (parked,) = await _until_parked(tmp_path)
+                assert "the next call may cost $0.01" in parked["message"]
+                for name in ("more", "again"):
+                    await daemon.submit(f"{name}.json", json.dumps(_tasks(3)).encode())
+                    async with asyncio.timeout(60):
+                        await daemon.batch_done(name)
+                assert not results(tmp_path, "dear")
+                await _ask(tmp_path, "tune", changes={"budget.per_day_usd": "1.0"})
+                async with asyncio.timeout(60):
+                    await daemon.batch_done("dear")
+                assert (await _ask(tmp_path, "status"))["parked"] == []
+
+    asyncio.run(scenario())
+    for name in ("more", "again", "dear"):
+        assert {r["status"] for r in results(tmp_path, name)} == {"completed"}
+    assert len(_log(capsys, "budget_reached")) == 1
+
+
+def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> None:
+    """Few find out that there is none; the rest of a long queue never begins, nor when there is a little more."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server, per_day_usd=0.005)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", json.dumps(_tasks(200)).encode())
+                for usd in (0.005, 0.01, 0.015):
+                    await _ask(tmp_path, "tune", changes={"budget.per_day_usd": str(usd)})
+                    await _until_spent(tmp_path, usd)
+                    done = len(results(tmp_path, "b"))
+                    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+                        begun = reader.begun()
+                        (parked,) = reader.parked()
+                    assert (parked.scope, parked.cause) == ("day", "budget")
+                    # Those at work when it was found out, and those that took their slots meanwhile.
+                    assert len(begun) <= 3 * 8 < 200 - done
+
+    asyncio.run(scenario())
+
+
+async def _until_spent(folder: Path, per_day_usd: float) -> None:
+    """Wait until all waits for more than this budget."""
+    async with asyncio.timeout(60):
+        while True:
+            status = await _ask(folder, "status")
+            spent = [p["message"] for p in status["parked"] if p["scope"] == "day"]
+            if any(dollars(per_day_usd) in message for message in spent):
+                return
+            await asyncio.sleep(0.02)
+
+
+def _tasks(count: int, **more: Any) -> list[dict[str, Any]]:
+    """Return tasks whose calls are short."""
+    limits = {"max_output_tokens": 50}
+    return [{"first_prompt": f"work {i}", "limits": {**limits}, **more} for i in range(count)]
+
+
 def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
     """The day is no provider that is tried: what is parked again at once is told as held."""
 
     async def scenario() -> None:
         async with ModelServer(Settings()) as server:
             limits: dict[str, Any] = {"limits": {"max_output_tokens": 50}}
-            async with Daemon(_configured(tmp_path, server, per_day_usd=0.0001)) as daemon:
+            async with Daemon(_configured(tmp_path, server, per_day_usd=0.001)) as daemon:
                 await daemon.submit("b.json", task_file(8, **limits))
                 for _ in range(20):
-                    await _until_parked(tmp_path)
+                    await _until_spent(tmp_path, 0.001)
                     told = await _ask(tmp_path, "resume")
                     # It depends on how fast the next call finds that there is no money.
                     assert (told["resumed"], told["trying"], len(told["held"])) in (

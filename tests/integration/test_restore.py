@@ -297,7 +297,8 @@ def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: st
     assert "Traceback" not in refused.stderr
     assert path.read_bytes() == before
     names = {p.name for p in path.parent.iterdir()}
-    assert names - {"batchd.db-wal", "batchd.db-shm"} == {"batchd.db", "lock"}
+    kept = {"batchd.db-wal", "batchd.db-shm", "batchd.db-acked", "home"}
+    assert names - kept == {"batchd.db", "lock"}
 
 
 def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> None:

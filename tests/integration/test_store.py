@@ -310,25 +310,22 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
     assert (waiting["parked"].status, waiting["parked"].message) == (Status.PARKED, "no quota")
 
 
-def test_dispatches_that_lead_nowhere_are_counted(store: Store, tmp_path: Path) -> None:
-    """Only an event that shows progress, or an end in good order, takes a dispatch off the count."""
+def test_deaths_of_workers_are_counted_where_nobody_else_can_have_caused_them(
+    store: Store, tmp_path: Path
+) -> None:
+    """Once an attempt; of deaths that others may have caused the first makes a suspect, no more; a dispatch is no death."""
     ref = Ref("b", "1")
 
     async def scenario() -> None:
         await store.add_batch(_batch(tmp_path), [_task("1")])
-        assert [(await store.dispatch(ref)).barren for _ in range(2)] == [1, 2]
-        await store.suspend(ref, 2, Status.QUEUED, "drained")
-        third = await store.dispatch(ref)
-        assert (third.barren, third.crashes) == (2, 0)
-        await store.record(ref, 3, 0, _raw(_started()))
-        assert await store.worker_lost(ref, 3) == 1
-        assert await store.worker_lost(ref, 3) == 1
-        assert await store.worker_lost(ref, 2) == 1
-        fourth = await store.dispatch(ref)
-        assert (fourth.barren, fourth.crashes) == (3, 1)
-        await store.record(ref, 4, 1, _raw(Resumed(at=_NOON, attempt=4)))
-        await store.ask(ref, 4, 2, [], _call())
-        assert (await store.dispatch(ref)).barren == 1
+        assert [(await store.dispatch(ref)).crashes for _ in range(3)] == [0, 0, 0]
+        assert await store.worker_lost(ref, 3, alone=False) == 1
+        assert await store.worker_lost(ref, 3, alone=True) == 1, "it has been counted"
+        assert await store.worker_lost(ref, 2, alone=True) == 1, "an earlier attempt"
+        assert (await store.dispatch(ref)).crashes == 1
+        assert await store.worker_lost(ref, 4, alone=False) == 1
+        await store.dispatch(ref)
+        assert await store.worker_lost(ref, 5, alone=True) == 2
 
     _run(scenario())
 
@@ -341,7 +338,7 @@ def test_what_a_dead_worker_left_in_the_pipe_still_counts(store: Store, tmp_path
         await store.add_batch(_batch(tmp_path), [_task("1")])
         await store.dispatch(ref)
         await store.ask(ref, 1, 0, _raw(_started()), _call())
-        await store.worker_lost(ref, 1)
+        await store.worker_lost(ref, 1, alone=True)
         await store.record(ref, 1, 2, _raw(_answered()))
         assert len((await store.dispatch(ref)).history) == 3
 

@@ -576,7 +576,8 @@ def test_an_empty_store_is_told_as_one(spool: Any, command: tuple[str, ...]) -> 
     assert refused.returncode == 3
     assert f"{path} is empty: it was cut off" in refused.stderr
     assert (
-        "`batchd restore BACKUP` (a .bak beside it); without one, `batchd serve`" in refused.stderr
+        "`batchd restore BACKUP` (a .bak beside it); without one, `batchd restore --new`"
+        in refused.stderr
     )
     assert not path.stat().st_size
 

@@ -440,3 +440,14 @@ def test_a_start_that_cannot_be_is_told_in_one_line(tmp_path: Path, model_server
     assert done.returncode == 3
     assert str(station.inbox) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_edits_a_file_in_the_inbox_learns_that_each_save_is_a_batch(station: Station) -> None:
+    """The second save within a short while is taken too, and the log says what that costs; a moved file is no save."""
+    for number in range(3):
+        station.drop("moved.json")
+        (station.inbox / "edited.json").write_bytes(TASK)
+        name = f"edited-{number + 1}" if number else "edited"
+        until((station.outbox / name / "summary.json").exists, station.text, within_s=90)
+    (told,) = station.told("inbox_trouble", "each time it is taken as a batch of its own")
+    assert told["message"].startswith("edited.json is written here again and again")

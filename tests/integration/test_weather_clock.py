@@ -7,7 +7,6 @@ import datetime as dt
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -18,35 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import Clock
 from weather import TASK, Station, until
 
 from batchd import events, taskstate
 from batchd.store.reader import Reader
-
-#: Found by every Python of the daemon at its start: its clock is ahead by what a file says.
-_CLOCK = """
-import mmap, struct, time
-_file = open({file!r}, "rb")
-_ahead = mmap.mmap(_file.fileno(), 8, access=mmap.ACCESS_READ)
-_time, _time_ns = time.time, time.time_ns
-time.time = lambda: _time() + struct.unpack("d", _ahead[:8])[0]
-time.time_ns = lambda: _time_ns() + int(struct.unpack("d", _ahead[:8])[0]) * 10**9
-"""
-
-
-class Clock:
-    """The clock of one station."""
-
-    def __init__(self, station: Station) -> None:
-        self._file = station.folder / "ahead"
-        self._file.write_bytes(struct.pack("d", 0.0))
-        text = _CLOCK.format(file=str(self._file))
-        (station.folder / "sitecustomize.py").write_text(text)
-
-    def set(self, ahead_s: float) -> None:
-        """Let it be ahead by so much."""
-        with self._file.open("r+b") as file:
-            file.write(struct.pack("d", ahead_s))
 
 
 def _results(station: Station, batch: str) -> list[dict[str, Any]]:
@@ -62,7 +37,7 @@ def test_a_clock_that_jumps_costs_nothing(tmp_path: Path, model_server: str) -> 
     """Two hours ahead, then five back: tasks end by the time they worked, and files are taken when they are whole."""
     limits = "[limits]\ntimeout_s = 30.0\n"
     station = Station(tmp_path, model_server, model="latency-0.4+steps-4", more=limits)
-    clock = Clock(station)
+    clock = Clock(station.folder)
     with station.serving():
         for i, ahead_s in enumerate((7200.0, -10800.0)):
             name = f"jump{i}"
@@ -119,7 +94,7 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
         f'[models."standin/{model}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
     )
     station = Station(tmp_path, model_server, model=model, more=more)
-    clock = Clock(station)
+    clock = Clock(station.folder)
     days = [datetime.now(UTC).date() + timedelta(days=n) for n in (1, 2)]
     midnight = datetime.combine(days[1], dt.time(), UTC).timestamp()
     clock.set(midnight - 3600 - time.time())  # tomorrow, late in the evening
@@ -142,6 +117,35 @@ def test_money_at_midnight(tmp_path: Path, model_server: str) -> None:
     ends = [_seconds(r["timing"]["finished_at"]) for r in _results(station, "b")]
     assert done <= sum(end < midnight for end in ends) < 8
     assert max(ends) < midnight + 15, "it goes on at once"
+
+
+def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A day is spent, the next daemon starts a day ahead and spends that one, the clock is set right: the first is still spent."""
+    per_day, model = 0.004, "steps-2"
+    more = (
+        f"[budget]\nper_day_usd = {per_day}\n[limits]\nmax_output_tokens = 300\n"
+        f'[models."standin/{model}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
+    )
+    station = Station(tmp_path, model_server, model=model, more=more)
+    clock = Clock(station)
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    noon = datetime.combine(tomorrow, dt.time(12), UTC).timestamp() - time.time()
+    clock.set(noon)
+    with station.serving():
+        tasks = [{"first_prompt": f"do {n}"} for n in range(40)]
+        station.drop("b.json", json.dumps(tasks).encode())
+        until(lambda: len(station.told("budget_reached")) == 1, station.text, 60)
+    clock.set(noon + 86400)
+    with station.serving():
+        until(lambda: len(station.told("budget_reached")) == 2, station.text, 60)
+        clock.set(noon)
+        until(lambda: len(station.told("budget_reached")) == 3, station.text, 60)
+    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        booked = [row.known_usd + row.unsettled_usd for row in reader.spend(("day",))]
+    assert len(booked) == 2
+    assert all(per_day / 2 < usd <= per_day for usd in booked), booked
 
 
 class Model:

@@ -266,3 +266,23 @@ def test_thinking_goes_back_with_the_calls_that_it_led_to(
     assert result["usage"]["by_purpose"]["compaction"]["calls"] > 0
     assert totals(base_url)["by_status"] == {"200": result["usage"]["calls"]}
     hold_prefixes(exchanges(log)[:4])
+
+
+def test_windows_that_are_nearly_too_small_end_their_own_tasks_alone(
+    spool: Any, counting_server: tuple[str, Path]
+) -> None:
+    """With 700 to 1,500 tokens a task completes or overflows; those beside it in its process never learn of it."""
+    base_url, _ = counting_server
+    models = [f"window-{n}+parallel-3+chatter-3" for n in range(700, 1501, 100)]
+    more = "".join(window(model, int(model[7:].split("+")[0])) for model in models)
+    configure(spool, base_url, more=more)
+    small = [
+        {"id": f"t{i}", "first_prompt": f"do {i}", "model": f"standin/{model}"}
+        for i, model in enumerate(models)
+    ]
+    beside = {"id": "beside", "first_prompt": "x", "model": "standin/latency-0.5+steps-12"}
+    *results, neighbour = run(spool, [*small, beside])
+    ends = {(r["status"], r["reason"]) for r in results}
+    assert ends == {("completed", None), ("error", "context_overflow")}
+    assert neighbour["status"] == "completed"
+    assert all(r["attempts"] == 1 for r in [*results, neighbour])

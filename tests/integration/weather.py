@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -209,3 +210,21 @@ def filled(path: Path, left: int) -> None:
     with contextlib.suppress(OSError), path.open("wb", 0) as file:
         for _ in range(disk.f_bfree - left // disk.f_frsize):
             file.write(bytes(disk.f_frsize))
+
+
+@contextlib.contextmanager
+def hanging(folder: Path) -> Iterator[None]:
+    """Have a folder be a file system meanwhile that answers nothing, as one over a lost network; then it is as it was."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):  # noqa: PTH110 (a device)
+        pytest.skip("needs to mount a file system of its own")
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"hanging", os.fsencode(folder), b"fuse.hanging", 0, options):
+        os.close(device)
+        pytest.skip(f"cannot mount it: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        os.close(device)  # whoever waits is refused
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

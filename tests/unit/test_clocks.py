@@ -9,6 +9,7 @@ import pytest
 
 from batchd.daemon import clocks
 from batchd.daemon.troubles import Troubles
+from batchd.errors import StoreError
 from batchd.governor.money import Treasury
 from batchd.log import Action
 from batchd.records import Ref
@@ -41,6 +42,33 @@ def test_a_clock_that_goes_to_tomorrow_and_back_brings_no_money() -> None:
     clock[0] += 86400
     (day,) = treasury.purses(ref)
     assert day.spent == 0.25
+
+
+def test_what_the_store_has_for_a_day_counts_whenever_it_comes() -> None:
+    """A day that an earlier daemon has paid from is not given again; where the store cannot tell, the page stays."""
+    clock, booked = [86400.0 * 101], {100: 0.75, 101: 0.0}
+
+    def store(day: int) -> float:
+        if day not in booked:
+            raise StoreError("it cannot be read")
+        return booked[day]
+
+    treasury, ref = Treasury(1.0, lambda: clock[0], store), Ref("b", "1")
+    treasury.settle(ref, 0.0, 0.9)
+    clock[0] -= 86400
+    (day,) = treasury.purses(ref)
+    assert day.spent == 0.75
+    assert treasury.today() == (100, 1.0)
+    booked[100] = 0.5  # not all is durable yet
+    clock[0] += 2 * 86400
+    (day,) = treasury.purses(ref)
+    assert (day.spent, treasury.today()) == (0.75, (100, 1.0)), "of tomorrow nobody knows"
+    treasury.settle(ref, 0.0, 0.125)
+    booked[102] = 0.0
+    assert treasury.today() == (102, 1.0)
+    clock[0] -= 2 * 86400
+    (day,) = treasury.purses(ref)
+    assert day.spent == 0.875
 
 
 class Lines(list[tuple[str, Action, dict[str, Any]]]):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from msgspec import structs
 
 from batchd import events, tokens
 from batchd.agent import compaction, context, prompts
-from batchd.agent.compaction import Compact
+from batchd.agent.compaction import Compact, Summarise
 from batchd.agent.decide import CallModel, Conclude, Finish, RunTool, Step, decide
 from batchd.llm.request import Request, encode
 from batchd.records import (
@@ -69,6 +71,7 @@ class Provider:
     refuses: Callable[[CallModel], bool] = lambda _: False
     protocol: str = "auto"
     max_output: int = 8192
+    system: str = _SYSTEM
     state: TaskState = field(init=False)
     steps: list[Step] = field(default_factory=list)
     journal: list[events.Event] = field(default_factory=list)
@@ -83,7 +86,7 @@ class Provider:
         )
         self.state = TaskState(first_prompt=self.prompt)
         setup = ModelSetup(name="p/m", context_window=self.told, tools=self.protocol)
-        terms = events.Terms(model=setup, judge=setup, system_prompt=_SYSTEM)
+        terms = events.Terms(model=setup, judge=setup, system_prompt=self.system)
         self._turn = 0
         self._ran = 0
         self.add(events.TaskStarted(at=1.0, terms=terms))
@@ -101,11 +104,11 @@ class Provider:
             if isinstance(step, Finish):
                 assert fold(self.prompt, self.journal) == self.state
                 return step
-            before = context.size(self.state)
+            before = self.state
             for event in self.effect(step):
                 self.add(event)
             if isinstance(step, Compact):
-                assert context.size(self.state) < before, "every compaction makes it shorter"
+                hold_shorter(before, self.state)
         raise AssertionError("the task does not end")
 
     def effect(self, step: Step) -> Iterator[events.Event]:
@@ -181,7 +184,7 @@ class Provider:
         setup = self.state.setup(Purpose.AGENT)
         request = Request(messages=messages, tools=(), max_output_tokens=1)
         sent = json.loads(encode(setup, request))["messages"]
-        assert [m["content"] for m in sent[:2]] == [_SYSTEM, self.prompt]
+        assert [m["content"] for m in sent[:2]] == [self.system, self.prompt]
         waiting: list[str] = []
         speaker = ""
         for message in sent:
@@ -206,6 +209,13 @@ class Provider:
     def calls(self) -> int:
         """How many answers the model gave to the task itself."""
         return self.state.spend[Purpose.AGENT].usage.calls
+
+
+def hold_shorter(before: TaskState, after: TaskState) -> None:
+    """Hold that a compaction made a conversation shorter, by our own count and by what the next request takes."""
+    longer, shorter = (tokens.count_messages(s.messages) for s in (before, after))
+    assert shorter < longer
+    assert context.size(after) < context.size(before)
 
 
 def _said(answer: Answer) -> Message:
@@ -448,6 +458,90 @@ def test_any_task_in_any_window_comes_to_its_end(seed: int) -> None:
     assert provider.refused <= 3
 
 
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("seed", range(120))
+def test_any_task_in_a_window_that_is_nearly_too_small_comes_to_its_end(seed: int) -> None:
+    """It completes or ends as an overflow, and few compactions follow each other; none makes nothing shorter."""
+    rng = random.Random(seed)
+    window = rng.randrange(700, 1800)
+    provider = Provider(
+        window,
+        rng.choice([0, window, window, 4 * window]),
+        lambda turn: call(
+            turn,
+            content=words(rng.choice([0, 0, 40, 400])),
+            calls=rng.choice([1, 1, 2, 5, 30]),
+            argument=words(rng.choice([5, 5, 30, window // 6, window])),
+        ),
+        8,
+        lambda _: words(rng.choice([1, 10, 100, 200, window // 2])),
+        prompt="Do it. " + words(rng.choice([2, 10, window // 5])),
+        factor=rng.choice([1.0, 1.0, 1.1, 0.9, 0.6, 1.9]),
+        names=rng.random() < 0.7,
+        summary=lambda _: Answer(content=words(rng.choice([0, 50, 300, 3000]))),
+        protocol=rng.choice(["auto", "text"]),
+        max_output=rng.choice([100, 8192]),
+        system=_SYSTEM[: rng.choice([3, 200, 700])],
+    )
+    verdict = provider.run().verdict
+    overflow = (Status.ERROR, Reason.CONTEXT_OVERFLOW)
+    assert (verdict.status, verdict.reason) in {overflow, (Status.COMPLETED, None)}, verdict
+    runs = "".join("c" if isinstance(s, Compact) else " " for s in provider.steps).split()
+    assert max(map(len, runs), default=0) <= 6
+
+
+def _any_message(rng: random.Random, number: int) -> list[Message]:
+    """Return one turn of a conversation: what the model says, and what follows, in all shapes and densities."""
+
+    def text() -> str:
+        dense = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(rng.choice([1, 60])))
+        kinds = ["", "ok", " " * 1500, dense, dense + " " * 2000 + dense]
+        return rng.choice([*kinds, words(rng.choice([8, 150, 700]))])
+
+    thinking = rng.choice([None, None, "", words(300)])
+    calls = call(number, calls=rng.choice([0, 0, 1, 3]), argument=text()).tool_calls
+    said = Message("assistant", text(), calls, reasoning=thinking)
+    outputs = [Message("tool", text(), tool_call_id=c.id) for c in calls]
+    return [said, *(outputs or [Message("user", text())])]
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("seed", range(200))
+def test_each_compaction_of_any_conversation_shortens_it(seed: int) -> None:
+    """Whatever is in a conversation, and whatever a summary says: a plan shortens, asks, or gives up, within few steps."""
+    rng = random.Random(seed)
+    for _ in range(4):
+        window = rng.choice([600, 700, 900, 1100, 1500, 2500, 8000])
+        setup = ModelSetup(name="p/m", context_window=window)
+        terms = events.Terms(model=setup, judge=setup, system_prompt="s")
+        state = TaskState(first_prompt="p", terms=terms)
+        turns = [m for i in range(rng.randrange(1, 9)) for m in _any_message(rng, i)]
+        opening = (Message("system", "s"), Message("user", words(rng.choice([2, 200]))))
+        state = structs.replace(
+            state,
+            messages=(*opening, *turns),
+            scale=rng.choice([0.5, 1.0, 2.0]),
+            overflows=rng.choice([0, 0, 1]),
+        )
+        for _step in range(40):
+            planner = compaction.plan if state.summary is None else compaction.applied
+            step = planner(state, context.size(state))
+            if isinstance(step, Summarise):
+                summary = rng.choice(["", " ", "x", words(900), "\u4e00" * 900])
+                state = structs.replace(state, summary=summary)
+            elif isinstance(step, Compact):
+                before = state
+                fields = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
+                own = step.summary is not None
+                state = apply(state, events.Compacted(at=1.0, own=own, **fields))
+                hold_shorter(before, state)
+                assert state.summary is None
+            else:
+                break
+        else:
+            raise AssertionError("it goes on and on")
+
+
 def test_what_stands_where_something_was_cut_says_so() -> None:
     """Head and tail stay, and the note counts what is gone; a short text stays whole."""
     text = "a" * 500 + "b" * 500
@@ -471,6 +565,21 @@ def test_the_judge_is_shown_what_fits_the_longest_cut_first() -> None:
     assert 0.8 * budget < asked <= 5700 - 1024
     assert context.room(asked, setup) >= 1024
     assert context.fitted(texts[::3], budget) == list(texts[::3])
+
+
+def test_what_takes_long_to_count_is_known_beforehand() -> None:
+    """A long text, a window that is nearly full and a summary that waits: then a thread plans the next step."""
+    provider = Provider(100_000, 100_000, call, 3, lambda _: words(50))
+    provider.run()
+    state = structs.replace(provider.state, seen=len(provider.state.messages), seen_tokens=20_000)
+    assert not context.laborious(state)
+    for more in (
+        Message("tool", "x" * 30_000),
+        Message("assistant", "", (ToolCall("1", "shell", "x" * 30_000),)),
+    ):
+        assert context.laborious(structs.replace(state, messages=(*state.messages, more)))
+    assert context.laborious(structs.replace(state, seen_tokens=90_000))
+    assert context.laborious(structs.replace(state, summary="s"))
 
 
 def test_old_journals_are_read_as_they_were_written() -> None:

@@ -74,11 +74,6 @@ class Told:
         self.of.append(("gave_up", provider, cause))
         assert message
 
-    def day_spent(self, message: str) -> None:
-        """Note it."""
-        self.of.append(("day_spent",))
-        assert message
-
     def batch_spent(self, batch: str, message: str) -> None:
         """Note it."""
         self.of.append(("batch_spent", batch))
@@ -319,33 +314,52 @@ def test_the_day_ends_at_midnight_utc() -> None:
     async def scenario() -> None:
         now = [86400.0 * 3 - 1]
         config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
-        g = Governor(config, {}, clock=lambda: now[0])
-        g.money.open_day(0.5)
+        g = Governor(config, {}, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__)
         told, today = Told(g), g.money.today()
         task = Task(g, "a")
         task.ask(PRICE)
         assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
-        assert told.of == [("day_spent",)]
+        assert told.of == [], "the others may be cheaper"
+        assert g.waits_for_day(g.money.wanted[task.ref])
         assert g.money.today() == today
         now[0] += 2
         assert g.money.today() != today
+        assert not g.waits_for_day(g.money.wanted[task.ref])
         task.ask(PRICE)
         assert task.answers[-1] == Grant(1.0)
 
     asyncio.run(scenario())
 
 
-def test_a_call_dearer_than_a_day_waits_for_a_higher_budget() -> None:
-    """A budget mistyped must not end the queue; the message says what is too large. In `run` nobody waits."""
+def test_a_call_dearer_than_any_day_ends_its_task() -> None:
+    """No day can pay for it, so that it would wait for ever: the end names the price, the limit and the fix."""
 
     async def scenario() -> None:
-        task = Task(governor(per_day=0.5), "a")
-        task.ask(PRICE)
-        assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
-        assert "max_output_tokens" in task.parked.message
-        task = Task(governor(per_day=0.5, max_parked_s=0), "a")
-        task.ask(PRICE)
-        assert (task.refusal.status, task.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+        for waits_s in (0, 3600):
+            g = governor(per_day=0.5, max_parked_s=waits_s)
+            task = Task(g, "a")
+            task.ask(PRICE)
+            assert (task.refusal.status, task.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
+            message = task.refusal.error.message
+            for part in ("$1.00", "$0.5000", "per_day_usd", "max_output_tokens", "batchd retry"):
+                assert part in message
+            assert not g.waits_for_day(task.call(PRICE))
+
+    asyncio.run(scenario())
+
+
+def test_a_usage_that_nobody_believes_ends_no_other_task() -> None:
+    """A gateway that counts a million tokens for a short call makes the next ones wait: no day is known to be too small for them."""
+
+    async def scenario() -> None:
+        g = governor(per_day=3000.0)
+        odd, other = Task(g, "a"), Task(g, "b")
+        odd.ask(PRICE)
+        g.answered(odd.ref, 1000.0, Usage(calls=1, input_tokens=1_000_000, output_tokens=500_000))
+        g.retune(replace(g._config, budget=Budget(per_day_usd=1100.0)), {})
+        other.ask(PRICE)
+        assert (other.parked.scope, other.parked.cause) == (Scope.DAY, Cause.BUDGET)
+        assert g.waits_for_day(other.call(PRICE))
 
     asyncio.run(scenario())
 

@@ -83,6 +83,23 @@ def test_http_errors(status: int, error: dict[str, Any], kind: FailureKind) -> N
 
 
 @pytest.mark.parametrize(
+    ("error", "names"),
+    [
+        ({"message": "no access to model `big-1`"}, True),
+        ({"message": "Rate limit reached for Big-1 in organization"}, True),
+        ({"message": "No access to acme/big-1."}, True),
+        ({"message": "x", "code": "model_not_found"}, True),
+        ({"message": "no access to this API"}, False),
+        ({"message": "big-1-mini and big-1.5 are not for you"}, False),
+    ],
+)
+def test_a_refusal_that_names_its_model(error: dict[str, Any], *, names: bool) -> None:
+    """Its own name as a word, or OpenAI's code: another model's, or that of a longer name, says nothing of it."""
+    failure = http_failure(PLACE, 401, {}, json.dumps({"error": error}).encode())
+    assert failure.of_model == names
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",

@@ -21,6 +21,8 @@ WRITE = '{"name": "write_file", "arguments": {"path": "a.py", "content": "x = 1\
         (f"```json\n{CALL}\n{WRITE}\n```", ["shell", "write_file"]),
         (f"```json\n{CALL}\n```\n```json\n{WRITE}\n```", ["shell", "write_file"]),
         (f"[{CALL}, {WRITE}]", ["shell", "write_file"]),
+        (f"```json\r\n{CALL}\r\n{WRITE}\r\n```\r\n", ["shell", "write_file"]),
+        (f"{CALL}[{WRITE}],{CALL}", ["shell", "write_file", "shell"]),
         (
             f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>{WRITE}</tool_call>",
             ["shell", "write_file"],
@@ -32,6 +34,7 @@ WRITE = '{"name": "write_file", "arguments": {"path": "a.py", "content": "x = 1\
         ('{"name": "shell"}', []),
         ('{"name": "Ann", "age": 7}', []),
         ("[" * 100_000, []),
+        (f'{{"name": "shell", "arguments": {"[" * 990 + "]" * 990}}}', []),
         ("", []),
     ],
 )
@@ -63,6 +66,22 @@ def test_native_calls_win_and_end_the_guessing() -> None:
         ("Use it like this:\n```python\nimport os\n```", None),
         ("Done. `bash` was fun.", None),
         ("```bash\n\n```", None),
+        ("I look.\r\n```bash\r\ncd a\r\nls -l\r\n```\r\nThen.", "cd a\nls -l"),
+        ("```BASH\nls\n```", "ls"),
+        ("```Shell \nls\n```", "ls"),
+        (
+            "1. I look:\n   ```bash\n   for i in 1; do\n     ls\n   done\n   ```\n2. ",
+            "for i in 1; do\n  ls\ndone",
+        ),
+        ("\t```sh\n\tls\n```\nIt printed", "ls"),
+        ("````bash\ncat > a.md <<E\n```\nx\n```\nE\n````", "cat > a.md <<E\n```\nx\n```\nE"),
+        ("~~~bash\nls\n~~~\nIt printed:\n```\na\n```", "ls"),
+        (
+            "```bash\ncat > a.md <<E\n- a\n  ```\n  x\n  ```\nE\n```\nb",
+            "cat > a.md <<E\n- a\n  ```\n  x\n  ```\nE",
+        ),
+        ("In a line ```bash ls``` is no block.", None),
+        ("```bashful\nls\n```", None),
     ],
 )
 def test_the_first_bash_block_is_the_call(content: str, command: str | None) -> None:
@@ -108,3 +127,74 @@ def test_half_a_letter_that_an_answer_holds_escaped_is_made_whole() -> None:
     judged = evaluate.verdict('{"done": false, "feedback": "no \\ud83d"}')
     assert judged is not None
     assert judged.feedback == "no \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("said", "done", "feedback"),
+    [
+        ('{"done": true, "feedback": null}', True, ""),
+        ('{"done": true}', True, ""),
+        ('```JSON\r\n{"done": false, "feedback": "no"}\r\n```\r\n', False, "no"),
+        ('{"done": false, "feedback": ["a", {"b": "c"}]}', False, '["a", {"b": "c"}]'),
+        ('{"done": false, "feedback": 7, "score": [1]}', False, "7"),
+        ('{"done": false, "feedback": false}', False, ""),
+    ],
+)
+def test_only_done_decides_what_a_judge_says(said: str, done: bool, feedback: str) -> None:
+    """Feedback that is missing, null or no text is no reason to throw a verdict away, which is paid."""
+    judged = evaluate.verdict(said)
+    assert judged is not None
+    assert (judged.done, judged.feedback) == (done, feedback)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "null",
+        "{}",
+        "[]",
+        "true",
+        '{"done": "true"}',
+        '{"done": 1}',
+        '{"done": null, "feedback": "x"}',
+        '{"verdict": {"done": true}}',
+        '[{"done": true}]',
+        '{"done": true} {"done": true}',
+        'Yes: {"done": true}',
+        "[" * 100_000,
+        f'{{"done": true, "feedback": {"[" * 100_000}',
+        f'{{"done": true, "n": {"1" * 5000}}}',
+    ],
+)
+def test_what_is_no_verdict_is_none(said: str) -> None:
+    """Nothing but an object with a true or false `done` is one: never a phrase, never what is deeper in it."""
+    assert evaluate.verdict(said) is None
+
+
+def test_a_judge_that_never_stops_talking_is_cut() -> None:
+    """Its feedback goes into the conversation, where it would fill the window."""
+    judged = evaluate.verdict(json.dumps({"done": False, "feedback": "no " * 100_000}))
+    assert judged is not None
+    assert len(judged.feedback) < 10_000
+
+
+def test_what_a_model_made_up_is_not_repeated_to_it_at_length() -> None:
+    """The names of tools and arguments that are not there may be a megabyte long."""
+    long = "x" * 1_000_000
+    for call in (
+        ToolCall("1", long, "{}"),
+        ToolCall("1", "shell", json.dumps({long: 1, "command": "a"})),
+    ):
+        problem = tools.parse(call)
+        assert isinstance(problem, str)
+        assert len(problem) < 1000
+
+
+def test_an_answer_has_only_so_many_calls() -> None:
+    """Further ones are not taken, native or written out: the conversation says that the model made no more."""
+    native = Answer(content="", tool_calls=(ToolCall("1", "shell", "{}"),) * 1000)
+    found, _ = protocol.calls(native, "auto", native_seen=False)
+    assert len(found) == protocol.MOST_CALLS
+    found, _ = protocol.calls(Answer(content=CALL * 1000), "auto", native_seen=False)
+    assert [c.id for c in found] == [f"call_{i}" for i in range(protocol.MOST_CALLS)]

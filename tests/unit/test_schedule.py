@@ -54,13 +54,13 @@ class _Naive:
         ]
         return sorted(ready, key=lambda q: (-q.priority, q.order))
 
-    def take_this(self, ref: Ref | None, provider: str) -> None:
-        """Any task of the provider that may start will do; others may wait for its directory."""
+    def take_this(self, ref: Ref | None, name: str) -> None:
+        """Any task of the provider or model that may start will do; others may wait for its directory."""
         if ref is None:
             return
         queued = self.tasks[ref]
         assert queued in self.eligible()
-        assert queued.provider == provider
+        assert name in {queued.provider, queued.source}
         assert ref not in self.suspects
         held = [self.tasks[r].directory for r in self.begun]
         assert ref in self.begun or not any(_conflict(queued.directory, d) for d in held)
@@ -71,7 +71,7 @@ class _Naive:
         taken: list[Ref] = []
         waiting: list[str] = []
         for queued in self.eligible():
-            if queued.provider in self.parked:
+            if {queued.provider, queued.source} & self.parked:
                 continue
             if len(taken) == slots:
                 break
@@ -88,7 +88,7 @@ class _Naive:
 
     def take_suspect(self) -> Ref | None:
         for queued in self.eligible():
-            if queued.ref in self.suspects and queued.provider not in self.parked:
+            if queued.ref in self.suspects and not {queued.provider, queued.source} & self.parked:
                 self.running.add(queued.ref)
                 return queued.ref
         return None
@@ -97,6 +97,11 @@ class _Naive:
         self.running.discard(ref)
         if suspect:
             self.suspects.add(ref)
+
+    def hold_back(self, ref: Ref, begun: set[Ref]) -> None:
+        self.running.discard(ref)
+        self.begun = begun
+        self.parks[ref] += 1
 
     def remove(self, ref: Ref) -> None:
         self.tasks.pop(ref, None)
@@ -119,18 +124,24 @@ class _Naive:
 DIRECTORIES = ["/r", "/r/a", "/r/a/x", "/r/a/x/y", "/r/ab", "/r/b", "/r/b/x", "/s", "/s/t", "/u"]
 
 
+#: Two models of one provider, and a provider with one.
+SOURCES = ("p/a", "p/b", "q")
+
+
 def _random_task(rng: random.Random, order: int, known: list[Ref], naive: _Naive) -> Queued:
     directory = rng.choice([*DIRECTORIES, f"/out/{order}"])
     held = [naive.tasks[r].directory for r in naive.begun]
     begun = rng.random() < 0.1 and not any(_conflict(directory, d) for d in held)
     after = tuple(rng.sample(known, min(len(known), rng.choice([0, 0, 0, 1, 2]))))
+    model = rng.choice(SOURCES)
     return Queued(
         Ref("b", str(order)),
         rng.choice([0, 0, 0, 1, 5]),
         order,
         directory,
         after=() if begun else after,
-        provider=rng.choice("pq"),
+        provider=model.partition("/")[0],
+        model=model,
         begun=begun,
         suspect=begun and rng.random() < 0.3,
     )
@@ -157,6 +168,7 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
                 assert schedule.take(slots) == naive.take(slots)
                 if rng.random() < 0.3:
                     assert schedule.take_suspect() == naive.take_suspect()
+                _hold_back(rng, schedule, naive)
             case "done" if running:
                 ref = rng.choice(running)
                 status = rng.choice([Status.COMPLETED, Status.COMPLETED, Status.ERROR])
@@ -173,8 +185,20 @@ def test_it_does_what_the_naive_model_does(seed: int) -> None:
     _run_out(schedule, naive)
 
 
+def _hold_back(rng: random.Random, schedule: Schedule, naive: _Naive) -> None:
+    """Take the best task and give it back, as if nothing had been: its directory is free again unless it had begun before."""
+    if rng.random() < 0.3:
+        begun = set(naive.begun)
+        taken = schedule.take(1)
+        assert taken == naive.take(1)
+        for ref in taken:
+            assert schedule.begins(ref) == (ref not in begun)
+            schedule.hold_back(ref)
+            naive.hold_back(ref, begun)
+
+
 def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> None:
-    provider = rng.choice("pq")
+    provider = rng.choice(["p", *SOURCES])
     match rng.randint(0, 7):
         case 0:
             schedule.park_provider(provider)
@@ -205,7 +229,7 @@ def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> No
 
 def _run_out(schedule: Schedule, naive: _Naive) -> None:
     """Let all that is left run to its end: nothing starves, nothing is left behind."""
-    for provider in "pq":
+    for provider in ["p", *SOURCES]:
         schedule.unpark_provider(provider)
         naive.parked.discard(provider)
     for ref in naive.parks.elements():
@@ -268,6 +292,33 @@ def test_a_task_that_has_begun_keeps_its_directory() -> None:
     assert schedule.take_suspect() == _ref("second")
 
 
+def test_a_suspect_has_its_turn_by_priority_and_order() -> None:
+    """It is due when nothing that is ready is better; what is parked, or of a crowded provider, lets it pass."""
+    schedule = Schedule()
+    schedule.add(_queued("old", 1, provider="q"))
+    schedule.add(_queued("suspect", 2, suspect=True))
+    schedule.add(_queued("late", 3))
+    assert schedule.suspect_due() is None
+    assert schedule.suspect_due({"q"}) == _ref("suspect")
+    assert schedule.suspect_due({"p", "q"}) is None
+    assert schedule.take(1) == [_ref("old")]
+    assert schedule.suspect_due() == _ref("suspect")
+    assert schedule.precedes(_ref("suspect"), _ref("late"))
+    assert not schedule.precedes(_ref("suspect"), _ref("old"))
+    schedule.prioritise(_ref("late"), 5)
+    assert schedule.suspect_due() is None
+    assert not schedule.precedes(_ref("suspect"), _ref("late"))
+    schedule.prioritise(_ref("suspect"), 100)
+    assert schedule.suspect_due() == _ref("suspect")
+    schedule.park_provider("p")
+    assert schedule.suspect_due() is None
+    schedule.unpark_provider("p")
+    assert schedule.take_suspect() == _ref("suspect")
+    assert schedule.suspect_due() is None
+    schedule.done(_ref("suspect"), Status.COMPLETED)
+    assert not schedule.precedes(_ref("suspect"), _ref("late"))
+
+
 def test_a_failure_dooms_all_that_comes_after_it() -> None:
     """Dependants of a task that did not complete are named, each behind the one it waits for."""
     schedule = Schedule()
@@ -319,3 +370,23 @@ def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
             )
         )
     assert [ref.task for ref in schedule.take(3, {"slow"})] == ["c", "d", "a"]
+
+
+def test_a_parked_model_keeps_only_its_own_tasks() -> None:
+    """Who tries a provider is asked of its models in turn, of parked ones not at all; a parked one is tried by itself."""
+    schedule = Schedule()
+    for order, name in enumerate(["x1", "x2", "y1", "z1"]):
+        schedule.add(_queued(name, order, model=f"p/{name[0]}"))
+    schedule.park_provider("p/x")
+    assert schedule.take(1) == [_ref("y1")]
+    schedule.release(_ref("y1"))
+    schedule.park_provider("p")
+    assert schedule.take(8) == []
+    assert schedule.take_of("p", ["p/y"]) == _ref("z1")
+    assert schedule.take_of("p", ["p/y"]) == _ref("y1")
+    assert schedule.take_of("p", ["p/y"]) is None
+    assert schedule.take_of("p/x") == _ref("x1")
+    schedule.unpark_provider("p/x")
+    assert schedule.take(8) == []
+    schedule.unpark_provider("p")
+    assert schedule.take(8) == [_ref("x2")]

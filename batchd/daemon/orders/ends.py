@@ -26,25 +26,25 @@ class Ends(Listener):
 
     def __init__(self) -> None:
         self._durable: list[Wait] = []
-        self._published: list[Wait] = []
 
     def task_event(self, ref: Ref, event: Event) -> None:
         """Note a durable end."""
         if isinstance(event, TaskFinished):
             _note(self._durable, ref, event.status)
 
-    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
-        """Note a published end."""
-        _note(self._published, ref, finished.status)
-
-    def of(self, refs: Iterable[Ref], *, published: bool = False) -> Wait:
-        """Begin to wait for ends of tasks, before they are asked to end; until they are durable, or ``published``."""
+    def of(self, refs: Iterable[Ref]) -> Wait:
+        """Begin to wait for ends of tasks, before they are asked to end, until they are durable."""
         wait = Wait(set(refs))
         if wait.left:
-            (self._published if published else self._durable).append(wait)
+            self._durable.append(wait)
         else:
             wait.over.set()
         return wait
+
+    def forget(self, wait: Wait) -> None:
+        """Wait no longer."""
+        if wait in self._durable:
+            self._durable.remove(wait)
 
 
 def _note(waits: list[Wait], ref: Ref, status: Status) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from batchd.control import Handler
+from batchd.control import Handler, giver
 from batchd.daemon.reloading import told
 from batchd.errors import BatchdError
 from batchd.log import Action
@@ -27,6 +27,8 @@ def _logged(verb: str, handler: Handler, log: Any) -> Handler:
             return await handler(arguments)  # only a question
         fields = {"verb": verb, **_asked(arguments)}
         try:
+            # It may have waited a while to be read: for a daemon that was stopped, or had much to do.
+            giver(arguments).insist()
             answer = await handler(arguments)
         except BatchdError as error:
             log.warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
@@ -40,13 +42,14 @@ def _logged(verb: str, handler: Handler, log: Any) -> Handler:
 def _asked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return who asks, and for what."""
     fields = dict(arguments)
-    by = fields.pop("by", None) or {}
+    by = giver(fields)
+    fields.pop("by", None)
     fields.pop("claim", None)
     fields.pop("event", None)
     if isinstance(changes := fields.get("changes"), dict):
         fields["changes"] = told(changes)
     fields = {str(k): v[:_SHOWN] if isinstance(v, list) else v for k, v in fields.items()}
-    return {"uid": by.get("uid"), "pid": by.get("pid"), **{k: v for k, v in fields.items() if v}}
+    return {"uid": by.uid, "pid": by.pid, **{k: v for k, v in fields.items() if v}}
 
 
 def _answered(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from batchd.control import giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.register import Key
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Ref, Scope
+from batchd.schedule import is_of
 
 #: Tasks that are looked at in one go, before others get their turn.
 _CHUNK = 200
@@ -34,8 +36,8 @@ class Pausing:
         parking = Parking(
             scope=scope, name=name, cause=Cause.PAUSED, message=str(message), since=time.time()
         )
-        parked = await self._lot.park(parking)
-        judged = await self._judged(name) if scope is Scope.PROVIDER else 0
+        parked = await self._lot.park(parking, check=giver(arguments).insist)
+        judged = await self._judged(name) if scope.asked else 0
         return {"parked": parked + judged, "judged": judged}
 
     async def resume(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -50,8 +52,8 @@ class Pausing:
         # What is still parked although it was named: a provider must answer one call first; else, as with a
         # day's budget that is still spent, it was parked again at once.
         named = {key for _, key in left if key in wanted}
-        trying = {name for scope, name in named if scope is Scope.PROVIDER}
-        again = {key for key in named if key[0] is not Scope.PROVIDER}
+        trying = {name for scope, name in named if scope.asked}
+        again = {key for key in named if not key[0].asked}
         return {
             "resumed": resumed - len(again),
             "trying": sorted(trying),
@@ -73,7 +75,13 @@ class Pausing:
             return wanted, None
         holders: set[Key] = {(Scope.ALL, ""), (Scope.DAY, "")}
         refs: list[Ref] = []
-        if scope is Scope.TASK:
+        if scope is Scope.PROVIDER:
+            # Its models may be parked one by one.
+            own = (p for p in parkings if p.scope is Scope.MODEL and is_of(p.name, name))
+            wanted |= {(p.scope, p.name) for p in own}
+        elif scope is Scope.MODEL:
+            holders.add((Scope.PROVIDER, name.partition("/")[0]))
+        elif scope is Scope.TASK:
             refs = [Ref(*name.split("/", 1))]
             holders.add((Scope.BATCH, refs[0].batch))
         elif scope is Scope.BATCH:
@@ -82,20 +90,22 @@ class Pausing:
             wanted |= {(p.scope, p.name) for p in own}
             refs = [ref for ref in self._core.schedule.refs() if ref.batch == name]
         for ref in refs:
-            providers = self._core.schedule.provider(ref), *self._lot.trials.held_for(ref)
-            holders.update((Scope.PROVIDER, provider) for provider in providers)
+            model, held_for = self._core.schedule.model(ref), self._lot.trials.held_for(ref)
+            needed = (model.partition("/")[0], model, *held_for)
+            holders.update((Scope.of(name), name) for name in needed)
         return wanted, holders
 
-    async def _judged(self, provider: str) -> int:
-        """Count the tasks of other providers whose judge is at this one: they work until they are judged."""
+    async def _judged(self, name: str) -> int:
+        """Count the tasks of others whose judge is at this provider, or this model: they work until they are judged."""
         core = self._core
-        if core.config.evaluation.judge_model.partition("/")[0] != provider:
+        if not is_of(core.config.evaluation.judge_model, name):
             return 0
         count = 0
         for place, ref in enumerate(core.schedule.refs()):
             if place % _CHUNK == 0:
                 await asyncio.sleep(0)
-            if core.schedule.provider(ref) not in {"", provider}:
+            model = core.schedule.model(ref)
+            if model and not is_of(model, name):
                 count += core.store.task(ref).evaluator == "judge"
         return count
 
@@ -107,14 +117,17 @@ class Pausing:
         except ValueError:
             raise UsageError(f"no scope; the scopes are {', '.join(Scope)}") from None
         # What is parked can be named, also when the configuration has it no more.
-        parked = (p.name for p in self._lot.parkings if p.scope is Scope.PROVIDER)
+        parked = (p.name.partition("/")[0] for p in self._lot.parkings if p.scope.asked)
         known = dict.fromkeys((*self._core.config.providers, *parked))
-        if scope is Scope.PROVIDER and name not in known:
-            raise UsageError(f"no provider {name}; known are {', '.join(known)}")
+        provider, _, model = name.partition("/")
+        if scope.asked and provider not in known:
+            raise UsageError(f"no provider {provider}; known are {', '.join(known)}")
+        if scope.asked and (scope is Scope.MODEL) != bool(model):
+            raise UsageError(f"{name!r} is no {scope}: a model is named PROVIDER/MODEL")
         if scope is Scope.BATCH and self._batches.get(name) is None:
             raise UsageError(f"no batch {name} is under way")
         if scope is Scope.TASK and (
             "/" not in name or Ref(*name.split("/", 1)) not in self._core.schedule
         ):
             raise UsageError(f"no task {name} is under way")
-        return scope, name if scope in {Scope.PROVIDER, Scope.BATCH, Scope.TASK} else ""
+        return scope, "" if scope in {Scope.ALL, Scope.DAY} else name

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from batchd.control import giver
 from batchd.daemon.core import Core
 from batchd.errors import UsageError
 from batchd.spool import removal
@@ -38,7 +39,8 @@ async def prune(core: Core, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             removed, freed = removed + 1, freed + size
     # The journals last: an order that is cut short can be given again. The folders may have made room for it.
     await core.ready()
-    await core.durable(partial(core.store.prune_before, before))
+    giver(arguments).insist()
+    await core.ordered(partial(core.store.prune_before, before))
     return {
         "pruned": sum(each.stored for each in found),
         "bytes": sum(each.bytes for each in found),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from batchd.config import Config
+from batchd.control import Giver, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.intake import take_up
 from batchd.daemon.orders import targets
 from batchd.daemon.orders.targets import Target
 from batchd.errors import Problem, StoreError, TaskFileError, UsageError
@@ -65,12 +66,40 @@ class Rerun:
             if c not in made
         }
         for c, plan in plans.items():
-            made[c] = await take_up(self._core, self._batches, plan.batch, plan.tasks, plan.data)
+            # Once one run is durable the order is, and the others follow.
+            made[c] = await self._add(plan, None if made else giver(arguments))
         runs = [
             {"batch": batch.name, "retry_of": batch.retry_of, "tasks": len(store.tasks(batch.name))}
             for batch in (made[c] for c in claims)
         ]
         return {"runs": runs, "batches": [r["batch"] for r in runs]}
+
+    async def _add(self, plan: _Plan, by: Giver | None) -> Batch:
+        """Store a run and queue its tasks; return its batch. ``by``: who must still be there for it.
+
+        Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them would surprise
+        who has given up on it, and be paid for.
+        """
+        core, outside = self._core, Path(plan.batch.outbox)
+        await core.ordered(lambda: asyncio.to_thread(outbox.try_out, outside))
+        check = {"check": by.insist} if by else {}
+        write = partial(core.store.add_batch, plan.batch, plan.tasks, **check)
+        batch = self._batches.opened(await core.ordered(write), plan.tasks)
+        request = Path(batch.folder, batch.request)
+        publish = partial(outbox.publish, request, plan.data, replace=True)
+        try:
+            await asyncio.to_thread(publish)
+        except OSError:
+            # It is durable by now, and so is the answer: the request follows when the outbox takes it.
+            core.spawn(self._bring(batch, publish))
+        else:
+            self._batches.moved(batch.name)
+        return batch
+
+    async def _bring(self, batch: Batch, publish: Callable[[], None]) -> None:
+        """Write a run's request into its folder as soon as that is possible."""
+        await self._core.on_disk(publish, batch=batch)
+        self._batches.moved(batch.name)
 
     def torn(self, batches: Iterable[Batch]) -> list[Batch]:
         """Return those of a killed daemon's runs whose request had not come into their folders yet."""
@@ -87,8 +116,7 @@ class Rerun:
             tasks = [core.store.task(task.ref) for task in core.store.tasks(batch.name)]
             data = _written(batch, tasks)
         request = Path(batch.folder, batch.request)
-        await core.on_disk(lambda: outbox.publish(request, data, replace=True))
-        self._batches.moved(batch.name)
+        await self._bring(batch, partial(outbox.publish, request, data, replace=True))
 
     async def _plan(self, target: Target, claim: str, *, failed: bool) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
-from batchd.control import Handler
+from batchd.control import Giver, Handler, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.ending import End
 from batchd.daemon.orders import pruning, targets
 from batchd.daemon.orders.ends import Ends
 from batchd.daemon.orders.lines import logged
@@ -18,11 +19,12 @@ from batchd.daemon.orders.rerun import Rerun
 from batchd.daemon.orders.standing import Standing
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.reloading import Reloader
-from batchd.errors import UsageError
-from batchd.records import Ref, Status
+from batchd.daemon.starting import CANCELLED
+from batchd.errors import BatchdError, NotPossibleError, UsageError
+from batchd.records import Reason, Ref, Status
 
-#: Tasks that are cancelled before others get their turn.
-_CHUNK = 256
+#: Tasks that are cancelled in one transaction.
+_CHUNK = 500
 #: A priority is a number of 32 bits, as in a task file.
 _INT32 = 1 << 31
 
@@ -41,6 +43,7 @@ class Orders:
         reloader: Reloader,
     ) -> None:
         self._core = core
+        self._batches = batches
         self._dispatcher = dispatcher
         self._ends = ends
         self._reloader = reloader
@@ -71,6 +74,7 @@ class Orders:
         @wraps(handler)
         async def order(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             await self._core.ready()
+            giver(arguments).insist()
             return await handler(arguments)
 
         return order
@@ -83,23 +87,44 @@ class Orders:
         found = targets.find(self._core.store, targets.given(arguments))
         refs = [ref for target in found for ref in targets.unfinished(target)]
         wait = self._ends.of(refs)
-        for ref in refs:
-            self._core.schedule.park(ref)  # nothing of it starts any more
-        active = {each.ref for each in self._dispatcher.active}
-        for ref in refs:
-            if ref in active:
-                self._dispatcher.cancel(ref, message)
-        idle = [ref for ref in refs if ref not in active]
-        for start in range(0, len(idle), _CHUNK):
-            chunk = idle[start : start + _CHUNK]
-            done = self._ends.of(wait.left.intersection(chunk), published=True)
-            for ref in chunk:
-                self._dispatcher.cancel(ref, message)
-            if start + _CHUNK < len(idle):
-                await done.over.wait()
+        try:
+            await self._end(refs, message, giver(arguments))
+        except BatchdError:
+            self._ends.forget(wait)
+            raise
         await wait.over.wait()
         # Those left out ended by themselves, before the order reached them.
         return {"cancelled": list(wait.ended.values()).count(Status.CANCELLED)}
+
+    async def _end(self, refs: Sequence[Ref], message: str, by: Giver) -> None:
+        """End tasks: those at work at their next durable point, the others now, most of them together.
+
+        Once the first are durable the order is, whoever leaves. Raises ``WithdrawnError`` before that, and
+        ``NotPossibleError`` with what was done where the store takes no more.
+        """
+        core, active = self._core, {each.ref for each in self._dispatcher.active}
+        idle = [ref for ref in refs if ref not in active]
+        for ref in idle:
+            core.schedule.park(ref)  # nothing of it starts any more
+        end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
+        finish, done = self._batches.finish_all, 0
+        try:
+            for start in range(0, max(1, len(idle)), _CHUNK):
+                check = {} if start else {"check": by.insist}
+                await finish(idle[start : start + _CHUNK], end, core.ordered, **check)
+                done = start + _CHUNK
+                for ref in () if start else refs:
+                    if ref in active:
+                        self._dispatcher.cancel(ref, message)
+        except NotPossibleError as error:
+            if not done:
+                raise
+            raise NotPossibleError(
+                f"the first {done:,} tasks are cancelled, no others: {error}"
+            ) from None
+        finally:
+            for ref in idle[done:]:
+                core.schedule.unpark(ref)
 
     async def _priority(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give tasks that have not ended another priority."""
@@ -108,7 +133,8 @@ class Orders:
             raise UsageError("a priority is a whole number; higher goes first")
         found = targets.find(core.store, targets.given(arguments))
         refs: list[Ref] = [ref for target in found for ref in targets.unfinished(target)]
-        await core.durable(partial(core.store.prioritise, refs, priority))
+        check = giver(arguments).insist
+        await core.ordered(partial(core.store.prioritise, refs, priority, check=check))
         for ref in refs:
             core.schedule.prioritise(ref, priority)
         core.wake()

@@ -1,0 +1,57 @@
+"""What the first calls of tasks may cost at least, as far as that is known before they begin."""
+
+from __future__ import annotations
+
+from batchd import terms
+from batchd.daemon.core import Core
+from batchd.errors import InputError
+from batchd.governor import Call
+from batchd.records import Ref, Task
+
+#: Most texts have more characters a token than the first, and fewer than the second.
+_FEW_CHARS, _MANY_CHARS = 3, 6
+#: No call is made that has room for less output; a small window leaves an eighth of it.
+_LEAST_OUTPUT, _WINDOWS_SHARE = 256, 8
+
+
+class FirstCalls:
+    """Learns from some first calls what comes with each prompt: nothing is counted here, tokens are the workers' business."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        #: By what else is sent: the tokens beside the first prompt.
+        self._beside: dict[tuple[str, str, bool], int] = {}
+
+    def learn(self, call: Call) -> None:
+        """Take a call that was asked for, if it is the first of its task."""
+        store = self._core.store
+        if store.task_money(call.ref).total:
+            return
+        task = store.task(call.ref)
+        beside = max(0, call.input_tokens - len(task.first_prompt) // _FEW_CHARS)
+        key = _alike(task)
+        self._beside[key] = min(beside, self._beside.get(key, beside))
+
+    def least(self, ref: Ref) -> Call | None:
+        """Return the first call of a task as cheap as it may be; None where that cannot be said."""
+        core = self._core
+        task = core.store.task(ref)
+        try:
+            setup = terms.setup(task.model, core.config, core.prices)
+        except InputError:
+            return None
+        output, window = task.limits.max_output_tokens, setup.context_window
+        if window:
+            output = min(output, max(_LEAST_OUTPUT, window // _WINDOWS_SHARE))
+        beside = self._beside.get(_alike(task), 0)
+        return Call(
+            ref=ref,
+            model=task.model,
+            price=setup.price,
+            input_tokens=beside + len(task.first_prompt) // _MANY_CHARS,
+            max_output_tokens=output,
+        )
+
+
+def _alike(task: Task) -> tuple[str, str, bool]:
+    return task.model, task.system_prompt, bool(task.secrets)

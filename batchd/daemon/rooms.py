@@ -1,0 +1,71 @@
+"""Whether what tasks leave can be written: what takes nothing holds the tasks whose results would go there, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import HANGS_S, TROUBLE_S, Core
+from batchd.log import Action
+from batchd.records import Batch
+from batchd.spool import outbox
+
+
+class Rooms:
+    """The outboxes, and the batches' folders in them. Tasks that could leave no result would be paid for in vain."""
+
+    def __init__(self, core: Core, batches: Batches) -> None:
+        self._core = core
+        self._batches = batches
+        #: Batches whose tasks are held until their folders take files.
+        self._held: set[str] = set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no task at all may start: none could leave a result, or run a command."""
+        troubles = self._core.troubles
+        if troubles.stops(Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE):
+            return True
+        shut = troubles.outboxes()
+        return bool(shut) and self._batches.outboxes <= shut
+
+    async def open_for(self, name: str) -> bool:
+        """Return whether a batch's folder takes files; if not, all of its tasks are held until it does."""
+        batch = self._batches.get(name)
+        if batch is None:
+            return True
+        shut = self._core.troubles.holds(batch.outbox, name)
+        if shut or not await self._ready(batch):
+            self._hold(batch)
+        return name not in self._held
+
+    async def _ready(self, batch: Batch) -> bool:
+        looking = self._core.at_outbox(partial(outbox.ready, batch), batch.outbox)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await looking
+        except (TimeoutError, OSError):
+            return False  # its threads hang: `prepare` will say so
+
+    def _hold(self, batch: Batch) -> None:
+        if batch.name in self._held:
+            return
+        self._held.add(batch.name)
+        schedule = self._core.schedule
+        refs = [q.ref for q in self._core.store.queued(batch.name) if q.ref in schedule]
+        for ref in refs:
+            schedule.park(ref)
+
+        async def wait() -> None:
+            await self._core.on_disk(partial(outbox.prepare, batch), batch=batch)
+            while self._core.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
+                await asyncio.sleep(
+                    TROUBLE_S
+                )  # a single file of it, or of others, cannot be written yet
+            self._held.discard(batch.name)
+            for ref in refs:
+                schedule.unpark(ref)
+            self._core.wake()
+
+        self._core.spawn(wait())

@@ -1,0 +1,51 @@
+"""The turn of suspects: tasks at which a worker died, so that each runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchd.daemon.core import Core
+from batchd.pool.supervisor import Supervisor
+from batchd.records import Ref
+
+_MESSAGE = "it makes room for a task that runs in a process of its own, whose turn is before it"
+
+
+class Suspects:
+    """Starts suspects by priority and age, as all others; where no process is empty, one is cleared for them.
+
+    One at a time: a suspect needs a whole process, and while many wait the other processes go on.
+    """
+
+    def __init__(self, core: Core, halt: Callable[[Ref, str], None]) -> None:
+        """``halt``: has a running task give its slot back."""
+        self._core = core
+        self._halt = halt
+
+    def take(self, pool: Supervisor) -> Ref | None:
+        """Return the suspect to start now, if it has its turn and a process is empty."""
+        schedule = self._core.schedule
+        if not pool.slot_alone() or schedule.suspect_due(self._core.governor.crowded) is None:
+            return None
+        return schedule.take_suspect()
+
+    def make_room(self, pool: Supervisor) -> bool:
+        """Clear a process for the suspect whose turn it is; return whether others may have one back that was closed to them.
+
+        Its tasks that came after the suspect give their slots back at their next durable point; older and better
+        ones come to their end.
+        """
+        schedule = self._core.schedule
+        suspect = schedule.suspect_due(self._core.governor.crowded)
+        if suspect is None or pool.slot_alone() or any(w.alone for w in pool.workers):
+            return pool.clear(None)
+        worker = pool.clearing or min(
+            (worker for worker in pool.workers if not worker.retiring),
+            key=lambda w: (sum(schedule.precedes(ref, suspect) for ref in w.tasks), len(w.tasks)),
+            default=None,
+        )
+        pool.clear(worker)
+        for ref in worker.tasks if worker else ():
+            if schedule.precedes(suspect, ref):
+                self._halt(ref, _MESSAGE)
+        return False

@@ -1,0 +1,54 @@
+"""What a single failure says of its provider, of its model, and of its request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from batchd.governor.pacing import asked_s
+from batchd.records import Cause, Failure, FailureKind, Reason
+
+#: Failures that park the provider: every call would meet them.
+_PARKING: Mapping[FailureKind, Cause] = {
+    FailureKind.AUTH: Cause.AUTH,
+    FailureKind.QUOTA: Cause.QUOTA,
+}
+#: Failures that end the task. After all others the same request is sent again.
+FATAL: Mapping[FailureKind, Reason] = {
+    FailureKind.FORBIDDEN: Reason.BAD_REQUEST,
+    FailureKind.BAD_REQUEST: Reason.BAD_REQUEST,
+    FailureKind.CONTENT_FILTER: Reason.CONTENT_FILTER,
+    FailureKind.CONTEXT_OVERFLOW: Reason.CONTEXT_OVERFLOW,
+}
+#: What says that a provider has too much to do: where it answers others, the call's turn will come,
+#: so that it is given up only after so many times ``max_retries``.
+_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529})
+_PATIENCE = 10
+#: How a provider says that it has a model no more.
+_REFUSED = frozenset({FailureKind.FORBIDDEN, FailureKind.BAD_REQUEST})
+_NOT_THERE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+
+
+def parking(failure: Failure, longest_s: float, *, known: bool) -> Cause | None:
+    """Return why one failure parks whom it concerns; None: it does not.
+
+    ``longest_s``: a wait that keeps tasks in their slots. ``known``: whether the model has been there: of one that
+    never was the name is wrong, which ends its tasks.
+    """
+    if cause := _PARKING.get(failure.kind):
+        return cause
+    if asked_s(failure) > longest_s:
+        return Cause.LIMITED
+    gone = failure.kind in _REFUSED and failure.http_status in _NOT_THERE and failure.of_model
+    return Cause.GONE if gone and known else None
+
+
+def said(failure: Failure, cause: Cause) -> str:
+    """Return what people read of a failure that parks."""
+    asks = f" (it asks to wait for {asked_s(failure):.0f} s)" if cause is Cause.LIMITED else ""
+    return failure.message + asks
+
+
+def tries(failure: Failure, max_retries: int) -> int:
+    """Return how often a request that fails like this is made again while its provider answers others."""
+    return max_retries * (_PATIENCE if failure.http_status in _BUSY else 1)

@@ -1,0 +1,31 @@
+"""Which code a process runs: an upgrade in place changes the files under a daemon, whose workers must be of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import batchd
+
+
+@cache
+def fingerprint() -> str:
+    """Return what tells the package's files, as they are when a process first asks, from others.
+
+    The fork server asks as it loads them, so that its workers answer for what they run, not for what lies there now.
+    """
+    package = Path(batchd.__file__).parent
+    return hashlib.sha256("\n".join(sorted(_files(package))).encode()).hexdigest()
+
+
+def _files(folder: Path | os.DirEntry[str]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry)
+            elif entry.name.endswith(".py"):
+                found = entry.stat()
+                yield f"{entry.path} {found.st_size} {found.st_mtime_ns}"

@@ -1,0 +1,61 @@
+"""Threads for work on disks that may hang: each disk has its own, and the end of the process waits for none of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Of one disk: what hangs in all of them would hang in more too.
+_COUNT = 4
+
+
+class Disk(Executor):
+    """The threads of one disk."""
+
+    def __init__(self) -> None:
+        """Start them. Raises ``RuntimeError`` where the system has none to give."""
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        for _ in range(_COUNT):
+            # A thread of the standard library's pools would be waited for at the end: for ever, on a disk that hangs.
+            threading.Thread(target=self._work, name="disk", daemon=True).start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a thread do it."""
+        future: Future[T] = Future()
+        self._queue.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, work = self._queue.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = work()
+                except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            del future, work
+
+
+class Disks:
+    """The threads of each disk that somebody writes to, by its path."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Disk] = {}
+
+    def at(self, path: str) -> Disk:
+        """Return those of a disk. Raises ``OSError`` where none can be started."""
+        if path not in self._known:
+            try:
+                self._known[path] = Disk()
+            except RuntimeError as error:
+                raise BlockingIOError(str(error)) from error
+        return self._known[path]

@@ -1,0 +1,93 @@
+"""The process that parses task files, apart from the daemon: one may be made to take minutes, or gigabytes.
+
+Started by the daemon as ``python -P -m batchd.spool PID``, the number being the daemon's. It ends with its input, and with
+whoever started it; a file that takes more processor time than ``[spool] max_parse_s`` ends it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from batchd import sealing
+from batchd.errors import Problem, TaskFileError
+from batchd.spool import taskfile
+from batchd.spool.job import HEAD, Job, Part, parts
+
+_PR_SET_PDEATHSIG = 1
+#: Who goes first where the machine is short of memory: a file can be read again.
+_OOM_SCORE = "800"
+
+
+def main() -> int:
+    """Parse files until the input ends."""
+    _step_back()
+    source, answers = sys.stdin.buffer, sys.stdout.buffer
+    while head := source.read(HEAD):
+        job: Job = pickle.loads(source.read(int.from_bytes(head)))  # noqa: S301 (the daemon itself wrote it)
+        _bound(job)
+        for part in _answer(job):
+            _send(answers, part)
+        answers.flush()
+    return 0
+
+
+def _step_back() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)  # who started it died before the line above
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    sealing.seal()  # task files hold secrets
+
+
+def _bound(job: Job) -> None:
+    """Have the kernel hold this file to its limits."""
+    spool = job.config.spool
+    until = math.ceil(time.process_time() + spool.max_parse_s)
+    for what, most in (
+        (resource.RLIMIT_CPU, until),
+        (resource.RLIMIT_AS, spool.max_parse_mb << 20),
+    ):
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+
+
+def _answer(job: Job) -> Iterator[Part]:
+    try:
+        data = taskfile.read(Path(job.path), job.config.spool.max_file_bytes)
+        parsed = taskfile.parse(data, job.name, job.config)
+        yield from parts(parsed.tasks, parsed.budget_usd)
+    except TaskFileError as error:
+        yield Part(problems=error.problems)
+    except MemoryError:
+        allowed = f"[spool] max_parse_mb allows {job.config.spool.max_parse_mb:,}"
+        yield Part(
+            problems=(Problem("", f"reading it takes too much memory: {allowed}", "split it"),)
+        )
+    except OSError as error:
+        yield Part(refused=(error.errno or 0, error.strerror or str(error)))
+    except Exception:  # noqa: BLE001 (a bug, which the daemon's log tells: this file is refused, and the next may not be)
+        yield Part(bug=traceback.format_exc())
+
+
+def _send(answers: BinaryIO, part: Part) -> None:
+    body = msgspec.json.encode(part)
+    answers.write(len(body).to_bytes(HEAD) + body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

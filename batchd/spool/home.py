@@ -1,0 +1,94 @@
+"""Where a state directory lives: a copy of it would take up the same claims and tasks a second time.
+
+It knows its path and its inode. What was renamed is the same one; what has another inode is a copy, was moved
+to another file system, or came back from a backup, and only its owner knows which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from batchd.errors import NotPossibleError
+from batchd.spool import files
+
+#: The file in the state directory.
+_NAME = "home"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A directory, as far as it can be known again."""
+
+    path: str
+    inode: int
+    device: int
+
+    def same(self, other: Home) -> bool:
+        """Whether both are one directory: the number of a device may change whenever the machine starts."""
+        where = self.path == other.path or self.device == other.device
+        return where and self.inode == other.inode
+
+
+_HOME: msgspec.json.Decoder[Home] = msgspec.json.Decoder(Home)
+
+
+def settle(state: Path) -> None:
+    """Make a state directory at home where it lies now. Raises ``OSError``."""
+    text = msgspec.json.encode(_of(state)) + b"\n"
+    files.write_whole(state / _NAME, lambda file: file.write(text), replace=True, mode=0o600)
+
+
+def enter(state: Path) -> None:
+    """See to it that a state directory is at home; one that does not know its home yet has it here.
+
+    Raises ``NotPossibleError`` for one that lives elsewhere, ``OSError``.
+    """
+    if problem := away(state):
+        raise NotPossibleError(problem)
+    if _noted(state) != _of(state):
+        settle(state)
+
+
+def away(state: Path) -> str:
+    """Return why nobody may work with a state directory that lives elsewhere, and what to do; empty: it is at home."""
+    noted = _noted(state)
+    if noted is None or noted.same(_of(state)):
+        return ""
+    if still := lived_in(state):
+        return (
+            f"{state} is a copy of {still}, which is still there: with both, files would be worked on and paid for "
+            "twice. Give this daemon a directory of its own with [paths] state, or take the other one away"
+        )
+    return (
+        f"{state} is a copy, or was moved: its home was {noted.path}. If it was moved, and the former is not used any "
+        "more, `batchd restore --as-is --yes` goes on where it was; if it comes from a backup, `batchd restore --yes` "
+        "compares it with the outbox first"
+    )
+
+
+def lived_in(state: Path) -> str:
+    """Return the home of the directory that this one is a copy of, if that is still there; else nothing."""
+    noted = _noted(state)
+    if noted is None or noted.same(_of(state)):
+        return ""
+    try:
+        there = _of(Path(noted.path))
+    except OSError:
+        return ""
+    return noted.path if there.inode == noted.inode else ""
+
+
+def _of(state: Path) -> Home:
+    found = state.stat()
+    return Home(str(state.resolve()), found.st_ino, found.st_dev)
+
+
+def _noted(state: Path) -> Home | None:
+    """Return where it lives; None: it does not know, being new, or of an older version."""
+    try:
+        return _HOME.decode((state / _NAME).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,49 @@
+"""What a process that parses task files is asked, and what it answers: each a length and so many bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batchd.config import Config
+from batchd.errors import Problem
+from batchd.records import Task
+
+#: How long the length is that goes before each.
+HEAD = 8
+#: Tasks in one part of an answer: decoding it holds up nobody.
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One file."""
+
+    #: Where it lies.
+    path: str
+    #: What it was called when it was dropped.
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some of what is in a file, or why there is nothing to be had from it."""
+
+    tasks: Sequence[Task] = ()
+    budget_usd: float = 0.0
+    #: What is wrong with the file.
+    problems: tuple[Problem, ...] = ()
+    #: What the system refused: a number of errno, and its text.
+    refused: tuple[int, str] | None = None
+    #: A bug: the traceback.
+    bug: str = ""
+    #: Whether nothing more comes.
+    last: bool = True
+
+
+def parts(tasks: Sequence[Task], budget_usd: float) -> Iterator[Part]:
+    """Return a file's tasks in parts."""
+    for start in range(0, len(tasks), _AT_ONCE):
+        end = start + _AT_ONCE
+        yield Part(tasks=tasks[start:end], budget_usd=budget_usd, last=end >= len(tasks))

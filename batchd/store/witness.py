@@ -1,0 +1,144 @@
+"""What a store has acknowledged, noted beside it: a store that is behind that has lost something.
+
+SQLite reads a write-ahead log up to its first bad frame, and takes that for the end: whatever was
+acknowledged behind it is gone, and nothing says so. The note is written before each acknowledgement, and
+never synced then: a kill does not lose it, and after a power cut it is behind the store, which does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.errors import DamagedStoreError
+from batchd.store import copies, wal
+
+_TEXT = re.compile(rb"batches (\d+) events (\d+) since (\d+)\n")
+#: Without a change of length, so that one write takes the place of the other.
+_FORMAT = "batches {:012d} events {:016d} since {:012d}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a store knows: both only grow, whatever is pruned."""
+
+    batches: int = 0
+    events: int = 0
+
+    def covers(self, other: Known) -> bool:
+        """Whether nothing of ``other`` is missing."""
+        return self.batches >= other.batches and self.events >= other.events
+
+    def __str__(self) -> str:
+        return f"{self.batches:,} batches and {self.events:,} events"
+
+
+def known(db: sqlite3.Connection) -> Known:
+    """Return what a store knows."""
+    batches, events = db.execute(
+        "SELECT (SELECT count(*) FROM batches), (SELECT coalesce(sum(seq), 0) FROM tasks)"
+    ).fetchone()
+    return Known(batches, events)
+
+
+def noted(path: Path) -> Known | None:
+    """Return what the store at ``path`` has acknowledged; None where nothing is noted."""
+    found = _read(path)
+    return Known(*found[:2]) if found else None
+
+
+def since(path: Path) -> float:
+    """Return when the store at ``path`` began empty, in seconds since the epoch; 0: that is not known."""
+    found = _read(path)
+    return float(found[2]) if found else 0.0
+
+
+def check_there(path: Path) -> None:
+    """Raise ``DamagedStoreError`` where there is no store, and something says that there was one."""
+    held = noted(path)
+    if held and held.batches and not os.path.lexists(path):
+        raise DamagedStoreError(
+            f"{path} is gone, which held {held}: put it back, or a backup with `batchd restore BACKUP --yes`; "
+            "with neither, `batchd restore --new --yes` begins a new store"
+        )
+
+
+def check(path: Path, address: str) -> None:
+    """Raise ``DamagedStoreError`` where a store lacks what it has acknowledged. Nobody may be writing to it.
+
+    ``address``: opens it to be read alone, which leaves its log as it is; whoever may write empties it.
+    """
+    beyond = wal.commits_beyond_damage(wal.beside(path))
+    if beyond:
+        raise DamagedStoreError(
+            f"{wal.beside(path)} is damaged: SQLite passes over {beyond} commits behind that; {_how(path)}"
+        )
+    held = noted(path)
+    if held is None:
+        return
+    db = sqlite3.connect(address, uri=True, isolation_level=None)
+    try:
+        found = known(db)
+    finally:
+        db.close()
+    if not found.covers(held):
+        raise DamagedStoreError(
+            f"{path} is behind what it has acknowledged: it holds {found}, of {held}; its log is damaged or gone, "
+            f"or an older file was put in its place; {_how(path)}"
+        )
+
+
+def _how(path: Path) -> str:
+    return (
+        "`batchd restore` shows what the outbox has of the rest, and with --yes takes that over and parks what may "
+        f"have run; a newer backup of {path.name} does better: `batchd restore BACKUP`"
+    )
+
+
+class Witness:
+    """Notes what the store acknowledges. A note that cannot be written is left out: it is behind then."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        """Raise ``OSError`` where there is none and none can be made."""
+        self.known = known(db)
+        found = _read(path)
+        self._since = found[2] if found else 0 if self.known.batches else int(time.time())
+        file = copies.witness(path)
+        new = not file.exists()
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if new:
+            copies.sync(file.parent)
+        self._write()
+
+    def note(self, batches: int, events: int) -> None:
+        """Note what is acknowledged next, which is durable."""
+        if batches or events:
+            self.known = Known(self.known.batches + batches, self.known.events + events)
+            self._write()
+
+    def close(self) -> None:
+        """Make the note durable, and let go of the file."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._file)
+        os.close(self._file)
+
+    def _write(self) -> None:
+        text = _FORMAT.format(self.known.batches, self.known.events, self._since)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, text.encode(), 0)
+
+
+def _read(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = _TEXT.match(copies.witness(path).read_bytes())
+    except OSError:
+        return None
+    if found is None:
+        return None
+    batches, events, began = map(int, found.groups())
+    return batches, events, began

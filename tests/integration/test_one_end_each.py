@@ -1,0 +1,172 @@
+"""A task that several would end at once has one end and one result, and nothing appears in a folder after its summary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import config, control
+from batchd.daemon import Daemon, Listener
+from batchd.daemon.core import Core
+from batchd.daemon.ending import End
+from batchd.errors import UsageError, WithdrawnError
+from batchd.events import Event, TaskFinished
+from batchd.records import Reason, Ref, Status
+from batchd.store import Reader
+
+_CONFIG = """\
+[agent]
+model = "standin/steps-1"
+[providers.standin]
+base_url = "http://127.0.0.1:9/v1"
+[evaluation]
+by = "none"
+"""
+
+
+class Watch(Listener):
+    """Counts durable and published ends."""
+
+    def __init__(self) -> None:
+        self.durable: list[Ref] = []
+        self.published: list[Ref] = []
+
+    def task_event(self, ref: Ref, event: Event) -> None:
+        """Count."""
+        if isinstance(event, TaskFinished):
+            self.durable.append(ref)
+
+    def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
+        """Count."""
+        self.published.append(ref)
+
+
+def opened(folder: Path, watch: Watch) -> Daemon:
+    """Return a daemon that runs no tasks."""
+    (folder / "config.toml").write_text(_CONFIG)
+    return Daemon(config.load(folder / "config.toml", {}), work=False, listeners=[watch])
+
+
+def request(count: int) -> bytes:
+    """Return a task file."""
+    return json.dumps({"tasks": [{"first_prompt": f"task {i}"} for i in range(count)]}).encode()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
+    tmp_path: Path, count: int
+) -> None:
+    """Orders to cancel, beside a daemon that ends the same tasks itself: each publishes nothing that another did."""
+    watch = Watch()
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            batch = await daemon.submit("games.json", request(count))
+            refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
+            cancel = parts.orders.table()["cancel"]
+            many = parts.batches.finish_all(
+                refs, End(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
+            )
+            own = [
+                parts.batches.finish(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
+                for ref in refs
+            ]
+            orders = [cancel({"target": "games"}) for _ in range(3)]
+            again = [parts.batches.publish(ref) for ref in refs]
+            for ref in refs:
+                parts.dispatcher.cancel(ref, "away")
+            for refused in await asyncio.gather(*own, *orders, many, return_exceptions=True):
+                # All may be over when an order gets its turn.
+                assert not isinstance(refused, Exception) or isinstance(refused, UsageError)
+            await asyncio.gather(*again, daemon.batch_done("games"))
+            summary = tmp_path / "outbox/games/summary.json"
+            written = summary.stat().st_mtime_ns
+            # A confirmation that comes after the batch's end is nothing new.
+            for ref in refs:
+                await parts.batches.confirm(ref, core.store.ends("games", [ref.task])[0][1])
+                await parts.batches.publish(ref)
+            await core.idle()
+            assert max(p.stat().st_mtime_ns for p in summary.parent.iterdir()) == written
+
+    asyncio.run(scenario())
+    assert len(watch.durable) == len(set(watch.durable)) == count
+    assert sorted(watch.published) == sorted(watch.durable)
+    summary = json.loads((tmp_path / "outbox/games/summary.json").read_bytes())
+    assert sum(summary["counts"].values()) == summary["total"] == count
+
+
+def parts_of(daemon: Daemon) -> tuple[Core, Any]:
+    """Return what a daemon is made of."""
+    return daemon._core, daemon._parts
+
+
+def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Path) -> None:
+    """Over several transactions: every task has its result, its row and its place in the sums."""
+    watch, count = Watch(), 1201
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            await daemon.submit("alone.json", request(1))
+            await daemon.submit("many.json", request(count))
+            order = parts.orders.table()["cancel"]
+            assert await order({"target": "alone", "message": "no"}) == {"cancelled": 1}
+            assert await order({"target": "many", "message": "no"}) == {"cancelled": count}
+            await daemon.batch_done("many")
+            await daemon.batch_done("alone")
+            assert len(core.schedule) == 0
+
+    asyncio.run(scenario())
+    outbox = tmp_path / "outbox"
+    alone = json.loads((outbox / "alone/001.json").read_bytes())
+    assert (alone["status"], alone["reason"], alone["error"]["message"]) == (
+        "cancelled",
+        "user",
+        "no",
+    )
+    results = [
+        json.loads(line) for line in (outbox / "many/results.jsonl").read_text().splitlines()
+    ]
+    assert {r["task"] for r in results} == {p.stem for p in outbox.glob("many/[0-9]*.json")}
+    same = {k: v for k, v in alone.items() if k not in {"batch", "dir", "timing"}}
+    assert {k: results[0][k] for k in same} == same
+    assert not list(outbox.glob("many/.*"))
+    with Reader(tmp_path / ".batchd/batchd.db") as reader:
+        row = reader.batch("many")
+        assert (row.tasks, row.finished) == (count, count)
+        assert {str(t.status) for t in reader.tasks("many")} == {"cancelled"}
+
+
+def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path) -> None:
+    """The giver is gone when its turn at the disk comes: nothing has ended, and everything may start or be cancelled."""
+    watch = Watch()
+
+    class Gone(control.Giver):
+        """Somebody who leaves while the order waits for the store."""
+
+        def insist(self) -> None:
+            """Be gone, once asked by the store's thread."""
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                raise WithdrawnError from None
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            await daemon.submit("games.json", request(3))
+            order = parts.orders.table()["cancel"]
+            with pytest.raises(WithdrawnError):
+                await order({"target": "games", "by": Gone(0, 0)})
+            assert watch.durable == []
+            assert len(core.schedule.take(5)) == 3
+            assert await order({"target": "games"}) == {"cancelled": 3}
+            await daemon.batch_done("games")
+
+    asyncio.run(scenario())
+    assert len(watch.published) == 3

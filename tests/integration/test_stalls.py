@@ -1,0 +1,101 @@
+"""The daemon's watch over what could move and does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import control
+from batchd.config import Config, load
+from batchd.daemon import Daemon
+from batchd.daemon.stalls import Stalls
+from batchd.records import Ref
+from batchd.schedule import Queued
+
+_CONFIG = """\
+[agent]
+model = "standin/{model}"
+[providers.standin]
+base_url = "{base_url}"
+[models."standin/{model}"]
+input_usd_per_mtok = 1.0
+output_usd_per_mtok = 2.0
+[pool]
+processes = 1
+drain_s = 1
+[limits]
+tool_timeout_s = 1.0
+[evaluation]
+by = "none"
+"""
+
+
+def _configured(folder: Path, base_url: str, model: str) -> Config:
+    (folder / "config.toml").write_text(_CONFIG.format(base_url=base_url, model=model))
+    return load(folder / "config.toml", {})
+
+
+def _file(count: int) -> bytes:
+    return json.dumps({"tasks": [{"first_prompt": f"task {i}"} for i in range(count)]}).encode()
+
+
+async def _until(condition: Any, limit_s: float = 90) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110 (a worker's process sets no events here)
+            await asyncio.sleep(0.02)
+
+
+def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: str) -> None:
+    """A hanging call and tasks that wait for its slot could not move; a task that nothing woke up could."""
+
+    async def scenario() -> None:
+        async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
+            core, parts = daemon._core, daemon._parts
+            stalls = Stalls(core, parts.batches, parts.dispatcher, None)
+            assert list(stalls.movables()) == []
+            # As if the wake-up that comes with a task were lost.
+            lost = Queued(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
+            core.schedule.add(lost)
+            (queued,) = stalls.movables()
+            assert (queued.name, queued.state) == ("a/001", "queued, and a slot is free")
+            core.schedule.remove(lost.ref)
+            await daemon.submit("b.json", _file(2))
+            await _until(lambda: any(a.step == "model" for a in parts.dispatcher.active))
+            (call,) = stalls.movables()
+            assert (call.name, call.may_s) == ("b/001", 660.0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_an_agent_that_waits_for_what_never_comes_is_reported(
+    tmp_path: Path, model_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` has the task and the fix after its minute, and no more once the task is cancelled."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    settings = _configured(tmp_path, model_server, "steps-2")
+    state = tmp_path / ".batchd"
+
+    def troubles() -> list[dict[str, Any]]:
+        return [dict(each) for each in control.request(state, "status")["troubles"]]
+
+    async def scenario() -> None:
+        agent = "scripted_agents:waits_for_ever"
+        async with Daemon(settings, agent=agent, watch=False) as daemon:
+            await daemon.submit("b.json", _file(1))
+            begun = time.monotonic()
+            while not (found := await asyncio.to_thread(troubles)):
+                assert time.monotonic() - begun < 200
+                await asyncio.sleep(1)
+            assert time.monotonic() - begun > 60
+            assert (found[0]["what"], len(found)) == ("stalled", 1)
+            assert found[0]["message"] == "b/001: its worker is silent about it (starting)"
+            assert found[0]["mend"].startswith("restart batchd")
+
+    asyncio.run(scenario())

@@ -1,0 +1,202 @@
+"""A store that lacks what it has acknowledged, and a state directory that is not at home: noticed, told, never worked on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd.cli import refusals
+from batchd.errors import DamagedStoreError
+from batchd.spool import home
+from batchd.store import Reader, Store, restoring, wal
+
+_ACKNOWLEDGE = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from batchd.records import Batch, Task
+from batchd.store import Store
+path = Path(sys.argv[1])
+store = Store.open(path, retention_s=0)
+async def work():
+    for n in range(int(sys.argv[2])):
+        task = Task(id="1", first_prompt="x" * 5000, model="p/m")
+        batch = Batch(name=f"b{n}", claim=f"c{n}", outbox=str(path.parent), request="r", received_at=1.0)
+        await store.add_batch(batch, [task])
+asyncio.run(work())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(path: Path, batches: int = 8) -> bytes:
+    """Leave a store behind whose daemon was killed; return its log, which holds every batch."""
+    command = [sys.executable, "-c", _ACKNOWLEDGE, str(path), str(batches)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    return wal.beside(path).read_bytes()
+
+
+def names(path: Path) -> set[str]:
+    """Return the batches that a store knows."""
+    with Reader(path) as reader:
+        return {row.batch.name for row in reader.batches()}
+
+
+def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    """What was acknowledged behind it would be gone: the start refuses, changes nothing, and names the command."""
+    path = tmp_path / "batchd.db"
+    data = killed(path)
+    rng = random.Random(10)
+    frame = 4096 + 24
+    frames = len(data) // frame
+    last = wal.HEADER + (frames - 1) * frame
+    for at in [*(rng.randrange(len(data)) for _ in range(12)), 17, wal.HEADER + 9, last + 2000]:
+        spoiled = bytearray(data)
+        spoiled[at] ^= 1 << rng.randrange(8)
+        wal.beside(path).write_bytes(spoiled)
+        with pytest.raises(DamagedStoreError, match="`batchd restore`"):
+            Store.open(path, retention_s=0)
+        assert wal.beside(path).read_bytes() == spoiled
+        assert any("batchd restore" in refusal for refusal in refusals.found(tmp_path))
+    wal.beside(path).write_bytes(data)
+    Store.open(path, retention_s=0).close()
+    assert len(names(path)) == 8
+
+
+def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> None:
+    """What was never acknowledged may be torn at any byte: such a store opens, with all that was acknowledged."""
+    path = tmp_path / "batchd.db"
+    data = killed(path)
+    frame = 4096 + 24
+    torn = bytearray(data[-3 * frame :])
+    torn[2000] ^= 1  # a commit of three pages, of which the disk got the later ones alone
+    for rest in (torn[:1], torn[:5000], torn):
+        wal.beside(path).write_bytes(data + rest)
+        assert not wal.commits_beyond_damage(wal.beside(path))
+        assert not list(refusals.found(tmp_path))
+    Store.open(path, retention_s=0).close()
+    assert len(names(path)) == 8
+
+
+@pytest.mark.parametrize("loss", ["log", "older", "cut"])
+def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> None:
+    """Its log deleted or cut after a kill, or an older file in its place after a clean stop: the start says what is missing."""
+    path = tmp_path / "batchd.db"
+    if loss == "older":
+        Store.open(path, retention_s=0).close()
+        older = path.read_bytes()
+        killed(path)
+        Store.open(path, retention_s=0).close()
+        path.write_bytes(older)
+    else:
+        data = killed(path)
+        wal.beside(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
+    with pytest.raises(DamagedStoreError, match=r"is behind what .* of 8 batches and 0 events"):
+        Store.open(path, retention_s=0)
+    # The way that the message names: it goes on with what is there.
+    restoring.put_in_place(restoring.draft(path, path), path)
+    Store.open(path, retention_s=0).close()
+    assert len(names(path)) < 8
+
+
+def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
+    """Who looks into the database with sqlite3 after a kill moves the log into it: nothing is missing then."""
+    path = tmp_path / "batchd.db"
+    killed(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM batches").fetchone() == (8,)
+    assert not wal.beside(path).exists()
+    Store.open(path, retention_s=0).close()
+    assert len(names(path)) == 8
+
+
+def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
+    """Deleted after a clean stop: nothing starts, `status` and `check` say so, and the command that goes on does."""
+    path, state = spool.folder / ".batchd/batchd.db", spool.folder / ".batchd"
+    with spool.serving():
+        task = spool.write("a.json", [{"id": "one", "first_prompt": "x"}])
+        assert spool.batchd("submit", task, "--wait").returncode == 0
+    published = (spool.folder / "outbox/a/one.json").read_bytes()
+    path.unlink()
+    refused = spool.batchd("serve")
+    assert refused.returncode == 3
+    assert "batchd.db is gone, which held 1 batches" in refused.stderr
+    assert "`batchd restore --new --yes`" in spool.batchd("status").stderr
+    checked = spool.batchd("check", "--offline", "--json")
+    failed = [line for line in json.loads(checked.stdout) if line["verdict"] == "failed"]
+    assert any("batchd restore --new --yes" in line["mend"] for line in failed)
+    assert not path.exists()
+    done = spool.batchd("restore", "--new", "--yes")
+    assert done.returncode == 0, done.stderr
+    with spool.serving():
+        assert spool.batchd("submit", task, "--wait").returncode == 0
+    assert (spool.folder / "outbox/a/one.json").read_bytes() == published
+    assert (spool.folder / "outbox/a-2/one.json").exists()
+    assert not list(refusals.found(state))
+
+
+# Where a state directory lives
+
+
+@pytest.fixture
+def lived(tmp_path: Path) -> Path:
+    """A state directory that has had a daemon."""
+    state = tmp_path / "state"
+    state.mkdir()
+    home.enter(state)
+    return state
+
+
+def test_a_renamed_state_directory_is_the_same_one(lived: Path) -> None:
+    """By whatever name it is found, and under a link: it has no second one."""
+    renamed = lived.rename(lived.with_name("renamed"))
+    home.enter(renamed)
+    lived.symlink_to(renamed)
+    home.enter(lived)
+    assert not home.away(renamed)
+    copy = Path(shutil.copytree(renamed, lived.with_name("copy")))
+    assert str(renamed) in home.away(copy), "its home is where it was last"
+
+
+def test_a_directory_of_an_older_version_is_adopted(lived: Path) -> None:
+    """It does not know where it lives, and learns it without a word."""
+    for old in (None, b"", b"\0" * 20, b'{"path": 1}'):
+        (lived / "home").unlink()
+        if old is not None:
+            (lived / "home").write_bytes(old)
+        home.enter(lived)
+        assert (lived / "home").stat().st_size > 20
+
+
+def test_a_copied_state_directory_is_refused(spool: Any) -> None:
+    """On one inbox two of them would pay for files twice: a daemon refuses the copy, with the ways to go on."""
+    with spool.serving():
+        task = spool.write("a.json", [{"first_prompt": "x"}])
+        assert spool.batchd("submit", task, "--wait").returncode == 0
+    state, other = spool.folder / ".batchd", spool.folder / "other"
+    shutil.copytree(state, other)
+    config = spool.folder / "config.toml"
+    config.write_text('[paths]\nstate = "other"\n' + config.read_text())
+    for command in (("serve",), ("restore", "--yes"), ("restore", "--as-is", "--yes")):
+        refused = spool.batchd(*command)
+        assert refused.returncode == 3
+        assert f"is a copy of {state}, which is still there" in refused.stderr
+    assert "is a copy of" in spool.batchd("status").stderr
+    shutil.rmtree(state)
+    refused = spool.batchd("serve")
+    assert refused.returncode == 3
+    assert "`batchd restore --as-is --yes` goes on where it was" in refused.stderr
+    for command in (("restore", "--as-is", "--yes"), ("status",), ("restore", "--yes")):
+        done = spool.batchd(*command)
+        assert done.returncode == 0, done.stderr
+        assert "would not start" not in done.stderr
+    with Reader(other / "batchd.db") as reader:
+        assert reader.batch("a").completed == 1

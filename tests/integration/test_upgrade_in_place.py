@@ -1,0 +1,144 @@
+"""Files that change under a running daemon, as an upgrade changes them: its workers stay its own, or it says why none comes up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchd
+from batchd import control
+from batchd.errors import NoDaemonError
+from batchd.store import Reader
+
+_PATIENCE_S = 60.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.05)
+
+
+class Installed:
+    """A spool whose daemon runs a copy of the package."""
+
+    def __init__(self, spool: Any) -> None:
+        self.spool = spool
+        self.folder: Path = spool.folder
+        self.package = self.folder / "lib" / "batchd"
+        # With what is compiled, which the times of the files keep valid.
+        shutil.copytree(Path(batchd.__file__).parent, self.package)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[int]:
+        """Run the daemon meanwhile; its process."""
+        environment = {**self.spool.environment, "PYTHONPATH": str(self.package.parent)}
+        with (
+            (self.folder / "daemon.log").open("ab") as log,
+            subprocess.Popen(
+                self.spool.command("serve"), stderr=log, env=environment, cwd=self.folder
+            ) as process,
+        ):
+            try:
+                until(self.status)
+                yield process.pid
+            finally:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE_S)
+                process.kill()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the daemon says; nothing where none is up."""
+        try:
+            return control.request(self.folder / ".batchd", "status")
+        except NoDaemonError:
+            return {}
+
+    def drop(self, name: str) -> None:
+        """Put a file with two tasks into the inbox."""
+        tasks = [{"first_prompt": f"{self.folder} {name} {i}"} for i in range(2)]
+        self.spool.write("dropped", tasks).rename(self.folder / "inbox" / f"{name}.json")
+
+    def summary(self, batch: str) -> Path:
+        """Return where a batch's summary will be."""
+        return self.folder / "outbox" / batch / "summary.json"
+
+
+def kill(*pids: int) -> None:
+    """Kill processes that may have gone already."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def fork_servers(daemon: int) -> list[int]:
+    """Return the fork servers of a daemon."""
+    children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text()
+    for thread in Path(f"/proc/{daemon}/task").iterdir():
+        children += " " + (thread / "children").read_text()
+    found = {int(pid) for pid in children.split()}
+    return [pid for pid in found if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("way", ["another version", "other files"])
+def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: str) -> None:
+    """Workers of the old fork server serve on; with it gone `status` names cause and fix, and a restart goes on."""
+    at = Installed(spool)
+    with at.serving() as daemon:
+        until(lambda: [w for w in at.status()["workers"] if w["pid"]])
+        changed, line = (
+            (at.package / "__init__.py", '__version__ = "99.0"\n')
+            if way == "another version"
+            else (at.package / "pool" / "worker.py", "\n# another line\n")
+        )
+        with changed.open("a") as file:
+            file.write(line)
+        at.drop("before")
+        until(at.summary("before").exists)
+        assert at.status()["troubles"] == []
+        kill(*fork_servers(daemon), *(w["pid"] for w in at.status()["workers"] if w["pid"]))
+        until(lambda: at.status()["troubles"])
+        at.drop("after")
+        until(lambda: at.status()["tasks"]["queued"] == 2)
+        [trouble] = at.status()["troubles"]
+        assert trouble["what"] == "worker_trouble"
+        assert ("99.0" if way == "another version" else "other files") in trouble["message"]
+        assert trouble["mend"].startswith("restart the daemon")
+        shown = spool.batchd("status").stdout
+        assert "no worker comes up" in " ".join(shown.split())
+        assert at.status()["tasks"]["running"] == 0
+        with Reader(at.folder / ".batchd/batchd.db") as reader:
+            assert [str(t.status) for t in reader.tasks("after")] == ["queued", "queued"]
+    with at.serving():
+        until(at.summary("after").exists)
+    assert spool.result("after", "001")["attempts"] == 1
+
+
+def test_workers_that_cannot_start_are_a_trouble_until_they_can(spool: Any) -> None:
+    """A broken installation holds the tasks, uncounted; once it is whole again they go on by themselves."""
+    at = Installed(spool)
+    with at.serving() as daemon:
+        until(lambda: [w for w in at.status()["workers"] if w["pid"]])
+        hidden = at.package.rename(at.package.with_name("away"))
+        kill(*fork_servers(daemon), *(w["pid"] for w in at.status()["workers"] if w["pid"]))
+        at.drop("games")
+        until(lambda: at.status()["troubles"])
+        [trouble] = at.status()["troubles"]
+        assert (trouble["what"], bool(trouble["message"])) == ("worker_trouble", True)
+        until(lambda: at.status()["tasks"]["queued"] == 2)
+        hidden.rename(at.package)
+        until(at.summary("games").exists)
+        assert at.status()["troubles"] == []
+    assert spool.result("games", "001")["attempts"] == 1

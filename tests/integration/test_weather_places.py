@@ -1,0 +1,98 @@
+"""Trouble holds what it concerns: one batch's folder that batch, one outbox what goes there; everything else goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from weather import Station, hanging, until
+
+from batchd import control
+
+
+def _tasks(count: int) -> bytes:
+    return json.dumps([{"first_prompt": f"task {i}"} for i in range(count)]).encode()
+
+
+@pytest.mark.timeout(240)
+def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_server: str) -> None:
+    """A file stands in its place: the tasks of others run meanwhile, its own wait, unpaid, and complete afterwards."""
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("blocked.json", _tasks(60))
+        folder = station.outbox / "blocked"
+        until((folder / "001.json").exists, station.text, within_s=90)
+        folder.rename(tmp_path / "away")
+        folder.write_bytes(b"")
+        until(lambda: station.told("outbox_trouble"), station.text, within_s=90)
+        station.drop("free.json", _tasks(6))
+        until((station.outbox / "free/summary.json").exists, station.text, within_s=90)
+        station.completed("free", 6)
+        (trouble,) = station.troubles()
+        assert (trouble["what"], trouble["batches"]) == ("outbox_trouble", ["blocked"])
+        told = "results of blocked cannot be written, so none of its tasks is started"
+        assert told in station.status()
+        assert len(station.told("task_started")) < 60
+        folder.unlink()
+        (tmp_path / "away").rename(folder)
+        until((folder / "summary.json").exists, station.text, within_s=90)
+        station.completed("blocked", 60)
+        assert len((folder / "results.jsonl").read_text().splitlines()) == 60
+        assert station.troubles() == []
+
+
+@pytest.mark.timeout(240)
+def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: str) -> None:
+    """What was dropped between two reloads goes to the outbox of the second; what has another outbox goes on all the time."""
+    station = Station(tmp_path, model_server, model="steps-2")
+    config = tmp_path / "config.toml"
+    right = config.read_text().replace("[paths]", f'[paths]\noutbox = "{station.outbox}"', 1)
+    config.write_text(right)
+    with station.serving():
+        assert station.process
+        station.drop("before.json", _tasks(40))
+        until((station.outbox / "before/001.json").exists, station.text, within_s=90)
+        (tmp_path / "file").write_bytes(b"")
+        config.write_text(right.replace(f"{station.outbox}", f"{tmp_path}/file/outbox"))
+        station.process.send_signal(signal.SIGHUP)
+        until(lambda: station.told("config_reloaded"), station.text, within_s=90)
+        station.drop("between.json", _tasks(3))
+        until(lambda: station.told("outbox_trouble"), station.text, within_s=90)
+        until((station.outbox / "before/summary.json").exists, station.text, within_s=90)
+        station.completed("before", 40)
+        config.write_text(right)
+        station.process.send_signal(signal.SIGHUP)
+        until((station.outbox / "between/summary.json").exists, station.text, within_s=90)
+        station.completed("between", 3)
+        station.drop("after.json", _tasks(2))
+        until((station.outbox / "after/summary.json").exists, station.text, within_s=90)
+        station.completed("after", 2)
+        assert station.troubles() == []
+
+
+@pytest.mark.timeout(300)
+def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
+    tmp_path: Path, model_server: str
+) -> None:
+    """A mount whose server is gone: the daemon answers, takes files of the inbox away, ends when told to; then all completes."""
+    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+        station.drop("before.json", _tasks(40))
+        until((station.outbox / "before/001.json").exists, station.text, within_s=90)
+        with hanging(station.outbox):
+            for number in range(20):
+                station.drop(f"during{number}.json", _tasks(1))
+            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=90)
+            until(
+                lambda: station.told("outbox_trouble", "does not answer"), station.text, within_s=90
+            )
+            told = control.request(station.folder / ".batchd", "status")
+            assert [trouble["what"] for trouble in told["troubles"]] == ["outbox_trouble"]
+            station.drop("wrong.json", b"[]")
+            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=90)
+            station.stop()
+        station.start()
+        for name, count in [("before", 40), *((f"during{n}", 1) for n in range(20))]:
+            until((station.outbox / name / "summary.json").exists, station.text, within_s=90)
+            station.completed(name, count)
+        station.refused("wrong")
