@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from patience import PATIENCE_S, until
 
 from batchd import control
@@ -83,13 +84,9 @@ class Spool:
         self, *arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
+        return warm.run(
             self.command(*arguments),
-            input=stdin.decode(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
+            stdin=stdin.decode(),
             env=self.environment,
             cwd=cwd or self.folder,
         )
@@ -119,7 +116,7 @@ class Spool:
         log = self.folder / "daemon.log"
         with (
             log.open("ab") as stderr,
-            subprocess.Popen(self.command("serve"), stderr=stderr, env=environment) as process,
+            warm.Popen(self.command("serve"), stderr=stderr, env=environment) as process,
         ):
             try:
                 self.eventually(lambda: self.answers() or process.poll() is not None)
@@ -151,7 +148,8 @@ def stand_in(*options: str, count: bool = False) -> Iterator[str]:
     """Run the stand-in model server as a process; its base URL. With ``count`` it counts tokens."""
     command = [sys.executable, "-m", "batchd.demo.server", *options]
     command += [] if count else ["--no-count"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    surroundings = {**os.environ, "PYTHONPATH": str(warm.ROOT)}
+    with warm.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings) as process:
         assert process.stdout is not None
         try:
             ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
