@@ -195,8 +195,10 @@ class Worker:
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)
             try:
-                await asyncio.to_thread(_publish, run, ended)
-            except OSError:  # the daemon tries it again, and tells why it cannot be
+                published = await asyncio.to_thread(_publish, run, ended)
+            except OSError:
+                published = False
+            if not published:  # the daemon tries it again, and tells why it cannot be
                 return wire.Done(ref, attempt, "unpublished")
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")
@@ -205,11 +207,11 @@ class Worker:
         return wire.Done(ref, attempt, "published")
 
 
-def _publish(run: wire.Run, ended: Ended) -> None:
-    """Write transcript and result."""
+def _publish(run: wire.Run, ended: Ended) -> bool:
+    """Write transcript and result; return False where another result was there before."""
     assert ended.state.finished is not None
     transcript, result = results.transcript(ended.events), ended.state.finished.result
-    outbox.publish_task(Path(run.batch.folder), run.ref.task, transcript, result)
+    return outbox.publish_task(Path(run.batch.folder), run.ref.task, transcript, result)
 
 
 class AgentHost:

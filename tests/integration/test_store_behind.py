@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 
 from batchd.cli import refusals
-from batchd.errors import DamagedStoreError
-from batchd.spool import home
+from batchd.errors import BatchdError, DamagedStoreError
+from batchd.events import TaskFinished
+from batchd.records import Batch, Ref, Status, Task
+from batchd.spool import home, outbox
 from batchd.store import Reader, Store, restoring, wal
 
 _ACKNOWLEDGE = """
@@ -200,3 +203,125 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
         assert "would not start" not in done.stderr
     with Reader(other / "batchd.db") as reader:
         assert reader.batch("a").completed == 1
+
+
+# Damage that is met later
+
+
+async def _two_batches(path: Path) -> None:
+    """Store two batches, one of which has ended."""
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        for name in ("a", "b"):
+            tasks = [Task(id=str(n), first_prompt=f"{n}" * 700, model="p/m") for n in range(4)]
+            batch = Batch(
+                name=name, claim=name, outbox=str(path.parent), request="r", received_at=1.0
+            )
+            await store.add_batch(batch, tasks)
+        for n in range(4):
+            end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}" * 300)
+            await store.finish(Ref("a", str(n)), end, attempt=None)
+
+
+async def _use(path: Path) -> None:
+    """Read all that there is to read, and write a little."""
+    with Reader(path) as reader:
+        for batch in reader.batches():
+            reader.tasks(batch.batch.name)
+            list(reader.results(batch.batch.name))
+        for n in range(4):
+            reader.spec(Ref("b", str(n)))
+            reader.events(Ref("a", str(n)))
+        reader.parked()
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        store.restore()
+        for n in range(4):
+            await store.dispatch(Ref("b", str(n)))
+            store.task(Ref("b", str(n)))
+
+
+def test_a_damaged_byte_anywhere_is_told_in_words(tmp_path: Path) -> None:
+    """In whatever page: it is refused, or does not matter, and no other error comes out of the store than its own."""
+    path, rng = tmp_path / "batchd.db", random.Random()
+    asyncio.run(_two_batches(path))
+    sound, refused = path.read_bytes(), 0
+    for page in range(0, len(sound), 4096):
+        for _ in range(6):
+            spoiled = bytearray(sound)
+            at = rng.randrange(page, page + 4096) if page else rng.randrange(4096)
+            spoiled[at] ^= 1 << rng.randrange(8)
+            for part in path.parent.glob("batchd.db*"):
+                part.unlink()
+            path.write_bytes(spoiled)
+            try:
+                asyncio.run(_use(path))
+            except BatchdError:
+                refused += 1
+            except Exception as error:
+                raise AssertionError(f"byte {at}: {error!r}") from error
+    assert refused
+
+
+# What is published stays
+
+
+def test_a_published_result_is_never_replaced_by_another(tmp_path: Path) -> None:
+    """The first whole one stays, transcript and all; what is torn, or the same, is written."""
+    folder = tmp_path / "outbox/b"
+    result = '{"schema": "batchd/result/1", "batch": "b", "task": "one", "answer": "%s"}\n'
+    assert outbox.publish_task(folder, "one", "first\n", result % 1)
+    assert not outbox.publish_task(folder, "one", "second\n", result % 2)
+    assert (folder / "one.json").read_text() == result % 1
+    assert (folder / "one.jsonl").read_text() == "first\n"
+    (folder / "one.jsonl").unlink()
+    assert outbox.publish_task(folder, "one", "first\n", result % 1)
+    assert (folder / "one.jsonl").read_text() == "first\n"
+    for torn in ("", (result % 1)[:20], "[]", '{"schema": "mine"}'):
+        (folder / "one.json").write_text(torn)
+        assert outbox.publish_task(folder, "one", "second\n", result % 2)
+        assert (folder / "one.json").read_text() == result % 2
+
+
+def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
+    """An old state directory is put back as a whole, so that nothing looks behind: results and summary stay to the byte."""
+    state, kept = spool.folder / ".batchd", spool.folder / "kept"
+    folder = spool.folder / "outbox/a"
+    task = spool.write("a.json", [{"id": "one", "first_prompt": "x"}])
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        task.rename(spool.folder / "inbox/a.json")
+        spool.eventually((folder / "request.json").exists)
+    shutil.copytree(state, kept)
+    with spool.serving():
+        assert spool.batchd("resume", "--all").returncode == 0
+        spool.eventually((folder / "summary.json").exists)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    for old in kept.iterdir():  # the same directory, with what it held then
+        shutil.copy(old, state / old.name)
+    (state / "batchd.db-acked").unlink()
+    with spool.serving():
+        assert spool.batchd("resume", "--all").returncode == 0
+        spool.eventually(lambda: "was there before" in (spool.folder / "daemon.log").read_text())
+        spool.eventually(lambda: _published(state / "batchd.db", "a"))
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+def _published(path: Path, name: str) -> bool:
+    with Reader(path) as reader:
+        return reader.batch(name).published_at is not None
+
+
+def test_a_report_of_edited_results_leaves_out_what_is_none(spool: Any) -> None:
+    """Of a pruned batch: a line that somebody spoilt takes no other with it, and breaks nothing."""
+    tasks = [{"id": f"t{n}", "first_prompt": "x"} for n in range(3)]
+    with spool.serving():
+        task = spool.write("a.json", tasks)
+        assert spool.batchd("submit", task, "--wait").returncode == 0
+        assert spool.batchd("prune", "--older-than", "0", "--yes").returncode == 0
+    lines = (spool.folder / "outbox/a/results.jsonl").read_text().splitlines()
+    edited = ['{"task": "t0", "status": "great"}', "{", *lines[1:], "\udcff"]
+    text = "\n".join(edited).encode("utf-8", "surrogateescape")
+    (spool.folder / "outbox/a/results.jsonl").write_bytes(text)
+    for options in ((), ("--json",)):
+        made = spool.batchd("report", "a", *options, "-o", spool.folder / "out")
+        assert made.returncode in {0, 2}, made.stderr
+        assert "Traceback" not in made.stderr
