@@ -70,13 +70,16 @@ class Figures:
     #: Drafts of files that were saved in place again and again, and how many of them were taken.
     drafts: int = 0
     drafts_taken: int = 0
+    #: What was spent on days that had a budget.
+    days_usd: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{self.gusts} gusts, {self.files} files, {self.tasks.total()} tasks {dict(self.tasks)},"
             f" {self.requests} requests, orders {dict(self.orders)}, kills {dict(self.kills)},"
-            f" {self.drafts_taken} of {self.drafts} drafts taken, {len(self.faults)} faults"
+            f" {self.drafts_taken} of {self.drafts} drafts taken, days with a budget"
+            f" {[round(usd, 4) for usd in self.days_usd]}, {len(self.faults)} faults"
         )
 
 
@@ -185,6 +188,7 @@ class Storm:
         self._orders.done.clear()
         self._figures.requests = sum(map(len, self._witness.asked.values()))
         self._figures.tasks += self._audit.statuses(record)
+        self._figures.days_usd += self._audit.spent(record).values()
         drafts, taken = self._audit.drafts(record)
         self._figures.drafts += drafts
         self._figures.drafts_taken += taken
