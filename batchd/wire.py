@@ -201,7 +201,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Up: the slot is free. ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``."""
+    """Up: the slot is free.
+
+    ``outcome``: ``published``, ``unpublished``, ``unopened`` (its batch's folder took no directory), ``suspended``,
+    ``stale`` or ``failed``.
+    """
 
     ref: Ref
     attempt: int

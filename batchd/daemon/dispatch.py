@@ -127,6 +127,10 @@ class Dispatcher:
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
+        await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
+        if not await active.worker.up():
+            await self._recover(active, counted=False)
+            return
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._drop(active)
@@ -134,10 +138,6 @@ class Dispatcher:
                 await self._cancelled(ref, active.stop.message)
             else:
                 core.schedule.release(ref)
-            return
-        await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
-        if not await active.worker.up():
-            await self._recover(active, counted=False)
             return
         worker = str(active.worker.pid or "")
         try:
@@ -243,7 +243,7 @@ class Dispatcher:
         elif done.outcome == "failed":
             core.spawn(self._fail(active, done.message))
         else:
-            core.spawn(self._recover(active, counted=True))
+            core.spawn(self._recover(active, counted=done.outcome != "unopened"))
         self._rest()
         self.pump()
 

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host, Reply, StopSignal
-from batchd.errors import SandboxUnavailableError, StaleAttemptError
+from batchd.errors import FolderError, SandboxUnavailableError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
@@ -202,6 +202,8 @@ class Worker:
                 return wire.Done(ref, attempt, "unpublished")
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")
+        except FolderError:
+            return wire.Done(ref, attempt, "unopened")
         except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)
             return wire.Done(ref, attempt, "failed", host.masker.text(traceback.format_exc()))
         return wire.Done(ref, attempt, "published")
