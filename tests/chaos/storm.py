@@ -101,6 +101,8 @@ class Storm:
         self._witness = Witness(place.outboxes, logs)
         self._audit = Audit(place, self._witness)
         self._patience = Patience()
+        #: The lanes that could move at the last look.
+        self._could: frozenset[str] = frozenset()
         self._figures = figures
         self._begun = self._said = time.monotonic()
 
@@ -122,6 +124,10 @@ class Storm:
                 self._strikes.strike()
                 strike_at = now + rng.expovariate(haste / _STRIKE_S)
             time.sleep(_TICK_S / haste)
+        # What is held up by nothing that lasts must be done while it lasts.
+        while self._could:
+            self._tick(time.monotonic())
+            time.sleep(_TICK_S)
         self._strikes.times.hurry()
         self._calm()
         self._strikes.monkey.settled()
@@ -162,7 +168,8 @@ class Storm:
         moved = self._witness.look(now)
         work = [*self._audit.work(self._strikes.record)]
         self._ground.journal.forget(now)
-        self._patience.look(now, could_move(work, self._ground.journal, now), moved)
+        self._could = could_move(work, self._ground.journal, now)
+        self._patience.look(now, self._could, moved)
         worn = self._patience.worn(limit_s())
         complaints += [
             f"{lane}: could have moved for {stood:.0f} s, and has not; open: "
