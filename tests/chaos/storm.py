@@ -104,6 +104,8 @@ class Storm:
         #: The lanes that could move at the last look.
         self._could: frozenset[str] = frozenset()
         self._figures = figures
+        #: Requests until the last judgement.
+        self._requests = 0
         self._begun = self._said = time.monotonic()
 
     def gust(self, seed: str, seconds: float) -> None:
@@ -193,7 +195,9 @@ class Storm:
         self._figures.kills += self._strikes.monkey.counts
         self._figures.orders += Counter(order.arguments[0] for order in self._orders.done)
         self._orders.done.clear()
-        self._figures.requests = sum(map(len, self._witness.asked.values()))
+        requests = sum(map(len, self._witness.asked.values()))
+        self._figures.requests += requests - self._requests
+        self._requests = requests
         self._figures.tasks += self._audit.statuses(record)
         self._figures.days_usd += self._audit.spent(record).values()
         drafts, taken = self._audit.drafts(record)
