@@ -101,7 +101,11 @@ class Storm:
         self._witness = Witness(place.outboxes, logs)
         self._audit = Audit(place, self._witness)
         self._patience = Patience()
+        #: The lanes that could move at the last look.
+        self._could: frozenset[str] = frozenset()
         self._figures = figures
+        #: Requests until the last judgement.
+        self._requests = 0
         self._begun = self._said = time.monotonic()
 
     def gust(self, seed: str, seconds: float) -> None:
@@ -122,6 +126,10 @@ class Storm:
                 self._strikes.strike()
                 strike_at = now + rng.expovariate(haste / _STRIKE_S)
             time.sleep(_TICK_S / haste)
+        # What is held up by nothing that lasts must be done while it lasts.
+        while self._could:
+            self._tick(time.monotonic())
+            time.sleep(_TICK_S)
         self._strikes.times.hurry()
         self._calm()
         self._strikes.monkey.settled()
@@ -162,7 +170,8 @@ class Storm:
         moved = self._witness.look(now)
         work = [*self._audit.work(self._strikes.record)]
         self._ground.journal.forget(now)
-        self._patience.look(now, could_move(work, self._ground.journal, now), moved)
+        self._could = could_move(work, self._ground.journal, now)
+        self._patience.look(now, self._could, moved)
         worn = self._patience.worn(limit_s())
         complaints += [
             f"{lane}: could have moved for {stood:.0f} s, and has not; open: "
@@ -186,7 +195,9 @@ class Storm:
         self._figures.kills += self._strikes.monkey.counts
         self._figures.orders += Counter(order.arguments[0] for order in self._orders.done)
         self._orders.done.clear()
-        self._figures.requests = sum(map(len, self._witness.asked.values()))
+        requests = sum(map(len, self._witness.asked.values()))
+        self._figures.requests += requests - self._requests
+        self._requests = requests
         self._figures.tasks += self._audit.statuses(record)
         self._figures.days_usd += self._audit.spent(record).values()
         drafts, taken = self._audit.drafts(record)
