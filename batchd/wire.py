@@ -201,12 +201,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Up: the slot is free. ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``."""
+    """Up: the slot is free. ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale``, ``failed``, or ``refused``: it takes none."""
 
     ref: Ref
     attempt: int
     outcome: str
-    #: For ``failed``: one line for the log.
+    #: For ``failed`` and ``refused``: for the log.
     message: str = ""
 
 
