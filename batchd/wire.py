@@ -203,14 +203,14 @@ class Progress:
 class Done:
     """Up: the slot is free.
 
-    ``outcome``: ``published``, ``unpublished``, ``unopened`` (its batch's folder took no directory), ``suspended``,
-    ``stale`` or ``failed``.
+    ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``; ``refused``: the worker takes
+    no task; ``unopened``: the batch's folder takes no directory.
     """
 
     ref: Ref
     attempt: int
     outcome: str
-    #: For ``failed``: one line for the log.
+    #: For ``failed`` and ``refused``: for the log.
     message: str = ""
 
 

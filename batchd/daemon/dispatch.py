@@ -240,6 +240,14 @@ class Dispatcher:
             core.spawn(self._batches.publish(ref))
         elif done.outcome == "suspended" and active.suspended is not None:
             core.spawn(self._suspend(active, active.suspended))
+        elif done.outcome == "refused":  # before it began: no attempt of the task's
+            core.log.error(
+                Action.SANDBOX_TROUBLE,
+                worker=active.worker.pid,
+                message=done.message,
+                task=str(ref),
+            )
+            core.spawn(self._recover(active, counted=False))
         elif done.outcome == "failed":
             core.spawn(self._fail(active, done.message))
         else:

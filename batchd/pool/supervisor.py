@@ -263,7 +263,8 @@ class Supervisor:
                 worker.rss = message.rss
             case wire.Hello():
                 self._greeted(worker, message)
-            case wire.Done(ref=ref, attempt=attempt):
+            case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
+                worker.retiring = worker.retiring or outcome == "refused"
                 if worker.tasks.get(ref) == attempt:
                     del worker.tasks[ref]
                     worker.tasks_done += 1
@@ -279,13 +280,9 @@ class Supervisor:
             self._handler.started(worker)
             return
         # The fork server has died, and the one in its place has loaded what an upgrade left.
-        which = (
-            "other files of the same version"
-            if hello.version == __version__
-            else f"batchd {hello.version}"
-        )
-        cause = f"a worker runs {which}, the daemon {__version__}"
-        self._fails(cause, _RESTART)
+        which = "of other files" if hello.version == __version__ else f"batchd {hello.version}"
+        cause = f"it is {which}, the daemon {__version__}"
+        self._fails(f"a new worker does not fit: {cause}", _RESTART)
         worker.kill(f"{cause}: {_RESTART}")
         end_fork_server()  # so that the next try sees whether the files are the daemon's again
 

@@ -59,6 +59,8 @@ class Worker:
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settings: wire.Settings | None = None
+        #: Whether the sandbox is still to become what the settings say: before the next task.
+        self._stale = False
         #: The heart may have to beat faster from now on.
         self._retuned = asyncio.Event()
         self._draining = False
@@ -134,7 +136,7 @@ class Worker:
         self._retuned.set()
         # To try a sandbox takes processes and descriptors: where nothing changes, nothing must depend on them.
         if former is None or settings.sandbox != former.sandbox:
-            self.sandbox = Sandbox(settings.sandbox)
+            self._stale = True
         self.client.retune(settings.endpoints)
         for host in self._hosts.values():
             host.masker.learn(settings.secrets())
@@ -158,6 +160,13 @@ class Worker:
 
     def _start(self, run: wire.Run) -> None:
         assert self._settings is not None, "the daemon says Hello first"
+        try:
+            if self._stale:
+                self.sandbox, self._stale = Sandbox(self._settings.sandbox), False
+        except (OSError, SandboxUnavailableError) as error:
+            # It has too few descriptors, say, for what it works on, which goes on as it began; another one can.
+            self.channel.send(wire.Done(run.ref, run.attempt, "refused", str(error)))
+            return
         own = (secret.value for secret in run.task.secrets.values())
         masker = Masker(self._settings.secrets(), known=own)
         host = self._hosts[run.ref] = AgentHost(self, run, masker)

@@ -129,6 +129,19 @@ class Reader:
         )
         return int(count), rows
 
+    def changes(self) -> int:
+        """Return a number that is another one once somebody has stored something."""
+        [(number,)] = self._source.rows("PRAGMA data_version")
+        return int(number)
+
+    def lengths(self, batch: str, task: str = "") -> dict[str, int]:
+        """Return how many events each task of a batch has had, or one task; of those that had any."""
+        return self._source.read(lookups.lengths, batch, task)
+
+    def unfinished(self, batch: str) -> int:
+        """Return how many tasks of a batch have not ended."""
+        return self._source.read(lookups.unfinished, batch)
+
     def left(self, batch: str, among: Collection[str]) -> set[Ref]:
         """Return which of some tasks of a batch have not ended."""
         return self._source.read(lookups.left, batch, among)

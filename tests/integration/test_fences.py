@@ -325,6 +325,34 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     assert [r["attempts"] for r in results(tmp_path).values()] == [1]
 
 
+def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """A worker without a free descriptor ends what it works on, under the sandbox it began with, and takes nothing more."""
+    settings = configured(tmp_path, slow_server, processes=1, agents_per_process=2, max_attempts=1)
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False) as daemon:
+            await daemon.submit("a.json", batch("a", model="standin/latency-1.5+steps-2"))
+            running = daemon._parts.dispatcher
+            await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
+            (worker,) = running.pool.workers
+            before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            await daemon._parts.reloader.tune({"changes": {"sandbox.max_processes": "77"}})
+            await daemon.submit("b.json", batch("b"))
+            await asyncio.to_thread(until, lambda: worker.retiring)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+            async with asyncio.timeout(60):
+                await daemon.batch_done("a")
+                await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    a, b = (json.loads((tmp_path / f"outbox/{name}/001.json").read_bytes()) for name in "ab")
+    # It was given to a worker twice; that counts for nothing: the one attempt that each has would be over.
+    assert (a["status"], a["attempts"], b["status"]) == ("completed", 1, "completed")
+
+
 def test_a_worker_of_another_version_gets_no_task(
     tmp_path: Path,
     model_server: str,
