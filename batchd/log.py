@@ -70,6 +70,8 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
+    #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` how to go on.
+    UNKNOWN_WORK = "unknown_work"
     #: A batch has no report; its results are none the worse.
     REPORT_TROUBLE = "report_trouble"
     METRICS_TROUBLE = "metrics_trouble"

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from batchd import __version__, control, log
 from batchd.config import Config
-from batchd.daemon import lock, signals, tuning, vigil
+from batchd.daemon import lock, signals, strangers, tuning, vigil
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
@@ -230,6 +230,8 @@ class Daemon:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
         inbox = Inbox(core.config) if self._watch else None
+        if inbox is not None:
+            await strangers.watch(core)
         self._parts.restore(inbox.claimed() if inbox else set())
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)

@@ -15,6 +15,7 @@ _WHAT = {
     "inbox_trouble": "files in the inbox cannot be taken up",
     "control_trouble": "the control socket, which was taken away, cannot be made again",
     "store_trouble": "the store cannot be written, so nothing new is asked for",
+    "unknown_work": "nothing becomes of what another store left here",
     "metrics_trouble": "no metrics, but tasks go on",
     "traces_trouble": "no traces, but tasks go on",
 }
