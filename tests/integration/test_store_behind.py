@@ -11,17 +11,20 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchd import results
 from batchd.cli import refusals
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Status, Task
 from batchd.spool import home, outbox
 from batchd.store import Reader, Store, restoring, wal
+from batchd.taskstate import TaskState
 
 _ACKNOWLEDGE = """
 import asyncio, os, signal, sys
@@ -144,6 +147,29 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
     assert (spool.folder / "outbox/a/one.json").read_bytes() == published
     assert (spool.folder / "outbox/a-2/one.json").exists()
     assert not list(refusals.found(state))
+
+
+def test_what_a_lost_store_left_is_told(spool: Any) -> None:
+    """The whole state directory is gone: its batch and its claims are named by `status` and `check` as long as they lie there."""
+    folder = spool.folder / "outbox/a"
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        spool.write("a.json", [{"first_prompt": "x"}]).rename(spool.folder / "inbox/a.json")
+        spool.eventually((folder / "request.json").exists)
+    late = spool.folder / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-late.json"
+    late.write_text("{}")
+    shutil.rmtree(spool.folder / ".batchd")
+    for _ in range(2):
+        with spool.serving():
+            told = " ".join(spool.batchd("status").stdout.split())
+            assert "1 batches without an end in the outbox are unknown to this store" in told
+            assert "1 files claimed in the inbox are unknown to this store" in told
+            assert "`batchd restore BACKUP`" in told
+            assert "unknown to this store" in spool.batchd("check", "--offline").stdout
+    with spool.serving():
+        late.rename(spool.folder / "inbox/late.json")
+        folder.rename(spool.folder / "away")
+        assert "unknown to this store" not in spool.batchd("status").stdout
 
 
 # Where a state directory lives
@@ -325,3 +351,64 @@ def test_a_report_of_edited_results_leaves_out_what_is_none(spool: Any) -> None:
         made = spool.batchd("report", "a", *options, "-o", spool.folder / "out")
         assert made.returncode in {0, 2}, made.stderr
         assert "Traceback" not in made.stderr
+
+
+# A batch's end
+
+
+async def _ended(path: Path, folder: Path, tasks: int, size: int) -> None:
+    """Leave a batch behind whose tasks are published, and whose last files are not."""
+    end = results_of(folder, tasks, size)
+    with contextlib.closing(Store.open(path, retention_s=1e9)) as store:
+        batch = Batch(name="big", claim="big", outbox=str(folder), request="r", received_at=1.0)
+        given = [Task(id=str(n), first_prompt="x", model="standin/m") for n in range(tasks)]
+        await store.add_batch(batch, given)
+        for n in range(tasks):
+            await store.finish(Ref("big", str(n)), end(n), attempt=None)
+            await store.published(Ref("big", str(n)))
+
+
+def results_of(folder: Path, tasks: int, size: int) -> Callable[[int], TaskFinished]:
+    """Return what makes the ends of tasks with answers of so many bytes, none like another."""
+    batch = Batch(name="big", claim="big", outbox=str(folder), request="r", received_at=1.0)
+    rng = random.Random(tasks)
+
+    def end(n: int) -> TaskFinished:
+        text = results.result(
+            batch,
+            Task(id=str(n), first_prompt="x", model="standin/m"),
+            TaskState(first_prompt="x", answer=rng.randbytes(size // 2).hex()),
+            status=Status.COMPLETED,
+            reason=None,
+            error=None,
+            queued_at=1.0,
+            finished_at=2.0,
+            attempts=1,
+            files=None,
+        )
+        return TaskFinished(at=2.0, status=Status.COMPLETED, reason=None, result=text)
+
+    return end
+
+
+def _peak(pid: int) -> int:
+    """Return the most memory that a process has had resident, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def test_a_batchs_end_does_not_take_its_results_into_memory(spool: Any) -> None:
+    """60 MB of answers: the daemon that ends the batch needs no more than one that has nothing to end, but for a few MB."""
+    tasks, size = 300, 200_000
+    folder = spool.folder / "outbox"
+    asyncio.run(_ended(spool.folder / ".batchd/batchd.db", folder, tasks, size))
+    peaks = []
+    for _ in range(2):
+        with spool.serving() as daemon:
+            spool.eventually((folder / "big/summary.json").exists)
+            spool.eventually(lambda: _published(spool.folder / ".batchd/batchd.db", "big"))
+            peaks.append(_peak(daemon.pid))
+    written = (folder / "big/results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["task"] for line in written] == [str(n) for n in range(tasks)]
+    assert json.loads((folder / "big/summary.json").read_text())["counts"]["completed"] == tasks
+    assert peaks[0] - peaks[1] < tasks * size / 3
