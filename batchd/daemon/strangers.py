@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from batchd.daemon.core import Core
-from batchd.daemon.troubles import Trouble
+from batchd.errors import NotPossibleError
 from batchd.log import Action
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import PATTERN, mark_of, time_of
@@ -45,23 +45,26 @@ async def watch(core: Core) -> None:
     if folders:
         how = "put a backup in place with `batchd restore BACKUP`, or drop their request files again and move them away"
         what = "batches without an end in the outbox"
-        core.troubles.also(partial(_told, what, folders, how, at))
+        core.troubles.also(Action.UNKNOWN_WORK, partial(_left, what, folders, how, at))
     if files:
         how = "move them back into the inbox, unless the daemon that claimed them still runs"
-        core.troubles.also(partial(_told, "files claimed in the inbox", files, how, at))
+        what = "files claimed in the inbox"
+        core.troubles.also(Action.UNKNOWN_WORK, partial(_left, what, files, how, at))
     for trouble in core.troubles.open:
         if trouble.what is Action.UNKNOWN_WORK:
             core.log.warning(trouble.what, message=trouble.message, mend=trouble.mend)
 
 
-def _told(what: str, found: list[Stranger], how: str, at: float) -> Trouble | None:
+def _left(
+    what: str, found: list[Stranger], how: str, at: float
+) -> tuple[NotPossibleError, float] | None:
+    """Return what of it lies there still, with the fix, and since when that is known."""
     left = [stranger.path for stranger in found if stranger.waits]
     if not left:
         return None
     more = f" and {len(left) - _NAMED:,} more" if len(left) > _NAMED else ""
     named = ", ".join(map(str, left[:_NAMED])) + more
-    message = f"{len(left):,} {what} are unknown to this store: {named}"
-    return Trouble(Action.UNKNOWN_WORK, message, at, how)
+    return NotPossibleError(f"{len(left):,} {what} are unknown to this store: {named}: {how}"), at
 
 
 def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator[Stranger]:
