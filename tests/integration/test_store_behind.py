@@ -26,6 +26,9 @@ from batchd.spool import home, outbox
 from batchd.store import Reader, Store, restoring, wal
 from batchd.taskstate import TaskState
 
+#: A copy of files has none of the sockets of a daemon that runs.
+_SOCKETS = shutil.ignore_patterns("pool", "*.sock")
+
 _ACKNOWLEDGE = """
 import asyncio, os, signal, sys
 from pathlib import Path
@@ -191,7 +194,7 @@ def test_a_renamed_state_directory_is_the_same_one(lived: Path) -> None:
     lived.symlink_to(renamed)
     home.enter(lived)
     assert not home.away(renamed)
-    copy = Path(shutil.copytree(renamed, lived.with_name("copy")))
+    copy = Path(shutil.copytree(renamed, lived.with_name("copy"), ignore=_SOCKETS))
     assert str(renamed) in home.away(copy), "its home is where it was last"
 
 
@@ -211,7 +214,7 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
         task = spool.write("a.json", [{"first_prompt": "x"}])
         assert spool.batchd("submit", task, "--wait").returncode == 0
     state, other = spool.folder / ".batchd", spool.folder / "other"
-    shutil.copytree(state, other)
+    shutil.copytree(state, other, ignore=_SOCKETS)
     config = spool.folder / "config.toml"
     config.write_text('[paths]\nstate = "other"\n' + config.read_text())
     for command in (("serve",), ("restore", "--yes"), ("restore", "--as-is", "--yes")):
@@ -316,7 +319,7 @@ def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
         assert spool.batchd("pause", "--all").returncode == 0
         task.rename(spool.folder / "inbox/a.json")
         spool.eventually((folder / "request.json").exists)
-    shutil.copytree(state, kept)
+    shutil.copytree(state, kept, ignore=_SOCKETS)
     with spool.serving():
         assert spool.batchd("resume", "--all").returncode == 0
         spool.eventually((folder / "summary.json").exists)
