@@ -15,6 +15,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.publisher import Publisher
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
@@ -30,9 +31,10 @@ from batchd.sandbox import check_user
 class Dispatcher:
     """Fills the pool's slots; the pool's ``Handler``."""
 
-    def __init__(self, core: Core, batches: Batches, lot: ParkingLot) -> None:
+    def __init__(self, core: Core, batches: Batches, publisher: Publisher, lot: ParkingLot) -> None:
         self._core = core
         self._batches = batches
+        self._publisher = publisher
         self._lot = lot
         self._calls = Calls(core)
         self._suspects = Suspects(core, self.halt)
@@ -114,7 +116,7 @@ class Dispatcher:
                 self.pool.send(ref, wire.Park(ref, active.attempt, message))
 
     async def _cancelled(self, ref: Ref, message: str) -> None:
-        await self._batches.finish(
+        await self._publisher.finish(
             ref, Status.CANCELLED, Reason.USER, message or starting.CANCELLED
         )
 
@@ -162,7 +164,7 @@ class Dispatcher:
                 return
             self._drop(active)
             # This dispatch is none that was tried.
-            await self._batches.finish(ref, *refusal, attempts=given.attempt - 1)
+            await self._publisher.finish(ref, *refusal, attempts=given.attempt - 1)
             return
         run = starting.order(core, active, batch, given)
         core.listeners.task_dispatched(ref, batch, run.terms)
@@ -234,10 +236,10 @@ class Dispatcher:
         core, ref = self._core, active.ref
         if done.outcome == "published" and active.finished is not None:
             self._forget(active)
-            core.spawn(self._batches.confirm(ref, active.finished))
+            core.spawn(self._publisher.confirm(ref, active.finished))
         elif done.outcome == "unpublished" and active.finished is not None:
             self._forget(active)
-            core.spawn(self._batches.publish(ref))
+            core.spawn(self._publisher.publish(ref))
         elif done.outcome == "suspended" and active.suspended is not None:
             core.spawn(self._suspend(active, active.suspended))
         elif done.outcome == "refused":  # before it began: no attempt of the task's
@@ -291,10 +293,10 @@ class Dispatcher:
         self._forget(active)
         if active.finished is not None:  # the bug is in how it is written
             self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=traceback)
-            await self._batches.publish(active.ref)
+            await self._publisher.publish(active.ref)
             return
         message = "an error inside batchd ended this task; the log has the details"
-        await self._batches.finish(
+        await self._publisher.finish(
             active.ref, Status.ERROR, Reason.INTERNAL, message, details=traceback
         )
 
@@ -314,12 +316,12 @@ class Dispatcher:
         if core.closing:
             return
         if active.finished is not None:
-            await self._batches.publish(ref)
+            await self._publisher.publish(ref)
         elif isinstance(active.stop, CancelRequested):
             await self._cancelled(ref, active.stop.message)
         elif alone and crashes >= core.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
-            await self._batches.finish(
+            await self._publisher.finish(
                 ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt
             )
         else:

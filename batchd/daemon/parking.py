@@ -14,6 +14,7 @@ from functools import partial
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
+from batchd.daemon.publisher import Publisher
 from batchd.daemon.register import Key, Register
 from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
@@ -32,9 +33,10 @@ _CHUNK = 1000
 class ParkingLot(Listener):
     """Everything that is parked; the governor's ``Watcher``."""
 
-    def __init__(self, core: Core, batches: Batches) -> None:
+    def __init__(self, core: Core, batches: Batches, publisher: Publisher) -> None:
         self._core = core
         self._batches = batches
+        self._publisher = publisher
         self._register = Register(core)
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
@@ -305,7 +307,7 @@ class ParkingLot(Listener):
         for ref in refs:
             core.schedule.remove(ref)
         for ref in refs:
-            await self._batches.finish(ref, Status.ERROR, reason, message)
+            await self._publisher.finish(ref, Status.ERROR, reason, message)
         core.governor.outages.close(name)
         if self._lift(key, keep=(Cause.PAUSED,)):
             await self._forget(key)

@@ -14,6 +14,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.scratch import Scratch
 from batchd.pool.supervisor import Shape, Supervisor
@@ -26,6 +27,7 @@ class Parts:
 
     core: Core
     batches: Batches
+    publisher: Publisher
     scratch: Scratch
     lot: ParkingLot
     dispatcher: Dispatcher
@@ -39,6 +41,7 @@ class Parts:
         restored = self.core.store.restore()
         torn = self.orders.rerun.torn(restored.batches)
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
+        self.publisher.restore(restored)
         for batch in torn:
             self.core.spawn(self.orders.rerun.mend(batch))
         self.lot.restore(restored.parked, restored.queued)
@@ -63,10 +66,11 @@ def joined(
     works on a task. ``ends``: who waits for what has ended. ``reload``: reads the configuration. ``shape``: of the pool.
     """
     batches = Batches(core)
+    publisher = Publisher(core, batches)
     scratch = Scratch(core)
     core.listeners.add(scratch)
-    lot = ParkingLot(core, batches)
-    dispatcher = Dispatcher(core, batches, lot)
+    lot = ParkingLot(core, batches, publisher)
+    dispatcher = Dispatcher(core, batches, publisher, lot)
     settings = tuning.settings(core.config, endpoints)
     sockets = Path(core.config.paths.state, "pool")
     dispatcher.pool = Supervisor(
@@ -74,5 +78,5 @@ def joined(
     )
     reloader = Reloader(core, dispatcher, reload, shape)
     lot.read_keys = reloader.again
-    orders = Orders(core, batches, dispatcher, lot, ends=ends, reloader=reloader)
-    return Parts(core, batches, scratch, lot, dispatcher, reloader, orders)
+    orders = Orders(core, batches, publisher, dispatcher, lot, ends=ends, reloader=reloader)
+    return Parts(core, batches, publisher, scratch, lot, dispatcher, reloader, orders)

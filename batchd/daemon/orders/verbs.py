@@ -18,6 +18,7 @@ from batchd.daemon.orders.pausing import Pausing
 from batchd.daemon.orders.rerun import Rerun
 from batchd.daemon.orders.standing import Standing
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.starting import CANCELLED
 from batchd.errors import BatchdError, NotPossibleError, UsageError
@@ -36,6 +37,7 @@ class Orders:
         self,
         core: Core,
         batches: Batches,
+        publisher: Publisher,
         dispatcher: Dispatcher,
         lot: ParkingLot,
         *,
@@ -43,7 +45,7 @@ class Orders:
         reloader: Reloader,
     ) -> None:
         self._core = core
-        self._batches = batches
+        self._publisher = publisher
         self._dispatcher = dispatcher
         self._ends = ends
         self._reloader = reloader
@@ -108,7 +110,7 @@ class Orders:
         for ref in idle:
             core.schedule.park(ref)  # nothing of it starts any more
         end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
-        finish, done = self._batches.finish_all, 0
+        finish, done = self._publisher.finish_all, 0
         try:
             for start in range(0, max(1, len(idle)), _CHUNK):
                 check = {} if start else {"check": by.insist}

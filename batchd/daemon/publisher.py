@@ -1,0 +1,230 @@
+"""The ends of tasks: what no worker ends is ended here, and every result that no worker wrote is written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from batchd import results
+from batchd.daemon.batches import Batches, Open
+from batchd.daemon.core import Core
+from batchd.daemon.ending import End
+from batchd.daemon.lines import TaskLog
+from batchd.errors import BatchdError
+from batchd.events import TaskFinished, TaskStarted
+from batchd.log import Action
+from batchd.records import Reason, Ref, Status
+from batchd.spool import outbox
+from batchd.store import Restored
+
+T = TypeVar("T")
+
+#: So many tasks before a batch's end, its finishers get ready.
+_FEW = 8
+#: Tasks that are ended together, and then published: others get their turn in between.
+_AT_ONCE = 500
+
+
+class Write(Protocol):
+    """Writes to the store: ``Core.durable``, or ``Core.ordered``."""
+
+    async def __call__(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``write`` does."""
+
+
+def _wanted() -> None:
+    """Let tasks end in any case."""
+
+
+class Publisher:
+    """Sees to it that each task has one end, and its files."""
+
+    def __init__(self, core: Core, batches: Batches) -> None:
+        self._core = core
+        self._batches = batches
+        #: Tasks whose end the daemon makes, and whose files it writes: each is done by one alone.
+        self._ending: set[Ref] = set()
+        self._written: set[Ref] = set()
+        #: By batch: tasks that ended before they began, and whose results are still to be written.
+        self._backlog: dict[str, list[str]] = {}
+
+    def restore(self, restored: Restored) -> None:
+        """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
+        for ref in restored.unpublished:
+            self._core.spawn(self.publish(ref))
+        for ref, status in restored.ended:
+            if doomed := self._core.schedule.done(ref, status):
+                self._doom(doomed, ref, status)
+
+    async def finish(
+        self,
+        ref: Ref,
+        status: Status,
+        reason: Reason,
+        message: str,
+        *,
+        attempts: int = 0,
+        details: str = "",
+    ) -> None:
+        """End a task that no worker can end itself, and publish its result.
+
+        ``attempts`` counts also those that left no event. ``details`` are for the log alone.
+        """
+        if known := self._claim(ref):
+            await self._finish(
+                known, ref, End(status, reason, message), attempts, self._core.durable
+            )
+            if details:
+                self._core.log.error(
+                    Action.TASK_FINISHED,
+                    batch=ref.batch,
+                    task=ref.task,
+                    reason=reason,
+                    details=details,
+                )
+            await self.publish(ref)
+
+    async def finish_all(
+        self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
+    ) -> None:
+        """End tasks that nobody works on, many in a transaction; return once that is durable, before they are published.
+
+        ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
+        asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.
+        """
+        groups: dict[str, list[str]] = {}
+        for ref in refs:
+            groups.setdefault(ref.batch, []).append(ref.task)
+        for batch, names in groups.items():
+            for start in range(0, len(names), _AT_ONCE):
+                some = [n for n in names[start : start + _AT_ONCE] if self._claim(Ref(batch, n))]
+                if some and (known := self._batches.open(batch)):
+                    await self._finish_some(known, some, end, write, check)
+
+    async def _finish_some(
+        self, known: Open, names: Sequence[str], end: End, write: Write, check: Callable[[], None]
+    ) -> None:
+        core, batch = self._core, known.batch
+        found = {
+            task.id: (task.model, end.event(batch, task, (), time.time()))
+            for task in core.store.unbegun(batch.name, names)
+        }
+        events = [(Ref(batch.name, name), event) for name, (_, event) in found.items()]
+        begun = [Ref(batch.name, name) for name in names if name not in found]
+        try:
+            fresh = await write(partial(core.store.finish_all, events, check=check))
+            for (ref, event), is_end in zip(events, fresh, strict=True):
+                self._ended(ref, event, found[ref.task][0] if is_end else "")
+            await asyncio.gather(*(self._finish(known, ref, end, 0, write) for ref in begun))
+        except BatchdError:
+            self._ending.difference_update(Ref(batch.name, name) for name in names)
+            raise
+        for ref in begun:
+            core.spawn(self.publish(ref))
+        begins = batch.name not in self._backlog
+        self._backlog.setdefault(batch.name, []).extend(found)
+        if begins:
+            core.spawn(self._publish_all(known))
+
+    def _claim(self, ref: Ref) -> Open | None:
+        """Return a task's batch, for the one who ends it; None where it has ended, or somebody else is at it."""
+        known = self._batches.open(ref.batch)
+        if known is None or ref.task not in known.left or ref in self._ending:
+            return None
+        self._ending.add(ref)
+        return known
+
+    async def _finish(self, known: Open, ref: Ref, end: End, attempts: int, write: Write) -> None:
+        """Store a task's end, unless it has one."""
+        core, task = self._core, self._core.store.task(ref)
+        events = core.store.events(ref)
+        event = end.event(known.batch, task, events, time.time(), attempts=attempts)
+        fresh = await write(partial(core.store.finish, ref, event, attempt=None))
+        self._ended(ref, event, task.model if fresh else "")
+
+    def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
+        """Note a durable end; without ``model`` it is another one, and known."""
+        self._core.schedule.remove(ref)
+        if model:
+            TaskLog(ref, 0, model).event(event)
+            self._core.listeners.task_event(ref, event)
+
+    async def publish(self, ref: Ref) -> None:
+        """Write a task's files as the store has them, and note it, unless that is done or under way."""
+        core, known = self._core, self._batches.open(ref.batch)
+        if known is None or ref.task not in known.left or ref in self._written:
+            return
+        self._written.add(ref)
+        folder = Path(known.batch.folder)
+        events = core.store.events(ref)
+        finished = events[-1]
+        assert isinstance(finished, TaskFinished)
+
+        def write() -> bool:
+            transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
+            return outbox.publish_task(folder, ref.task, transcript, finished.result)
+
+        if not await core.on_disk(write, batch=known.batch):
+            self._kept(ref)
+        await self.confirm(ref, finished)
+
+    async def _publish_all(self, known: Open) -> None:
+        """Publish results of tasks that never began, some at a time: their texts wait in the store."""
+        core, name, folder = self._core, known.batch.name, Path(known.batch.folder)
+        while names := self._backlog[name][:_AT_ONCE]:
+            found = core.store.ends(name, names)
+            texts = {ref.task: finished.result for ref, finished in found}
+            publish = partial(outbox.publish_results, folder, texts)
+            for task in await core.on_disk(publish, batch=known.batch):
+                self._kept(Ref(name, task))
+            await core.durable(partial(core.store.published_all, name, names))
+            del self._backlog[name][:_AT_ONCE]
+            for ref, finished in found:
+                if ref.task in known.left:
+                    self._published(known, ref, finished)
+        del self._backlog[name]
+        self._batches.look(known)
+        core.wake()
+
+    def _kept(self, ref: Ref) -> None:
+        """Say that a task's published result is another one than the store's."""
+        message = (
+            f"{ref.task}.json was there before with other content, and stays; what the store has of it is in "
+            f"results.jsonl and `batchd logs {ref}`: was an older store put in place? `batchd restore` compares"
+        )
+        self._core.log.warning(
+            Action.OUTBOX_TROUBLE, batch=ref.batch, task=ref.task, message=message
+        )
+
+    async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
+        """Note that a task's files are written."""
+        core, known = self._core, self._batches.open(ref.batch)
+        if known is None:
+            return  # another was faster, and the batch has ended
+        await core.durable(partial(core.store.published, ref))
+        if ref.task in known.left:
+            self._published(known, ref, finished)
+            self._batches.look(known)
+            core.wake()
+
+    def _published(self, known: Open, ref: Ref, finished: TaskFinished) -> None:
+        core = self._core
+        known.left.remove(ref.task)
+        self._ending.discard(ref)
+        self._written.discard(ref)
+        if len(known.left) == _FEW:
+            for finisher in core.finishers:
+                core.spawn(finisher.soon(known.tasks, core.config))
+        core.listeners.task_finished(ref, finished)
+        if doomed := core.schedule.done(ref, finished.status):
+            self._doom(doomed, ref, finished.status)
+
+    def _doom(self, refs: Sequence[Ref], ref: Ref, status: Status) -> None:
+        """End what comes after a task that did not complete."""
+        message = f"it comes after {ref.task}, which ended as {status}"
+        end = End(Status.CANCELLED, Reason.DEPENDENCY, message)
+        self._core.spawn(self.finish_all(refs, end, self._core.durable))
