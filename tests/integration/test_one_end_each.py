@@ -69,7 +69,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
             cancel = parts.orders.table()["cancel"]
-            many = parts.batches.finish_all(
+            many = parts.publisher.finish_all(
                 refs, End(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
             )
             own = [
