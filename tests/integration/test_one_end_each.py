@@ -73,11 +73,11 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
                 refs, End(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
             )
             own = [
-                parts.batches.finish(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
+                parts.publisher.finish(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
                 for ref in refs
             ]
             orders = [cancel({"target": "games"}) for _ in range(3)]
-            again = [parts.batches.publish(ref) for ref in refs]
+            again = [parts.publisher.publish(ref) for ref in refs]
             for ref in refs:
                 parts.dispatcher.cancel(ref, "away")
             for refused in await asyncio.gather(*own, *orders, many, return_exceptions=True):
@@ -88,8 +88,8 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             written = summary.stat().st_mtime_ns
             # A confirmation that comes after the batch's end is nothing new.
             for ref in refs:
-                await parts.batches.confirm(ref, core.store.ends("games", [ref.task])[0][1])
-                await parts.batches.publish(ref)
+                await parts.publisher.confirm(ref, core.store.ends("games", [ref.task])[0][1])
+                await parts.publisher.publish(ref)
             await core.idle()
             assert max(p.stat().st_mtime_ns for p in summary.parent.iterdir()) == written
 
