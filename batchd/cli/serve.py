@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import functools
 from pathlib import Path
 
@@ -23,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     # They load everything; no other command needs it.
     from batchd import telemetry  # noqa: PLC0415
     from batchd.daemon import Daemon  # noqa: PLC0415
+    from batchd.daemon import run as run_daemon  # noqa: PLC0415
     from batchd.notify import channels  # noqa: PLC0415
     from batchd.notify.listener import Notifications  # noqa: PLC0415
     from batchd.report.maker import ReportMaker  # noqa: PLC0415
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]
     daemon = Daemon(settings, reload=reload, listeners=listeners, finishers=[ReportMaker()])
-    asyncio.run(daemon.run())
+    run_daemon(daemon.run())
     return 0

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from batchd.daemon.listener import Listener
 from batchd.daemon.service import Daemon
+from batchd.pool.threads import run
 
-__all__ = ["Daemon", "Listener"]
+__all__ = ["Daemon", "Listener", "run"]

@@ -7,13 +7,26 @@ what needs one would break, in the daemon and in every worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 #: As many as the standard library would start in time.
 _COUNT = min(32, (os.cpu_count() or 1) + 4)
 _START_S = 30.0
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run ``main`` as ``asyncio.run`` does, and end in peace where there is no thread left to end the others with."""
+    runner = asyncio.Runner()
+    try:
+        runner.run(main)
+    finally:
+        with contextlib.suppress(RuntimeError):
+            runner.close()
 
 
 def start() -> None:

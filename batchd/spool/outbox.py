@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import stat
 import threading
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ _NAME_BYTES = 100
 #: What a disk must have free for a task to start: its transcript and result, with those of others that run.
 _ROOM_BYTES = 4 << 20
 _TRIAL_BYTES = 64 << 10
+#: No result and no summary of ours is larger.
+_LARGEST = 256 << 20
 #: Begins the name of the mark in a folder that says whose it is, and of a folder that has no name yet.
 _MARK = ".claim-"
 #: What a rename answers where the name is taken, by a folder too or by a file.
@@ -105,20 +108,29 @@ def claim_of(folder: Path) -> str | None:
 
 
 def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Return a published file as what it holds, and its bytes; None where none lies there, whole. Raises ``OSError``."""
+    """Return a published file as what it holds, and its bytes; None where none lies there, whole. Raises ``OSError``.
+
+    Whatever else lies there is not ours, and is not read: a link, a device, a pipe, what no result is as large as.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
-            data = file.read()
-        found = json.loads(data)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link, which is not ours
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
             return None
         raise
-    ours = isinstance(found, dict) and str(found.get("schema", "")).startswith("batchd/")
-    return (found, data) if ours else None
+    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+            return None
+        data = file.read()
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    ours = isinstance(value, dict) and str(value.get("schema", "")).startswith("batchd/")
+    return (value, data) if ours else None
 
 
 def publish_results(folder: Path, results: Mapping[str, str]) -> list[str]:

@@ -134,14 +134,14 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "whole letters": (("records/models.py", "return valid_throughout(json.loads(", "return (json.loads("),),
     "evaluation": (("agent/evaluate.py", "done = ran.exit_code == 0 and not ran.timed_out", "done = True"),),
     "calls": (
-        ("agent/protocol.py", "        except (ValueError, RecursionError):\n            return ()\n",
-         "        except (ValueError, RecursionError):\n            text = text[1:].strip()\n            continue\n"),
+        ("agent/protocol.py", "_JSON.raw_decode(text, place)", '_JSON.raw_decode(text, text.index("{", place))'),
+        ("agent/protocol.py", "        return ()\n    return tuple(replace(", "        pass\n    return tuple(replace("),
     ),
     "validator": (
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
         ("agent/schemachild.py", "    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))\n", ""),
     ),
-    "foreign references": (("spool/crosscheck.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
+    "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),

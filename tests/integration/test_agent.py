@@ -19,6 +19,7 @@ from batchd import agent, events, wire
 from batchd.agent import evaluate, tools
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
+from batchd.errors import FolderError
 from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.records import (
@@ -440,17 +441,18 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
     scene(tmp_path, play)
 
 
-def test_a_directory_that_cannot_be_made_ends_the_task_with_its_cause(
+def test_a_directory_that_cannot_be_made_ends_the_task_where_it_is_the_tasks_own(
     tmp_path: Path, full_disk: Path
 ) -> None:
-    """A disk that takes no more is `disk`; anything else in the way is `sandbox`."""
+    """A file in its way is `sandbox`; a batch's folder that cannot be made is no task's fault, which waits for it."""
 
     async def play(scene: Scene) -> None:
         (tmp_path / "b" / "001").write_text("a file in the way")
-        for outbox, reason in ((tmp_path, Reason.SANDBOX), (full_disk, Reason.DISK)):
-            scene.spool = outbox
-            ended = await scene.run(task("steps-1"))
-            assert ended.state.finished is not None
-            assert ended.state.finished.reason is reason
+        ended = await scene.run(task("steps-1"))
+        assert ended.state.finished is not None
+        assert ended.state.finished.reason is Reason.SANDBOX
+        scene.spool = full_disk
+        with pytest.raises(FolderError, match="No space left"):
+            await scene.run(task("steps-1"))
 
     scene(tmp_path, play)
