@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from patience import PATIENCE_S, until
 
 from batchd import control
@@ -66,6 +67,8 @@ class Station:
         self.inbox = inbox or folder / "inbox"
         self.outbox = folder / "outbox"
         self.process: subprocess.Popen[bytes] | None = None
+        #: Whether its processes are to be seen in /proc as those of a user are.
+        self.cold = False
         text = _CONFIG.format(
             inbox=self.inbox, model=model, base_url=base_url, watch=watch, scan_s=scan_s
         )
@@ -79,14 +82,20 @@ class Station:
 
     def start(self, *prefix: str) -> None:
         """Start the daemon in a group of its own, and wait until it answers."""
-        paths = (str(self.folder), str(Path(__file__).parents[2]))
-        environment = {**os.environ, "PYTHONPATH": ":".join(paths)}
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(*prefix), stderr=log, env=environment, process_group=0
+            self.process = (subprocess.Popen if self.cold else warm.Popen)(
+                self.command(*prefix), stderr=log, env=self.environment, process_group=0
             )
         until(lambda: self.answers() or self.ended(), self.text)
         assert not self.ended(), self.text()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it runs in: with a sitecustomize.py of its own folder, if there is one."""
+        paths = [str(warm.ROOT)]
+        if (self.folder / "sitecustomize.py").exists():
+            paths.insert(0, str(self.folder))
+        return {**os.environ, "PYTHONPATH": ":".join(paths)}
 
     def answers(self) -> bool:
         """Tell whether the daemon is up."""
@@ -170,8 +179,9 @@ class Station:
 
     def status(self, *options: str) -> str:
         """Return what `batchd status` prints."""
-        command = [*self.command()[:-1], "status", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = warm.run([*self.command()[:-1], "status", *options], env=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def troubles(self) -> list[dict[str, Any]]:
         """Return what the daemon says that it cannot do."""
