@@ -183,6 +183,10 @@ class Station:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def rests(self) -> bool:
+        """Tell whether no task is at work."""
+        return not json.loads(self.status("--json"))["daemon"]["running"]
+
     def troubles(self) -> list[dict[str, Any]]:
         """Return what the daemon says that it cannot do."""
         found: list[dict[str, Any]] = json.loads(self.status("--json"))["daemon"]["troubles"]
