@@ -36,9 +36,9 @@ LAST_ACTS = {
 def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
     """However it ends, and whatever clings: double forks, sessions, ignored signals, stopped, renamed, closed, zombies."""
     command = f"{CLINGING}; {LAST_ACTS[act]}"
-    [(_, _, timed_out, seconds)] = attack.run(command, timeout_s=1.5)
+    [(_, _, timed_out, seconds)] = attack.run(command, timeout_s=4.0)
     assert timed_out == ("time" in act or "floods" in act or "keeper" in act or "replaces" in act)
-    assert seconds < 10
+    assert seconds < 100
     namespace = _namespace(attack.folder)
     # Another test's sandbox may have been given its number meanwhile, which ends in its turn.
     until(lambda: living_in(namespace) == [])

@@ -100,7 +100,7 @@ def test_no_odd_file_holds_a_tool_up(camp: Camp) -> None:
     with camp.told(talks):
         results = camp.play(tasks)
     assert {(r["first_prompt"], r["status"]) for r in results.values()} == {(name, "completed") for name in ODD}  # fmt: skip
-    assert max(r["timing"]["run_s"] for r in results.values()) < 40
+    assert max(r["timing"]["run_s"] for r in results.values()) < 200
     said = "".join(path.read_text("utf-8") for path in camp.folder.glob("outbox/batch/*.jsonl"))
     assert "root:" not in said
 

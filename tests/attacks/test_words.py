@@ -13,6 +13,7 @@ import pytest
 from attacking import HERE, shell
 from camp import Camp, does, says
 from loopback import Recorder
+from patience import until
 
 #: What a terminal would obey (clear, title, clipboard, paste, eight-bit CSI), turn around, or take for a new line.
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJmIC8=\x07\x1b[6n\x9b31m\x85\x08\x08\r\u202e\u2028\u2066"
@@ -196,23 +197,25 @@ def test_a_schema_without_end_ends(camp: Camp) -> None:
         if name != "unique"
     ]
     with camp.told(talks):
-        began = time.monotonic()
         camp.batchd("submit", camp.write("batch.json", tasks))
         done = camp.folder / "outbox/batch/summary.json"
         slowest = 0.0
-        while not done.exists():
-            assert time.monotonic() - began < 60
+
+        def over() -> bool:
+            nonlocal slowest
             asked = time.monotonic()
-            assert camp.batchd("status", "--json").returncode == 0
+            assert camp.answers()
             slowest = max(slowest, time.monotonic() - asked)
-            time.sleep(0.3)
+            return done.exists()
+
+        until(over)
         results = [
             json.loads(line) for line in (done.parent / "results.jsonl").read_text().splitlines()
         ]
     assert {r["task"]: (r["status"], r["reason"]) for r in results} == {
         task["id"]: ("timeout", "max_iterations") for task in tasks
     }
-    assert slowest < 5
+    assert slowest < 8, "a validator is given ten seconds"
     assert all(r["evaluation"]["feedback"] for r in results)
 
 

@@ -34,13 +34,13 @@ base_url = "{base_url}"
 [pool]
 processes = 2
 drain_s = 2
-heartbeat_timeout_s = 2.0
+heartbeat_timeout_s = {heartbeat_s}
 [evaluation]
 by = "none"
 [governor]
 first_backoff_s = 0.05
 [spool]
-settle_s = 0.3
+settle_s = {settle_s}
 scan_s = {scan_s}
 watch = "{watch}"
 [log]
@@ -60,6 +60,8 @@ class Station:
         inbox: Path | None = None,
         watch: str = "inotify",
         scan_s: float = 0.3,
+        settle_s: float = 0.3,
+        heartbeat_s: float = 10.0,
         more: str = "",
     ) -> None:
         self.folder = folder
@@ -70,7 +72,13 @@ class Station:
         #: Whether its processes are to be seen in /proc as those of a user are.
         self.cold = False
         text = _CONFIG.format(
-            inbox=self.inbox, model=model, base_url=base_url, watch=watch, scan_s=scan_s
+            inbox=self.inbox,
+            model=model,
+            base_url=base_url,
+            watch=watch,
+            scan_s=scan_s,
+            settle_s=settle_s,
+            heartbeat_s=heartbeat_s,
         )
         folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text(text + more)
