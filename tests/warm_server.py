@@ -26,6 +26,7 @@ from typing import Any, NoReturn, TextIO
 import batchd
 
 _NUMBER = struct.Struct("i")
+_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 #: Its descriptors are those of whoever asked; they are not to be closed with the streams that were here before.
 _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
@@ -145,7 +146,7 @@ def _keep_for_workers() -> None:
             "environ": dict(os.environ),
             "descriptors": [*descriptors],
             "mask": mask,
-            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+            "limits": {kind: resource.getrlimit(kind) for kind in _LIMITS},
         }
         socket.send_fds(ours, [json.dumps(asked).encode()], descriptors)
         ours.close()
@@ -168,7 +169,8 @@ def _serve_forks(line: socket.socket) -> NoReturn:
     os.closerange(200, 300)
     os.environ.clear()
     os.environ.update(asked["environ"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, asked["files"])
+    for kind, limits in asked["limits"].items():
+        resource.setrlimit(int(kind), limits)
     _streams()
     sys.argv = ["-c"]
     signal.pthread_sigmask(signal.SIG_SETMASK, asked["mask"])

@@ -31,6 +31,7 @@ LAST_ACTS = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.stopped_by("pids")
 @pytest.mark.parametrize("act", LAST_ACTS)
 def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
@@ -44,6 +45,7 @@ def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:
     until(lambda: living_in(namespace) == [])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.stopped_by("orphans")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGHUP])
 def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, number: int) -> None:
@@ -57,6 +59,7 @@ def test_nothing_outlives_a_batchd_that_dies_without_a_word(attack: Attack, numb
     until(lambda: living_in(namespace) == [])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.stopped_by("orphans")
 @pytest.mark.parametrize("whom", ["the worker", "the daemon", "both"])
 def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:

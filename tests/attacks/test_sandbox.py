@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sockets
 from attacking import DRIVERS, HERE, SECRET, Attack, payload
 from patience import PATIENCE_S
 
@@ -212,7 +213,7 @@ def test_a_hostile_directory_is_listed_safely(
     (folder / "dangling").symlink_to("/nowhere/at/all")
     (folder / "locked").mkdir(mode=0)
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(folder / "socket"))
+        sockets.bind(listener, folder / "socket")
     here = os.open(folder, os.O_RDONLY)
     deep = os.dup(here)
     for _ in range(3000):

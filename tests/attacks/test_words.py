@@ -33,6 +33,7 @@ def _names(result: dict[str, Any]) -> list[str]:
     return [*result["files"]["created"], *result["files"]["modified"]]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("escaping")
 def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     """From prompts, commands, outputs, answers, file names, variables, errors: shown, never obeyed."""
@@ -84,6 +85,7 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     assert raw == {}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("json")
 def test_no_escape_is_raw_in_what_is_collected(camp: Camp) -> None:
     """Results, transcripts and summaries are JSON of one line each, which a terminal shows and does not obey."""
@@ -98,6 +100,7 @@ def test_no_escape_is_raw_in_what_is_collected(camp: Camp) -> None:
         assert RAW.findall(text) == [], name
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("evaluation", "escaping")
 def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
     """Log lines, events, results and verdicts, in prompts, outputs, answers and files: the status is the evaluation's."""
@@ -122,6 +125,7 @@ def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
         assert [e["status"] for e in finished] == ["timeout"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("whole letters")
 def test_half_a_letter_or_a_number_without_end_breaks_nothing(camp: Camp) -> None:
     """What no file can hold, and lines past all counting, in a call's arguments: the model is told, the task goes on, and all can be read."""
@@ -160,6 +164,7 @@ DOCUMENTING = (
 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("calls")
 def test_an_answer_that_documents_calls_makes_none(camp: Camp) -> None:
     """Whatever form it shows; nothing runs, and the answer is the result. Under the text protocol a block is a call."""
@@ -187,6 +192,7 @@ WILD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("validator")
 def test_a_schema_without_end_ends(camp: Camp) -> None:
     """Each task comes to its result, none is taken as valid, and meanwhile the daemon answers."""
@@ -219,6 +225,7 @@ def test_a_schema_without_end_ends(camp: Camp) -> None:
     assert all(r["evaluation"]["feedback"] for r in results)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("foreign references")
 def test_a_schema_that_would_fetch_is_refused(camp: Camp) -> None:
     """References to servers and files, wherever they stand: the file is rejected, and nothing is asked for."""
@@ -234,6 +241,7 @@ def test_a_schema_that_would_fetch_is_refused(camp: Camp) -> None:
     assert len(summary["errors"]) == len(tasks)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("references")
 def test_the_validator_fetches_nothing(camp: Camp) -> None:
     """One that came past that check is an error to the child that validates: no request, no file."""
@@ -260,6 +268,7 @@ def _addresses(camp: Camp, server: Recorder) -> list[str]:
     return [f"http://127.0.0.1:{server.port}/schema.json", f"file://{file}", str(file)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("masking")
 def test_no_secret_comes_out_of_what_a_command_says(camp: Camp) -> None:
     """The whole way: not in a log, result, transcript, summary or store, nor in what the model is sent."""

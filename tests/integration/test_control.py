@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sockets
 from patience import PATIENCE_S
 
 from batchd import config, control
@@ -965,7 +966,7 @@ def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
 def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:
     """More clients than the kernel lets wait are not refused; a daemon that never answers is told as such."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(tmp_path / "control.sock"))
+        sockets.bind(listener, tmp_path / "control.sock")
         listener.listen(0)
         waiting = [_connected(tmp_path)]
         began = time.monotonic()

@@ -443,14 +443,14 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
 
 
 def test_a_daemon_that_cannot_prune_shows_signs_of_life(
-    spool: Any, monkeypatch: pytest.MonkeyPatch
+    spool: Any, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is too old stays where the disk has no room for a change of it: systemd's watchdog is fed all the same."""
     published(spool.folder / ".batchd" / "batchd.db", 100, 3000)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(spool.folder / "notify"))
+        systemd.bind(str(short / "notify"))
         systemd.settimeout(PATIENCE_S)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(spool.folder / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(short / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "400000")
         # Room for the index of its log, and for little of the log.
         run = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1)); os.execv(sys.argv[1], sys.argv[1:])"

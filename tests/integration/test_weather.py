@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sockets
 from patience import PATIENCE_S
 from weather import TASK, Station, filled, mounted, until
 
@@ -69,7 +70,7 @@ def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path)
         )  # /dev/zero has no end
         odd.append("device")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(inbox / "socket.json"))
+        sockets.bind(listener, inbox / "socket.json")
         (tmp_path / "hard.json").write_bytes(TASK)
         (inbox / "hard.json").hardlink_to(tmp_path / "hard.json")
         station.completed("hard")

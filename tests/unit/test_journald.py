@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd.journald import Journal, encoded, is_stream
 
@@ -32,11 +33,11 @@ def _decoded(data: bytes) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def listener(tmp_path: Path) -> Iterator[socket.socket]:
+def listener(short: Path) -> Iterator[socket.socket]:
     """Stand where the journal would: at a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "socket"))
-        sock.settimeout(5)
+        sock.bind(str(short / "socket"))
+        sock.settimeout(PATIENCE_S)
         yield sock
 
 
