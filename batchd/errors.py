@@ -121,6 +121,10 @@ class SandboxError(BatchdError):
     """A command could not be started in the sandbox."""
 
 
+class FolderError(BatchdError):
+    """The batch's folder takes no task's directory: that is no fault of the task's, which waits for it."""
+
+
 class StoreError(BatchdError):
     """The store cannot be read or written."""
 

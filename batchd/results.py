@@ -104,44 +104,62 @@ def result(
     return _text(value)
 
 
-def summary(batch: Batch, results: Iterable[str], finished_at: float) -> str:
-    """Return the text of a batch's summary, from the texts of its results in the order of its tasks."""
-    parsed = [_RESULT.decode(text) for text in results]
-    counts = {s: sum(r.status is s for r in parsed) for s in Status if s.final}
-    purposes: dict[Purpose, Usage] = {}
-    for r in parsed:
-        for purpose, usage in r.usage.by_purpose.items():
-            purposes[purpose] = purposes.get(purpose, Usage()) + _usage_of(usage)
-    value = SummaryV1(
-        schema="batchd/summary/1",
-        batch=batch.name,
-        status="finished",
-        request=batch.request,
-        retry_of=batch.retry_of,
-        received_at=timestamp(batch.received_at),
-        finished_at=timestamp(finished_at),
-        wall_s=_seconds(finished_at - batch.received_at),
-        counts=counts,
-        total=len(parsed),
-        # Digits enough for one task of the most that there can be: 1.0 means all.
-        success_rate=round(counts[Status.COMPLETED] / len(parsed), 6) if parsed else None,
-        usage=_total(purposes, sum(r.usage.unsettled_calls for r in parsed)),
-        cost=_sum([r.cost for r in parsed]),
-        tasks=tuple(
+class Sums:
+    """What a batch's summary says of its results, added up one at a time: their texts need not be held together."""
+
+    def __init__(self) -> None:
+        self._counts = {s: 0 for s in Status if s.final}
+        self._purposes: dict[Purpose, Usage] = {}
+        self._unsettled = 0
+        self._costs: list[CostV1] = []
+        self._tasks: list[SummaryTaskV1] = []
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, text: str) -> None:
+        """Add a result by its text, in the order of the tasks."""
+        result = _RESULT.decode(text)
+        self._counts[result.status] += 1
+        for purpose, usage in result.usage.by_purpose.items():
+            known = self._purposes.get(purpose, Usage())
+            self._purposes[purpose] = known + _usage_of(usage)
+        self._unsettled += result.usage.unsettled_calls
+        self._costs.append(result.cost)
+        self._tasks.append(
             SummaryTaskV1(
-                task=r.task,
-                status=r.status,
-                reason=r.reason,
-                iterations=r.iterations,
-                total_tokens=r.usage.total_tokens,
-                cost=r.cost.total,
-                run_s=r.timing.run_s,
-                message=r.error.message if r.error else None,
+                task=result.task,
+                status=result.status,
+                reason=result.reason,
+                iterations=result.iterations,
+                total_tokens=result.usage.total_tokens,
+                cost=result.cost.total,
+                run_s=result.timing.run_s,
+                message=result.error.message if result.error else None,
             )
-            for r in parsed
-        ),
-    )
-    return _text(value)
+        )
+
+    def summary(self, batch: Batch, finished_at: float) -> str:
+        """Return the text of the batch's summary."""
+        total, completed = len(self._tasks), self._counts[Status.COMPLETED]
+        value = SummaryV1(
+            schema="batchd/summary/1",
+            batch=batch.name,
+            status="finished",
+            request=batch.request,
+            retry_of=batch.retry_of,
+            received_at=timestamp(batch.received_at),
+            finished_at=timestamp(finished_at),
+            wall_s=_seconds(finished_at - batch.received_at),
+            counts=self._counts,
+            total=total,
+            # Digits enough for one task of the most that there can be: 1.0 means all.
+            success_rate=round(completed / total, 6) if total else None,
+            usage=_total(self._purposes, self._unsettled),
+            cost=_sum(self._costs),
+            tasks=tuple(self._tasks),
+        )
+        return _text(value)
 
 
 def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> str:

@@ -201,12 +201,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Up: the slot is free. ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``."""
+    """Up: the slot is free.
+
+    ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``; ``refused``: the worker takes
+    no task; ``unopened``: the batch's folder takes no directory.
+    """
 
     ref: Ref
     attempt: int
     outcome: str
-    #: For ``failed``: one line for the log.
+    #: For ``failed`` and ``refused``: for the log.
     message: str = ""
 
 

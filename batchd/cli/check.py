@@ -114,6 +114,9 @@ def _daemon(settings: config.Config) -> Iterator[Line]:
         told = f"process {answer['pid']}, version {answer['version']}"
         mend = versions.differs(answer)
         yield Line("note" if mend else "ok", "daemon", told, mend)
+        for trouble in answer.get("troubles", ()):
+            if trouble["what"] == "unknown_work":
+                yield Line("note", "store", trouble["message"], trouble["mend"])
     except NoDaemonError as error:
         for refusal in refusals.found(Path(settings.paths.state)):
             what, _, how = refusal.rpartition("; ")

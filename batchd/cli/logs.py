@@ -14,10 +14,12 @@ from batchd.log import escape
 from batchd.observe.words import moment
 from batchd.records import Ref
 from batchd.store.reader import Reader
-from batchd.store.rows import BatchRow, TaskRow
+from batchd.store.rows import BatchRow
 
 #: Seconds between two looks with ``-f``.
 _POLL_S = 0.3
+#: … and more, by what a look takes: of a large batch it may be long.
+_SHARE = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,17 +51,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _follow(reader: Reader, batch: str, task: str, teller: telling.Teller, *, on: bool) -> bool:
     """Tell what there is, and what comes for as long as that is wanted; return whether there was anything."""
-    seen: dict[Ref, int] = {}
-    told = False
+    seen: dict[str, int] = {}
+    known, took_s = -1, 0.0
     while True:
-        rows = [reader.task(Ref(batch, task))] if task else reader.tasks(batch)
-        for ref, event in _fresh(reader, rows, seen):
-            teller.tell(ref, event)
-            told = True
-        if not on or all(r.status.final for r in rows):
-            return told
-        teller.wait(rows)
-        time.sleep(_POLL_S)
+        if (changes := reader.changes()) != known:
+            known, begun = changes, time.monotonic()
+            ended = _ended(reader, batch, task)
+            for ref, event in _fresh(reader, batch, task, seen):
+                teller.tell(ref, event)
+            took_s = time.monotonic() - begun
+            if not on or ended:
+                return bool(seen)
+        teller.wait([reader.task(Ref(batch, task))] if task else [])
+        time.sleep(max(_POLL_S, _SHARE * took_s))
+
+
+def _ended(reader: Reader, batch: str, task: str) -> bool:
+    """Return whether there is nothing more to come; before what there is was read."""
+    return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
 
 
 def _teller(args: argparse.Namespace, reader: Reader, state: Path, task: str) -> telling.Teller:
@@ -91,17 +100,16 @@ def _target(reader: Reader, target: str | None) -> tuple[str, str]:
 
 
 def _fresh(
-    reader: Reader, rows: list[TaskRow], seen: dict[Ref, int]
+    reader: Reader, batch: str, task: str, seen: dict[str, int]
 ) -> Iterator[tuple[Ref, Event]]:
     """Yield the events that came since the last look, by their time."""
     found: list[tuple[float, Ref, Event]] = []
-    for row in rows:
-        if seen.get(row.ref) == -1:
-            continue
-        start = seen.get(row.ref, 0)
-        events = reader.events(row.ref, start)
-        found += [(e.at, row.ref, e) for e in events]
-        # The row was read before the events: what was final then has no more to come.
-        seen[row.ref] = -1 if row.status.final else start + len(events)
+    for name, length in reader.lengths(batch, task).items():
+        start = seen.get(name, 0)
+        if length > start:
+            ref = Ref(batch, name)
+            if events := reader.events(ref, start):  # none, where they were pruned
+                found += [(e.at, ref, e) for e in events]
+                seen[name] = start + len(events)
     found.sort(key=lambda item: item[0])
     return ((ref, event) for _, ref, event in found)

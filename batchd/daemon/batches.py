@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,6 @@ from batchd.store import QueuedTask, Restored
 
 T = TypeVar("T")
 
-#: Results that are read in one go, before others get their turn.
-_CHUNK = 50
 #: So many tasks before a batch's end, its finishers get ready.
 _FEW = 8
 #: Tasks that are ended together, and then published: others get their turn in between.
@@ -286,11 +285,12 @@ class Batches:
         finished = events[-1]
         assert isinstance(finished, TaskFinished)
 
-        def write() -> None:
+        def write() -> bool:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
-            outbox.publish_task(folder, ref.task, transcript, finished.result)
+            return outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        await core.on_disk(write, batch=known.batch)
+        if not await core.on_disk(write, batch=known.batch):
+            self._kept(ref)
         await self.confirm(ref, finished)
 
     async def _publish_all(self, known: _Open) -> None:
@@ -299,7 +299,9 @@ class Batches:
         while names := self._backlog[name][:_AT_ONCE]:
             found = core.store.ends(name, names)
             texts = {ref.task: finished.result for ref, finished in found}
-            await core.on_disk(partial(outbox.publish_results, folder, texts), batch=known.batch)
+            publish = partial(outbox.publish_results, folder, texts)
+            for task in await core.on_disk(publish, batch=known.batch):
+                self._kept(Ref(name, task))
             await core.durable(partial(core.store.published_all, name, names))
             del self._backlog[name][:_AT_ONCE]
             for ref, finished in found:
@@ -308,6 +310,16 @@ class Batches:
         del self._backlog[name]
         self._look(known)
         core.wake()
+
+    def _kept(self, ref: Ref) -> None:
+        """Say that a task's published result is another one than the store's."""
+        message = (
+            f"{ref.task}.json was there before with other content, and stays; what the store has of it is in "
+            f"results.jsonl and `batchd logs {ref}`: was an older store put in place? `batchd restore` compares"
+        )
+        self._core.log.warning(
+            Action.OUTBOX_TROUBLE, batch=ref.batch, task=ref.task, message=message
+        )
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
         """Note that a task's files are written."""
@@ -351,22 +363,28 @@ class Batches:
         core, batch = self._core, known.batch
         folder, now = Path(batch.folder), time.time()
         problems = core.store.problems(batch.name)
-        texts = [] if problems else await self._texts(batch.name)
+        sums = results.Sums()
         if not await core.on_disk(partial(outbox.has_request, batch), batch=batch):
             message = (
                 f"{folder} was taken away before its summary; results.jsonl in the new one has all"
             )
             core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
+        there = await core.on_disk(partial(outbox.summary, batch), batch=batch)
         if not problems:
-            await core.on_disk(partial(_write_results, folder, texts), batch=batch)
+            sums = await core.on_disk(
+                partial(_write_results, core, batch, there is None), batch=batch
+            )
+        if there is None and not problems:
             for finisher in core.finishers:
-                await finisher.finish(batch, len(texts), core.config)
+                await finisher.finish(batch, len(sums), core.config)
 
         def write() -> str:
+            if there is not None:
+                return there  # it was written before a crash, and somebody may have read it
             if problems:
                 summary = results.rejected(batch, problems, now)
             else:
-                summary = results.summary(batch, texts, now)
+                summary = sums.summary(batch, now)
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
@@ -375,23 +393,30 @@ class Batches:
         del self._open[batch.name]
         core.governor.money.close_batch(batch.name)
         if not problems:
-            core.log.info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(texts))
+            core.log.info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
             core.listeners.batch_finished(batch, summary)
         if known.done:
             known.done.set()
 
-    async def _texts(self, name: str) -> list[str]:
-        texts = []
-        for _, text in self._core.store.results(name):
-            texts.append(text)
-            if len(texts) % _CHUNK == 0:
-                await asyncio.sleep(0)
-        return texts
 
+def _write_results(core: Core, batch: Batch, replace: bool) -> results.Sums:
+    """Write the results of a batch into one file, one at a time, for all may be more than the memory holds; return their sums.
 
-def _write_results(folder: Path, texts: Sequence[str]) -> None:
-    lines = "".join(results.line(text) for text in texts)
-    outbox.publish(folder / "results.jsonl", lines.encode(), replace=True)
+    ``replace`` False: they lie there, and only the sums are wanted.
+    """
+    sums = results.Sums()
+
+    def lines() -> Iterator[bytes]:
+        with core.store.reading() as reader:
+            for _, text in reader.results(batch.name):
+                sums.add(text)
+                yield results.line(text).encode()
+
+    if replace:
+        outbox.publish_lines(Path(batch.folder, "results.jsonl"), lines())
+    else:
+        collections.deque(lines(), maxlen=0)
+    return sums
 
 
 def _queued(task: QueuedTask) -> Queued:

@@ -69,6 +69,8 @@ class Core:
     _reached: dict[str, float] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _endless: set[asyncio.Task[None]] = field(default_factory=set)
+    #: Set when something that was spawned has ended.
+    _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.troubles = Troubles(self.log, ended=self._mended)
@@ -190,11 +192,13 @@ class Core:
         """Wait until all that was spawned has ended, or only trouble is left: return that. Raises what broke."""
         stuck: tuple[Trouble, ...] = ()
         while self._tasks and not self.broken.done() and not stuck:
-            work = {*self._tasks, self.broken}
-            done, _ = await asyncio.wait(
-                work, timeout=2 * TROUBLE_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            stuck = () if done else self.troubles.open
+            self._one_ended.clear()
+            try:
+                # Not for each by itself: there may be 100,000.
+                async with asyncio.timeout(2 * TROUBLE_S):
+                    await self._one_ended.wait()
+            except TimeoutError:
+                stuck = self.troubles.open
         if self.broken.done():
             self.broken.result()
         return stuck
@@ -207,9 +211,11 @@ class Core:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        self._disks.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._endless.discard(task)
+        self._one_ended.set()
         if not task.cancelled() and (error := task.exception()) and not self.broken.done():
             self.broken.set_exception(error)

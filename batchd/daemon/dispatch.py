@@ -127,6 +127,10 @@ class Dispatcher:
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
+        await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
+        if not await active.worker.up():
+            await self._recover(active, counted=False)
+            return
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._drop(active)
@@ -134,10 +138,6 @@ class Dispatcher:
                 await self._cancelled(ref, active.stop.message)
             else:
                 core.schedule.release(ref)
-            return
-        await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
-        if not await active.worker.up():
-            await self._recover(active, counted=False)
             return
         worker = str(active.worker.pid or "")
         try:
@@ -240,10 +240,18 @@ class Dispatcher:
             core.spawn(self._batches.publish(ref))
         elif done.outcome == "suspended" and active.suspended is not None:
             core.spawn(self._suspend(active, active.suspended))
+        elif done.outcome == "refused":  # before it began: no attempt of the task's
+            core.log.error(
+                Action.SANDBOX_TROUBLE,
+                worker=active.worker.pid,
+                message=done.message,
+                task=str(ref),
+            )
+            core.spawn(self._recover(active, counted=False))
         elif done.outcome == "failed":
             core.spawn(self._fail(active, done.message))
         else:
-            core.spawn(self._recover(active, counted=True))
+            core.spawn(self._recover(active, counted=done.outcome != "unopened"))
         self._rest()
         self.pump()
 

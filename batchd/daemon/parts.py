@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from batchd.config import Config
 from batchd.daemon import tuning
@@ -67,7 +68,10 @@ def joined(
     lot = ParkingLot(core, batches)
     dispatcher = Dispatcher(core, batches, lot)
     settings = tuning.settings(core.config, endpoints)
-    dispatcher.pool = Supervisor(shape(core.config), settings, dispatcher, held, agent)
+    sockets = Path(core.config.paths.state, "pool")
+    dispatcher.pool = Supervisor(
+        shape(core.config), settings, dispatcher, held, agent, folder=sockets
+    )
     reloader = Reloader(core, dispatcher, reload, shape)
     lot.read_keys = reloader.again
     orders = Orders(core, batches, dispatcher, lot, ends=ends, reloader=reloader)

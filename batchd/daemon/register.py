@@ -22,6 +22,8 @@ class Register:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._parkings: dict[Key, dict[Cause, Parking]] = {}
+        #: Held over each note in the store, tries included: on a full disk, a resume must not overtake its pause.
+        self._turn = asyncio.Lock()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._parkings
@@ -96,14 +98,19 @@ class Register:
 
     async def keep(self, parking: Parking) -> None:
         """Note a parking in the store."""
-        await self._core.durable(partial(self._core.store.park, parking))
+        async with self._turn:
+            await self._keep(parking)
 
     async def forget(self, *keys: Key) -> None:
         """Note in the store that these wait no longer, or for fewer causes."""
         core = self._core
-        await asyncio.gather(
-            *(core.durable(partial(core.store.unpark, scope, name)) for scope, name in keys)
-        )
-        for key in keys:
-            for parking in tuple(self.causes(key).values()):
-                await self.keep(parking)
+        async with self._turn:
+            await asyncio.gather(
+                *(core.durable(partial(core.store.unpark, scope, name)) for scope, name in keys)
+            )
+            for key in keys:
+                for parking in tuple(self.causes(key).values()):
+                    await self._keep(parking)
+
+    async def _keep(self, parking: Parking) -> None:
+        await self._core.durable(partial(self._core.store.park, parking))

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from batchd import __version__, control, log
 from batchd.config import Config
-from batchd.daemon import lock, signals, tuning, vigil
+from batchd.daemon import lock, signals, strangers, tuning, vigil
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
@@ -234,7 +234,10 @@ class Daemon:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
         inbox = Inbox(core.config) if self._watch else None
-        earlier = inbox.claimed() if inbox else set()
+        earlier: set[str] = set()
+        if inbox is not None:
+            await strangers.watch(core)
+            earlier = inbox.claimed()
         self._parts.restore(earlier)
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)

@@ -17,6 +17,7 @@ _WHAT = {
     "control_trouble": "the control socket, which was taken away, cannot be made again",
     "store_trouble": "the store cannot be written, so nothing new is asked for",
     "stalled": "something could go on and does not",
+    "unknown_work": "nothing becomes of what another store left here",
     "metrics_trouble": "no metrics, but tasks go on",
     "traces_trouble": "no traces, but tasks go on",
 }

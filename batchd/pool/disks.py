@@ -21,7 +21,7 @@ class Disk(Executor):
 
     def __init__(self) -> None:
         """Start them. Raises ``RuntimeError`` where the system has none to give."""
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         for _ in range(_COUNT):
             # A thread of the standard library's pools would be waited for at the end: for ever, on a disk that hangs.
             threading.Thread(target=self._work, name="disk", daemon=True).start()
@@ -32,9 +32,14 @@ class Disk(Executor):
         self._queue.put((future, partial(fn, *args, **kwargs)))
         return future
 
+    def close(self) -> None:
+        """End them, each once it has done what it does; nobody waits for that."""
+        for _ in range(_COUNT):
+            self._queue.put(None)
+
     def _work(self) -> None:
-        while True:
-            future, work = self._queue.get()
+        while job := self._queue.get():
+            future, work = job
             if future.set_running_or_notify_cancel():
                 try:
                     result = work()
@@ -42,7 +47,7 @@ class Disk(Executor):
                     future.set_exception(error)
                 else:
                     future.set_result(result)
-            del future, work
+            del future, work, job
 
 
 class Disks:
@@ -59,3 +64,9 @@ class Disks:
             except RuntimeError as error:
                 raise BlockingIOError(str(error)) from error
         return self._known[path]
+
+    def close(self) -> None:
+        """End all threads; nobody waits for that."""
+        for disk in self._known.values():
+            disk.close()
+        self._known.clear()

@@ -12,10 +12,10 @@ import multiprocessing
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from batchd.pool.channel import Channel
@@ -27,10 +27,6 @@ _LEAVE_S = 10.0
 
 #: What ``multiprocessing`` says of a process whose fork server is gone.
 _UNTOLD = 255
-
-#: What a folder's path may be long for sockets of ``multiprocessing`` to fit in it (bytes): a socket's address
-#: holds 107.
-_LONGEST_FOLDER = 107 - len("/pymp-01234567/listener-01234567")
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -147,12 +143,21 @@ def end_fork_server() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def prepare(module: str) -> None:
-    """Say what the fork server is to load, and have its sockets made where their paths are short enough."""
+def prepare(module: str, folder: Path) -> None:
+    """Say what the fork server is to load, and have its sockets made in ``folder``, which is this daemon's alone.
+
+    What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
+    """
     _FORKSERVER.set_forkserver_preload([module])
-    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
-        # With a longer TMPDIR no worker could ever be started.
-        tempfile.tempdir = "/tmp"  # noqa: S108 (a folder of its own is made in it)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""  # noqa: SLF001 (no other way to it)
+    in_use = Path(address).name
+    for path in folder.glob("listener-*"):
+        if path.name != in_use:
+            path.unlink(missing_ok=True)
+    # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    multiprocessing.current_process()._config["tempdir"] = f"/proc/self/fd/{descriptor}"  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
 
 
 def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
@@ -165,6 +170,9 @@ def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
+    except FileNotFoundError:
+        end_fork_server()  # somebody has taken its socket away: the next start makes another one
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from batchd import __version__, wire
@@ -69,12 +70,15 @@ class Supervisor:
         handler: Handler,
         lock: int,
         agent: str = "batchd.agent:run",
+        *,
+        folder: Path,
     ) -> None:
-        """``lock``: a descriptor of the spool's lock. ``agent``: what works on a task, ``module:function``."""
+        """``lock``: a descriptor of the spool's lock. ``folder``: for sockets. ``agent``: what works on a task."""
         self._shape = shape
         self._settings = settings
         self._handler = handler
         self._lock = lock
+        self._folder = folder
         self._agent = agent
         self._workers: list[Worker] = []
         self._lives: set[asyncio.Task[None]] = set()
@@ -93,7 +97,7 @@ class Supervisor:
     def start(self) -> None:
         """Begin to watch, and keep one worker warm."""
         code.fingerprint()  # of what this process runs, before anybody can change it
-        prepare("batchd.pool.preload")
+        prepare("batchd.pool.preload", self._folder)
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._watch.add_done_callback(self._ended)
         self._start_worker()
@@ -259,7 +263,8 @@ class Supervisor:
                 worker.rss = message.rss
             case wire.Hello():
                 self._greeted(worker, message)
-            case wire.Done(ref=ref, attempt=attempt):
+            case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
+                worker.retiring = worker.retiring or outcome == "refused"
                 if worker.tasks.get(ref) == attempt:
                     del worker.tasks[ref]
                     worker.tasks_done += 1
@@ -275,13 +280,9 @@ class Supervisor:
             self._handler.started(worker)
             return
         # The fork server has died, and the one in its place has loaded what an upgrade left.
-        which = (
-            "other files of the same version"
-            if hello.version == __version__
-            else f"batchd {hello.version}"
-        )
-        cause = f"a worker runs {which}, the daemon {__version__}"
-        self._fails(cause, _RESTART)
+        which = "of other files" if hello.version == __version__ else f"batchd {hello.version}"
+        cause = f"it is {which}, the daemon {__version__}"
+        self._fails(f"a new worker does not fit: {cause}", _RESTART)
         worker.kill(f"{cause}: {_RESTART}")
         end_fork_server()  # so that the next try sees whether the files are the daemon's again
 

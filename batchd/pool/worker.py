@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host, Reply, StopSignal
-from batchd.errors import SandboxUnavailableError, StaleAttemptError
+from batchd.errors import FolderError, SandboxUnavailableError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
@@ -59,6 +59,8 @@ class Worker:
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settings: wire.Settings | None = None
+        #: Whether the sandbox is still to become what the settings say: before the next task.
+        self._stale = False
         #: The heart may have to beat faster from now on.
         self._retuned = asyncio.Event()
         self._draining = False
@@ -134,7 +136,7 @@ class Worker:
         self._retuned.set()
         # To try a sandbox takes processes and descriptors: where nothing changes, nothing must depend on them.
         if former is None or settings.sandbox != former.sandbox:
-            self.sandbox = Sandbox(settings.sandbox)
+            self._stale = True
         self.client.retune(settings.endpoints)
         for host in self._hosts.values():
             host.masker.learn(settings.secrets())
@@ -158,6 +160,13 @@ class Worker:
 
     def _start(self, run: wire.Run) -> None:
         assert self._settings is not None, "the daemon says Hello first"
+        try:
+            if self._stale:
+                self.sandbox, self._stale = Sandbox(self._settings.sandbox), False
+        except (OSError, SandboxUnavailableError) as error:
+            # It has too few descriptors, say, for what it works on, which goes on as it began; another one can.
+            self.channel.send(wire.Done(run.ref, run.attempt, "refused", str(error)))
+            return
         own = (secret.value for secret in run.task.secrets.values())
         masker = Masker(self._settings.secrets(), known=own)
         host = self._hosts[run.ref] = AgentHost(self, run, masker)
@@ -195,21 +204,25 @@ class Worker:
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)
             try:
-                await asyncio.to_thread(_publish, run, ended)
-            except OSError:  # the daemon tries it again, and tells why it cannot be
+                published = await asyncio.to_thread(_publish, run, ended)
+            except OSError:
+                published = False
+            if not published:  # the daemon tries it again, and tells why it cannot be
                 return wire.Done(ref, attempt, "unpublished")
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")
+        except FolderError:
+            return wire.Done(ref, attempt, "unopened")
         except Exception:  # noqa: BLE001 (a bug in one task must not end the others; the daemon logs it and ends the task)
             return wire.Done(ref, attempt, "failed", host.masker.text(traceback.format_exc()))
         return wire.Done(ref, attempt, "published")
 
 
-def _publish(run: wire.Run, ended: Ended) -> None:
-    """Write transcript and result."""
+def _publish(run: wire.Run, ended: Ended) -> bool:
+    """Write transcript and result; return False where another result was there before."""
     assert ended.state.finished is not None
     transcript, result = results.transcript(ended.events), ended.state.finished.result
-    outbox.publish_task(Path(run.batch.folder), run.ref.task, transcript, result)
+    return outbox.publish_task(Path(run.batch.folder), run.ref.task, transcript, result)
 
 
 class AgentHost:

@@ -38,7 +38,7 @@ class Gathered:
         self._reader = reader
         self.batch = batch
         self.rows = reader.tasks(batch.batch.name)
-        self._kept: Mapping[str, bytes] = _kept(batch) if batch.pruned else {}
+        self._kept: Mapping[str, ResultV1] = _kept(batch) if batch.pruned else {}
 
     @property
     def note(self) -> str:
@@ -56,10 +56,10 @@ class Gathered:
     def tell(self, row: TaskRow) -> Told:
         """Read one task. Raises ``StoreError``."""
         events = self._reader.events(row.ref)
-        text: str | bytes | None = self._kept.get(row.ref.task)
+        result = self._kept.get(row.ref.task)
         if events and isinstance(last := events[-1], TaskFinished):
-            text = last.result
-        return Told(row=row, result=_RESULT.decode(text) if text else None, events=events)
+            result = _RESULT.decode(last.result)
+        return Told(row=row, result=result, events=events)
 
     def __iter__(self) -> Iterator[Told]:
         return map(self.tell, self.rows)
@@ -99,14 +99,19 @@ def _midnight(day: dt.date) -> float:
     return dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()
 
 
-def _kept(batch: BatchRow) -> dict[str, bytes]:
+def _kept(batch: BatchRow) -> dict[str, ResultV1]:
     """Return the results that lie in the outbox still, by their tasks."""
     try:
         with Path(batch.batch.folder, "results.jsonl").open("rb") as file:
-            return {msgspec.json.decode(line, type=_Id).task: line for line in file}
-    except (OSError, msgspec.DecodeError):
+            found = [result for line in file if (result := _result(line))]
+    except OSError:
         return {}
+    return {result.task: result for result in found}
 
 
-class _Id(msgspec.Struct):
-    task: str
+def _result(text: str | bytes) -> ResultV1 | None:
+    """Return a result; None for what is none, as somebody may have edited it."""
+    try:
+        return _RESULT.decode(text)
+    except msgspec.DecodeError:
+        return None

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd.errors import SandboxError, SandboxUnavailableError
+from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.sandbox.identity import Identity, as_root
 
 _SYS_OPENAT2 = 437  # on all processors
@@ -88,7 +88,7 @@ def opened(path: str) -> int:
 def fresh(path: str, user: str) -> tuple[int, bool]:
     """Make a task's own directory where it is not there yet, and open it; as root it goes to ``user``.
 
-    Returns whether it was made, too. Raises ``SandboxError``.
+    Returns whether it was made, too. Raises ``SandboxError``, and ``FolderError`` where the folder above takes none.
     What lies above it is batchd's own: no agent writes there, and links in it are the user's.
     """
     parent, name = Path(path).parent, Path(path).name
@@ -96,7 +96,7 @@ def fresh(path: str, user: str) -> tuple[int, bool]:
         parent.mkdir(parents=True, exist_ok=True)
         above = os.open(parent, _FLAGS)
     except OSError as error:
-        raise SandboxError(f"the task's directory cannot be made: {error}") from error
+        raise FolderError(f"the task's directory cannot be made: {error}") from error
     try:
         made = _made(name, above)
         directory = _openat2(above, name, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)

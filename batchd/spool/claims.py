@@ -133,6 +133,11 @@ def _stays(target: Path, path: Path) -> bool:
     return False
 
 
+def mark(state: Path) -> int:
+    """Return the mark that the ULIDs of a state directory's claims carry. Raises ``OSError``."""
+    return _kept(state / _MARK_FILE)
+
+
 def _kept(path: Path) -> int:
     """Return the mark that a state directory has, from its first daemon on. Raises ``OSError``."""
     try:

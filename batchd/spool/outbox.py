@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from batchd.records import Batch
 from batchd.spool import files
@@ -67,20 +69,74 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
     files.write_whole(path, lambda file: file.write(data), replace=replace)
 
 
-def publish_task(folder: Path, task: str, transcript: str, result: str) -> None:
+def publish_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Write a file that appears whole, piece by piece; what is there is replaced. Raises ``OSError``."""
+    files.make_folder(path.parent)
+    files.write_whole(path, lambda file: file.writelines(lines), replace=True)
+
+
+def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
     """Write what a task leaves: the result last, for it says where the transcript is; empty: it has none.
 
-    Can be repeated. Raises ``OSError`` where they cannot be written.
+    Can be repeated. A whole result of the task that lies there already stays, whatever the new one says, for somebody
+    may have read it: False is returned where they differ. Raises ``OSError`` where they cannot be written.
     """
+    if _stays(folder, task, result):
+        return False
     texts = {f"{task}.jsonl": transcript, f"{task}.json": result}
     files.make_folder(folder)
     files.write_together(folder, {name: text.encode() for name, text in texts.items() if text})
+    return True
 
 
-def publish_results(folder: Path, results: Mapping[str, str]) -> None:
-    """Write the results of many tasks that left nothing else. Can be repeated. Raises ``OSError``."""
+def summary(batch: Batch) -> str | None:
+    """Return the summary that lies in a batch's folder, whole; None: there is none of it."""
+    there = _value(Path(batch.folder, SUMMARY))
+    return there[1].decode() if there and there[0].get("batch") == batch.name else None
+
+
+def claim_of(folder: Path) -> str | None:
+    """Return the claim of the batch that a folder without a summary is of; empty: of an older version; None: of none."""
+    names = os.listdir(folder)  # noqa: PTH208 (names)
+    marks = [name.removeprefix(_MARK) for name in names if name.startswith(_MARK)]
+    if marks:
+        return marks[0]
+    return "" if any(name.partition(".")[0] == "request" for name in names) else None
+
+
+def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Return a published file as what it holds, and its bytes; None where none lies there, whole. Raises ``OSError``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+            data = file.read()
+        found = json.loads(data)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link, which is not ours
+            return None
+        raise
+    ours = isinstance(found, dict) and str(found.get("schema", "")).startswith("batchd/")
+    return (found, data) if ours else None
+
+
+def publish_results(folder: Path, results: Mapping[str, str]) -> list[str]:
+    """Write the results of many tasks that left nothing else; return those tasks whose other result stays.
+
+    Like ``publish_task``, and for the same reason. Raises ``OSError``.
+    """
     files.make_folder(folder)
-    files.write_many(folder, {f"{task}.json": text.encode() for task, text in results.items()})
+    kept = {task for task, text in results.items() if _stays(folder, task, text)}
+    new = {f"{task}.json": text.encode() for task, text in results.items() if task not in kept}
+    files.write_many(folder, new)
+    return sorted(kept)
+
+
+def _stays(folder: Path, task: str, result: str) -> bool:
+    """Whether a whole result of a task lies there already that is another one. Raises ``OSError``."""
+    there = _value(folder / f"{task}.json")
+    return there is not None and there[0].get("task") == task and there[1] != result.encode()
 
 
 def publish_request(claimed: Path, batch: Batch) -> Path:

@@ -128,6 +128,16 @@ def length(db: sqlite3.Connection, ref: Ref) -> int:
     return int(count)
 
 
+def lengths(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, int]:
+    """Return how many events each task of a batch has had, or one task; of those that had any."""
+    rows = db.execute(
+        "SELECT name, seq FROM tasks"
+        " WHERE batch = ?1 AND seq > 0 AND (?2 = '' OR name = ?2) ORDER BY id",
+        (batch_key(db, name), task),
+    )
+    return dict(rows.fetchall())
+
+
 def left(db: sqlite3.Connection, name: str, among: Collection[str]) -> set[Ref]:
     """Return which of some tasks of a batch have not ended."""
     rows = db.execute(

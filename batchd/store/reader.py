@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -16,7 +17,7 @@ from batchd.store import held, lookups, past, recent, spending
 from batchd.store.past import PastTask
 from batchd.store.recent import Answered
 from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
-from batchd.store.schema import UNREADABLE, explain, open_reader
+from batchd.store.schema import NONSENSE, explain, open_reader
 from batchd.store.spending import Split
 from batchd.store.views import BATCHES, MATCHING, ORDERS, TASKS, batch_row, task_row
 
@@ -40,12 +41,16 @@ class Source:
         """Return what a query returns. Raises ``StoreError``."""
         try:
             return query(self._db, *args, **kwargs)
-        except (sqlite3.Error, *UNREADABLE) as error:
+        except (sqlite3.Error, *NONSENSE) as error:
             raise explain(error, self._path) from error
 
     def rows(self, statement: str, *values: object) -> list[Any]:
         """Return the rows of a statement. Raises ``StoreError``."""
-        return self.read(lambda db: db.execute(statement, values).fetchall())
+        return self.made(tuple, statement, *values)
+
+    def made(self, make: Callable[[Any], T], statement: str, *values: object) -> list[T]:
+        """Return what ``make`` makes of each row of a statement. Raises ``StoreError``."""
+        return self.read(lambda db: [make(row) for row in db.execute(statement, values)])
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
         """Yield id and result text of each task that has ended: one at a time, there may be many."""
@@ -84,23 +89,22 @@ class Reader:
     def batches(self, *, limit: int = -1, unpublished: bool = False) -> list[BatchRow]:
         """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
         where = "WHERE b.published_at IS NULL" if unpublished else ""
-        rows = self._source.rows(
+        return self._source.made(
+            batch_row,
             f"{BATCHES} {where} GROUP BY b.id ORDER BY b.id DESC LIMIT ?",
             limit,
         )
-        return [batch_row(row) for row in rows]
 
     def batch(self, name: str) -> BatchRow:
         """Return one batch."""
         key = self._source.read(lookups.batch_key, name)
-        (row,) = self._source.rows(f"{BATCHES} WHERE b.id = ? GROUP BY b.id", key)
-        return batch_row(row)
+        (row,) = self._source.made(batch_row, f"{BATCHES} WHERE b.id = ? GROUP BY b.id", key)
+        return row
 
     def tasks(self, batch: str) -> list[TaskRow]:
         """Return the tasks of a batch, in the order of its file."""
         key = self._source.read(lookups.batch_key, batch)
-        rows = self._source.rows(f"{TASKS} WHERE t.batch = ? ORDER BY t.id", key)
-        return [task_row(row) for row in rows]
+        return self._source.made(task_row, f"{TASKS} WHERE t.batch = ? ORDER BY t.id", key)
 
     def tasks_where(
         self,
@@ -118,11 +122,25 @@ class Reader:
         given = (key, json.dumps([*statuses]), text)
         [(count,)] = self._source.rows(f"SELECT count(*) FROM tasks t{MATCHING}", *given)  # noqa: S608 (constants)
         by, way = ORDERS[order], "DESC" if descending else "ASC"
-        rows = self._source.rows(
+        rows = self._source.made(
+            task_row,
             f"{TASKS}{MATCHING} ORDER BY {by} IS NULL, {by} {way}, t.id LIMIT ?4 OFFSET ?5",
             *(*given, limit, offset),
         )
-        return int(count), [task_row(row) for row in rows]
+        return int(count), rows
+
+    def changes(self) -> int:
+        """Return a number that is another one once somebody has stored something."""
+        [(number,)] = self._source.rows("PRAGMA data_version")
+        return int(number)
+
+    def lengths(self, batch: str, task: str = "") -> dict[str, int]:
+        """Return how many events each task of a batch has had, or one task; of those that had any."""
+        return self._source.read(lookups.lengths, batch, task)
+
+    def unfinished(self, batch: str) -> int:
+        """Return how many tasks of a batch have not ended."""
+        return self._source.read(lookups.unfinished, batch)
 
     def left(self, batch: str, among: Collection[str]) -> set[Ref]:
         """Return which of some tasks of a batch have not ended."""
@@ -131,22 +149,21 @@ class Reader:
     def task(self, ref: Ref) -> TaskRow:
         """Return one task, as people look at it."""
         key = self._source.read(lookups.task_key, ref)
-        (row,) = self._source.rows(f"{TASKS} WHERE t.id = ?", key)
-        return task_row(row)
+        (row,) = self._source.made(task_row, f"{TASKS} WHERE t.id = ?", key)
+        return row
 
     def running(self) -> list[TaskRow]:
         """Return the tasks of all batches that run now, or are parked, longest first."""
-        rows = self._source.rows(
-            f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since, t.id"
+        return self._source.made(
+            task_row,
+            f"{TASKS} WHERE t.published = 0 AND t.status IN ('running', 'parked') ORDER BY t.since, t.id",
         )
-        return [task_row(row) for row in rows]
 
     def begun(self) -> list[TaskRow]:
         """Return the tasks of all batches that have begun and not ended: each has its directory to itself."""
-        rows = self._source.rows(
-            f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
+        return self._source.made(
+            task_row, f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
         )
-        return [task_row(row) for row in rows]
 
     def done_since(self, at: float) -> Done:
         """Return how many tasks have ended since then, and what was used by all that were at work."""
@@ -211,5 +228,5 @@ class Reader:
         asked = spending.parameters(
             (batch,) if batch else (), (since, until), models, providers, tags
         )
-        rows = self._source.rows(spending.statement(tuple(by)), *asked)
-        return [spending.record(tuple(by), row) for row in rows]
+        make = partial(spending.record, tuple(by))
+        return self._source.made(make, spending.statement(tuple(by)), *asked)

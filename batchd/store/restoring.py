@@ -8,7 +8,7 @@ from pathlib import Path
 from batchd.errors import StoreError, UsageError
 from batchd.store import copies
 from batchd.store.schema import (
-    UNREADABLE,
+    NONSENSE,
     apply_migrations,
     check,
     connect,
@@ -43,7 +43,7 @@ def draft(source: Path, path: Path) -> Path:
             apply_migrations(db, version_of(db, made))
         finally:
             db.close()
-    except (sqlite3.Error, *UNREADABLE, OSError) as error:
+    except (sqlite3.Error, *NONSENSE, OSError) as error:
         discard(made)
         raise explain(error, source, mend) from error
     return made
@@ -91,7 +91,7 @@ def back_up(path: Path, target: Path) -> int:
         finally:
             db.close()
         return target.stat().st_size
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, *NONSENSE, OSError) as error:
         raise explain(error, path) from error
 
 

@@ -18,6 +18,7 @@ from batchd.store.migrations import MIGRATIONS
 __all__ = [
     "APPLICATION_ID",
     "MIGRATIONS",
+    "NONSENSE",
     "UNREADABLE",
     "apply_migrations",
     "check",
@@ -71,7 +72,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         # What is deleted is gone from the file, the secrets of ended tasks above all.
         db.execute("PRAGMA secure_delete = ON")
-    except (sqlite3.Error, *UNREADABLE, StoreError, OSError) as error:
+    except (sqlite3.Error, *NONSENSE, StoreError, OSError) as error:
         if db:
             db.close()
         raise explain(error, path) from error
@@ -164,7 +165,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
             timeout=5,
         )
         version = version_of(db, path)
-    except (sqlite3.Error, StoreError) as error:
+    except (sqlite3.Error, *NONSENSE, StoreError) as error:
         if db:
             db.close()
         raise explain(error, path) from error
@@ -252,8 +253,13 @@ _MEANING = {
     sqlite3.SQLITE_PERM: "it cannot be opened; check its owner and mode",
     sqlite3.SQLITE_BUSY: "another program keeps it locked; close that one",
 }
-#: What is raised where a row holds something that was never written.
-UNREADABLE = (zlib.error, msgspec.DecodeError)
+#: What is raised where a body holds something that was never written.
+UNREADABLE = (zlib.error, msgspec.DecodeError, UnicodeDecodeError, KeyError)
+#: And where any column does: a status that there is none of, a number that is none.
+NONSENSE = (
+    *UNREADABLE,
+    *(ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError),
+)
 
 
 def explain(error: Exception, path: Path, mend: str = "") -> StoreError:
@@ -266,6 +272,6 @@ def explain(error: Exception, path: Path, mend: str = "") -> StoreError:
         return DamagedStoreError(
             f"{path}: it is no database, or its head is damaged; {mend or _MEND} ({error})"
         )
-    if isinstance(error, UNREADABLE) or primary == sqlite3.SQLITE_CORRUPT:
+    if isinstance(error, NONSENSE) or primary == sqlite3.SQLITE_CORRUPT:
         return DamagedStoreError(f"{path}: it is damaged; {mend or _MEND} ({error})")
     return StoreError(f"{path}: {_MEANING.get(primary, 'it cannot be used')} ({error})")

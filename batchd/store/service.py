@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,9 +18,9 @@ from batchd.events import CallStarted, Event, TaskFinished
 from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store import copies, lookups, mass, operations
 from batchd.store.journal import Journal
-from batchd.store.reader import Source
+from batchd.store.reader import Reader, Source
 from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
-from batchd.store.schema import explain, open_writer
+from batchd.store.schema import NONSENSE, explain, open_writer
 from batchd.store.writer import Writer
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Store:
             self._source = Source(path)
             #: Counts commits and operations.
             self.writer = Writer(db, path)
-        except (sqlite3.Error, StoreError, OSError) as error:
+        except (sqlite3.Error, *NONSENSE, StoreError, OSError) as error:
             db.close()
             raise explain(error, path) from error
 
@@ -296,9 +296,9 @@ class Store:
         """Return the result text of a task that has ended, to the byte; not once it was pruned."""
         return self._source.read(lookups.result, ref)
 
-    def results(self, batch: str) -> Iterator[tuple[str, str]]:
-        """Yield id and result text of each task that has ended, in order; not once it was pruned."""
-        return self._source.results(batch)
+    def reading(self) -> Reader:
+        """Return a reader for another thread, which closes it."""
+        return Reader(self._path)
 
     def task_money(self, ref: Ref) -> Money:
         """Return what one task has spent."""

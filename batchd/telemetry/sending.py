@@ -24,6 +24,7 @@ from batchd.config import telemetry
 from batchd.config.values import loopback
 from batchd.errors import NotPossibleError
 from batchd.log import Action, get_logger
+from batchd.telemetry.limited import Limited
 from batchd.telemetry.line import Line
 from batchd.telemetry.spans import Span
 from batchd.telemetry.waiting import Waiting
@@ -31,7 +32,7 @@ from batchd.telemetry.waiting import Waiting
 #: How often spans are sent, and how many at a time.
 _EVERY_S = 1.0
 _BATCH = 512
-#: What one request may take, and the longest pause after one that failed.
+#: What one request may take, all of it, and the longest pause after one that failed.
 _PATIENCE_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 #: What the end gets: to send the rest, then to give up what hangs.
@@ -56,13 +57,16 @@ class Sender:
         logging.getLogger("opentelemetry").propagate = False
         self._waiting = Waiting()
         self._endpoint = config.endpoint
-        #: With what status the receiver answered last; 0: it did not.
+        #: With what status the receiver refused last; 0: it did not.
         self._status = 0
         local = loopback(urlsplit(config.address).hostname or "")
         session = requests.Session()
         session.hooks["response"] = [self._heard]
         # What is on this machine is not asked for by way of a proxy, nor packed.
         session.trust_env = not local
+        self._limited = Limited()
+        session.mount("http://", self._limited)
+        session.mount("https://", self._limited)
         self._exporter = OTLPSpanExporter(
             endpoint=config.address,
             headers=dict(headers),
@@ -80,6 +84,7 @@ class Sender:
         """Begin to send; ``line``: who is told where that fails."""
         self._thread = threading.Thread(target=self._work, args=(line,), name="traces", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._limited.watch, name="traces-limit", daemon=True).start()
 
     def put(self, span: Span) -> None:
         """Queue a span."""
@@ -119,17 +124,22 @@ class Sender:
 
     def _taken(self, spans: Sequence[ReadableSpan]) -> bool:
         try:
-            return self._exporter.export(spans) is SpanExportResult.SUCCESS
+            with self._limited.within(_PATIENCE_S):
+                taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception:  # noqa: BLE001 (what a receiver's answer makes the library throw must not end the thread)
             return False
+        return taken and not self._limited.broken_off
 
     def _heard(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        self._status = response.status_code
+        # With a good one something else went wrong: the answer did not end.
+        self._status = response.status_code if response.status_code >= HTTPStatus.BAD_REQUEST else 0
 
     def _explained(self) -> NotPossibleError:
         said, mend = "cannot be reached", "start it, or check the network and [traces] endpoint"
         if self._status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             mend = "put a valid key where [traces] says, and start the daemon anew"
+        if self._limited.broken_off:
+            said = f"takes longer than {_PATIENCE_S:g} s to answer"
         if self._status:
             said = f"answers with HTTP {self._status}"
         return NotPossibleError(f"the receiver of traces, {self._endpoint}, {said}: {mend}")

@@ -18,7 +18,7 @@ from witness import Folder, Witness
 
 _DAY = 86400
 #: The time around a move of the clock in which it is not known what day it was.
-_UNSURE_S = 3.0
+_UNSURE_S = 1.0
 
 
 class Audit:
@@ -155,16 +155,21 @@ class Audit:
             unsure = sum(order.in_doubt for order in orders)
             yield from books.orders_done(batch, len(made), done, unsure)
 
-    def _days(self, record: Record) -> Iterator[str]:
-        """Hold the days that had a budget all along to it, by the servers' logs and the spool's clock."""
-        spent: dict[int, float] = defaultdict(float)
+    def spent(self, record: Record) -> dict[int, float]:
+        """Return what was spent on each day that had a budget all along, by the servers' logs and the spool's clock."""
+        spent = dict.fromkeys(sorted(record.poor_days), 0.0)
         moves = self._ground.moves
         for entry in (e for those in self._witness.asked.values() for e in those if e["usage"]):
             at = entry["at"]
             ahead_s = next(ahead for moved, ahead in reversed(moves) if moved <= at)
-            if not any(abs(at - moved) < _UNSURE_S for moved, _ in moves):
+            number = int((at + ahead_s) // _DAY)
+            unsure = any(abs(at - moved) < _UNSURE_S for moved, _ in moves)
+            if number in spent and not unsure:
                 usage = entry["usage"]
                 price = usage["input_tokens"] * PRICE[0] + usage["output_tokens"] * PRICE[1]
-                spent[int((at + ahead_s) // _DAY)] += price / 1e6
-        for number in sorted(record.poor_days):
-            yield from books.day(f"day {number}", spent[number], POOR_USD)
+                spent[number] += price / 1e6
+        return spent
+
+    def _days(self, record: Record) -> Iterator[str]:
+        for number, dollars in self.spent(record).items():
+            yield from books.day(f"day {number}", dollars, POOR_USD)

@@ -91,12 +91,11 @@ def settled(prompt: str, those: Sequence[Outcome], log: Sequence[Json]) -> Itera
     asked = Counter(entry["turn"] for entry in log)
     for turn in sorted(asked.keys() | calls.started.keys()):
         given = [_tokens(e["usage"]) for e in log if e["turn"] == turn and e["usage"]]
-        paid = sum(e["turn"] == turn and e["status"] == 200 for e in log)
         started, free = calls.started[turn], calls.free[turn]
         if asked[turn] > started:
             yield f"{where}: answer {turn + 1} was asked for {asked[turn]} times, and {started} calls are on record"
-        elif paid > started - free:
-            yield f"{where}: answer {turn + 1} was given {paid} times, and {started - free} calls may have been paid"
+        elif len(given) > started - free:
+            yield f"{where}: answer {turn + 1} was given {len(given)} times, and {started - free} calls may have been paid"
         recorded = Counter(_tokens(usage) for usage in calls.answers.get(turn, ()))
         if made_up := recorded - Counter(given):
             yield f"{where}: answers {turn + 1} of {dict(made_up)} tokens are in no server's log"

@@ -23,8 +23,8 @@ KILLS: Mapping[str, int] = {
     "stop worker": 8,
     "stop daemon": 6,
 }
-#: What a dead daemon's processes get to be gone.
-_GONE_S = 60.0
+#: What a dead daemon's processes get to be gone: an instant on a quiet machine.
+_GONE_S = 30.0
 
 
 class Monkey:
@@ -57,11 +57,11 @@ class Monkey:
             self._doomed.remove((due, ones))
 
     def settled(self) -> None:
-        """Wait until the time of all that is doomed is up, and look for it once more."""
+        """Wait until all that is doomed is gone; its time may run out."""
         for due, ones in self._doomed:
-            while self._arena.alive(ones) and time.monotonic() < due:
-                time.sleep(0.1)
-            assert not (left := self._arena.alive(ones)), f"they outlived their daemon: {left}"
+            while left := self._arena.alive(ones):
+                assert time.monotonic() < due, f"they outlived their daemon: {left}"
+                time.sleep(0.05)
 
     def _those(self, role: str) -> list[Process]:
         return [p for p in self._arena.processes() if p.role == role]

@@ -70,13 +70,16 @@ class Figures:
     #: Drafts of files that were saved in place again and again, and how many of them were taken.
     drafts: int = 0
     drafts_taken: int = 0
+    #: What was spent on days that had a budget.
+    days_usd: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{self.gusts} gusts, {self.files} files, {self.tasks.total()} tasks {dict(self.tasks)},"
             f" {self.requests} requests, orders {dict(self.orders)}, kills {dict(self.kills)},"
-            f" {self.drafts_taken} of {self.drafts} drafts taken, {len(self.faults)} faults"
+            f" {self.drafts_taken} of {self.drafts} drafts taken, days with a budget"
+            f" {[round(usd, 4) for usd in self.days_usd]}, {len(self.faults)} faults"
         )
 
 
@@ -98,7 +101,11 @@ class Storm:
         self._witness = Witness(place.outboxes, logs)
         self._audit = Audit(place, self._witness)
         self._patience = Patience()
+        #: The lanes that could move at the last look.
+        self._could: frozenset[str] = frozenset()
         self._figures = figures
+        #: Requests until the last judgement.
+        self._requests = 0
         self._begun = self._said = time.monotonic()
 
     def gust(self, seed: str, seconds: float) -> None:
@@ -119,6 +126,10 @@ class Storm:
                 self._strikes.strike()
                 strike_at = now + rng.expovariate(haste / _STRIKE_S)
             time.sleep(_TICK_S / haste)
+        # What is held up by nothing that lasts must be done while it lasts.
+        while self._could:
+            self._tick(time.monotonic())
+            time.sleep(_TICK_S)
         self._strikes.times.hurry()
         self._calm()
         self._strikes.monkey.settled()
@@ -159,7 +170,8 @@ class Storm:
         moved = self._witness.look(now)
         work = [*self._audit.work(self._strikes.record)]
         self._ground.journal.forget(now)
-        self._patience.look(now, could_move(work, self._ground.journal, now), moved)
+        self._could = could_move(work, self._ground.journal, now)
+        self._patience.look(now, self._could, moved)
         worn = self._patience.worn(limit_s())
         complaints += [
             f"{lane}: could have moved for {stood:.0f} s, and has not; open: "
@@ -183,8 +195,11 @@ class Storm:
         self._figures.kills += self._strikes.monkey.counts
         self._figures.orders += Counter(order.arguments[0] for order in self._orders.done)
         self._orders.done.clear()
-        self._figures.requests = sum(map(len, self._witness.asked.values()))
+        requests = sum(map(len, self._witness.asked.values()))
+        self._figures.requests += requests - self._requests
+        self._requests = requests
         self._figures.tasks += self._audit.statuses(record)
+        self._figures.days_usd += self._audit.spent(record).values()
         drafts, taken = self._audit.drafts(record)
         self._figures.drafts += drafts
         self._figures.drafts_taken += taken

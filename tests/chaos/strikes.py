@@ -36,6 +36,8 @@ KINDS = {
 }
 #: Kills of workers that leave their daemon alive.
 _OF_WORKERS = frozenset({"worker", "several workers", "stop worker"})
+#: Now and then weather lasts until all is done that it does not concern.
+_SPELL_S = 3600.0
 #: What a daemon that is asked to end gets.
 _END_S = 60.0
 
@@ -110,7 +112,8 @@ class Strikes:
     def _weather(self) -> None:
         if found := self._sky.clouds(self._rng):
             what, lanes, felt_s, end = found
-            self.times.lasting(what, end, lanes=lanes, felt_s=felt_s)
+            seconds = self._rng.choice((0.0, 0.0, 0.0, _SPELL_S))
+            self.times.lasting(what, end, seconds, lanes=lanes, felt_s=felt_s)
 
     def _kill(self) -> None:
         before = self.monkey.counts.copy()

@@ -95,7 +95,7 @@ class Tampering:
         self._times.lasting(f"the clock is ahead by {ahead_s / _HOUR:g} h", end, lanes=())
 
     def poor_days(self, record: Record) -> None:
-        """Spend a day's budget, start on the next day, and on the first one again: neither costs more."""
+        """Spend a day's budget, start on the next day, and have the clock corrected: neither costs more."""
         if not self._times.take("clock", "configuration"):
             return
         days = next(self._poor_days)
@@ -103,9 +103,10 @@ class Tampering:
         record.poor_days |= {first, first + 1}
         self._ground.configure(per_day_usd=POOR_USD)
 
-        def start_on(day: int) -> None:
-            self._times.note(f"the daemon is killed, and started on day {day}")
-            self._ground.signal(signal.SIGKILL)
+        def go_to(day: int, *, restarted: bool) -> None:
+            self._times.note(f"to day {day}{', by a restart' * restarted}")
+            if restarted:
+                self._ground.signal(signal.SIGKILL)
             self._ground.move_clock(day * _DAY)
 
         def end() -> None:
@@ -115,7 +116,8 @@ class Tampering:
             self._ground.configure(per_day_usd=0.0)
             self._times.give_back("clock", "configuration")
 
-        start_on(days)
-        self._times.after(8.0, lambda: start_on(days + 1))
-        self._times.after(14.0, lambda: start_on(days))
-        self._times.lasting(f"two days with ${POOR_USD} each", end, 20.0)
+        go_to(days, restarted=True)
+        live = self._times.rng.random() < 0.5
+        self._times.after(12.0, lambda: go_to(days + 1, restarted=True))
+        self._times.after(24.0, lambda: go_to(days, restarted=not live))
+        self._times.lasting(f"two days with ${POOR_USD} each", end, 36.0)

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from storm import rage
 
-_SEED = os.environ.get("BATCHD_CHAOS_SEED", str(time.time_ns() % 1_000_000))
+_SEED = (
+    os.environ.get("BATCHD_CHAOS_SEED")
+    or os.environ.get("BATCHD_SAMPLE_SEED")
+    or str(time.time_ns() % 1_000_000)
+)
 _SECONDS = float(os.environ.get("BATCHD_CHAOS_STORM_S", "8"))
 
 

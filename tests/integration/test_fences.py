@@ -325,6 +325,34 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     assert [r["attempts"] for r in results(tmp_path).values()] == [1]
 
 
+def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """A worker without a free descriptor ends what it works on, under the sandbox it began with, and takes nothing more."""
+    settings = configured(tmp_path, slow_server, processes=1, agents_per_process=2, max_attempts=1)
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False) as daemon:
+            await daemon.submit("a.json", batch("a", model="standin/latency-1.5+steps-2"))
+            running = daemon._parts.dispatcher
+            await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
+            (worker,) = running.pool.workers
+            before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            await daemon._parts.reloader.tune({"changes": {"sandbox.max_processes": "77"}})
+            await daemon.submit("b.json", batch("b"))
+            await asyncio.to_thread(until, lambda: worker.retiring)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+            async with asyncio.timeout(60):
+                await daemon.batch_done("a")
+                await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    a, b = (json.loads((tmp_path / f"outbox/{name}/001.json").read_bytes()) for name in "ab")
+    # It was given to a worker twice; that counts for nothing: the one attempt that each has would be over.
+    assert (a["status"], a["attempts"], b["status"]) == ("completed", 1, "completed")
+
+
 def test_a_worker_of_another_version_gets_no_task(
     tmp_path: Path,
     model_server: str,
@@ -357,13 +385,13 @@ def test_a_worker_of_another_version_gets_no_task(
 
 
 def test_a_task_that_never_gets_anywhere_is_given_up(tmp_path: Path, slow_server: str) -> None:
-    """Dispatches that add no event are capped, however many deaths of workers a task is allowed."""
-    settings = configured(tmp_path, slow_server, processes=1, max_attempts=1000)
+    """Deaths of its own worker count, also those that come before any event."""
+    settings = configured(tmp_path, slow_server, processes=1, max_attempts=5)
     work_off(settings, batch("x"), "scripted_agents:dies_before_any_event")
     (result,) = results(tmp_path).values()
     assert (result["status"], result["reason"]) == ("error", "worker_crashed")
-    assert result["error"]["message"] == "it was started 10 times and never got anywhere"
-    assert result["attempts"] == 10
+    assert "its worker died 5 times" in result["error"]["message"]
+    assert result["attempts"] == 5
     assert not log(slow_server)
 
 

@@ -568,3 +568,28 @@ def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path
         await box.stop()
 
     asyncio.run(play())
+
+
+def test_a_first_look_that_fails_is_tried_again(tmp_path: Path) -> None:
+    """As where no descriptor is free at that moment: what was claimed earlier comes once it can be seen."""
+
+    async def look() -> None:
+        box, claims = Inbox(_spool(tmp_path, scan_s=0.05)), Claims()
+        await box.start()
+        folder, away = box.folder / ".claimed", tmp_path / "away"
+        inbox.drop(box.folder, "a.json", TASK)
+        folder.rename(away)
+        folder.write_bytes(b"")  # a list of it is refused, for root too
+        task = asyncio.create_task(claims.collect(box))
+        async with asyncio.timeout(60):
+            while box.trouble is None and not task.done():  # noqa: ASYNC110 (it has no event)
+                await asyncio.sleep(0.01)
+        folder.unlink()
+        away.rename(folder)
+        await claims.until(1, within_s=60)
+        assert claims.names == ["a.json"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await box.stop()
+
+    asyncio.run(look())

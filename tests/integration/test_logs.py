@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from teletype import Teletype
 
+from batchd.cli import logs, telling
+from batchd.events import Event, TaskFinished
+from batchd.records import Batch, Reason, Ref, Status, Task
+from batchd.store import Reader, Store
+from batchd.store.rows import TaskRow
 from tests.integration.test_control import Control
 
 #: Renames a terminal's window, wipes it, and shows progress.
@@ -90,3 +98,60 @@ def test_it_is_told_live(at: Control) -> None:
             rest = follower.stdout.read()
             assert b"\x1b" not in rest
             assert b"\r" not in rest
+
+
+class _Looks(telling.Teller):
+    """Stores something before the third look, and ends the sixth."""
+
+    def __init__(self, statements: list[str], store: Callable[[], None]) -> None:
+        self._statements = statements
+        self._store = store
+        self.took: list[int] = []
+        self.heard: list[str] = []
+
+    def tell(self, ref: Ref, event: Event) -> None:
+        """Keep whose it is."""
+        self.heard.append(f"{ref} {type(event).__name__}")
+
+    def wait(self, rows: Sequence[TaskRow]) -> None:  # noqa: ARG002 (a teller's)
+        """Count what the look asked the store for."""
+        self.took.append(len(self._statements))
+        self._statements.clear()
+        if len(self.took) == 2:
+            self._store()
+        if len(self.took) == 6:
+            raise KeyboardInterrupt
+
+
+def test_following_many_tasks_asks_for_what_is_new_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at tasks that wait asks for none of them one by one, and where nothing was stored, for nothing at all."""
+    monkeypatch.setattr(logs, "_POLL_S", 0.0)
+    batch = Batch(
+        name="b", claim="c", outbox=str(tmp_path), request="request.json", received_at=1.0
+    )
+    tasks = [Task(id=f"{i:03d}", first_prompt="x", model="a/b") for i in range(200)]
+    end = TaskFinished(at=2.0, status=Status.CANCELLED, reason=Reason.USER, result="{}")
+    store = Store.open(tmp_path / "batchd.db", retention_s=1)
+
+    def ends() -> None:
+        async def finish() -> None:
+            await store.finish(Ref("b", "007"), end, attempt=None)
+
+        asyncio.run(finish())
+
+    async def add() -> None:
+        await store.add_batch(batch, tasks)
+
+    asyncio.run(add())
+    statements: list[str] = []
+    with Reader(tmp_path / "batchd.db") as reader:
+        reader._source._db.set_trace_callback(statements.append)
+        looks = _Looks(statements, ends)
+        with pytest.raises(KeyboardInterrupt):
+            logs._follow(reader, "b", "", looks, on=True)
+    store.close()
+    assert looks.heard == ["b/007 TaskFinished"]
+    assert max(looks.took) < 12
+    assert looks.took[1] == looks.took[-1] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -10,15 +11,23 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchd import results
 from batchd.cli import refusals
-from batchd.errors import DamagedStoreError
-from batchd.spool import home
+from batchd.errors import BatchdError, DamagedStoreError
+from batchd.events import TaskFinished
+from batchd.records import Batch, Ref, Status, Task
+from batchd.spool import home, outbox
 from batchd.store import Reader, Store, restoring, wal
+from batchd.taskstate import TaskState
+
+#: A copy of files has none of the sockets of a daemon that runs.
+_SOCKETS = shutil.ignore_patterns("pool", "*.sock")
 
 _ACKNOWLEDGE = """
 import asyncio, os, signal, sys
@@ -143,6 +152,29 @@ def test_a_store_that_is_gone_is_not_begun_again_in_silence(spool: Any) -> None:
     assert not list(refusals.found(state))
 
 
+def test_what_a_lost_store_left_is_told(spool: Any) -> None:
+    """The whole state directory is gone: its batch and its claims are named by `status` and `check` as long as they lie there."""
+    folder = spool.folder / "outbox/a"
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        spool.write("a.json", [{"first_prompt": "x"}]).rename(spool.folder / "inbox/a.json")
+        spool.eventually((folder / "request.json").exists)
+    late = spool.folder / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-late.json"
+    late.write_text("{}")
+    shutil.rmtree(spool.folder / ".batchd")
+    for _ in range(2):
+        with spool.serving():
+            told = " ".join(spool.batchd("status").stdout.split())
+            assert "1 batches without an end in the outbox are unknown to this store" in told
+            assert "1 files claimed in the inbox are unknown to this store" in told
+            assert "`batchd restore BACKUP`" in told
+            assert "unknown to this store" in spool.batchd("check", "--offline").stdout
+    with spool.serving():
+        late.rename(spool.folder / "inbox/late.json")
+        folder.rename(spool.folder / "away")
+        assert "unknown to this store" not in spool.batchd("status").stdout
+
+
 # Where a state directory lives
 
 
@@ -162,7 +194,7 @@ def test_a_renamed_state_directory_is_the_same_one(lived: Path) -> None:
     lived.symlink_to(renamed)
     home.enter(lived)
     assert not home.away(renamed)
-    copy = Path(shutil.copytree(renamed, lived.with_name("copy")))
+    copy = Path(shutil.copytree(renamed, lived.with_name("copy"), ignore=_SOCKETS))
     assert str(renamed) in home.away(copy), "its home is where it was last"
 
 
@@ -182,7 +214,7 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
         task = spool.write("a.json", [{"first_prompt": "x"}])
         assert spool.batchd("submit", task, "--wait").returncode == 0
     state, other = spool.folder / ".batchd", spool.folder / "other"
-    shutil.copytree(state, other)
+    shutil.copytree(state, other, ignore=_SOCKETS)
     config = spool.folder / "config.toml"
     config.write_text('[paths]\nstate = "other"\n' + config.read_text())
     for command in (("serve",), ("restore", "--yes"), ("restore", "--as-is", "--yes")):
@@ -200,3 +232,187 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
         assert "would not start" not in done.stderr
     with Reader(other / "batchd.db") as reader:
         assert reader.batch("a").completed == 1
+
+
+# Damage that is met later
+
+
+async def _two_batches(path: Path) -> None:
+    """Store two batches, one of which has ended."""
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        for name in ("a", "b"):
+            tasks = [Task(id=str(n), first_prompt=f"{n}" * 700, model="p/m") for n in range(4)]
+            batch = Batch(
+                name=name, claim=name, outbox=str(path.parent), request="r", received_at=1.0
+            )
+            await store.add_batch(batch, tasks)
+        for n in range(4):
+            end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}" * 300)
+            await store.finish(Ref("a", str(n)), end, attempt=None)
+
+
+async def _use(path: Path) -> None:
+    """Read all that there is to read, and write a little."""
+    with Reader(path) as reader:
+        for batch in reader.batches():
+            reader.tasks(batch.batch.name)
+            list(reader.results(batch.batch.name))
+        for n in range(4):
+            reader.spec(Ref("b", str(n)))
+            reader.events(Ref("a", str(n)))
+        reader.parked()
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        store.restore()
+        for n in range(4):
+            await store.dispatch(Ref("b", str(n)))
+            store.task(Ref("b", str(n)))
+
+
+def test_a_damaged_byte_anywhere_is_told_in_words(tmp_path: Path) -> None:
+    """In whatever page: it is refused, or does not matter, and no other error comes out of the store than its own."""
+    path, rng = tmp_path / "batchd.db", random.Random()
+    asyncio.run(_two_batches(path))
+    sound, refused = path.read_bytes(), 0
+    for page in range(0, len(sound), 4096):
+        for _ in range(6):
+            spoiled = bytearray(sound)
+            at = rng.randrange(page, page + 4096) if page else rng.randrange(4096)
+            spoiled[at] ^= 1 << rng.randrange(8)
+            for part in path.parent.glob("batchd.db*"):
+                part.unlink()
+            path.write_bytes(spoiled)
+            try:
+                asyncio.run(_use(path))
+            except BatchdError:
+                refused += 1
+            except Exception as error:
+                raise AssertionError(f"byte {at}: {error!r}") from error
+    assert refused
+
+
+# What is published stays
+
+
+def test_a_published_result_is_never_replaced_by_another(tmp_path: Path) -> None:
+    """The first whole one stays, transcript and all; what is torn, or the same, is written."""
+    folder = tmp_path / "outbox/b"
+    result = '{"schema": "batchd/result/1", "batch": "b", "task": "one", "answer": "%s"}\n'
+    assert outbox.publish_task(folder, "one", "first\n", result % 1)
+    assert not outbox.publish_task(folder, "one", "second\n", result % 2)
+    assert (folder / "one.json").read_text() == result % 1
+    assert (folder / "one.jsonl").read_text() == "first\n"
+    (folder / "one.jsonl").unlink()
+    assert outbox.publish_task(folder, "one", "first\n", result % 1)
+    assert (folder / "one.jsonl").read_text() == "first\n"
+    for torn in ("", (result % 1)[:20], "[]", '{"schema": "mine"}'):
+        (folder / "one.json").write_text(torn)
+        assert outbox.publish_task(folder, "one", "second\n", result % 2)
+        assert (folder / "one.json").read_text() == result % 2
+
+
+def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
+    """An old state directory is put back as a whole, so that nothing looks behind: results and summary stay to the byte."""
+    state, kept = spool.folder / ".batchd", spool.folder / "kept"
+    folder = spool.folder / "outbox/a"
+    task = spool.write("a.json", [{"id": "one", "first_prompt": "x"}])
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        task.rename(spool.folder / "inbox/a.json")
+        spool.eventually((folder / "request.json").exists)
+    shutil.copytree(state, kept, ignore=_SOCKETS)
+    with spool.serving():
+        assert spool.batchd("resume", "--all").returncode == 0
+        spool.eventually((folder / "summary.json").exists)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    for old in kept.iterdir():  # the same directory, with what it held then
+        shutil.copy(old, state / old.name)
+    (state / "batchd.db-acked").unlink()
+    with spool.serving():
+        assert spool.batchd("resume", "--all").returncode == 0
+        spool.eventually(lambda: "was there before" in (spool.folder / "daemon.log").read_text())
+        spool.eventually(lambda: _published(state / "batchd.db", "a"))
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+def _published(path: Path, name: str) -> bool:
+    with Reader(path) as reader:
+        return reader.batch(name).published_at is not None
+
+
+def test_a_report_of_edited_results_leaves_out_what_is_none(spool: Any) -> None:
+    """Of a pruned batch: a line that somebody spoilt takes no other with it, and breaks nothing."""
+    tasks = [{"id": f"t{n}", "first_prompt": "x"} for n in range(3)]
+    with spool.serving():
+        task = spool.write("a.json", tasks)
+        assert spool.batchd("submit", task, "--wait").returncode == 0
+        assert spool.batchd("prune", "--older-than", "0", "--yes").returncode == 0
+    lines = (spool.folder / "outbox/a/results.jsonl").read_text().splitlines()
+    spoilt = '{"task": "t0", "status": "great"}'
+    for edited in ([spoilt, *lines[1:]], [spoilt, "{", *lines[1:], "\udcff"]):
+        text = "\n".join(edited).encode("utf-8", "surrogateescape")
+        (spool.folder / "outbox/a/results.jsonl").write_bytes(text)
+        made = spool.batchd("report", "a", "-o", spool.folder / "out.html")
+        assert made.returncode == 0, made.stderr
+        page = (spool.folder / "out.html").read_text()
+        assert "its results are from results.jsonl" in page
+
+
+# A batch's end
+
+
+async def _ended(path: Path, folder: Path, tasks: int, size: int) -> None:
+    """Leave a batch behind whose tasks are published, and whose last files are not."""
+    end = results_of(folder, tasks, size)
+    with contextlib.closing(Store.open(path, retention_s=1e9)) as store:
+        batch = Batch(name="big", claim="big", outbox=str(folder), request="r", received_at=1.0)
+        given = [Task(id=str(n), first_prompt="x", model="standin/m") for n in range(tasks)]
+        await store.add_batch(batch, given)
+        for n in range(tasks):
+            await store.finish(Ref("big", str(n)), end(n), attempt=None)
+            await store.published(Ref("big", str(n)))
+
+
+def results_of(folder: Path, tasks: int, size: int) -> Callable[[int], TaskFinished]:
+    """Return what makes the ends of tasks with answers of so many bytes, none like another."""
+    batch = Batch(name="big", claim="big", outbox=str(folder), request="r", received_at=1.0)
+    rng = random.Random(tasks)
+
+    def end(n: int) -> TaskFinished:
+        text = results.result(
+            batch,
+            Task(id=str(n), first_prompt="x", model="standin/m"),
+            TaskState(first_prompt="x", answer=rng.randbytes(size // 2).hex()),
+            status=Status.COMPLETED,
+            reason=None,
+            error=None,
+            queued_at=1.0,
+            finished_at=2.0,
+            attempts=1,
+            files=None,
+        )
+        return TaskFinished(at=2.0, status=Status.COMPLETED, reason=None, result=text)
+
+    return end
+
+
+def _peak(pid: int) -> int:
+    """Return the most memory that a process has had resident, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def test_a_batchs_end_does_not_take_its_results_into_memory(spool: Any) -> None:
+    """60 MB of answers: the daemon that ends the batch needs no more than one that has nothing to end, but for a few MB."""
+    tasks, size = 300, 200_000
+    folder = spool.folder / "outbox"
+    asyncio.run(_ended(spool.folder / ".batchd/batchd.db", folder, tasks, size))
+    peaks = []
+    for _ in range(2):
+        with spool.serving() as daemon:
+            spool.eventually((folder / "big/summary.json").exists)
+            spool.eventually(lambda: _published(spool.folder / ".batchd/batchd.db", "big"))
+            peaks.append(_peak(daemon.pid))
+    written = (folder / "big/results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["task"] for line in written] == [str(n) for n in range(tasks)]
+    assert json.loads((folder / "big/summary.json").read_text())["counts"]["completed"] == tasks
+    assert peaks[0] - peaks[1] < tasks * size / 3

@@ -67,6 +67,8 @@ class Receiver:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         #: What it answers; 0: nothing, ever.
         self.status = 200
+        #: What it says a byte at a time, for ever, in the place of an answer.
+        self.dripping = b""
         #: What it says with that.
         self.saying: dict[str, str] = {}
         self.requests = 0
@@ -89,6 +91,9 @@ class Receiver:
         assert request.path == "/v1/traces"
         assert request.headers["Content-Type"] == "application/x-protobuf"
         body = request.rfile.read(int(request.headers["Content-Length"]))
+        if self.dripping:
+            self.drip(request)
+            return
         if not self.status:
             self.gone.wait()
             return
@@ -99,6 +104,13 @@ class Receiver:
         for name, value in {"Content-Length": "0", **self.saying}.items():
             request.send_header(name, value)
         request.end_headers()
+
+    def drip(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """Begin an answer that does not end, as long as somebody listens."""
+        with contextlib.suppress(OSError):
+            request.wfile.write(self.dripping)
+            while not self.gone.wait(0.05):
+                request.wfile.write(b"x")
 
     def spans(self) -> list[Seen]:
         """Return what has arrived, each span once."""
@@ -327,6 +339,33 @@ def test_a_receiver_that_hangs_hurts_nobody(
     assert hung_work < 3 * work + 8, took
     assert hung_end < 3 * end + 3, took
     assert "Traceback" not in station.text()
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(
+    "dripping",
+    [
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 200 OK\r\nX-Long: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+    ],
+    ids=["status", "header", "body"],
+)
+def test_a_receiver_that_drips_its_answer_is_given_up(
+    tmp_path: Path, model_server: str, receiver: Receiver, dripping: bytes
+) -> None:
+    """One request has only so long, whatever comes of an answer meanwhile: it is reported, and its spans are sent again."""
+    receiver.dripping = dripping
+    station = _station(tmp_path, model_server, receiver.endpoint)
+    with station.serving():
+        station.drop("a.json", _file(1))
+        station.completed("a", 1)
+        until(station.troubles, within_s=120)
+        receiver.dripping = b""
+        until(lambda: len(receiver.spans()) == 1 + 3 + 2, within_s=120)
+        until(lambda: not station.troubles(), within_s=120)
+    assert station.told("traces_trouble", "takes longer than 5 s to answer")
+    assert not station.told("traces_trouble", "lost")
 
 
 def test_keys_reach_the_receiver_alone(

@@ -142,3 +142,19 @@ def test_workers_that_cannot_start_are_a_trouble_until_they_can(spool: Any) -> N
         until(at.summary("games").exists)
         assert at.status()["troubles"] == []
     assert spool.result("games", "001")["attempts"] == 1
+
+
+def test_a_daemon_that_is_killed_leaves_no_sockets_behind(spool: Any) -> None:
+    """Neither in the folder for temporary files nor, once the next one is up, in the state directory."""
+    sockets = spool.folder / ".batchd" / "pool"
+    for _ in range(3):
+        with spool.serving() as process:
+            until(
+                lambda: any(
+                    w["pid"] for w in control.request(spool.folder / ".batchd", "status")["workers"]
+                )
+            )
+            assert len(list(sockets.iterdir())) == 1
+            process.kill()
+    assert not list(spool.folder.glob("pymp-*"))  # its TMPDIR
+    assert not [p for p in Path("/tmp").glob("pymp-*/listener-*") if str(spool.folder) in str(p)]

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from weather import Station, hanging, until
 
 from batchd import control
+from batchd.records import Status
+from batchd.store.reader import Reader
 
 
 def _tasks(count: int) -> bytes:
     return json.dumps([{"first_prompt": f"task {i}"} for i in range(count)]).encode()
+
+
+def _at_work(reader: Reader) -> bool:
+    return any(task.status is Status.RUNNING for task in reader.running())
+
+
+def _order(station: Station, *words: str) -> None:
+    subprocess.run([*station.command()[:-1], *words], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.timeout(240)
@@ -23,8 +34,13 @@ def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_ser
         station.drop("blocked.json", _tasks(60))
         folder = station.outbox / "blocked"
         until((folder / "001.json").exists, station.text, within_s=90)
+        # What runs works in that folder: it is to be at rest.
+        _order(station, "pause", "blocked")
+        with Reader(tmp_path / ".batchd/batchd.db") as reader:
+            until(lambda: not _at_work(reader), station.text, within_s=90)
         folder.rename(tmp_path / "away")
         folder.write_bytes(b"")
+        _order(station, "resume", "blocked")
         until(lambda: station.told("outbox_trouble"), station.text, within_s=90)
         station.drop("free.json", _tasks(6))
         until((station.outbox / "free/summary.json").exists, station.text, within_s=90)
