@@ -37,6 +37,9 @@ setup: $(STAMP) bubblewrap ## make what is missing, and nothing else
 demo: setup ## the whole way from inbox to outbox, with a stand-in model
 	@$(BIN)/batchd demo
 
+# Else each of some thousand processes would compile what changed for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What was drawn is drawn again: `make test SEED=7`.
 SEED := $(or $(SEED),$(shell date +%s))
 FILES_AT_A_TIME := -n 4 --dist loadfile --no-loadscope-reorder
@@ -44,6 +47,19 @@ FILES_AT_A_TIME := -n 4 --dist loadfile --no-loadscope-reorder
 .PHONY: test
 test: setup strace systemd chromium ## the tests without the long ones, of cases that resemble each other a sample; four files at a time
 	@echo "sample: SEED=$(SEED)"
+	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
+
+# What is of no account on a quiet machine, and shows on a busy one: what hangs on time, or on the length of a path.
+LOAD ?= 8
+.PHONY: test-loaded
+test-loaded: setup strace systemd chromium ## make test beside eight busy processes, with a long path for temporary files
+	@echo "sample: SEED=$(SEED)"
+	place=$$(mktemp -d)
+	trap 'kill $$(jobs -p); rm -rf "$$place"' EXIT
+	chmod 755 "$$place"
+	export TMPDIR=$$place/$$(printf 'a-long-path-for-temporary-files/%.0s' {1..4})
+	mkdir -p "$$TMPDIR"
+	for _ in $$(seq $(LOAD)); do while :; do :; done & done
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 .PHONY: test-all

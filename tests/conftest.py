@@ -205,6 +205,13 @@ def counting_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name, whatever TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="batchd-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def spool(tmp_path: Path, model_server: str) -> Spool:
     """A fresh spool, whose model answers in two calls."""
     (tmp_path / "config.toml").write_text(CONFIG.format(base_url=model_server, model="steps-2"))

@@ -1,7 +1,7 @@
 """Processes of ``python -m …`` that are there at once: forked from one that has loaded batchd already.
 
-To start Python and load batchd takes a quarter of a second of a processor, a daemon half a second, and there are
-some two thousand of them. What runs is the same module, in a process of its own with the arguments,
+To start Python and load batchd takes a quarter of a second of a processor, a daemon with its fork server two
+seconds, and there are some two thousand of them. What runs is the same module, in a process of its own with the arguments,
 environment, directory and descriptors that were asked for. Only /proc shows the command line and the environment
 of the process that it was forked from: tests that look there start it cold, as ``subprocess`` does.
 """

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
 import json
 import os
 import pkgutil
+import resource
 import runpy
 import signal
 import socket
@@ -17,11 +19,14 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from multiprocessing import util
 from typing import Any, NoReturn, TextIO
 
 import batchd
 
 _NUMBER = struct.Struct("i")
+_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 #: Its descriptors are those of whoever asked; they are not to be closed with the streams that were here before.
 _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
@@ -105,6 +110,8 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environ"])
     time.tzset()
+    if asked["arguments"] and "serve" in asked["arguments"]:
+        _keep_for_workers()
     _streams()
     sys.path[0] = asked["cwd"]
     sys.argv = [asked["module"], *asked["arguments"]]
@@ -116,6 +123,58 @@ def _become(asked: dict[str, Any]) -> None:
     except BaseException as error:  # noqa: BLE001 (what Python itself does with it)
         sys.excepthook(type(error), error, error.__traceback__)
         _end(-signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
+    _end(0)
+
+
+def _keep_for_workers() -> None:
+    """Fork a process that knows nothing yet of what this one becomes, and have it be this one's fork server, the first time."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if not pid:
+        ours.close()
+        _serve_forks(theirs)
+    theirs.close()
+    start = util.spawnv_passfds
+
+    def spawn(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        if "multiprocessing.forkserver" not in arguments[-1]:
+            return start(path, arguments, descriptors)
+        util.spawnv_passfds = start
+        mask = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+        asked = {
+            "code": arguments[-1],
+            "environ": dict(os.environ),
+            "descriptors": [*descriptors],
+            "mask": mask,
+            "limits": {kind: resource.getrlimit(kind) for kind in _LIMITS},
+        }
+        socket.send_fds(ours, [json.dumps(asked).encode()], descriptors)
+        ours.close()
+        return pid
+
+    util.spawnv_passfds = spawn
+
+
+def _serve_forks(line: socket.socket) -> NoReturn:
+    """Wait for what the fork server is to run, and run it; end with the process that would tell."""
+    data, received, _, _ = socket.recv_fds(line, 1 << 20, 16)
+    if not data:
+        os._exit(0)
+    line.close()
+    asked = json.loads(data)
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in received]
+    os.closerange(3, 200)
+    for fd, number in zip(high, asked["descriptors"], strict=True):
+        os.dup2(fd, number)
+    os.closerange(200, 300)
+    os.environ.clear()
+    os.environ.update(asked["environ"])
+    for kind, limits in asked["limits"].items():
+        resource.setrlimit(int(kind), limits)
+    _streams()
+    sys.argv = ["-c"]
+    signal.pthread_sigmask(signal.SIG_SETMASK, asked["mask"])
+    exec(asked["code"], {"__name__": "__main__"})
     _end(0)
 
 

@@ -55,7 +55,9 @@ def who(request: pytest.FixtureRequest, somebody: list[str]) -> list[str]:
 @pytest.fixture
 def ground(who: list[str]) -> Iterator[Path]:
     """A folder of batchd's own, which others may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="batchd-attack-"))
+    # A longer path leaves no room for the names of the sockets that are put there.
+    place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 30 else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="batchd-attack-", dir=place))
     folder.chmod(0o755)
     if AS_ROOT and who:
         os.chown(folder, NOBODY_ID, NOBODY_ID)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from attacking import AS_ROOT, DRIVERS, HERE, Attack, shell
 from loopback import Recorder, name_server
+from patience import PATIENCE_S, until
 
 PORT = 3128
 #: Stands in everything that must not reach a server.
@@ -43,10 +44,12 @@ class Servers:
         """Return what makes a command one of a task with this list."""
         return {"network": self.list, "policy": {"network": self.list}} | options
 
-    def send(self, payloads: Sequence[bytes], **options: Any) -> dict[bytes, str]:
+    def send(
+        self, payloads: Sequence[bytes], silent_s: float = PATIENCE_S, **options: Any
+    ) -> dict[bytes, str]:
         """Send payloads to the proxy, and return what each was answered."""
         whole = [self.filled(payload).decode("latin-1") for payload in payloads]
-        command = f"printf %s {shlex.quote(json.dumps(whole))} > payloads; exec {shell('sending.py', PORT)}"
+        command = f"printf %s {shlex.quote(json.dumps(whole))} > payloads; exec {shell('sending.py', PORT, silent_s)}"
         options = self.options(**options)
         options["policy"] = {**options["policy"], "max_output_bytes": 1 << 20}
         [(exit_code, output, _, _)] = self._attack.run(command, **options)
@@ -185,7 +188,7 @@ WHOLE = (b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"1\r\nA")
 def test_nothing_is_smuggled_behind_a_request(attack: Attack, servers: Servers) -> None:
     """Every connection carries one request, and of it no more than its body; what is unclear is refused."""
     del attack
-    servers.send([*HIDING, *BROKEN])
+    servers.send([*HIDING, *BROKEN], silent_s=2.0)
     servers.untouched()
     assert servers.good.received, "what is plain is served"
     for kept in servers.good.received:
@@ -245,18 +248,20 @@ def test_an_answer_that_changes_leads_nowhere_else(attack: Attack) -> None:
 def test_the_proxy_of_one_task_is_not_anothers(attack: Attack, servers: Servers) -> None:
     """While one task has its proxy open, others without a list, or with another one, find theirs or none."""
     folder = attack.folder.with_name("other")
-    ask = f"curl -sS -m 5 --noproxy '' -x http://127.0.0.1:{PORT} http://127.0.0.1:{servers.good.port}/"
+    ask = f"curl -sS -m 100 --noproxy '' -x http://127.0.0.1:{PORT} http://127.0.0.1:{servers.good.port}/"
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = pool.submit(attack.run, f"touch up; {ask}; sleep 4", **servers.options())
-        deadline = time.monotonic() + 20
-        while not (attack.folder / "up").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        running = pool.submit(
+            attack.run,
+            f"touch up; {ask}; while [ ! -e end ]; do sleep 0.05; done",
+            **servers.options(),
+        )
+        until((attack.folder / "up").exists)
         attack.folder = folder
-        [none] = attack.run(ask, timeout_s=10)
+        [none] = attack.run(ask)
         other = {"network": ["other.example"], "policy": {"network": ["other.example"]}}
-        [refused] = attack.run(ask, timeout_s=10, **other)
+        [refused] = attack.run(ask, **other)
         assert not running.done()
+        (folder.with_name("task") / "end").touch()
         assert running.result()[0][1] == "ok"
     assert (none[0], "Could not connect" in none[1] or "connect" in none[1]) == (7, True)
     assert "other.example" in refused[1]
@@ -349,7 +354,7 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
             assert process.stdout.readline() == b"ready\n"
             time.sleep(0.01 + 0.013 * number)
             process.kill()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     left = [b"x"]
     while left and time.monotonic() < deadline:
         left = [line for line in _command_lines() if marker.encode() in line or (b"listener.py" in line and str(HERE).encode() in line)]  # fmt: skip

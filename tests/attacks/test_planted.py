@@ -39,6 +39,7 @@ PLANTED: Mapping[str, str] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.stopped_by("everything")
 @pytest.mark.parametrize("where", ["a repository", "a fresh directory"])
 def test_nothing_planted_runs_outside(camp: Camp, where: str) -> None:
@@ -91,6 +92,7 @@ ODD: Mapping[str, str] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("time")
 def test_no_odd_file_holds_a_tool_up(camp: Camp) -> None:
     """Reading, writing and editing FIFOs, devices, links and sockets ends in time, and reads nothing of the host."""
@@ -100,7 +102,7 @@ def test_no_odd_file_holds_a_tool_up(camp: Camp) -> None:
     with camp.told(talks):
         results = camp.play(tasks)
     assert {(r["first_prompt"], r["status"]) for r in results.values()} == {(name, "completed") for name in ODD}  # fmt: skip
-    assert max(r["timing"]["run_s"] for r in results.values()) < 40
+    assert max(r["timing"]["run_s"] for r in results.values()) < 200
     said = "".join(path.read_text("utf-8") for path in camp.folder.glob("outbox/batch/*.jsonl"))
     assert "root:" not in said
 
@@ -128,6 +130,7 @@ IN_THE_WAY: Mapping[str, Callable[[Path, Path], object]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.stopped_by("whole files", "replaced")
 @pytest.mark.parametrize("what", IN_THE_WAY)
 def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str) -> None:
@@ -153,6 +156,7 @@ def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str)
     assert camp.result("batch", "001")["answer"] == "Done."
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("inbox")
 def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
     """Links to files of batchd's own, FIFOs, devices and folders are left alone: none is read, moved, or held up by."""
@@ -177,6 +181,7 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
     assert {"link.json", "up.json", "fifo.json"} <= told
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("removal")
 def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
     """``prune --outbox`` removes what a model has left, however deep, locked or named, and follows no link out of it."""
@@ -195,6 +200,7 @@ def test_a_tree_made_to_break_clean_up_is_cleaned_up(camp: Camp) -> None:
     assert [*(camp.folder / "outbox").iterdir()] == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("loop", "purse")
 def test_a_model_that_goes_in_circles_does_not_spend_the_purse(camp: Camp) -> None:
     """The same call with the same output ends its round, a second loop the task; limits hold over the whole of it."""

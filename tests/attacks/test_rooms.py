@@ -57,6 +57,7 @@ def _rejection(spool: Camp, task: dict[str, Any], **batch: Any) -> str:
     return str(summary["errors"])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("rooms")
 def test_no_directory_of_batchds_own(rooms: Camp) -> None:
     """Neither a room itself, nor what holds it or lies in it, nor a link to any of these."""
@@ -83,6 +84,7 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             assert why in _rejection(rooms, {"dir": directory}), directory
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("unknown keys", "ceiling")
 def test_no_key_of_a_task_file_loosens_anything(rooms: Camp) -> None:
     """No key names the sandbox or the provider; no layer of limits goes past the ceiling."""
@@ -111,6 +113,7 @@ SWAPS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.stopped_by("links")
 @pytest.mark.parametrize("swap", SWAPS)
 def test_a_link_put_in_place_between_claim_and_start_is_not_followed(

@@ -23,6 +23,7 @@ def test_every_attack_names_what_stops_it(request: pytest.FixtureRequest) -> Non
             changed((HERE / "batchd" / edit[0]).read_text(), edit)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not AS_ROOT, reason="what is let loose is kept apart, which only root can do")
 def test_an_attack_succeeds_without_its_layer() -> None:
     """The quickest of them, as an example: setuid programs are made, as root and as an ordinary user, and all else works."""

@@ -13,6 +13,7 @@ import pytest
 from attacking import HERE, shell
 from camp import Camp, does, says
 from loopback import Recorder
+from patience import until
 
 #: What a terminal would obey (clear, title, clipboard, paste, eight-bit CSI), turn around, or take for a new line.
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJmIC8=\x07\x1b[6n\x9b31m\x85\x08\x08\r\u202e\u2028\u2066"
@@ -32,6 +33,7 @@ def _names(result: dict[str, Any]) -> list[str]:
     return [*result["files"]["created"], *result["files"]["modified"]]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("escaping")
 def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     """From prompts, commands, outputs, answers, file names, variables, errors: shown, never obeyed."""
@@ -83,6 +85,7 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     assert raw == {}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("json")
 def test_no_escape_is_raw_in_what_is_collected(camp: Camp) -> None:
     """Results, transcripts and summaries are JSON of one line each, which a terminal shows and does not obey."""
@@ -97,6 +100,7 @@ def test_no_escape_is_raw_in_what_is_collected(camp: Camp) -> None:
         assert RAW.findall(text) == [], name
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("evaluation", "escaping")
 def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
     """Log lines, events, results and verdicts, in prompts, outputs, answers and files: the status is the evaluation's."""
@@ -121,6 +125,7 @@ def test_nothing_that_looks_like_a_result_is_one(camp: Camp) -> None:
         assert [e["status"] for e in finished] == ["timeout"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("whole letters")
 def test_half_a_letter_or_a_number_without_end_breaks_nothing(camp: Camp) -> None:
     """What no file can hold, and lines past all counting, in a call's arguments: the model is told, the task goes on, and all can be read."""
@@ -159,6 +164,7 @@ DOCUMENTING = (
 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("calls")
 def test_an_answer_that_documents_calls_makes_none(camp: Camp) -> None:
     """Whatever form it shows; nothing runs, and the answer is the result. Under the text protocol a block is a call."""
@@ -186,6 +192,7 @@ WILD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("validator")
 def test_a_schema_without_end_ends(camp: Camp) -> None:
     """Each task comes to its result, none is taken as valid, and meanwhile the daemon answers."""
@@ -196,26 +203,29 @@ def test_a_schema_without_end_ends(camp: Camp) -> None:
         if name != "unique"
     ]
     with camp.told(talks):
-        began = time.monotonic()
         camp.batchd("submit", camp.write("batch.json", tasks))
         done = camp.folder / "outbox/batch/summary.json"
         slowest = 0.0
-        while not done.exists():
-            assert time.monotonic() - began < 60
+
+        def over() -> bool:
+            nonlocal slowest
             asked = time.monotonic()
-            assert camp.batchd("status", "--json").returncode == 0
+            assert camp.answers()
             slowest = max(slowest, time.monotonic() - asked)
-            time.sleep(0.3)
+            return done.exists()
+
+        until(over)
         results = [
             json.loads(line) for line in (done.parent / "results.jsonl").read_text().splitlines()
         ]
     assert {r["task"]: (r["status"], r["reason"]) for r in results} == {
         task["id"]: ("timeout", "max_iterations") for task in tasks
     }
-    assert slowest < 5
+    assert slowest < 8, "a validator is given ten seconds"
     assert all(r["evaluation"]["feedback"] for r in results)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("foreign references")
 def test_a_schema_that_would_fetch_is_refused(camp: Camp) -> None:
     """References to servers and files, wherever they stand: the file is rejected, and nothing is asked for."""
@@ -231,6 +241,7 @@ def test_a_schema_that_would_fetch_is_refused(camp: Camp) -> None:
     assert len(summary["errors"]) == len(tasks)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("references")
 def test_the_validator_fetches_nothing(camp: Camp) -> None:
     """One that came past that check is an error to the child that validates: no request, no file."""
@@ -257,6 +268,7 @@ def _addresses(camp: Camp, server: Recorder) -> list[str]:
     return [f"http://127.0.0.1:{server.port}/schema.json", f"file://{file}", str(file)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("masking")
 def test_no_secret_comes_out_of_what_a_command_says(camp: Camp) -> None:
     """The whole way: not in a log, result, transcript, summary or store, nor in what the model is sent."""

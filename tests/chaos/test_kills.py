@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from arena import CALLS, Arena, Model, arena, tasks, until
 from monkey import KILLS, Monkey
+from patience import PATIENCE_S
 from verdict import judge
 
 TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "32"))
@@ -27,7 +28,7 @@ def _run(place: Arena, model: Model, monkey: Monkey, count: int, pause_s: float)
     folder = place.drop("c", tasks(count))
     begun = time.monotonic()
     while not (folder / "summary.json").exists():
-        assert time.monotonic() - begun < 60 + count, place.tail()
+        assert time.monotonic() - begun < 4 * PATIENCE_S + count, place.tail()
         time.sleep(monkey.rng.uniform(0.05, 2 * pause_s))
         place.keep_alive()
         if monkey.counts.total() < _MOST:

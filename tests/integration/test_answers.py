@@ -362,5 +362,5 @@ def test_status_of_a_daemon_that_does_not_answer(at: Control) -> None:
             daemon.send_signal(signal.SIGCONT)
         assert "The daemon does not answer" in text
         assert "no daemon runs" not in text
-        assert took_s < 20
+        assert took_s < 60
         at.order("cancel", "games")

@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -613,8 +612,9 @@ def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
             settings = configured(tmp_path, server.base_url, "steps-1")
             async with Daemon(settings) as daemon:
                 await daemon.batch_done((await daemon.submit("warm.json", task_file(1))).name)
-                dropped = time.time()
+                warm = daemon._parts.dispatcher.pool.workers
                 await daemon.batch_done((await daemon.submit("b.json", task_file(1))).name)
-                assert server.requests[-1].at - dropped < 1.0  # the bound itself is benchmarked
+                # How long it takes is benchmarked.
+                assert daemon._parts.dispatcher.pool.workers == warm
 
     asyncio.run(scenario())

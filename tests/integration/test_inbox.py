@@ -95,7 +95,7 @@ def test_whole_files_are_taken_at_once(tmp_path: Path) -> None:
             for claim in claims.all:
                 assert claim.path == box.folder / ".claimed" / f"{claim.ulid}-{claim.name}"
                 assert claim.path.read_bytes() in {b"prompt", TASK}
-                assert abs(claim.received_at - time.time()) < 60
+                assert abs(claim.received_at - time.time()) < 600
 
     asyncio.run(play())
 
@@ -121,20 +121,20 @@ def test_a_file_written_slowly_is_left_until_it_is_closed(tmp_path: Path) -> Non
     """A writer that rests for longer than settle_s keeps its file, also one that opens it again and again."""
 
     async def play() -> None:
-        async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
+        async with _watching(_spool(tmp_path, scan_s=0.1, settle_s=1.0)) as (box, claims):
             path = box.folder / "slow.md"
             with path.open("wb") as file:
-                for part in (b"a", b"b", b"c"):
+                for part in (b"a", b"b"):
                     file.write(part)
                     file.flush()
-                    await asyncio.sleep(0.3)  # longer than settle_s: what is tested is this rest
+                    await asyncio.sleep(1.2)  # longer than settle_s: what is tested is this rest
                 assert claims.all == []
             for part in (b"d", b"e", b"f"):
                 with path.open("ab") as file:
                     file.write(part)
                 await asyncio.sleep(0.05)
             await claims.until(1)
-            assert claims.all[0].path.read_bytes() == b"abcdef"
+            assert claims.all[0].path.read_bytes() == b"abdef"
 
     asyncio.run(play())
 
@@ -359,7 +359,10 @@ def test_polling_needs_no_events(tmp_path: Path) -> None:
     """With watch = "poll", two looks at a file that holds still are enough; a growing one waits."""
 
     async def play() -> None:
-        async with _watching(_spool(tmp_path, watch="poll", scan_s=0.05)) as (box, claims):
+        async with _watching(_spool(tmp_path, watch="poll", scan_s=0.05, settle_s=1.0)) as (
+            box,
+            claims,
+        ):
             assert box._watcher is None
             path = box.folder / "a.md"
             for _ in range(5):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import tokens
 from batchd.demo.server import ModelServer
@@ -144,8 +145,9 @@ def test_every_fault_is_classified(
 
     async def test(server: ModelServer, client: ModelClient) -> None:
         begun = time.monotonic()
-        failure = await client.call(_setup(fault), ASK, 0.3)
-        assert time.monotonic() - begun < 2
+        within_s = 0.3 if kind is FailureKind.TIMEOUT else PATIENCE_S
+        failure = await client.call(_setup(fault), ASK, within_s)
+        assert time.monotonic() - begun < 60
         assert isinstance(failure, Failure)
         assert (failure.kind, failure.http_status) == (kind, status)
         assert words in failure.message
@@ -163,11 +165,11 @@ def test_rate_limits_say_how_long_to_wait() -> None:
 
     async def test(_server: ModelServer, client: ModelClient) -> None:
         setup = _setup("rate-limit-1+retry-after-7+steps-1")
-        failure = await client.call(setup, ASK, 5)
+        failure = await client.call(setup, ASK, 60)
         assert isinstance(failure, Failure)
         assert failure.retry_after_s == 7
         assert failure.headers["retry-after"] == "7"
-        assert isinstance(await client.call(setup, ASK, 5), Answer)
+        assert isinstance(await client.call(setup, ASK, 60), Answer)
 
     _with_server(test)
 
@@ -177,7 +179,7 @@ def test_untidy_answers_are_answers() -> None:
 
     async def test(_server: ModelServer, client: ModelClient) -> None:
         async def ask(model: str) -> Answer:
-            found = await client.call(_setup(model), ASK, 5)
+            found = await client.call(_setup(model), ASK, 60)
             assert isinstance(found, Answer), found
             return found
 
@@ -289,7 +291,7 @@ def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch) -> None
         base_url = f"http://127.0.0.1:{port}/v1"
         endpoint = Endpoint(base_url=base_url, api_key=KEY, headers={"X-Team": "hunter2-hunter2"})
         client = ModelClient({"standin": endpoint})
-        failure = await client.call(_setup("x"), ASK, 5)
+        failure = await client.call(_setup("x"), ASK, 60)
         await client.aclose()
         server.close()
         return failure
@@ -324,7 +326,7 @@ def test_the_environment_names_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             "near": Endpoint(base_url="http://near.invalid/v1"),
         }
         client = ModelClient(endpoints)
-        found = [await client.call(ModelSetup(name=f"{n}/x"), ASK, 5) for n in endpoints]
+        found = [await client.call(ModelSetup(name=f"{n}/x"), ASK, 60) for n in endpoints]
         await client.aclose()
         server.close()
         return found
@@ -352,7 +354,7 @@ def test_what_never_left_is_not_booked() -> None:
         }
         client = ModelClient(endpoints)
         names = ["standin/x", "nowhere/x", "scheme/x", "odd/x", "user/x", "missing/x"]
-        found = [await client.call(ModelSetup(name=n), ASK, 5) for n in names]
+        found = [await client.call(ModelSetup(name=n), ASK, 60) for n in names]
         await client.aclose()
         return found
 
@@ -466,7 +468,7 @@ def test_cancelling_closes_the_connection() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await asyncio.wait_for(gone.wait(), 2)
+        await asyncio.wait_for(gone.wait(), PATIENCE_S)
         await client.aclose()
         server.close()
 
@@ -478,11 +480,11 @@ def test_retune_under_way() -> None:
 
     async def test(server: ModelServer, client: ModelClient) -> None:
         async with ModelServer() as other:
-            before = asyncio.create_task(client.call(_setup("latency-0.2+steps-1"), ASK, 5))
+            before = asyncio.create_task(client.call(_setup("latency-0.2+steps-1"), ASK, 60))
             while not server.requests:  # noqa: ASYNC110 (the server tells nobody when it is asked)
                 await asyncio.sleep(0.001)
             client.retune({"standin": Endpoint(base_url=other.base_url)})
-            assert isinstance(await client.call(_setup("steps-1"), ASK, 5), Answer)
+            assert isinstance(await client.call(_setup("steps-1"), ASK, 60), Answer)
             assert len(other.requests) == 1
             assert isinstance(await before, Answer)
             assert not client._retired
@@ -495,10 +497,10 @@ def test_many_calls_share_one_client() -> None:
 
     async def test(server: ModelServer, client: ModelClient) -> None:
         begun = time.monotonic()
-        calls = [client.call(_setup("latency-1+steps-1"), ASK, 30) for _ in range(300)]
+        calls = [client.call(_setup("latency-1+steps-1"), ASK, PATIENCE_S) for _ in range(300)]
         found = await asyncio.gather(*calls)
         assert all(isinstance(f, Answer) for f in found)
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 100, "one after another they take 300 s"
         assert len(server.requests) == 300
         assert len(client._lines) == 1
 

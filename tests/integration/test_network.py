@@ -233,7 +233,7 @@ def test_the_end_of_an_answer_is_found_although_the_server_stays(tmp_path: Path)
 import socket, sys
 for method in ("GET", "HEAD"):
     with socket.create_connection(("127.0.0.1", 3128)) as line:
-        line.settimeout(PATIENCE_S)
+        line.settimeout(200)
         line.sendall(f"{method} http://127.0.0.1:{sys.argv[1]}/ HTTP/1.1\\r\\n\\r\\n".encode())
         heard = b""
         while data := line.recv(1000):
@@ -306,7 +306,7 @@ def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
     with (
         serving(talks_for_ever) as port,
         # Neither answers nor closes, whatever becomes of its client.
-        serving(lambda _: over.wait(30) and None) as mute,
+        serving(lambda _: over.wait() and None) as mute,
         web() as plain,
     ):
         listed = (f"127.0.0.1:{port}", f"127.0.0.1:{mute}", f"localhost:{plain}")
@@ -330,7 +330,7 @@ def test_nothing_is_left_when_a_command_ends(tmp_path: Path) -> None:
             assert asyncio.all_tasks() == {asyncio.current_task()}
             for thread in threading.enumerate():
                 if thread.name == "batchd-lookup":
-                    await asyncio.to_thread(thread.join, 5)
+                    await asyncio.to_thread(thread.join, PATIENCE_S)
             assert "batchd-lookup" not in {thread.name for thread in threading.enumerate()}
             # The silent server's own ends are in this process, too.
             over.set()
@@ -472,10 +472,10 @@ import socket, time
 with socket.create_connection(("127.0.0.1", 3128)) as line:
     began = time.monotonic()
     line.settimeout(0.1)
-    while time.monotonic() - began < 10:
+    while time.monotonic() - began < 200:
         try:
             line.sendall(b"X")
-            print(line.recv(100).split(b"\\r")[0].decode(), time.monotonic() - began < 5)
+            print(line.recv(100).split(b"\\r")[0].decode(), time.monotonic() - began < 100)
             break
         except TimeoutError: pass
 """
@@ -485,12 +485,12 @@ with socket.create_connection(("127.0.0.1", 3128)) as line:
 
 def test_silence_ends_a_tunnel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tunnel on which nothing moves is closed; one on which a byte moves now and then is not."""
-    monkeypatch.setattr("batchd.sandbox.network.relay.IDLE_S", 0.6)
+    monkeypatch.setattr("batchd.sandbox.network.relay.IDLE_S", 1.5)
 
     def drips(client: socket.socket) -> None:
-        for _ in range(5):
+        for _ in range(20):
             client.sendall(b"x")
-            time.sleep(0.3)
+            time.sleep(0.1)
         client.recv(10)  # and says nothing more
 
     with serving(drips) as port:
@@ -504,7 +504,7 @@ with socket.create_connection(("127.0.0.1", 3128)) as line:
     print(heard.count(b"x"))
 """
         [said] = shell(tmp_path, (f"127.0.0.1:{port}",), f"python3 - <<'E'\n{code}E")
-    assert said == "5\n"
+    assert said == "20\n"
 
 
 def test_the_model_is_told_what_it_may_reach(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool
             answered, refused = _counts(server)
             assert answered == 80
             assert refused <= 24, "not even two an agent, as it learns"
-            assert took < 20, "seven seconds are the provider's own"
+            assert took < 60, "seven seconds are the provider's own"
             slowest, fastest = (480, 720) if headers else (240, 2400)
             assert slowest <= told["rpm"] <= fastest
 
@@ -125,7 +125,7 @@ def test_a_configured_rate_is_kept_and_may_be_tuned(tmp_path: Path) -> None:
         async with ModelServer(Settings()) as server:
             begun = time.monotonic()
             await _run(tmp_path / "again", server, 10, rpm=6, tuned="6000")
-            assert time.monotonic() - begun < 30, "it would have been three minutes"
+            assert time.monotonic() - begun < 120, "it would have been three minutes"
 
     asyncio.run(scenario())
 

@@ -115,6 +115,7 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
                 before = server.totals.requests
                 told = await _ask(tmp_path, "resume", scope="provider", name="standin")
                 assert told == {"resumed": 1, "trying": ["standin"], "held": []}
+                await until(lambda: server.totals.requests > before)
                 await asyncio.sleep(0.5)
                 assert server.totals.requests == before + 1, (
                     "one call tries a key that is no better"

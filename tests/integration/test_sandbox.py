@@ -165,9 +165,9 @@ def test_a_command_that_takes_too_long_dies_with_all_that_it_started(
 
     async def body(place: Workplace) -> None:
         command = f"echo begun; (sleep {marker} & sleep {marker}) | sleep {marker}"
-        ran = await place.shell(command, timeout_s=0.4)
+        ran = await place.shell(command, timeout_s=1.5)
         assert (ran.timed_out, ran.exit_code, ran.output) == (True, None, "begun\n")
-        assert 0.4 <= ran.seconds < 5
+        assert 1.5 <= ran.seconds < PATIENCE_S
 
     asyncio.run(visit(tmp_path, body, policy))
     assert command_lines(marker) == []
@@ -182,7 +182,7 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
             f"setsid sh -c 'trap \"\" HUP TERM; sleep {marker}' & nohup sleep {marker} & echo hi",
             timeout_s=PATIENCE_S,
         )
-        assert (ran.exit_code, ran.seconds < 10) == (0, True)
+        assert (ran.exit_code, ran.seconds < 100) == (0, True)
         assert "hi" in ran.output
         assert command_lines(marker) == []
 

@@ -375,6 +375,7 @@ def test_keys_reach_the_receiver_alone(
     station = _station(
         tmp_path, model_server, receiver.endpoint, more='headers_env = "OTLP_HEADERS"'
     )
+    station.cold = True  # what its environment shows in /proc is its own
     os.environ["OTLP_HEADERS"] = f"Authorization=Bearer%20{_KEY},X-Scope-OrgID=me"
     try:
         checked = subprocess.run(

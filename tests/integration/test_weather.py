@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sockets
 from patience import PATIENCE_S
 from weather import TASK, Station, filled, mounted, until
 
@@ -25,7 +26,9 @@ A_WHILE_S = 1.0
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iterator[Station]:
     """One daemon for all tests that leave it as it was."""
-    with Station(tmp_path_factory.mktemp("weather"), model_server).serving() as station:
+    with Station(
+        tmp_path_factory.mktemp("weather"), model_server, settle_s=1.0
+    ).serving() as station:
         yield station
 
 
@@ -67,7 +70,7 @@ def test_what_is_no_regular_file_is_left_alone(station: Station, tmp_path: Path)
         )  # /dev/zero has no end
         odd.append("device")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(inbox / "socket.json"))
+        sockets.bind(listener, inbox / "socket.json")
         (tmp_path / "hard.json").write_bytes(TASK)
         (inbox / "hard.json").hardlink_to(tmp_path / "hard.json")
         station.completed("hard")
@@ -143,7 +146,7 @@ def test_a_file_written_over_a_long_time_is_left_until_it_is_whole(station: Stat
                 file.flush()
             with (station.inbox / "appended.json").open("ab") as appended:
                 appended.write(piece)
-            time.sleep(0.15)
+            time.sleep(0.1)
         time.sleep(A_WHILE_S)
         assert not (station.outbox / "held").exists()
         assert not (station.outbox / "held-2").exists()
@@ -354,23 +357,19 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
     """Files are taken up by the kernel's word, not by the scan alone; a link that is set anew is noticed."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    station = Station(tmp_path, model_server, scan_s=3.0)
+    station = Station(tmp_path, model_server, scan_s=600.0)
     station.inbox.symlink_to("first")
     with station.serving():
         time.sleep(0.5)  # the first scan is over, the next one far
         for i in range(3):
-            begun = time.monotonic()
             station.drop(f"told{i}.json")
             until(lambda i=i: not (station.inbox / f"told{i}.json").exists())  # type: ignore[misc]
-            assert time.monotonic() - begun < 0.5
         until(lambda: len(station.told("batch_received")) == 3, station.text)
         (tmp_path / "new-link").symlink_to("second")
         (tmp_path / "new-link").rename(station.inbox)
         until(lambda: station.told("inbox_trouble", "watched anew"), station.text)
-        begun = time.monotonic()
         station.drop("elsewhere.json")
         until(lambda: not (tmp_path / "second/elsewhere.json").exists())
-        assert time.monotonic() - begun < 0.5
         for batch in ("told0", "told1", "told2", "elsewhere"):
             station.completed(batch)
 

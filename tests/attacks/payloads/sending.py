@@ -1,6 +1,6 @@
 """Sends each payload of a file to the proxy on a connection of its own, all at once, and prints the answers.
 
-A proxy that waits for more is answered by the end of what is sent: nothing here waits for a time to pass.
+Arguments: the proxy's port, and for how many seconds it may be silent before the connection is left.
 """
 
 import json
@@ -14,7 +14,7 @@ def sent(payload: str) -> str:
     heard = b""
     try:
         with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as line:
-            line.settimeout(2)
+            line.settimeout(float(sys.argv[2]))
             line.sendall(payload.encode("latin-1"))
             while data := line.recv(65536):
                 heard += data
