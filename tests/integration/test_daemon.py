@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S
 
-from batchd import config, control
+from batchd import config, control, wire
 from batchd.daemon import Daemon, Listener
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
@@ -164,8 +164,15 @@ def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, server: Server) -> None:
-    """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again."""
+@pytest.mark.parametrize("part", [wire.MAX_HISTORY, 1], ids=["whole", "in parts"])
+def test_a_killed_worker_costs_one_call_a_task(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again.
+
+    However many messages their histories need: one of gigabytes is taken up again too.
+    """
+    monkeypatch.setattr(wire, "MAX_HISTORY", part)
 
     async def scenario() -> None:
         settings = configured(tmp_path, server.base_url, "steps-4", agents=2)
