@@ -235,7 +235,9 @@ class Heartbeat:
     busy: int = 0
 
 
-Down: TypeAlias = Hello | History | Run | Cancel | Park | Drain | Retune | Granted | Denied | Ack | Nack
+Down: TypeAlias = (
+    Hello | History | Run | Cancel | Park | Drain | Retune | Granted | Denied | Ack | Nack
+)
 Up: TypeAlias = Hello | Ask | Failed | Record | Progress | Done | Heartbeat
 
 

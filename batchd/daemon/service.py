@@ -23,17 +23,19 @@ from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
+from batchd.daemon.reserving import Reserving
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
+from batchd.pool.disks import Disks
 from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import home, outbox, permissions, taskfile
+from batchd.spool import home, permissions, taskfile
 from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
@@ -182,10 +184,12 @@ class Daemon:
         undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+        disks = Disks()
+        undo.callback(disks.close)
         store = Store.open(
             state / "batchd.db",
             retention_s=config.store.retention_days * _DAY_S,
-            reserve=outbox.reserve,
+            reserve=Reserving(disks),
         )
         undo.callback(store.close)
         log.hide(config.hidden())
@@ -197,6 +201,7 @@ class Daemon:
             governor=Governor(config, missing, booked=store.spent_on),
             listeners=self._listeners,
             finishers=self._finishers,
+            disks=disks,
         )
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)

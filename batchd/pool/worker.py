@@ -123,7 +123,9 @@ class Worker:
                 if host is not None and host.attempt == message.attempt:
                     host.answered(message)
             case wire.History():
-                self._histories.setdefault((message.ref, message.attempt), []).extend(message.events)
+                self._histories.setdefault((message.ref, message.attempt), []).extend(
+                    message.events
+                )
             case wire.Run():
                 earlier = self._histories.pop((message.ref, message.attempt), [])
                 self._start(replace(message, history=(*earlier, *message.history)))

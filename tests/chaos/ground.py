@@ -153,7 +153,7 @@ class Ground:
             if code is None:
                 self.complaints.append("SIGTERM has not ended the daemon")
                 self.signal(signal.SIGKILL)
-            elif code not in {0, *_SIGNALLED}:
+            elif code not in {0, *_SIGNALLED} and not self._excused(code):
                 self.complaints.append(f"SIGTERM ended the daemon with {code}")
             self.journal.end(self._ending[0], now)
             self._ending = None
