@@ -38,6 +38,12 @@ def night(tmp_path: Path) -> Night:
     return night
 
 
+@pytest.fixture
+def spool(spool: Spool) -> Spool:
+    """A spool whose batches are reported."""
+    return spool.with_reports()
+
+
 def _in(folder: Path) -> Spool:
     return Spool(folder)
 
@@ -90,7 +96,7 @@ def test_a_run_has_one_without_orders_that_lead_nowhere(spool: Spool) -> None:
 )
 def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str, why: str) -> None:
     """One that takes too long is given up, and the log says so; one that is not wanted is not made."""
-    station = Station(tmp_path, model_server, more=more)
+    station = Station(tmp_path, model_server, reports=True, more=more)
     with station.serving():
         for name in ("a", "b"):
             station.drop(f"{name}.json", b'{"first_prompt": "x"}')
@@ -103,7 +109,7 @@ def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str
 
 def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> None:
     """Something stands where the report is to lie: the summary comes all the same, and so does the next report."""
-    station = Station(tmp_path, model_server, model="latency-0.5+steps-1")
+    station = Station(tmp_path, model_server, model="latency-0.5+steps-1", reports=True)
     with station.serving():
         station.drop("a.json", b'{"first_prompt": "x"}')
         until((station.outbox / "a" / "request.json").exists)
@@ -165,7 +171,7 @@ def _nice(process: Path) -> int:
 def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> None:
     """A large one stands behind all that the machine does; small ones neither wait for it, nor behind others: their summaries come."""
     large = json.dumps([{"first_prompt": f"do {n}"} for n in range(21)]).encode()
-    station = Station(tmp_path, model_server)
+    station = Station(tmp_path, model_server, reports=True)
     with station.serving():
         station.drop("first.json", large)
         station.completed("first", 21)
@@ -318,7 +324,7 @@ def test_the_wheel_has_the_page(tmp_path: Path) -> None:
 
 def test_the_process_is_there_before_the_batch_ends(tmp_path: Path, model_server: str) -> None:
     """It is started while the last tasks run: its start takes longer than most reports."""
-    station = Station(tmp_path, model_server, model="latency-0.3+steps-1")
+    station = Station(tmp_path, model_server, model="latency-0.3+steps-1", reports=True)
     early = False
     with station.serving():
         station.drop("b.jsonl", b'{"first_prompt": "x"}\n' * 20)
@@ -337,7 +343,7 @@ def test_the_process_is_there_before_the_batch_ends(tmp_path: Path, model_server
 
 def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> None:
     """Small batches that end one after another do not start a process each, and it goes with the daemon."""
-    station = Station(tmp_path, model_server)
+    station = Station(tmp_path, model_server, reports=True)
     with station.serving():
         for n in range(12):
             station.drop(f"b{n}.json", b'{"first_prompt": "x"}')
