@@ -323,7 +323,7 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
             data = json.dumps({"tasks": [{"first_prompt": "die when asked"}, *tasks]}).encode()
             async with Daemon(settings, agent="scripted_agents:dies_when_asked") as daemon:
                 await daemon.submit("b.json", data)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     while (await asyncio.to_thread(_status, tmp_path))["tasks"]["waiting"] != 3:  # noqa: ASYNC110 (only asking tells)
                         await asyncio.sleep(0.01)
                 (tmp_path / "outbox/b/ask").touch()
@@ -352,7 +352,7 @@ def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: 
             data = json.dumps({"tasks": tasks}).encode()
             async with Daemon(settings, agent="scripted_agents:dies_once") as daemon:
                 await daemon.submit("b.json", data)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
 
     asyncio.run(scenario())
