@@ -49,6 +49,11 @@ def said(failure: Failure, cause: Cause) -> str:
     return failure.message + asks
 
 
+def busy(failure: Failure) -> bool:
+    """Whether a failure says that there is too much to do at this time."""
+    return failure.http_status in _BUSY
+
+
 def tries(failure: Failure, max_retries: int) -> int:
     """Return how often a request that fails like this is made again while its provider answers others."""
-    return max_retries * (_PATIENCE if failure.http_status in _BUSY else 1)
+    return max_retries * (_PATIENCE if busy(failure) else 1)

@@ -8,7 +8,7 @@ from math import inf
 
 from batchd.config.sections import Governor as Settings
 from batchd.governor.breaker import Breaker, Outage, Waits
-from batchd.governor.causes import FATAL, parking, said, tries
+from batchd.governor.causes import FATAL, busy, parking, said, tries
 from batchd.governor.pacing import asked_s
 from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
 from batchd.governor.watcher import Watcher
@@ -52,7 +52,7 @@ class Outages:
         else:
             found = self._found(permit, failure, provider)
             if found is None:
-                return None
+                return self._busy_model(permit, failure)
             cause = found if isinstance(found, Cause) else None
             alone = cause is not None and self._alone(permit, provider)
             if retries:
@@ -247,6 +247,33 @@ class Outages:
         # It is the request only where the provider, there for others, took it each time.
         faulty = others and failure.sent and failing.taken > most
         return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
+
+    def _busy_model(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
+        """Park a model that alone is too busy, again and again, while its provider serves others; None: it is tried again.
+
+        Else it would take their turns, and their waits would be its.
+        """
+        provider, model, settings = (
+            self._named(permit.call.provider),
+            permit.call.model,
+            self._settings(),
+        )
+        since = provider.failing[permit.call.ref].since
+        often = busy(failure) and permit.retries >= settings.max_retries > 0
+        if not (settings.max_parked_s and often and provider.serves_only_others(model, since)):
+            return None
+        provider.pace.forget(asyncio.get_running_loop().time())
+        message = (
+            f"{failure.message} (after {permit.retries + 1} tries, while other models are served)"
+        )
+        error = ErrorInfo(
+            type=Reason.PROVIDER_UNAVAILABLE,
+            message=message,
+            http_status=failure.http_status,
+            retries=permit.retries,
+        )
+        wait_s = max(asked_s(failure), settings.probe_s)
+        return self._park(model, Outage(Cause.LIMITED, error, wait_s), permit)
 
     def _own_fault(self, permit: Permit, failure: Failure) -> bool:
         """Whether a call was refused so often while its model answered others that it is its task's own fault."""

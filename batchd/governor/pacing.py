@@ -53,6 +53,7 @@ class Pace:
         #: A provider that asks for a longer wait is parked. That wait is its breaker's alone: it makes no rate, which
         #: would go on holding requests back when the breaker is closed.
         self.longest_s = inf
+        self._limits = (0, 0)
         self._requests = Meter(approach=True)
         self._tokens = Meter()
         self._paused_until = 0.0
@@ -62,9 +63,16 @@ class Pace:
 
     def configure(self, rpm: int, tpm: int, max_concurrent: int, now: float) -> None:
         """Take the limits of the configuration; 0: find them out."""
+        self._limits = rpm, tpm
         self._requests.configure(rpm, now)
         self._tokens.configure(tpm, now, exact=True)
         self._crowd.most = max_concurrent
+
+    def forget(self, now: float) -> None:
+        """Forget what refusals have taught, for they were not about the pace."""
+        self._requests, self._tokens = Meter(approach=True), Meter()
+        self._paused_until, self._refusals = 0.0, 0
+        self.configure(*self._limits, self._crowd.most, now)
 
     @property
     def concurrent(self) -> int:

@@ -132,11 +132,15 @@ class Provider:
         return known or self.breakers.setdefault(name, Breaker(partial(self._half_opened, name)))
 
     def join(self, permit: Permit, *, first: bool = False) -> None:
-        """Queue a permit: at the end, or, where it has waited before, at the front."""
-        if first:
-            self._waiting.appendleft(permit)
-        else:
+        """Queue a permit: at the end, or, where it has waited before, at the front.
+
+        One call that has failed less often goes before it: a call that is always refused must not take each turn.
+        """
+        if not first:
             self._waiting.append(permit)
+            return
+        fresher = (i for i, each in enumerate(self._waiting) if each.retries < permit.retries)
+        self._waiting.insert(next(fresher, -1) + 1, permit)
 
     def leave(self, permit: Permit) -> None:
         """Take a permit out of the queue."""
@@ -162,7 +166,10 @@ class Provider:
             self.pace.answered(permit.ticket, asyncio.get_running_loop().time(), tokens)
 
     def failed(self, permit: Permit, failure: Failure) -> None:
-        """Tell the pacing clock of a failure."""
+        """Have the pacing clock learn from a failure, unless the call's model is parked alone: that is no matter of pace."""
+        own = self.breakers.get(permit.call.model)
+        if own is not None and own.outage is not None:
+            return
         now = asyncio.get_running_loop().time()
         self.pace.failed(permit.ticket, now, failure, self._under_way)
 
@@ -191,6 +198,10 @@ class Provider:
     def shut(self) -> bool:
         """Whether calls are turned away at once, rather than kept waiting."""
         return bool(self.refusal) or self.breaker.shut
+
+    def serves_only_others(self, model: str, since: float) -> bool:
+        """Whether it has answered calls to other models since then, and none to this one."""
+        return self.serves_others(model, since) and self.served.get(model, 0.0) < since
 
     def serves_others(self, model: str, since: float) -> bool:
         """Whether what refuses a model's call, made then, serves others: since then, or since it refused this one before."""

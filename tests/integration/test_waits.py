@@ -387,3 +387,23 @@ def test_a_parked_provider_without_a_task_goes_on_at_resume(tmp_path: Path) -> N
                 assert not (await _ask(tmp_path, "status"))["parked"]
 
     asyncio.run(scenario())
+
+
+def test_a_model_that_is_always_too_busy_waits_alone(tmp_path: Path) -> None:
+    """Unnamed 429s of one model neither take the turns of its provider's other calls nor slow them down; `status` names it."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server, probe_s=30.0)
+            async with Daemon(settings, watch=False) as daemon:
+                refused = await daemon.submit("refused.json", task_file(6, model="standin/429"))
+                served = await daemon.submit("served.json", task_file(20))
+                async with asyncio.timeout(PATIENCE_S):
+                    await daemon.batch_done(served.name)
+                parked = (await _ask(tmp_path, "status"))["parked"]
+                assert [(p["scope"], p["name"]) for p in parked] == [("model", "standin/429")]
+                assert "while other models are served" in parked[0]["message"]
+                await _ask(tmp_path, "cancel", target=refused.name)
+
+    asyncio.run(scenario())
+    assert {r["status"] for r in results(tmp_path, "served")} == {"completed"}
