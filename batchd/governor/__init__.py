@@ -281,5 +281,6 @@ class Governor:
     def _rejoin(self, permit: Permit) -> None:
         permit.timer = None
         provider = self._provider(permit.call.provider)
-        provider.join(permit, first=True)
+        # Behind the others: a call that is always refused must not take each turn.
+        provider.join(permit)
         provider.pump()

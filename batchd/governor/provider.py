@@ -132,15 +132,11 @@ class Provider:
         return known or self.breakers.setdefault(name, Breaker(partial(self._half_opened, name)))
 
     def join(self, permit: Permit, *, first: bool = False) -> None:
-        """Queue a permit: at the end, or, where it has waited before, at the front.
-
-        One call that has failed less often goes before it: a call that is always refused must not take each turn.
-        """
-        if not first:
+        """Queue a permit: at the end, or, where its turn had come before, at the front."""
+        if first:
+            self._waiting.appendleft(permit)
+        else:
             self._waiting.append(permit)
-            return
-        fresher = (i for i, each in enumerate(self._waiting) if each.retries < permit.retries)
-        self._waiting.insert(next(fresher, -1) + 1, permit)
 
     def leave(self, permit: Permit) -> None:
         """Take a permit out of the queue."""
