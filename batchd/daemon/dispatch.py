@@ -139,7 +139,8 @@ class Dispatcher:
             if isinstance(active.stop, CancelRequested):
                 await self._cancelled(ref, active.stop.message)
             else:
-                core.schedule.release(ref)
+                core.schedule.put_back(ref)
+            self.pump()  # its slot is free for others
             return
         worker = str(active.worker.pid or "")
         try:
