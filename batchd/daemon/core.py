@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 import os
 import time
@@ -19,7 +18,7 @@ from batchd.daemon.troubles import Place, Trouble, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
-from batchd.pool.disks import Disks
+from batchd.pool.disks import Disks, silent
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.schedule import Schedule
@@ -170,8 +169,7 @@ class Core:
             await asyncio.wait({doing}, timeout=HANGS_S)
             if not doing.done():
                 with self.troubles.trying(Action.OUTBOX_TROUBLE) as tries:
-                    error = OSError(errno.ETIMEDOUT, "the outbox does not answer", folder)
-                    tries.failed(error, Place(outbox=folder))
+                    tries.failed(silent(folder), Place(outbox=folder))
                     await asyncio.wait({doing})
             return await doing
         finally:

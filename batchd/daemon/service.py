@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,7 @@ from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import threads
+from batchd.pool.disks import Disks
 from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.records import Batch
@@ -38,6 +40,8 @@ from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
 _DAY_S = 86400.0
+#: What the store's one thread waits for an outbox at most: all others wait for it meanwhile.
+_NAME_S = 5.0
 
 
 class Daemon:
@@ -68,6 +72,8 @@ class Daemon:
         self._reload = reload
         self._agent = agent
         self._systemd = Notifier()
+        #: Where names of batches are taken.
+        self._disks = Disks()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -185,8 +191,9 @@ class Daemon:
         store = Store.open(
             state / "batchd.db",
             retention_s=config.store.retention_days * _DAY_S,
-            reserve=outbox.reserve,
+            reserve=self._reserve,
         )
+        undo.callback(self._disks.close)
         undo.callback(store.close)
         log.hide(config.hidden())
         endpoints, missing = tuning.endpoints(config)
@@ -224,6 +231,11 @@ class Daemon:
             undo.push_async_callback(core.settle)
             await move_claimed(core)
             self._parts.restore(set())
+
+    def _reserve(self, batch: Batch, name: str) -> bool:
+        """Take a name in a batch's outbox, for the store's thread. Raises ``OSError``, also where there is no answer."""
+        work = partial(outbox.reserve, batch, name)
+        return self._disks.within(batch.outbox, _NAME_S, work)
 
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""

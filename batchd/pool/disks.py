@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -55,6 +56,8 @@ class Disks:
 
     def __init__(self) -> None:
         self._known: dict[str, Disk] = {}
+        #: By path: what was waited for in vain.
+        self._hung: dict[str, Future[Any]] = {}
 
     def at(self, path: str) -> Disk:
         """Return those of a disk. Raises ``OSError`` where none can be started."""
@@ -65,8 +68,30 @@ class Disks:
                 raise BlockingIOError(str(error)) from error
         return self._known[path]
 
+    def within(self, path: str, most_s: float, work: Callable[[], T]) -> T:
+        """Do something there for a thread that serves others too: it waits ``most_s`` at most, and not again until that is done.
+
+        Raises ``OSError`` then, and what ``work`` raises. What was waited for in vain may yet be done.
+        """
+        hung = self._hung.get(path)
+        if hung is not None and not hung.done():
+            raise silent(path)
+        future: Future[T] = self.at(path).submit(work)
+        self._hung[path] = future
+        try:
+            return future.result(most_s)
+        except TimeoutError:
+            if future.done():  # it is what ``work`` raised
+                raise
+            raise silent(path) from None
+
     def close(self) -> None:
         """End all threads; nobody waits for that."""
         for disk in self._known.values():
             disk.close()
         self._known.clear()
+
+
+def silent(path: str) -> OSError:
+    """Return what is said of an outbox that hangs."""
+    return OSError(errno.ETIMEDOUT, "the outbox does not answer", path)
