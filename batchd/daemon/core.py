@@ -162,6 +162,15 @@ class Core:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disks.at(folder), work)
 
+    async def promptly(self, work: Callable[[], T], folder: str) -> T:
+        """Do so, or wait no longer than for a disk under load: then it may yet be done. Raises ``OSError``."""
+        doing = self.at_outbox(work, folder)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await doing
+        except TimeoutError:
+            raise silent(folder) from None
+
     async def _answered(self, work: Callable[[], T], folder: str) -> T:
         """Do so, and say when there is no answer for long; what hangs is waited for, for it may yet be done."""
         doing = asyncio.ensure_future(self.at_outbox(work, folder))

@@ -198,11 +198,19 @@ def move(file: Path, batch: Batch) -> None:
             raise
 
 
-async def move_claimed(core: Core) -> None:
-    """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch."""
+async def move_claimed(core: Core) -> set[str]:
+    """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch.
+
+    Return the claims of those that cannot be moved now: the next daemon tries again.
+    """
+    left: set[str] = set()
     for claim in await asyncio.to_thread(claimed, Path(core.config.paths.inbox)):
         if batch := core.store.claimed(claim.ulid):
-            await asyncio.to_thread(move, claim.path, batch)
+            try:
+                await core.promptly(partial(move, claim.path, batch), batch.outbox)
+            except OSError:
+                left.add(claim.ulid)
+    return left
 
 
 def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Batch:

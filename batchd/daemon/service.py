@@ -229,8 +229,7 @@ class Daemon:
             )
         else:
             undo.push_async_callback(core.settle)
-            await move_claimed(core)
-            self._parts.restore(set())
+            self._parts.restore(await move_claimed(core))
 
     def _reserve(self, batch: Batch, name: str) -> bool:
         """Take a name in a batch's outbox, for the store's thread. Raises ``OSError``, also where there is no answer."""

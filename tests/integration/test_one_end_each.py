@@ -18,7 +18,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.ending import End
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import Event, TaskFinished, TaskStarted, Terms, encode
-from batchd.records import ModelSetup, Reason, Ref, Status
+from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
 from batchd.store import Reader
 
 T = TypeVar("T")
@@ -234,3 +234,41 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
     asyncio.run(scenario())
     assert sorted(watch.published) == sorted(watch.durable)
     assert len(watch.published) == 3
+
+
+def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> None:
+    """A dropped file that cannot be moved there stays claimed, and its batch open, for the next daemon."""
+    watch = Watch()
+    claim = tmp_path / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-games.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_bytes(request(1))
+
+    folder, away = tmp_path / "outbox/games", tmp_path / "away"
+
+    async def stored() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            place = str(folder.parent)
+            known = {"name": "games", "claim": claim.name[:26], "request": "request.json"}
+            batch = Batch(**known, outbox=place, received_at=1.0)
+            task = Task(id="001", first_prompt="x", model="standin/steps-1")
+            await daemon._core.store.add_batch(batch, [task])
+
+    async def published() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            await daemon.batch_done("games")
+
+    asyncio.run(stored())
+    folder.rename(away)
+    folder.write_bytes(b"")
+    order = opened(tmp_path, watch).command("cancel", {"target": "games"})
+    assert asyncio.run(_carried_out(order)) == {"cancelled": 1}
+    assert claim.exists()
+    folder.unlink()
+    away.rename(folder)
+    asyncio.run(published())
+    assert not claim.exists()
+    assert (folder / "request.json").exists()
+
+
+async def _carried_out(order: Awaitable[T]) -> T:
+    return await order
