@@ -14,8 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import __version__
 from batchd.config import Config
-from batchd.errors import BatchdError, Problem, TaskFileError
+from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
+from batchd.pool import code
+from batchd.pool.supervisor import RESTART
 from batchd.records import Task
 from batchd.spool.job import HEAD, Job, Part
 from batchd.spool.taskfile import Parsed
@@ -49,7 +52,7 @@ class Parsers:
         """Return the tasks of a file.
 
         Raises ``TaskFileError``, also where that would take too long or too much memory; ``OSError`` where the system
-        refuses what it needs, and ``BrokenParserError``.
+        refuses what it needs, ``NotPossibleError`` after an upgrade in place, and ``BrokenParserError``.
         """
         try:
             size = (await asyncio.to_thread(path.lstat)).st_size
@@ -190,6 +193,11 @@ class _Process:
 
 
 async def _started() -> asyncio.subprocess.Process:
+    """Start one. Raises ``OSError``, and ``NotPossibleError`` where it would not understand what it is asked."""
+    if await asyncio.to_thread(code.exchanged):
+        raise NotPossibleError(
+            f"what reads task files is not of this daemon, which is batchd {__version__}: {RESTART}"
+        )
     environ = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith("PYTHON")}
     return await asyncio.create_subprocess_exec(
         sys.executable,
