@@ -7,27 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, until
 
 import batchd
 from batchd import control
 from batchd.errors import NoDaemonError
 from batchd.store import Reader
-
-_PATIENCE_S = 60.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.05)
 
 
 class Installed:
@@ -56,7 +46,7 @@ class Installed:
             finally:
                 process.send_signal(signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_PATIENCE_S)
+                    process.wait(PATIENCE_S)
                 process.kill()
 
     def status(self) -> dict[str, Any]:
