@@ -31,7 +31,7 @@ T = TypeVar("T")
 TROUBLE_S = 1.0
 #: And where it goes on refusing it: a thousand files may wait for months.
 _LONGEST_PAUSE_S = 15.0
-#: What answers not for so long is told; a disk under load may take seconds.
+#: What does not answer for so long is reported; a disk under load may take seconds.
 HANGS_S = 20.0
 #: How long an outbox that has answered counts as one that answers.
 _REACHED_S = 1.0
@@ -72,12 +72,12 @@ class Core:
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.troubles = Troubles(self.log, ended=self._mended)
+        self.troubles = Troubles(self.log, ended=self._trouble_over)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False
     ) -> asyncio.Task[None]:
-        """Run ``work`` beside everything else. ``endless``: nobody waits for its end."""
+        """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
         task = asyncio.get_running_loop().create_task(work)
         (self._endless if endless else self._tasks).add(task)
         task.add_done_callback(self._ended)
@@ -86,7 +86,7 @@ class Core:
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write to the store, again and again where it cannot: what waits is kept.
 
-        Raises ``StaleAttemptError``, and ``DamagedStoreError``, which no waiting mends.
+        Raises ``StaleAttemptError``, and ``DamagedStoreError``, which no waiting repairs.
         """
         with self.troubles.trying(Action.STORE_TROUBLE) as tries:
             while True:
@@ -106,7 +106,7 @@ class Core:
         await self.ordered(self.store.ready)
 
     async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write what an order brings about, once: where a disk refuses it, so does this, and nobody waits.
+        """Write what an order brings about, once: where a disk refuses it, so does this, at once.
 
         Raises ``NotPossibleError``, with the cause and the fix; ``StaleAttemptError`` and ``DamagedStoreError``
         as ``durable`` does.
@@ -152,7 +152,7 @@ class Core:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def reach(self, folder: str) -> None:
-        """Return once an outbox answers at all: whoever looks into one that hangs, hangs with it."""
+        """Return once an outbox answers at all: a look into one that hangs would hang with it."""
         if time.monotonic() - self._reached.get(folder, -math.inf) > _REACHED_S:
             await self._answered(partial(os.path.lexists, folder), folder)
             self._reached[folder] = time.monotonic()
@@ -192,7 +192,7 @@ class Core:
         whole = await self._answered(partial(outbox.refuses, folder), folder)
         return Place(outbox=folder) if whole else Place(batch=batch.name)
 
-    def _mended(self) -> None:
+    def _trouble_over(self) -> None:
         self.wake()  # which is set later than this
 
     async def idle(self) -> tuple[Trouble, ...]:

@@ -91,7 +91,7 @@ class Publisher:
     async def finish_all(
         self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
     ) -> None:
-        """End tasks that nobody works on, many in a transaction; return once that is durable, before they are published.
+        """End tasks that no worker has, many in a transaction; return once that is durable, before they are published.
 
         ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
         asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.

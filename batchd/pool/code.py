@@ -13,7 +13,7 @@ import batchd
 
 @cache
 def fingerprint() -> str:
-    """Return what tells the package's files, as they are when a process first asks, from others.
+    """Return what distinguishes the package's files, as they are when a process first asks, from others.
 
     The fork server asks as it loads them, so that its workers answer for what they run, not for what lies there now.
     """

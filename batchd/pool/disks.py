@@ -34,7 +34,7 @@ class Disk(Executor):
         return future
 
     def close(self) -> None:
-        """End them, each once it has done what it does; nobody waits for that."""
+        """End them, each once it has done what it does, without waiting for that."""
         for _ in range(_COUNT):
             self._queue.put(None)
 
@@ -44,7 +44,7 @@ class Disk(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     result = work()
-                except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+                except BaseException as error:  # noqa: BLE001 (the future passes it on)
                     future.set_exception(error)
                 else:
                     future.set_result(result)
@@ -86,7 +86,7 @@ class Disks:
             raise silent(path) from None
 
     def close(self) -> None:
-        """End all threads; nobody waits for that."""
+        """End all threads, without waiting for that."""
         for disk in self._known.values():
             disk.close()
         self._known.clear()
