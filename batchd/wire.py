@@ -8,7 +8,7 @@ Which way each goes stands in its docstring.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeAlias, get_args
 
@@ -28,8 +28,10 @@ from batchd.records import (
     Task,
 )
 
-#: A frame longer than this is a bug or an attack: the largest legitimate one is a ``Run`` with its history.
+#: A frame longer than this is a bug or an attack: the largest legitimate one is an event of some megabytes.
 MAX_FRAME = 1 << 28
+#: And of the history that one message takes along: a task's journal may be larger than a frame.
+MAX_HISTORY = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,15 @@ class Run:
     tmp: str = ""
     #: The stored events as ``events.encode`` made them, oldest first.
     history: tuple[msgspec.Raw, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Down: an earlier part of the history that a ``Run`` of this attempt ends."""
+
+    ref: Ref
+    attempt: int
+    events: tuple[msgspec.Raw, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +235,9 @@ class Heartbeat:
     busy: int = 0
 
 
-Down: TypeAlias = Hello | Run | Cancel | Park | Drain | Retune | Granted | Denied | Ack | Nack
+Down: TypeAlias = (
+    Hello | History | Run | Cancel | Park | Drain | Retune | Granted | Denied | Ack | Nack
+)
 Up: TypeAlias = Hello | Ask | Failed | Record | Progress | Done | Heartbeat
 
 
@@ -236,6 +249,19 @@ def _decoders() -> dict[str, msgspec.json.Decoder[Any]]:
 _FRAME: msgspec.json.Decoder[tuple[str, msgspec.Raw]] = msgspec.json.Decoder(
     tuple[str, msgspec.Raw]
 )
+
+
+def handed(run: Run) -> Iterator[History | Run]:
+    """Yield the messages that hand a task over: of a long history ``MAX_HISTORY`` bytes each, or a single event."""
+    part: list[msgspec.Raw] = []
+    size = 0
+    for event in run.history:
+        if part and size + len(bytes(event)) > MAX_HISTORY:
+            yield History(ref=run.ref, attempt=run.attempt, events=tuple(part))
+            part, size = [], 0
+        part.append(event)
+        size += len(bytes(event))
+    yield replace(run, history=tuple(part))
 
 
 def pack(message: Down | Up) -> bytes:

@@ -61,6 +61,8 @@ by = "none"
 max_retries = 1
 first_backoff_s = 0.05
 """
+#: A report takes a process of its own for each daemon; few tests are about it.
+NO_REPORT = "[report]\nenabled = false\n"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class Spool:
             "TMPDIR": str(self.folder),
         }
         return {k: v for k, v in kept.items() if not k.endswith("_API_KEY")} | mine
+
+    def with_reports(self) -> Spool:
+        """Have its batches reported."""
+        config = self.folder / "config.toml"
+        config.write_text(config.read_text().replace(NO_REPORT, ""))
+        return self
 
     def batchd(
         self, *arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None
@@ -214,7 +222,8 @@ def short() -> Iterator[Path]:
 @pytest.fixture
 def spool(tmp_path: Path, model_server: str) -> Spool:
     """A fresh spool, whose model answers in two calls."""
-    (tmp_path / "config.toml").write_text(CONFIG.format(base_url=model_server, model="steps-2"))
+    text = CONFIG.format(base_url=model_server, model="steps-2")
+    (tmp_path / "config.toml").write_text(text + NO_REPORT)
     return Spool(tmp_path)
 
 

@@ -31,12 +31,17 @@ _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith(
 _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
 
+#: What batchd imports once it is needed, and every daemon needs.
+_NEEDED = ("genai_prices.data_snapshot", "multiprocessing.popen_forkserver", "structlog")
+
+
 def _load() -> None:
     """Import all of batchd that is installed, but for what runs as it is imported."""
-    for found in pkgutil.walk_packages(batchd.__path__, "batchd."):
-        if not found.name.endswith("__main__"):
+    names = [found.name for found in pkgutil.walk_packages(batchd.__path__, "batchd.")]
+    for name in (*names, *_NEEDED):
+        if not name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # of an extra that is not there
-                importlib.import_module(found.name)
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()
 

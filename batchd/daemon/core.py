@@ -50,6 +50,8 @@ class Core:
     store: Store
     governor: Governor
     listeners: Listeners
+    #: The threads of each outbox.
+    disks: Disks
     #: They have their turn before a batch's summary is written.
     finishers: Sequence[Finisher] = ()
     schedule: Schedule = field(default_factory=Schedule)
@@ -63,7 +65,6 @@ class Core:
     broken: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    _disks: Disks = field(default_factory=Disks)
     #: When an outbox has answered.
     _reached: dict[str, float] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -160,7 +161,7 @@ class Core:
     async def at_outbox(self, work: Callable[[], T], folder: str) -> T:
         """Do something at an outbox in a thread of that outbox's own."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._disks.at(folder), work)
+        return await loop.run_in_executor(self.disks.at(folder), work)
 
     async def promptly(self, work: Callable[[], T], folder: str) -> T:
         """Do so, or wait no longer than for a disk under load: then it may yet be done. Raises ``OSError``."""
@@ -218,7 +219,6 @@ class Core:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-        self._disks.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

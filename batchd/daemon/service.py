@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +23,7 @@ from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.orders import Ends
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
+from batchd.daemon.reserving import Reserving
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble
@@ -35,13 +35,11 @@ from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import home, outbox, permissions, taskfile
+from batchd.spool import home, permissions, taskfile
 from batchd.spool.inbox import Inbox, ulid
 from batchd.store import Store
 
 _DAY_S = 86400.0
-#: What the store's one thread waits for an outbox at most: all others wait for it meanwhile.
-_NAME_S = 5.0
 
 
 class Daemon:
@@ -72,8 +70,6 @@ class Daemon:
         self._reload = reload
         self._agent = agent
         self._systemd = Notifier()
-        #: Where names of batches are taken.
-        self._disks = Disks()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -188,12 +184,13 @@ class Daemon:
         undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+        disks = Disks()
+        undo.callback(disks.close)
         store = Store.open(
             state / "batchd.db",
             retention_s=config.store.retention_days * _DAY_S,
-            reserve=self._reserve,
+            reserve=Reserving(disks),
         )
-        undo.callback(self._disks.close)
         undo.callback(store.close)
         log.hide(config.hidden())
         endpoints, missing = tuning.endpoints(config)
@@ -204,6 +201,7 @@ class Daemon:
             governor=Governor(config, missing, booked=store.spent_on),
             listeners=self._listeners,
             finishers=self._finishers,
+            disks=disks,
         )
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
@@ -230,11 +228,6 @@ class Daemon:
         else:
             undo.push_async_callback(core.settle)
             self._parts.restore(await move_claimed(core))
-
-    def _reserve(self, batch: Batch, name: str) -> bool:
-        """Take a name in a batch's outbox, for the store's thread. Raises ``OSError``, also where there is no answer."""
-        work = partial(outbox.reserve, batch, name)
-        return self._disks.within(batch.outbox, _NAME_S, work)
 
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""

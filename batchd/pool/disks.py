@@ -56,34 +56,18 @@ class Disks:
 
     def __init__(self) -> None:
         self._known: dict[str, Disk] = {}
-        #: By path: what was waited for in vain.
-        self._hung: dict[str, Future[Any]] = {}
+        # The store's thread asks as well as the loop's.
+        self._lock = threading.Lock()
 
     def at(self, path: str) -> Disk:
         """Return those of a disk. Raises ``OSError`` where none can be started."""
-        if path not in self._known:
-            try:
-                self._known[path] = Disk()
-            except RuntimeError as error:
-                raise BlockingIOError(str(error)) from error
-        return self._known[path]
-
-    def within(self, path: str, most_s: float, work: Callable[[], T]) -> T:
-        """Do something there for a thread that serves others too: it waits ``most_s`` at most, and not again until that is done.
-
-        Raises ``OSError`` then, and what ``work`` raises. What was waited for in vain may yet be done.
-        """
-        hung = self._hung.get(path)
-        if hung is not None and not hung.done():
-            raise silent(path)
-        future: Future[T] = self.at(path).submit(work)
-        self._hung[path] = future
-        try:
-            return future.result(most_s)
-        except TimeoutError:
-            if future.done():  # it is what ``work`` raised
-                raise
-            raise silent(path) from None
+        with self._lock:
+            if path not in self._known:
+                try:
+                    self._known[path] = Disk()
+                except RuntimeError as error:
+                    raise BlockingIOError(str(error)) from error
+            return self._known[path]
 
     def close(self) -> None:
         """End all threads, without waiting for that."""

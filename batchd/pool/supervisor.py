@@ -140,7 +140,8 @@ class Supervisor:
         if run.ref not in worker.tasks or worker not in self._workers:
             return False
         worker.tasks[run.ref] = run.attempt
-        worker.channel.send(run)
+        for message in wire.handed(run):
+            worker.channel.send(message)
         return True
 
     def release(self, worker: Worker, ref: Ref) -> None:

@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
+
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host, Reply, StopSignal
 from batchd.errors import FolderError, SandboxUnavailableError, StaleAttemptError
@@ -58,6 +60,8 @@ class Worker:
         self._agent = agent
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: By attempt: what has come of histories whose ``Run`` is to come.
+        self._histories: dict[tuple[Ref, int], list[msgspec.Raw]] = {}
         self._settings: wire.Settings | None = None
         #: Whether the sandbox is still to become what the settings say: before the next task.
         self._stale = False
@@ -118,8 +122,13 @@ class Worker:
                 host = self._hosts.get(message.ref)
                 if host is not None and host.attempt == message.attempt:
                     host.answered(message)
+            case wire.History():
+                self._histories.setdefault((message.ref, message.attempt), []).extend(
+                    message.events
+                )
             case wire.Run():
-                self._start(message)
+                earlier = self._histories.pop((message.ref, message.attempt), [])
+                self._start(replace(message, history=(*earlier, *message.history)))
             case wire.Cancel():
                 self._stop(message, CancelRequested(at=time.time(), message=message.message))
             case wire.Park():

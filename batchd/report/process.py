@@ -56,8 +56,10 @@ class Process:
             answered = True
         except TimeoutError:
             return f"it took longer than {timeout_s:g} s ([report] timeout_s)"
-        except (OSError, EOFError) as error:
-            return str(error)
+        except (OSError, EOFError, RuntimeError) as error:
+            return str(
+                error
+            )  # a process, or a thread that waits for it, could not be started, or it has died
         finally:
             if answered:
                 self._keep()

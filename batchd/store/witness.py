@@ -20,7 +20,7 @@ from batchd.store import copies, wal
 
 _TEXT = re.compile(rb"batches (\d+) events (\d+) since (\d+)\n")
 #: Without a change of length, so that one write takes the place of the other.
-_FORMAT = "batches {:012d} events {:016d} since {:012d}\n"
+_FORMAT = "batches {:012d} events {:016d} since {:015d}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def noted(path: Path) -> Known | None:
 def since(path: Path) -> float:
     """Return when the store at ``path`` began empty, in seconds since the epoch; 0: that is not known."""
     found = _read(path)
-    return float(found[2]) if found else 0.0
+    return found[2] / 1000 if found else 0.0
 
 
 def check_there(path: Path) -> None:
@@ -107,7 +107,7 @@ class Witness:
         """Raise ``OSError`` where there is none and none can be made."""
         self.known = known(db)
         found = _read(path)
-        self._since = found[2] if found else 0 if self.known.batches else int(time.time())
+        self._since = found[2] if found else 0 if self.known.batches else int(time.time() * 1000)
         file = copies.witness(path)
         new = not file.exists()
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

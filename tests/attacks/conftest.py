@@ -86,6 +86,6 @@ def camp(who: list[str], ground: Path, model_server: str) -> Camp:
 @pytest.fixture
 def by_turns() -> Iterator[None]:
     """One at a time, whichever worker runs it: all sandboxes of a user share the kernel's limit on its processes."""
-    with Path(tempfile.gettempdir(), "batchd-attacks.lock").open("w") as lock:
+    with Path(tempfile.gettempdir(), f"batchd-attacks-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

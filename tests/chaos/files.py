@@ -134,13 +134,15 @@ def lines(rng: random.Random, token: str) -> File:
 
 def saved(rng: random.Random, token: str) -> File:
     """A file that an editor saves in place, again and again: only the last version must be taken."""
-    tasks, promises = _tasks(rng, token, 1)
+    # A draft that is taken completes as well.
+    task = {"first_prompt": f"{token}/0", "model": rng.choice(LANES)}
     drafts = [
-        json.dumps({"tasks": [{**tasks[0], "first_prompt": f"{token}/draft-{i}"}]}).encode()
+        json.dumps({"tasks": [{**task, "first_prompt": f"{token}/draft-{i}"}]}).encode()
         for i in range(rng.randint(1, 4))
     ]
-    last = json.dumps({"tasks": tasks}).encode()
-    return _file(token, tasks, promises, versions=(*drafts, last), how="save")
+    last = json.dumps({"tasks": [task]}).encode()
+    promises = {task["first_prompt"]: Promise(frozenset({_COMPLETED}))}
+    return _file(token, [task], promises, versions=(*drafts, last), how="save")
 
 
 def named(rng: random.Random, token: str) -> File:

@@ -106,6 +106,8 @@ class Ground:
     #: The daemon was asked to end, and by when it must have.
     _ending: tuple[Hindrance, float] | None = None
     _not_before: float = 0.0
+    #: Whether the daemon was started with a configuration that it must refuse.
+    _began_wrong: bool = False
     #: When the clock was moved, by the true time, and by how much it was ahead from then on.
     moves: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
 
@@ -151,7 +153,7 @@ class Ground:
             if code is None:
                 self.complaints.append("SIGTERM has not ended the daemon")
                 self.signal(signal.SIGKILL)
-            elif code not in {0, *_SIGNALLED}:
+            elif code not in {0, *_SIGNALLED} and not self._excused(code):
                 self.complaints.append(f"SIGTERM ended the daemon with {code}")
             self.journal.end(self._ending[0], now)
             self._ending = None
@@ -160,13 +162,18 @@ class Ground:
         if code is not None and now >= self._not_before:
             self.journal.note(now, f"the daemon has ended with {code}, and is started")
             self._not_before = now + 0.5
+            self._began_wrong = self._wrong
             self.arena.start()
 
     def _excused(self, code: int | None) -> bool:
         """Whether a daemon may refuse to start: the configuration is wrong, a disk takes nothing, or a command holds the lock."""
-        if code == 2:
-            return bool(self.settings.wrong) or len(self.settings.providers) < len(self.models)
+        if code == 2:  # it reads the configuration a moment after it is started
+            return self._began_wrong or self._wrong
         return code == 3
+
+    @property
+    def _wrong(self) -> bool:
+        return bool(self.settings.wrong) or len(self.settings.providers) < len(self.models)
 
 
 @contextlib.contextmanager

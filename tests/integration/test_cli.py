@@ -288,7 +288,10 @@ def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
         ) as process:
             time.sleep(delay)
             os.killpg(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE_S)
+            try:
+                _, errors = process.communicate(timeout=PATIENCE_S)
+            finally:
+                process.kill()
         assert b"Traceback" not in errors
         # Where Python itself has not begun, the signal alone ends it.
         assert process.returncode in {1, 130, -signal.SIGINT}

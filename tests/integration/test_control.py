@@ -743,9 +743,9 @@ def test_every_section_that_can_be_tuned_takes_effect(at: Control) -> None:
         assert [c["model"] for c in at.result("cheap", "001")["cost"]["compare"]] == [
             "openai/gpt-4"
         ]
-        # Last, for a call that the day cannot pay for any more stops all else.
         at.drop("dear", [{"limits": {"max_output_tokens": 900_000}}])
-        at.until(lambda: at.statuses("dear") == {"001": "parked"})
+        at.until_finished("dear")
+        assert at.result("dear", "001")["reason"] == "budget"
     site.rmdir()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S
 
-from batchd import config, control
+from batchd import config, control, wire
 from batchd.daemon import Daemon, Listener
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
@@ -164,8 +164,15 @@ def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_killed_worker_costs_one_call_a_task(tmp_path: Path, server: Server) -> None:
-    """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again."""
+@pytest.mark.parametrize("part", [wire.MAX_HISTORY, 1], ids=["whole", "in parts"])
+def test_a_killed_worker_costs_one_call_a_task(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """SIGKILL of every worker mid-task: all tasks end once, and no recorded answer is asked for again.
+
+    However many messages their histories need: one of gigabytes is taken up again too.
+    """
+    monkeypatch.setattr(wire, "MAX_HISTORY", part)
 
     async def scenario() -> None:
         settings = configured(tmp_path, server.base_url, "steps-4", agents=2)
@@ -316,7 +323,7 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
             data = json.dumps({"tasks": [{"first_prompt": "die when asked"}, *tasks]}).encode()
             async with Daemon(settings, agent="scripted_agents:dies_when_asked") as daemon:
                 await daemon.submit("b.json", data)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     while (await asyncio.to_thread(_status, tmp_path))["tasks"]["waiting"] != 3:  # noqa: ASYNC110 (only asking tells)
                         await asyncio.sleep(0.01)
                 (tmp_path / "outbox/b/ask").touch()
@@ -345,7 +352,7 @@ def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: 
             data = json.dumps({"tasks": tasks}).encode()
             async with Daemon(settings, agent="scripted_agents:dies_once") as daemon:
                 await daemon.submit("b.json", data)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
 
     asyncio.run(scenario())

@@ -343,7 +343,7 @@ def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
             await daemon.submit("b.json", batch("b"))
             await asyncio.to_thread(until, lambda: worker.retiring)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("a")
                 await daemon.batch_done("b")
 

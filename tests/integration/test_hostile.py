@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import events
 from batchd.llm.answer import MOST_CHARS
@@ -159,7 +160,7 @@ def test_every_task_ends_with_the_right_status_and_its_tokens(
     done = subprocess.run(
         spool.command("run", spool.write("job.json", [*tasks, *judged])),
         capture_output=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
         env=spool.environment,
         cwd=spool.folder,

@@ -581,12 +581,12 @@ def test_a_first_look_that_fails_is_tried_again(tmp_path: Path) -> None:
         folder.rename(away)
         folder.write_bytes(b"")  # a list of it is refused, for root too
         task = asyncio.create_task(claims.collect(box))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while box.trouble is None and not task.done():  # noqa: ASYNC110 (it has no event)
                 await asyncio.sleep(0.01)
         folder.unlink()
         away.rename(folder)
-        await claims.until(1, within_s=60)
+        await claims.until(1, within_s=PATIENCE_S)
         assert claims.names == ["a.json"]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

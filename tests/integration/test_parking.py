@@ -288,7 +288,7 @@ def test_a_call_that_no_day_can_pay_for_ends_its_own_task(tmp_path: Path) -> Non
                 tasks = _tasks(6)
                 tasks[0]["limits"]["max_output_tokens"] = 20_000
                 await daemon.submit("b.json", json.dumps(tasks).encode())
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("b")
                 assert (await _ask(tmp_path, "status"))["parked"] == []
             assert server.totals.requests == 10
@@ -322,11 +322,11 @@ def test_a_call_that_must_wait_for_tomorrow_waits_alone(
                 assert "the next call may cost $0.01" in parked["message"]
                 for name in ("more", "again"):
                     await daemon.submit(f"{name}.json", json.dumps(_tasks(3)).encode())
-                    async with asyncio.timeout(60):
+                    async with asyncio.timeout(PATIENCE_S):
                         await daemon.batch_done(name)
                 assert not results(tmp_path, "dear")
                 await _ask(tmp_path, "tune", changes={"budget.per_day_usd": "1.0"})
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     await daemon.batch_done("dear")
                 assert (await _ask(tmp_path, "status"))["parked"] == []
 
@@ -360,7 +360,7 @@ def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> Non
 
 async def _until_spent(folder: Path, per_day_usd: float) -> None:
     """Wait until all waits for more than this budget."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             status = await _ask(folder, "status")
             spent = [p["message"] for p in status["parked"] if p["scope"] == "day"]

@@ -22,6 +22,10 @@ from batchd import results
 from batchd.store.reader import Reader
 from tests.conftest import Spool
 
+#: How these tests stand behind others, and how a large report does then.
+_OWN = os.getpriority(os.PRIO_PROCESS, 0)
+_LOW = min(_OWN + 10, 19)
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,6 +36,12 @@ def night(tmp_path: Path) -> Night:
     night.write()
     (tmp_path / "config.toml").write_text("")
     return night
+
+
+@pytest.fixture
+def spool(spool: Spool) -> Spool:
+    """A spool whose batches are reported."""
+    return spool.with_reports()
 
 
 def _in(folder: Path) -> Spool:
@@ -86,7 +96,7 @@ def test_a_run_has_one_without_orders_that_lead_nowhere(spool: Spool) -> None:
 )
 def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str, why: str) -> None:
     """One that takes too long is given up, and the log says so; one that is not wanted is not made."""
-    station = Station(tmp_path, model_server, more=more)
+    station = Station(tmp_path, model_server, reports=True, more=more)
     with station.serving():
         for name in ("a", "b"):
             station.drop(f"{name}.json", b'{"first_prompt": "x"}')
@@ -99,7 +109,7 @@ def test_no_report_holds_a_batch_up(tmp_path: Path, model_server: str, more: str
 
 def test_what_cannot_be_written_is_logged(tmp_path: Path, model_server: str) -> None:
     """Something stands where the report is to lie: the summary comes all the same, and so does the next report."""
-    station = Station(tmp_path, model_server, model="latency-0.5+steps-1")
+    station = Station(tmp_path, model_server, model="latency-0.5+steps-1", reports=True)
     with station.serving():
         station.drop("a.json", b'{"first_prompt": "x"}')
         until((station.outbox / "a" / "request.json").exists)
@@ -130,7 +140,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         child = Path("/proc", parent.stdout.readline().decode().strip())
         until(lambda: b"batchd.report" in (child / "cmdline").read_bytes())
-        until(lambda: _nice(child) == 10)
+        until(lambda: _nice(child) == _LOW)
         parent.kill()
         parent.wait()
         until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text())
@@ -161,12 +171,12 @@ def _nice(process: Path) -> int:
 def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> None:
     """A large one stands behind all that the machine does; small ones neither wait for it, nor behind others: their summaries come."""
     large = json.dumps([{"first_prompt": f"do {n}"} for n in range(21)]).encode()
-    station = Station(tmp_path, model_server)
+    station = Station(tmp_path, model_server, reports=True)
     with station.serving():
         station.drop("first.json", large)
         station.completed("first", 21)
         [behind] = [pid for pid in _makers() if _of(pid, station)]
-        assert _nice(Path("/proc", behind)) == 10
+        assert _nice(Path("/proc", behind)) == _LOW
         os.kill(int(behind), signal.SIGSTOP)
         station.drop("large.json", large)
         until(lambda: len([*station.outbox.glob("large/*.json")]) == 22, station.text)
@@ -175,7 +185,7 @@ def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> Non
         assert (station.outbox / "small/report.html").exists()
         assert {
             _nice(Path("/proc", pid)) for pid in [pid for pid in _makers() if _of(pid, station)]
-        } == {0, 10}
+        } == {_OWN, _LOW}
         assert not (station.outbox / "large/summary.json").exists()
         os.kill(int(behind), signal.SIGCONT)
         station.completed("large", 21)
@@ -314,7 +324,7 @@ def test_the_wheel_has_the_page(tmp_path: Path) -> None:
 
 def test_the_process_is_there_before_the_batch_ends(tmp_path: Path, model_server: str) -> None:
     """It is started while the last tasks run: its start takes longer than most reports."""
-    station = Station(tmp_path, model_server, model="latency-0.3+steps-1")
+    station = Station(tmp_path, model_server, model="latency-0.3+steps-1", reports=True)
     early = False
     with station.serving():
         station.drop("b.jsonl", b'{"first_prompt": "x"}\n' * 20)
@@ -333,7 +343,7 @@ def test_the_process_is_there_before_the_batch_ends(tmp_path: Path, model_server
 
 def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> None:
     """Small batches that end one after another do not start a process each, and it goes with the daemon."""
-    station = Station(tmp_path, model_server)
+    station = Station(tmp_path, model_server, reports=True)
     with station.serving():
         for n in range(12):
             station.drop(f"b{n}.json", b'{"first_prompt": "x"}')

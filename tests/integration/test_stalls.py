@@ -73,7 +73,6 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_an_agent_that_waits_for_what_never_comes_is_reported(
     tmp_path: Path, model_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

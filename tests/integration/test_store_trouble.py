@@ -41,6 +41,7 @@ from batchd.events import (
     encode,
 )
 from batchd.governor import Governor
+from batchd.pool.disks import Disks
 from batchd.pricing import Prices
 from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
 from batchd.store import Reader, Store, copies, restoring, schema, writer
@@ -662,6 +663,7 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
             store=store,
             governor=Governor(settings, {}),
             listeners=Listeners(()),
+            disks=Disks(),
         )
         end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
         async with asyncio.timeout(PATIENCE_S):

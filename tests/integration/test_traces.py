@@ -19,6 +19,7 @@ from typing import Any, Self
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from patience import PATIENCE_S
 from weather import Station, until
 
 _MORE = """
@@ -360,10 +361,10 @@ def test_a_receiver_that_drips_its_answer_is_given_up(
     with station.serving():
         station.drop("a.json", _file(1))
         station.completed("a", 1)
-        until(station.troubles, within_s=120)
+        until(station.troubles, within_s=PATIENCE_S)
         receiver.dripping = b""
-        until(lambda: len(receiver.spans()) == 1 + 3 + 2, within_s=120)
-        until(lambda: not station.troubles(), within_s=120)
+        until(lambda: len(receiver.spans()) == 1 + 3 + 2, within_s=PATIENCE_S)
+        until(lambda: not station.troubles(), within_s=PATIENCE_S)
     assert station.told("traces_trouble", "takes longer than 5 s to answer")
     assert not station.told("traces_trouble", "lost")
 

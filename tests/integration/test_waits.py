@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.daemon import Daemon
@@ -75,14 +76,14 @@ async def _until_status(
     folder: Path, holds: Callable[[Mapping[str, Any]], object]
 ) -> Mapping[str, Any]:
     """Wait until what ``status`` says is so; return it."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds(status := await _ask(folder, "status")):  # noqa: ASYNC110 (only asking shows)
             await asyncio.sleep(0.02)
     return status
 
 
 async def _until_done(daemon: Daemon, *batches: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         for name in batches:
             await daemon.batch_done(name)
 

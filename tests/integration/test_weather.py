@@ -357,19 +357,24 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
     """Files are taken up by the kernel's word, not by the scan alone; a link that is set anew is noticed."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    station = Station(tmp_path, model_server, scan_s=600.0)
+    scan_s = 6.0
+    station = Station(tmp_path, model_server, scan_s=scan_s)
     station.inbox.symlink_to("first")
     with station.serving():
         time.sleep(0.5)  # the first scan is over, the next one far
         for i in range(3):
+            begun = time.monotonic()
             station.drop(f"told{i}.json")
             until(lambda i=i: not (station.inbox / f"told{i}.json").exists())  # type: ignore[misc]
+            assert time.monotonic() - begun < scan_s / 2
         until(lambda: len(station.told("batch_received")) == 3, station.text)
         (tmp_path / "new-link").symlink_to("second")
         (tmp_path / "new-link").rename(station.inbox)
         until(lambda: station.told("inbox_trouble", "watched anew"), station.text)
+        begun = time.monotonic()
         station.drop("elsewhere.json")
         until(lambda: not (tmp_path / "second/elsewhere.json").exists())
+        assert time.monotonic() - begun < scan_s / 2
         for batch in ("told0", "told1", "told2", "elsewhere"):
             station.completed(batch)
 
@@ -447,6 +452,6 @@ def test_who_edits_a_file_in_the_inbox_learns_that_each_save_is_a_batch(station:
         station.drop("moved.json")
         (station.inbox / "edited.json").write_bytes(TASK)
         name = f"edited-{number + 1}" if number else "edited"
-        until((station.outbox / name / "summary.json").exists, station.text, within_s=90)
+        until((station.outbox / name / "summary.json").exists, station.text, within_s=PATIENCE_S)
     (told,) = station.told("inbox_trouble", "each time it is taken as a batch of its own")
     assert told["message"].startswith("edited.json is written here again and again")

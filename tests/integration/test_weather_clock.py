@@ -129,7 +129,7 @@ def test_a_start_with_the_clock_a_day_ahead_grants_no_money_twice(
         f'[models."standin/{model}"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
     )
     station = Station(tmp_path, model_server, model=model, more=more)
-    clock = Clock(station)
+    clock = Clock(station.folder)
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     noon = datetime.combine(tomorrow, dt.time(12), UTC).timestamp() - time.time()
     clock.set(noon)

@@ -30,7 +30,7 @@ def _tasks(count: int) -> bytes:
 def station(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iterator[Station]:
     """One daemon for all tests that leave it as it was."""
     folder = tmp_path_factory.mktemp("weather-outbox")
-    with Station(folder, model_server, model="steps-2").serving() as station:
+    with Station(folder, model_server, model="steps-2", reports=True).serving() as station:
         yield station
 
 
@@ -232,7 +232,7 @@ def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(
 
 def _neighbours(tmp_path: Path, model_server: str) -> list[Station]:
     """Return two stations, each with a state of its own, whose outbox is one."""
-    found = [Station(tmp_path / name, model_server) for name in ("one", "two")]
+    found = [Station(tmp_path / name, model_server, reports=True) for name in ("one", "two")]
     for each in found:
         each.outbox = tmp_path / "shared"
         config = each.folder / "config.toml"

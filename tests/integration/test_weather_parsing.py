@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from weather import TASK, Station, until
 
 
@@ -94,7 +95,7 @@ def test_a_process_that_is_killed_takes_no_file_with_it(station: Station) -> Non
         station.drop("slow.json", _slow(6))
         until(lambda: _parsing(station), station.text)
         os.kill(_parsing(station)[0], signal.SIGKILL)
-        until(lambda: station.told("batch_received"), station.text, within_s=120)
+        until(lambda: station.told("batch_received"), station.text, within_s=PATIENCE_S)
         assert not station.told("batch_rejected")
 
 

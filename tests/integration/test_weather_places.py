@@ -8,7 +8,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import pytest
 from patience import PATIENCE_S
 from weather import Station, hanging, until
 
@@ -30,23 +29,22 @@ def _order(station: Station, *words: str) -> None:
     subprocess.run([*station.command()[:-1], *words], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.timeout(240)
 def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_server: str) -> None:
     """A file stands in its place: the tasks of others run meanwhile, its own wait, unpaid, and complete afterwards."""
     with Station(tmp_path, model_server, model="steps-2").serving() as station:
         station.drop("blocked.json", _tasks(60))
         folder = station.outbox / "blocked"
-        until((folder / "001.json").exists, station.text, within_s=90)
+        until((folder / "001.json").exists, station.text, within_s=PATIENCE_S)
         # What runs works in that folder: it is to be at rest.
         _order(station, "pause", "blocked")
         with Reader(tmp_path / ".batchd/batchd.db") as reader:
-            until(lambda: not _at_work(reader), station.text, within_s=90)
+            until(lambda: not _at_work(reader), station.text, within_s=PATIENCE_S)
         folder.rename(tmp_path / "away")
         folder.write_bytes(b"")
         _order(station, "resume", "blocked")
-        until(lambda: station.told("outbox_trouble"), station.text, within_s=90)
+        until(lambda: station.told("outbox_trouble"), station.text, within_s=PATIENCE_S)
         station.drop("free.json", _tasks(6))
-        until((station.outbox / "free/summary.json").exists, station.text, within_s=90)
+        until((station.outbox / "free/summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("free", 6)
         (trouble,) = station.troubles()
         assert (trouble["what"], trouble["batches"]) == ("outbox_trouble", ["blocked"])
@@ -55,13 +53,12 @@ def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_ser
         assert len(station.told("task_started")) < 60
         folder.unlink()
         (tmp_path / "away").rename(folder)
-        until((folder / "summary.json").exists, station.text, within_s=90)
+        until((folder / "summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("blocked", 60)
         assert len((folder / "results.jsonl").read_text().splitlines()) == 60
         assert station.troubles() == []
 
 
-@pytest.mark.timeout(240)
 def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: str) -> None:
     """What was dropped between two reloads goes to the outbox of the second; what has another outbox goes on all the time."""
     station = Station(tmp_path, model_server, model="steps-2")
@@ -71,48 +68,53 @@ def test_a_wrong_outbox_is_healed_by_a_right_one(tmp_path: Path, model_server: s
     with station.serving():
         assert station.process
         station.drop("before.json", _tasks(40))
-        until((station.outbox / "before/001.json").exists, station.text, within_s=90)
+        until((station.outbox / "before/001.json").exists, station.text, within_s=PATIENCE_S)
         (tmp_path / "file").write_bytes(b"")
         config.write_text(right.replace(f"{station.outbox}", f"{tmp_path}/file/outbox"))
         station.process.send_signal(signal.SIGHUP)
-        until(lambda: station.told("config_reloaded"), station.text, within_s=90)
+        until(lambda: station.told("config_reloaded"), station.text, within_s=PATIENCE_S)
         station.drop("between.json", _tasks(3))
-        until(lambda: station.told("outbox_trouble"), station.text, within_s=90)
-        until((station.outbox / "before/summary.json").exists, station.text, within_s=90)
+        until(lambda: station.told("outbox_trouble"), station.text, within_s=PATIENCE_S)
+        until((station.outbox / "before/summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("before", 40)
         config.write_text(right)
         station.process.send_signal(signal.SIGHUP)
-        until((station.outbox / "between/summary.json").exists, station.text, within_s=90)
+        until((station.outbox / "between/summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("between", 3)
         station.drop("after.json", _tasks(2))
-        until((station.outbox / "after/summary.json").exists, station.text, within_s=90)
+        until((station.outbox / "after/summary.json").exists, station.text, within_s=PATIENCE_S)
         station.completed("after", 2)
         assert station.troubles() == []
 
 
-@pytest.mark.timeout(300)
 def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
     tmp_path: Path, model_server: str
 ) -> None:
     """A mount whose server is gone: the daemon answers, takes files of the inbox away, ends when told to; then all completes."""
-    with Station(tmp_path, model_server, model="steps-2").serving() as station:
+    station = Station(tmp_path, model_server, model="steps-2")
+    station.cold = True
+    with station.serving():
         station.drop("before.json", _tasks(40))
-        until((station.outbox / "before/001.json").exists, station.text, within_s=90)
+        until((station.outbox / "before/001.json").exists, station.text, within_s=PATIENCE_S)
         with hanging(station.outbox):
             for number in range(20):
                 station.drop(f"during{number}.json", _tasks(1))
-            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=90)
+            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=PATIENCE_S)
             until(
-                lambda: station.told("outbox_trouble", "does not answer"), station.text, within_s=90
+                lambda: station.told("outbox_trouble", "does not answer"),
+                station.text,
+                within_s=PATIENCE_S,
             )
             told = control.request(station.folder / ".batchd", "status")
             assert [trouble["what"] for trouble in told["troubles"]] == ["outbox_trouble"]
             station.drop("wrong.json", b"[]")
-            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=90)
+            until(lambda: not [*station.inbox.glob("*.json")], station.text, within_s=PATIENCE_S)
             station.stop()
         station.start()
         for name, count in [("before", 40), *((f"during{n}", 1) for n in range(20))]:
-            until((station.outbox / name / "summary.json").exists, station.text, within_s=90)
+            until(
+                (station.outbox / name / "summary.json").exists, station.text, within_s=PATIENCE_S
+            )
             station.completed(name, count)
         station.refused("wrong")
 

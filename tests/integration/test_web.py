@@ -128,7 +128,7 @@ def test_a_batch_is_told_as_it_goes(spool: Spool, page: Page) -> None:
     config.write_text(config.read_text() + more)
     tasks = [{"first_prompt": f"do {n} <b>", "model": SLOW} for n in range(4)]
     tasks[3]["after"] = ["001"]  # type: ignore[assignment]
-    with page.listening("/live/overview") as seen, spool.serving():
+    with page.listening("/live/overview") as seen, spool.with_reports().serving():
         assert next(seen)["data"]["batches"] == []
         (spool.folder / "inbox" / "b.json").write_text(json.dumps({"tasks": tasks}))
         for event in seen:

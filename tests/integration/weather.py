@@ -20,6 +20,7 @@ from patience import PATIENCE_S, until
 
 from batchd import control
 from batchd.errors import NoDaemonError
+from tests.conftest import NO_REPORT
 
 #: A whole task file.
 TASK = b'{"first_prompt": "look out of the window"}'
@@ -62,6 +63,7 @@ class Station:
         scan_s: float = 0.3,
         settle_s: float = 0.3,
         heartbeat_s: float = 10.0,
+        reports: bool = False,
         more: str = "",
     ) -> None:
         self.folder = folder
@@ -80,6 +82,7 @@ class Station:
             settle_s=settle_s,
             heartbeat_s=heartbeat_s,
         )
+        text += "" if reports else NO_REPORT
         folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text(text + more)
 

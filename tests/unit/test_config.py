@@ -243,7 +243,7 @@ def test_a_broken_file_is_told_by_line_and_column(
     assert _problems(written, {}) == {place: reason}
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(120)
 def test_a_pipe_is_refused_and_not_waited_for(written: Path) -> None:
     """Nobody writes to it: a daemon that read its configuration or a key from one would stand still for ever."""
     os.mkfifo(pipe := written.with_name("pipe"))
