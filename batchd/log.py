@@ -72,7 +72,7 @@ class Action(enum.StrEnum):
     SANDBOX_TROUBLE = "sandbox_trouble"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"
-    #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` how to go on.
+    #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` has the fix.
     UNKNOWN_WORK = "unknown_work"
     #: A batch has no report; its results are none the worse.
     REPORT_TROUBLE = "report_trouble"

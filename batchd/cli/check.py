@@ -119,8 +119,7 @@ def _daemon(settings: config.Config) -> Iterator[Line]:
                 yield Line("note", "store", trouble["message"], trouble["mend"])
     except NoDaemonError as error:
         for refusal in refusals.found(Path(settings.paths.state)):
-            what, _, how = refusal.rpartition("; ")
-            yield Line("failed", "store", what, how)
+            yield Line("failed", "store", refusal)
         yield Line(
             "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
         )

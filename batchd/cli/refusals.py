@@ -1,4 +1,4 @@
-"""Why a daemon would not start on a state directory, told before one tries."""
+"""Why a daemon would not start on a state directory, said before one tries."""
 
 from __future__ import annotations
 

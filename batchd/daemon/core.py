@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 import os
 import time
@@ -19,7 +18,7 @@ from batchd.daemon.troubles import Place, Trouble, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
-from batchd.pool.disks import Disks
+from batchd.pool.disks import Disks, silent
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.schedule import Schedule
@@ -32,7 +31,7 @@ T = TypeVar("T")
 TROUBLE_S = 1.0
 #: And where it goes on refusing it: a thousand files may wait for months.
 _LONGEST_PAUSE_S = 15.0
-#: What answers not for so long is told; a disk under load may take seconds.
+#: What does not answer for so long is reported; a disk under load may take seconds.
 HANGS_S = 20.0
 #: How long an outbox that has answered counts as one that answers.
 _REACHED_S = 1.0
@@ -74,12 +73,12 @@ class Core:
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.troubles = Troubles(self.log, ended=self._mended)
+        self.troubles = Troubles(self.log, ended=self._trouble_over)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False
     ) -> asyncio.Task[None]:
-        """Run ``work`` beside everything else. ``endless``: nobody waits for its end."""
+        """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
         task = asyncio.get_running_loop().create_task(work)
         (self._endless if endless else self._tasks).add(task)
         task.add_done_callback(self._ended)
@@ -88,7 +87,7 @@ class Core:
     async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write to the store, again and again where it cannot: what waits is kept.
 
-        Raises ``StaleAttemptError``, and ``DamagedStoreError``, which no waiting mends.
+        Raises ``StaleAttemptError``, and ``DamagedStoreError``, which no waiting repairs.
         """
         with self.troubles.trying(Action.STORE_TROUBLE) as tries:
             while True:
@@ -108,7 +107,7 @@ class Core:
         await self.ordered(self.store.ready)
 
     async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write what an order brings about, once: where a disk refuses it, so does this, and nobody waits.
+        """Write what an order brings about, once: where a disk refuses it, so does this, at once.
 
         Raises ``NotPossibleError``, with the cause and the fix; ``StaleAttemptError`` and ``DamagedStoreError``
         as ``durable`` does.
@@ -154,7 +153,7 @@ class Core:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def reach(self, folder: str) -> None:
-        """Return once an outbox answers at all: whoever looks into one that hangs, hangs with it."""
+        """Return once an outbox answers at all: a look into one that hangs would hang with it."""
         if time.monotonic() - self._reached.get(folder, -math.inf) > _REACHED_S:
             await self._answered(partial(os.path.lexists, folder), folder)
             self._reached[folder] = time.monotonic()
@@ -164,6 +163,15 @@ class Core:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.disks.at(folder), work)
 
+    async def promptly(self, work: Callable[[], T], folder: str) -> T:
+        """Do so, or wait no longer than for a disk under load: then it may yet be done. Raises ``OSError``."""
+        doing = self.at_outbox(work, folder)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await doing
+        except TimeoutError:
+            raise silent(folder) from None
+
     async def _answered(self, work: Callable[[], T], folder: str) -> T:
         """Do so, and say when there is no answer for long; what hangs is waited for, for it may yet be done."""
         doing = asyncio.ensure_future(self.at_outbox(work, folder))
@@ -171,8 +179,7 @@ class Core:
             await asyncio.wait({doing}, timeout=HANGS_S)
             if not doing.done():
                 with self.troubles.trying(Action.OUTBOX_TROUBLE) as tries:
-                    error = OSError(errno.ETIMEDOUT, "the outbox does not answer", folder)
-                    tries.failed(error, Place(outbox=folder))
+                    tries.failed(silent(folder), Place(outbox=folder))
                     await asyncio.wait({doing})
             return await doing
         finally:
@@ -186,7 +193,7 @@ class Core:
         whole = await self._answered(partial(outbox.refuses, folder), folder)
         return Place(outbox=folder) if whole else Place(batch=batch.name)
 
-    def _mended(self) -> None:
+    def _trouble_over(self) -> None:
         self.wake()  # which is set later than this
 
     async def idle(self) -> tuple[Trouble, ...]:

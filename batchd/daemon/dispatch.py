@@ -67,7 +67,7 @@ class Dispatcher:
         begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
         for ref in begins:
             self._reserve(ref)
-        self._start_suspects()  # nobody better may be left
+        self._start_suspects()  # no better task may be left
         reopened = self._suspects.make_room(pool)
         kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
         if reopened or kept:
@@ -139,7 +139,8 @@ class Dispatcher:
             if isinstance(active.stop, CancelRequested):
                 await self._cancelled(ref, active.stop.message)
             else:
-                core.schedule.release(ref)
+                core.schedule.put_back(ref)
+            self.pump()  # its slot is free for others
             return
         worker = str(active.worker.pid or "")
         try:
@@ -311,7 +312,7 @@ class Dispatcher:
             elif active.attempt:
                 await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
         except StaleAttemptError:
-            pass  # it has ended: what it ended with is told by `finished`
+            pass  # it has ended: `finished` has what it ended with
         self._forget(active)
         if core.closing:
             return

@@ -52,7 +52,7 @@ class Intake:
         self._parsers = parsers
         #: Claims of an earlier daemon's.
         self._earlier = earlier
-        #: By outbox: files that wait to be moved there; the future tells whether that worked.
+        #: By outbox: files that wait to be moved there; the future holds whether that worked.
         self._moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = {}
 
     async def run(self) -> None:
@@ -127,7 +127,7 @@ class Intake:
             raise self._broken(claim, traceback.format_exc()) from error
 
     def _broken(self, claim: Claim, trace: str) -> TaskFileError:
-        """Tell of a bug, which would be there again at the next start: it must not take the daemon with it."""
+        """Report a bug, which would be there again at the next start: it must not take the daemon with it."""
         message = f"{claim.name} broke the parser"
         self._core.log.error(Action.INBOX_TROUBLE, message=message, details=trace)
         problem = Problem("", "an error inside batchd; its log has the details")
@@ -198,11 +198,19 @@ def move(file: Path, batch: Batch) -> None:
             raise
 
 
-async def move_claimed(core: Core) -> None:
-    """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch."""
+async def move_claimed(core: Core) -> set[str]:
+    """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch.
+
+    Return the claims of those that cannot be moved now: the next daemon tries again.
+    """
+    left: set[str] = set()
     for claim in await asyncio.to_thread(claimed, Path(core.config.paths.inbox)):
         if batch := core.store.claimed(claim.ulid):
-            await asyncio.to_thread(move, claim.path, batch)
+            try:
+                await core.promptly(partial(move, claim.path, batch), batch.outbox)
+            except OSError:
+                left.add(claim.ulid)
+    return left
 
 
 def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Batch:

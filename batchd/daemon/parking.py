@@ -13,6 +13,7 @@ from functools import partial
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
+from batchd.daemon.ending import End
 from batchd.daemon.listener import Listener
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.register import Key, Register
@@ -306,8 +307,7 @@ class ParkingLot(Listener):
         refs = [ref for ref in dict.fromkeys(refs) if ref in core.schedule]
         for ref in refs:
             core.schedule.remove(ref)
-        for ref in refs:
-            await self._publisher.finish(ref, Status.ERROR, reason, message)
+        await self._publisher.finish_all(refs, End(Status.ERROR, reason, message), core.durable)
         core.governor.outages.close(name)
         if self._lift(key, keep=(Cause.PAUSED,)):
             await self._forget(key)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from batchd import __version__
 from batchd.config import Config
-from batchd.errors import BatchdError, Problem, TaskFileError
+from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
+from batchd.pool import code
+from batchd.pool.supervisor import RESTART
 from batchd.records import Task
 from batchd.spool.job import HEAD, Job, Part
 from batchd.spool.taskfile import Parsed
@@ -28,7 +31,7 @@ _COUNT = 2
 _IDLE_S = 20.0
 #: How long one may take in all: it computes for ``max_parse_s`` at most, so it waits for a disk that hangs.
 _HANGS_S = 600.0
-#: Deaths in the middle of one file, for which nobody can say why, before the file is refused.
+#: Unexplained deaths in the middle of one file before the file is refused.
 _DEATHS = 2
 #: What a process is given of the environment.
 _VARIABLES = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "HOME"})
@@ -49,12 +52,12 @@ class Parsers:
         """Return the tasks of a file.
 
         Raises ``TaskFileError``, also where that would take too long or too much memory; ``OSError`` where the system
-        refuses what it needs, and ``BrokenParserError``.
+        refuses what it needs, ``NotPossibleError`` after an upgrade in place, and ``BrokenParserError``.
         """
         try:
             size = (await asyncio.to_thread(path.lstat)).st_size
         except OSError:
-            size = 0  # whoever reads it learns why
+            size = 0  # reading it shows why
         processes = self._large if size > _LARGE else self._small
         # No key of a provider's leaves this process.
         job = Job(path=str(path), name=name, config=replace(config, environ={}))
@@ -77,7 +80,7 @@ class _Processes:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(_COUNT)
         self._idle: list[_Process] = []
-        #: Those that were killed, until somebody has seen their end.
+        #: Those that were killed, until their end was seen.
         self._killed: list[_Process] = []
 
     async def parse(self, job: Job) -> Parsed:
@@ -181,7 +184,7 @@ class _Process:
             await self._process.wait()
 
     def kill(self) -> None:
-        """End it; nobody waits for that."""
+        """Kill it, without waiting for its end."""
         if self.idle:
             self.idle.cancel()
         if self._process is not None and self._process.returncode is None:
@@ -190,6 +193,11 @@ class _Process:
 
 
 async def _started() -> asyncio.subprocess.Process:
+    """Start one. Raises ``OSError``, and ``NotPossibleError`` where it would not understand what it is asked."""
+    if await asyncio.to_thread(code.exchanged):
+        raise NotPossibleError(
+            f"what reads task files is not of this daemon, which is batchd {__version__}: {RESTART}"
+        )
     environ = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith("PYTHON")}
     return await asyncio.create_subprocess_exec(
         sys.executable,

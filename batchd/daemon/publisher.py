@@ -91,7 +91,7 @@ class Publisher:
     async def finish_all(
         self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
     ) -> None:
-        """End tasks that nobody works on, many in a transaction; return once that is durable, before they are published.
+        """End tasks that no worker has, many in a transaction; return once that is durable, before they are published.
 
         ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
         asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.
@@ -109,26 +109,39 @@ class Publisher:
         self, known: Open, names: Sequence[str], end: End, write: Write, check: Callable[[], None]
     ) -> None:
         core, batch = self._core, known.batch
-        found = {
-            task.id: (task.model, end.event(batch, task, (), time.time()))
-            for task in core.store.unbegun(batch.name, names)
-        }
-        events = [(Ref(batch.name, name), event) for name, (_, event) in found.items()]
-        begun = [Ref(batch.name, name) for name in names if name not in found]
+        left = {Ref(batch.name, name) for name in names}
         try:
+            found = {
+                task.id: (task.model, end.event(batch, task, (), time.time()))
+                for task in core.store.unbegun(batch.name, names)
+            }
+            events = [(Ref(batch.name, name), event) for name, (_, event) in found.items()]
             fresh = await write(partial(core.store.finish_all, events, check=check))
             for (ref, event), is_end in zip(events, fresh, strict=True):
                 self._ended(ref, event, found[ref.task][0] if is_end else "")
-            await asyncio.gather(*(self._finish(known, ref, end, 0, write) for ref in begun))
+                left.discard(ref)
+            # What is durable by now is published, whatever becomes of those that have begun.
+            self._publish_soon(known, list(found))
+            begun = sorted(left)
+            work = (self._finish(known, ref, end, 0, write) for ref in begun)
+            outcomes = await asyncio.gather(*work, return_exceptions=True)
+            for ref, outcome in zip(begun, outcomes, strict=True):
+                if outcome is None:
+                    left.discard(ref)
+                    core.spawn(self.publish(ref))
+            for outcome in outcomes:
+                if outcome is not None:
+                    raise outcome
         except BatchdError:
-            self._ending.difference_update(Ref(batch.name, name) for name in names)
+            self._ending.difference_update(left)
             raise
-        for ref in begun:
-            core.spawn(self.publish(ref))
-        begins = batch.name not in self._backlog
-        self._backlog.setdefault(batch.name, []).extend(found)
+
+    def _publish_soon(self, known: Open, names: Sequence[str]) -> None:
+        name = known.batch.name
+        begins = name not in self._backlog
+        self._backlog.setdefault(name, []).extend(names)
         if begins:
-            core.spawn(self._publish_all(known))
+            self._core.spawn(self._publish_all(known))
 
     def _claim(self, ref: Ref) -> Open | None:
         """Return a task's batch, for the one who ends it; None where it has ended, or somebody else is at it."""
@@ -182,7 +195,7 @@ class Publisher:
             for task in await core.on_disk(publish, batch=known.batch):
                 self._kept(Ref(name, task))
             await core.durable(partial(core.store.published_all, name, names))
-            del self._backlog[name][:_AT_ONCE]
+            del self._backlog[name][: len(names)]  # others may have come meanwhile
             for ref, finished in found:
                 if ref.task in known.left:
                     self._published(known, ref, finished)

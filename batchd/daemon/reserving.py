@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 from concurrent.futures import Future, wait
 
-from batchd.pool.disks import Disks
+from batchd.pool.disks import Disks, silent
 from batchd.records import Batch
 from batchd.spool import outbox
 
@@ -26,12 +25,8 @@ class Reserving:
         folder = batch.outbox
         late = self._open.get(folder)
         if late is not None and not late.done():
-            raise _silence(folder)
+            raise silent(folder)
         doing = self._open[folder] = self._disks.at(folder).submit(outbox.reserve, batch, name)
         if not wait((doing,), timeout=_ANSWERS_S).done:
-            raise _silence(folder)
+            raise silent(folder)
         return doing.result()
-
-
-def _silence(folder: str) -> OSError:
-    return OSError(errno.ETIMEDOUT, "the outbox does not answer", folder)

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import HANGS_S, TROUBLE_S, Core
+from batchd.daemon.core import TROUBLE_S, Core
 from batchd.log import Action
 from batchd.records import Batch
 from batchd.spool import outbox
@@ -41,11 +41,9 @@ class Rooms:
         return name not in self._held
 
     async def _ready(self, batch: Batch) -> bool:
-        looking = self._core.at_outbox(partial(outbox.ready, batch), batch.outbox)
         try:
-            async with asyncio.timeout(HANGS_S):
-                return await looking
-        except (TimeoutError, OSError):
+            return await self._core.promptly(partial(outbox.ready, batch), batch.outbox)
+        except OSError:
             return False  # its threads hang: `prepare` will say so
 
     def _hold(self, batch: Batch) -> None:

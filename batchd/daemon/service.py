@@ -227,8 +227,7 @@ class Daemon:
             )
         else:
             undo.push_async_callback(core.settle)
-            await move_claimed(core)
-            self._parts.restore(set())
+            self._parts.restore(await move_claimed(core))
 
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""

@@ -33,7 +33,7 @@ class Shortage:
         #: Whether people know that nothing goes on.
         self._announced = False
 
-    # What the dispatcher tells
+    # What the dispatcher reports
 
     def turned_away(self, ref: Ref, message: str) -> None:
         """Park a task by itself: the day has too little left for its next call, unless it is another day by now."""
@@ -67,7 +67,7 @@ class Shortage:
             self._core.spawn(self._register.forget(DAY))
 
     def nothing_goes_on(self) -> None:
-        """Say that all that waits waits for the day's money, if it does: people are told once."""
+        """Report that all that waits waits for the day's money, if it does: once."""
         if not (self._parked or self._kept) or DAY in self._register:
             return
         self._park(Scope.DAY)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,74 +20,102 @@ from batchd.store import witness
 
 #: Names that one message has room for.
 _NAMED = 3
+#: The time between two looks, in seconds.
+_LOOK_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """A batch without its end, or a claimed file, and why nothing becomes of it."""
+@dataclass(slots=True, eq=False)
+class Strangers:
+    """Batches without their ends, or claimed files: nothing becomes of them."""
 
-    path: Path
+    #: ``files claimed in the inbox``.
+    what: str
+    #: What their owner can do.
+    fix: str
+    #: Those that lay there at the last look.
+    paths: Sequence[Path]
+    #: When they were found, in seconds since the epoch.
+    at: float
 
-    @property
-    def waits(self) -> bool:
-        """Whether it lies there still."""
-        return self.path.exists() and not (self.path / outbox.SUMMARY).exists()
+    def left(self) -> tuple[NotPossibleError, float] | None:
+        """Return what of it lies there still, with the fix, and since when that is known."""
+        if not self.paths:
+            return None
+        more = f" and {len(self.paths) - _NAMED:,} more" if len(self.paths) > _NAMED else ""
+        named = ", ".join(map(str, self.paths[:_NAMED])) + more
+        found = f"{len(self.paths):,} {self.what} are unknown to this store: {named}"
+        return NotPossibleError(f"{found}: {self.fix}"), self.at
+
+    async def watch(self, core: Core, folder: str) -> None:
+        """Look now and then whether they still lie there, as long as any do. ``folder``: whose disk that is."""
+        while self.paths:
+            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(OSError):
+                self.paths = await core.at_outbox(partial(_waiting, self.paths), folder)
 
 
 async def watch(core: Core) -> None:
-    """Look once, before anything is taken up, and have `status` tell of what was found as long as it lies there."""
-    state = Path(core.config.paths.state)
+    """Look once, before anything is taken up, and have `status` report what was found as long as it lies there."""
+    paths, state = core.config.paths, Path(core.config.paths.state)
     known = await core.store.writer.submit(
         lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
     )
-    mark, began = claims.mark(state), witness.since(state / "batchd.db")
-    folders = [*_folders(Path(core.config.paths.outbox), known, mark, began)]
-    files = [*_files(Path(core.config.paths.inbox), mark, began)]
-    at = time.time()
-    if folders:
-        how = "put a backup in place with `batchd restore BACKUP`, or drop their request files again and move them away"
-        what = "batches without an end in the outbox"
-        core.troubles.also(Action.UNKNOWN_WORK, partial(_left, what, folders, how, at))
-    if files:
-        how = "move them back into the inbox, unless the daemon that claimed them still runs"
-        what = "files claimed in the inbox"
-        core.troubles.also(Action.UNKNOWN_WORK, partial(_left, what, files, how, at))
+    mark, began, at = claims.mark(state), witness.since(state / "batchd.db"), time.time()
+    found = (
+        (
+            paths.outbox,
+            "batches without an end in the outbox",
+            "put a backup in place with `batchd restore BACKUP`, or drop their request files again and move them away",
+            [*_folders(Path(paths.outbox), known, mark, began)],
+        ),
+        (
+            paths.inbox,
+            "files claimed in the inbox",
+            "move them back into the inbox, unless the daemon that claimed them still runs",
+            [*_files(Path(paths.inbox), mark, began)],
+        ),
+    )
+    for folder, what, fix, there in found:
+        if there:
+            strangers = Strangers(what, fix, there, at)
+            core.troubles.also(Action.UNKNOWN_WORK, strangers.left)
+            core.spawn(strangers.watch(core, folder), endless=True)
     for trouble in core.troubles.open:
         if trouble.what is Action.UNKNOWN_WORK:
             core.log.warning(trouble.what, message=trouble.message, mend=trouble.mend)
 
 
-def _left(
-    what: str, found: list[Stranger], how: str, at: float
-) -> tuple[NotPossibleError, float] | None:
-    """Return what of it lies there still, with the fix, and since when that is known."""
-    left = [stranger.path for stranger in found if stranger.waits]
-    if not left:
-        return None
-    more = f" and {len(left) - _NAMED:,} more" if len(left) > _NAMED else ""
-    named = ", ".join(map(str, left[:_NAMED])) + more
-    return NotPossibleError(f"{len(left):,} {what} are unknown to this store: {named}: {how}"), at
+def _waiting(paths: Sequence[Path]) -> list[Path]:
+    """Return those that still lie there, without an end."""
+    return [path for path in paths if path.exists() and not (path / outbox.SUMMARY).exists()]
 
 
-def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator[Stranger]:
+def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator[Path]:
     """Yield the folders of batches that were begun here, by this state directory or before this store began."""
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208 (names)
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (names)
+    except OSError:
+        return  # whoever writes there says what is wrong with it
+    for name in names:
         path = folder / name
-        if name in known or name.startswith(".") or path.is_symlink() or not path.is_dir():
+        if name in known or name.startswith("."):
             continue
-        claim = outbox.claim_of(path)
-        if claim is None:
-            continue
-        if PATTERN.match(claim):
-            ours = mark_of(claim[:26]) == mark or time_of(claim) < began
-        else:
-            ours = path.stat().st_mtime < began
-        if ours and (found := Stranger(path)).waits:
-            yield found
+        with contextlib.suppress(OSError):  # what we may not look into is another's
+            if _ours(path, mark, began) and _waiting([path]):
+                yield path
 
 
-def _files(inbox: Path, mark: int, began: float) -> Iterator[Stranger]:
+def _ours(path: Path, mark: int, began: float) -> bool:
+    """Whether something in the outbox is the folder of a batch that was begun here. Raises ``OSError``."""
+    if path.is_symlink() or not path.is_dir() or (claim := outbox.claim_of(path)) is None:
+        return False
+    if PATTERN.match(claim):
+        return mark_of(claim[:26]) == mark or time_of(claim) < began
+    return path.stat().st_mtime < began
+
+
+def _files(inbox: Path, mark: int, began: float) -> Iterator[Path]:
     """Yield what others claimed before this store began."""
     for claim in claims.claimed(inbox):
         if mark_of(claim.ulid) != mark and claim.received_at < began:
-            yield Stranger(claim.path)
+            yield claim.path

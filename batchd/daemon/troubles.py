@@ -112,7 +112,7 @@ class Troubles:
         self._others.append((what, ask))
 
     def stops(self, *actions: Action) -> bool:
-        """Tell whether trouble of one of these kinds is open that concerns everything."""
+        """Return whether trouble of one of these kinds is open that concerns everything."""
         return any(action in actions and not concerned for action, _, concerned in self._known)
 
     def outboxes(self) -> set[str]:
@@ -120,7 +120,7 @@ class Troubles:
         return {where for _, _, where in self._known} - {"", _BATCHES}
 
     def holds(self, outbox: str, batch: str) -> bool:
-        """Tell whether a batch's results cannot be written: none of its outbox's, or none of its own."""
+        """Return whether a batch's results cannot be written: none in its outbox, or none of its own."""
         return outbox in self.outboxes() or any(
             where == _BATCHES and batch in known.batches()
             for (_, _, where), known in self._known.items()

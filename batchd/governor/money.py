@@ -120,7 +120,7 @@ class Treasury:
             purse.spent += spent
 
     def _turn_page(self) -> None:
-        """Take up another day where it is one: with what was spent on it before, whoever spent it, and whatever the clock said."""
+        """Take up another day where it is one: with what was spent on it before, by any daemon, and whatever the clock said."""
         if self._today == (today := self._date()):
             return
         try:

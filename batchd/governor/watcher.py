@@ -26,4 +26,4 @@ class Watcher(Protocol):
         """No task is to wait for it any longer: end its tasks, then ``close`` it."""
 
     def batch_spent(self, batch: str, message: str) -> None:
-        """A call of this batch cannot be paid any more; told of each."""
+        """A call of this batch cannot be paid any more; called for each."""

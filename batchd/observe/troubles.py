@@ -10,7 +10,7 @@ from batchd.observe.words import moment
 
 #: What the daemon meets.
 _WHAT = {
-    "outbox_trouble": "results cannot be written, so nothing is started",
+    "outbox_trouble": "results cannot be written, so nothing is started that would leave any there",
     "sandbox_trouble": "commands cannot be run, so nothing is started",
     "worker_trouble": "no worker comes up, so nothing is started that needs one",
     "inbox_trouble": "files in the inbox cannot be taken up",

@@ -13,10 +13,19 @@ import batchd
 
 @cache
 def fingerprint() -> str:
-    """Return what tells the package's files, as they are when a process first asks, from others.
+    """Return what distinguishes the package's files, as they are when a process first asks, from others.
 
     The fork server asks as it loads them, so that its workers answer for what they run, not for what lies there now.
     """
+    return _as_it_lies()
+
+
+def exchanged() -> bool:
+    """Whether other files lie there by now: what is started from them would not fit. Raises ``OSError``."""
+    return _as_it_lies() != fingerprint()
+
+
+def _as_it_lies() -> str:
     package = Path(batchd.__file__).parent
     return hashlib.sha256("\n".join(sorted(_files(package))).encode()).hexdigest()
 

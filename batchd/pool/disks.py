@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -33,7 +34,7 @@ class Disk(Executor):
         return future
 
     def close(self) -> None:
-        """End them, each once it has done what it does; nobody waits for that."""
+        """End them, each once it has done what it does, without waiting for that."""
         for _ in range(_COUNT):
             self._queue.put(None)
 
@@ -43,7 +44,7 @@ class Disk(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     result = work()
-                except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+                except BaseException as error:  # noqa: BLE001 (the future passes it on)
                     future.set_exception(error)
                 else:
                     future.set_result(result)
@@ -69,7 +70,12 @@ class Disks:
             return self._known[path]
 
     def close(self) -> None:
-        """End all threads; nobody waits for that."""
+        """End all threads, without waiting for that."""
         for disk in self._known.values():
             disk.close()
         self._known.clear()
+
+
+def silent(path: str) -> OSError:
+    """Return what is said of an outbox that hangs."""
+    return OSError(errno.ETIMEDOUT, "the outbox does not answer", path)

@@ -26,7 +26,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
 #: So many workers in a row that do not come up are a trouble: tasks wait for another.
 _HOPELESS = 3
 #: What helps where the files on the disk are not those that the daemon runs.
-_RESTART = "restart the daemon; the tasks wait, and go on then"
+RESTART = "restart the daemon; what waits goes on then"
 #: What helps otherwise.
 _AGAIN = "see the log; it is tried again by itself"
 
@@ -283,8 +283,8 @@ class Supervisor:
         # The fork server has died, and the one in its place has loaded what an upgrade left.
         which = "of other files" if hello.version == __version__ else f"batchd {hello.version}"
         cause = f"it is {which}, the daemon {__version__}"
-        self._fails(f"a new worker does not fit: {cause}", _RESTART)
-        worker.kill(f"{cause}: {_RESTART}")
+        self._fails(f"a new worker does not fit: {cause}", RESTART)
+        worker.kill(f"{cause}: {RESTART}")
         end_fork_server()  # so that the next try sees whether the files are the daemon's again
 
     def _fails(self, cause: str, fix: str) -> None:

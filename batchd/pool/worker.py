@@ -216,7 +216,7 @@ class Worker:
                 published = await asyncio.to_thread(_publish, run, ended)
             except OSError:
                 published = False
-            if not published:  # the daemon tries it again, and tells why it cannot be
+            if not published:  # the daemon tries it again, and reports why it cannot be
                 return wire.Done(ref, attempt, "unpublished")
         except StaleAttemptError:
             return wire.Done(ref, attempt, "stale")

@@ -187,16 +187,22 @@ class Schedule:
         item = self._items.get(ref)
         return item is not None and item.begins
 
-    def hold_back(self, ref: Ref) -> None:
-        """Take back that a task was taken, as if it had not been, and do not dispatch it until ``unpark``."""
+    def put_back(self, ref: Ref) -> None:
+        """Take back that a task was taken, as if it had not been: it keeps no directory that it did not have before."""
+        if self.hold_back(ref):
+            self.unpark(ref)
+
+    def hold_back(self, ref: Ref) -> bool:
+        """Do so, and do not dispatch it until ``unpark``; return whether it had been taken."""
         item = self._items.get(ref)
         if item is None or not item.taken:
-            return
+            return False
         item.taken = False
         item.unmet += 1
         if item.begins and item.hold:
             hold, item.hold, item.begins = item.hold, None, False
             self._lift(hold)
+        return True
 
     def park(self, ref: Ref) -> None:
         """Do not dispatch a task until as many calls of ``unpark``; one that runs is not stopped."""

@@ -1,7 +1,7 @@
 """The process that parses task files, apart from the daemon: one may be made to take minutes, or gigabytes.
 
 Started by the daemon as ``python -P -m batchd.spool PID``, the number being the daemon's. It ends with its input, and with
-whoever started it; a file that takes more processor time than ``[spool] max_parse_s`` ends it too.
+its daemon; a file that takes more processor time than ``[spool] max_parse_s`` ends it too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> int:
 def _step_back() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)  # who started it died before the line above
+        sys.exit(1)  # the daemon died before the line above
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     sealing.seal()  # task files hold secrets
@@ -80,7 +80,7 @@ def _answer(job: Job) -> Iterator[Part]:
         )
     except OSError as error:
         yield Part(refused=(error.errno or 0, error.strerror or str(error)))
-    except Exception:  # noqa: BLE001 (a bug, which the daemon's log tells: this file is refused, and the next may not be)
+    except Exception:  # noqa: BLE001 (a bug, which the daemon logs: this file is refused, and the next may not be)
         yield Part(bug=traceback.format_exc())
 
 

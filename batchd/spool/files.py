@@ -164,7 +164,7 @@ def sweep(folder: Path) -> None:
 def _writes(pid: int, path: Path) -> bool:
     """Whether a process may still write a file: it lives, and did so before the file was last written to.
 
-    One that was killed is seen until its parent, or whoever has that part in a container, asks how it ended; and
+    One that was killed is seen until its parent, or what has that part in a container, asks how it ended; and
     there the next daemon may well have the number of the last.
     """
     try:

@@ -53,7 +53,7 @@ def enter(state: Path) -> None:
 
 
 def away(state: Path) -> str:
-    """Return why nobody may work with a state directory that lives elsewhere, and what to do; empty: it is at home."""
+    """Return why no daemon may work with a state directory that lives elsewhere, and what to do; empty: it is at home."""
     noted = _noted(state)
     if noted is None or noted.same(_of(state)):
         return ""

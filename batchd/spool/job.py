@@ -11,7 +11,7 @@ from batchd.records import Task
 
 #: How long the length is that goes before each.
 HEAD = 8
-#: Tasks in one part of an answer: decoding it holds up nobody.
+#: Tasks in one part of an answer: decoding it holds nothing up.
 _AT_ONCE = 256
 
 

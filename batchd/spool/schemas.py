@@ -15,7 +15,7 @@ from batchd.spool.decoding import Place
 _ERRORS = 200
 #: Where the items of a list are no keys of schemas, but are compared with each other.
 _SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
-#: Where a schema holds data, which nobody compares; the older drafts want the items of an ``enum`` to differ.
+#: Where a schema holds data, which nothing compares; the older drafts want the items of an ``enum`` to differ.
 _DATA = frozenset({"const", "default", "examples", "enum"})
 _NEWER = ("2020-12", "2019-09")
 #: Comparisons that one schema may take: a list of 300 objects, say, each of which must differ from all others.

@@ -43,7 +43,7 @@ def ends(
 
 
 def finish(journal: Journal, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
-    """Store the ends of tasks that have none, whoever works on them; return for each whether it is the one."""
+    """Store the ends of tasks that have none, also while a worker has them; return for each whether it is the one."""
     return [journal.finish(ref, event, None) for ref, event in found]
 
 

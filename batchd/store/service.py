@@ -167,7 +167,7 @@ class Store:
         *,
         check: operations.Check = operations.wanted,
     ) -> list[bool]:
-        """Do what ``finish`` does, whoever works on them, for many tasks in one transaction."""
+        """Do what ``finish`` does with ``attempt`` None, for many tasks in one transaction."""
         return await self._do(operations.checked(check, partial(mass.finish, found=ends)))
 
     async def suspend(

@@ -30,7 +30,7 @@ def beside(path: Path) -> Path:
 
 
 def commits_beyond_damage(log: Path) -> int:
-    """Return how many commits of a log SQLite passes over because of damage before them; 0: as far as can be told, none."""
+    """Return how many commits of a log SQLite passes over because of damage before them; 0: as far as one can see, none."""
     try:
         data = log.read_bytes() if log.stat().st_size <= _MOST else b""
     except FileNotFoundError:

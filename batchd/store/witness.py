@@ -69,9 +69,9 @@ def check_there(path: Path) -> None:
 
 
 def check(path: Path, address: str) -> None:
-    """Raise ``DamagedStoreError`` where a store lacks what it has acknowledged. Nobody may be writing to it.
+    """Raise ``DamagedStoreError`` where a store lacks what it has acknowledged. Nothing may be writing to it.
 
-    ``address``: opens it to be read alone, which leaves its log as it is; whoever may write empties it.
+    ``address``: opens it read-only, which leaves its log as it is; a writer would empty it.
     """
     beyond = wal.commits_beyond_damage(wal.beside(path))
     if beyond:

@@ -142,7 +142,7 @@ class Writer:
                 return [outcome for job in group for outcome in self._commit([job])]
             known = isinstance(error, (sqlite3.Error, *UNREADABLE))
             return [(job, None, explain(error, self._path) if known else error) for job in group]
-        # Before anybody learns of it: after a kill, nobody knows more than is noted.
+        # Before it is acknowledged: after a kill, no more was acknowledged than is noted.
         self._witness.note(self._journal.batches, self._journal.events)
         self._journal.committed()
         self._logged = True

@@ -23,7 +23,7 @@ class Limited(HTTPAdapter):
         self._held: socket.socket | None = None
         #: Whether the latest request was broken off: what came of its answer may look whole.
         self.broken_off = False
-        #: When the request under way is over, by the clock that nobody sets.
+        #: When the request under way is over, by the monotonic clock.
         self._ends: float | None = None
         self._pools = _pools(self._hold)
         super().__init__()

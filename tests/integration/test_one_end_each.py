@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from batchd import config, control
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.core import Core
 from batchd.daemon.ending import End
-from batchd.errors import UsageError, WithdrawnError
-from batchd.events import Event, TaskFinished
-from batchd.records import Reason, Ref, Status
+from batchd.errors import NotPossibleError, UsageError, WithdrawnError
+from batchd.events import Event, TaskFinished, TaskStarted, Terms, encode
+from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
 from batchd.store import Reader
+
+T = TypeVar("T")
 
 _CONFIG = """\
 [agent]
@@ -170,3 +175,100 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
 
     asyncio.run(scenario())
     assert len(watch.published) == 3
+
+
+def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) -> None:
+    """While the first results wait for their disk, more tasks of the batch end: all are published."""
+    watch = Watch()
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            batch = await daemon.submit("games.json", request(4))
+            first, *others = (Ref("games", f"{i:03d}") for i in range(1, 5))
+            end = End(Status.CANCELLED, Reason.USER, "no")
+            free = threading.Event()
+            busy = [asyncio.ensure_future(core.at_outbox(free.wait, batch.outbox)) for _ in "1234"]
+            await parts.publisher.finish_all([first], end, core.durable)
+            await asyncio.sleep(0)
+            await parts.publisher.finish_all(others, end, core.durable)
+            free.set()
+            await asyncio.gather(*busy)
+            await core.idle()
+            assert core.store.unfinished("games") == len(parts.batches) == 0
+
+    asyncio.run(scenario())
+    assert len(watch.published) == 4
+
+
+def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path: Path) -> None:
+    """Those that had not begun end in one transaction; the next one fails: they have their results, the other may end later."""
+    watch = Watch()
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            await daemon.submit("games.json", request(3))
+            refs = [Ref("games", f"{i:03d}") for i in range(1, 4)]
+            given = await core.store.dispatch(refs[0])
+            model = ModelSetup(name="standin/steps-1", price=None)
+            started = encode(TaskStarted(at=1.0, terms=Terms(model=model, judge=model)))
+            await core.store.record(refs[0], given.attempt, 0, [msgspec.Raw(started)])
+            await core.store.suspend(refs[0], given.attempt, Status.QUEUED)
+            writes: list[object] = []
+
+            async def once(write: Callable[[], Awaitable[T]]) -> T:
+                writes.append(write)
+                if len(writes) > 1:
+                    raise NotPossibleError("the disk is full")
+                return await write()
+
+            end = End(Status.CANCELLED, Reason.USER, "no")
+            with pytest.raises(NotPossibleError):
+                await parts.publisher.finish_all(refs, end, once)
+            await core.idle()
+            assert sorted(watch.published) == refs[1:]
+            await parts.publisher.finish_all(refs[:1], end, core.durable)
+            await daemon.batch_done("games")
+
+    asyncio.run(scenario())
+    assert sorted(watch.published) == sorted(watch.durable)
+    assert len(watch.published) == 3
+
+
+def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> None:
+    """A dropped file that cannot be moved there stays claimed, and its batch open, for the next daemon."""
+    watch = Watch()
+    claim = tmp_path / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-games.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_bytes(request(1))
+
+    folder, away = tmp_path / "outbox/games", tmp_path / "away"
+
+    async def stored() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            place = str(folder.parent)
+            known = {"name": "games", "claim": claim.name[:26], "request": "request.json"}
+            batch = Batch(**known, outbox=place, received_at=1.0)
+            task = Task(id="001", first_prompt="x", model="standin/steps-1")
+            await daemon._core.store.add_batch(batch, [task])
+
+    async def published() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            await daemon.batch_done("games")
+
+    asyncio.run(stored())
+    folder.rename(away)
+    folder.write_bytes(b"")
+    order = opened(tmp_path, watch).command("cancel", {"target": "games"})
+    assert asyncio.run(_carried_out(order)) == {"cancelled": 1}
+    assert claim.exists()
+    folder.unlink()
+    away.rename(folder)
+    asyncio.run(published())
+    assert not claim.exists()
+    assert (folder / "request.json").exists()
+
+
+async def _carried_out(order: Awaitable[T]) -> T:
+    return await order

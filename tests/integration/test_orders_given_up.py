@@ -10,12 +10,12 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, until
 
 from batchd import control
 from batchd.errors import WithdrawnError
@@ -24,7 +24,6 @@ from batchd.store import Reader, Store
 
 HANGS = {"model": "standin/hang"}
 #: For what must happen some time.
-_PATIENCE_S = 60.0
 
 
 class Post:
@@ -70,14 +69,6 @@ class Post:
             sock.connect("control.sock")
         sock.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
         return sock
-
-
-def until(condition: Any) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -174,10 +165,10 @@ def test_an_order_that_waits_says_so_and_can_be_given_up(post: Post) -> None:
             command, stderr=subprocess.PIPE, text=True, env=post.spool.environment
         ) as giver:
             assert giver.stderr is not None
-            assert select.select([giver.stderr], [], [], _PATIENCE_S)[0], "it waits in silence"
+            assert select.select([giver.stderr], [], [], PATIENCE_S)[0], "it waits in silence"
             assert "not carried out yet" in giver.stderr.readline()
             giver.send_signal(signal.SIGINT)
-            assert giver.wait(_PATIENCE_S) == 130
+            assert giver.wait(PATIENCE_S) == 130
             assert "the order is given up" in giver.stderr.read()
     with post.spool.serving():
         assert control.request(post.state, "status")["parked"] == []
@@ -194,7 +185,7 @@ def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None
         store = Store.open(tmp_path / "batchd.db", retention_s=1)
         ours, theirs = socket.socketpair()
         hangs = threading.Event()
-        stuck = store.writer.submit(lambda _: hangs.wait(_PATIENCE_S))
+        stuck = store.writer.submit(lambda _: hangs.wait(PATIENCE_S))
         by = control.Giver(0, 0, ours)
         by.insist()
         order = asyncio.ensure_future(store.add_batch(batch, [task], check=by.insist))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from weather import hanging
 
-from batchd import results
+from batchd import config, results
 from batchd.cli import refusals
+from batchd.daemon import Daemon, strangers
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Status, Task
@@ -172,7 +175,28 @@ def test_what_a_lost_store_left_is_told(spool: Any) -> None:
     with spool.serving():
         late.rename(spool.folder / "inbox/late.json")
         folder.rename(spool.folder / "away")
-        assert "unknown to this store" not in spool.batchd("status").stdout
+        spool.eventually(lambda: "unknown to this store" not in spool.batchd("status").stdout)
+
+
+def test_what_a_lost_store_left_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It lies in an outbox that hangs: `status` is answered at once, with what was there before."""
+    folder = tmp_path / "outbox/a"
+    folder.mkdir(parents=True)
+    (folder / "request.json").write_bytes(b"{}")
+    os.utime(folder, (1.0, 1.0))
+    (tmp_path / "config.toml").write_text(
+        '[agent]\nmodel = "p/m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    )
+
+    async def scenario() -> None:
+        async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
+            core = daemon._core
+            await strangers.watch(core)
+            with hanging(tmp_path / "outbox"):
+                (trouble,) = core.troubles.open
+                assert str(folder) in trouble.message
+
+    asyncio.run(scenario())
 
 
 # Where a state directory lives

@@ -7,27 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, until
 
 import batchd
 from batchd import control
 from batchd.errors import NoDaemonError
 from batchd.store import Reader
-
-_PATIENCE_S = 60.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.05)
 
 
 class Installed:
@@ -56,7 +46,7 @@ class Installed:
             finally:
                 process.send_signal(signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_PATIENCE_S)
+                    process.wait(PATIENCE_S)
                 process.kill()
 
     def status(self) -> dict[str, Any]:
@@ -124,6 +114,24 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
     with at.serving():
         until(at.summary("after").exists)
     assert spool.result("after", "001")["attempts"] == 1
+
+
+def test_a_large_file_waits_for_a_daemon_of_the_same_files(spool: Any) -> None:
+    """What would parse it apart is of the upgrade: it stays claimed, is refused by nobody, and goes on after a restart."""
+    at = Installed(spool)
+    with at.serving():
+        with (at.package / "config" / "sections.py").open("a") as file:
+            file.write("\nraise RuntimeError\n")
+        tasks = [{"first_prompt": f"{at.folder} large {'x' * 9000}"}]
+        spool.write("dropped", tasks).rename(at.folder / "inbox" / "large.json")
+        until(lambda: at.status()["troubles"])
+        [trouble] = at.status()["troubles"]
+        assert (trouble["what"], trouble["mend"][:18]) == ("inbox_trouble", "restart the daemon")
+        text = (at.package / "config" / "sections.py").read_text()
+        (at.package / "config" / "sections.py").write_text(text.replace("raise RuntimeError\n", ""))
+    with at.serving():
+        until(at.summary("large").exists)
+    assert spool.result("large", "001")["status"] == "completed"
 
 
 def test_workers_that_cannot_start_are_a_trouble_until_they_can(spool: Any) -> None:

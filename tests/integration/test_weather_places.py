@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 from patience import PATIENCE_S
 from weather import Station, hanging, until
 
-from batchd import control
+from batchd import config, control
+from batchd.daemon import Daemon
 from batchd.records import Status
 from batchd.store.reader import Reader
 
@@ -115,3 +117,29 @@ def test_an_outbox_that_hangs_holds_up_nothing_but_what_goes_there(
             )
             station.completed(name, count)
         station.refused("wrong")
+
+
+def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None:
+    """It hangs from one moment to the next, while it counts as one that answers: the store writes for others all the same."""
+    (tmp_path / "config.toml").write_text(
+        '[agent]\nmodel = "p/m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    )
+    settings = config.load(tmp_path / "config.toml", {})
+
+    async def scenario() -> None:
+        async with Daemon(settings, work=False) as daemon:
+            await daemon.submit("before.json", _tasks(1))
+            with hanging(tmp_path / "outbox"):
+                waiting = [
+                    asyncio.ensure_future(daemon.submit(f"during{n}.json", _tasks(1)))
+                    for n in range(20)
+                ]
+                await asyncio.sleep(0.1)
+                async with asyncio.timeout(PATIENCE_S):
+                    await daemon._core.ready()
+                assert not any(each.done() for each in waiting)
+            async with asyncio.timeout(PATIENCE_S):
+                batches = await asyncio.gather(*waiting)
+            assert len({batch.name for batch in batches}) == 20
+
+    asyncio.run(scenario())

@@ -193,8 +193,12 @@ def _hold_back(rng: random.Random, schedule: Schedule, naive: _Naive) -> None:
         assert taken == naive.take(1)
         for ref in taken:
             assert schedule.begins(ref) == (ref not in begun)
-            schedule.hold_back(ref)
             naive.hold_back(ref, begun)
+            if rng.random() < 0.5:
+                schedule.hold_back(ref)
+            else:
+                schedule.put_back(ref)
+                naive.parks[ref] -= 1
 
 
 def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -30,10 +29,10 @@ async def prune(core: Core, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     removed, freed, problems = 0, 0, []
     for each in found if outbox else ():
         folder = removal.Folder(each.batch.outbox, each.batch.name)
-        size = await asyncio.to_thread(folder.size)
+        size = await core.at_outbox(folder.size, each.batch.outbox)
         if size is None:
             continue
-        if problem := await asyncio.to_thread(folder.remove):
+        if problem := await core.at_outbox(folder.remove, each.batch.outbox):
             problems.append(problem)
         else:
             removed, freed = removed + 1, freed + size

@@ -81,14 +81,14 @@ class Rerun:
         who has given up on it, and be paid for.
         """
         core, outside = self._core, Path(plan.batch.outbox)
-        await core.ordered(lambda: asyncio.to_thread(outbox.try_out, outside))
+        await core.ordered(lambda: core.promptly(partial(outbox.try_out, outside), str(outside)))
         check = {"check": by.insist} if by else {}
         write = partial(core.store.add_batch, plan.batch, plan.tasks, **check)
         batch = self._batches.opened(await core.ordered(write), plan.tasks)
         request = Path(batch.folder, batch.request)
         publish = partial(outbox.publish, request, plan.data, replace=True)
         try:
-            await asyncio.to_thread(publish)
+            await core.promptly(publish, batch.outbox)
         except OSError:
             # It is durable by now, and so is the answer: the request follows when the outbox takes it.
             core.spawn(self._bring(batch, publish))
@@ -111,7 +111,7 @@ class Rerun:
         core, config = self._core, self._core.config
         assert batch.retry_of is not None, "it is a run of its own otherwise"
         old = core.store.batch(batch.retry_of)
-        data, _ = await asyncio.to_thread(_request, old, config)
+        data, _ = await core.at_outbox(partial(_request, old, config), old.outbox)
         if data is None:
             tasks = [core.store.task(task.ref) for task in core.store.tasks(batch.name)]
             data = _written(batch, tasks)
@@ -122,7 +122,10 @@ class Rerun:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
         old, config = target.batch, self._core.config
         again = chosen(target, failed=failed)
-        data, why = await asyncio.to_thread(_request, old, config)
+        try:
+            data, why = await self._core.promptly(partial(_request, old, config), old.outbox)
+        except OSError as error:
+            data, why = None, f"their file cannot be had ({error})"
         specs = await self._specs(old, again, data, why)
         tasks = [replace(spec, after=tuple(a for a in spec.after if a in again)) for spec in specs]
         _check_directories(config, old, tasks)

@@ -102,7 +102,7 @@ class Orders:
     async def _end(self, refs: Sequence[Ref], message: str, by: Giver) -> None:
         """End tasks: those at work at their next durable point, the others now, most of them together.
 
-        Once the first are durable the order is, whoever leaves. Raises ``WithdrawnError`` before that, and
+        Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
         ``NotPossibleError`` with what was done where the store takes no more.
         """
         core, active = self._core, {each.ref for each in self._dispatcher.active}
