@@ -197,7 +197,7 @@ class ParkingLot(Listener):
             since=since,
             tried_s=self._core.governor.outages.tried_s(name),
         )
-        self._park_now(parking)
+        self.park_now(parking)
         if cause not in outages:  # else a try has failed: that is no news
             self._core.listeners.provider_parked(parking, how)
 
@@ -258,7 +258,8 @@ class ParkingLot(Listener):
             for ref in self._register.concerned(*key):
                 self.halt(ref, parking.message)
 
-    def _park_now(self, parking: Parking) -> None:
+    def park_now(self, parking: Parking) -> None:
+        """Pause something on the daemon's own account; the store learns of it when it can."""
         self._apply(parking)
         self._core.spawn(self._register.keep(parking))
 

@@ -243,6 +243,7 @@ class Daemon:
             await strangers.watch(core)
             earlier = inbox.claimed()
         self._parts.restore(earlier)
+        await strangers.hold_published(core, batches, self._parts.lot)
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()

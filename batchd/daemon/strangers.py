@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from batchd.daemon.core import Core
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import HANGS_S, Core
+from batchd.daemon.parking import ParkingLot
 from batchd.errors import NotPossibleError
 from batchd.log import Action
+from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import PATTERN, mark_of, time_of
 from batchd.store import witness
@@ -52,6 +55,46 @@ class Strangers:
             await asyncio.sleep(_LOOK_S)
             with contextlib.suppress(OSError):
                 self.paths = await core.at_outbox(partial(_waiting, self.paths), folder)
+
+
+async def hold_published(core: Core, batches: Batches, lot: ParkingLot) -> None:
+    """Pause the batches of whose open tasks results lie in the outbox: they would be worked on and paid for again.
+
+    A result appears only once its task's end is durable, so the store is an older one, put back by hand.
+    """
+    wanted: dict[str, dict[str, list[Path]]] = {}
+    for ref in core.schedule.refs():
+        if batch := batches.get(ref.batch):
+            names = wanted.setdefault(batch.outbox, {}).setdefault(ref.batch, [])
+            names.append(Path(batch.folder, f"{ref.task}.json"))
+    for folder, paths in wanted.items():
+        looking = core.at_outbox(partial(_there, paths), folder)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                there = await looking
+        except (TimeoutError, OSError):
+            continue  # it is reported as soon as something is to be written there
+        for name, count in there.items():
+            message = (
+                f"results of {count:,} of its tasks lie in the outbox, and this store is older than they are; "
+                "stop the daemon and let `batchd restore` compare"
+            )
+            core.log.warning(Action.UNKNOWN_WORK, batch=name, message=message)
+            lot.park_now(
+                Parking(
+                    scope=Scope.BATCH,
+                    name=name,
+                    cause=Cause.PAUSED,
+                    message=message,
+                    since=time.time(),
+                )
+            )
+
+
+def _there(paths: Mapping[str, Sequence[Path]]) -> dict[str, int]:
+    """Return how many of these results there are, by batch; batches without one are left out."""
+    found = {name: sum(map(os.path.lexists, each)) for name, each in paths.items()}
+    return {name: count for name, count in found.items() if count}
 
 
 async def watch(core: Core) -> None:

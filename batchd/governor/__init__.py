@@ -154,7 +154,7 @@ class Governor:
     def waits_for_day(self, call: Call) -> bool:
         """Whether a call would have to wait for more of the day's money, or for another day; one dearer than any day ends."""
         day, amount = self.money.day(), self._estimates.most(call)
-        return amount is not None and not day.could_hold(amount) and not self._beyond(call, day)
+        return amount is not None and not day.could_hold(amount) and not self._beyond(call)
 
     def capped(self, ref: Ref) -> bool:
         """Whether a limit of the task's batch or of the day is active."""
@@ -233,7 +233,7 @@ class Governor:
         watcher = self.outages.watcher
         if watcher is not None and self.money.is_batch(purse, ref.batch):
             watcher.batch_spent(ref.batch, message)
-        if self.money.is_day(purse) and self._beyond(permit.call, purse):
+        if self.money.is_day(purse) and self._beyond(permit.call):
             message = (
                 f"{may_cost}, and {purse.name} is {dollars(purse.limit)}: no day can pay for it; "
                 "raise [budget] per_day_usd or lower max_output_tokens, then `batchd retry` it"
@@ -244,9 +244,9 @@ class Governor:
             return
         self._refuse(permit, Status.TIMEOUT, Reason.BUDGET, message)
 
-    def _beyond(self, call: Call, purse: Purse) -> bool:
-        """Whether a purse could not pay for a call if nothing else were spent."""
-        return (self._estimates.most(call, believable=True) or 0.0) > purse.limit > 0
+    def _beyond(self, call: Call) -> bool:
+        """Whether no day could pay for a call, not even one with the largest budget so far."""
+        return (self._estimates.most(call, believable=True) or 0.0) > self.money.largest_day
 
     def _decide(self, permit: Permit, decision: Refusal | Park) -> None:
         del self._permits[permit.call.ref]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from batchd.errors import StoreError
 from batchd.governor.provider import Call
@@ -59,6 +60,8 @@ class Treasury:
         self._days: dict[int, float] = {}
         self._batches: dict[str, Purse] = {}
         self._tasks: dict[Ref, Purse] = {}
+        #: The largest budget that a day has had so far: one that is lowered stops tasks, and ends none.
+        self.largest_day = per_day_usd or inf
         #: The calls of tasks for which the day had too little.
         self.wanted: dict[Ref, Call] = {}
 
@@ -81,6 +84,7 @@ class Treasury:
     def limit_day(self, per_day_usd: float) -> None:
         """Change the day's budget."""
         self._day.limit = per_day_usd
+        self.largest_day = max(self.largest_day, per_day_usd or inf)
 
     def is_day(self, purse: Purse) -> bool:
         """Whether a purse is the day's."""

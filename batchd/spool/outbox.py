@@ -120,10 +120,11 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
         if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
             return None
         raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+        os.close(descriptor)
+        return None
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
-            return None
         data = file.read()
     try:
         value = json.loads(data)

@@ -349,6 +349,24 @@ def test_a_call_dearer_than_any_day_ends_its_task() -> None:
     asyncio.run(scenario())
 
 
+def test_a_budget_that_is_lowered_ends_no_task() -> None:
+    """What fitted into a day before it was lowered waits, and goes on once it is raised again."""
+
+    async def scenario() -> None:
+        g = governor(per_day=2.0)
+        for per_day in (0.5, 0.1):
+            g.retune(replace(g._config, budget=Budget(per_day_usd=per_day)), {})
+            task = Task(g, f"{per_day}")
+            task.ask(PRICE)
+            assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
+        g.retune(replace(g._config, budget=Budget(per_day_usd=1.0)), {})
+        assert not g.waits_for_day(task.call(PRICE))
+        task.ask(PRICE)
+        assert task.answers[-1] == Grant(1.0)
+
+    asyncio.run(scenario())
+
+
 def test_a_usage_that_nobody_believes_ends_no_other_task() -> None:
     """A gateway that counts a million tokens for a short call makes the next ones wait: no day is known to be too small for them."""
 
