@@ -223,7 +223,7 @@ def short() -> Iterator[Path]:
 def spool(tmp_path: Path, model_server: str) -> Spool:
     """A fresh spool, whose model answers in two calls."""
     text = CONFIG.format(base_url=model_server, model="steps-2")
-    (tmp_path / "config.toml").write_text(text + NO_REPORT)
+    (tmp_path / "config.toml").write_text(NO_REPORT + text)
     return Spool(tmp_path)
 
 

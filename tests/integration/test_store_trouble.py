@@ -697,6 +697,7 @@ def _delete(path: Path) -> None:
 
 
 def _delete_all(path: Path) -> None:
+    path.unlink()  # first: the daemon may see whatever goes first
     shutil.rmtree(path.parent)
 
 

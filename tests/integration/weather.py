@@ -82,9 +82,9 @@ class Station:
             settle_s=settle_s,
             heartbeat_s=heartbeat_s,
         )
-        text += "" if reports else NO_REPORT
+        before = "" if reports else NO_REPORT
         folder.mkdir(exist_ok=True)
-        (folder / "config.toml").write_text(text + more)
+        (folder / "config.toml").write_text(before + text + more)
 
     def command(self, *prefix: str) -> list[str]:
         """Return the command line of the daemon."""
