@@ -42,10 +42,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What was drawn is drawn again: `make test SEED=7`.
 SEED := $(or $(SEED),$(shell date +%s))
-FILES_AT_A_TIME := -n 4 --dist loadfile --no-loadscope-reorder
+# Most tests wait for daemons that wait: two processors have time for six.
+FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: setup strace systemd chromium ## the tests without the long ones, of cases that resemble each other a sample; four files at a time
+test: setup strace systemd chromium ## the tests without the long ones, of cases that resemble each other a sample; six files at a time
 	@echo "sample: SEED=$(SEED)"
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 

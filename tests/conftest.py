@@ -180,6 +180,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ |= {"COLUMNS": "80", "LINES": "24"}
     time.tzset()
     os.umask(0o022)
+    # In the background of a shell, or under nohup, they are ignored, and so they would be by all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

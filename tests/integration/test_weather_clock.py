@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from clock import Clock
-from weather import TASK, Station, until
+from weather import TASK, Station, answer_after, until
 
 from batchd import events, taskstate
 from batchd.store.reader import Reader
@@ -197,7 +197,9 @@ def test_a_machine_that_sleeps_goes_on_where_it_was(tmp_path: Path, model: Model
     station = Station(tmp_path, model.base_url, model="steps-4", heartbeat_s=2.0, more=more)
     with station.serving():
         station.drop("nap.json", json.dumps([{"first_prompt": f"{i}"} for i in range(6)]).encode())
-        until(lambda: len(station.told("model_called")) > 2 and model.open() == 2, station.text)
+        until(lambda: len(station.told("model_called")) > 2, station.text)
+        answer_after(model.base_url, 600)
+        until(lambda: model.open() == 2, station.text)
         asleep = station.processes()
         for pid in asleep:
             os.kill(pid, signal.SIGSTOP)

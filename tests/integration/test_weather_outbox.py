@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S
-from weather import Station, filled, mounted, until
+from weather import Station, answer_after, filled, mounted, until
 
 from batchd import config as configuration
 from batchd.cli.submit import Mine
@@ -198,18 +197,12 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:
         told = "results cannot be written, so nothing is started that would leave any there. [Errno 28] No"
         assert told in shown
         assert "To go on: make room on that disk" in shown
-        _in_a_hurry(slow_server)
+        answer_after(slow_server, 0)
         filling.unlink()
         station.completed("during", 40)
         until(lambda: station.troubles() == [], station.text)
         _bounded(station)
         assert station.told("outbox_trouble", "works again")
-
-
-def _in_a_hurry(base_url: str) -> None:
-    """Have a stand-in server answer at once."""
-    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/control", b'{"latency_s": 0}'):
-        pass
 
 
 def test_a_disk_without_room_for_results_is_found_out_before_a_task_starts(

@@ -216,6 +216,13 @@ class Station:
         return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmHWM")) / 1024
 
 
+def answer_after(base_url: str, latency_s: float) -> None:
+    """Have a stand-in server take so long for each answer from now on."""
+    change = json.dumps({"latency_s": latency_s}).encode()
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/control", change):
+        pass
+
+
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[None]:
     """Have a folder be a small disk of its own meanwhile, where that is possible."""
