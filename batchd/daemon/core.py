@@ -67,6 +67,8 @@ class Core:
     )
     #: When an outbox has answered.
     _reached: dict[str, float] = field(default_factory=dict)
+    #: Which ones are asked whether they do.
+    _reaching: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _endless: set[asyncio.Task[None]] = field(default_factory=set)
     #: Set when something that was spawned has ended.
@@ -153,10 +155,22 @@ class Core:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def reach(self, folder: str) -> None:
-        """Return once an outbox answers at all: a look into one that hangs would hang with it."""
-        if time.monotonic() - self._reached.get(folder, -math.inf) > _REACHED_S:
+        """Return once an outbox answers at all: whoever looks into one that hangs, hangs with it.
+
+        All who ask meanwhile wait for one answer, and go on in their order: files are taken up as they came.
+        """
+        if time.monotonic() - self._reached.get(folder, -math.inf) <= _REACHED_S:
+            return
+        if folder not in self._reaching:
+            self._reaching[folder] = asyncio.ensure_future(self._reach(folder))
+        await asyncio.shield(self._reaching[folder])
+
+    async def _reach(self, folder: str) -> None:
+        try:
             await self._answered(partial(os.path.lexists, folder), folder)
             self._reached[folder] = time.monotonic()
+        finally:
+            del self._reaching[folder]
 
     async def at_outbox(self, work: Callable[[], T], folder: str) -> T:
         """Do something at an outbox in a thread of that outbox's own."""
