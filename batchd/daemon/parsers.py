@@ -151,7 +151,10 @@ class _Process:
             raise EOFError(_told(code)) from None
 
     async def _ask(self, job: Job) -> Parsed:
-        process = self._process = self._process or await _started()
+        try:
+            process = self._process = self._process or await _started()
+        except RuntimeError as error:  # no thread that waits for its end could be started
+            raise BlockingIOError(errno.EAGAIN, str(error), job.path) from error
         assert process.stdin is not None
         body = pickle.dumps(job)
         process.stdin.write(len(body).to_bytes(HEAD) + body)
