@@ -114,7 +114,12 @@ class Worker:
         if not self._exited.is_set():  # told to end, or it closed its socket itself
             await asyncio.wait(events, timeout=_LEAVE_S)
             self.kill("it did not end when told to")
-        await asyncio.wait(events)
+        await asyncio.wait(events[:1])
+        if not self._silent.is_set():
+            # What it started may hold its socket for longer than it lives, where a disk hangs: all that it sent is here.
+            await asyncio.wait(events[1:], timeout=_LEAVE_S)
+            self.channel.close()
+            await asyncio.wait(events)
         if self._pidfd >= 0:
             os.close(self._pidfd)
         assert self._process is not None

@@ -18,8 +18,8 @@ from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
 _START_S = 60.0
-#: What one that is being forked gets when all are to end.
-_FORK_S = 2.0
+#: What one that is being forked gets when all are to end, and what the others get once they are killed.
+_FORK_S, _END_S = 2.0, 20.0
 #: A worker without a task for so long ends, the last one apart.
 _IDLE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 30.0
@@ -189,7 +189,9 @@ class Supervisor:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
         if any(not worker.pid for worker in self._workers):
             end_fork_server()  # it does not answer, and whoever waits for it would wait for ever
-        await asyncio.gather(*self._lives)
+        if self._lives:
+            # One in a system call that nothing ends, on a disk that hangs, keeps the lock, and nobody here.
+            await asyncio.wait(set(self._lives), timeout=_END_S)
 
     def _room(self) -> int:
         """Return how many workers may be started for tasks."""
