@@ -141,7 +141,7 @@ def test_what_was_there_before_does_not_count(limited: Limited) -> None:
     policy = {"max_disk_bytes": 60 * MB}
     little, much = limited.run(
         "head -c 20000000 /dev/zero > new; sleep 1.5",
-        "for i in 1 2 3; do head -c 20000000 /dev/zero > /tmp/$i; done; sleep 3",
+        "for i in 1 2 3; do head -c 20000000 /dev/zero > /tmp/$i; done; sleep 60",
         policy=policy,
         fresh=False,
     )

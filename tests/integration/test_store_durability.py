@@ -293,7 +293,10 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         pytest.skip("no mount namespaces here")
     run = f'{mount} && exec "$@"'
     here = [sys.executable, "-c", _ON_A_SMALL_DISK, str(CHILD.parent), str(disk)]
-    done = subprocess.run([*inside, run, "sh", *here], capture_output=True, text=True, check=False)
+    environ = {**os.environ, "PYTHONPATH": str(CHILD.parents[1])}
+    done = subprocess.run(
+        [*inside, run, "sh", *here], capture_output=True, text=True, check=False, env=environ
+    )
     assert done.stdout.strip() == "held", done.stderr
 
 
