@@ -129,6 +129,13 @@ class Worker:
             self._process.close()
             self.cause = self.cause or self._broken or _told(code)
 
+    def leave(self) -> None:
+        """Leave it behind, killed but not ended: the end of this process does not wait for it.
+
+        It may itself wait for this process: for a lock of the kernel's, which a thread here holds on a disk that hangs.
+        """
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+
     def _has_exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self.retiring = True

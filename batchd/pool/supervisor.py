@@ -169,13 +169,12 @@ class Supervisor:
             self._retire(worker)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let agents reach a durable point for at most ``timeout_s``, then end every worker."""
+        """Let agents reach a durable point, and workers end by themselves, for at most ``timeout_s``."""
         for worker in self.workers:
             worker.retiring = True
             worker.channel.send(wire.Drain())
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=timeout_s)
-        await self.close()
 
     async def close(self) -> None:
         """End every worker at once."""
@@ -190,8 +189,9 @@ class Supervisor:
         if any(not worker.pid for worker in self._workers):
             end_fork_server()  # it does not answer, and whoever waits for it would wait for ever
         if self._lives:
-            # One in a system call that nothing ends, on a disk that hangs, keeps the lock, and nobody here.
             await asyncio.wait(set(self._lives), timeout=_END_S)
+        for worker in self._workers:
+            worker.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
 
     def _room(self) -> int:
         """Return how many workers may be started for tasks."""

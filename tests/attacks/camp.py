@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attacking import NOBODY_ID
+from loglines import logged
 
 from batchd.demo import recordings
 from batchd.demo.recordings import Recording, Verdict
@@ -101,8 +102,7 @@ class Camp(Spool):
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the daemon's log."""
-        text = (self.folder / "daemon.log").read_text("utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return logged(self.folder / "daemon.log")
 
 
 def says(text: str) -> Answer:

@@ -137,3 +137,9 @@ async def waits_for_ever(run: wire.Run, host: agent.Host) -> agent.Ended:
     if run.attempt == 1:
         await asyncio.Event().wait()
     return await agent.run(run, host)
+
+
+async def makes_a_folder(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Make the folder that its prompt names."""
+    os.mkdir(run.task.first_prompt)  # noqa: PTH102 (one system call, in which all of it stands)
+    return await agent.run(run, host)

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import sockets
+from loglines import logged
 from patience import PATIENCE_S
 
 from batchd import config, control
@@ -117,9 +118,7 @@ class Control:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log's lines of one kind."""
-        log = self.folder / "log.jsonl"
-        found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line for line in found if line["event"] == event]
+        return logged(self.folder / "log.jsonl", event)
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from typing import Any
 
 import patience
 import pytest
+from loglines import logged
 from patience import PATIENCE_S
+from weather import hanging
 
 from batchd import __version__, config, control
 from batchd.daemon import Daemon, Listener
@@ -107,13 +109,15 @@ def until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> flo
 
 
 @contextlib.contextmanager
-def serving(folder: Path, agent: str = "batchd.agent:run") -> Iterator[subprocess.Popen[bytes]]:
+def serving(
+    folder: Path, agent: str = "batchd.agent:run", *more: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon with scripted agents as a process; it is killed at the end, if it still runs."""
     script = [sys.executable, str(_HERE / "scripted_daemon.py"), str(folder / "config.toml")]
     paths = os.pathsep.join([str(_HERE), str(_HERE.parents[1])])
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [*script, agent], stderr=log, env={**os.environ, "PYTHONPATH": paths}
+            [*script, agent, *more], stderr=log, env={**os.environ, "PYTHONPATH": paths}
         )
     try:
         yield process
@@ -474,8 +478,7 @@ def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> N
         os.kill(server, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
         until((spool.folder / "outbox/b/summary.json").exists)
-    lines = [json.loads(line) for line in (spool.folder / "log.jsonl").read_text().splitlines()]
-    (cause,) = [line["cause"] for line in lines if line["event"] == "worker_died"]
+    (cause,) = [line["cause"] for line in logged(spool.folder / "log.jsonl", "worker_died")]
     assert "how it ended is not known" in cause
     assert spool.result("b", "001")["status"] == "completed"
 
@@ -602,6 +605,30 @@ def _in_a_long_command(folder: Path) -> list[int]:
 
 
 @pytest.mark.sampled(1)
+def test_a_worker_that_nothing_ends_keeps_no_daemon_from_ending(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """It waits, deaf to signals, for a lock of the kernel's that a thread of the daemon's holds on a disk that hangs: both end."""
+    configured(tmp_path, slow_server, processes=1, drain_s=0.1)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with serving(tmp_path, "scripted_agents:makes_a_folder", str(disk)) as daemon:
+        until(lambda: workers(tmp_path))
+        (worker,) = workers(tmp_path)
+        with hanging(disk):
+            (tmp_path / "go").touch()
+            until((tmp_path / "went").exists)
+            drop(tmp_path, batch(str(disk / "worker")))
+            until(lambda: _state(worker) == "D")
+            daemon.terminate()
+            assert daemon.wait(PATIENCE_S) == 0
+            until(lambda: not alive(worker))
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 @pytest.mark.parametrize("twice", [False, True], ids=["drained", "at-once"])
 def test_a_daemon_stops_within_its_time_whatever_its_agents_do(
     tmp_path: Path, model_server: str, twice: bool

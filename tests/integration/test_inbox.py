@@ -269,15 +269,20 @@ asyncio.run(main())
 
 
 def test_two_claimers_share_an_inbox(tmp_path: Path) -> None:
-    """Two processes on one inbox: each of 1,000 files goes to exactly one of them."""
+    """Two processes with states of their own, on one inbox: each of 1,000 files goes to exactly one of them."""
     _spool(tmp_path, scan_s=0.1)
-    command = [sys.executable, "-c", _CLAIMER, str(tmp_path / "config.toml")]
+    shared = (tmp_path / "config.toml").read_text()
+    commands = []
+    for n in (1, 2):
+        (tmp_path / f"config{n}.toml").write_text(f'{shared}\n[paths]\nstate = "state{n}"\n')
+        commands.append([sys.executable, "-c", _CLAIMER, str(tmp_path / f"config{n}.toml")])
     outputs = [(tmp_path / f"out{n}").open("w+") for n in (1, 2)]
     with contextlib.ExitStack() as stack:
         for output in outputs:
             stack.enter_context(output)
         claimers = [
-            subprocess.Popen(command, stdout=o, cwd=Path(__file__).parents[2]) for o in outputs
+            subprocess.Popen(command, stdout=output, cwd=Path(__file__).parents[2])
+            for command, output in zip(commands, outputs, strict=True)
         ]
         for claimer in claimers:
             stack.callback(claimer.wait)

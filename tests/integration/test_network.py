@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loglines import logged
 from loopback import Recorder, serving
 from patience import PATIENCE_S
 
@@ -582,8 +583,7 @@ def test_from_the_file_to_the_result(spool: Any) -> None:
     }
     assert "write its name alone" in problems["odd"]["tasks[0].network"]
     assert problems["odd"]["tasks[1].network"] == "it must be true, false or a list of host names"
-    lines = [json.loads(line) for line in (spool.folder / "daemon.log").read_text().splitlines()]
-    refused = [line for line in lines if line["event"] == "network_refused"]
+    refused = logged(spool.folder / "daemon.log", "network_refused")
     assert [(line["task"], line["hosts"]) for line in refused] == [
         ("001", ["evil.example:80: not on this task's list"])
     ]

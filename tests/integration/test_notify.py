@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from loglines import logged
 from patience import PATIENCE_S
 
 from batchd import log
@@ -53,8 +54,7 @@ def drop(spool: Spool, name: str, *checks: str, **batch: Any) -> None:
 
 def lines(spool: Spool, action: str) -> list[dict[str, Any]]:
     """Return the log's lines of one kind."""
-    found = (json.loads(line) for line in (spool.folder / "daemon.log").read_text().splitlines())
-    return [line for line in found if line["event"] == action]
+    return logged(spool.folder / "daemon.log", action)
 
 
 def waiting(spool: Spool, name: str) -> list[Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loglines import logged
 from patience import PATIENCE_S, until
 
 from batchd import control
@@ -54,9 +55,7 @@ class Post:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log's lines of one kind."""
-        log = self.spool.folder / "log.jsonl"
-        found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line for line in found if line["event"] == event]
+        return logged(self.spool.folder / "log.jsonl", event)
 
     def finished(self, batch: str) -> None:
         """Wait for a summary."""

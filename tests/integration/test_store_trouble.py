@@ -698,7 +698,9 @@ def _delete(path: Path) -> None:
 
 def _delete_all(path: Path) -> None:
     path.unlink()  # first: the daemon may see whatever goes first
-    shutil.rmtree(path.parent)
+    while path.parent.exists():
+        # A daemon that has not seen it yet may write beside it meanwhile.
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _delete_log(path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loglines import logged
 
 from batchd.agent import tools
 from batchd.records import SandboxPolicy
@@ -89,8 +89,7 @@ def test_a_killed_command_is_told_to_the_model_and_in_the_log(spool: Spool) -> N
             "submit", spool.write("batch.json", [{"first_prompt": "x", "check": check}]), "--wait"
         )
     assert spool.result("batch", "001")["status"] == "completed"
-    lines = [json.loads(line) for line in (spool.folder / "daemon.log").read_text().splitlines()]
-    (told,) = [line for line in lines if line["event"] == "limit_passed"]
+    (told,) = logged(spool.folder / "daemon.log", "limit_passed")
     assert told["level"] == "warning"
     assert told["task"] == "001"
     assert "of memory together; [sandbox] max_memory_bytes allows 95.37 MiB" in told["message"]

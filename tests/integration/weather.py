@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import warm
+from loglines import logged
 from patience import PATIENCE_S, until
 
 from batchd import control
@@ -185,8 +186,8 @@ class Station:
 
     def told(self, event: str, within: str = "") -> list[Mapping[str, Any]]:
         """Return the log's lines about something, as far as their message holds ``within``."""
-        lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
-        return [x for x in lines if x["event"] == event and within in str(x.get("message", ""))]
+        lines = logged(self.folder / "log", event)
+        return [line for line in lines if within in str(line.get("message", ""))]
 
     def status(self, *options: str) -> str:
         """Return what `batchd status` prints."""
