@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import sys
@@ -64,11 +65,9 @@ async def check(
     return Evaluation(by="check", done=done, feedback="" if done else feedback), ran
 
 
-async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
-    """Hold the final answer to the task's schema, in a child that can be killed."""
-    job = json.dumps({"schema": schema, "answer": unfenced(answer)}).encode()
-    child = await patiently(
-        lambda: asyncio.create_subprocess_exec(
+async def _schema_child() -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",  # by its path, isolated: importing our packages would cost more than validating
             str(_SCHEMA_CHILD),
@@ -76,7 +75,14 @@ async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
-    )
+    except RuntimeError as error:  # no thread that waits for its end could be started
+        raise BlockingIOError(errno.EAGAIN, str(error)) from error
+
+
+async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
+    """Hold the final answer to the task's schema, in a child that can be killed."""
+    job = json.dumps({"schema": schema, "answer": unfenced(answer)}).encode()
+    child = await patiently(_schema_child)
     try:
         async with asyncio.timeout(SCHEMA_TIMEOUT_S):
             said, _ = await child.communicate(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 from pathlib import Path
 
 from batchd import config, log, sealing
@@ -19,6 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
+    # Until there is somebody to read the configuration again it waits, and does not end us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # They load everything; no other command needs it.
     from batchd import telemetry  # noqa: PLC0415
     from batchd.daemon import Daemon  # noqa: PLC0415

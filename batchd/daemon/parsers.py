@@ -31,6 +31,8 @@ _COUNT = 2
 _IDLE_S = 20.0
 #: How long one may take in all: it computes for ``max_parse_s`` at most, so it waits for a disk that hangs.
 _HANGS_S = 600.0
+#: What one gets to end once it is killed.
+_END_S = 10.0
 #: Unexplained deaths in the middle of one file before the file is refused.
 _DEATHS = 2
 #: What a process is given of the environment.
@@ -181,10 +183,12 @@ class _Process:
         return _PART.decode(body)
 
     async def end(self) -> None:
-        """End it, whatever it does, and see it gone."""
+        """End it, whatever it does, and see it gone; one in a system call that nothing ends, on a disk that hangs, is left."""
         self.kill()
         if self._process is not None:
-            await self._process.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await self._process.wait()
 
     def kill(self) -> None:
         """Kill it, without waiting for its end."""

@@ -18,13 +18,15 @@ _IN_TEXT = re.compile(
 #: A number above this is a moment since the epoch, not a duration.
 _EPOCH_S = 1e9
 _EPOCH_MS = 1e12
+#: Whoever asks for more, as by mistake, is asked again after a year (seconds).
+_LONGEST_S = 365 * 86400.0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that ``retry-after-ms`` or ``retry-after`` ask for; None: they do not."""
     milliseconds = _float(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return max(0.0, milliseconds / 1000)
+        return _bounded(milliseconds / 1000)
     return seconds(headers.get("retry-after"))
 
 
@@ -45,6 +47,10 @@ def until_reset(headers: Mapping[str, str], body: str) -> float | None:
     return _duration(told.group(1)) if told else None
 
 
+def _bounded(wait_s: float) -> float:
+    return min(max(0.0, wait_s), _LONGEST_S)
+
+
 def _ran_out(headers: Mapping[str, str], name: str) -> bool:
     remaining = _float(headers.get(name.replace("reset", "remaining")))
     return remaining is None or remaining <= 0
@@ -60,7 +66,7 @@ def seconds(value: str | None) -> float | None:
             number = number / 1000 - time.time()
         elif number >= _EPOCH_S:
             number -= time.time()
-        return max(0.0, number)
+        return _bounded(number)
     duration = _duration(value)
     return _date(value) if duration is None else duration
 
@@ -80,7 +86,7 @@ def _duration(value: str) -> float | None:
     if not steps or not _STEP.match(value):
         return None
     total = sum(float(number) * _UNITS[unit] for number, unit in steps)
-    return total if math.isfinite(total) else None
+    return _bounded(total)
 
 
 def _date(value: str) -> float | None:
@@ -93,6 +99,6 @@ def _date(value: str) -> float | None:
         except ValueError:
             return None
     try:
-        return max(0.0, moment.timestamp() - time.time())
+        return _bounded(moment.timestamp() - time.time())
     except (OverflowError, OSError):
         return None

@@ -87,8 +87,18 @@ def _of(state: Path) -> Home:
 
 
 def _noted(state: Path) -> Home | None:
-    """Return where it lives; None: it does not know, being new, or of an older version."""
+    """Return where it lives; None: it does not know, being new, or of an older version.
+
+    Raises ``NotPossibleError`` where something else stands in the place of that.
+    """
+    path = state / _NAME
     try:
-        return _HOME.decode((state / _NAME).read_bytes())
-    except (OSError, msgspec.DecodeError):
+        text = path.read_bytes()
+        return _HOME.decode(text) if text else None
+    except FileNotFoundError:
         return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise NotPossibleError(
+            f"{path} is to say where this directory lives, to tell it from a copy, and cannot be read ({error}): "
+            f"if {state} is no copy, remove {path}"
+        ) from None

@@ -134,11 +134,28 @@ class Witness:
 
 
 def _read(path: Path) -> tuple[int, int, int] | None:
+    """Return what is noted; None: nothing, or nothing of it came to the disk before a power cut.
+
+    Raises ``DamagedStoreError`` where something else stands there.
+    """
+    file = copies.witness(path)
     try:
-        found = _TEXT.match(copies.witness(path).read_bytes())
-    except OSError:
+        text = file.read_bytes()
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _useless(file, str(error.strerror)) from None
+    if not text.strip(b"\0"):
+        return None
+    found = _TEXT.match(text)
     if found is None:
-        return None
+        raise _useless(file, "it is something else")
     batches, events, began = map(int, found.groups())
     return batches, events, began
+
+
+def _useless(file: Path, why: str) -> DamagedStoreError:
+    return DamagedStoreError(
+        f"{file} is to say what the store has acknowledged, and cannot be read: {why}; if nothing happened to the "
+        "store itself, remove it"
+    )

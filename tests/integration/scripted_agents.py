@@ -15,6 +15,7 @@ import msgspec
 
 from batchd import agent, events, wire
 from batchd.errors import StaleAttemptError
+from batchd.pool import worker
 from batchd.records import Purpose
 
 #: What ``grows`` holds on to.
@@ -94,6 +95,14 @@ async def clings(run: wire.Run, host: agent.Host) -> agent.Ended:
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) & ~os.O_ASYNC)
     _note(run, "clings", f"{os.getpid()}")
     time.sleep(8)  # noqa: ASYNC251 (nothing else may run)
+    return await agent.run(run, host)
+
+
+async def breaks_the_heart(run: wire.Run, host: agent.Host) -> agent.Ended:
+    """Take away what the heart of the worker needs, at the first attempt, and wait for what never comes."""
+    if run.attempt == 1:
+        os.close(worker._statm(os.getpid()))
+        await asyncio.Event().wait()
     return await agent.run(run, host)
 
 

@@ -426,6 +426,30 @@ def test_a_log_file_that_cannot_be_written_is_told_before_the_start(spool: Any) 
     assert "[log] file" in done.stderr
 
 
+def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
+    """SIGHUP has the configuration read again, also before anything could read it, and ends nothing."""
+
+    def send_before_it_starts() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    log = spool.folder / "daemon.log"
+    with (
+        log.open("ab") as stderr,
+        subprocess.Popen(
+            spool.command("serve"),
+            stderr=stderr,
+            env=spool.environment,
+            preexec_fn=send_before_it_starts,  # noqa: PLW1509 (two system calls)
+        ) as daemon,
+    ):
+        try:
+            spool.eventually(lambda: "config_reloaded" in log.read_text())
+            assert spool.answers()
+        finally:
+            daemon.terminate()
+
+
 def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> None:
     """SIGHUP beside a file that was moved away keeps what was read: its limits on money too. A start beside a dangling link is refused."""
     path = spool.folder / "config.toml"

@@ -304,6 +304,34 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
     assert sorted(r["attempts"] for r in found) == [1, 2]
 
 
+def test_a_heart_that_breaks_ends_its_worker_with_the_cause(
+    tmp_path: Path, slow_server: str
+) -> None:
+    """Not as one that fell silent: the traceback is on stderr, and its task runs again."""
+    configured(tmp_path, slow_server, processes=1)
+    with serving(tmp_path, "scripted_agents:breaks_the_heart") as daemon:
+        drop(tmp_path, batch("x"))
+        until((tmp_path / "outbox/b/summary.json").exists)
+        daemon.terminate()
+        assert daemon.wait(PATIENCE_S) == 0
+    assert "Bad file descriptor" in (tmp_path / "log").read_text()
+    assert [(r["status"], r["attempts"]) for r in results(tmp_path).values()] == [("completed", 2)]
+
+
+def test_a_watch_over_workers_that_breaks_ends_the_daemon(tmp_path: Path, slow_server: str) -> None:
+    """With what broke it: without it a worker that hangs would do so for ever."""
+    settings = configured(tmp_path, slow_server, processes=1)
+
+    async def scenario() -> None:
+        async with Daemon(settings, watch=False) as daemon:
+            del daemon._parts.dispatcher.pool._settings  # as by a bug
+            await daemon.submit("b.json", batch("x"))
+            await daemon.batch_done("b")
+
+    with pytest.raises(AttributeError, match="_settings"):
+        asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+
+
 def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     tmp_path: Path, slow_server: str
 ) -> None:

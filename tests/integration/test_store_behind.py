@@ -362,6 +362,29 @@ def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["batchd.db-acked", "home"])
+@pytest.mark.parametrize("put", [Path.mkdir, Path.touch, lambda path: path.write_text("x")])
+def test_what_stands_in_the_place_of_a_note_is_reported(
+    spool: Any, name: str, put: Callable[[Path], object]
+) -> None:
+    """A folder, or another file, refuses the start with the path and the fix; an empty one, as after a power cut, says nothing."""
+    with spool.serving():
+        pass
+    note = spool.folder / ".batchd" / name
+    note.unlink()
+    put(note)
+    if note.is_file() and not note.read_bytes():
+        with spool.serving():
+            assert "Traceback" not in (spool.folder / "daemon.log").read_text()
+        return
+    refused = spool.batchd("serve")
+    assert refused.returncode == 3
+    said = " ".join(refused.stderr.split())
+    assert f"{note} is to say" in said
+    assert "remove" in said
+    assert "Traceback" not in said
+
+
 def _published(path: Path, name: str) -> bool:
     with Reader(path) as reader:
         return reader.batch(name).published_at is not None

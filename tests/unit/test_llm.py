@@ -145,6 +145,8 @@ def test_errors_under_status_200() -> None:
         ({"retry-after": "7"}, 7),
         ({"retry-after": "1.5", "retry-after-ms": "250"}, 0.25),
         ({"retry-after": "-3"}, 0),
+        ({"retry-after": "1e300"}, 365 * 86400),
+        ({"retry-after-ms": "1e300"}, 365 * 86400),
         ({"retry-after": formatdate(time.time() - 60, usegmt=True)}, 0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "inf"}, None),
