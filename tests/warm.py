@@ -9,6 +9,7 @@ of the process that it was forked from: tests that look there start it cold, as 
 from __future__ import annotations
 
 import atexit
+import functools
 import inspect
 import json
 import os
@@ -31,17 +32,30 @@ _STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_")
 _NUMBER = struct.Struct("i")
 
 
+#: What a process can also be told later.
+_LATER = "PYTHONDONTWRITEBYTECODE"
+
+
 def _starting(environ: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in environ.items() if k.startswith(_STARTING)}
+    return {k: v for k, v in environ.items() if k.startswith(_STARTING) and k != _LATER}
+
+
+def _split(command: Sequence[str]) -> tuple[tuple[str, ...], Sequence[str]]:
+    """Return what has a command run as another user, and the command."""
+    if "setpriv" in command and "--" in command:
+        end = command.index("--") + 1
+        return tuple(command[:end]), command[end:]
+    return (), command
 
 
 class _Source:
     """The process that others are forked from; it ends with this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[str]) -> None:
+        """``prefix``: has it run as another user."""
         self.environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, str(_SERVER), str(theirs.fileno())]
+        command = [*prefix, sys.executable, str(_SERVER), str(theirs.fileno())]
         self._process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=self.environ, stdin=subprocess.DEVNULL
         )
@@ -68,13 +82,9 @@ class _Source:
         return _NUMBER.unpack(os.read(report, _NUMBER.size))[0], report
 
 
-_sources: list[_Source] = []
-
-
-def _source() -> _Source:
-    if not _sources:
-        _sources.append(_Source())
-    return _sources[0]
+@functools.cache
+def _source(prefix: tuple[str, ...]) -> _Source:
+    return _Source(prefix)
 
 
 class Popen(subprocess.Popen[Any]):
@@ -91,10 +101,10 @@ class Popen(subprocess.Popen[Any]):
 
     def _warmed(self, given: Mapping[str, Any]) -> bool:
         """Have it forked, and return whether that could be done."""
-        command = given["args"]
+        prefix, command = _split(given["args"])
         if command[:2] != [sys.executable, "-m"] or given["preexec_fn"] or given["pass_fds"]:
             return False
-        source = _source()
+        source = _source(prefix)
         environ = os.environ if given["env"] is None else given["env"]
         if _starting(environ) != _starting(source.environ):
             return False

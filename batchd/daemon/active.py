@@ -38,6 +38,8 @@ class Active:
     #: Whether it waits for an answer of ours: until then nothing of it is at work in its worker.
     idle: bool = False
     flushed: asyncio.Task[None] | None = None
+    #: What its worker has said that is yet to become durable.
+    writes: set[asyncio.Task[None]] = field(default_factory=set)
     #: Why its call has to wait for long.
     park: Park | None = None
     #: The durable ends of the attempt.
@@ -47,6 +49,17 @@ class Active:
     def asks(self) -> None:
         """Note that it has made a request, and waits for its answer from now on."""
         self.asked_at, self.idle = asyncio.get_running_loop().time(), True
+
+    def writing(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Note, and return, what makes something durable that its worker has said."""
+        self.writes.add(task)
+        task.add_done_callback(self.writes.discard)
+        return task
+
+    async def written(self) -> None:
+        """Return when all that its worker has said is durable, or never will be."""
+        while self.writes:
+            await asyncio.wait(set(self.writes))
 
     def answer(self, message: wire.Down) -> None:
         """Send it the answer: it is at work again."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -45,7 +46,7 @@ class Calls:
         active.asks()
         self._core.governor.heard(record.limits)
         self._settle(active, record.events)
-        self._core.spawn(self._record(active, record))
+        self._spawn(active, self._record(active, record))
 
     def ask(self, active: Active, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
@@ -54,7 +55,7 @@ class Calls:
         # First the call before: its permit may be the very one that this request waits for.
         self._settle(active, ask.events)
         if active.stop is not None:
-            self._core.spawn(self._deny(active, ask, active.stop))
+            self._spawn(active, self._deny(active, ask, active.stop))
             return
         active.waiting = ask
         self._core.governor.ask(self._call(active, ask), partial(self._decided, active))
@@ -66,7 +67,7 @@ class Calls:
         active.asks()
         if active.stop is not None:
             governor.released(active.ref, failed.failure)
-            self._core.spawn(self._deny(active, ask, active.stop))
+            self._spawn(active, self._deny(active, ask, active.stop))
             return
         active.waiting = ask
         governor.heard(ask.limits)
@@ -81,8 +82,11 @@ class Calls:
         if ask is None or not self._core.governor.withdraw(active.ref):
             return False
         active.waiting = None
-        self._core.spawn(self._deny(active, ask, event))
+        self._spawn(active, self._deny(active, ask, event))
         return True
+
+    def _spawn(self, active: Active, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return active.writing(self._core.spawn(write))
 
     def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
         """Give back the permit of a call that has its answer among these events.
@@ -122,23 +126,23 @@ class Calls:
         assert ask is not None, "the governor answers once"
         now = time.time()
         if isinstance(decision, Grant):
-            self._core.spawn(self._grant(active, ask, decision))
+            self._spawn(active, self._grant(active, ask, decision))
         elif isinstance(decision, Park):
             active.park = decision
             parked = Suspended(at=now, cause="park", message=decision.message)
-            self._core.spawn(self._deny(active, ask, parked))
+            self._spawn(active, self._deny(active, ask, parked))
         else:
             denied = CallDenied(
                 at=now, status=decision.status, reason=decision.reason, error=decision.error
             )
-            self._core.spawn(self._deny(active, ask, denied))
+            self._spawn(active, self._deny(active, ask, denied))
 
     def _flush(self, active: Active) -> None:
         """A request that has to wait is a flush all the same: commit its events now."""
         ask = active.waiting
         if ask is not None and ask.events:
             active.waiting = replace(ask, seq=ask.seq + len(ask.events), events=())
-            active.flushed = self._core.spawn(self._early(active, ask))
+            active.flushed = self._spawn(active, self._early(active, ask))
 
     async def _early(self, active: Active, ask: wire.Ask) -> None:
         await self._commit(active, ask.seq, ask.events)

@@ -147,6 +147,7 @@ class Dispatcher:
             given = await core.durable(partial(core.store.dispatch, ref, worker))
         except StaleAttemptError:  # it has ended meanwhile
             self._drop(active)
+            await self._publisher.publish(ref)
             return
         batch = self._batches.get(ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
@@ -305,6 +306,8 @@ class Dispatcher:
         """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it; ``alone``: no other can."""
         core, ref = self._core, active.ref
         crashes = 0
+        # What it said comes first, and may have been the end: after a full disk, each write is tried again by itself.
+        await active.written()
         try:
             if counted:
                 lost = partial(core.store.worker_lost, ref, active.attempt, alone=alone)

@@ -131,13 +131,19 @@ class Audit:
         if record.killed_workers >= MAX_ATTEMPTS:
             more.add("error/worker_crashed")
         by_prompt = defaultdict[str, list[Outcome]](list)
+        failed = set[str]()
         for folder in made:
             for outcome in self._witness.outcomes(folder):
                 by_prompt[outcome.result["first_prompt"]].append(outcome)
+                if outcome.end not in {"completed", "cancelled/dependency"}:
+                    failed.add(outcome.result["batch"])
         for prompt, those in by_prompt.items():
             promise = dropped.file.promises.get(prompt, Promise(frozenset({"completed"})))
             for outcome in those:
-                yield from books.kept(outcome, Promise(promise.ends | more, promise.max_usd))
+                # How the one before it ended is judged by itself.
+                after = {"cancelled/dependency"} if outcome.result["batch"] in failed else set()
+                ends = promise.ends | more | after
+                yield from books.kept(outcome, Promise(ends, promise.max_usd))
                 yield from books.money(outcome, PRICE)
                 notes = Path(outcome.result["dir"]) / "notes.txt"
                 yield from books.commands(outcome, notes.read_text() if notes.exists() else "")

@@ -96,13 +96,6 @@ def chain(rng: random.Random, token: str) -> File:
         task |= {"id": f"t{i}", "model": tasks[0]["model"]}
         if i:
             task["after"] = [f"t{i - 1 if line else 0}"]
-    # What comes after a task that did not complete ends so, too.
-    sure = all(p.ends == {_COMPLETED} for p in promises.values())
-    if not sure:
-        promises = {
-            prompt: Promise(p.ends | {"cancelled/dependency"}, p.max_usd)
-            for prompt, p in promises.items()
-        }
     return _file(token, tasks, promises)
 
 

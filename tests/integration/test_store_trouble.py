@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -387,6 +388,36 @@ def test_what_a_full_disk_takes_is_nobodys_time_at_work(spool: Any, slow_server:
     assert Counter((r["status"], r["reason"]) for r in ended) == {("completed", None): 2}
     assert all(r["timing"]["run_s"] < 8 for r in ended)
     assert any(r["timing"]["waited_s"] > 8 for r in ended)
+
+
+def test_ends_that_wait_for_room_are_kept_whatever_becomes_of_their_workers(
+    spool: Any, slow_server: str
+) -> None:
+    """A worker that dies meanwhile is noted after what it said: its task has ended, is published, and is not run again."""
+    settings = spool.folder / "config.toml"
+    text = settings.read_text().replace("steps-2", "steps-1")
+    text = text.replace("processes = 2", "processes = 6\nagents_per_process = 1")
+    lines = [f'base_url = "{slow_server}"' if "base_url" in x else x for x in text.splitlines()]
+    settings.write_text("\n".join(lines) + "\n")
+    tasks = [{"first_prompt": f"{i}"} for i in range(6)]
+    with serving(spool) as (daemon, said):
+        spool.write("a.json", tasks).rename(spool.folder / "inbox" / "a.json")
+        spool.eventually(lambda: sum(requests(slow_server).values()) == 6)
+        _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (4096, hard))
+        spool.eventually(lambda: not under_way(slow_server))
+        spool.eventually(lambda: "store_trouble" in said.read_text())
+        running = control.request(spool.folder / ".batchd", "status")["running"]
+        assert len(running) == 6
+        for task in running:  # at any moment between two tries to write what it has said
+            time.sleep(0.23)
+            os.kill(task["worker"], signal.SIGKILL)
+        spool.eventually(lambda: said.read_text().count("worker_died") == 6)
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        spool.eventually((spool.folder / "outbox/a/summary.json").exists)
+    ended = results(spool.folder / "outbox/a")
+    assert {(r["status"], r["attempts"]) for r in ended} == {("completed", 1)}
+    assert set(requests(slow_server).values()) == {1}, "something was paid twice"
 
 
 class _FullAtPark(Listener):
