@@ -33,11 +33,18 @@ _NUMBER = struct.Struct("i")
 
 
 #: What a process can also be told later.
-_LATER = "PYTHONDONTWRITEBYTECODE"
+_LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 
 def _starting(environ: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in environ.items() if k.startswith(_STARTING) and k != _LATER}
+    return {k: v for k, v in environ.items() if k.startswith(_STARTING) and k not in _LATER}
+
+
+def _changes_what_is_loaded(environ: Mapping[str, str]) -> bool:
+    """Whether what it finds on its path makes another program of Python, or of batchd."""
+    more = {Path(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+    names = ("sitecustomize.py", "usercustomize.py", "batchd")
+    return any((path / name).exists() for path in more - {ROOT} for name in names)
 
 
 def _split(command: Sequence[str]) -> tuple[tuple[str, ...], Sequence[str]]:
@@ -106,7 +113,7 @@ class Popen(subprocess.Popen[Any]):
             return False
         source = _source(prefix)
         environ = os.environ if given["env"] is None else given["env"]
-        if _starting(environ) != _starting(source.environ):
+        if _starting(environ) != _starting(source.environ) or _changes_what_is_loaded(environ):
             return False
         asked = {
             "module": command[2],

@@ -31,6 +31,8 @@ _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith(
 _kept: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
 
+#: Modules and commands that start workers.
+_POOLS = {"serve", "run", "scripted_daemon"}
 #: What batchd imports once it is needed, and every daemon needs.
 _NEEDED = ("genai_prices.data_snapshot", "multiprocessing.popen_forkserver", "structlog")
 
@@ -115,8 +117,10 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environ"])
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [path for path in more if path and path not in sys.path]
     time.tzset()
-    if asked["arguments"] and "serve" in asked["arguments"]:
+    if asked["module"] in _POOLS or _POOLS & {*asked["arguments"]}:
         _keep_for_workers()
     _streams()
     sys.path[0] = asked["cwd"]

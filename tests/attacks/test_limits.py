@@ -83,9 +83,9 @@ def test_processes_are_counted(limited: Limited) -> None:
 def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
     """Processes that take turns, none of them for long, use up the time of their command; so do those that nobody waits for."""
     for command in (shell("turns.sh"), shell("unwaited.py")):
-        (end,) = limited.run(command, policy={"max_cpu_s": 2.0}, timeout_s=PATIENCE_S)
+        (end,) = limited.run(command, policy={"max_cpu_s": 1.0}, timeout_s=PATIENCE_S)
         assert end.killed
-        assert "of processor time together; [sandbox] max_cpu_s allows 2 s" in end.excess
+        assert "of processor time together; [sandbox] max_cpu_s allows 1 s" in end.excess
 
 
 @pytest.mark.sampled(1)

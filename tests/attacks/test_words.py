@@ -192,7 +192,7 @@ WILD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.long
 @pytest.mark.stopped_by("validator")
 def test_a_schema_without_end_ends(camp: Camp) -> None:
     """Each task comes to its result, none is taken as valid, and meanwhile the daemon answers."""

@@ -14,7 +14,7 @@ _SEED = (
     or os.environ.get("BATCHD_SAMPLE_SEED")
     or str(time.time_ns() % 1_000_000)
 )
-_SECONDS = float(os.environ.get("BATCHD_CHAOS_STORM_S", "8"))
+_SECONDS = float(os.environ.get("BATCHD_CHAOS_STORM_S", "5"))
 
 
 @pytest.mark.timeout(900 + 2 * _SECONDS)

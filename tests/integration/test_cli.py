@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import random
 import re
 import select
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import warm
 from patience import PATIENCE_S
 
 # An escape sequence that would clear a terminal, and a mark that turns text around.
@@ -220,7 +222,7 @@ def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
     """A task whose model hangs is cancelled; whoever waits for it gets exit code 1 and the reason."""
     path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
     wait = spool.command("submit", "--wait", path)
-    with spool.serving(), subprocess.Popen(wait, stdout=subprocess.PIPE) as waiter:
+    with spool.serving(), warm.Popen(wait, stdout=subprocess.PIPE) as waiter:
         spool.eventually(lambda: "CallStarted" in spool.batchd("status", "stuck/001").stdout)
         done = spool.batchd("cancel", "stuck", "-m", "changed my mind")
         assert (done.returncode, "1 task cancelled" in done.stdout) == (0, True)
@@ -238,7 +240,7 @@ def test_run_interrupted_ends_every_task(spool: Any) -> None:
     path = spool.write(
         "half.json", [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/hang"}]
     )
-    with subprocess.Popen(
+    with warm.Popen(
         spool.command("run", path),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -261,14 +263,8 @@ def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
         ("BATCHD_PROVIDERS__STANDIN__API_KEY_ENV", "NO_SUCH_KEY"),
         ("BATCHD_PATHS__OUTBOX", str(spool.folder / "file")),
     ):
-        refused = subprocess.run(
-            spool.command("run", path),
-            env={**spool.environment, variable: value},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        environ = {**spool.environment, variable: value}
+        refused = warm.run(spool.command("run", path), env=environ)
         assert refused.returncode == 3, refused.stderr
         assert refused.stderr.count("\n") == 1
     assert not list(spool.folder.glob(".batchd/run-*"))
@@ -278,7 +274,7 @@ def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
 def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
     """While everything loads, the whole process group gets the signal: no traceback, nothing left behind."""
     path = spool.write("early.json", [{"first_prompt": "x", "model": "standin/hang"}])
-    for delay in (0.3, 0.6, 0.9, 1.2):
+    for delay in random.sample((0.3, 0.6, 0.9, 1.2), 2):
         with subprocess.Popen(
             spool.command("run", path, "--json"),
             stderr=subprocess.PIPE,
@@ -338,7 +334,7 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
     with spool.serving():
         assert spool.batchd("submit", path).returncode == 0
         spool.eventually(lambda: spool.batchd("status", "stuck").returncode == 0)
-        with subprocess.Popen(
+        with warm.Popen(
             spool.command("logs", "-f", "stuck"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as follower:
             assert follower.stdout is not None
@@ -462,7 +458,7 @@ def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> 
         return [line for line in map(json.loads, lines) if line["event"] == action]
 
     command = [sys.executable, "-m", "batchd", "serve"]
-    with subprocess.Popen(command, cwd=spool.folder, stderr=subprocess.DEVNULL) as daemon:
+    with warm.Popen(command, cwd=spool.folder, stderr=subprocess.DEVNULL) as daemon:
         try:
             spool.eventually(lambda: told("worker_started"))
             path.rename(spool.folder / "moved.toml")
@@ -474,9 +470,7 @@ def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> 
     assert line["kept_old"] is True
     assert "config.toml" in line["message"]
     path.symlink_to("nowhere.toml")
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=spool.folder, timeout=PATIENCE_S
-    )
+    done = warm.run(command, cwd=spool.folder)
     assert done.returncode == 2
     assert "config.toml: the file cannot be read" in done.stderr
 

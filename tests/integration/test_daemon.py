@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from patience import PATIENCE_S
 
 from batchd import config, control, wire
@@ -207,7 +208,7 @@ def _nothing_paid_twice(server: Server, found: Sequence[Mapping[str, Any]], *, c
 def _serve(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "batchd", "--config", str(folder / "config.toml"), "serve"]
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, stderr=log)
+        return warm.Popen(command, stderr=log)
 
 
 def _status(folder: Path) -> dict[str, Any]:

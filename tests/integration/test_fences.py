@@ -20,6 +20,7 @@ from typing import Any
 
 import patience
 import pytest
+import warm
 from loglines import logged
 from patience import PATIENCE_S
 from weather import hanging
@@ -113,10 +114,10 @@ def serving(
     folder: Path, agent: str = "batchd.agent:run", *more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon with scripted agents as a process; it is killed at the end, if it still runs."""
-    script = [sys.executable, str(_HERE / "scripted_daemon.py"), str(folder / "config.toml")]
+    script = [sys.executable, "-m", "scripted_daemon", str(folder / "config.toml")]
     paths = os.pathsep.join([str(_HERE), str(_HERE.parents[1])])
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
+        process = warm.Popen(
             [*script, agent, *more], stderr=log, env={**os.environ, "PYTHONPATH": paths}
         )
     try:

@@ -143,6 +143,7 @@ max_iterations = 2
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("tools", ["auto", "text"])
 def test_every_task_ends_with_the_right_status_and_its_tokens(
     spool: Any, hostile: str, tools: str

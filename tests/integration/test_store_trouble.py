@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import warm
 from patience import PATIENCE_S
 from store_child import MODEL
 
@@ -289,7 +290,7 @@ def serving(spool: Any) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     with (
         path.open("wb") as log,
         subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log) as cat,
-        subprocess.Popen(spool.command("serve"), stderr=cat.stdin, env=spool.environment) as daemon,
+        warm.Popen(spool.command("serve"), stderr=cat.stdin, env=spool.environment) as daemon,
     ):
         assert cat.stdin is not None
         cat.stdin.close()

@@ -82,6 +82,7 @@ def fork_servers(daemon: int) -> list[int]:
     return [pid for pid in found if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["another version", "other files"])
 def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: str) -> None:
     """Workers of the old fork server serve on; with it gone `status` names cause and fix, and a restart goes on."""

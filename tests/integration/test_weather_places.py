@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 from pathlib import Path
 
+import warm
 from patience import PATIENCE_S
 from weather import Station, hanging, until
 
@@ -26,7 +26,7 @@ def _at_work(reader: Reader) -> bool:
 
 
 def _order(station: Station, *words: str) -> None:
-    subprocess.run([*station.command()[:-1], *words], check=True, stdout=subprocess.DEVNULL)
+    warm.run([*station.command()[:-1], *words], env=station.environment).check_returncode()
 
 
 def test_a_folder_in_trouble_holds_its_own_batch_alone(tmp_path: Path, model_server: str) -> None:

@@ -41,6 +41,7 @@ from patience import PATIENCE_S
 from batchd import control
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
     pytest.mark.timeout(300),
 ]
