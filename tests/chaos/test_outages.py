@@ -106,7 +106,7 @@ def test_a_long_outage_fails_no_task(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_day_costs_what_it_may_and_no_cent_more(tmp_path: Path) -> None:
     """The budget is a fifth of what the tasks cost: spending stops below it, by the server's count; the rest waits."""
-    count = max(24, _TASKS // 4)
+    count = max(40, _TASKS // 4)
     with arena(tmp_path, agents=8) as (place, model):
         model.control(count=True)
         place.start()
