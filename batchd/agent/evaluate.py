@@ -6,11 +6,11 @@ import asyncio
 import errno
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from batchd import children
 from batchd.records import Evaluation
 from batchd.records.unicode import valid
 from batchd.sandbox import Ran, Workplace, patiently
@@ -68,9 +68,8 @@ async def check(
 async def _schema_child() -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",  # by its path, isolated: importing our packages would cost more than validating
-            str(_SCHEMA_CHILD),
+            # By its path: importing our packages would cost more than validating.
+            *children.script(_SCHEMA_CHILD),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

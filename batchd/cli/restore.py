@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             former = None
             if args.yes:
                 # Before the exchange: a daemon that starts after a crash must not take them for new.
-                reconcile.set_aside(plan, Path(settings.paths.inbox))
+                reconcile.set_aside(plan, state)
                 former = restoring.put_in_place(draft, path)
                 home.settle(state)
         finally:
@@ -178,7 +178,10 @@ def _show(plan: Plan, source: Path, former: Path | None, *, done: bool) -> None:
         for s in plan.strangers
     ]
     _list("Batches in the outbox that it does not know stay as they are", strangers)
-    claims = [f"{c.name}: move it back from .uncertain in the inbox to run it" for c in plan.claims]
+    claims = [
+        f"{c.name}: move it from uncertain/ in the state directory to the inbox to run it"
+        for c in plan.claims
+    ]
     _list("Claimed files that may have become batches since are set aside", claims)
     if former:
         print(escape(f"The former store is {former}."))

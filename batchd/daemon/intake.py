@@ -18,8 +18,8 @@ from batchd.daemon.parsers import BrokenParserError, Parsers
 from batchd.errors import Problem, TaskFileError
 from batchd.log import Action
 from batchd.records import Batch, Task
-from batchd.spool import outbox, taskfile
-from batchd.spool.inbox import Claim, Inbox, claimed
+from batchd.spool import claims, outbox, taskfile
+from batchd.spool.inbox import Claim, Inbox
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
@@ -87,7 +87,7 @@ class Intake:
             parsed = await self._parsed(claim)
         except TaskFileError as error:
             if _gone(claim.path):
-                gone = "it was taken out of .claimed, or the inbox away, before it was read"
+                gone = "somebody took it away before it was read"
                 self._core.log.warning(
                     Action.INBOX_TROUBLE, message=f"{claim.name} is not taken up: {gone}"
                 )
@@ -204,7 +204,9 @@ async def move_claimed(core: Core) -> set[str]:
     Return the claims of those that cannot be moved now: the next daemon tries again.
     """
     left: set[str] = set()
-    for claim in await asyncio.to_thread(claimed, Path(core.config.paths.inbox)):
+    paths = core.config.paths
+    ours, _ = await asyncio.to_thread(claims.lying, Path(paths.inbox), Path(paths.state))
+    for claim in ours:
         if batch := core.store.claimed(claim.ulid):
             try:
                 await core.promptly(partial(move, claim.path, batch), batch.outbox)

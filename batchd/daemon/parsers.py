@@ -8,13 +8,12 @@ import errno
 import os
 import pickle
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from batchd import __version__
+from batchd import __version__, children
 from batchd.config import Config
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
@@ -207,11 +206,7 @@ async def _started() -> asyncio.subprocess.Process:
         )
     environ = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith("PYTHON")}
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # nothing is imported from the directory that the daemon happens to be in
-        "-m",
-        "batchd.spool",
-        str(os.getpid()),
+        *children.module("batchd.spool", str(os.getpid())),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

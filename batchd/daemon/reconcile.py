@@ -24,8 +24,8 @@ from batchd.config import Config
 from batchd.events import TaskFinished
 from batchd.formats import ResultV1, SummaryV1
 from batchd.records import Batch, Cause, Parking, Purpose, Ref, Scope, Status
-from batchd.spool import files, outbox
-from batchd.spool.claims import Claim, Claimer
+from batchd.spool import claims, files, outbox
+from batchd.spool.claims import Claim
 from batchd.store import Store
 from batchd.store.fold import Tally
 from batchd.taskstate import TaskState, fold
@@ -36,8 +36,8 @@ T = TypeVar("T")
 _CHUNK = 500
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
 _SUMMARY: msgspec.json.Decoder[SummaryV1] = msgspec.json.Decoder(SummaryV1)
-#: Below the inbox, which leaves it alone: files of which nobody knows whether they became a batch.
-UNCERTAIN = ".uncertain"
+#: In the state directory: files of which no one knows whether they became a batch.
+UNCERTAIN = "uncertain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +165,17 @@ async def _park(store: Store, ref: Ref, now: float) -> None:
     await store.suspend(ref, None, Status.PARKED, message)  # so that it is shown
 
 
-def set_aside(made: Plan, inbox: Path) -> None:
+def set_aside(made: Plan, state: Path) -> None:
     """Move claimed files that may have become batches since out of the daemon's way. Raises ``OSError``."""
     for claim in made.claims:
-        target = inbox / UNCERTAIN / claim.path.name
+        target = state / UNCERTAIN / claim.path.name
         files.make_folder(target.parent, 0o700)
         files.move(claim.path, target)
 
 
 def _claims(store: Store, config: Config) -> list[Claim]:
     """Return our claimed files that the store does not know."""
-    inbox = Path(config.paths.inbox)
-    if not inbox.is_dir():
-        return []
-    ours, _ = Claimer(inbox, Path(config.paths.state)).earlier()
+    ours, _ = claims.lying(Path(config.paths.inbox), Path(config.paths.state))
     return [claim for claim in ours if store.claimed(claim.ulid) is None]
 
 

@@ -115,7 +115,7 @@ async def watch(core: Core) -> None:
             paths.inbox,
             "files claimed in the inbox",
             "move them back into the inbox, unless the daemon that claimed them still runs",
-            [*_files(Path(paths.inbox), mark, began)],
+            [*_files(Path(paths.inbox), state, began)],
         ),
     )
     for folder, what, fix, there in found:
@@ -157,8 +157,9 @@ def _ours(path: Path, mark: int, began: float) -> bool:
     return path.stat().st_mtime < began
 
 
-def _files(inbox: Path, mark: int, began: float) -> Iterator[Path]:
+def _files(inbox: Path, state: Path, began: float) -> Iterator[Path]:
     """Yield what others claimed before this store began."""
-    for claim in claims.claimed(inbox):
-        if mark_of(claim.ulid) != mark and claim.received_at < began:
+    _, others = claims.lying(inbox, state)
+    for claim in others:
+        if claim.received_at < began:
             yield claim.path

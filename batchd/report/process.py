@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 
 import msgspec
 
+from batchd import children
 from batchd.report.job import Job, Outcome
 
 #: How long it is kept for the next report: thousands of small batches may end one after another.
@@ -107,12 +107,8 @@ class Process:
 async def _started(*, behind: bool) -> asyncio.subprocess.Process:
     environ = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith("PYTHON")}
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # nothing is imported from the directory that the daemon happens to be in
-        "-m",
-        "batchd.report",
-        str(os.getpid()),  # in a container, 1 may be the daemon itself
-        *(["--behind"] if behind else []),
+        # Its parent by number: in a container, 1 may be the daemon itself.
+        *children.module("batchd.report", str(os.getpid()), *(["--behind"] if behind else [])),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

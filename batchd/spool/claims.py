@@ -1,4 +1,8 @@
-"""Claims: a file becomes ours by a rename to ``inbox/.claimed/ULID-NAME``.
+"""Claims: a file becomes ours by a rename to ``ULID-NAME`` in a folder of ours.
+
+That folder is ``claimed`` in the state directory, where no one else can reach. Only where no rename leads there, because
+inbox and state lie on different file systems, is it ``.claimed`` in the inbox; then the inbox must be one in which no
+one can take away what is another's. Earlier versions always claimed there: what they left is taken over.
 
 The ULIDs of one state directory carry its mark, so that daemons with different ones can share an
 inbox: each takes up again what it had claimed itself, and leaves the others' claims to them.
@@ -6,18 +10,22 @@ inbox: each takes up again what it had claimed itself, and leaves the others' cl
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd.spool import files
+from batchd.spool import files, places
 from batchd.spool.settle import Signature, signature
-from batchd.spool.ulid import LENGTH, MARK_BITS, PATTERN, Ulids, mark_of, time_of
+from batchd.spool.ulid import LENGTH, MARK_BITS, PATTERN, Ulids, mark_of, time_of, ulid
 
 #: Holds the mark, in the state directory.
 _MARK_FILE = "claims"
+#: Where claims lie, in the state directory and in an inbox on another file system.
+_OURS, _THERE = "claimed", ".claimed"
 #: Bytes of a name that are kept behind a ULID; a file name has 255.
 _NAME_BYTES = 200
 
@@ -39,70 +47,165 @@ class Claim:
         return time_of(self.ulid)
 
 
-def claimed(inbox: Path) -> list[Claim]:
-    """Return what lies claimed in an inbox, by whomever, oldest first."""
-    folder = inbox / ".claimed"
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 (names, by the hundred thousand)
-    except FileNotFoundError:
+def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
+    """Return what lies claimed: ours, of an earlier run, oldest first; and other daemons'. Raises ``OSError``."""
+    own = mark(state)
+    ours: list[Claim] = []
+    others: list[Claim] = []
+    for claim in sorted(_in(state / _OURS) + _in(inbox / _THERE), key=lambda claim: claim.ulid):
+        (ours if mark_of(claim.ulid) == own else others).append(claim)
+    return ours, others
+
+
+def _in(folder: Path) -> list[Claim]:
+    """Return the claims in a folder; none where it is not one that batchd has made."""
+    if not _made_by_us(folder):
         return []
     return [
         Claim(name[:LENGTH], name[LENGTH + 1 :], folder / name)
-        for name in names
+        for name in os.listdir(folder)  # noqa: PTH208 (names, by the hundred thousand)
         if PATTERN.fullmatch(name[:LENGTH]) and name[LENGTH : LENGTH + 1] == "-"
     ]
+
+
+def _made_by_us(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in {0, os.geteuid()}
 
 
 class Claimer:
     """Claims files of one inbox for one state directory."""
 
     def __init__(self, inbox: Path, state: Path) -> None:
-        self._inbox = inbox
-        self._folder = inbox / ".claimed"
+        self._path = inbox
         self._state = state
+        #: The inbox and the folder for claims, open; and where the latter lies.
+        self._inbox = self._folder = -1
+        self._where = state / _OURS
         self._marked: tuple[int, Callable[[], str]] | None = None
         #: Renamed, but not known to be durable yet.
         self._fresh: list[Claim] = []
 
-    def earlier(self) -> tuple[list[Claim], list[Claim]]:
-        """Return what lies claimed: ours, of an earlier run, oldest first; and other daemons'."""
-        mark, _ = self._mark()
-        ours: list[Claim] = []
-        others: list[Claim] = []
-        for claim in claimed(self._inbox):
-            (ours if mark_of(claim.ulid) == mark else others).append(claim)
-        return ours, others
+    def enter(self, inbox: int) -> None:
+        """Claim from an inbox that is open from now on. Raises ``OSError``, with the fix where that is not safe."""
+        files.make_folder(self._state, 0o700)
+        ours = self._state / _OURS
+        files.make_folder(ours, 0o700)
+        folder = places.enter(ours)
+        try:
+            if _leads(inbox, folder):
+                self._take_over(inbox, folder)
+            else:
+                os.close(folder)
+                folder = -1
+                ours, folder = self._path / _THERE, self._there(inbox)
+        except BaseException:
+            if folder >= 0:
+                os.close(folder)
+            raise
+        self.leave()
+        self._inbox, self._folder, self._where = inbox, folder, ours
+
+    def leave(self) -> None:
+        """Let go of the folder for claims."""
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
 
     def __len__(self) -> int:
         return len(self._fresh)
 
     def take(self, name: str, look: Signature) -> None:
-        """Claim a file that still looks like that; ``taken`` returns it, if nobody was faster.
+        """Claim a file that still looks like that; ``taken`` returns it, if no one was faster.
 
         Raises ``OSError``.
         """
-        path = self._inbox / name
         _, ulids = self._mark()
-        mark = ulids()
-        target = self._folder / f"{mark}-{_short(name)}"
+        claim = ulids()
+        target = f"{claim}-{_short(name)}"
         try:
             # Another file of the same name may have taken its place since: that one has not settled.
-            if signature(os.lstat(path)) != look:
+            if signature(os.lstat(name, dir_fd=self._inbox)) != look:
                 return
-            path.rename(target)
+            os.rename(name, target, src_dir_fd=self._inbox, dst_dir_fd=self._folder)
         except FileNotFoundError:
             return  # another claimer was faster, or its owner took it back
-        if _same(target, look) or _stays(target, path):
-            self._fresh.append(Claim(mark, name, target))
+        if self._same(target, look) or self._stays(target, name):
+            self._fresh.append(Claim(claim, name, self._where / target))
 
     def taken(self) -> list[Claim]:
         """Return what was claimed since the last time, once that is durable. Raises ``OSError``."""
         if self._fresh:
-            # Before anybody is told: after a power cut, a file must not be in the inbox and in the store.
-            files.sync_directory(self._folder)
-            files.sync_directory(self._inbox)
+            # First: after a power cut, a file must not be in the inbox and in the store.
+            os.fsync(self._folder)
+            os.fsync(self._inbox)
         fresh, self._fresh = self._fresh, []
         return fresh
+
+    def _same(self, target: str, look: Signature) -> bool:
+        """Whether what was claimed is the file that had settled, or is gone already: reading it shows that."""
+        try:
+            found = os.lstat(target, dir_fd=self._folder)
+        except FileNotFoundError:
+            return True
+        # A rename changes the last of the four, the time of its status.
+        return stat.S_ISREG(found.st_mode) and signature(found)[:3] == look[:3]
+
+    def _stays(self, target: str, name: str) -> bool:
+        """Put back what took a file's place in the instant of its claim; True for a file that cannot be."""
+        try:
+            files.rename_new_at(self._folder, target, self._inbox, name)
+        except FileExistsError:
+            if stat.S_ISREG(os.lstat(target, dir_fd=self._folder).st_mode):
+                return True
+            # Whoever put a new file in the place of a link has done away with the link.
+            os.unlink(target, dir_fd=self._folder)
+        return False
+
+    def _take_over(self, inbox: int, folder: int) -> None:
+        """Move here what an earlier version of ours had claimed into the inbox's own folder."""
+        own, _ = self._mark()
+        try:
+            there = places.inside(inbox, _THERE, self._path / _THERE)
+        except OSError:
+            return  # there is none, or it is no folder
+        try:
+            if not places.ours_alone(there):
+                return
+            for name in os.listdir(there):
+                if PATTERN.fullmatch(name[:LENGTH]) and mark_of(name[:LENGTH]) == own:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(name, name, src_dir_fd=there, dst_dir_fd=folder)
+            os.fsync(folder)
+            os.fsync(there)
+        finally:
+            os.close(there)
+
+    def _there(self, inbox: int) -> int:
+        """Return the folder for claims in the inbox, which no one else can touch."""
+        if not places.keeps_apart(inbox):
+            why = (
+                "others can write here, it is not sticky, and its claims cannot lie in [paths] state, which is on another "
+                "file system: chmod +t the inbox, or have both on one"
+            )
+            raise OSError(errno.EPERM, why, str(self._path))
+        for _ in range(2):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(_THERE, 0o700, dir_fd=inbox)
+            try:
+                there = places.inside(inbox, _THERE, self._path / _THERE)
+            except NotADirectoryError:
+                there = -1
+            if there >= 0 and places.ours_alone(there):
+                return there
+            # Somebody else has put it there.
+            os.rename(_THERE, f".not-of-batchd-{ulid()}", src_dir_fd=inbox, dst_dir_fd=inbox)
+            if there >= 0:
+                os.close(there)
+        raise OSError(errno.EPERM, "somebody makes it again and again", str(self._path / _THERE))
 
     def _mark(self) -> tuple[int, Callable[[], str]]:
         if self._marked is None:
@@ -111,26 +214,21 @@ class Claimer:
         return self._marked
 
 
-def _same(target: Path, look: Signature) -> bool:
-    """Whether what was claimed is the file that had settled, or is gone already: who reads it tells."""
+def _leads(inbox: int, folder: int) -> bool:
+    """Whether a rename leads from an inbox to a folder: whether both are of one mount. Raises ``OSError``."""
+    probe = f".batchd-probe-{ulid()}"
+    os.close(
+        os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=inbox)
+    )
     try:
-        found = os.lstat(target)
-    except FileNotFoundError:
-        return True
-    # A rename changes the last of the four, the time of its status.
-    return stat.S_ISREG(found.st_mode) and signature(found)[:3] == look[:3]
-
-
-def _stays(target: Path, path: Path) -> bool:
-    """Put back what took a file's place in the instant of its claim; True for a file that cannot be."""
-    try:
-        files.rename_new(target, path)
-    except FileExistsError:
-        if stat.S_ISREG(os.lstat(target).st_mode):
-            return True
-        # Whoever put a new file in the place of a link has done away with the link.
-        target.unlink()
-    return False
+        os.rename(probe, probe, src_dir_fd=inbox, dst_dir_fd=folder)
+    except OSError as error:
+        os.unlink(probe, dir_fd=inbox)
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    os.unlink(probe, dir_fd=folder)
+    return True
 
 
 def mark(state: Path) -> int:

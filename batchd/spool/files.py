@@ -42,26 +42,31 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def write_whole(
-    path: Path, fill: Callable[[BinaryIO], object], *, replace: bool, mode: int = 0o666
+    path: Path,
+    fill: Callable[[BinaryIO], object],
+    *,
+    replace: bool,
+    mode: int = 0o666,
+    follow: bool = True,
 ) -> None:
     """Let ``fill`` write a file that appears under its name complete and durable, or not at all.
 
-    Raises ``FileExistsError`` where it is there and must not be replaced.
+    ``follow``: its folder may be a link. Raises ``FileExistsError`` where it is there and must not be replaced.
     """
-    with _durably(path.parent) as folder:
+    with _durably(path.parent, follow=follow) as folder:
         _place(folder, path, fill, replace=replace, mode=mode)
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files of one folder, in this order, each as ``write_whole`` does; they replace what is there."""
-    with _durably(folder) as descriptor:
+    """Write files of one folder, which is no link, in this order, each as ``write_whole`` does; they replace what is there."""
+    with _durably(folder, follow=False) as descriptor:
         for name, data in contents.items():
             _place(descriptor, folder / name, partial(_all, data), replace=True, mode=0o666)
 
 
 def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files of one folder, each as ``write_whole`` does, with one sync of their disk for all of them."""
-    with _durably(folder) as descriptor:
+    """Write files of one folder, which is no link, each as ``write_whole`` does, with one sync of their disk for all."""
+    with _durably(folder, follow=False) as descriptor:
         drafts = {name: _temporary(name) for name in contents}
         try:
             for name, data in contents.items():
@@ -96,19 +101,24 @@ def _all(data: bytes, file: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def _durably(path: Path) -> Iterator[int]:
+def _durably(path: Path, *, follow: bool) -> Iterator[int]:
     """Give a folder, open; what was renamed in it is durable when this ends.
 
     By its descriptor the folder is the same to the end, also when a collector moves it away the
     instant that a file appears: then it has it, and there is nothing to do again.
     """
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = _opened(path, follow=follow)
     try:
         yield folder
         with _telling(path):
             os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _opened(folder: Path, *, follow: bool) -> int:
+    links = 0 if follow else os.O_NOFOLLOW
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | links)
 
 
 @contextlib.contextmanager
@@ -187,32 +197,39 @@ def rename_new(source: Path, target: Path, folder: int = _AT_FDCWD) -> None:
 
     Raises ``FileExistsError``.
     """
+    rename_new_at(folder, str(source), folder, str(target))
+
+
+def rename_new_at(source_folder: int, source: str, target_folder: int, target: str) -> None:
+    """Rename without replacing, from one open folder to another. Raises ``FileExistsError``."""
     call = _renameat2()
     names = os.fsencode(source), os.fsencode(target)
-    if call and not call(folder, names[0], folder, names[1], _RENAME_NOREPLACE):
+    if call and not call(source_folder, names[0], target_folder, names[1], _RENAME_NOREPLACE):
         return
     number = ctypes.get_errno() if call else errno.ENOSYS
     if number not in {errno.EINVAL, errno.ENOSYS}:
-        raise OSError(number, os.strerror(number), str(source), None, str(target))
+        raise OSError(number, os.strerror(number), source, None, target)
     # The file system (NFS for one) cannot do it in one step.
-    at = None if folder == _AT_FDCWD else folder
+    at = [None if folder == _AT_FDCWD else folder for folder in (source_folder, target_folder)]
     with contextlib.suppress(FileNotFoundError):
-        os.stat(target, dir_fd=at, follow_symlinks=False)
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
+        os.stat(target, dir_fd=at[1], follow_symlinks=False)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    os.rename(source, target, src_dir_fd=at[0], dst_dir_fd=at[1])
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a file, across file systems too. Can be repeated: a finished move changes nothing.
+    """Move a file into a folder that is no link, across file systems too. Can be repeated: a finished move changes nothing.
 
     Within a file system it is not durable by itself: after a power cut the file is in one of the
     two places, and once anything else in the target's folder is durable, it is there.
     Raises ``FileNotFoundError`` where neither is there.
     """
+    with _telling(target.parent):
+        folder = _opened(target.parent, follow=False)
     try:
-        source.replace(target)
+        os.rename(source, target.name, dst_dir_fd=folder)
     except FileNotFoundError:
-        if not target.exists():
+        if not _exists(target.name, folder):
             raise
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -220,6 +237,16 @@ def move(source: Path, target: Path) -> None:
         _copy(source, target)
         source.unlink(missing_ok=True)
         sync_directory(source.parent)
+    finally:
+        os.close(folder)
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -228,5 +255,9 @@ def _copy(source: Path, target: Path) -> None:
         # What is nobody else's business there is none here.
         mode = os.fstat(descriptor).st_mode & 0o666
         write_whole(
-            target, lambda copy: shutil.copyfileobj(original, copy), replace=True, mode=mode
+            target,
+            lambda copy: shutil.copyfileobj(original, copy),
+            replace=True,
+            mode=mode,
+            follow=False,
         )

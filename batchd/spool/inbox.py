@@ -1,7 +1,8 @@
 """The inbox: watch, settle, claim.
 
-A claim is a rename to ``inbox/.claimed/ULID-NAME``: only one claimer gets the file, and nothing
-of it is lost. Events are hints that wake us; what counts is what a look at the folder finds.
+A claim is a rename into a folder of ours (see ``claims``): only one claimer gets the file, and nothing
+of it is lost. Events are hints that wake us; what counts is what a look at the folder finds. The folder
+stays open: its name may come to lead elsewhere, and what is looked at and claimed is always in one folder.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from pathlib import Path
 
 from batchd.config import Config
 from batchd.log import Action, get_logger
-from batchd.spool import files
-from batchd.spool.claims import Claim, Claimer, claimed
+from batchd.spool import claims as claiming
+from batchd.spool import files, places
+from batchd.spool.claims import Claim, Claimer
 from batchd.spool.settle import Settling, Signature, ignorable, signature
 from batchd.spool.ulid import ulid
 from batchd.spool.watch import Sign, Watcher
 
-__all__ = ["CHUNK", "Claim", "Inbox", "claimed", "drop", "ulid"]
+__all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
 
 #: Files claimed at a time: they share their syncs, and are all that is handed out ahead of need.
 CHUNK = 256
@@ -70,10 +72,13 @@ class Inbox:
 
     def __init__(self, config: Config) -> None:
         self.folder = Path(config.paths.inbox)
-        self._claimer = Claimer(self.folder, Path(config.paths.state))
+        self._state = Path(config.paths.state)
+        self._claimer = Claimer(self.folder, self._state)
+        #: The folder, open.
+        self._descriptor = -1
         self._scan_s = config.spool.scan_s
         self._polls = config.spool.watch == "poll"
-        self._settling = Settling(self.folder, config.spool.settle_s, local_clock=not self._polls)
+        self._settling = Settling(config.spool.settle_s, local_clock=not self._polls)
         self._log = get_logger(inbox=str(self.folder))
         self._watcher: Watcher | None = None
         self._watched: tuple[int, int] | None = None
@@ -98,11 +103,13 @@ class Inbox:
         self._rung = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bell = asyncio.Event()
+        #: Held while a thread works on the folder.
+        self._looking = asyncio.Lock()
 
     async def start(self) -> None:
-        """Make the folder if it is missing, and begin to watch it.
+        """Make the folder if it is missing, open it, and begin to watch it.
 
-        Raises ``OSError`` where it cannot be made or written to.
+        Raises ``OSError`` where it cannot be made or written to, or is no safe place, with the fix.
         """
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._prepare)
@@ -114,10 +121,12 @@ class Inbox:
         if self._watcher:
             await asyncio.to_thread(self._watcher.stop)
             self._watcher = None
+        async with self._looking:
+            self._let_go()
 
     def claimed(self) -> set[str]:
         """Return the ULIDs of what an earlier run claimed and has not moved on. Raises ``OSError``."""
-        ours, _ = self._claimer.earlier()
+        ours, _ = claiming.lying(self.folder, self._state)
         return {claim.ulid for claim in ours}
 
     @property
@@ -149,17 +158,19 @@ class Inbox:
             yield claim
         while not self._stopped:
             # The folder is looked at in a thread: disks may be slow.
-            found = [] if self._paused else await asyncio.to_thread(self._round)
+            async with self._looking:
+                idle = self._paused or self._stopped
+                found = [] if idle else await asyncio.to_thread(self._round)
             for claim in found:
                 yield claim
             if not found:
                 await self._rest()
 
     async def _earlier(self) -> tuple[list[Claim], list[Claim]]:
-        """Return what lies claimed, as ``Claimer.earlier`` does, as soon as the folder can be read."""
+        """Return what lies claimed, as ``claims.lying`` does, as soon as the folders can be read."""
         while True:
             try:
-                return await asyncio.to_thread(self._claimer.earlier)
+                return await asyncio.to_thread(claiming.lying, self.folder, self._state)
             except OSError as error:
                 self._ails(error)
                 self._trouble(f"what was claimed earlier cannot be looked at: {error}")
@@ -237,7 +248,7 @@ class Inbox:
 
     def _look(self, name: str, sign: Sign | None) -> tuple[str, Signature] | None:
         try:
-            status = os.lstat(self.folder / name)
+            status = os.lstat(name, dir_fd=self._descriptor)
         except OSError:
             self._settling.forget(name)
             return None
@@ -267,7 +278,11 @@ class Inbox:
             kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
             self._trouble(f"{name} is {kind} and is left alone: drop the file itself")
             return None
-        return (name, signature(status)) if self._settling.ready(name, status, sign) else None
+        return (
+            (name, signature(status))
+            if self._settling.ready(self._descriptor, name, status, sign)
+            else None
+        )
 
     def _scan(self) -> None:
         """Find the oldest settled files, in memory that does not grow with the folder."""
@@ -277,7 +292,7 @@ class Inbox:
         self._next_scan = 0.0 if len(oldest) == _WINDOW else time.monotonic() + self._scan_s
 
     def _candidates(self) -> Iterator[tuple[int, str, Signature]]:
-        with os.scandir(self.folder) as entries:
+        with os.scandir(self._descriptor) as entries:
             for entry in entries:
                 if ignorable(entry.name):
                     continue
@@ -302,23 +317,49 @@ class Inbox:
         return self._claimer.taken()
 
     def _prepare(self) -> None:
-        """Make sure that the folder is there, and that the one that is there is the one watched."""
+        """Make sure that the folder is there and open, and that the one that is there is the one watched."""
         files.make_folder(self.folder)
-        files.make_folder(self.folder / ".claimed", 0o700)
-        # The kernel tells nothing of a link to a folder, and nothing when it comes to lead elsewhere.
-        real = self.folder.resolve()
-        status = real.stat()
+        self._open()
+        # The kernel reports nothing of a link to a folder, and nothing when it comes to lead elsewhere.
+        status = os.fstat(self._descriptor)
         if self._polls or self._stopped or self._watched == (status.st_dev, status.st_ino):
             return
         if self._watcher:
             self._watcher.stop()
             self._watcher = None
-            self._trouble("the inbox was removed, renamed or linked elsewhere, and is watched anew")
+            self._trouble(
+                "the inbox was removed, renamed or linked elsewhere, and is watched again"
+            )
         try:
-            self._watcher = Watcher(real, self._notice)
+            self._watcher = Watcher(
+                Path(f"/proc/self/fd/{self._descriptor}").resolve(), self._notice
+            )
             self._watched = (status.st_dev, status.st_ino)
         except OSError as error:
             self._trouble(f"no events, so it is looked at every {self._scan_s} s: {error.strerror}")
+
+    def _open(self) -> None:
+        """Open the folder that its path leads to now, unless it is the one that is open."""
+        found = places.enter(self.folder)
+        if self._descriptor >= 0 and places.same(found, self._descriptor):
+            os.close(found)
+            return
+        try:
+            self._claimer.enter(found)
+        except BaseException:
+            os.close(found)
+            raise
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = found
+        self._settled.clear()
+
+    def _let_go(self) -> None:
+        """Close what is open."""
+        self._claimer.leave()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     def _trouble(self, message: str) -> None:
         """Log what somebody should know, each thing once in a while."""

@@ -1,4 +1,7 @@
-"""What appears in the outbox: always whole, durable before anybody is told."""
+"""What appears in the outbox: always whole, durable before anybody is told.
+
+A batch's folder is never a link: what others might put in its place is not written through.
+"""
 
 from __future__ import annotations
 
@@ -64,18 +67,18 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
     cannot be written.
     """
     files.make_folder(path.parent)
-    if path.name == SUMMARY:
+    if path.name == SUMMARY and not path.parent.is_symlink():
         # After it nothing is written, and a collector may take the folder away.
         files.sweep(path.parent)
         for mark in path.parent.glob(f"{_MARK}*"):
             mark.unlink(missing_ok=True)
-    files.write_whole(path, lambda file: file.write(data), replace=replace)
+    files.write_whole(path, lambda file: file.write(data), replace=replace, follow=False)
 
 
 def publish_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Write a file that appears whole, piece by piece; what is there is replaced. Raises ``OSError``."""
     files.make_folder(path.parent)
-    files.write_whole(path, lambda file: file.writelines(lines), replace=True)
+    files.write_whole(path, lambda file: file.writelines(lines), replace=True, follow=False)
 
 
 def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:

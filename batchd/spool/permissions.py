@@ -75,7 +75,7 @@ def _state(state: str) -> Iterator[Exposure]:
         yield Exposure(state, why, "chown it, or set another [paths] state", grave=True)
     if found.st_mode & 0o022:
         why = "others can change what is in it"
-        yield Exposure(state, why, f"chmod 700 {state}", grave=bool(found.st_mode & _OTHERS_WRITE))
+        yield Exposure(state, why, f"chmod 700 {state}", grave=True)
     elif found.st_mode & 0o055:
         yield Exposure(state, "others can look into it", f"chmod 700 {state}")
 
@@ -87,14 +87,12 @@ def _inbox(inbox: str) -> Iterator[Exposure]:
     if _open_to_all(found):
         why = "everybody can take away and replace what others drop"
         yield Exposure(inbox, why, f"chmod o-w {inbox}, or chmod +t {inbox}")
+    elif found.st_mode & stat.S_IWGRP and not found.st_mode & stat.S_ISVTX:
+        why = "members of its group can take away and replace what others drop"
+        yield Exposure(inbox, why, f"chmod +t {inbox}")
     elif found.st_mode & _OTHERS_WRITE:
         why = "every user of this machine can have tasks run, and paid"
         yield Exposure(inbox, why, f"chmod o-w {inbox}, if that is not meant")
-    claimed = f"{inbox}/.claimed"
-    inside = _status(claimed, follow=False)
-    if inside and (stat.S_ISLNK(inside.st_mode) or not _ours(inside)):
-        why = "it is not batchd's own folder: somebody else made it"
-        yield Exposure(claimed, why, "remove it", grave=True)
 
 
 def _outbox(outbox: str) -> Iterator[Exposure]:
@@ -152,8 +150,8 @@ def _chmod(file: str) -> str:
     return f"chmod o-r {file}"
 
 
-def _status(path: str | Path, *, follow: bool = True) -> os.stat_result | None:
+def _status(path: str | Path) -> os.stat_result | None:
     try:
-        return os.stat(path, follow_symlinks=follow)  # noqa: PTH116 (Path.stat raises for more than what is missing, too)
+        return os.stat(path)  # noqa: PTH116 (Path.stat raises for more than what is missing, too)
     except OSError:
         return None

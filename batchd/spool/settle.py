@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -43,19 +42,18 @@ class _Seen:
 class Settling:
     """Remembers files that are not known to be whole, until they held still for long enough."""
 
-    def __init__(self, folder: Path, settle_s: float, *, local_clock: bool) -> None:
-        self._folder = folder
+    def __init__(self, settle_s: float, *, local_clock: bool) -> None:
         self._settle_s = settle_s
         #: Whether the file system's clock is ours: it is not on NFS.
         self._local_clock = local_clock
         self._seen: dict[str, _Seen] = {}
 
-    def ready(self, name: str, status: os.stat_result, sign: Sign | None) -> bool:
-        """Whether a file may be taken now, after what the event said, or the scan (None)."""
+    def ready(self, folder: int, name: str, status: os.stat_result, sign: Sign | None) -> bool:
+        """Whether a file of an open folder may be taken now, after what the event said, or the scan (None)."""
         whole = (
             sign is Sign.MOVED
-            or (sign is Sign.CLOSED and self._complete(name, status.st_size))
-            or (self._quiet(name, status) and not self._being_written(name))
+            or (sign is Sign.CLOSED and self._complete(folder, name, status.st_size))
+            or (self._quiet(name, status) and not self._being_written(folder, name))
         )
         if whole:
             self._seen.pop(name, None)
@@ -89,26 +87,26 @@ class Settling:
             self._seen[name] = _Seen(signature(status), now)
         return self._settle_s == 0
 
-    def _complete(self, name: str, size: int) -> bool:
+    def _complete(self, folder: int, name: str, size: int) -> bool:
         """Whether a closed file is whole JSON. No other form shows whether more is to come."""
         if not name.lower().endswith(".json") or size > _PEEK_BYTES:
             return False
         try:
-            descriptor = self._open(name)
+            descriptor = self._open(folder, name)
             with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
                 msgspec.json.decode(file.read(_PEEK_BYTES + 1), type=msgspec.Raw)
         except (OSError, ValueError, RecursionError):
             return False
         return True
 
-    def _being_written(self, name: str) -> bool:
+    def _being_written(self, folder: int, name: str) -> bool:
         """Whether somebody has the file open for writing: a slow writer may rest for any time.
 
         The kernel grants a read lease only where nobody has. Where it does not say (another
         owner's file, some file systems), stillness has to do.
         """
         try:
-            descriptor = self._open(name)
+            descriptor = self._open(folder, name)
         except OSError:
             return False
         try:
@@ -124,6 +122,7 @@ class Settling:
             os.close(descriptor)
         return False
 
-    def _open(self, name: str) -> int:
+    @staticmethod
+    def _open(folder: int, name: str) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(self._folder / name, flags)
+        return os.open(name, flags, dir_fd=folder)

@@ -1,0 +1,27 @@
+"""Programs of ours that run in a Python of their own, which loads nothing that a folder, a variable or a start-up file could put in its way."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_ROOT = str(Path(__file__).parents[1])
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """Return the command line of one of our modules."""
+    return _command(f"runpy.run_module({name!r}, run_name='__main__', alter_sys=True)", arguments)
+
+
+def script(path: Path, *arguments: str) -> list[str]:
+    """Return the command line of one of our files that needs nothing of the package around it."""
+    return _command(f"runpy.run_path({str(path)!r}, run_name='__main__')", arguments)
+
+
+def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
+    # Isolated (-I): no PYTHON… variable, no working directory. Without `site` (-S): no .pth, no sitecustomize.py;
+    # it finds what this process has found, whose first entry is the folder of the script or the working directory.
+    found = sys.path if sys.flags.safe_path else sys.path[1:]
+    paths = [_ROOT, *(path for path in found if path and path != _ROOT)]
+    program = f"import runpy, sys; sys.path[:] = {paths!r}; {run}"
+    return [sys.executable, "-I", "-S", "-c", program, *arguments]
