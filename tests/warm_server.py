@@ -21,9 +21,12 @@ import threading
 import time
 from collections.abc import Sequence
 from multiprocessing import util
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import batchd
+from batchd import config
+from batchd.spool import taskfile
 
 _NUMBER = struct.Struct("i")
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -44,6 +47,9 @@ def _load() -> None:
         if not name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # of an extra that is not there
                 importlib.import_module(name)
+    # And what each builds when it reads its first configuration, and its first task file.
+    settings = config.load(Path(os.devnull), {})
+    taskfile.parse(b'[{"first_prompt": "x"}]', "warm.json", settings)
     gc.collect()
     gc.freeze()
 

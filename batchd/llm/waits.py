@@ -86,7 +86,7 @@ def _duration(value: str) -> float | None:
     if not steps or not _STEP.match(value):
         return None
     total = sum(float(number) * _UNITS[unit] for number, unit in steps)
-    return _bounded(total)
+    return _bounded(total) if math.isfinite(total) else None
 
 
 def _date(value: str) -> float | None:

@@ -93,7 +93,7 @@ def _noted(state: Path) -> Home | None:
     """
     path = state / _NAME
     try:
-        text = path.read_bytes()
+        text = path.read_bytes().strip(b"\0")  # after a power cut it may have its length alone
         return _HOME.decode(text) if text else None
     except FileNotFoundError:
         return None

@@ -78,8 +78,16 @@ class Page:
     async def until(self, script: str) -> None:
         """Wait until an expression holds; fail where it does not."""
         async with asyncio.timeout(PATIENCE_S):
-            while not await self.evaluate(f"Boolean({script})"):  # noqa: ASYNC110 (the page tells nobody)
+            while not await self._holds(script):  # noqa: ASYNC110 (the page reports nothing)
                 await asyncio.sleep(0.02)
+
+    async def _holds(self, script: str) -> bool:
+        try:
+            return bool(await self.evaluate(f"Boolean({script})"))
+        except RuntimeError as error:
+            if "navigated" in str(error):
+                return False  # it became another page in this instant
+            raise
 
     async def click(self, selector: str, *, index: int = 0, dx: float = 0.5) -> None:
         """Click on an element with the mouse, at ``dx`` of its width; scrolled into sight first."""
