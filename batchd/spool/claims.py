@@ -109,6 +109,14 @@ class Claimer:
         self.leave()
         self._inbox, self._folder, self._where = inbox, folder, ours
 
+    def stands(self) -> bool:
+        """Whether the folder for claims is still the one that its path leads to."""
+        try:
+            there = self._where.lstat()
+        except OSError:
+            return False
+        return self._folder >= 0 and os.path.samestat(os.fstat(self._folder), there)
+
     def leave(self) -> None:
         """Let go of the folder for claims."""
         if self._folder >= 0:
@@ -175,7 +183,7 @@ class Claimer:
         try:
             if not places.ours_alone(there):
                 return
-            for name in os.listdir(there):
+            for name in os.listdir(there):  # noqa: PTH208 (a descriptor has no path)
                 if PATTERN.fullmatch(name[:LENGTH]) and mark_of(name[:LENGTH]) == own:
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(name, name, src_dir_fd=there, dst_dir_fd=folder)

@@ -339,9 +339,10 @@ class Inbox:
             self._trouble(f"no events, so it is looked at every {self._scan_s} s: {error.strerror}")
 
     def _open(self) -> None:
-        """Open the folder that its path leads to now, unless it is the one that is open."""
+        """Open the folder that its path leads to now, unless it is the one that is open, with a place for claims."""
         found = places.enter(self.folder)
-        if self._descriptor >= 0 and places.same(found, self._descriptor):
+        known = self._descriptor >= 0 and places.same(found, self._descriptor)
+        if known and self._claimer.stands():
             os.close(found)
             return
         try:

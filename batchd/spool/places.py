@@ -28,10 +28,7 @@ def enter(path: Path) -> int:
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
             if stat.S_ISLNK(found.st_mode):
                 links += 1
-                if found.st_uid not in {0, os.geteuid()}:
-                    raise _foreign(path, name, found.st_uid)
-                if links > _LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+                _check(path, name, found.st_uid, links)
                 target = Path(os.readlink(name, dir_fd=here))
                 ahead[:0] = target.parts[1:] if target.is_absolute() else target.parts
                 name = "/" if target.is_absolute() else "."
@@ -73,9 +70,13 @@ def keeps_apart(folder: int) -> bool:
     return bool(found.st_mode & stat.S_ISVTX or not found.st_mode & 0o022)
 
 
-def _foreign(path: Path, name: str, owner: int) -> OSError:
-    why = (
-        f"{name} on the way there is a link of user {owner}, who could have it lead elsewhere: name the folder that is "
-        "meant, or have root or the daemon's own user make the link"
-    )
-    return OSError(errno.EPERM, why, str(path))
+def _check(path: Path, link: str, owner: int, links: int) -> None:
+    """Raise ``OSError`` where a link on the way to ``path``, one of so many, is not to be followed."""
+    if owner not in {0, os.geteuid()}:
+        why = (
+            f"{link} on the way there is a link of user {owner}, who could have it lead elsewhere: name the folder that "
+            "is meant, or have root or the daemon's own user make the link"
+        )
+        raise OSError(errno.EPERM, why, str(path))
+    if links > _LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))

@@ -106,6 +106,13 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
          "path.exists() or files.write_whole(path, lambda file: file.write(data), replace=replace)"),
     ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
+    "claims": (
+        ("spool/claims.py", "            if _leads(inbox, folder):", "            if False:"),
+        ("spool/claims.py", "        if not places.keeps_apart(inbox):", "        if False:"),
+        ("spool/claims.py", "if there >= 0 and places.ours_alone(there):", "if there >= 0:"),
+        ("spool/places.py", "_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+         "_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC"),
+    ),
     "removal": (("trees.py", "        waiting = list(self._unlink(self._top, keep=self._last))",
                  "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
     # --- the network, host by host

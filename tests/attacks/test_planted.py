@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -168,7 +170,7 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
         os.mkfifo(inbox / "fifo.json")
         (inbox / "folder.json").mkdir()
         _device(inbox / "device.json", key)
-        (inbox / ".claimed/01HZZZZZZZZZZZZZZZZZZZZZZZ-link.json").symlink_to(key)
+        (camp.folder / ".batchd/claimed/01HZZZZZZZZZZZZZZZZZZZZZZZ-link.json").symlink_to(key)
         result = camp.play([{"first_prompt": "plain"}], "plain")["001"]
         time.sleep(0.5)
         assert result["status"] == "completed"
@@ -179,6 +181,42 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
     }
     told = {line.get("message", "").split()[0] for line in camp.lines() if line["event"] == "inbox_trouble"}  # fmt: skip
     assert {"link.json", "up.json", "fifo.json"} <= told
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.stopped_by("claims")
+def test_no_link_leads_a_claimed_file_elsewhere(camp: Camp) -> None:
+    """Who may write into the inbox puts links where claims might go, before and while the daemon runs: no file lands there."""
+    elsewhere = camp.own(camp.folder / "elsewhere")
+    inbox = camp.folder / "inbox"
+    inbox.chmod(0o2770)  # of the daemon's group, as many set it up
+    begins, ends = threading.Event(), threading.Event()
+    landed = set[str]()
+
+    def swap() -> None:
+        """As one of the group: whatever stands there is moved away, and a link takes its place."""
+        while not ends.is_set():
+            place = inbox / ".claimed"
+            with contextlib.suppress(OSError):
+                if not place.is_symlink():
+                    place.rename(camp.folder / f"away-{time.monotonic_ns()}")
+            with contextlib.suppress(OSError):
+                place.symlink_to(elsewhere)
+            landed.update(os.listdir(elsewhere))  # noqa: PTH208 (names)
+            begins.set()
+
+    with camp.told({f"{n}": [says("Done.")] for n in range(8)}):
+        attacker = threading.Thread(target=swap)
+        attacker.start()
+        try:
+            begins.wait()
+            for n in range(8):
+                results = camp.play([{"first_prompt": f"{n}"}], f"batch{n}")
+                assert results["001"]["status"] == "completed"
+        finally:
+            ends.set()
+            attacker.join()
+    assert not landed
 
 
 @pytest.mark.sampled(1)

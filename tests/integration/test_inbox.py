@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S, until
+from weather import mounted
 
 from batchd import config
 from batchd.config import Config
-from batchd.spool import files, inbox, ulid
+from batchd.spool import claims, files, inbox, ulid
+from batchd.spool.claims import lying
 from batchd.spool.inbox import Claim, Inbox
 
 TASK = b'{"first_prompt": "x"}'
@@ -91,9 +93,9 @@ def test_whole_files_are_taken_at_once(tmp_path: Path) -> None:
             (box.folder / ".renamed").rename(box.folder / "renamed.txt")
             await claims.until(3)
             assert sorted(claims.names) == ["closed.json", "moved.md", "renamed.txt"]
-            assert _names(box.folder) == {".claimed", "cut.json"}
+            assert _names(box.folder) == {"cut.json"}
             for claim in claims.all:
-                assert claim.path == box.folder / ".claimed" / f"{claim.ulid}-{claim.name}"
+                assert claim.path == tmp_path / ".batchd/claimed" / f"{claim.ulid}-{claim.name}"
                 assert claim.path.read_bytes() in {b"prompt", TASK}
                 assert abs(claim.received_at - time.time()) < 600
 
@@ -158,7 +160,7 @@ def test_what_is_not_for_us_is_left_alone(
             (tmp_path / "target.json").rename(box.folder / "good.json")
             await claims.until(1)
             assert claims.names == ["good.json"]
-            left += [".claimed", "link.json", "fifo.json", "folder.json"]
+            left += ["link.json", "fifo.json", "folder.json"]
             assert _names(box.folder) == set(left)
 
     asyncio.run(play())
@@ -183,7 +185,8 @@ def test_odd_names(tmp_path: Path) -> None:
                 (tmp_path / "new").rename(box.folder / os.fsdecode(name))
             await claims.until(len(names))
             assert {os.fsencode(n) for n in claims.names} == set(names)
-            again = inbox.claimed(box.folder)
+            again, others = lying(box.folder, tmp_path / ".batchd")
+            assert others == []
             assert [c.ulid for c in again] == sorted(c.ulid for c in claims.all)
             assert all(c.path.read_bytes() == TASK for c in again)
             assert all(c.name.endswith(".json") for c in again)
@@ -245,7 +248,7 @@ def test_the_oldest_come_first_and_no_more_than_needed(tmp_path: Path) -> None:
         claims = box.claims()
         first = [await anext(claims) for _ in range(3)]
         assert [c.name for c in first] == ["599.md", "598.md", "597.md"]
-        assert len(inbox.claimed(box.folder)) == inbox.CHUNK
+        assert len(box.claimed()) == inbox.CHUNK
         rest = [await anext(claims) for _ in range(597)]
         assert rest[-1].name == "0.md"
         await box.stop()
@@ -300,7 +303,7 @@ def test_two_claimers_share_an_inbox(tmp_path: Path) -> None:
             (tmp_path / "new").write_bytes(TASK)
             (tmp_path / "new").rename(tmp_path / f"inbox/{number}.json")
         _wait_for(lambda: len(claimed()) >= 1000)
-        _wait_for(lambda: _names(tmp_path / "inbox") == {".claimed"})
+        _wait_for(lambda: _names(tmp_path / "inbox") == set())
         assert sorted(claimed()) == sorted(f"{n}.json" for n in range(1000))
 
 
@@ -317,7 +320,7 @@ def test_claims_of_an_earlier_run_come_again(tmp_path: Path) -> None:
             for name in ("a.json", "b-c.json"):
                 inbox.drop(box.folder, name, TASK)
             await claims.until(2)
-            (box.folder / ".claimed/stray").write_bytes(b"")
+            (tmp_path / ".batchd/claimed/stray").write_bytes(b"")
         again = Inbox(settings)
         assert again.claimed() == {c.ulid for c in claims.all}
         await again.start()
@@ -334,7 +337,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("harm", ["removed", "renamed", "emptied"])
 def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> None:
-    """Removed, renamed, or without its .claimed: the folder is made and watched again, and goes on."""
+    """Removed, renamed, or without a folder for claims: all of it is made and watched again, and goes on."""
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
@@ -344,8 +347,9 @@ def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> No
             elif harm == "renamed":
                 box.folder.rename(tmp_path / "old")
             else:
-                shutil.rmtree(box.folder / ".claimed")
-            await asyncio.to_thread(_wait_for, (box.folder / ".claimed").exists)
+                shutil.rmtree(tmp_path / ".batchd/claimed")
+            await asyncio.to_thread(_wait_for, box.folder.exists)
+            await asyncio.to_thread(_wait_for, (tmp_path / ".batchd/claimed").exists)
             if harm == "renamed":
                 assert box.folder.stat().st_ino != old
             inbox.drop(box.folder, "new.json", TASK)
@@ -476,7 +480,7 @@ def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_state_directories_share_an_inbox(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What one has claimed is not handed out to the other, which says that it lies there; its own comes again."""
+    """What one has claimed is out of the other's sight, and comes to it again; what is claimed in the inbox is reported."""
 
     async def play() -> None:
         boxes = []
@@ -492,6 +496,7 @@ def test_two_state_directories_share_an_inbox(
         assert other.claimed() == set()
         await other.start()
         inbox.drop(one.folder, "y.json", TASK)
+        _claimed_there(tmp_path, 7, "earlier.json")
         assert (await anext(other.claims())).name == "y.json"
         again = Inbox(config.load(tmp_path / "a.toml", {}))
         assert await anext(again.claims()) == claim
@@ -503,6 +508,126 @@ def test_two_state_directories_share_an_inbox(
     assert "1 files in .claimed belong to batchd with another state" in told.out + told.err
 
 
+def _claimed_there(folder: Path, mark: int, name: str) -> Path:
+    """Put a file where earlier versions claimed, under a mark; return it."""
+    there = folder / "inbox/.claimed"
+    there.mkdir(mode=0o700, exist_ok=True)
+    path = there / f"{ulid.Ulids(mark)()}-{name}"
+    path.write_bytes(TASK)
+    return path
+
+
+def test_claims_of_an_earlier_version_go_on(tmp_path: Path) -> None:
+    """They lie in the inbox, and are taken over before anything else is handed out; others' stay where they are."""
+
+    async def play() -> None:
+        settings = _spool(tmp_path)
+        mine, theirs = (
+            _claimed_there(files_made(tmp_path), mark, f"{name}.json")
+            for name, mark in (("mine", claims.mark(tmp_path / ".batchd")), ("theirs", 7))
+        )
+        box = Inbox(settings)
+        assert box.claimed() == {mine.name[:26]}
+        await box.start()
+        claim = await anext(box.claims())
+        assert (claim.ulid, claim.name) == (mine.name[:26], "mine.json")
+        assert claim.path.parent == tmp_path / ".batchd/claimed"
+        assert claim.path.read_bytes() == TASK
+        assert not mine.exists()
+        assert theirs.exists()
+        await box.stop()
+
+    asyncio.run(play())
+
+
+def files_made(folder: Path) -> Path:
+    """Make the inbox, as an earlier version did."""
+    (folder / "inbox").mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("made", ["a link", "a folder", "a file"])
+def test_what_stands_in_the_place_of_the_claims_is_in_no_ones_way(
+    tmp_path: Path, made: str
+) -> None:
+    """Whoever can write into the inbox makes it, at any time: claims lie elsewhere, and nothing is written through it."""
+    away = tmp_path / "away"
+    away.mkdir()
+
+    def put(place: Path) -> None:
+        if made == "a link":
+            place.symlink_to(away)
+        elif made == "a folder":
+            place.mkdir()
+        else:
+            place.touch()
+
+    async def play() -> None:
+        settings = _spool(tmp_path, scan_s=0.05)
+        put(files_made(tmp_path) / "inbox/.claimed")
+        async with _watching(settings) as (box, found):
+            inbox.drop(box.folder, "a.json", TASK)
+            await found.until(1)
+            assert found.all[0].path.parent == tmp_path / ".batchd/claimed"
+        assert not any(away.iterdir())
+
+    asyncio.run(play())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
+@pytest.mark.parametrize("made", [None, "a link", "a folder"])
+def test_an_inbox_on_another_file_system_keeps_its_claims(tmp_path: Path, made: str | None) -> None:
+    """In a folder that no one else can touch: not one that somebody made before, and only where the inbox is sticky."""
+    away = tmp_path / "away"
+    away.mkdir()
+
+    async def play() -> None:
+        settings = _spool(tmp_path, scan_s=0.05)
+        with mounted(tmp_path / "inbox"):
+            folder = tmp_path / "inbox"
+            folder.chmod(0o777)
+            with pytest.raises(OSError, match=r"chmod \+t"):
+                await Inbox(settings).start()
+            folder.chmod(0o1777)
+            if made == "a link":
+                (folder / ".claimed").symlink_to(away)
+            elif made == "a folder":
+                (folder / ".claimed").mkdir()
+                os.chown(folder / ".claimed", 65534, 65534)
+            async with _watching(settings) as (box, found):
+                inbox.drop(box.folder, "a.json", TASK)
+                await found.until(1)
+                (claim,) = found.all
+                assert claim.path.parent == folder / ".claimed"
+                assert claim.path.read_bytes() == TASK
+                assert box.claimed() == {claim.ulid}
+            there = (folder / ".claimed").lstat()
+            assert (there.st_uid, there.st_mode & 0o777) == (0, 0o700)
+        assert not any(away.iterdir())
+
+    asyncio.run(play())
+
+
+def test_a_link_of_another_user_on_the_way_is_refused(tmp_path: Path) -> None:
+    """It could lead elsewhere at any time; one of root's, or of the daemon's own user, counts."""
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "inbox").symlink_to("real")
+
+    async def play() -> None:
+        box = Inbox(_spool(tmp_path))
+        await box.start()
+        inbox.drop(tmp_path / "inbox", "a.json", TASK)
+        assert (await anext(box.claims())).name == "a.json"
+        await box.stop()
+        if os.geteuid() == 0:
+            os.chown(tmp_path / "inbox", 65534, 65534, follow_symlinks=False)
+            with pytest.raises(OSError, match="inbox on the way there is a link of user 65534"):
+                await Inbox(_spool(tmp_path)).start()
+
+    asyncio.run(play())
+
+
 def test_a_file_that_cannot_be_claimed_costs_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -510,28 +635,28 @@ def test_a_file_that_cannot_be_claimed_costs_no_other_file(
 
     So is what was claimed before a sync of the disk failed.
     """
-    rename, sync = Path.rename, files.sync_directory
+    rename, sync = os.rename, os.fsync
     failures = [OSError(5, "Input/output error")]
 
-    def guarded(path: Path, target: Path) -> Path:
-        if path.name == "theirs.json":
+    def guarded(name: str, target: str, **folders: int) -> None:
+        if name == "theirs.json":
             raise PermissionError(1, "Operation not permitted")
-        return rename(path, target)
+        rename(name, target, **folders)
 
-    def unsteady(folder: Path) -> None:
-        if failures and folder.name == ".claimed":
+    def unsteady(descriptor: int) -> None:
+        if failures and Path(f"/proc/self/fd/{descriptor}").resolve().name == "claimed":
             raise failures.pop()
-        sync(folder)
+        sync(descriptor)
 
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.05)) as (box, claims):
-            monkeypatch.setattr(Path, "rename", guarded)
-            monkeypatch.setattr(files, "sync_directory", unsteady)
+            monkeypatch.setattr(os, "rename", guarded)
+            monkeypatch.setattr(os, "fsync", unsteady)
             for name in ("a.json", "theirs.json", "z.json"):
                 (box.folder / name).write_bytes(TASK)
             await claims.until(2)
             assert sorted(claims.names) == ["a.json", "z.json"]
-            assert _names(box.folder) == {".claimed", "theirs.json"}
+            assert _names(box.folder) == {"theirs.json"}
 
     asyncio.run(play())
     told = capfd.readouterr()
@@ -549,18 +674,17 @@ def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path
         def claim(*, replaced: bool) -> list[Claim]:
             path.write_bytes(TASK)
             look = inbox.signature(path.lstat())
-            rename = Path.rename
+            rename = os.rename
 
-            def late(source: Path, target: Path) -> Path:
-                source.unlink()
-                source.symlink_to("/etc/passwd")
-                moved = rename(source, target)
+            def late(source: str, target: str, **folders: int) -> None:
+                path.unlink()
+                path.symlink_to("/etc/passwd")
+                rename(source, target, **folders)
                 if replaced:
-                    source.write_bytes(b"new")
-                return moved
+                    path.write_bytes(b"new")
 
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(Path, "rename", late)
+                patched.setattr(os, "rename", late)
                 box._claimer.take("a.json", look)
             return box._claimer.taken()
 
@@ -569,7 +693,7 @@ def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path
         path.unlink()
         assert claim(replaced=True) == []
         assert path.read_bytes() == b"new"
-        assert list((box.folder / ".claimed").iterdir()) == []
+        assert list((tmp_path / ".batchd/claimed").iterdir()) == []
         await box.stop()
 
     asyncio.run(play())
@@ -581,7 +705,7 @@ def test_a_first_look_that_fails_is_tried_again(tmp_path: Path) -> None:
     async def look() -> None:
         box, claims = Inbox(_spool(tmp_path, scan_s=0.05)), Claims()
         await box.start()
-        folder, away = box.folder / ".claimed", tmp_path / "away"
+        folder, away = tmp_path / ".batchd/claimed", tmp_path / "away"
         inbox.drop(box.folder, "a.json", TASK)
         folder.rename(away)
         folder.write_bytes(b"")  # a list of it is refused, for root too
