@@ -50,11 +50,14 @@ class Claim:
 def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     """Return what lies claimed: ours, of an earlier run, oldest first; and other daemons'. Raises ``OSError``."""
     own = mark(state)
-    ours: list[Claim] = []
-    others: list[Claim] = []
-    for claim in sorted(_in(state / _OURS) + _in(inbox / _THERE), key=lambda claim: claim.ulid):
+    ours, others = _in(state / _OURS), list[Claim]()
+    for claim in _in(inbox / _THERE):
         (ours if mark_of(claim.ulid) == own else others).append(claim)
-    return ours, others
+    return sorted(ours, key=_age), sorted(others, key=_age)
+
+
+def _age(claim: Claim) -> str:
+    return claim.ulid
 
 
 def _in(folder: Path) -> list[Claim]:

@@ -69,7 +69,7 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             ".batchd": "is the state folder",
             "link": "is the state folder",
             "inbox": "is the inbox folder",
-            "inbox/.claimed": "lies in the inbox folder",
+            ".batchd/claimed": "lies in the state folder",
             "outbox": "is the outbox folder",
             "keys": "holds a key file",
             "tokens": "holds a key file",

@@ -61,8 +61,9 @@ class Audit:
             yield from self._outcomes(dropped, drafts, record)
         yield from self._reruns(record)
         yield from self._days(record)
-        inbox = self._ground.arena.folder / "inbox"
-        if left := [p.name for p in (*inbox.iterdir(), *inbox.glob(".claimed/*")) if p.is_file()]:
+        inbox, state = self._ground.arena.folder / "inbox", self._ground.state
+        there = (*inbox.iterdir(), *inbox.glob(".claimed/*"), *state.glob("claimed/*"))
+        if left := [path.name for path in there if path.is_file()]:
             yield f"the inbox still has {left}"
 
     def close(self) -> None:

@@ -199,11 +199,12 @@ def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rena
 
 def test_a_claim_is_on_the_disk_before_the_store_knows_of_it(trace: Trace) -> None:
     """Both folders are synced before the batch is stored, and the file leaves only once it is."""
-    claimed = f"{trace.spool}/inbox/.claimed"
+    claimed = f"{trace.spool}/.batchd/claimed"
     renames = [
         c for c in trace.of("rename", "renameat", "renameat2") if claimed in " ".join(c.paths)
     ]
-    claim, move = renames
+    # The first one only shows that a rename leads there.
+    _, claim, move = renames
     (write, *_) = trace.written(trace.wal, claim.ended, move.began)
     assert trace.synced(claimed, claim.ended, write.began)
     assert trace.synced(f"{trace.spool}/inbox", claim.ended, write.began)

@@ -239,7 +239,7 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
 def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> None:
     """A dropped file that cannot be moved there stays claimed, and its batch open, for the next daemon."""
     watch = Watch()
-    claim = tmp_path / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-games.json"
+    claim = tmp_path / ".batchd/claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-games.json"
     claim.parent.mkdir(parents=True)
     claim.write_bytes(request(1))
 

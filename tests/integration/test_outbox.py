@@ -258,3 +258,29 @@ def test_what_an_earlier_process_of_the_same_number_left_is_swept(tmp_path: Path
     os.utime(old, (1e9, 1e9))
     files.sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [new.name]
+
+
+def test_a_link_in_the_place_of_a_batchs_folder_is_not_written_through(tmp_path: Path) -> None:
+    """Whoever may write into the outbox puts it there: what would be published is refused, and nothing lands behind it."""
+    away, place = tmp_path / "away", tmp_path / "outbox/b"
+    away.mkdir()
+    place.parent.mkdir()
+    place.symlink_to(away)
+    claimed = tmp_path / "claimed.json"
+    claimed.write_bytes(b"{}")
+    batch = Batch(
+        name="b", claim="c", outbox=str(place.parent), received_at=0.0, request="request.json"
+    )
+    for publish in (
+        lambda: outbox.publish(place / "summary.json", b"x", replace=True),
+        lambda: outbox.publish_lines(place / "results.jsonl", [b"x"]),
+        lambda: outbox.publish_task(place, "001", "transcript", "{}"),
+        lambda: outbox.publish_results(place, {"001": "{}"}),
+        lambda: outbox.publish_request(claimed, batch),
+    ):
+        with pytest.raises(OSError, match="Not a directory"):
+            publish()
+    (error,) = outbox.publish_requests([(claimed, batch)])
+    assert isinstance(error, OSError)
+    assert claimed.exists()
+    assert not any(away.iterdir())

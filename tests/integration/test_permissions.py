@@ -43,10 +43,10 @@ def test_what_batchd_makes_is_its_own(spool: Spool) -> None:
             spool.batchd("submit", "--prompt", "x", "--wait")
             state = spool.folder / ".batchd"
             assert _mode(state) == 0o700
-            assert _mode(spool.folder / "inbox/.claimed") == 0o700
+            assert _mode(state / "claimed") == 0o700
             modes = {path.name: _mode(path) for path in state.iterdir()}
         assert {"batchd.db", "batchd.db-wal", "control.sock", "lock"} <= modes.keys()
-        assert (modes.pop("tmp"), modes.pop("pool")) == (0o700, 0o700)
+        assert {modes.pop(name) for name in ("tmp", "pool", "claimed")} == {0o700}
         assert {name for name, mode in modes.items() if mode != 0o600} == set()
     finally:
         os.umask(before)
@@ -66,11 +66,6 @@ def test_an_ordinary_spool_is_no_cause_for_alarm(open_spool: Spool) -> None:
     assert "exposed" not in (open_spool.folder / "daemon.log").read_text()
 
 
-def _link_claims(folder: Path) -> None:
-    (folder / "elsewhere").mkdir()
-    (folder / "inbox/.claimed").symlink_to(folder / "elsewhere")
-
-
 def _tell_in_config(folder: Path) -> None:
     config = folder / "config.toml"
     config.write_text(config.read_text() + 'headers = { X-Token = "s3cret-value" }\n')
@@ -83,7 +78,8 @@ OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "state-written": (lambda f: (f / ".batchd").chmod(0o777), "others can change what", False),
     "inbox": (lambda f: (f / "inbox").chmod(0o777), "everybody can take away and replace", True),
     "inbox-sticky": (lambda f: (f / "inbox").chmod(0o1777), "every user of this machine can", True),
-    "claims": (_link_claims, "it is not batchd's own folder", False),
+    "inbox-group": (lambda f: (f / "inbox").chmod(0o770), "members of its group can take", True),
+    "state-group": (lambda f: (f / ".batchd").chmod(0o770), "others can change what", False),
     "outbox": (lambda f: (f / "outbox").chmod(0o1777), "put links", os.geteuid() != 0),
     "key": (lambda f: (f / "key").chmod(0o644), "it holds a key, and others can read it", True),
     "key-written": (lambda f: (f / "key").chmod(0o602), "everybody can write it: whoever", True),

@@ -147,7 +147,7 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
     told = json.loads(done.stdout)
     assert {**told, "done": False, "former": None} == plan
     assert Path(told["former"]).read_bytes() == b"ruined" * 10_000
-    assert [p.name[-9:] for p in (spool.folder / "inbox/.uncertain").iterdir()] == ["late.json"]
+    assert [p.name[-9:] for p in (spool.folder / ".batchd/uncertain").iterdir()] == ["late.json"]
     one.write_bytes(taken)
     results = {p: p.read_bytes() for p in outbox.glob("*/*.json")}
     check_books(spool, results)

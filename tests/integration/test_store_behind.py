@@ -163,6 +163,7 @@ def test_what_a_lost_store_left_is_told(spool: Any) -> None:
         spool.write("a.json", [{"first_prompt": "x"}]).rename(spool.folder / "inbox/a.json")
         spool.eventually((folder / "request.json").exists)
     late = spool.folder / "inbox/.claimed/01ARZ3NDEKTSV4RRFFQ69G5FAV-late.json"
+    late.parent.mkdir(mode=0o700)
     late.write_text("{}")
     shutil.rmtree(spool.folder / ".batchd")
     for _ in range(2):
@@ -349,7 +350,8 @@ def test_tasks_that_run_again_leave_published_results_alone(spool: Any) -> None:
         spool.eventually((folder / "summary.json").exists)
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     for old in kept.iterdir():  # the same directory, with what it held then
-        shutil.copy(old, state / old.name)
+        if old.is_file():
+            shutil.copy(old, state / old.name)
     (state / "batchd.db-acked").unlink()
     with spool.serving():
         assert spool.batchd("resume", "--all").returncode == 0

@@ -30,10 +30,10 @@ def _parsing(station: Station) -> list[int]:
     found = []
     for pid in station.processes():
         try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"batchd.spool" in line:
+        if b"run_module('batchd.spool'" in line:
             found.append(pid)
     return found
 
@@ -113,7 +113,7 @@ def test_what_was_being_read_when_the_daemon_died_is_read_apart(station: Station
         station.process = None
         # What a daemon leaves that dies between its claim and the store: a claim of its own, stored nowhere.
         ulid = _claim(station)
-        (station.inbox / ".claimed" / f"{ulid}-left.json").write_bytes(TASK)
+        (station.folder / ".batchd/claimed" / f"{ulid}-left.json").write_bytes(TASK)
         station.start()
         station.completed("left")
         assert len(_parsing(station)) == 1

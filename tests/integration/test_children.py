@@ -1,0 +1,41 @@
+"""Programs of batchd's own in a Python of their own: what lies around them has no say in what they load."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from batchd import children
+
+_SHOWS = "import json, msgspec, sys; print(json.__file__, sys.flags.isolated, sys.flags.no_site, sys.argv[1:])"
+
+
+def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
+    """Neither from the working directory, nor from the folder of the program, nor by a variable; what batchd needs is found."""
+    for name in ("json.py", "msgspec.py", "sitecustomize.py", "usercustomize.py", "runpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('planted')")
+    script = tmp_path / "shows.py"
+    script.write_text(_SHOWS)
+    environ = {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "json.py")}
+    for command in (children.script(script, "a b"), children.module("batchd.spool", "1")):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            input="",
+        )
+        assert "planted" not in done.stdout + done.stderr
+    done = subprocess.run(
+        children.script(script, "a b"),
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, isolated, no_site, *arguments = done.stdout.split(maxsplit=3)
+    assert not found.startswith(str(tmp_path))
+    assert (isolated, no_site, arguments) == ("1", "1", ["['a b']\n"])
