@@ -24,6 +24,8 @@ from weather import Station, until
 
 from batchd import control
 
+pytestmark = pytest.mark.in_turns
+
 _MORE = """
 [models."standin/{model}"]
 input_usd_per_mtok = 1.0
