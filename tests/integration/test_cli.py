@@ -21,6 +21,8 @@ import pytest
 import warm
 from patience import PATIENCE_S
 
+pytestmark = pytest.mark.in_turns
+
 # An escape sequence that would clear a terminal, and a mark that turns text around.
 HOSTILE = "make \x1b[2J \u202etxt"
 

@@ -19,6 +19,8 @@ from batchd.records import dollars
 from batchd.store.reader import Reader
 from tests.integration.test_daemon import results, task_file, until
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = """\
 [agent]
 model = "standin/{model}"
