@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ def spool(tmp_path: Path, model_server: str) -> Spool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under a seed, leave out what is ``long``, and take a sample of the cases of each test that is ``sampled``."""
+    """Under a seed, leave out what is ``long``, and take a sample: of the cases of a test, and of the tests of a file."""
     seed = os.environ.get("BATCHD_SAMPLE_SEED")
     if not seed:
         return
@@ -243,8 +243,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for (test, number), found in cases.items():
         surplus = max(len(found) - number, 0)  # fewer where only root has some of them
         left_out.update(random.Random(seed + test).sample(found, surplus))
+    left_out |= _waiting((item for item in items if item not in left_out), seed)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))
+
+
+def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
+    """Return those of files whose tests take turns that have theirs another time: every second one of each file."""
+    by_file = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        if item.get_closest_marker("in_turns"):
+            by_file[item.path][item.nodeid.partition("[")[0]].append(item)
+    waiting = set()
+    for file, tests in by_file.items():
+        for test in random.Random(f"{seed} {file.name}").sample([*tests], len(tests) // 2):
+            waiting.update(tests[test])
+    return waiting
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -38,6 +38,8 @@ class Outages:
     def judge(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
         """Return what a failed call comes to; None if it is to be made again."""
         provider, retries = self._named(permit.call.provider), permit.retries
+        if busy(failure):
+            provider.too_busy(permit)
         cause, reason, message = (
             self._parks(permit, failure),
             FATAL.get(failure.kind),
@@ -208,6 +210,7 @@ class Outages:
         """Note that a provider is there, and the call's model."""
         provider = self._named(permit.call.provider)
         provider.failing.pop(permit.call.ref, None)
+        provider.busy.pop(permit.call.model, None)
         provider.given_up_by.clear()
         provider.refused.discard(permit.call.model)
         for name in (permit.call.provider, permit.call.model):
@@ -242,7 +245,8 @@ class Outages:
             most = tries(failure, most)
         if provider.breaker.outage is not None:
             return Cause.DOWN
-        if permit.retries < most:
+        # All slots may be held by tasks of one model, and each of them have made few of its tries.
+        if (permit.retries if others else provider.tries(permit) - 1) < most:
             return None
         # It is the request only where the provider, there for others, took it each time.
         faulty = others and failure.sent and failing.taken > most
@@ -258,14 +262,14 @@ class Outages:
             permit.call.model,
             self._settings(),
         )
-        since = provider.failing[permit.call.ref].since
-        often = busy(failure) and permit.retries >= settings.max_retries > 0
+        if model not in provider.busy or not busy(failure):
+            return None
+        since = provider.busy[model].since
+        often = provider.tries(permit) > settings.max_retries > 0
         if not (settings.max_parked_s and often and provider.serves_only_others(model, since)):
             return None
         provider.pace.forget(asyncio.get_running_loop().time())
-        message = (
-            f"{failure.message} (after {permit.retries + 1} tries, while other models are served)"
-        )
+        message = f"{failure.message} (after {provider.tries(permit)} tries, while other models are served)"
         error = ErrorInfo(
             type=Reason.PROVIDER_UNAVAILABLE,
             message=message,

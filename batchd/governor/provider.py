@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
@@ -79,6 +80,18 @@ class Failing:
     taken: int = 0
 
 
+@dataclass(slots=True)
+class Busy:
+    """A model that was too busy for each of its calls, one after another, since it was last answered."""
+
+    #: When that began, by the loop's clock.
+    since: float
+    #: Calls that went at the same time are one try.
+    tries: int = 0
+    #: When the last try failed.
+    failed_at: float = -inf
+
+
 Answer: TypeAlias = Callable[[Grant | Refusal | Park], None]
 
 
@@ -121,6 +134,7 @@ class Provider:
         self.answered_from = 0.0
         self.given_up_by: set[Ref] = set()
         self.failing: dict[Ref, Failing] = {}
+        self.busy: dict[str, Busy] = {}
         self._serve = serve
         self._waiting: deque[Permit] = deque()
         self._under_way = 0
@@ -194,6 +208,18 @@ class Provider:
     def shut(self) -> bool:
         """Whether calls are turned away at once, rather than kept waiting."""
         return bool(self.refusal) or self.breaker.shut
+
+    def too_busy(self, permit: Permit) -> None:
+        """Note that a model was too busy for a call."""
+        now = asyncio.get_running_loop().time()
+        busy = self.busy.setdefault(permit.call.model, Busy(now))
+        if permit.ticket is None or permit.ticket.at >= busy.failed_at:
+            busy.tries, busy.failed_at = busy.tries + 1, now
+
+    def tries(self, permit: Permit) -> int:
+        """Return how often a call was made, or others to its model were in its place, in vain."""
+        busy = self.busy.get(permit.call.model)
+        return max(permit.retries + 1, busy.tries if busy else 0)
 
     def serves_only_others(self, model: str, since: float) -> bool:
         """Whether it has answered calls to other models since then, and none to this one."""

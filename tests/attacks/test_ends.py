@@ -13,7 +13,7 @@ from attacking import Attack, living_in, shell
 from camp import Camp, does, says
 from patience import PATIENCE_S, until
 
-pytestmark = pytest.mark.usefixtures("by_turns")
+pytestmark = [pytest.mark.in_turns, pytest.mark.usefixtures("by_turns")]
 
 #: Leaves behind what can be left behind, and writes down in which namespace it lives.
 CLINGING = shell("clinging.py")

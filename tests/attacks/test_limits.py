@@ -11,7 +11,7 @@ from attacking import Attack, shell
 from limiting import Limited, place
 from patience import PATIENCE_S
 
-pytestmark = pytest.mark.usefixtures("by_turns")
+pytestmark = [pytest.mark.in_turns, pytest.mark.usefixtures("by_turns")]
 
 MB = 1 << 20
 
@@ -78,7 +78,7 @@ def test_processes_are_counted(limited: Limited) -> None:
         assert re.fullmatch(told, crowd.excess)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.long
 @pytest.mark.stopped_by("watch")
 def test_processor_time_is_counted_over_all_processes(limited: Limited) -> None:
     """Processes that take turns, none of them for long, use up the time of their command; so do those that nobody waits for."""

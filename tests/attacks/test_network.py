@@ -20,6 +20,8 @@ from attacking import AS_ROOT, DRIVERS, HERE, Attack, shell
 from loopback import Recorder, name_server
 from patience import PATIENCE_S, until
 
+pytestmark = pytest.mark.in_turns
+
 PORT = 3128
 #: Stands in everything that must not reach a server.
 SMUGGLED = b"smuggled-4711"

@@ -14,6 +14,8 @@ import pytest
 from attacking import AS_ROOT, NOBODY_ID, shell
 from camp import Camp, does, says
 
+pytestmark = pytest.mark.in_turns
+
 #: Files that programs obey when they merely work in a directory; MARK is made wherever one of them takes effect.
 PLANTED: Mapping[str, str] = {
     ".git/config": '[core]\n\tfsmonitor = "touch MARK; false"\n\thooksPath = hooks\n\tpager = touch MARK\n\tsshCommand = touch MARK\n[diff]\n\texternal = touch MARK\n[filter "x"]\n\tclean = touch MARK\n',

@@ -12,6 +12,8 @@ from camp import Camp
 
 import batchd
 
+pytestmark = pytest.mark.in_turns
+
 ROOM = """
 [workspace]
 root = "."

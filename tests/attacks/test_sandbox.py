@@ -21,6 +21,8 @@ import sockets
 from attacking import AS_ROOT, DRIVERS, HERE, SECRET, Attack, payload
 from patience import PATIENCE_S
 
+pytestmark = pytest.mark.in_turns
+
 
 @pytest.mark.stopped_by("environment", "pids")
 def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:

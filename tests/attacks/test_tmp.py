@@ -14,6 +14,8 @@ from limiting import Limited, place
 
 from batchd import trees
 
+pytestmark = pytest.mark.in_turns
+
 
 @pytest.fixture
 def limited(attack: Attack, source: Path) -> Iterator[Limited]:

@@ -15,6 +15,8 @@ from camp import Camp, does, says
 from loopback import Recorder
 from patience import until
 
+pytestmark = pytest.mark.in_turns
+
 #: What a terminal would obey (clear, title, clipboard, paste, eight-bit CSI), turn around, or take for a new line.
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJmIC8=\x07\x1b[6n\x9b31m\x85\x08\x08\r\u202e\u2028\u2066"
 #: None of these may ever come raw to where people look. A line end is allowed where it ends a line.

@@ -17,6 +17,8 @@ from stored import Night
 
 from batchd.cli import main
 
+pytestmark = pytest.mark.in_turns
+
 _FIRST = "document.querySelector('.grid tbody .link').textContent"
 _ROWS = "document.querySelectorAll('.grid tbody tr').length"
 _COSTS = "[...document.querySelectorAll('.grid tbody [data-column=usd]')].map(e => e.textContent)"

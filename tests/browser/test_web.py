@@ -19,6 +19,8 @@ from batchd.observe.words import duration, money, rough, span
 from batchd.store.reader import Reader
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 _SLOW = "standin/latency-0.5+steps-4"
 _ROWS = "[...document.querySelectorAll('#tasks tbody tr th a')].map(e => e.textContent)"
 _HEADLINE = "document.querySelector('.headline')?.textContent"

@@ -166,16 +166,27 @@ def whole(summary: Json, results: Sequence[Json], lines: str, ids: Sequence[str]
 
 
 def commands(outcome: Outcome, notes: str) -> Iterator[str]:
-    """No command of a journal ran twice, and each that ended ran, by the lines that they left."""
+    """No command of a journal ran twice, and each that ended ran, by the lines that they left.
+
+    One that was cut off, as a task's end is, has left what it did and no event of its own: its answer asked for it.
+    """
     lines = Counter(notes.split())
+    asked = {
+        json.loads(call["arguments"])["command"].split()[1]
+        for event in outcome.events
+        if event["event"] == "CallAnswered"
+        for call in event["answer"]["tool_calls"]
+        if "notes.txt" in call["arguments"]
+    }
     for event in outcome.events:
         if event["event"] == "ToolRan" and "notes.txt" in event["call"]["arguments"]:
             number = json.loads(event["call"]["arguments"])["command"].split()[1]
             times = lines.pop(number, 0)
             if times > 1 or (times == 0 and event["exit_code"] == 0):
                 yield f"{outcome.name}: command {number} ran {times} times"
-    if lines:
-        yield f"{outcome.name}: no journal knows of the commands {dict(lines)}"
+    for number, times in lines.items():
+        if times > 1 or number not in asked or outcome.end == "completed":
+            yield f"{outcome.name}: no journal knows of the command {number}, which ran {times} times"
 
 
 def orders_done(batch: str, made: int, done: int, unsure: int) -> Iterator[str]:

@@ -263,7 +263,7 @@ def rage(
             storm = Storm(place, logs, figures, without)
             name = ""
             try:
-                while time.monotonic() < end:
+                while not name or time.monotonic() < end:
                     name = f"{seed}/{next(numbers)}"
                     storm.gust(name, min(gust_s, max(1.0, end - time.monotonic())))
                     print(f"gust {name}: {figures}", flush=True)

@@ -15,6 +15,8 @@ from monkey import KILLS, Monkey
 from patience import PATIENCE_S
 from verdict import judge
 
+pytestmark = pytest.mark.in_turns
+
 TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "20"))
 SEED = int(os.environ.get("BATCHD_CHAOS_SEED", str(time.time_ns() % 1_000_000)))
 LONG = TASKS >= 500
@@ -57,6 +59,7 @@ def test_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
     assert monkey.kills >= _LEAST
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_server_that_dies_and_returns_costs_only_calls(tmp_path: Path) -> None:
     """Outages are waited out, parked where they last: all tasks complete, and lost calls are unsettled, not repeated."""

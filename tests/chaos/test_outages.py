@@ -17,6 +17,8 @@ import warm
 from arena import CALLS, ROOT, Arena, Model, arena, tasks, until
 from verdict import judge
 
+pytestmark = pytest.mark.in_turns
+
 _TASKS = int(os.environ.get("BATCHD_CHAOS_TASKS", "30"))
 _KEY = "sk-the-right-one-0123456789"
 _STEPS = f"standin/steps-{CALLS}"

@@ -14,6 +14,8 @@ import pytest
 from arena import CALLS, Arena, Model, arena, tasks, until
 from verdict import Figures, judge
 
+pytestmark = pytest.mark.in_turns
+
 _COUNT = 40
 
 

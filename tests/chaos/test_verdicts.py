@@ -158,7 +158,12 @@ def test_commands_that_ran_twice_or_in_secret_are_found() -> None:
     cut = _outcome([_ran(1), _ran(2, None)])
     for outcome, notes in ((twice, "1\n2\n"), (cut, "1\n2\n"), (cut, "1\n")):
         assert [*books.commands(outcome, notes)] == []
-    for outcome, notes in ((twice, "1\n2\n2\n"), (twice, "1\n"), (twice, "1\n2\n3\n")):
+    for outcome, notes in (
+        (twice, "1\n2\n2\n"),
+        (twice, "1\n"),
+        (twice, "1\n2\n3\n"),
+        (twice, "1\n2\n3\n3\n"),
+    ):
         assert len([*books.commands(outcome, notes)]) == 1
 
 

@@ -21,6 +21,8 @@ import pytest
 import warm
 from patience import PATIENCE_S
 
+pytestmark = pytest.mark.in_turns
+
 # An escape sequence that would clear a terminal, and a mark that turns text around.
 HOSTILE = "make \x1b[2J \u202etxt"
 
@@ -271,6 +273,7 @@ def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:
     assert spool.batchd("run", path, "--processes", "0").returncode == 2
 
 
+@pytest.mark.long
 def test_no_moment_of_a_run_is_too_early_for_ctrl_c(spool: Any) -> None:
     """While everything loads, the whole process group gets the signal: no traceback, nothing left behind."""
     path = spool.write("early.json", [{"first_prompt": "x", "model": "standin/hang"}])
@@ -348,7 +351,7 @@ def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("redirected", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
     """Started without standard streams, as some supervisors do, daemon and commands work; files go where they should."""

@@ -40,6 +40,8 @@ from batchd.records import Ref
 from batchd.spool.removal import Folder
 from batchd.store import Reader
 
+pytestmark = pytest.mark.in_turns
+
 #: A task that never ends by itself.
 HANGS = {"model": "standin/hang"}
 #: One that stops at a durable point ten times a second.

@@ -32,6 +32,8 @@ from batchd.events import Event
 from batchd.pool import process
 from batchd.records import Ref
 
+pytestmark = pytest.mark.in_turns
+
 _HERE = Path(__file__).parent
 
 _CONFIG = """\

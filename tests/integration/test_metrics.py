@@ -22,6 +22,10 @@ from patience import PATIENCE_S
 from prometheus_client.parser import text_string_to_metric_families
 from weather import Station, until
 
+from batchd import control
+
+pytestmark = pytest.mark.in_turns
+
 _MORE = """
 [models."standin/{model}"]
 input_usd_per_mtok = 1.0
@@ -173,9 +177,8 @@ def test_figures_equal_what_the_outbox_says(
 def test_the_state_of_the_moment_is_told(tmp_path: Path, model_server: str) -> None:
     """While tasks run, wait and are parked, the gauges say so; and who has been told to wait, and for what."""
     port = _port()
-    station = _station(
-        tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-0.5+steps-3"
-    )
+    station = _station(tmp_path, model_server, f'listen = "127.0.0.1:{port}"', "latency-1+steps-3")
+    state = tmp_path / ".batchd"
     with station.serving():
         station.drop("b.json", _file(5))
         until(lambda: _scrape(port).sum("model_calls_in_flight", provider="standin") == 2)
@@ -184,13 +187,12 @@ def test_the_state_of_the_moment_is_told(tmp_path: Path, model_server: str) -> N
         assert (now.sum("agents_busy"), now.sum("batches_open")) == (2, 1)
         assert now.sum("day_reserved_usd") > 0
         assert now.sum("workers_resident_memory_bytes") > 1 << 20
-        command = [*station.command()[:-1], "pause", "--all"]
-        subprocess.run(command, check=True, capture_output=True)
+        control.request(state, "pause", scope="all", name="")
         until(lambda: _scrape(port).sum("tasks", status="parked") == 2)
         now = _scrape(port)
         assert (now.sum("tasks", status="running"), now.sum("parkings", scope="all")) == (0, 1)
         assert now.sum("tasks_suspended_total", cause="park") == 2
-        subprocess.run([*station.command()[:-1], "resume"], check=True, capture_output=True)
+        control.request(state, "resume", scope="", name="")
         station.completed("b", 5)
         until(lambda: _scrape(port).sum("tasks") == 0)
 

@@ -29,6 +29,8 @@ from batchd.records import Network, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check
 from batchd.sandbox.network.destinations import ours
 
+pytestmark = pytest.mark.in_turns
+
 BLOB = os.urandom(1 << 20) * 24
 
 

@@ -30,6 +30,8 @@ from batchd.notify.waiting import Waiting
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook, free_port
 
+pytestmark = pytest.mark.in_turns
+
 KEY = "the-key-for-signatures-1"
 PASSWORD = "the-password-of-mail-2"
 

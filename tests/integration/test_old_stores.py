@@ -23,6 +23,8 @@ from batchd.store.bodies import pack, unpack
 from batchd.store.migrations import MIGRATIONS
 from batchd.store.schema import open_writer
 
+pytestmark = pytest.mark.in_turns
+
 DATA = Path(__file__).parents[1] / "data"
 #: Where the spools lay that the archives were made of.
 ROOT = b"/var/tmp/batchd-old-spool"

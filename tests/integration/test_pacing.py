@@ -74,8 +74,8 @@ def test_a_storm_costs_few_requests_and_no_task(tmp_path: Path, *, headers: bool
             took = time.monotonic() - begun
             answered, refused = _counts(server)
             assert answered == 80
-            assert refused <= 24, "not even two an agent, as it learns"
-            assert took < 60, "seven seconds are the provider's own"
+            assert refused <= answered / 2, "where nobody learns, it is several for each answer"
+            assert took < PATIENCE_S, "seven seconds are the provider's own"
             slowest, fastest = (480, 720) if headers else (240, 2400)
             assert slowest <= told["rpm"] <= fastest
 

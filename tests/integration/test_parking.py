@@ -19,6 +19,8 @@ from batchd.records import dollars
 from batchd.store.reader import Reader
 from tests.integration.test_daemon import results, task_file, until
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = """\
 [agent]
 model = "standin/{model}"
@@ -129,7 +131,8 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 150
         assert all(r["usage"]["unsettled_calls"] == 0 for r in found)
-        assert sum(r["timing"]["parked_s"] > 1.0 for r in found) <= 8
+        # Those that had a slot, and those that have tried since.
+        assert sum(r["timing"]["parked_s"] > 1.0 for r in found) <= 15
 
     asyncio.run(scenario())
 

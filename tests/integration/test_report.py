@@ -22,6 +22,8 @@ from batchd import results
 from batchd.store.reader import Reader
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 #: How these tests stand behind others, and how a large report does then.
 _OWN = os.getpriority(os.PRIO_PROCESS, 0)
 _LOW = min(_OWN + 10, 19)

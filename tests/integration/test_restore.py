@@ -26,6 +26,8 @@ from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
 from batchd.store import Reader, Store
 
+pytestmark = pytest.mark.in_turns
+
 SLOW, LONG = "latency-0.7+steps-2", "latency-30+steps-2"
 #: The first request has no answer, ever.
 DEAF = "hang-1+steps-2"

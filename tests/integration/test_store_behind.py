@@ -29,6 +29,8 @@ from batchd.spool import home, outbox
 from batchd.store import Reader, Store, restoring, wal
 from batchd.taskstate import TaskState
 
+pytestmark = pytest.mark.in_turns
+
 #: A copy of files has none of the sockets of a daemon that runs.
 _SOCKETS = shutil.ignore_patterns("pool", "*.sock")
 

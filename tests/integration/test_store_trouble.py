@@ -49,6 +49,8 @@ from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, 
 from batchd.store import Reader, Store, copies, restoring, schema, writer
 from batchd.store.migrations import MIGRATIONS
 
+pytestmark = pytest.mark.in_turns
+
 ROOT = Path(__file__).parents[2]
 DAY = 86400.0
 

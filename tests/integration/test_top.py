@@ -15,6 +15,8 @@ from teletype import Teletype
 
 from tests.integration.test_control import HANGS, Control
 
+pytestmark = pytest.mark.in_turns
+
 #: A command that renames a terminal's window, wipes it, and goes red.
 EVIL = r"printf '\033]0;owned\007\033[2J\033[31mred\r\n'; exit 1"
 

@@ -22,6 +22,8 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from patience import PATIENCE_S
 from weather import Station, until
 
+pytestmark = pytest.mark.in_turns
+
 _MORE = """
 [models."standin/{model}"]
 input_usd_per_mtok = 1.0

@@ -19,6 +19,8 @@ from batchd import control
 from batchd.errors import NoDaemonError
 from batchd.store import Reader
 
+pytestmark = pytest.mark.in_turns
+
 
 class Installed:
     """A spool whose daemon runs a copy of the package."""

@@ -24,6 +24,8 @@ from batchd.observe.waiting import Waiting
 from batchd.store.reader import Reader
 from tests.integration.test_daemon import results, task_file, until
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = """\
 [agent]
 model = "standin/steps-2"

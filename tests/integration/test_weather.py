@@ -19,6 +19,8 @@ import sockets
 from patience import PATIENCE_S
 from weather import TASK, Station, filled, mounted, until
 
+pytestmark = pytest.mark.in_turns
+
 #: Long enough for what has not settled, or is not for us, to be taken all the same.
 A_WHILE_S = 1.0
 

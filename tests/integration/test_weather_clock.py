@@ -23,6 +23,8 @@ from weather import TASK, Station, answer_after, until
 from batchd import events, taskstate
 from batchd.store.reader import Reader
 
+pytestmark = pytest.mark.in_turns
+
 
 def _results(station: Station, batch: str) -> list[dict[str, Any]]:
     lines = (station.outbox / batch / "results.jsonl").read_text().splitlines()

@@ -20,6 +20,8 @@ from batchd.spool import taskfile
 from batchd.store.reader import Reader
 from tests.conftest import stand_in
 
+pytestmark = pytest.mark.in_turns
+
 
 def _tasks(count: int) -> bytes:
     return json.dumps([{"first_prompt": f"task {i}"} for i in range(count)]).encode()

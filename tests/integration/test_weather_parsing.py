@@ -12,6 +12,8 @@ import pytest
 from patience import PATIENCE_S
 from weather import TASK, Station, until
 
+pytestmark = pytest.mark.in_turns
+
 
 def _slow(patterns: int) -> bytes:
     """Return a task file in which each pattern takes a good part of a second to compile: all letters, of either case."""

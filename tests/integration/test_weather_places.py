@@ -7,6 +7,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 import warm
 from patience import PATIENCE_S
 from weather import Station, hanging, until
@@ -15,6 +16,8 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.records import Status
 from batchd.store.reader import Reader
+
+pytestmark = pytest.mark.in_turns
 
 
 def _tasks(count: int) -> bytes:

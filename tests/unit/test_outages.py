@@ -263,6 +263,47 @@ def test_where_only_parked_models_are_left_one_of_them_tries_their_provider() ->
     asyncio.run(scenario())
 
 
+def test_tries_of_many_tasks_count_together_where_nobody_is_served() -> None:
+    """Tasks of one model hold all slots, each has made few of its tries, and they give them back all the same."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1, max_retries=4, probe_s=_DAY_S)
+        told = Told(g)
+        tasks = [Task(g, name) for name in "abc"]
+        for task in tasks:
+            task.ask()
+        turns = 0
+        while not told.of:
+            (task,) = [t for t in tasks if t.answers and t.answered.is_set()]
+            task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=0.001)
+            turns += 1
+            assert turns < 9
+            async with asyncio.timeout(30):
+                await asyncio.wait(
+                    [asyncio.ensure_future(t.answered.wait()) for t in tasks],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        assert (turns, told.of) == (5, [("parked", "p", Cause.DOWN)])
+
+    asyncio.run(scenario())
+
+
+def test_refusals_of_one_moment_are_one_try() -> None:
+    """As in the first seconds of a storm: as many calls as may go meet a limit together, and nothing is parked."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_retries=4)
+        told = Told(g)
+        tasks = [Task(g, str(n)) for n in range(9)]
+        for task in tasks:
+            task.ask()
+        for task in tasks:
+            task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=0.001)
+        assert told.of == []
+
+    asyncio.run(scenario())
+
+
 def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
     """From each opening to the try after it, where that failed: what no call has asked is not given up."""
 
