@@ -103,8 +103,8 @@ class Inbox:
         self._rung = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bell = asyncio.Event()
-        #: Held while a thread works on the folder.
-        self._looking = asyncio.Lock()
+        #: Held while a thread works on the folder: it may go on when no one waits for it any more.
+        self._at_work = threading.Lock()
 
     async def start(self) -> None:
         """Make the folder if it is missing, open it, and begin to watch it.
@@ -121,8 +121,7 @@ class Inbox:
         if self._watcher:
             await asyncio.to_thread(self._watcher.stop)
             self._watcher = None
-        async with self._looking:
-            self._let_go()
+        await asyncio.to_thread(self._let_go)
 
     def claimed(self) -> set[str]:
         """Return the ULIDs of what an earlier run claimed and has not moved on. Raises ``OSError``."""
@@ -158,9 +157,7 @@ class Inbox:
             yield claim
         while not self._stopped:
             # The folder is looked at in a thread: disks may be slow.
-            async with self._looking:
-                idle = self._paused or self._stopped
-                found = [] if idle else await asyncio.to_thread(self._round)
+            found = [] if self._paused else await asyncio.to_thread(self._round)
             for claim in found:
                 yield claim
             if not found:
@@ -219,7 +216,13 @@ class Inbox:
     def _round(self) -> list[Claim]:
         """Look at what was hinted at or has settled, else at the whole folder; claim a chunk."""
         self._looks += 1
+        with self._at_work:
+            return [] if self._stopped else self._look_round()
+
+    def _look_round(self) -> list[Claim]:
         try:
+            if not self._stands():
+                self._prepare()
             hints, burst = self._take_hints()
             if burst:
                 self._next_scan = 0.0
@@ -355,12 +358,20 @@ class Inbox:
         self._descriptor = found
         self._settled.clear()
 
+    def _stands(self) -> bool:
+        """Whether the folder's path still leads to what is open."""
+        try:
+            return os.path.samestat(os.stat(self.folder), os.fstat(self._descriptor))  # noqa: PTH116 (for each round)
+        except OSError:
+            return False
+
     def _let_go(self) -> None:
         """Close what is open."""
-        self._claimer.leave()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        with self._at_work:
+            self._claimer.leave()
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._descriptor = -1
 
     def _trouble(self, message: str) -> None:
         """Log what somebody should know, each thing once in a while."""

@@ -187,7 +187,7 @@ def test_every_file_of_the_outbox_is_synced_before_and_its_folder_after_the_rena
         if not target.startswith(trace.outbox) or target == f"{trace.outbox}/c":
             continue  # the batch's folder has a test of its own
         renamed += 1
-        if "/inbox/" not in source:  # its owner wrote that one
+        if "/claimed/" not in source:  # its owner wrote that one
             last = max(w.ended for w in trace.written(source, -1, call.began))
             assert trace.synced(source, last, call.began), f"{target} was not synced"
         folder = str(Path(target).parent)

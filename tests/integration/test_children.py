@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 from batchd import children
 
-_SHOWS = "import json, msgspec, sys; print(json.__file__, sys.flags.isolated, sys.flags.no_site, sys.argv[1:])"
+_SHOWS = """
+import json, msgspec, sys
+flags = sys.flags.isolated, sys.flags.no_site
+print(json.dumps([json.__file__, *flags, sys.prefix, sys.argv[1:]]))
+"""
 
 
 def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
@@ -36,6 +42,6 @@ def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    found, isolated, no_site, *arguments = done.stdout.split(maxsplit=3)
+    found, *rest = json.loads(done.stdout)
     assert not found.startswith(str(tmp_path))
-    assert (isolated, no_site, arguments) == ("1", "1", ["['a b']\n"])
+    assert rest == [1, 1, sys.prefix, ["a b"]]

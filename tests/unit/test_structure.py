@@ -23,7 +23,7 @@ class Room:
     may: tuple[str, ...] = ()
 
 
-LEAVES = ("records", "errors", "log", "masking", "sealing", "trees")
+LEAVES = ("records", "errors", "log", "masking", "sealing", "trees", "children")
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
@@ -44,6 +44,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
+    "children": Room(0),
     "config": Room(1),
     "events": Room(1),
     "taskstate": Room(1, ("events",)),
@@ -197,7 +198,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, llm",
         ),
         (
             {
