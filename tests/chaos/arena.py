@@ -127,6 +127,7 @@ class Process:
     pid: int
     #: Clock ticks since boot: with it, a number that was used again is told.
     started: int
+    parent: int
     #: ``daemon``, ``forkserver``, ``worker``, or ``other``: sandboxes, their guards and the like.
     role: str
     #: The kernel's letter: ``T`` is stopped, ``Z`` a zombie.
@@ -222,16 +223,30 @@ class Arena:
 
     def processes(self) -> list[Process]:
         """Return everything that belongs to this spool, by environment, directory or mounts."""
-        found = []
+        found: dict[int, Process] = {}
+        others: list[Process] = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError, ValueError):
                     process = self._process(entry)
-                    if process.started >= self._since and self._ours(entry):
-                        found.append(process)
-        return found
+                    if process.started < self._since:
+                        continue
+                    if process.role == "daemon" or self._ours(entry):
+                        found[process.pid] = process
+                    else:
+                        others.append(process)
+        # A process that holds keys shows its environment to root alone: others know it by its parent.
+        for process in sorted(others, key=lambda each: each.started):
+            if os.geteuid() and process.parent in found:
+                found[process.pid] = process
+        return [*found.values()]
 
     def _ours(self, entry: Path) -> bool:
+        with contextlib.suppress(PermissionError):
+            return self._bears_the_mark(entry)
+        return False
+
+    def _bears_the_mark(self, entry: Path) -> bool:
         if f"CHAOS_MARK={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
             return True
         if self.mark in str((entry / "cwd").readlink()):
@@ -252,7 +267,7 @@ class Arena:
         elif "multiprocessing.forkserver" in command:
             # A worker is a fork of it with a session of its own.
             role = "worker" if int(fields[3]) == pid else "forkserver"
-        return Process(pid, int(fields[19]), role, fields[0], command.strip())
+        return Process(pid, int(fields[19]), int(fields[1]), role, fields[0], command.strip())
 
     def alive(self, ones: Iterable[Process]) -> list[Process]:
         """Return those of ``ones`` that still run."""

@@ -85,7 +85,8 @@ class Giver:
 
         def ended(order: Order) -> None:
             self._note_end(order)
-            if order.code in {0, 2}:
+            # 2 says that nothing is paused by that name, or that the configuration is wrong: then it is not over.
+            if order.code == 0 or (order.code == 2 and "config.toml" not in order.output):
                 self._times.journal.end(hindrance, time.monotonic())
             else:
                 self._times.after(1.0, lambda: self._resume(hindrance, *scope))
