@@ -22,6 +22,7 @@ from batchd import config
 from batchd.daemon import Daemon, reconcile
 from batchd.daemon.reconcile import Plan
 from batchd.records import Batch, Cause, Ref, Scope, Status, Task
+from batchd.spool import places
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
 from batchd.store import Reader, Store
@@ -89,6 +90,7 @@ def older(spool: Any, slow_server: str) -> Path:
         daemon.wait()
     late = spool.write("late.json", [{"first_prompt": "late"}])
     claimer = Claimer(spool.folder / "inbox", spool.folder / ".batchd")
+    claimer.enter(places.enter(spool.folder / "inbox"))
     inside = late.rename(spool.folder / "inbox" / "late.json")
     claimer.take("late.json", signature(os.lstat(inside)))
     assert claimer.taken()

@@ -312,9 +312,13 @@ def test_two_daemons_share_an_inbox_on_another_file_system(
     try:
         with one.serving():
             drop("held", 10)
-            claimed = one.folder / ".batchd/claimed"
+            # No rename leads from there to a state directory.
+            claimed = inbox / ".claimed"
             until(lambda: len(list(claimed.iterdir())) == 10, one.text)
             with other.serving():
+                until(
+                    lambda: other.told("inbox_trouble", "10 files in .claimed belong"), other.text
+                )
                 assert other.told("batch_received") == []
                 one.outbox.unlink()
                 for i in range(10):
