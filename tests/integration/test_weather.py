@@ -374,7 +374,7 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
         until(lambda: len(station.told("batch_received")) == 3, station.text)
         (tmp_path / "new-link").symlink_to("second")
         (tmp_path / "new-link").rename(station.inbox)
-        until(lambda: station.told("inbox_trouble", "watched anew"), station.text)
+        until(lambda: station.told("inbox_trouble", "is watched again"), station.text)
         begun = time.monotonic()
         station.drop("elsewhere.json")
         until(lambda: not (tmp_path / "second/elsewhere.json").exists())
