@@ -38,6 +38,8 @@ class Terms:
     system_prompt: str = ""
     #: The directory's files at the start: path to (size, mtime in ns). None: too many to list.
     files: Mapping[str, tuple[int, int]] | None = None
+    #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
+    check_in: str = "task"
     #: Models to compare the cost with.
     compare: tuple[ModelSetup, ...] = ()
     #: Whether a money limit of the task, its batch or the day is active.

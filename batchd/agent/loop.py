@@ -111,7 +111,8 @@ class _Agent:
         text = terms.model.tools == "text"
         prompt = prompts.system(task, await place.facts(), text=text)
         files = {} if place.new else await asyncio.to_thread(place.files)
-        return TaskStarted(at=now, terms=replace(terms, system_prompt=prompt, files=files))
+        terms = replace(terms, system_prompt=prompt, files=files, check_in=task.check_in)
+        return TaskStarted(at=now, terms=terms)
 
     def _add(self, event: Event) -> None:
         # A call's beginning is in the journal already: the daemon wrote it, with the permit.

@@ -223,7 +223,10 @@ class Performer:
             if step.by == "check":
                 timeout_s = self._left(self._task.limits.tool_timeout_s)
                 most = context.output_bytes(state.setup(Purpose.AGENT))
-                verdict, ran = await evaluate.check(self._place, self._task.check, timeout_s, most)
+                apart = state.terms is not None and state.terms.check_in == "apart"
+                verdict, ran = await evaluate.check(
+                    self._place, self._task.check, timeout_s, most, apart=apart
+                )
                 judged = self._verdict(verdict, last=step.last)
                 judged = replace(judged, refused=ran.refused, excess=ran.excess)
                 return replace(judged, seconds=ran.seconds, waited_s=waited_s)

@@ -14,27 +14,38 @@ class Folders:
     #: -1 once it is closed.
     task: int
     tmp: int | None = None
+    #: The task's own /tmp where commands are given another: it takes room all the same.
+    kept: int | None = None
     #: Whether the directory was made just now: nothing is in it.
     new: bool = False
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield what is open."""
+    def given(self) -> Iterator[int]:
+        """Yield what commands are given."""
         if self.task >= 0:
             yield self.task
         if self.tmp is not None:
             yield self.tmp
 
+    def __iter__(self) -> Iterator[int]:
+        """Yield what is open."""
+        yield from self.given()
+        if self.kept is not None:
+            yield self.kept
+
     def copy(self) -> Folders:
         """Return descriptors of the same folders that outlive these. Raises ``OSError``."""
-        task = os.dup(self.task)
+        made = Folders(-1)
         try:
-            return Folders(task, None if self.tmp is None else os.dup(self.tmp))
+            made.task = os.dup(self.task)
+            made.tmp = None if self.tmp is None else os.dup(self.tmp)
+            made.kept = None if self.kept is None else os.dup(self.kept)
         except OSError:
-            os.close(task)
+            made.close()
             raise
+        return made
 
     def close(self) -> None:
         """Close them, once."""
         for descriptor in self:
             os.close(descriptor)
-        self.task, self.tmp = -1, None
+        self.task, self.tmp, self.kept = -1, None, None

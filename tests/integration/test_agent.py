@@ -204,6 +204,25 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
     scene(tmp_path, play)
 
 
+def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path) -> None:
+    """A journal that does not say where checks run is from before they ran apart: its task goes on in its own /tmp."""
+
+    async def play(scene: Scene) -> None:
+        job = task("steps-1", check="false", limits=Limits(max_iterations=1))
+        whole = (await scene.run(job)).events
+        new = [e for e in whole if isinstance(e, events.RoundEvaluated)]
+        kind, fields = json.loads(events.encode(whole[0]))
+        assert fields["terms"].pop("check_in") == "apart"
+        older = events.decode(json.dumps((kind, fields)).encode())
+        ended = await scene.run(job, [older])
+        old = [e for e in ended.events if isinstance(e, events.RoundEvaluated)]
+        said = [e.evaluation.feedback for e in (*new, *old)]
+        apart = "`false`: exit code 1 (a check begins with an empty HOME and /tmp)"
+        assert said == [apart, "`false`: exit code 1"]
+
+    scene(tmp_path, play)
+
+
 def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
     """Files are written, read and edited with their line ends kept; what goes wrong is told, with the mend."""
 

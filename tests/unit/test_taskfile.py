@@ -119,6 +119,19 @@ def test_who_evaluates(spool: Config) -> None:
     assert [t.evaluator for t in tasks] == ["judge", "none", "judge", "none"]
 
 
+def test_where_a_check_runs(spool: Config) -> None:
+    """Apart, unless the task, its batch or the configuration says that it is in the task's own place."""
+    data: dict[str, Any] = {
+        "tasks": [{"first_prompt": "x"}, {"first_prompt": "x", "check_in": "task"}]
+    }
+    assert [t.check_in for t in _tasks(data, spool)] == ["apart", "task"]
+    assert [t.check_in for t in _tasks({**data, "check_in": "task"}, spool)] == ["task", "task"]
+    lax = replace(spool, evaluation=replace(spool.evaluation, check_in="task"))
+    assert [t.check_in for t in _tasks({**data, "check_in": "apart"}, lax)] == ["apart", "task"]
+    assert [t.check_in for t in _tasks(data, lax)] == ["task", "task"]
+    assert "'apart' or 'task'" in _problems({**data, "check_in": "host"}, spool)["check_in"]
+
+
 def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
     """One look at a file tells everything: also of a task that has another error already."""
     found = _problems(
