@@ -79,7 +79,8 @@ class Performer:
                 yield self._compacted(step)
             case Finish(verdict):
                 files = await asyncio.to_thread(self._place.files)
-                yield self._host.finish(state, verdict, files, self._host.clock())
+                triggers = await asyncio.to_thread(self._place.triggers)
+                yield self._host.finish(state, verdict, files, triggers, self._host.clock())
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(slots=True)
@@ -18,6 +18,9 @@ class Folders:
     kept: int | None = None
     #: Whether the directory was made just now: nothing is in it.
     new: bool = False
+    #: The paths of both, as they were opened.
+    task_path: str = ""
+    tmp_path: str = ""
 
     def given(self) -> Iterator[int]:
         """Yield what commands are given."""
@@ -34,7 +37,7 @@ class Folders:
 
     def copy(self) -> Folders:
         """Return descriptors of the same folders that outlive these. Raises ``OSError``."""
-        made = Folders(-1)
+        made = replace(self, task=-1, tmp=None, kept=None)
         try:
             made.task = os.dup(self.task)
             made.tmp = None if self.tmp is None else os.dup(self.tmp)

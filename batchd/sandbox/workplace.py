@@ -13,7 +13,8 @@ from typing import Self
 from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
-from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch
+from batchd.records.triggers import Trigger
+from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch, triggers
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.cgroup import Delegated, Group
 from batchd.sandbox.child import Child, prepare_process
@@ -85,7 +86,6 @@ class Sandbox:
                 self._policy,
                 folders,
                 setting,
-                tmp=tmp,
                 watcher=self._watcher,
                 disk=Disk(folders, self._policy, base=0 if fresh else None),
                 cgroup=self._cgroup,
@@ -118,7 +118,7 @@ class Sandbox:
     async def _opened(self, path: str, tmp: str, *, fresh: bool) -> Folders:
         user = self._policy.user
         task, new = directory.fresh(path, user) if fresh else (directory.opened(path), False)
-        folders = Folders(task, new=new)
+        folders = Folders(task, new=new, task_path=path, tmp_path=tmp)
         # Outside of a sandbox, who is not its owner could not reach it.
         if tmp and (self._bwrap or not as_root()):
             try:
@@ -138,7 +138,6 @@ class Workplace:
         folders: Folders,
         setting: Setting,
         *,
-        tmp: str,
         watcher: Watcher,
         disk: Disk,
         cgroup: Delegated | None,
@@ -149,7 +148,6 @@ class Workplace:
         self._policy = policy
         self._folders = folders
         self._setting = setting
-        self._tmp = tmp
         self._start = setting.starter(folders, policy)
         self._watcher = watcher
         self._disk = disk
@@ -246,14 +244,13 @@ class Workplace:
 
         Nothing but what lies in the directory is left of other commands. Raises ``SandboxError``.
         """
-        tmp = "" if self._folders.tmp is None else scratch.apart(self._tmp)
+        tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)
         folders = await patiently(functools.partial(self._emptied, tmp))
         try:
             with Workplace(
                 self._policy,
                 folders,
                 self._setting.apart(tmp),
-                tmp=tmp,
                 watcher=self._watcher,
                 disk=self._disk.apart(folders),
                 cgroup=self._cgroup,
@@ -297,3 +294,8 @@ class Workplace:
         """
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
+
+    def triggers(self, seconds: float = 2.0) -> Mapping[str, Trigger]:
+        """Return what other programs run or obey when somebody uses the directory, by path. Blocks like ``files``."""
+        found = triggers.found(self._folders.task, self._folders.task_path, seconds)
+        return {self.masker.text(path): trigger for path, trigger in found.items()}

@@ -99,6 +99,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
     "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
+    "triggers": (("sandbox/triggers.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
+    "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "else:"),),
     "whole files": (
         ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
     ),
@@ -135,7 +137,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "whole letters": (("records/models.py", "return valid_throughout(json.loads(", "return (json.loads("),),
     "evaluation": (("agent/evaluate.py", "done = ran.exit_code == 0 and not ran.timed_out", "done = True"),),
     "apart": (
-        ("sandbox/workplace.py", '        tmp = "" if self._folders.tmp is None else scratch.apart(self._tmp)\n',
+        ("sandbox/workplace.py", '        tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)\n',
          '        yield self\n        return\n        tmp = ""\n'),
     ),
     "calls": (

@@ -35,6 +35,7 @@ from batchd.records import (
     Status,
     Task,
     ToolCall,
+    Trigger,
 )
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
@@ -108,10 +109,12 @@ class Grantor:
         state: TaskState,
         verdict: Verdict,
         files: Mapping[str, tuple[int, int]] | None,
+        triggers: Mapping[str, Trigger] | None,
         at: float,
     ) -> events.TaskFinished:
         """End without a result's text."""
-        result = json.dumps({"files": sorted(files or ()), "answer": state.answer})
+        told = {"files": sorted(files or ()), "triggers": sorted(triggers or ())}
+        result = json.dumps({**told, "answer": state.answer})
         return events.TaskFinished(
             at=at, status=verdict.status, reason=verdict.reason, result=result
         )
