@@ -100,7 +100,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
     "triggers": (("sandbox/triggers.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
-    "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "else:"),),
+    "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
     ),
