@@ -25,6 +25,7 @@ from batchd.records import (
     Reason,
     Status,
     ToolCall,
+    Trigger,
 )
 
 
@@ -38,6 +39,11 @@ class Terms:
     system_prompt: str = ""
     #: The directory's files at the start: path to (size, mtime in ns). None: too many to list.
     files: Mapping[str, tuple[int, int]] | None = None
+    #: What other programs run when somebody uses the directory, at the start, by path. None: nobody looked, as in
+    #: the oldest journals.
+    triggers: Mapping[str, Trigger] | None = None
+    #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
+    check_in: str = "task"
     #: Models to compare the cost with.
     compare: tuple[ModelSetup, ...] = ()
     #: Whether a money limit of the task, its batch or the day is active.

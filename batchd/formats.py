@@ -98,6 +98,20 @@ class FilesV1:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunsCodeV1:
+    """A file that was changed, and that other programs run or obey when somebody uses the directory."""
+
+    #: Below the task's directory; ``.``: of all of it, since there was too much to look at.
+    path: str
+    #: ``created`` or ``modified``.
+    change: str
+    #: Whose programs: ``git``, ``editors``, ``shells``, ``agents`` or ``tools``; empty: nobody could look into it.
+    by: str
+    #: The command that shows it, and runs nothing.
+    show: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResultV1:
     """The result of one task: ``outbox/BATCH/TASK.json``."""
 
@@ -121,6 +135,9 @@ class ResultV1:
     timing: TimingV1
     attempts: int
     files: FilesV1 | None
+    #: What it changed that runs code when the directory is used; null: nobody looked, as where its worker died.
+    #: Left out of the oldest results.
+    runs_code: tuple[RunsCodeV1, ...] | None = ()
     error: ErrorInfo | None
     #: The file beside this one that holds every step; null: the task never started.
     transcript: str | None
@@ -141,6 +158,8 @@ class SummaryTaskV1:
     run_s: float
     #: The error's message, if any.
     message: str | None
+    #: Files that it changed and that run code when its directory is used; null: nobody looked.
+    runs_code: int | None = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from batchd.formats import (
     FilesV1,
     ProblemV1,
     ResultV1,
+    RunsCodeV1,
     SummaryTaskV1,
     SummaryV1,
     TimingV1,
@@ -36,8 +38,10 @@ from batchd.records import (
     Reason,
     Status,
     Task,
+    Trigger,
     Usage,
 )
+from batchd.records.triggers import changed, show
 from batchd.taskstate import TaskState
 
 #: Digits kept of a sum in dollars: a hundredth of a millionth.
@@ -60,8 +64,9 @@ def result(
     finished_at: float,
     attempts: int,
     files: Mapping[str, tuple[int, int]] | None,
+    triggers: Mapping[str, Trigger] | None = None,
 ) -> str:
-    """Return the text of a task's result file. ``files`` is its directory as it is now."""
+    """Return the text of a task's result file. ``files`` and ``triggers``: its directory as it is now."""
     state = state.settled()
     before = state.terms.files if state.terms else None
     changes = None
@@ -96,6 +101,7 @@ def result(
         ),
         attempts=attempts,
         files=changes,
+        runs_code=_runs_code(batch.directory(task), state, triggers),
         error=error,
         transcript=f"{task.id}.jsonl" if started else None,
         tags=task.tags,
@@ -136,6 +142,7 @@ class Sums:
                 cost=result.cost.total,
                 run_s=result.timing.run_s,
                 message=result.error.message if result.error else None,
+                runs_code=None if result.runs_code is None else len(result.runs_code),
             )
         )
 
@@ -308,4 +315,25 @@ def _listed(changes: FileChanges) -> FilesV1:
         created=changes.created[:_MAX_FILES_LISTED],
         modified=changes.modified[:_MAX_FILES_LISTED],
         deleted=changes.deleted[:_MAX_FILES_LISTED],
+    )
+
+
+def _runs_code(
+    directory: str, state: TaskState, after: Mapping[str, Trigger] | None
+) -> tuple[RunsCodeV1, ...] | None:
+    """Return what a task changed that others run; None where nobody knows."""
+    if state.terms is None:
+        return ()  # it never began
+    before = state.terms.triggers
+    if before is None or after is None:
+        return None
+    changes = islice(changed(before, after, state.started_at).items(), _MAX_FILES_LISTED)
+    return tuple(
+        RunsCodeV1(
+            path=path,
+            change=change,
+            by=after[path].by,
+            show=show(directory, path, after[path], state.started_at),
+        )
+        for path, change in changes
     )

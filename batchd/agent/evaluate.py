@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import re
@@ -18,6 +19,8 @@ from batchd.taskstate import clipped
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
+#: What a model must know that sees pass what its check does not.
+_APART = " (a check begins with an empty HOME and /tmp)"
 #: Of a judge's feedback, which goes into the conversation, so many characters are kept: it is asked for two sentences.
 _FEEDBACK = 8000
 _SCHEMA_CHILD = Path(__file__).with_name("schemachild.py")
@@ -50,14 +53,17 @@ def _verdict(value: Any) -> Evaluation | None:
 
 
 async def check(
-    place: Workplace, command: str, timeout_s: float, most: int | None = None
+    place: Workplace, command: str, timeout_s: float, most: int | None = None, *, apart: bool
 ) -> tuple[Evaluation, Ran]:
     """Run the task's own check: exit 0 passes, at most ``most`` bytes of its output are the feedback.
 
-    Also returns how the command ended.
+    ``apart``: of what the task's commands left, it finds the directory alone. Also returns how the command ended.
     """
-    ran = await place.shell(command, timeout_s=timeout_s, at_most=most)
+    async with place.apart() if apart else contextlib.nullcontext(place) as where:
+        ran = await where.shell(command, timeout_s=timeout_s, at_most=most)
     end = f"ran out of its {timeout_s:g} s" if ran.timed_out else f"exit code {ran.exit_code}"
+    if apart:
+        end += _APART
     if ran.excess:
         end += f" ({ran.excess})"
     done = ran.exit_code == 0 and not ran.timed_out

@@ -11,6 +11,7 @@ from batchd import wire
 from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
 from batchd.llm import ModelClient
 from batchd.masking import Masker
+from batchd.records import Trigger
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
 
@@ -91,6 +92,7 @@ class Host(Protocol):
         state: TaskState,
         verdict: Verdict,
         files: Mapping[str, tuple[int, int]] | None,
+        triggers: Mapping[str, Trigger] | None,
         at: float,
     ) -> TaskFinished:
-        """Return the last event, with the result's text. ``files`` is the directory as it is now."""
+        """Return the last event, with the result's text. ``files`` and ``triggers``: the directory as it is now."""

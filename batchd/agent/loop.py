@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from batchd import wire
@@ -15,7 +16,7 @@ from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
 from batchd.errors import SandboxError, StaleAttemptError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
-from batchd.records import ErrorInfo, Reason, Status
+from batchd.records import ErrorInfo, Reason, Status, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
@@ -49,6 +50,8 @@ class _Agent:
         self._host = host
         self._journal = Journal(run, host)
         self.state = fold(run.task.first_prompt, self._journal.events)
+        #: What others run in the directory, where the sandbox failed.
+        self._triggers: Mapping[str, Trigger] | None = None
 
     def ended(self, outcome: str) -> Ended:
         return Ended(outcome, self.state, tuple(self._journal.events))
@@ -62,7 +65,8 @@ class _Agent:
             reason = Reason.DISK if _full(error) else Reason.SANDBOX
             info = ErrorInfo(type=reason, message=str(error))
             verdict = Verdict(status=Status.ERROR, reason=reason, error=info)
-            self._add(self._host.finish(self.state, verdict, None, self._host.clock()))
+            now = self._host.clock()
+            self._add(self._host.finish(self.state, verdict, None, self._triggers, now))
         await self._journal.flush()
 
     async def _work_in_sandbox(self) -> None:
@@ -75,8 +79,12 @@ class _Agent:
             masker=self._host.masker,
             tmp=self._run.tmp,
         ) as place:
-            self._add(await self._opening(place))
-            await self._loop(Performer(self._run, self._host, self._journal, place))
+            try:
+                self._add(await self._opening(place))
+                await self._loop(Performer(self._run, self._host, self._journal, place))
+            except SandboxError:
+                self._triggers = await asyncio.to_thread(place.triggers)
+                raise
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is told to stop."""
@@ -110,8 +118,12 @@ class _Agent:
         terms, task = self._run.terms, self._run.task
         text = terms.model.tools == "text"
         prompt = prompts.system(task, await place.facts(), text=text)
-        files = {} if place.new else await asyncio.to_thread(place.files)
-        return TaskStarted(at=now, terms=replace(terms, system_prompt=prompt, files=files))
+        terms = replace(terms, system_prompt=prompt, files={}, triggers={}, check_in=task.check_in)
+        if not place.new:
+            files = await asyncio.to_thread(place.files)
+            triggers = await asyncio.to_thread(place.triggers)
+            terms = replace(terms, files=files, triggers=triggers)
+        return TaskStarted(at=now, terms=terms)
 
     def _add(self, event: Event) -> None:
         # A call's beginning is in the journal already: the daemon wrote it, with the permit.

@@ -79,7 +79,8 @@ class Performer:
                 yield self._compacted(step)
             case Finish(verdict):
                 files = await asyncio.to_thread(self._place.files)
-                yield self._host.finish(state, verdict, files, self._host.clock())
+                triggers = await asyncio.to_thread(self._place.triggers)
+                yield self._host.finish(state, verdict, files, triggers, self._host.clock())
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)
@@ -223,7 +224,10 @@ class Performer:
             if step.by == "check":
                 timeout_s = self._left(self._task.limits.tool_timeout_s)
                 most = context.output_bytes(state.setup(Purpose.AGENT))
-                verdict, ran = await evaluate.check(self._place, self._task.check, timeout_s, most)
+                apart = state.terms is not None and state.terms.check_in == "apart"
+                verdict, ran = await evaluate.check(
+                    self._place, self._task.check, timeout_s, most, apart=apart
+                )
                 judged = self._verdict(verdict, last=step.last)
                 judged = replace(judged, refused=ran.refused, excess=ran.excess)
                 return replace(judged, seconds=ran.seconds, waited_s=waited_s)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from batchd.cli import common, refusals
+from batchd.cli import cautions, common, refusals
 from batchd.log import escape
 from batchd.observe import parking, troubles, versions, words
 from batchd.observe.snapshot import ask
@@ -139,9 +139,13 @@ def _batch(reader: Reader, name: str, daemon: dict[str, Any] | None, *, as_json:
     parked = parking.of_batch(reader.parked(), name, tasks)
     row = reader.batch(name)
     waiting = _waiting(reader, tasks, parked, daemon)
+    found = cautions.read(reader, name)
     if as_json:
         waits = [dataclasses.asdict(p) for p in parked]
-        told = [{**_fields(t), "why": waiting.why(t)} for t in tasks]
+        told = [
+            {**_fields(t), "why": waiting.why(t), "runs_code": cautions.field(found, t.ref.task)}
+            for t in tasks
+        ]
         runs = daemon is not None
         common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": told})
         return 0
@@ -168,6 +172,8 @@ def _batch(reader: Reader, name: str, daemon: dict[str, Any] | None, *, as_json:
         heads = ("TASK", "STATUS", "ROUND", "CALLS", "TOKENS", "COST", "WHY")
         right = ("ROUND", "CALLS", "TOKENS", "COST")
         print("", *common.table(heads, cells, right=right, flexible="WHY"), sep="\n")
+    if warnings := [*cautions.lines(found)]:
+        print("", *warnings, sep="\n")
     return 0
 
 
@@ -187,8 +193,11 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
     others = [reader.task(Ref(ref.batch, name)) for name in row.after]
     waiting = _waiting(reader, [row, *others], reader.parked(), daemon)
     why = waiting.why(row)
+    found = cautions.read(reader, ref.batch, ref.task)
     if as_json:
-        common.print_json({**_fields(row), "why": why, "daemon_runs": daemon is not None})
+        runs_code = cautions.field(found, ref.task)
+        more = {"why": why, "daemon_runs": daemon is not None, "runs_code": runs_code}
+        common.print_json({**_fields(row), **more})
         return 0
     facts = {
         "task": str(row.ref),
@@ -219,6 +228,8 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
     if not row.status.final:
         for line in parking.lines(waiting.parkings(row)):
             print(line)
+    for line in cautions.lines(found):
+        print(line)
     return 0
 
 

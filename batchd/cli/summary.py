@@ -25,7 +25,16 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         f"{name}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
         f"completed in {duration(summary['wall_s'])}"
     )
-    return [head, "", *_figures(summary), "", *_tasks(summary["tasks"])]
+    return [head, "", *_figures(summary), "", *_tasks(summary["tasks"]), *_cautions(summary)]
+
+
+def _cautions(summary: Mapping[str, Any]) -> list[str]:
+    """Return a line where tasks changed what runs code when their directories are used."""
+    found = sum(task.get("runs_code", 0) != 0 for task in summary["tasks"])
+    if not found:
+        return []
+    may = f"{counted(found, 'task')} may have changed what runs code when you use their directories"
+    return ["", f"{may}: `runs_code` in their results says what"]
 
 
 def _problem(error: Mapping[str, Any]) -> str:

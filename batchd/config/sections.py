@@ -138,12 +138,14 @@ class Budget(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(Section):
-    """``[evaluation]``: who says that a task without a ``check`` is done."""
+    """``[evaluation]``: who says that a task is done."""
 
     by: Literal["judge", "none"] = "judge"
-    """``none`` accepts the agent's own word."""
+    """Of tasks without a ``check``. ``none`` accepts the agent's own word."""
     judge_model: str = ""
     """``provider/model``; empty: the task's own."""
+    check_in: Literal["apart", "task"] = "apart"
+    """``task`` gives a ``check`` the HOME and /tmp of the task's commands, which can then make it pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

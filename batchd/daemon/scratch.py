@@ -1,4 +1,4 @@
-"""The tasks' own /tmp: where each lies, and that it goes with its task."""
+"""The tasks' own /tmp: where each lies, and that it, and a check's, goes with its task."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from batchd.daemon.listener import Listener
 from batchd.events import TaskFinished
 from batchd.log import Action
 from batchd.records import Ref
+from batchd.sandbox import scratch
 
 _FOLDER = "tmp"
 
@@ -26,7 +27,8 @@ class Scratch(Listener):
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Take it away soon."""
-        self._take_away([folder(self._core, ref)])
+        own = folder(self._core, ref)
+        self._take_away([own, Path(scratch.apart(str(own)))])
 
     def sweep(self, unfinished: Iterable[Ref]) -> None:
         """Take away what was left by tasks that have ended; before any work begins."""

@@ -30,7 +30,7 @@ from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, threads
 from batchd.pool.channel import Channel
-from batchd.records import Ref
+from batchd.records import Ref, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
@@ -286,6 +286,7 @@ class AgentHost:
         state: TaskState,
         verdict: Verdict,
         files: Mapping[str, tuple[int, int]] | None,
+        triggers: Mapping[str, Trigger] | None,
         at: float,
     ) -> TaskFinished:
         """Return the last event, with the result's text."""
@@ -301,6 +302,7 @@ class AgentHost:
             finished_at=at,
             attempts=run.attempt,
             files=files,
+            triggers=triggers,
         )
         return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
 

@@ -38,6 +38,7 @@ from batchd.records.tasks import (
     Status,
     Task,
 )
+from batchd.records.triggers import Trigger
 
 __all__ = [
     "Answer",
@@ -68,6 +69,7 @@ __all__ = [
     "Status",
     "Task",
     "ToolCall",
+    "Trigger",
     "Usage",
     "dollars",
     "summed",

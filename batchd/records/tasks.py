@@ -123,6 +123,8 @@ class Task:
     evaluator: str = "judge"
     #: A shell command; exit 0 accepts the round.
     check: str = ""
+    #: ``apart``: with an empty home and /tmp; ``task``: with those of the task's commands.
+    check_in: str = "apart"
     #: A JSON Schema that the final answer must satisfy.
     output_schema: Mapping[str, Any] | None = None
     limits: Limits = field(default_factory=Limits)

@@ -74,6 +74,19 @@ class Setback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """A task that changed what runs code when somebody uses its directory."""
+
+    #: Its place in the columns of ``Tasks``.
+    task: int
+    directory: str
+    #: Path, change, by and show of each, as the result has them; None: nobody looked.
+    files: tuple[Mapping[str, Any], ...] | None
+    #: Files that are left out.
+    more: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
     """A task in its slot, on the timeline."""
 
@@ -134,6 +147,7 @@ class Content:
     tags: tuple[Share, ...]
     elsewhere: tuple[Elsewhere, ...]
     setbacks: tuple[Setback, ...]
+    cautions: tuple[Caution, ...]
     #: Orders that lead on, such as ``batchd retry NAME --failed``.
     orders: tuple[str, ...]
     lanes: int

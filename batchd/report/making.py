@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
+
 from batchd import __version__
 from batchd.records import Price, Status
 from batchd.report import figures, timeline
 from batchd.report.advice import retry
 from batchd.report.blocks import Blocks
-from batchd.report.content import Bar, Content, Folder, Tasks
+from batchd.report.content import Bar, Caution, Content, Folder, Tasks
 from batchd.report.gathering import Gathered, Told
 from batchd.report.page import page
 from batchd.store.reader import Reader
@@ -23,6 +25,8 @@ from batchd.store.rows import BatchRow, TaskRow
 #: Characters of a prompt, and of a message, in the table of all tasks.
 _EXCERPT = 140
 _MESSAGE = 300
+#: Files of one task that run code.
+_FILES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,7 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
     sources = [Gathered(reader, batch) for batch in batches]
     folders = tuple(_folder(batch, beside) for batch in batches)
     blocks = Blocks(style.quota)
-    tasks, spans = _columns(sources, blocks, now)
+    tasks, spans, cautions = _columns(sources, blocks, now)
     lanes, bars = timeline.lanes((p, s) for p, s in spans if not s.parked)
     spend = [
         row
@@ -71,6 +75,7 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
         purposes=figures.shares(spend, lambda row: row.purpose),
         elsewhere=figures.elsewhere(style.compare, spend) if total.calls else (),
         setbacks=figures.setbacks(tasks),
+        cautions=tuple(sorted(cautions, key=lambda caution: caution.task)),
         orders=tuple(_orders(batches)) if style.orders else (),
         lanes=lanes,
         bars=tuple(bars),
@@ -83,22 +88,37 @@ def make(reader: Reader, batches: Sequence[BatchRow], beside: Path, style: Style
 
 def _columns(
     sources: Sequence[Gathered], blocks: Blocks, now: float
-) -> tuple[Tasks, list[tuple[int, timeline.Span]]]:
+) -> tuple[Tasks, list[tuple[int, timeline.Span]], list[Caution]]:
     """Read every task once: what did not complete first, for that is what transcripts are opened for."""
     places = [(f, source, row) for f, source in enumerate(sources) for row in source.rows]
     order = sorted(range(len(places)), key=lambda p: _interest(places[p][2]))
     values: list[dict[str, object]] = [{}] * len(places)
     spans: list[tuple[int, timeline.Span]] = []
+    cautions: list[Caution] = []
     for place in order:
         number, source, row = places[place]
         told = source.tell(row)
         spans += [(place, span) for span in timeline.spans(row, told.events, now)]
+        cautions += _caution(place, told)
         folder = Path(source.batch.batch.folder)
         values[place] = _values(told, number, folder) | {"block": blocks.add(told)}
     tasks = Tasks()
     for name in Tasks.__slots__:
         getattr(tasks, name).extend(value[name] for value in values)
-    return tasks, spans
+    return tasks, spans, cautions
+
+
+def _caution(place: int, told: Told) -> Iterable[Caution]:
+    """Yield what a task changed that runs code, if it did."""
+    if told.result is None or told.result.runs_code == ():
+        return
+    files = told.result.runs_code
+    yield Caution(
+        task=place,
+        directory=told.result.dir,
+        files=None if files is None else tuple(map(msgspec.to_builtins, files[:_FILES])),
+        more=max(0, len(files or ()) - _FILES),
+    )
 
 
 def _interest(row: TaskRow) -> int:

@@ -52,6 +52,7 @@ COLUMNS: Mapping[str, Callable[[Told], Any]] = {
     "tags": _of_result(lambda r: " ".join(r.tags)),
     "first_prompt": _of_result(lambda r: r.first_prompt),
     "answer": _of_result(lambda r: r.answer),
+    "runs_code": _of_result(lambda r: None if r.runs_code is None else len(r.runs_code)),
 }
 
 

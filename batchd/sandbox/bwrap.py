@@ -99,7 +99,10 @@ def _common(policy: SandboxPolicy, identity: Identity, *, network: bool, own_tmp
         *_folder("/run"),
         *_folder("/var"),
         *("--symlink", TMP, "/var/tmp"),  # noqa: S108 (the sandbox's own)
-        *("--remount-ro", "/", "--remount-ro", "/dev", "--chdir", TASK, "--clearenv"),
+        *("--remount-ro", "/", "--remount-ro", "/dev"),
+        # By /proc a program writes into the memory of others: a check's shell runs what the task wrote.
+        *("--remount-ro", "/proc"),
+        *("--chdir", TASK, "--clearenv"),
     ]
     # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
     # And where commands may write nothing, bwrap still must.

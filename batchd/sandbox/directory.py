@@ -28,7 +28,7 @@ _RESOLVE_BENEATH = 0x08
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FRESH_MODE = 0o755
 #: Folders that tools fill: of no interest to whoever asks what a task changed.
-_SKIPPED = frozenset(
+SKIPPED = frozenset(
     {
         ".git",
         ".hg",
@@ -53,9 +53,9 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _openat2(directory: int, path: str | bytes, resolve: int) -> int:
-    """Open a directory. Raises ``OSError``."""
-    how = struct.pack("=QQQ", _FLAGS, 0, resolve)
+def _openat2(directory: int, path: str | bytes, resolve: int, flags: int = _FLAGS) -> int:
+    """Open a directory, or what ``flags`` say. Raises ``OSError``."""
+    how = struct.pack("=QQQ", flags, 0, resolve)
     for _ in range(16):
         # EAGAIN: something was renamed meanwhile, so that the kernel cannot tell whether the path is safe.
         descriptor: int = _libc().syscall(
@@ -83,6 +83,15 @@ def opened(path: str) -> int:
                 f"{path}: a symbolic link stands in the way of the task's directory"
             ) from error
         raise SandboxError(f"the task's directory cannot be opened: {error}") from error
+
+
+def below(top: int, path: str, *, links: bool, flags: int = _FLAGS) -> int:
+    """Open what lies below a directory, itself for an empty path; ``links``: those that stay below it are followed.
+
+    Raises ``OSError``.
+    """
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS
+    return _openat2(top, path or ".", resolve | (0 if links else _RESOLVE_NO_SYMLINKS), flags)
 
 
 def fresh(path: str, user: str) -> tuple[int, bool]:
@@ -146,13 +155,13 @@ def _listed(directory: int, limit: int, deadline: float) -> dict[str, Stamp] | N
                 return None
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
-                if entry.name not in _SKIPPED:
+                if entry.name not in SKIPPED:
                     waiting.append(path)
                 continue
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                    found[_shown(path)] = (status.st_size, status.st_mtime_ns)
+                    found[shown(path)] = (status.st_size, status.st_mtime_ns)
     return found
 
 
@@ -161,9 +170,8 @@ def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
 
     Raises ``OSError`` where there is no descriptor left to read it by.
     """
-    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
     try:
-        descriptor = _openat2(directory, folder or ".", resolve)
+        descriptor = below(directory, folder, links=False)
     except OSError as error:
         if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
             raise
@@ -177,5 +185,6 @@ def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
         os.close(descriptor)
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
+    """Return a path as it is told: names that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -25,15 +25,26 @@ class Disk:
     Of a directory that was there before, only what it grows by counts, from the first command on.
     """
 
-    def __init__(self, folders: Folders, policy: SandboxPolicy, *, fresh: bool) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        policy: SandboxPolicy,
+        *,
+        base: int | None,
+        over: str = "",
+    ) -> None:
+        """``base``: what the directory held at first, in bytes; None: that is to be measured."""
         self._folders = folders
         self._policy = policy
-        #: What the directory held at first, in bytes; None until it was measured.
-        self._base = 0 if fresh else None
-        self._due = time.monotonic() + (_PAUSE_S if fresh else 0.0)
+        self._base = base
+        self._due = time.monotonic() + (0.0 if base is None else _PAUSE_S)
         self._looking = False
         #: Which limit is passed, and by what; empty: none.
-        self.over = ""
+        self.over = over
+
+    def apart(self, folders: Folders) -> Disk:
+        """Return what measures the same directory with another /tmp."""
+        return Disk(folders, self._policy, base=self._base, over=self.over)
 
     @property
     def due(self) -> bool:
@@ -48,35 +59,37 @@ class Disk:
         self._looking = True
         began = time.monotonic()
         try:
-            work, tmp = await asyncio.to_thread(_measured, folders, processes)
+            work, tmp, kept = await asyncio.to_thread(_measured, folders, processes)
         finally:
             self._looking = False
             now = time.monotonic()
             self._due = now + max(_PAUSE_S, min(_REST * (now - began), _LONGEST_PAUSE_S))
         if self._base is None:
             self._base = work
-        self.over = self._excess(max(0, work - self._base), tmp)
+        self.over = self._excess(max(0, work - self._base), tmp, kept)
         return self.over
 
-    def _excess(self, grown: int, tmp: int) -> str:
-        policy = self._policy
+    def _excess(self, grown: int, tmp: int, kept: int) -> str:
+        policy, used = self._policy, grown + tmp + kept
         if tmp > policy.tmp_bytes:
             return f"its /tmp holds {amount(tmp)}; [sandbox] tmp_bytes allows {amount(policy.tmp_bytes)}"
-        if grown + tmp > policy.max_disk_bytes:
+        if used > policy.max_disk_bytes:
             return (
-                f"the task has put {amount(grown + tmp)} on the disk, in its directory and /tmp;"
+                f"the task has put {amount(used)} on the disk, in its directory and /tmp;"
                 f" [sandbox] max_disk_bytes allows {amount(policy.max_disk_bytes)}"
             )
         return ""
 
 
-def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, int]:
-    """Return what the directory and the /tmp take, in bytes. Closes ``folders``."""
+def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, int, int]:
+    """Return what the directory, the /tmp and one that is kept aside take, in bytes. Closes ``folders``."""
     try:
         devices = [os.fstat(descriptor).st_dev for descriptor in folders]
-        work, _ = trees.size(folders.task, _LOOK_S)
-        tmp = 0 if folders.tmp is None else trees.size(folders.tmp, _LOOK_S)[0]
+        work, tmp, kept = (
+            0 if folder is None else trees.size(folder, _LOOK_S)[0]
+            for folder in (folders.task, folders.tmp, folders.kept)
+        )
         hidden: Mapping[int, int] = nameless(processes, devices) if processes else {}
-        return work + sum(hidden.values()), tmp
+        return work + sum(hidden.values()), tmp, kept
     finally:
         folders.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(slots=True)
@@ -14,27 +14,41 @@ class Folders:
     #: -1 once it is closed.
     task: int
     tmp: int | None = None
+    #: The task's own /tmp where commands are given another: it takes room all the same.
+    kept: int | None = None
     #: Whether the directory was made just now: nothing is in it.
     new: bool = False
+    #: The paths of both, as they were opened.
+    task_path: str = ""
+    tmp_path: str = ""
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield what is open."""
+    def given(self) -> Iterator[int]:
+        """Yield what commands are given."""
         if self.task >= 0:
             yield self.task
         if self.tmp is not None:
             yield self.tmp
 
+    def __iter__(self) -> Iterator[int]:
+        """Yield what is open."""
+        yield from self.given()
+        if self.kept is not None:
+            yield self.kept
+
     def copy(self) -> Folders:
         """Return descriptors of the same folders that outlive these. Raises ``OSError``."""
-        task = os.dup(self.task)
+        made = replace(self, task=-1, tmp=None, kept=None)
         try:
-            return Folders(task, None if self.tmp is None else os.dup(self.tmp))
+            made.task = os.dup(self.task)
+            made.tmp = None if self.tmp is None else os.dup(self.tmp)
+            made.kept = None if self.kept is None else os.dup(self.kept)
         except OSError:
-            os.close(task)
+            made.close()
             raise
+        return made
 
     def close(self) -> None:
         """Close them, once."""
         for descriptor in self:
             os.close(descriptor)
-        self.task, self.tmp = -1, None
+        self.task, self.tmp, self.kept = -1, None, None

@@ -56,7 +56,7 @@ def sandboxed(
             passed.append(wanted)
             words: list[str | bytes] = ["--args", str(wanted), "--", *view.before, *command]
             # Each onto itself: that leaves it open at the exec.
-            same = [(descriptor, descriptor) for descriptor in (*passed, *folders)]
+            same = [(descriptor, descriptor) for descriptor in (*passed, *folders.given())]
             name = guard().name
             pid = spawn(bwrap, [name, *words], {}, same, stdin=stdin, output=output, group=group)
             child = _watched(pid, status, gate, group)

@@ -1,6 +1,7 @@
 """A task's /tmp: a folder that lasts as long as the task, over all of its commands, parking and restarts.
 
 Open to all, as /tmp is, below one that only batchd may enter; commands get it by descriptor.
+A check has another beside it, which is made for it and goes with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,19 @@ from batchd.errors import SandboxError
 
 _MODE = 0o1777
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def apart(path: str) -> str:
+    """Return where a check has its own, by the path of its task's."""
+    return f"{path}.check"
+
+
+def remove(path: str) -> None:
+    """Remove the /tmp of a check, if it is there. Raises ``SandboxError``."""
+    try:
+        trees.remove(path)
+    except OSError as error:
+        raise SandboxError(f"the /tmp of a former check cannot be removed: {error}") from error
 
 
 def opened(path: str) -> int:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
-from batchd.sandbox import bwrap, cgroup, directory, facts, launch, probe, process, scratch
+from batchd.records.triggers import Trigger
+from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch, triggers
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.cgroup import Delegated, Group
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.folders import Folders
-from batchd.sandbox.identity import Identity, as_root, home, prefix, runner
+from batchd.sandbox.identity import as_root, runner
 from batchd.sandbox.network import Allowed, Door, variables
+from batchd.sandbox.setting import Setting, Starter
 from batchd.sandbox.shortage import patiently
-from batchd.sandbox.variables import behind, environment
 from batchd.sandbox.watch import Watcher
-
-#: Starts a command, given the descriptors of its input, if it has any, and its output, and its cgroup.
-_Starter = Callable[..., Child]
 
 _NOTHING = Masker()
 
@@ -65,7 +65,8 @@ class Sandbox:
         folders = await patiently(functools.partial(self._opened, path, tmp, fresh=fresh))
         try:
             who = runner(self._policy, os.fstat(folders.task), path)
-            seen = _Seen(
+            setting = Setting(
+                bwrap=self._bwrap,
                 path=TASK if self._bwrap else path,
                 who=who,
                 tmp="" if self._bwrap or folders.tmp is None else tmp,
@@ -76,7 +77,7 @@ class Sandbox:
             told = functools.partial(
                 facts.line,
                 user=who.name,
-                directory=seen.path,
+                directory=setting.path,
                 network=self._told(network, door),
                 lasting_tmp=folders.tmp is not None or not self._bwrap,
             )
@@ -84,9 +85,9 @@ class Sandbox:
             return Workplace(
                 self._policy,
                 folders,
-                functools.partial(self._starter, folders, seen),
+                setting,
                 watcher=self._watcher,
-                disk=Disk(folders, self._policy, fresh=fresh),
+                disk=Disk(folders, self._policy, base=0 if fresh else None),
                 cgroup=self._cgroup,
                 door=door,
                 told=facts.Facts(self._known, key, told),
@@ -117,7 +118,7 @@ class Sandbox:
     async def _opened(self, path: str, tmp: str, *, fresh: bool) -> Folders:
         user = self._policy.user
         task, new = directory.fresh(path, user) if fresh else (directory.opened(path), False)
-        folders = Folders(task, new=new)
+        folders = Folders(task, new=new, task_path=path, tmp_path=tmp)
         # Outside of a sandbox, who is not its owner could not reach it.
         if tmp and (self._bwrap or not as_root()):
             try:
@@ -127,37 +128,6 @@ class Sandbox:
                 raise
         return folders
 
-    def _starter(self, folders: Folders, seen: _Seen, policy: SandboxPolicy) -> _Starter:
-        """Return what starts commands in a directory, within the limits of ``policy``."""
-        who, env = seen.who, seen.env
-        if self._bwrap:
-            view = bwrap.view(
-                policy, who, env, network=seen.shared, gated=seen.gated, own_tmp=bool(folders.tmp)
-            )
-            return functools.partial(launch.sandboxed, self._bwrap, view, folders)
-        words = [*prefix(policy, who, limited=False), *behind(env)]
-        before = [word.encode("utf-8", "replace") for word in words]
-        place = {"TMPDIR": seen.tmp} if seen.tmp else {}
-        variables = environment(who, {**place, **env}, home=home(who))
-        plain = functools.partial(launch.plain, folders.task, variables)
-        return lambda command, **descriptors: plain([*before, *command], **descriptors)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What commands see and who they are."""
-
-    #: The directory's name as they see it.
-    path: str
-    #: That of their /tmp, where it is not /tmp.
-    tmp: str
-    who: Identity
-    env: Mapping[str, str]
-    #: Whether they share the machine's network.
-    shared: bool
-    #: Whether they are held back until they have a way out.
-    gated: bool
-
 
 class Workplace:
     """A task's directory, and the commands that run in it. A context manager that closes itself."""
@@ -166,7 +136,7 @@ class Workplace:
         self,
         policy: SandboxPolicy,
         folders: Folders,
-        starter: Callable[[SandboxPolicy], _Starter],
+        setting: Setting,
         *,
         watcher: Watcher,
         disk: Disk,
@@ -177,8 +147,8 @@ class Workplace:
     ) -> None:
         self._policy = policy
         self._folders = folders
-        self._starter = starter
-        self._start = starter(policy)
+        self._setting = setting
+        self._start = setting.starter(folders, policy)
         self._watcher = watcher
         self._disk = disk
         self._cgroup = cgroup
@@ -229,7 +199,8 @@ class Workplace:
         start, full = self._start, await self._full()
         if full:
             # It may delete; whatever it would write, the kernel refuses.
-            start = self._starter(replace(self._policy, max_file_bytes=0))
+            still = replace(self._policy, max_file_bytes=0)
+            start = self._setting.starter(self._folders, still)
         ran = await process.run(
             functools.partial(self._started, start, command),
             stdin=stdin,
@@ -251,7 +222,7 @@ class Workplace:
             raise SandboxError(f"the task's directory cannot be measured: {error}") from error
 
     def _started(
-        self, start: _Starter, command: Sequence[bytes], stdin: int | None, output: int
+        self, start: Starter, command: Sequence[bytes], stdin: int | None, output: int
     ) -> Child:
         """Start a command in the task's cgroup, which is made for the first one. Raises ``OSError``."""
         if self._cgroup is None:
@@ -267,6 +238,48 @@ class Workplace:
         """Run a shell command, in bash where there is one. Otherwise like ``run``."""
         return await self.run([bwrap.shell(), "-c", command], timeout_s=timeout_s, at_most=at_most)
 
+    @contextlib.asynccontextmanager
+    async def apart(self) -> AsyncIterator[Workplace]:
+        """Give the directory as a place with a /tmp of its own, empty and their home, which goes with it.
+
+        Nothing but what lies in the directory is left of other commands. Raises ``SandboxError``.
+        """
+        tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)
+        folders = await patiently(functools.partial(self._emptied, tmp))
+        try:
+            with Workplace(
+                self._policy,
+                folders,
+                self._setting.apart(tmp),
+                watcher=self._watcher,
+                disk=self._disk.apart(folders),
+                cgroup=self._cgroup,
+                door=self._door,
+                told=self._facts,
+                masker=self.masker,
+            ) as place:
+                yield place
+        finally:
+            if tmp:  # what is left of it, the next one removes, or the end of the task
+                with contextlib.suppress(SandboxError):
+                    await asyncio.to_thread(scratch.remove, tmp)
+
+    async def _emptied(self, tmp: str) -> Folders:
+        """Return the directory once more, with an empty folder for /tmp where one is named."""
+        try:
+            folders = self._folders.copy()
+        except OSError as error:
+            raise SandboxError(f"the task's directory cannot be opened: {error}") from error
+        folders.tmp, folders.kept = None, folders.tmp
+        try:
+            if tmp:
+                await asyncio.to_thread(scratch.remove, tmp)
+                folders.tmp = scratch.opened(tmp)
+        except BaseException:
+            folders.close()
+            raise
+        return folders
+
     async def facts(self) -> str:
         """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
         return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
@@ -281,3 +294,8 @@ class Workplace:
         """
         found = directory.files(self._folders.task, limit, seconds)
         return found and self.masker.value(found)
+
+    def triggers(self, seconds: float = 2.0) -> Mapping[str, Trigger]:
+        """Return what other programs run or obey when somebody uses the directory, by path. Blocks like ``files``."""
+        found = triggers.found(self._folders.task, self._folders.task_path, seconds)
+        return {self.masker.text(path): trigger for path, trigger in found.items()}

@@ -233,6 +233,7 @@ def _task(
         after=tuple(dict.fromkeys(spec.after or ())),
         evaluator=key("evaluator", "none" if command else config.evaluation.by),
         check=command,
+        check_in=key("check_in", config.evaluation.check_in),
         output_schema=key("output_schema", None),
         limits=_limits(config, batch, spec),
         network=key("network", False),

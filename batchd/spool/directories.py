@@ -1,10 +1,13 @@
-"""Which directories a task may work in: below the workspace, and clear of the spool itself."""
+"""Which directories a task may work in: below the workspace, and clear of the spool and of what runs outside of the sandbox."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import site
 import stat
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +16,11 @@ from batchd.log import escape
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
 _PATH_LENGTH = 4095
+#: Where the code lies.
+_CODE = Path(__file__).parents[1]
+_CHECKOUT = "batchd's own checkout: work elsewhere, with [workspace] root or allow"
+#: Where systemd has its units, beside users' own.
+_UNITS = ("/etc", "/run", "/usr/lib", "/usr/local/lib")
 
 
 class Directories:
@@ -30,20 +38,38 @@ class Directories:
     @cached_property
     def _closed(self) -> dict[str, str]:
         """What no task may touch, by real path."""
-        paths = self._config.paths
-        spool = {"inbox": paths.inbox, "outbox": paths.outbox, "state": paths.state}
-        closed = {os.path.realpath(p): f"the {name} folder" for name, p in spool.items()}
-        closed |= {os.path.realpath(p): "a key file" for p in self._config.key_files()}
-        # Its code runs outside of every sandbox.
-        for path in (Path(__file__).parents[1], sys.prefix):
-            closed[os.path.realpath(path)] = "the program itself"
-        if self._config.log.file:
-            closed[os.path.realpath(self._config.log.file)] = "the log"
-        if self._config.metrics.textfile:
-            closed[os.path.realpath(self._config.metrics.textfile)] = "the file of metrics"
-        if self._config.file:
-            closed[os.path.realpath(self._config.file)] = "the configuration"
+        closed: dict[str, str] = {}
+        for path, name in (*self._spool(), *self._programs(), *_users()):
+            closed.setdefault(os.path.realpath(path), name)
         return closed
+
+    def _spool(self) -> Iterator[tuple[str, str]]:
+        """Yield what batchd writes and reads."""
+        paths, config = self._config.paths, self._config
+        yield paths.inbox, "the inbox folder"
+        yield paths.outbox, "the outbox folder"
+        yield paths.state, "the state folder"
+        yield from ((path, "a key file") for path in config.key_files())
+        for path, name in (
+            (config.log.file, "the log"),
+            (config.metrics.textfile, "the file of metrics"),
+            (config.file, "the configuration"),
+        ):
+            if path:
+                yield path, name
+
+    def _programs(self) -> Iterator[tuple[str, str]]:
+        """Yield what batchd runs, itself and others, outside of every sandbox."""
+        yield str(_CODE), "the program itself"
+        yield sys.prefix, "the program itself"
+        if (_CODE.parent / "pyproject.toml").exists():
+            yield str(_CODE.parent), _CHECKOUT
+        for path in (sys.base_prefix, sys.executable, site.getusersitepackages()):
+            yield path, "the Python that batchd runs on"
+        for receiver in self._config.notify.values():
+            for word in receiver.command:
+                if Path(path := shutil.which(word) or word).is_file():
+                    yield path, "a program of [notify]"
 
     def real(self, directory: str) -> str:
         """Return the real path that ``dir`` means."""
@@ -75,14 +101,40 @@ class Directories:
     def _refusal(self, real: str) -> str | None:
         if not any(_within(real, top) for top in self._open):
             return f"{real} lies outside of [workspace] root and allow"
+        results = _within(real, os.path.realpath(_CODE.parent / "outbox"))
         for path, name in self._closed.items():
+            if results and name == _CHECKOUT:
+                continue
             if real == path:
                 return f"{real} is {name}"
             if _within(real, path):
                 return f"{real} lies in {name}"
             if _within(path, real):
                 return f"{real} holds {name}"
-        return None
+        return _private(real)
+
+
+def _users() -> Iterator[tuple[str, str]]:
+    """Yield what other programs run, or believe, of batchd's user and of the system."""
+    yield os.path.expanduser("~/.ssh"), "~/.ssh"  # noqa: PTH111 (there may be no home)
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    for path in (settings, os.path.expanduser("~/.local/share"), *_UNITS):  # noqa: PTH111
+        yield f"{path}/systemd", "a folder of systemd's units"
+
+
+def _private(real: str) -> str | None:
+    """Return why a directory is none to work in, by its name and by what lies in it, whosever it is."""
+    *above, name = Path(real).parts
+    for closed in (".git", ".ssh"):
+        if name == closed:
+            return f"{real} is a {closed}"
+        if closed in above:
+            return f"{real} lies in a {closed}"
+    if os.path.lexists(f"{real}/.ssh"):
+        return f"{real} holds a .ssh: it is somebody's home"
+    if all(os.path.lexists(f"{real}/{part}") for part in ("HEAD", "objects", "refs")):
+        return f"{real} is the inside of a git repository: name its working tree"
+    return None
 
 
 def _within(path: str, top: str) -> bool:

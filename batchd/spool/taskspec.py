@@ -90,6 +90,8 @@ class Defaults(_Spec):
     """Who says that it is done; default: none where there is a check, else [evaluation] by."""
     check: Word | None = None
     """A shell command, run in the sandbox after each round; exit 0 accepts it."""
+    check_in: Literal["apart", "task"] | None = None
+    """apart: with an empty HOME and /tmp; task: with those of the task's commands. Default: [evaluation] check_in."""
     output_schema: dict[str, Any] | None = None
     """A JSON Schema that the final answer must satisfy."""
     limits: Limits | None = None

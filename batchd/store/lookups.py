@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Collection
 from typing import Any
@@ -20,6 +21,8 @@ TRIED = "tried"
 BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of"
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
+#: In an event, where a result stands as a text.
+_CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])')
 _QUEUED = (
     "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.message,"
     " t.since, t.attempt, t.crashes FROM tasks t"
@@ -170,6 +173,19 @@ def result(db: sqlite3.Connection, ref: Ref) -> str:
     event = decode(unpack(row[0]))
     assert isinstance(event, TaskFinished), "nothing is appended after a task's end"
     return event.result
+
+
+def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str]:
+    """Return by id the results in a batch, or of one task in it, that tell of files which run code, or that nobody looked."""
+    rows = db.execute(
+        "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
+        " WHERE t.batch = ?1 AND t.finished_at IS NOT NULL AND (?2 = '' OR t.name = ?2) ORDER BY t.id",
+        (batch_key(db, name), task),
+    )
+    bodies = ((name, unpack(body)) for name, body in rows)
+    # To decode all of a batch of thousands would take seconds; nearly all say that there is nothing.
+    found = {name: decode(body) for name, body in bodies if _CAUTION.search(body)}
+    return {name: event.result for name, event in found.items() if isinstance(event, TaskFinished)}
 
 
 def task_money(db: sqlite3.Connection, ref: Ref) -> Money:

@@ -201,6 +201,10 @@ class Reader:
         """Yield id and result text of each task that has ended, in order; not once it was pruned."""
         return self._source.results(batch)
 
+    def cautions(self, batch: str, task: str = "") -> dict[str, str]:
+        """Return the results of tasks that changed what runs code in their directories, or where nobody looked; by id."""
+        return self._source.read(lookups.cautions, batch, task)
+
     def past_of_model(self, model: str, most: int) -> list[PastTask]:
         """Return the newest tasks of a model that have ended by themselves."""
         return self._source.read(past.of_model, model, most)

@@ -49,6 +49,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         # The machine's /tmp instead of one of its own, with all that lies there.
         ("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", '*("--bind", TMP, TMP),'),
     ),
+    "still proc": (("sandbox/bwrap.py", '*("--remount-ro", "/proc"),', ""),),
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
     "setid": (("sandbox/seccomp.py", "_SETID = 0o6000", "_SETID = 0"),
               ("sandbox/seccomp.py", ', "openat2": 437', "")),
@@ -98,6 +99,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
     "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
+    "triggers": (("sandbox/triggers.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
+    "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
     "whole files": (
         ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
     ),
@@ -140,6 +143,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "json": (("log.py", "return _CONTROL_OF_JSON.sub(", "return text or _CONTROL_OF_JSON.sub("),),
     "whole letters": (("records/models.py", "return valid_throughout(json.loads(", "return (json.loads("),),
     "evaluation": (("agent/evaluate.py", "done = ran.exit_code == 0 and not ran.timed_out", "done = True"),),
+    "apart": (
+        ("sandbox/workplace.py", '        tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)\n',
+         '        yield self\n        return\n        tmp = ""\n'),
+    ),
     "calls": (
         ("agent/protocol.py", "_JSON.raw_decode(text, place)", '_JSON.raw_decode(text, text.index("{", place))'),
         ("agent/protocol.py", "        return ()\n    return tuple(replace(", "        pass\n    return tuple(replace("),

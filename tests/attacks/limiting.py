@@ -28,6 +28,12 @@ class End:
     seconds: float
 
 
+class Apart(str):
+    """A command that runs as a check does."""
+
+    __slots__ = ()
+
+
 class Limited:
     """A task's commands, one after another in the same place, which has a /tmp that lasts."""
 
@@ -54,7 +60,7 @@ class Limited:
             "fresh": fresh,
             "policy": policy or {},
             "timeout_s": timeout_s,
-            "commands": [c if c is None else ["bash", "-c", c] for c in commands],
+            "commands": [_written(command) for command in commands],
         }
         ended = subprocess.run(
             [*self._python, DRIVERS / "limited.py"],
@@ -76,6 +82,14 @@ class Limited:
             check=True,
             env={**os.environ, "PYTHONPATH": str(self._source)},
         )
+
+
+def _written(command: str | None) -> object:
+    """Return a command as the driver reads it."""
+    if command is None:
+        return None
+    words = ["bash", "-c", command]
+    return {"apart": words} if isinstance(command, Apart) else words
 
 
 @contextmanager

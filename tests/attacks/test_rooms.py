@@ -25,6 +25,10 @@ base_url = "http://127.0.0.1:1/v1"
 api_key_file = "keys/key"
 [secrets]
 files = { npm = "tokens/npm" }
+[notify.tool]
+kind = "command"
+command = ["/bin/sh", "FOLDER/tool/tell"]
+on = ["budget_reached"]
 [log]
 file = "logs/batchd.log"
 """
@@ -33,10 +37,10 @@ file = "logs/batchd.log"
 @pytest.fixture
 def rooms(camp: Camp) -> Camp:
     """A spool that lets tasks work wherever they like, its own rooms apart."""
-    for name in ("keys/key", "tokens/npm", "logs/batchd.log"):
+    for name in ("keys/key", "tokens/npm", "logs/batchd.log", "tool/tell"):
         camp.own(camp.folder / name, "some-secret-value")
     config = camp.folder / "config.toml"
-    config.write_text(config.read_text() + ROOM)
+    config.write_text(config.read_text() + ROOM.replace("FOLDER", str(camp.folder)))
     return camp
 
 
@@ -64,6 +68,9 @@ def _rejection(spool: Camp, task: dict[str, Any], **batch: Any) -> str:
 def test_no_directory_of_batchds_own(rooms: Camp) -> None:
     """Neither a room itself, nor what holds it or lies in it, nor a link to any of these."""
     own = Path(batchd.__file__).parent
+    for name in ("repo/.git/hooks", "bare/objects", "bare/refs", "home/.ssh"):
+        rooms.workplace(rooms.folder / name)
+    (rooms.folder / "bare/HEAD").write_text("ref: refs/heads/main\n")
     with rooms.serving():
         (rooms.folder / "link").symlink_to(".batchd")
         refused = {
@@ -80,6 +87,17 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             str(own): "is the program itself",
             str(own / "sandbox"): "lies in the program itself",
             sys.prefix: "is the program itself",
+            sys.base_prefix: "is the Python that batchd runs on",
+            f"{sys.base_prefix}/lib": "lies in the Python that batchd runs on",
+            str(own.parent): "holds the program itself",
+            str(own.parent / "tests"): "lies in batchd's own checkout",
+            "tool": "holds a program of [notify]",
+            "repo/.git": "is a .git",
+            "repo/.git/hooks": "lies in a .git",
+            "bare": "is the inside of a git repository",
+            "home": "holds a .ssh",
+            "home/.ssh": "is a .ssh",
+            "/etc/systemd/system": "lies in a folder of systemd's units",
             "/": "holds",
         }
         for directory, why in refused.items():

@@ -42,6 +42,7 @@ from batchd.records import (
     Status,
     Task,
     ToolCall,
+    Trigger,
     Usage,
 )
 from batchd.store import Store
@@ -154,7 +155,10 @@ class Night:
         model = _UNPRICED if number % 97 == 96 else _MODELS[number % 3]
         evil = self.hostile[number] if number < len(self.hostile) else ""
         yield TaskStarted(
-            at=at, terms=Terms(model=model, judge=model, system_prompt=self._text(1500), files={})
+            at=at,
+            terms=Terms(
+                model=model, judge=model, system_prompt=self._text(1500), files={}, triggers={}
+            ),
         )
         for turn in range(1, self._random.randint(2, 2 * self.calls - 2) + 1):
             at += 0.1
@@ -221,6 +225,7 @@ class Night:
             finished_at=at,
             attempts=1,
             files={evil: (1, 1)},
+            triggers={evil: Trigger("git")} if evil != "notes.txt" else {},
         )
         finished = TaskFinished(at=at, status=status, reason=reason, result=text)
         if events:

@@ -135,6 +135,11 @@ def test_what_models_wrote_stays_text(night: Night) -> None:
                     f"[...document.querySelectorAll('dialog {place}')].map(e => e.textContent)"
                 )
                 assert any(text.strip() in each for each in found), (place, text, found)
+        cautions = await page.evaluate(
+            "[...document.querySelectorAll('#cautions .caution')].map(e => e.textContent)"
+        )
+        for text in HOSTILE:
+            assert any(text.strip() in each and "cat -v " in each for each in cautions), cautions
         assert await page.evaluate("window.pwned === undefined")
         # The policy holds even where markup were let in.
         await page.evaluate(

@@ -35,6 +35,7 @@ from batchd.records import (
     Status,
     Task,
     ToolCall,
+    Trigger,
 )
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
@@ -108,10 +109,12 @@ class Grantor:
         state: TaskState,
         verdict: Verdict,
         files: Mapping[str, tuple[int, int]] | None,
+        triggers: Mapping[str, Trigger] | None,
         at: float,
     ) -> events.TaskFinished:
         """End without a result's text."""
-        result = json.dumps({"files": sorted(files or ()), "answer": state.answer})
+        told = {"files": sorted(files or ()), "triggers": sorted(triggers or ())}
+        result = json.dumps({**told, "answer": state.answer})
         return events.TaskFinished(
             at=at, status=verdict.status, reason=verdict.reason, result=result
         )
@@ -200,6 +203,25 @@ def test_resume_at_every_durable_point_pays_no_answer_twice(tmp_path: Path) -> N
             ran = [e.outcome for e in ended.events[cut:] if isinstance(e, events.ToolRan)]
             assert (ran[:1] == ["interrupted"]) == in_doubt
             assert "interrupted" not in ran[1:]
+
+    scene(tmp_path, play)
+
+
+def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path) -> None:
+    """A journal that does not say where checks run is from before they ran apart: its task goes on in its own /tmp."""
+
+    async def play(scene: Scene) -> None:
+        job = task("steps-1", check="false", limits=Limits(max_iterations=1))
+        whole = (await scene.run(job)).events
+        new = [e for e in whole if isinstance(e, events.RoundEvaluated)]
+        kind, fields = json.loads(events.encode(whole[0]))
+        assert fields["terms"].pop("check_in") == "apart"
+        older = events.decode(json.dumps((kind, fields)).encode())
+        ended = await scene.run(job, [older])
+        old = [e for e in ended.events if isinstance(e, events.RoundEvaluated)]
+        said = [e.evaluation.feedback for e in (*new, *old)]
+        apart = "`false`: exit code 1 (a check begins with an empty HOME and /tmp)"
+        assert said == [apart, "`false`: exit code 1"]
 
     scene(tmp_path, play)
 

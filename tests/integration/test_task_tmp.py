@@ -1,11 +1,10 @@
-"""A task's /tmp in a daemon's hands: kept over a crash, gone with the task, however that ends; and what passes a limit is told."""
+"""A task's /tmp in a daemon's hands, and its checks': kept over a crash or not, gone with the task, however that ends; and what passes a limit is told."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from loglines import logged
@@ -15,7 +14,7 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox
 from tests.conftest import Spool
 
-#: Is interrupted the first time, and passes where it finds what it left then.
+#: Is interrupted the first time, and passes where it finds what it left then in the task's /tmp.
 TWICE = "if [ -e /tmp/seen ]; then cat /tmp/seen > kept; else echo x > /tmp/seen; touch started; sleep 60; fi"
 
 
@@ -24,11 +23,10 @@ def _rooms(spool: Spool) -> list[str]:
     return os.listdir(folder) if folder.exists() else []  # noqa: PTH208 (names are what is wanted)
 
 
-def _started(spool: Spool, **task: Any) -> Path:
-    """Submit a task, and wait until its command runs; return its directory."""
-    spool.batchd(
-        "submit", spool.write("batch.json", [{"first_prompt": "x", "check": TWICE, **task}])
-    )
+def _started(spool: Spool, check: str = TWICE, where: str = "task") -> Path:
+    """Submit a task, and wait until its check runs; return its directory."""
+    task = {"first_prompt": "x", "check": check, "check_in": where}
+    spool.batchd("submit", spool.write("batch.json", [task]))
     folder = spool.folder / "outbox/batch/001"
     spool.eventually((folder / "started").exists)
     return folder
@@ -47,6 +45,21 @@ def test_it_is_kept_over_a_crash_and_goes_with_the_task(spool: Spool) -> None:
     with spool.serving():
         spool.eventually((spool.folder / "outbox/batch/summary.json").exists)
         assert (folder / "kept").read_text() == "x\n"
+        assert spool.result("batch", "001")["status"] == "completed"
+        spool.eventually(lambda: not _rooms(spool))
+
+
+def test_a_checks_own_is_empty_after_a_crash_and_goes_with_the_check(spool: Spool) -> None:
+    """What an interrupted check has left is not found by the next one, and is swept out at the start."""
+    check = "ls -A /tmp > seen; if [ -e started ]; then exit; fi; touch /tmp/x started; sleep 60"
+    with spool.serving() as daemon:
+        folder = _started(spool, check, "apart")
+        assert sorted(_rooms(spool)) == ["batch.001", "batch.001.check"]
+        daemon.kill()
+        daemon.wait()
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/batch/summary.json").exists)
+        assert (folder / "seen").read_text() == ""
         assert spool.result("batch", "001")["status"] == "completed"
         spool.eventually(lambda: not _rooms(spool))
 
@@ -72,7 +85,7 @@ def test_a_run_has_it_too_and_leaves_nothing(spool: Spool) -> None:
     """``batchd run`` keeps /tmp for a task as well, deep trees and closed folders included, and cleans up after itself."""
     deep = "import os\nfor _ in range(3100):\n    os.mkdir('d'); os.chdir('d')\nos.mkdir('x', 0)"
     check = f'if [ -e /tmp/seen ]; then exit 0; fi; touch /tmp/seen; cd /tmp; python3 -c "{deep}"; exit 1'
-    file = spool.write("batch.json", [{"first_prompt": "x", "check": check}])
+    file = spool.write("batch.json", [{"first_prompt": "x", "check": check, "check_in": "task"}])
     done = spool.batchd("run", file)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((spool.folder / ".batchd").iterdir()) == []

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from batchd.records import triggers
+
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *GUIDES]
@@ -41,6 +43,17 @@ def test_the_readme_leads_everywhere() -> None:
     """Whoever reads the README finds each guide, and how to contribute."""
     linked = {link.partition("#")[0] for link in _links(ROOT / "README.md")}
     assert {f"docs/{guide.name}" for guide in GUIDES} | {"CONTRIBUTING.md"} <= linked
+
+
+def test_all_that_counts_as_running_code_is_listed() -> None:
+    """Each name that is looked for stands in the guide, under the word for whose programs it counts."""
+    table = (ROOT / "docs/sandbox.md").read_text().partition("| `by` |")[2].partition("\n\n")[0]
+    rows = {row.split("`")[1]: row for row in table.splitlines()[2:]}
+    for names in (triggers.FILES, triggers.ENDINGS, triggers.FOLDERS):
+        for name, by in names.items():
+            assert f"`{name}{'/' if names is triggers.FOLDERS else ''}`" in rows[by].replace(
+                "*.", "."
+            )
 
 
 def test_what_the_program_names_is_there() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from batchd.records import (
     Reason,
     Status,
     Task,
+    Trigger,
     Usage,
 )
 from batchd.taskstate import fold
@@ -49,13 +50,19 @@ def summary_of(batch: Batch, texts: Iterable[str], at: float) -> str:
     return sums.summary(batch, at)
 
 
-def journal(price: Price | None, *, open_call: bool = False) -> list[events.Event]:
+def journal(
+    price: Price | None,
+    *,
+    open_call: bool = False,
+    triggers: Mapping[str, Trigger] | None = None,
+) -> list[events.Event]:
     """Return a task's events: an agent's call, a judge's, and perhaps one that is open."""
     setup = ModelSetup(name="openai/x", price=price)
     terms = events.Terms(
         model=setup,
         judge=setup,
         files={"old": (1, 1)},
+        triggers=triggers,
         compare=(ModelSetup(name="a/b", price=PRICE),),
     )
     usage = Usage(calls=1, input_tokens=1000, cached_input_tokens=400, output_tokens=100)
@@ -92,10 +99,13 @@ def text_of(
     open_call: bool = False,
     more: Sequence[events.Event] = (),
     finished_at: float = 1e9 + 6,
+    triggers: tuple[Mapping[str, Trigger] | None, Mapping[str, Trigger] | None] = ({}, {}),
 ) -> str:
-    """Return the result of a task with that journal, and ``more``."""
+    """Return the result of a task with that journal, and ``more``; ``triggers``: before and after."""
     task = Task(id=task_id, first_prompt="写", model="openai/x", metadata={"k": [1, None]})
-    state = fold(task.first_prompt, [*journal(price, open_call=open_call), *more])
+    state = fold(
+        task.first_prompt, [*journal(price, open_call=open_call, triggers=triggers[0]), *more]
+    )
     return results.result(
         BATCH,
         task,
@@ -107,6 +117,7 @@ def text_of(
         finished_at=finished_at,
         attempts=1,
         files={"old": (2, 9), "new": (3, 3)},
+        triggers=triggers[1],
     )
 
 
@@ -161,6 +172,46 @@ def test_long_inputs_are_priced_at_their_own_rate() -> None:
     small = PRICE.cost(Usage(input_tokens=200_000 - 1))
     large = PRICE.cost(Usage(input_tokens=200_001))
     assert large.total == pytest.approx(2 * small.total, rel=1e-4)
+
+
+def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None:
+    """Each with the command that shows it and runs nothing; what is as before, or gone, is not told."""
+    before = {
+        ".git/config": Trigger("git", (1, 2)),
+        ".envrc": Trigger("shells", (3,)),
+        "gone/.envrc": Trigger("shells", (4,)),
+    }
+    after = {
+        ".git/config": Trigger("git", (1, 3)),
+        ".envrc": Trigger("shells", (3,)),
+        "a b/.vscode/x": Trigger("editors", (5,), "link"),
+        "shut": Trigger("", (6,), "folder"),
+        ".": Trigger("", (), "folder"),
+    }
+    result = valid("result", text_of(PRICE, triggers=(before, after)))
+    assert [tuple(each.values()) for each in result["runs_code"]] == [
+        (".", "created", "", "find /spool/outbox/games/001 -newerct @1000000001"),
+        (".git/config", "modified", "git", "cat -v /spool/outbox/games/001/.git/config"),
+        (
+            *("a b/.vscode/x", "created", "editors"),
+            "readlink '/spool/outbox/games/001/a b/.vscode/x'",
+        ),
+        ("shut", "created", "", "ls -la /spool/outbox/games/001/shut"),
+    ]
+    summary = json.loads(summary_of(BATCH, [text_of(PRICE, triggers=(before, after))], 1e9))
+    assert summary["tasks"][0]["runs_code"] == 4
+    assert "1 task may have changed what runs code" in lines(summary)[-1]
+
+
+def test_where_nobody_looked_what_runs_code_is_unknown() -> None:
+    """Also for a task that an older version began; but one that never began has changed nothing."""
+    for looks in (({}, None), (None, {}), (None, None)):
+        assert valid("result", text_of(PRICE, triggers=looks))["runs_code"] is None
+    ended = {"status": Status.CANCELLED, "reason": Reason.USER, "error": None, "files": None}
+    times = {"queued_at": 1e9, "finished_at": 1e9, "attempts": 0}
+    task = Task(id="001", first_prompt="x", model="a/b")
+    text = results.result(BATCH, task, fold("x", []), **ended, **times)
+    assert valid("result", text)["runs_code"] == []
 
 
 def test_a_summary_adds_its_results_up() -> None:

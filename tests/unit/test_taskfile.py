@@ -119,6 +119,54 @@ def test_who_evaluates(spool: Config) -> None:
     assert [t.evaluator for t in tasks] == ["judge", "none", "judge", "none"]
 
 
+def test_where_a_check_runs(spool: Config) -> None:
+    """Apart, unless the task, its batch or the configuration says that it is in the task's own place."""
+    data: dict[str, Any] = {
+        "tasks": [{"first_prompt": "x"}, {"first_prompt": "x", "check_in": "task"}]
+    }
+    assert [t.check_in for t in _tasks(data, spool)] == ["apart", "task"]
+    assert [t.check_in for t in _tasks({**data, "check_in": "task"}, spool)] == ["task", "task"]
+    lax = replace(spool, evaluation=replace(spool.evaluation, check_in="task"))
+    assert [t.check_in for t in _tasks({**data, "check_in": "apart"}, lax)] == ["apart", "task"]
+    assert [t.check_in for t in _tasks(data, lax)] == ["task", "task"]
+    assert "'apart' or 'task'" in _problems({**data, "check_in": "host"}, spool)["check_in"]
+
+
+def test_of_the_checkout_results_alone_can_be_worked_on(spool: Config) -> None:
+    """A directory below batchd's own code is refused, with the mend, unless it lies in an ``outbox`` there."""
+    checkout = Path(taskfile.__file__).parents[2]
+    wide = replace(spool, workspace=replace(spool.workspace, allow=(str(checkout.parent),)))
+    task = {"first_prompt": "x", "dir": str(checkout / "outbox")}
+    assert [t.dir for t in _tasks(task, wide)] == [task["dir"]]
+    why = _problems({**task, "dir": str(checkout / "docs")}, wide)["dir"]
+    assert why.endswith(
+        "docs lies in batchd's own checkout: work elsewhere, with [workspace] root or allow"
+    )
+
+
+def test_no_directory_of_programs_that_somebody_else_runs(
+    spool: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the user's keys for ssh nor units of systemd, nor what would hold them once they are there."""
+    home = tmp_path / "work/home"
+    for name in (".ssh", ".config/systemd/user", ".local", "project"):
+        (home / name).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    dirs = {
+        "home": "holds ~/.ssh",
+        "home/.ssh": "is ~/.ssh",
+        "home/.config": "holds a folder of systemd's units",
+        "home/.config/systemd/user": "lies in a folder of systemd's units",
+        "home/.local": "holds a",
+    }
+    for directory, why in dirs.items():
+        assert why in _problems({"first_prompt": "x", "dir": directory}, spool)["dir"]
+    assert _tasks({"first_prompt": "x", "dir": "home/project"}, spool)[0].dir == str(
+        home / "project"
+    )
+
+
 def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
     """One look at a file tells everything: also of a task that has another error already."""
     found = _problems(

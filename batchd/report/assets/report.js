@@ -100,6 +100,19 @@
     return section("setbacks", "What did not complete", "", el("div", { class: "setbacks" }, content.setbacks.map(setback)),
       orders.length ? el("p", { class: "orders" }, "Once that is mended, to run these again:", orders) : null);
   }
+  function caution(one) {
+    const files = one.files === null ? [el("p", { class: "soft", text: "It ended before anybody looked." })] : one.files.map(file => el("div", { class: "file" },
+      el("p", {}, el("span", { text: file.path }), el("span", { class: "soft", text: ` · ${file.change}${file.by ? `, for ${file.by}` : ", nobody could look into it"}` })), el("code", { class: "order", text: file.show })));
+    return el("article", { class: "caution" },
+      el("h3", {}, el("button", { class: "link", type: "button", text: name(one.task), onclick: () => open(one.task) }), el("span", { class: "soft", text: ` · ${one.directory}` })),
+      files, one.more ? el("p", { class: "soft", text: `and ${Words.count(one.more)} more, in its result` }) : null);
+  }
+  function cautions() {
+    const shown = content.cautions.slice(0, 50), more = content.cautions.length - shown.length;
+    if (!shown.length) return null;
+    return section("cautions", "Runs code when you use this directory", "Changed by these tasks, and run or obeyed by git, editors, shells, agents or tools as soon as somebody works there. The commands show what it is, and run nothing.",
+      ...shown.map(caution), more ? el("p", { class: "soft", text: `and ${Words.counted(more, "more task")}: runs_code in their results` }) : null);
+  }
   function money() {
     if (!total.calls && !total.unsettled_calls) return null;
     const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models), content.tags.length ? Money.shares("By tag", "Tag", content.tags) : ""), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
@@ -118,7 +131,7 @@
   timeline = Timeline.create(content, { open, shows: i => table.shows(i) });
   Details.start(content, i => table.around(i), place => { state.task = place; write(); });
   document.getElementById("head").replaceChildren(...head().filter(Boolean));
-  main.replaceChildren(...[timeline && section("timeline", "Timeline", "", timeline.root), setbacks(), money(), leaders(), section("tasks", "All tasks", "", table.root)].filter(Boolean));
+  main.replaceChildren(...[timeline && section("timeline", "Timeline", "", timeline.root), setbacks(), cautions(), money(), leaders(), section("tasks", "All tasks", "", table.root)].filter(Boolean));
   document.getElementById("foot").replaceChildren(el("p", { text: `Made by batchd ${content.version} on ${Words.day(content.made_at)}, ${Words.clock(content.made_at)}. This file asks nothing of any network.` }));
   refresh();
   if (state.task >= 0) open(state.task);

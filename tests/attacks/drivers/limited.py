@@ -25,7 +25,11 @@ async def main() -> None:
             place.close()
             place = await opened()
             continue
-        end = await place.run(argv, timeout_s=asked["timeout_s"])
+        if isinstance(argv, dict):
+            async with place.apart() as where:
+                end = await where.run(argv["apart"], timeout_s=asked["timeout_s"])
+        else:
+            end = await place.run(argv, timeout_s=asked["timeout_s"])
         ends.append([end.exit_code, end.output, end.excess, end.killed, end.seconds])
     print(json.dumps([ends, await place.facts()]))
     place.close()

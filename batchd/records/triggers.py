@@ -1,0 +1,123 @@
+"""What other programs run, or obey, as soon as somebody uses a directory: which names count, for which programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+
+GIT = "git"
+_EDITORS = "editors"
+_SHELLS = "shells"
+_AGENTS = "agents"
+_TOOLS = "tools"
+
+#: Files, in whatever folder. docs/sandbox.md lists them, which a test holds.
+FILES: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *(".gitconfig", "config.worktree", "git-rebase-todo", "hgrc"),
+            *(".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml"),
+        ),
+        GIT,
+    ),
+    **dict.fromkeys(
+        (
+            *(".exrc", ".gvimrc", ".lvimrc", ".nvim.lua", ".nvimrc", ".vimrc"),
+            *(".dir-locals.el", ".dir-locals-2.el", ".devcontainer.json", ".project"),
+        ),
+        _EDITORS,
+    ),
+    **dict.fromkeys(
+        (
+            *(".envrc", ".env", ".autoenv", ".autoenv.zsh", ".mise.toml", "mise.toml", "mise.local.toml"),
+            *(".bashrc", ".bash_aliases", ".bash_login", ".bash_logout", ".bash_profile", ".inputrc"),
+            *(".profile", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".cshrc", ".tcshrc"),
+        ),
+        _SHELLS,
+    ),
+    **dict.fromkeys(
+        (
+            *("AGENTS.md", "CLAUDE.md", "CLAUDE.local.md", "GEMINI.md", ".mcp.json", ".aider.conf.yml"),
+            *(".clinerules", ".cursorrules", ".goosehints", ".windsurfrules", "opencode.json"),
+        ),
+        _AGENTS,
+    ),
+    **dict.fromkeys(
+        (
+            *(".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", ".bazelrc", "rust-toolchain.toml"),
+            *(".gdbinit", ".lldbinit", ".pdbrc", ".irbrc", ".pryrc", ".Rprofile", ".Renviron", ".ghci"),
+        ),
+        _TOOLS,
+    ),
+}  # fmt: skip
+#: Endings of files.
+ENDINGS: Mapping[str, str] = {
+    ".code-workspace": _EDITORS,
+    ".sublime-project": _EDITORS,
+    ".sublime-workspace": _EDITORS,
+}
+#: Folders, with all that lies in them.
+FOLDERS: Mapping[str, str] = {
+    **dict.fromkeys((".husky", ".githooks", ".lefthook"), GIT),
+    **dict.fromkeys(
+        (".vscode", ".idea", ".fleet", ".zed", ".helix", ".devcontainer", ".theia", ".settings"),
+        _EDITORS,
+    ),
+    **dict.fromkeys((".mise", ".shadowenv.d"), _SHELLS),
+    **dict.fromkeys(
+        (
+            *(".agents", ".amazonq", ".claude", ".codex", ".continue", ".crush", ".cursor", ".gemini"),
+            *(".kiro", ".opencode", ".qwen", ".roo", ".windsurf"),
+        ),
+        _AGENTS,
+    ),
+    **dict.fromkeys((".bundle", ".cargo", ".mvn"), _TOOLS),
+}  # fmt: skip
+
+
+#: The path under which it stands that not all of a directory was looked at.
+REST = "."
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A file that others run or obey, as it is at one moment: it has changed where this is another one."""
+
+    #: Whose programs: one of the words above; empty: what lies there cannot be told.
+    by: str
+    #: Inode, size, time of the last change of its content and of all else; of a link also those of what it leads to.
+    stamp: tuple[int, ...] = ()
+    #: ``file``, ``link`` (to what is elsewhere, or no file) or ``folder``.
+    kind: str = "file"
+
+    @property
+    def changed_at(self) -> float:
+        """When it, or what it leads to, was last changed: a time that no command can set."""
+        return max(self.stamp[3::4], default=0) / 1e9
+
+
+def changed(
+    before: Mapping[str, Trigger], after: Mapping[str, Trigger], since: float
+) -> Mapping[str, str]:
+    """Return what became of each file that is not as it was, ``created`` or ``modified``, by path and sorted.
+
+    What was removed runs no more. Where not all was looked at before, what was not found then counts only where
+    it has changed ``since``.
+    """
+    return {
+        path: "modified" if path in before else "created"
+        for path, trigger in sorted(after.items())
+        if before.get(path) != trigger
+        and (path in before or REST not in before or trigger.changed_at >= since)
+    }
+
+
+def show(directory: str, path: str, trigger: Trigger, since: float) -> str:
+    """Return the command that shows what a file holds, and runs nothing; ``since``: when the task began."""
+    if path == REST:
+        return f"find {quote(directory)} -newerct @{int(since)}"
+    full = quote(f"{directory}/{path}")
+    return {"file": f"cat -v {full}", "link": f"readlink {full}"}.get(
+        trigger.kind, f"ls -la {full}"
+    )

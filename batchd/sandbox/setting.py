@@ -1,0 +1,58 @@
+"""What the commands of a task see and who they are, and how they are started so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from batchd.records import SandboxPolicy
+from batchd.sandbox import bwrap, launch
+from batchd.sandbox.child import Child
+from batchd.sandbox.folders import Folders
+from batchd.sandbox.identity import Identity, home, prefix
+from batchd.sandbox.variables import behind, environment
+
+#: Starts a command, given the descriptors of its input, if it has any, and its output, and its cgroup.
+Starter = Callable[..., Child]
+#: A home in which nothing lies, and nothing can.
+_NOWHERE = "/nonexistent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What commands see and who they are."""
+
+    #: The path of bubblewrap; empty: there is no sandbox.
+    bwrap: str
+    #: The directory's name as they see it.
+    path: str
+    #: That of their /tmp, where it is not /tmp.
+    tmp: str
+    #: That of their home, where it is not the user's own or, in a sandbox, /tmp.
+    home: str = ""
+    who: Identity
+    env: Mapping[str, str]
+    #: Whether they share the machine's network.
+    shared: bool
+    #: Whether they are held back until they have a way out.
+    gated: bool
+
+    def apart(self, tmp: str) -> Setting:
+        """Return the same with ``tmp`` for /tmp and home; empty: it cannot be reached outside of a sandbox."""
+        return self if self.bwrap else replace(self, tmp=tmp, home=tmp or _NOWHERE)
+
+    def starter(self, folders: Folders, policy: SandboxPolicy) -> Starter:
+        """Return what starts commands in a directory, within the limits of ``policy``."""
+        who, env = self.who, self.env
+        if self.bwrap:
+            view = bwrap.view(
+                policy, who, env, network=self.shared, gated=self.gated, own_tmp=bool(folders.tmp)
+            )
+            return functools.partial(launch.sandboxed, self.bwrap, view, folders)
+        words = [*prefix(policy, who, limited=False), *behind(env)]
+        before = [word.encode("utf-8", "replace") for word in words]
+        place = {"TMPDIR": self.tmp} if self.tmp else {}
+        variables = environment(who, {**place, **env}, home=self.home or home(who))
+        plain = functools.partial(launch.plain, folders.task, variables)
+        return lambda command, **descriptors: plain([*before, *command], **descriptors)
