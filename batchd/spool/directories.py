@@ -8,7 +8,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from batchd.config import Config
+from batchd.config import Config, trust
 from batchd.log import escape
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
@@ -43,6 +43,9 @@ class Directories:
             closed[os.path.realpath(self._config.metrics.textfile)] = "the file of metrics"
         if self._config.file:
             closed[os.path.realpath(self._config.file)] = "the configuration"
+        # What a task wrote there would count for whoever runs batchd next.
+        for path in trust.guarded(self._config.environ):
+            closed.setdefault(path, "where batchd looks for its configuration")
         return closed
 
     def real(self, directory: str) -> str:

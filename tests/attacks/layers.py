@@ -97,6 +97,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
+    "trust": (("config/trust.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
     "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
     "whole files": (
         ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
