@@ -30,6 +30,8 @@ CONFIG = "config.toml"
 NAME = "trusted"
 #: The variables that tell where the user's own folder lies, the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_CONFIG_HOME": "batchd", "HOME": ".config/batchd"}
+#: Characters of a path that stands in a fix.
+_LONGEST = 300
 _HEAD = """\
 # Directories whose config.toml batchd uses when it runs there; written by `batchd trust`.
 # A line is a real path; before it, the number of a user whose files count there, beside root's and one's own.
@@ -90,7 +92,13 @@ def owners(directory: Path, environ: Mapping[str, str]) -> frozenset[int]:
 
 def command(directory: Path) -> str:
     """Return the command that puts a directory on the list."""
-    return f"`batchd trust {shlex.quote(str(directory))}`"
+    return f"`batchd trust {_word(directory, 'DIR')}`"
+
+
+def _word(path: Path, name: str) -> str:
+    """Return a path as a word for a shell, or what stands for one that an error would cut: in the middle of its quotes."""
+    word = shlex.quote(str(path))
+    return word if len(word) <= _LONGEST else name
 
 
 def ours() -> frozenset[int]:
@@ -105,7 +113,7 @@ def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem
         return Problem(str(path), why, "chown it, or under sudo take `sudo -H`")
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if status.st_mode & stat.S_IWOTH and not sticky:
-        return Problem(str(path), "everybody can change it", f"chmod o-w {shlex.quote(str(path))}")
+        return Problem(str(path), "everybody can change it", f"chmod o-w {_word(path, 'PATH')}")
     return None
 
 
@@ -182,7 +190,7 @@ def _insist(file: Path, status: os.stat_result) -> None:
     """Refuse a list that somebody else may have written. Raises ``ConfigError``."""
     problem = doubt(file.parent, file.parent.stat(), ours()) or doubt(file, status, ours())
     if not problem and status.st_mode & stat.S_IWGRP:
-        fix = f"chmod g-w {shlex.quote(str(file))}"
+        fix = f"chmod g-w {_word(file, 'PATH')}"
         problem = Problem(str(file), "a group can change it", fix)
     if problem:
         raise ConfigError((problem,))

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -125,6 +126,16 @@ def test_one_that_is_not_trusted_is_refused_and_not_passed_over(ground: Ground) 
         check=True,
     )
     assert ground.batchd("status", cwd=here).returncode == 0
+
+
+def test_no_name_becomes_part_of_the_command_that_is_offered(ground: Ground) -> None:
+    """Whoever copies it runs nothing else: names are quoted, and of one that an error would cut there is none."""
+    odd = ground.configured("$(touch mark);'`touch mark`")
+    (command,) = re.findall("yours: `(batchd trust .*)`, or name", ground.found(odd))
+    assert shlex.split(command) == ["batchd", "trust", str(odd)]
+    long = ground.configured("/".join(["'" * 100] * 8))
+    assert "yours: `batchd trust DIR`, or name" in ground.found(long)
+    assert "[…" not in ground.found(long).partition("(read it")[2]
 
 
 def test_named_ones_need_no_trust(ground: Ground) -> None:
