@@ -23,10 +23,12 @@ class Found:
     path: Path
     #: Whose it may be; None: anybody's, since it was named.
     owners: frozenset[int] | None = None
+    #: Where it leads, as it was looked at: what a link leads through may be another by the time of reading.
+    real: Path | None = None
 
     def content(self) -> bytes:
         """Return what is in it. Raises ``OSError``, ``ConfigError`` where somebody else may have written it."""
-        return reading.content(self.path, self._examine)
+        return reading.content(self.real or self.path, self._examine)
 
     def _examine(self, status: os.stat_result) -> None:
         if self.owners is not None:
@@ -52,15 +54,15 @@ def find(environ: Mapping[str, str]) -> Found | None:
 
 def trusted(file: Path, environ: Mapping[str, str]) -> Found:
     """Return a file that was found in a directory. Raises ``ConfigError`` where that, or where a link leads, is not trusted."""
-    places = (Path(os.path.realpath(file.parent), file.name), Path(os.path.realpath(file)))
-    for path in places:
+    real = Path(os.path.realpath(file))
+    for path in (Path(os.path.realpath(file.parent), file.name), real):
         owners = trust.owners(path.parent, environ)
         status = path.parent.stat()
         # One that has another owner by now may have been removed, and made anew by them.
         if status.st_uid not in owners:
             raise _untrusted(path, environ)
         _insist(trust.doubt(path.parent, status, owners))
-    return Found(file, owners)
+    return Found(file, owners, real)
 
 
 def stands(path: Path) -> bool:
