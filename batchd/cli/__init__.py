@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
     "estimate": "tell what task files may come to, before anything is paid",
     "check": "look for what would fail, and say how to mend it",
+    "trust": "trust the configuration that lies in a directory, or show which are trusted",
     "notify": "show who is told of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries or notifications",
     "cancel": "end batches or tasks",
@@ -91,7 +92,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="PATH",
         # Given before the command or after it: the one must not blot out the other.
         default=argparse.SUPPRESS,
-        help="the configuration (else ./config.toml, ~/.config/batchd/, /etc/batchd/)",
+        help="the configuration (else BATCHD_CONFIG, ./config.toml where it is trusted, ~/.config/batchd/, /etc/batchd/)",
     )
     parser = argparse.ArgumentParser(
         prog="batchd",

@@ -139,8 +139,9 @@ def _content(path: str) -> str | None:
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """Return the configuration.
 
-    Without ``path``: ./config.toml, ~/.config/batchd/config.toml or /etc/batchd/config.toml,
-    whichever is there first, else the defaults. Raises ``ConfigError`` with all problems at once.
+    Without ``path``: that of BATCHD_CONFIG, else ./config.toml, ~/.config/batchd/config.toml or
+    /etc/batchd/config.toml, whichever is there first, else the defaults. Raises ``ConfigError`` with all
+    problems at once, and for one that is found and does not count: see ``finding``.
     """
     from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
 

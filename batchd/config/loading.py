@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
@@ -16,7 +15,7 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd.config import reading
+from batchd.config import finding
 from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
 from batchd.config.presets import PRESETS
 from batchd.config.sections import Sections
@@ -37,8 +36,9 @@ def load(
 
     ``section``: heed this one alone, whatever is wrong with the others.
     """
-    file = path or _find(environ)
-    raw = _read(file) if file else {}
+    found = finding.Found(path) if path else _found(environ)
+    file = found.path if found else None
+    raw = _read(found) if found else {}
     if section:
         raw = {key: table for key, table in raw.items() if key == section}
         mine = f"{_PREFIX}{section}__".upper()
@@ -136,23 +136,17 @@ def _adapter() -> TypeAdapter[Sections]:
     return TypeAdapter(Sections)
 
 
-def _find(environ: Mapping[str, str]) -> Path | None:
-    home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '')}/.config"
-    places = Path("config.toml"), Path(home, "batchd/config.toml"), Path("/etc/batchd/config.toml")
-    return next((p for p in places if _stands(p)), None)
-
-
-def _stands(path: Path) -> bool:
-    """Return whether there is something to read, or to fail at: a link to a disk that is not mounted must not be passed over."""
+def _found(environ: Mapping[str, str]) -> finding.Found | None:
     try:
-        return not stat.S_ISFIFO(path.lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return finding.find(environ)
+    except OSError as error:
+        place = str(error.filename or "")
+        raise ConfigError((Problem(place, f"it cannot be looked at: {error.strerror}"),)) from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(found: finding.Found) -> dict[str, Any]:
     try:
-        return tomli.loads(reading.content(file).decode("utf-8-sig"))
+        return tomli.loads(found.content().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
         problem = Problem(f"line {error.lineno}, column {error.colno}", error.msg)
     except UnicodeDecodeError as error:
@@ -161,7 +155,7 @@ def _read(file: Path) -> dict[str, Any]:
         problem = Problem("", "it is nested too deep")
     except OSError as error:
         problem = Problem("", f"the file cannot be read: {error.strerror}")
-    raise ConfigError((problem,), str(file))
+    raise ConfigError((problem,), str(found.path))
 
 
 def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:

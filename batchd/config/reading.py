@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from batchd.errors import NotPossibleError
 
 
-def content(path: str | Path) -> bytes:
-    """Return what is in a file. Raises ``OSError``, for a FIFO too: whoever read one would wait for its writer."""
+def content(
+    path: str | Path, examine: Callable[[os.stat_result], object] = lambda _: None
+) -> bytes:
+    """Return what is in a file. Raises ``OSError``, for a FIFO too: whoever read one would wait for its writer.
+
+    ``examine`` is shown the file that is then read; what it raises ends the reading.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if stat.S_ISFIFO(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe, which cannot be read again")
+        examine(status)
         return file.read()
 
 

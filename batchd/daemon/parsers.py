@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from batchd import __version__, children
-from batchd.config import Config
+from batchd.config import Config, trust
 from batchd.errors import BatchdError, NotPossibleError, Problem, TaskFileError
 from batchd.pool import code
 from batchd.pool.supervisor import RESTART
@@ -60,8 +60,9 @@ class Parsers:
         except OSError:
             size = 0  # reading it shows why
         processes = self._large if size > _LARGE else self._small
-        # No key of a provider's leaves this process.
-        job = Job(path=str(path), name=name, config=replace(config, environ={}))
+        # No key of a provider's leaves this process, but where no task may work.
+        environ = {name: config.environ[name] for name in trust.VARIABLES if name in config.environ}
+        job = Job(path=str(path), name=name, config=replace(config, environ=environ))
         for _ in range(_DEATHS):
             try:
                 return await processes.parse(job)

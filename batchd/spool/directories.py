@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from batchd.config import Config
+from batchd.config import Config, trust
 from batchd.log import escape
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
@@ -57,6 +57,9 @@ class Directories:
         ):
             if path:
                 yield path, name
+        # What a task wrote there would count for whoever runs batchd next.
+        for path in trust.guarded(config.environ):
+            yield path, "where batchd looks for its configuration"
 
     def _programs(self) -> Iterator[tuple[str, str]]:
         """Yield what batchd runs, itself and others, outside of every sandbox."""

@@ -98,6 +98,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
         ("sandbox/directory.py", "_RESOLVE_BENEATH = 0x08", "_RESOLVE_BENEATH = 0"),
     ),
+    "trust": (("config/trust.py", "        return frozenset()\n", "        return frozenset(range(100_000))\n"),),
     "rooms": (("spool/directories.py", "for path, name in self._closed.items():", "for path, name in ():"),),
     "triggers": (("sandbox/triggers.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
     "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),

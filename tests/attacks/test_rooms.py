@@ -105,6 +105,24 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
 
 
 @pytest.mark.sampled(1)
+@pytest.mark.stopped_by("rooms")
+def test_no_directory_where_a_configuration_would_count(rooms: Camp) -> None:
+    """Neither the folders of lists and configurations, there yet or not, nor a trusted directory; what lies below that is open."""
+    home, spool = rooms.own(rooms.folder / "home"), rooms.own(rooms.folder / "spool/work").parent
+    rooms.more["HOME"] = str(home)
+    rooms.own(home / ".config")
+    assert rooms.batchd("trust", spool).returncode == 0
+    rooms.workplace(spool / "work")
+    with rooms.serving():
+        looks = "where batchd looks for its configuration"
+        for directory in ("home", "home/.config", "spool", "/etc"):
+            assert f"holds {looks}" in _rejection(rooms, {"dir": directory}), directory
+        for directory in ("home/.config/batchd", "/etc/batchd"):
+            assert f"is {looks}" in _rejection(rooms, {"dir": directory}), directory
+        assert rooms.play([{"first_prompt": "x", "dir": "spool/work"}])["001"]["status"] == "completed"  # fmt: skip
+
+
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("unknown keys", "ceiling")
 def test_no_key_of_a_task_file_loosens_anything(rooms: Camp) -> None:
     """No key names the sandbox or the provider; no layer of limits goes past the ceiling."""

@@ -452,6 +452,7 @@ def test_a_hangup_during_the_start_is_heard_after_it(spool: Any) -> None:
 def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> None:
     """SIGHUP beside a file that was moved away keeps what was read: its limits on money too. A start beside a dangling link is refused."""
     path = spool.folder / "config.toml"
+    assert spool.batchd("trust", spool.folder).returncode == 0
     with path.open("a") as file:
         file.write('[log]\nfile = "log.jsonl"\n')
     log = spool.folder / "log.jsonl"

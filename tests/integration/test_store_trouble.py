@@ -688,7 +688,7 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
     """A write that meets a bad page is not tried again, as one on a full disk is: its error ends the daemon."""
     path = tmp_path / "batchd.db"
     add(path, 12_000, 300)  # more than SQLite keeps in memory
-    settings = config.load(None, {})
+    settings = config.Config()
 
     async def scenario(store: Store) -> None:
         core = Core(

@@ -297,7 +297,7 @@ def test_a_wrong_variable_is_told_by_its_name(written: Path) -> None:
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """./config.toml goes before the user's own; paths are relative to the file, ~ is the home."""
+    """A trusted ./config.toml goes before the user's own; paths are relative to the file, ~ is the home."""
     own = tmp_path / "home/.config/batchd/config.toml"
     own.parent.mkdir(parents=True)
     own.write_text('[paths]\ninbox = "~/in"\noutbox = "../out"\n')
@@ -309,6 +309,7 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert loaded.paths.inbox == str(tmp_path / "home/in")
     assert loaded.paths.outbox == str(own.parent.parent / "out")
     (here / "config.toml").write_text("")
+    (own.parent / "trusted").write_text(f"{here}\n")
     assert config.load(None, {"HOME": str(tmp_path / "home")}).file == str(here / "config.toml")
 
 
