@@ -100,6 +100,9 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
             place.clear()
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root counts the descriptors of a sealed process"
+)
 def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -> None:
     """EMFILE in daemon, fork server and workers for two seconds fails no task, and ends no process for good."""
     with arena(tmp_path, "--latency", "0.05") as (place, model):

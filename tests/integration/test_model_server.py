@@ -522,8 +522,11 @@ def test_a_thousand_requests_at_once() -> None:
     """A thousand clients are served at the same time, not one after another."""
 
     async def test() -> None:
-        connector = aiohttp.TCPConnector(limit=0)
-        async with ModelServer() as server, aiohttp.ClientSession(connector=connector) as session:
+        clients = {
+            "connector": aiohttp.TCPConnector(limit=0),
+            "timeout": aiohttp.ClientTimeout(total=PATIENCE_S, sock_connect=PATIENCE_S),
+        }
+        async with ModelServer() as server, aiohttp.ClientSession(**clients) as session:
             calls = (_post(session, server.base_url, "latency-2+steps-1") for _ in range(1000))
             assert all(await asyncio.gather(*calls))
         assert server.totals.peak == 1000
