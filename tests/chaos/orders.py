@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from arena import Arena
 
@@ -21,7 +23,9 @@ class Order:
 
     arguments: Sequence[str]
     given: float
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    #: What it prints: into a file, which has room for it whoever reads when.
+    printed: IO[bytes]
     #: When it is to be given up; None: it is waited for.
     give_up: float | None
     ended: Callable[[Order], None]
@@ -69,16 +73,16 @@ class Orders:
         give_up = None
         if self.rng.random() < give_up_share:
             give_up = now + self.rng.choice((0.05, 0.3, 0.6, 2.0))
+        printed = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed once the order has ended)
         process = subprocess.Popen(
             self._arena.command(*arguments),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=printed,
             stderr=subprocess.STDOUT,
-            text=True,
             cwd=self._arena.folder,
             env=self._arena.environment,
         )
-        order = Order(arguments, now, process, give_up, ended)
+        order = Order(arguments, now, process, printed, give_up, ended)
         self.under_way.append(order)
         return order
 
@@ -102,8 +106,10 @@ class Orders:
 
     def _end(self, order: Order, now: float) -> None:
         self.under_way.remove(order)
-        # What it prints is short: it fits into the pipe, so that this waits for nothing.
-        order.output = order.process.communicate()[0]
+        order.process.wait()
+        with order.printed as printed:
+            printed.seek(0)
+            order.output = printed.read().decode(errors="replace")
         order.code, order.gone = order.process.returncode, now
         self.done.append(order)
         order.ended(order)
