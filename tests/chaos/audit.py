@@ -61,8 +61,10 @@ class Audit:
             yield from self._outcomes(dropped, drafts, record)
         yield from self._reruns(record)
         yield from self._days(record)
-        inbox, state = self._ground.arena.folder / "inbox", self._ground.state
-        there = (*inbox.iterdir(), *inbox.glob(".claimed/*"), *state.glob("claimed/*"))
+        folder, inbox = self._ground.arena.folder, self._ground.arena.folder / "inbox"
+        states = (folder / ".batchd", folder / "disk-state/state")
+        claims = [path for state in states for path in state.glob("claimed/*")]
+        there = (*inbox.iterdir(), *inbox.glob(".claimed/*"), *claims)
         if left := [path.name for path in there if path.is_file()]:
             yield f"the inbox still has {left}"
 
