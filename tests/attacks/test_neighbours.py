@@ -24,7 +24,7 @@ from attacking import (
     payload,
     shell,
 )
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 
 #: What lies in homes and states, each with a secret in it.
 FILES = (
@@ -186,5 +186,6 @@ def test_a_command_is_alone_in_its_processes(attack: Attack) -> None:
         "readlink /proc/self/ns/pid", "cat /proc/[0-9]*/comm"
     )
     assert re.fullmatch(r"pid:\[\d+\]\n", output)
-    assert living_in(output.strip()) == []
+    # Other sandboxes of this machine may have its number by now, for a while.
+    until(lambda: living_in(output.strip()) == [])
     assert set(listed.split()) <= {"bwrap", "bash", "cat", "setpriv", "prlimit"}
