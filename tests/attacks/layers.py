@@ -63,7 +63,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "descriptors": (("sandbox/spawn.py", "    _withhold()\n", ""),),
     "variables": (("sandbox/variables.py", "return as_root() and ", "return False and "),),
     "variables arrive": (
-        ("sandbox/variables.py", "for name, value in env.items() if not _late(name)}", "for name, value in ()}"),
+        ("sandbox/variables.py", "{carriers.get(name, name): value for name, value in env.items()}", "{}"),
+    ),
+    "command lines": (
+        ("sandbox/variables.py", "={' '.join(words)}\"]", "={words[0]}\", *(f'{n}={env[n]}' for n in carriers)]"),
     ),
     # --- how much of it there is, and for how long
     "limits": (
