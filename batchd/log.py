@@ -43,6 +43,8 @@ class Action(enum.StrEnum):
     ROUND_STARTED = "round_started"
     MODEL_CALLED = "model_called"
     MODEL_FAILED = "model_failed"
+    #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
+    USAGE_NOT_BELIEVED = "usage_not_believed"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"

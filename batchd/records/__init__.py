@@ -22,6 +22,7 @@ from batchd.records.money import (
     Rate,
     Spend,
     Usage,
+    believable,
     dollars,
 )
 from batchd.records.parking import Cause, Parking, Scope, summed
@@ -69,6 +70,7 @@ __all__ = [
     "Task",
     "ToolCall",
     "Usage",
+    "believable",
     "dollars",
     "summed",
 ]

@@ -147,6 +147,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
+    "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 
