@@ -147,6 +147,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
+    "measure": (
+        ("llm/client.py", "if left < 0:", "if False:"),
+        ("llm/answer.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
+    ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import http.server
 import json
 import re
 import subprocess
 import sys
+import threading
 import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -289,3 +296,87 @@ def test_no_secret_comes_out_of_what_a_command_says(camp: Camp) -> None:
             assert token.encode() not in said.replace(f"It is {token}.".encode(), b"") or path == log, path  # fmt: skip
     requests = [json.loads(line) for line in log.read_text().splitlines()]
     assert token not in json.dumps([r.get("request") for r in requests])
+
+
+def _answer(body: str) -> bytes:
+    return gzip.compress(body.encode())
+
+
+def _many(value: str, *, ahead: str, behind: str) -> bytes:
+    """Return an answer that holds a value as often as it may be long."""
+    return _answer(ahead + f"{value}," * (((16 << 20) - 200) // (len(value) + 1)) + value + behind)
+
+
+def _bomb(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(megabytes)), packer.flush()])
+
+
+#: What is small on the line, and large in the memory of who reads it.
+LARGE: Mapping[str, bytes] = {
+    "a bomb": _bomb(256),
+    "a bomb in a bomb": gzip.compress(_bomb(256)),
+    "calls": _many("{}", ahead='{"choices":[{"message":{"tool_calls":[', behind="]}}]}"),
+    "parts": _many('{"":0}', ahead='{"choices":[{"message":{"content":[', behind="]}}]}"),
+    "no JSON": _many('{"":0}', ahead='{"choices":[],"usage":[NaN,', behind="]}"),
+    "texts": _many('"ab"', ahead='{"choices":[],"usage":[', behind="]}"),
+}
+
+
+class _Large(http.server.BaseHTTPRequestHandler):
+    """A provider that answers with what its models are called after."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = LARGE.get(asked["model"]) or _answer('{"choices":[{"message":{"content":"Done."}}]}')
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header(
+            "Content-Encoding", "gzip, gzip" if "in a bomb" in asked["model"] else "gzip"
+        )
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def _peak(pid: int) -> int:
+    """Return the most memory that a process has had, in bytes."""
+    [line] = [
+        w for w in Path(f"/proc/{pid}/status").read_text().splitlines() if w.startswith("VmHWM")
+    ]
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.stopped_by("measure")
+@pytest.mark.parametrize("name", LARGE)
+def test_no_answer_fills_the_memory(camp: Camp, name: str) -> None:
+    """What is small on the line, and hundreds of megabytes once it is unpacked or read, is refused; others in the same process go on."""
+    config = """[providers.standin]
+base_url = "http://127.0.0.1:{port}/v1"
+[agent]
+model = "standin/good"
+[pool]
+processes = 1
+[evaluation]
+by = "none"
+[governor]
+max_retries = 0
+max_parked_s = 0
+"""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Large) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (camp.folder / "config.toml").write_text(config.format(port=server.server_address[1]))
+        with camp.serving():
+            assert camp.play([{"first_prompt": "x"}], "before")["001"]["status"] == "completed"
+            [worker] = {line["worker"] for line in camp.lines() if line["event"] == "model_called"}
+            before = _peak(worker)
+            bad = camp.play([{"first_prompt": "x", "model": f"standin/{name}"}], "bad")["001"]
+            grown = _peak(worker) - before
+            assert camp.play([{"first_prompt": "x"}], "after")["001"]["status"] == "completed"
+        server.shutdown()
+    assert grown < 150 << 20, f"{grown >> 20} MB"
+    assert bad["status"] == "error", bad
