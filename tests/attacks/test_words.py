@@ -72,6 +72,7 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
                 ),
                 *(("logs", "batch"), ("logs", "batch/001"), ("status", "wide"), ("cost",)),
                 *(("retry", evil), ("cancel", f"batch/{evil}"), ("prune",), ("check", "--offline")),
+                *(("report", "--csv", "batch"), ("cost", "--by", "tag", "--csv")),
                 *(("submit", camp.folder / "wide.json"), ("submit", evil), ("logs", evil)),
                 *(("retry", "batch/002"), ("pause", "--provider", evil), ("tune", f"{evil}=1")),
             )
@@ -82,6 +83,8 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     assert any("evil" in name for name in _names(results["001"]))
     assert "evil" in seen["logs batch/001"]
     assert "evil" in seen["submit again"]
+    assert seen["report --csv batch"].count("evil") > 1
+    assert "evil" in seen["cost --by tag --csv"]
     seen["the log"] = (camp.folder / "daemon.log").read_text("utf-8")
     seen["its file"] = (camp.folder / "own.log").read_text("utf-8")
     raw = {
