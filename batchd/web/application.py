@@ -128,7 +128,7 @@ class _Handlers:
         if "authorization" not in request.headers:
             admitted = gate.open or gate.admits(session(request.scope, request.headers))
             return _json({"admitted": admitted})
-        if not gate.open and (refusal := refused(gate, request.scope, request.headers)):
+        if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal
         response = _json({"admitted": True})
         # Behind a proxy that speaks TLS, never without it.

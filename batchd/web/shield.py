@@ -54,10 +54,10 @@ class Shield:
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(scope)
+        refusal = await self._refusal(scope)
         await (refusal or self._app)(scope, receive, guarded)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if not self._named(headers.getlist("host")):
             told = "this name is not known here: use the address or localhost, or name it in [web] hosts"
@@ -68,7 +68,7 @@ class Shield:
         if self._gate.open or scope["path"].startswith(_FREE):
             return None
         if "authorization" in headers:
-            return refused(self._gate, scope, headers)
+            return await refused(self._gate, headers)
         if self._gate.admits(session(scope, headers)):
             return None
         if "text/html" in headers.get("accept", ""):
@@ -88,14 +88,10 @@ class Shield:
         return True
 
 
-def refused(gate: Gate, scope: Scope, headers: Headers) -> Response | None:
+async def refused(gate: Gate, headers: Headers) -> Response | None:
     """Return the answer to who shows no token, or a wrong one; None: it is right."""
-    address = scope["client"][0] if scope.get("client") else ""
-    if wait_s := gate.wait_s(address):
-        told = "too many wrong tokens came from this address; wait"
-        return JSONResponse({"error": told}, 429, {"Retry-After": str(wait_s)})
     kind, _, given = headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer" and gate.knows(given.strip(), address):
+    if kind.lower() == "bearer" and await gate.knows(given.strip()):
         return None
     return unknown()
 
