@@ -67,7 +67,7 @@ def application(state: Path, gate: Gate, hosts: Sequence[str], streams: Streams)
     handlers = _Handlers(desk)
     app = Starlette(
         routes=[*handlers.routes()],
-        middleware=[Middleware(Shield, gate=gate, hosts=hosts, login=page.shell(login=True))],
+        middleware=[Middleware(Shield, gate=gate, names=hosts, login=page.shell(login=True))],
         exception_handlers={BatchdError: _troubled, HTTPException: _nothing},
         lifespan=lifespan,
     )
