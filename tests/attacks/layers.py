@@ -76,6 +76,11 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/identity.py", "processes = policy.max_processes * ", "processes = 6 * policy.max_processes * "),
         ("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),
     ),
+    "arguments": (
+        # Through a pipe, which must take all of them at once.
+        ("sandbox/launch.py", "common = memory_file(view.options)",
+         "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options)\n        os.close(end)"),
+    ),
     "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
     "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
