@@ -26,6 +26,7 @@ from batchd.records import (
     Status,
     ToolCall,
     Trigger,
+    Usage,
 )
 
 
@@ -77,6 +78,8 @@ class CallStarted:
     max_output_tokens: int
     #: What it may cost at most; None where no price is known.
     reserved_usd: float | None = None
+    #: The tokens of input and of output that this is the price of.
+    reserved_tokens: tuple[int, int] | None = None
     #: Of the time since the event before: waiting for the permit, which is no time at work.
     waited_s: float = 0.0
 
@@ -92,6 +95,8 @@ class CallAnswered:
     calls: tuple[ToolCall, ...] = ()
     #: Whether ``calls`` were read out of the answer's text and are answered in text.
     text_protocol: bool = False
+    #: What the provider sent as its usage, where no call can come to that; the answer's is then what was set aside.
+    disbelieved: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,8 @@ class Action(enum.StrEnum):
     ROUND_STARTED = "round_started"
     MODEL_CALLED = "model_called"
     MODEL_FAILED = "model_failed"
+    #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
+    USAGE_NOT_BELIEVED = "usage_not_believed"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"
@@ -95,6 +97,8 @@ _CONTROL = re.compile(
 )
 #: The same, but for those that are line ends between the values of a JSON text.
 _CONTROL_OF_JSON = re.compile(_CONTROL.pattern.replace("\x00-\x1f", ""))
+#: The same, but for line ends and tabs, which belong to a text of several lines.
+_CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 #: Keys as most providers write them, and headers that carry one. A net below the rule, not the rule.
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
@@ -113,6 +117,11 @@ def hide(secrets: Iterable[str]) -> None:
 def escape(text: str) -> str:
     r"""Return ``text`` with control characters shown as ``\x1b`` and the like."""
     return _CONTROL.sub(lambda m: ascii(m.group())[1:-1], text)
+
+
+def escape_text(text: str) -> str:
+    """Return a text of several lines like that, its lines and tabs as they are."""
+    return _CONTROL_OF_TEXT.sub(lambda m: ascii(m.group())[1:-1], text.replace("\r\n", "\n"))
 
 
 def escape_json(text: str) -> str:

@@ -1,8 +1,8 @@
 """Takes secrets out of texts before they leave: one masker that knows them all.
 
 What is masked are values, wherever they stand: as they are, as JSON or a URL writes them, and, for
-what commands know, in base64 and line by line. A value of fewer than ``LEAST`` characters is part of any
-text, and is not masked; no task may call one a secret.
+what commands know, in lower case as the names of hosts are, line by line, and in base64, in lines or not. A value
+of fewer than ``LEAST`` characters is part of any text, and is not masked; no task may call one a secret.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ MASK = "[secret]"
 LEAST = 6
 #: Lines of a secret that are secrets of their own, such as those of a private key.
 _LEAST_LINE = 12
+#: What stands between the letters of base64 in lines, also where JSON writes them.
+_BETWEEN = re.compile(r"(?:\s|\\[nrt])+")
+#: Of two parts of this length, one is whole in any base64: no line of it is shorter than both together.
+_PART = 28
 #: What a key, a header, a parameter is called whose value is a secret.
 _NAMES = re.compile(
     r"key|token|secret|auth|passw|credential|cookie|signature|\bsig\b|\bcode\b", re.IGNORECASE
@@ -57,31 +61,57 @@ def named(value: Any, *, telling: bool = False) -> Iterator[str]:
 class Masker:
     """Knows secrets, and takes them out of texts. It may learn more, and never forgets one."""
 
-    __slots__ = ("_needles", "_pattern")
+    __slots__ = ("_encoded", "_needles", "_parts", "_pattern")
 
     def __init__(self, values: Iterable[str] = (), *, known: Iterable[str] = ()) -> None:
         """``known``: secrets that commands know, and so may print in other forms."""
         #: The longest first: where one is part of another, all of it goes.
         self._needles: tuple[str, ...] = ()
         self._pattern: re.Pattern[str] = re.compile("(?!)")
+        #: Those in base64, and what at least one of stands in any text that holds one.
+        self._encoded: tuple[str, ...] = ()
+        self._parts: tuple[str, ...] = ()
         self.learn(values, known=known)
 
     def learn(self, values: Iterable[str] = (), *, known: Iterable[str] = ()) -> None:
         """Know more secrets from now on."""
+        known = tuple(known)
         forms = {form for value in values for form in _written(value)}
         forms.update(form for value in known for form in _printed(value))
         needles = {form for form in forms if len(form) >= LEAST}.union(self._needles)
         if len(needles) != len(self._needles):
             self._needles = tuple(sorted(needles, key=lambda n: (-len(n), n)))
             self._pattern = re.compile("|".join(map(re.escape, self._needles)))
+        encoded = {form for value in known for form in _encoded(value) if len(form) >= LEAST}
+        self._encoded = tuple(encoded.union(self._encoded))
+        self._parts = tuple({part for form in self._encoded for part in _parts(form)})
 
     def text(self, text: str) -> str:
         """Return ``text`` without secrets."""
         # Much faster than the pattern, and nearly always the end of it.
         for needle in self._needles:
             if needle in text:
-                return self._pattern.sub(MASK, text)
+                text = self._pattern.sub(MASK, text)
+                break
+        for part in self._parts:
+            if part in text:
+                return self._without_encoded(text)
         return text
+
+    def _without_encoded(self, text: str) -> str:
+        """Return ``text`` without base64 of secrets, be it in lines."""
+        letters, places = _letters(text)
+        spans = sorted(
+            (places[start], places[start + len(form) - 1] + 1)
+            for form in self._encoded
+            for start in _found(letters, form)
+        )
+        kept, end = [], 0
+        for start, behind in spans:
+            if start >= end:
+                kept += [text[end:start], MASK]
+            end = max(end, behind)
+        return "".join((*kept, text[end:]))
 
     def value(self, value: T) -> T:
         """Return a JSON value without secrets in its texts, keys included."""
@@ -98,13 +128,30 @@ class Masker:
         """Return ``text``, which was cut off, without secrets, and without the beginning of one at its end."""
         text = self.text(text)
         ends = (n for s in self._needles for n in range(1, len(s)) if text.endswith(s[:n]))
-        return text[: len(text) - max(ends, default=0)]
+        return text[: len(text) - max(*ends, self._begun(text), 0)]
 
     def after_cut(self, text: str) -> str:
         """Return ``text``, whose beginning was cut off, without secrets, and without the end of one at its start."""
         text = self.text(text)
         starts = (n for s in self._needles for n in range(1, len(s)) if text.startswith(s[-n:]))
-        return text[max(starts, default=0) :]
+        return text[max(*starts, self._rest(text), 0) :]
+
+    def _begun(self, text: str) -> int:
+        """Return how much at a text's end is the beginning of base64 of a secret."""
+        longest = max(map(len, self._encoded), default=0)
+        text = text[max(0, len(text) - 2 * longest) :]
+        letters, places = _letters(text)
+        ends = (n for s in self._encoded for n in range(1, len(s)) if letters.endswith(s[:n]))
+        begun = max(ends, default=0)
+        return len(text) - places[-begun] if begun else 0
+
+    def _rest(self, text: str) -> int:
+        """Return how much at a text's start is the end of base64 of a secret."""
+        longest = max(map(len, self._encoded), default=0)
+        letters, places = _letters(text[: 2 * longest])
+        starts = (n for s in self._encoded for n in range(1, len(s)) if letters.startswith(s[-n:]))
+        rest = max(starts, default=0)
+        return places[rest - 1] + 1 if rest else 0
 
 
 def _written(value: str) -> Iterator[str]:
@@ -119,13 +166,18 @@ def _written(value: str) -> Iterator[str]:
 
 
 def _printed(value: str) -> Iterator[str]:
-    """Yield the forms in which commands print a value, its lines among them."""
+    """Yield the forms in which commands print a value, its lines among them, and hosts that are called after it."""
     yield from _written(value)
+    yield value.strip().lower()
     lines = value.splitlines()
     if len(lines) > 1:
         for line in lines:
             if len(line.strip()) >= _LEAST_LINE:
                 yield from _written(line)
+
+
+def _encoded(value: str) -> Iterator[str]:
+    """Yield a value in base64, wherever it begins in what is encoded."""
     data = value.strip().encode("utf-8", "surrogatepass")
     for ahead in range(3):
         # Six bits a letter: what depends on the neighbours is left out at both ends.
@@ -133,3 +185,31 @@ def _printed(value: str) -> Iterator[str]:
         whole = encoded[-(-ahead * 8 // 6) : (ahead + len(data)) * 8 // 6].decode()
         yield whole
         yield whole.translate(str.maketrans("+/", "-_"))
+
+
+def _parts(form: str) -> tuple[str, str]:
+    """Return the first two parts of a form in base64, one of which is whole wherever its lines end."""
+    length = min(_PART, len(form) // 2)
+    return form[:length], form[length : 2 * length]
+
+
+def _letters(text: str) -> tuple[str, list[int]]:
+    """Return a text without what may stand between its lines, and for each letter where it stood."""
+    letters: list[str] = []
+    places: list[int] = []
+    end = 0
+    for between in _BETWEEN.finditer(text):
+        letters.append(text[end : between.start()])
+        places += range(end, between.start())
+        end = between.end()
+    letters.append(text[end:])
+    places += range(end, len(text))
+    return "".join(letters), places
+
+
+def _found(text: str, form: str) -> Iterator[int]:
+    """Yield where a form stands in a text."""
+    at = text.find(form)
+    while at >= 0:
+        yield at
+        at = text.find(form, at + len(form))

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from batchd import tokens, wire
 from batchd.agent import context, evaluate, prompts, protocol, tools
+from batchd.agent.belief import believed
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.host import Host
@@ -100,7 +101,7 @@ class Performer:
                 outcome = await self._host.client.call(setup, request, timeout_s)
             outcome = _masked(outcome, self._host.masker)
             if isinstance(outcome, Answer):
-                yield self._answered(step.purpose, outcome, setup, state)
+                yield self._answered(reply, outcome, setup, state)
                 return
             yield CallFailed(at=self._host.clock(), failure=outcome)
             if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(1.0) <= 0:
@@ -179,13 +180,19 @@ class Performer:
         return prompts.judge(*context.fitted(evidence, budget))
 
     def _answered(
-        self, purpose: Purpose, answer: Answer, setup: ModelSetup, state: TaskState
+        self, call: CallStarted, answer: Answer, setup: ModelSetup, state: TaskState
     ) -> CallAnswered:
+        answer, disbelieved = believed(answer, call, setup)
         calls, text = answer.tool_calls, False
-        if purpose is Purpose.AGENT:
+        if call.purpose is Purpose.AGENT:
             calls, text = protocol.calls(answer, setup.tools, native_seen=state.native_seen)
         return CallAnswered(
-            at=self._host.clock(), purpose=purpose, answer=answer, calls=calls, text_protocol=text
+            at=self._host.clock(),
+            purpose=call.purpose,
+            answer=answer,
+            calls=calls,
+            text_protocol=text,
+            disbelieved=disbelieved,
         )
 
     async def _run_tool(self, step: RunTool, state: TaskState) -> ToolRan:

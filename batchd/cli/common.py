@@ -7,6 +7,7 @@ import csv
 import datetime as dt
 import json
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -16,12 +17,14 @@ from typing import Any
 
 from batchd import config
 from batchd.errors import ConfigError, UsageError
-from batchd.log import escape, escape_json
+from batchd.log import escape, escape_json, escape_text
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
-#: What spreadsheets take for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: What spreadsheets take for the beginning of a formula, in whatever width it is written, …
+_FORMULA = ("=", "+", "-", "@")
+#: … and what some of them leave out in front of it.
+_LEFT_OUT = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*")
 #: Escape sequences of the few colours in use.
 _COLOURS = {
     "completed": "32",
@@ -63,10 +66,12 @@ class _Rows:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula: names come from task files."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys: models and task files write its text."""
+    if not isinstance(value, str):
+        return value
+    text = escape_text(value)
+    begins = unicodedata.normalize("NFKC", _LEFT_OUT.sub("", text, count=1)[:1])
+    return f"'{text}" if begins.startswith(_FORMULA) else text
 
 
 def day(text: str) -> dt.date:

@@ -26,6 +26,8 @@ class Metrics(Section):
 
     listen: str = ""
     """``HOST:PORT`` where it may fetch them, ``127.0.0.1:9464``; empty: nowhere."""
+    hosts: tuple[Name, ...] = ()
+    """Names that it may be fetched by, beside addresses, localhost and this machine's own name."""
     textfile: str = ""
     """A file for node_exporter's textfile collector, written every 15 s; empty: none."""
 

@@ -109,7 +109,10 @@ class Calls:
                 assert isinstance(event, CallAnswered)
                 price = active.setup(event.purpose).price
                 cost = price.cost(event.answer.usage).total if price else 0.0
-                self._core.governor.answered(active.ref, cost, event.answer.usage)
+                believed = event.disbelieved is None
+                self._core.governor.answered(
+                    active.ref, cost, event.answer.usage, believed=believed
+                )
 
     def _call(self, active: Active, ask: wire.Ask) -> Call:
         return Call(
@@ -160,6 +163,7 @@ class Calls:
                 input_tokens=ask.input_tokens,
                 max_output_tokens=ask.max_output_tokens,
                 reserved_usd=grant.reserved_usd,
+                reserved_tokens=grant.reserved_tokens,
                 waited_s=active.waited_s(),
             )
 

@@ -21,7 +21,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.log import Action, get_logger
-from batchd.records import FailureKind, Purpose, Reason, Ref
+from batchd.records import FailureKind, Purpose, Reason, Ref, Usage
 
 #: What a line quotes of a command, an answer or a verdict, in characters.
 _QUOTED = 200
@@ -59,6 +59,12 @@ class TaskLog:
             if line.action in {Action.MODEL_CALLED, Action.MODEL_FAILED}:
                 line.fields["gen_ai.request.model"] = self._model
             getattr(self._log, line.level)(line.action, **line.fields)
+        if isinstance(event, CallAnswered) and event.disbelieved:
+            self._log.warning(
+                Action.USAGE_NOT_BELIEVED,
+                message="no such call comes to that: what was set aside for it is booked instead",
+                **_tokens(event.disbelieved),
+            )
         if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
             self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
         if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
@@ -68,6 +74,14 @@ class TaskLog:
 def _quote(text: str) -> str:
     text = " ".join(text[: 2 * _QUOTED].split())
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+    }
 
 
 def _started(event: TaskStarted) -> Line:
@@ -82,9 +96,7 @@ def _answered(event: CallAnswered) -> Line:
     answer, usage = event.answer, event.answer.usage
     fields = {
         "purpose": event.purpose.value,
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
+        **_tokens(usage),
         "gen_ai.response.finish_reasons": [answer.finish_reason],
         "seconds": round(answer.seconds, 3),
         "tools": [call.name for call in event.calls],

@@ -92,12 +92,14 @@ class Governor:
         self._permits[call.ref] = permit
         self._try_later(permit, failure)
 
-    def answered(self, ref: Ref, cost_usd: float, usage: Usage = _NO_USAGE) -> None:
-        """Say that the granted call was answered, what it cost, and which tokens it needed."""
+    def answered(
+        self, ref: Ref, cost_usd: float, usage: Usage = _NO_USAGE, *, believed: bool = True
+    ) -> None:
+        """Say that the granted call was answered, what it cost, and which tokens it needed, if the provider is ``believed``."""
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
             self._provider(permit.call.provider).answered(permit, usage.total_tokens)
-            if usage.calls:
+            if usage.calls and believed:
                 self._estimates.learn(permit.call, usage)
             self.outages.answers(permit)
             self._end(permit, cost_usd)
@@ -221,7 +223,7 @@ class Governor:
             for purse in purses:
                 purse.reserved += permit.reserved
             provider.enter(permit)
-            permit.answer(Grant(amount))
+            permit.answer(Grant(amount, self._estimates.tokens(call)))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left: the day's is filled again, if only for what fits into it."""
@@ -246,7 +248,7 @@ class Governor:
 
     def _beyond(self, call: Call) -> bool:
         """Whether no day could pay for a call, not even one with the largest budget so far."""
-        return (self._estimates.most(call, believable=True) or 0.0) > self.money.largest_day
+        return (self._estimates.most(call) or 0.0) > self.money.largest_day
 
     def _decide(self, permit: Permit, decision: Refusal | Park) -> None:
         del self._permits[permit.call.ref]

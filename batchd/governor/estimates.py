@@ -10,15 +10,13 @@ import math
 from dataclasses import dataclass, replace
 
 from batchd.governor.provider import Call
-from batchd.records import Usage
+from batchd.records import Usage, believable
 
 #: In shorter requests, what a provider adds to each weighs more than how it counts.
 _LONG = 1000
 #: What a model's calls may come to, as a multiple, while none of them has been answered. A hidden prompt of
 #: 5,000 tokens before a short question is seven times what was expected of it.
 _UNKNOWN = 10.0
-#: More than so many times what was sent, and so many tokens, no request becomes.
-_BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +37,23 @@ class Estimates:
     def __init__(self) -> None:
         self._worst: dict[str, _Worst] = {}
 
-    def most(self, call: Call, *, believable: bool = False) -> float | None:
-        """Return what a call may cost at most, in dollars; None where no price is known.
-
-        ``believable``: no usage counts for that which is far beyond what was sent, as a gateway's mistake may be.
-        """
+    def most(self, call: Call) -> float | None:
+        """Return what a call may cost at most, in dollars; None where no price is known."""
         if call.price is None:
             return None
-        worst = self._worst.get(call.model, _Worst())
-        given = call.input_tokens
-        tokens = max(math.ceil(given * worst.factor), given + worst.extra)
-        output = math.ceil(call.max_output_tokens * worst.output_factor)
-        if believable:
-            tokens = min(tokens, _BELIEVED * given + _BELIEVED_EXTRA)
-            output = min(output, _BELIEVED * call.max_output_tokens)
-        fresh = Usage(input_tokens=tokens, output_tokens=output)
-        # Some bill what they write to their cache above what they read.
-        cached = replace(fresh, cache_write_tokens=tokens)
-        return max(call.price.cost(usage).total for usage in (fresh, cached))
+        return call.price.cost(call.price.dearest(*self.tokens(call))).total
+
+    def tokens(self, call: Call) -> tuple[int, int]:
+        """Return how many tokens of input and of output a call may come to."""
+        worst, given, asked = (
+            self._worst.get(call.model, _Worst()),
+            call.input_tokens,
+            call.max_output_tokens,
+        )
+        most = max(math.ceil(given * worst.factor), given + worst.extra)
+        output = math.ceil(asked * worst.output_factor)
+        # What was learnt from a short request is not stretched to a long one.
+        return min(most, believable(given)), min(output, believable(asked))
 
     def caution(self, call: Call) -> float:
         """Return how many times ``most`` must be there before another call like this goes too."""

@@ -45,6 +45,8 @@ class Grant:
 
     #: What was set aside for it; None where no price is known.
     reserved_usd: float | None
+    #: The tokens of input and of output that this is the price of.
+    reserved_tokens: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,12 @@ _FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitiv
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many tokens at a time. What
 #: is longer would hold up, at each step, all that runs beside it.
 MOST_CHARS = 1 << 20
+#: Values that an answer may hold: each takes a hundred bytes of memory, and two of its body.
+_MOST_VALUES = 1 << 18
+#: In front of each value but the first stands one of these.
+_VALUES = (b",", b"[", b"{")
+#: A text in JSON; one that never ends goes up to the body's end, so that nothing is looked at twice.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 #: The provider broke off for reasons of its own (OpenRouter, DeepSeek, Zhipu).
 BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error"})
 #: No set: what a server writes there may be no word, and nothing that could be in one.
@@ -84,12 +90,32 @@ _DECODER = msgspec.json.Decoder(Completion)
 
 def decode(body: bytes) -> Completion:
     """Return a response's body. Raises ``UnreadableError``."""
+    if _crowded(body):
+        raise UnreadableError(f"more than {_MOST_VALUES:,} values")
     try:
         return _DECODER.decode(body)
     except msgspec.ValidationError as error:
         raise UnreadableError(f"its JSON is no chat completion: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _decode_untidy(body)
+
+
+def _crowded(body: bytes) -> bool:
+    """Return whether a body holds so many values that they would fill the memory, however small it is on the line."""
+    if _values(body, 0, len(body)) <= _MOST_VALUES:
+        return False
+    # Mostly they stand in texts, which are one value each.
+    values = end = 0
+    for text in _TEXT.finditer(body):
+        values += _values(body, end, text.start())
+        if values > _MOST_VALUES:
+            return True
+        end = text.end()
+    return values + _values(body, end, len(body)) > _MOST_VALUES
+
+
+def _values(body: bytes, start: int, end: int) -> int:
+    return sum(body.count(sign, start, end) for sign in _VALUES)
 
 
 def _decode_untidy(body: bytes) -> Completion:

@@ -22,6 +22,7 @@ from batchd.records.money import (
     Rate,
     Spend,
     Usage,
+    believable,
     dollars,
 )
 from batchd.records.parking import Cause, Parking, Scope, summed
@@ -71,6 +72,7 @@ __all__ = [
     "ToolCall",
     "Trigger",
     "Usage",
+    "believable",
     "dollars",
     "summed",
 ]

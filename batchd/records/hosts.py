@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
@@ -123,6 +123,18 @@ def _name(name: str, text: str, *, international: bool) -> str | IPv4Address:
         if isinstance(found, IPv4Address):
             return found
     raise ValueError(f"{text!r} is no host name")
+
+
+def means(host: str, names: Collection[str]) -> bool:
+    """Return whether a request's Host field means a server of these names.
+
+    A page elsewhere can have its own name lead here (DNS rebinding), but no address.
+    """
+    try:
+        name, _ = authority(host)
+    except ValueError:
+        return False
+    return not isinstance(name, str) or name in names
 
 
 def parsed(texts: Iterable[str]) -> tuple[Host, ...]:

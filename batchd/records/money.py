@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from math import inf
+
+#: More than so many times what was sent or asked for, and so many tokens, no call comes to.
+_BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 
 def dollars(usd: float) -> str:
@@ -15,6 +19,11 @@ def dollars(usd: float) -> str:
     if usd >= 0.0001:  # noqa: PLR2004 (of less, two digits)
         return f"${usd:.4f}"
     return "$" + f"{usd:.{1 - math.floor(math.log10(abs(usd)))}f}".rstrip("0")
+
+
+def believable(tokens: int) -> int:
+    """Return how many tokens a provider may at most count, or write, where by our count it is ``tokens``."""
+    return _BELIEVED * tokens + _BELIEVED_EXTRA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,15 @@ class Usage:
     def total_tokens(self) -> int:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
+
+    def beyond(self, sent: int, asked: int, window: int) -> bool:
+        """Whether no call comes to this that sent and asked for so many tokens, of a model with this window (0: unknown).
+
+        The window may be set lower than it is, and a provider counts otherwise than we do: what was sent counts twice.
+        """
+        used = ((self.input_tokens, sent), (self.output_tokens, asked))
+        longest = max(window, 2 * sent) if window else inf
+        return any(count > min(believable(given), longest) for count, given in used)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -88,6 +106,12 @@ class Price:
     rates: tuple[Rate, ...]
     #: Where the numbers come from: ``genai-prices`` or ``config``.
     source: str
+
+    def dearest(self, input_tokens: int, output_tokens: int) -> Usage:
+        """Return the usage of so many tokens that costs most: some bill what they write to their cache above what they read."""
+        fresh = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        written = replace(fresh, cache_write_tokens=input_tokens)
+        return max(fresh, written, key=lambda usage: self.cost(usage).total)
 
     def cost(self, usage: Usage) -> Cost:
         """Return the price of one call (of many only where there is one rate)."""

@@ -26,8 +26,8 @@ TASK = "/task"
 TMP = "/tmp"  # noqa: S108 (the sandbox's own)
 #: What programs expect of /dev/shm, which is memory (bytes).
 _MOST_SHM = 64 << 20
-#: What a pipe takes at once, for anybody (bytes): the arguments must fit.
-_MOST_ARGUMENTS = 1 << 20
+#: The longest environment, as options (bytes): with the words of a command, a program's start takes no more than two megabytes.
+_MOST_OPTIONS = 1 << 19
 #: Of /etc, what programs need and what holds no secret. Shell patterns.
 _ETC = (
     *("alternatives", "crypto-policies", "fonts", "java-*-openjdk", "ld.so.cache", "localtime"),
@@ -78,7 +78,7 @@ def view(
     variables = environment(identity, env, home=TMP)
     words = (w for name, value in variables.items() for w in ("--setenv", name, value))
     blob = common.options + encoded(words)
-    if len(blob) > _MOST_ARGUMENTS // 2:
+    if len(blob) > _MOST_OPTIONS:
         raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
     before = (*common.before, *behind(env))
     return replace(common, options=blob, before=before, gated=gated)

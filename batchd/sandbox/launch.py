@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import signal
@@ -14,10 +13,9 @@ from batchd.sandbox.cgroup import Group
 from batchd.sandbox.child import Child
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.guard import guard
-from batchd.sandbox.memory import write_all
+from batchd.sandbox.memory import memory_file, write_all
 from batchd.sandbox.spawn import spawn
 
-_PIPE_BYTES = 1 << 16
 #: Enters the directory on descriptor 3, as ``posix_spawn`` cannot, and becomes the command.
 _ENTER = 'cd -P /proc/self/fd/3 && exec 3<&- && exec "$@"'
 
@@ -51,21 +49,25 @@ def sandboxed(
             descriptor = os.open(path, os.O_RDONLY)
             passed.append(descriptor)
             options += [*before, str(descriptor), *behind]
+        # In a file: what a pipe takes at once depends on all others of this user, a task's among them.
+        common = memory_file(view.options)
+        passed.append(common)
         wanted, arguments = os.pipe()
         try:
             passed.append(wanted)
-            words: list[str | bytes] = ["--args", str(wanted), "--", *view.before, *command]
+            own = ["--args", str(wanted), "--args", str(common)]
+            words: list[str | bytes] = [*own, "--", *view.before, *command]
             # Each onto itself: that leaves it open at the exec.
             same = [(descriptor, descriptor) for descriptor in (*passed, *folders.given())]
             name = guard().name
             pid = spawn(bwrap, [name, *words], {}, same, stdin=stdin, output=output, group=group)
             child = _watched(pid, status, gate, group)
-            # bwrap waits for its arguments: whenever this process dies, the child is either known to
-            # the guard or without them. One that is dead already says so at its end.
+            # bwrap waits for the first of its arguments, fewer than any pipe takes: whenever this process
+            # dies, the child is either known to the guard or without them. One that is dead says so at its end.
             with contextlib.suppress(ProcessLookupError, BrokenPipeError):
                 for kind, value in view.limits:
                     resource.prlimit(child.pid, kind, (value, value))
-                _fill(arguments, encoded(options) + view.options)
+                write_all(arguments, encoded(options))
         finally:
             os.close(arguments)
     except BaseException:
@@ -107,10 +109,3 @@ def _watched(
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-
-
-def _fill(pipe: int, data: bytes) -> None:
-    """Write to a pipe that nobody may be reading yet."""
-    if len(data) > _PIPE_BYTES:
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, len(data))
-    write_all(pipe, data)

@@ -8,7 +8,7 @@ import errno
 import functools
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
@@ -67,11 +67,12 @@ async def run(
     fresh = functools.partial(Output, limit, masker)
     watched = functools.partial(_watched, limits, door)
     try:
-        return await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, watched))
+        ran = await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, watched))
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
         raise SandboxError(f"a command could not be run: {error}") from error
+    return replace(ran, refused=tuple(map(masker.text, ran.refused)))
 
 
 async def _once(

@@ -1,11 +1,13 @@
 """The environment of commands: what they start with, and what must not reach what runs before them.
 
 As root, a command is started by a program (``setpriv``) that is still root. Variables that have any
-program load code, or a shell run some, would take effect there: they are set behind it.
+program load code, or a shell run some, would take effect there: they travel under harmless names, and get
+their own behind it. Never on a command line, which every user of the machine can read.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -22,7 +24,7 @@ _STEERING = re.compile(
 
 
 def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
-    """Return the environment to start a command with; what ``behind`` sets is not in it.
+    """Return the environment to start a command with; what ``behind`` names anew has another name in it.
 
     Raises ``SandboxError`` where a name or value holds a NUL, which would end an option of bwrap and begin another.
     """
@@ -31,6 +33,7 @@ def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dic
             raise SandboxError(
                 f"the task's env holds a name or value that no process can have: {name!r}"
             )
+    carriers = _carriers(env)
     return {
         "PATH": _PATH,
         "HOME": home,
@@ -40,14 +43,23 @@ def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dic
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "PAGER": "cat",
-        **{name: value for name, value in env.items() if not _late(name)},
+        **{carriers.get(name, name): value for name, value in env.items()},
     }
 
 
 def behind(env: Mapping[str, str]) -> list[str]:
-    """Return the words in front of a command that set what the programs before it must not see."""
-    late = [f"{name}={value}" for name, value in env.items() if _late(name)]
-    return ["/usr/bin/env", *late] if late else []
+    """Return the words in front of a command that give variables the names which the programs before it must not see."""
+    carriers = _carriers(env)
+    words = [f"--unset={carrier}" for carrier in carriers.values()]
+    # It is env that puts the value in: what stands on its command line are the names.
+    words += [f"{name}=${{{carrier}}}" for name, carrier in carriers.items()]
+    return ["/usr/bin/env", f"--split-string={' '.join(words)}"] if words else []
+
+
+def _carriers(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the names under which variables travel that must not have their own yet."""
+    free = (name for n in itertools.count() if (name := f"BATCHD_LATE_{n}") not in env)
+    return {name: next(free) for name in env if _late(name)}
 
 
 def _late(name: str) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from batchd.errors import Problem
 from batchd.spool.decoding import Place
+
+if TYPE_CHECKING:
+    from jsonschema import FormatChecker
 
 #: Errors of one schema that are reported.
 _ERRORS = 200
@@ -42,20 +48,44 @@ class Schemas:
 def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
     from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 (100 ms that few files need)
 
+    if "$schema" in schema and not _is_address(schema["$schema"]):
+        why = "it must be the address of a draft of JSON Schema"
+        yield ("$schema",), Problem("", why, Draft202012Validator.META_SCHEMA["$id"])
+        return
     kind = validators.validator_for(schema, default=Draft202012Validator)
     newer = any(year in kind.META_SCHEMA["$schema"] for year in _NEWER)
     yield from islice(_foreign(schema), _ERRORS)
     if at := _too_long(schema, newer=newer):
         yield at, Problem("", "this list is too long to be checked for what stands in it twice")
         return
-    # The format checker finds patterns that are no regular expressions.
-    meta = kind(kind.META_SCHEMA, format_checker=kind.FORMAT_CHECKER)
+    meta = kind(kind.META_SCHEMA, format_checker=_patterns())
     try:
         for error in islice(meta.iter_errors(schema), _ERRORS):
             why = f"it is no valid JSON Schema: {error.message[:200]}"
             yield tuple(error.path), Problem("", why)
     except RecursionError:
         yield (), Problem("", "it is nested too deep")
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and urlsplit(value) is not None
+    except ValueError:
+        return False
+
+
+@functools.cache
+def _patterns() -> FormatChecker:
+    """Return what finds patterns that are no regular expressions, those included that fail otherwise than by ``re.error``."""
+    from jsonschema import FormatChecker  # noqa: PLC0415 (as above)
+
+    checker = FormatChecker(())
+
+    @checker.checks("regex", (re.error, OverflowError, RecursionError, ValueError))
+    def compiles(value: object) -> bool:
+        return not isinstance(value, str) or re.compile(value) is not None
+
+    return checker
 
 
 def _values(schema: Any) -> Iterator[tuple[Place, Any]]:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -79,9 +79,10 @@ class _Document:
     place: Callable[[int, Place], str] = lambda index, at: decoding.written(("tasks", index, *at))
 
 
-def read(path: Path, max_bytes: int) -> bytes:
+def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> bytes:
     """Return the bytes of a dropped file, which nobody has vouched for.
 
+    ``owners``: of all users, those whose it may be. Only they may have changed it then.
     Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be read;
     ``OSError`` where it is this process that has no descriptor or memory left for it.
     """
@@ -96,6 +97,10 @@ def read(path: Path, max_bytes: int) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise refused("it is no regular file")
+            if owners is not None and (
+                status.st_uid not in owners or status.st_mode & stat.S_IWOTH
+            ):
+                raise refused("it belongs to somebody else, who may have changed it since")
             size, data = status.st_size, b""
             if size <= max_bytes:
                 with open(descriptor, "rb", closefd=False) as file:

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from batchd.errors import StoreError, UsageError
-from batchd.store import copies
+from batchd.store import copies, names
 from batchd.store.schema import (
     NONSENSE,
     apply_migrations,
@@ -26,7 +26,8 @@ _NO_BACKUP = "nothing was changed: name another backup"
 def draft(source: Path, path: Path) -> Path:
     """Return a migrated copy of the database ``source``, beside ``path``, whose place it is to take.
 
-    Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, or there is no room.
+    Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, it names what lies elsewhere, or
+    there is no room.
     """
     copies.settle(path)
     mend = "" if _same(source, path) else _NO_BACKUP
@@ -41,6 +42,7 @@ def draft(source: Path, path: Path) -> Path:
         db = connect(made)
         try:
             apply_migrations(db, version_of(db, made))
+            names.check(db, source, _NO_BACKUP)
         finally:
             db.close()
     except (sqlite3.Error, *NONSENSE, OSError) as error:

@@ -148,6 +148,8 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     empty_cuts = state.empty_cuts + 1 if cut and not answer.content.strip() else 0
     stopped = not event.calls and (not cut or empty_cuts >= 2)  # noqa: PLR2004 (the design: two empty cuts running end the round)
     thinking = answer.reasoning if answer.reasoning_back else None
+    # Thinking that does not go back is not part of the conversation.
+    kept = answer.usage.total_tokens - (answer.usage.reasoning_tokens if thinking is None else 0)
     said = Message("assistant", answer.content, native, reasoning=thinking)
     messages = (*state.messages, said)
     seen = len(messages)
@@ -157,9 +159,8 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
         state,
         messages=messages,
         seen=seen,
-        # Thinking that does not go back is not part of the conversation.
-        seen_tokens=answer.usage.total_tokens
-        - (answer.usage.reasoning_tokens if thinking is None else 0),
+        # Without a count of the provider's, ours stands.
+        seen_tokens=0 if event.disbelieved else kept,
         pending=event.calls,
         calls_cut=bool(event.calls) and answer.finish_reason == "length",
         text_protocol=event.text_protocol,

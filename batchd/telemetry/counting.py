@@ -15,7 +15,9 @@ from batchd.records import Answer, FailureKind, ModelSetup, Price, Purpose
 
 #: Models that are told apart; task files name them, and whoever makes names up must not fill anybody's memory.
 _MODELS = 500
-#: What all further ones are called, and all tools that there are not.
+#: Characters of the longest name that stands in a figure: each stands in some fifty.
+_LONGEST = 100
+#: What all further ones are called, and those of longer names, and all tools that there are not.
 OTHER = "other"
 #: From a cached answer to a thinking model's; from a look at a file to a test suite.
 _CALL_S = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
@@ -165,7 +167,7 @@ class Counts:
         return known
 
     def _bound(self, setup: ModelSetup, purpose: Purpose) -> Series:
-        if len(self._models) < _MODELS:
+        if len(self._models) < _MODELS and len(setup.name) <= _LONGEST:
             self._models.add(setup.name)
         model = setup.model if setup.name in self._models else OTHER
         call = (setup.provider, model, purpose.value)

@@ -9,11 +9,14 @@ import socket
 import socketserver
 import threading
 import time
+from collections.abc import Collection, Iterable
+from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from batchd.errors import NotPossibleError
+from batchd.records import hosts
 from batchd.telemetry.line import Line
 
 #: The time between two tries to get the port.
@@ -31,13 +34,27 @@ class _Handler(MetricsHandler):
 
     timeout = _PATIENCE_S
 
+    def do_GET(self) -> None:  # noqa: N802 (the library's name)
+        """Show the figures, but not to a page of another site in somebody's browser."""
+        assert isinstance(self.server, _Server)
+        named = self.headers.get_all("host", [])
+        if len(named) == 1 and hosts.means(named[0], self.server.names):
+            super().do_GET()
+        else:
+            told = "this name is not known here: use an address or localhost, or name it in [metrics] hosts"
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, told)
+
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """Serves a few at a time."""
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, address: tuple[str, int], names: Collection[str], registry: CollectorRegistry
+    ) -> None:
+        #: What it may be called, beside its addresses.
+        self.names = names
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._guests = threading.BoundedSemaphore(_GUESTS)
         super().__init__(address, _Handler.factory(registry))
@@ -80,8 +97,17 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 class Endpoint:
     """The server, from the moment that the port is to be had to its ``close``."""
 
-    def __init__(self, address: tuple[str, int], registry: CollectorRegistry, line: Line) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        names: Iterable[str],
+        registry: CollectorRegistry,
+        line: Line,
+    ) -> None:
+        """``names``: what it may be called, beside its addresses, localhost and this machine's name."""
         self._address = address
+        own = ("localhost", socket.gethostname(), *names)
+        self._names = {name.lower().rstrip(".") for name in own}
         self._registry = registry
         self._line = line
         self._server: _Server | None = None
@@ -101,7 +127,7 @@ class Endpoint:
     def _serve(self) -> None:
         while not self._closing.is_set():
             try:
-                self._server = _Server(self._address, self._registry)
+                self._server = _Server(self._address, self._names, self._registry)
             except OSError as error:
                 self._line.failed(self._explained(error))
                 self._closing.wait(_AGAIN_S)

@@ -97,7 +97,8 @@ class Metrics(Listener):
         registry = self._counts.registry
         registry.register(StandingCollector(line.figures))
         if self._config.listen:
-            self._exporters.append(Endpoint(self._config.address, registry, line))
+            names = self._config.hosts
+            self._exporters.append(Endpoint(self._config.address, names, registry, line))
         if self._config.textfile:
             other = Line(desk, Action.METRICS_TROUBLE)
             self._exporters.append(Textfile(self._config.textfile, registry, other))

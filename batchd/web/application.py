@@ -67,7 +67,7 @@ def application(state: Path, gate: Gate, hosts: Sequence[str], streams: Streams)
     handlers = _Handlers(desk)
     app = Starlette(
         routes=[*handlers.routes()],
-        middleware=[Middleware(Shield, gate=gate, hosts=hosts, login=page.shell(login=True))],
+        middleware=[Middleware(Shield, gate=gate, names=hosts, login=page.shell(login=True))],
         exception_handlers={BatchdError: _troubled, HTTPException: _nothing},
         lifespan=lifespan,
     )
@@ -128,7 +128,7 @@ class _Handlers:
         if "authorization" not in request.headers:
             admitted = gate.open or gate.admits(session(request.scope, request.headers))
             return _json({"admitted": admitted})
-        if not gate.open and (refusal := refused(gate, request.scope, request.headers)):
+        if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal
         response = _json({"admitted": True})
         # Behind a proxy that speaks TLS, never without it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -13,15 +14,18 @@ from collections.abc import Callable
 SESSION_S = 7 * 86_400
 #: How long the code in the address that a terminal shows can be used, once (seconds).
 _CODE_S = 600.0
-#: So many wrong tokens in this time, and the address that sent them has to wait.
+#: So many wrong tokens in this time, and somebody guesses: …
 _MOST_WRONG = 10
 _WRONG_S = 60.0
-#: Addresses that are remembered for their wrong tokens.
-_ADDRESSES = 1000
+#: … then each comparison takes a turn of so long (seconds).
+TURN_S = 0.02
 
 
 class Gate:
-    """Compares tokens, in constant time, and remembers who guesses."""
+    """Compares tokens, in constant time, and one after the other while somebody guesses.
+
+    Whoever guesses is never shut out: behind a proxy all come from one address, the right ones among them.
+    """
 
     def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
         """``token``: empty where everybody may look."""
@@ -29,7 +33,9 @@ class Gate:
         self._clock = clock
         self._code = b""
         self._code_until = 0.0
-        self._wrong: dict[str, deque[float]] = {}
+        self._turn = asyncio.Lock()
+        #: When the latest wrong tokens came.
+        self._wrong: deque[float] = deque(maxlen=_MOST_WRONG)
 
     @property
     def open(self) -> bool:
@@ -42,23 +48,22 @@ class Gate:
         self._code, self._code_until = code.encode(), self._clock() + _CODE_S
         return code
 
-    def knows(self, given: str, address: str) -> bool:
-        """Return whether this is the token, or the code, which is used up by that; a wrong one is remembered."""
+    async def knows(self, given: str) -> bool:
+        """Return whether this is the token, or the code, which is used up by that."""
+        if self._guessed():
+            async with self._turn:
+                await asyncio.sleep(TURN_S)
         word = given.encode("utf-8", "surrogateescape")
         right = hmac.compare_digest(word, self._token)
         once = bool(self._code) and hmac.compare_digest(word, self._code)
         if once:
             right, self._code = self._clock() < self._code_until, b""
         if not right:
-            self._remember(address)
+            self._wrong.append(self._clock())
         return right
 
-    def wait_s(self, address: str) -> int:
-        """Return for how long nothing from an address is compared; 0: it is."""
-        wrong = self._wrong.get(address)
-        if not wrong or len(wrong) < _MOST_WRONG:
-            return 0
-        return max(0, int(wrong[0] + _WRONG_S - self._clock()) + 1)
+    def _guessed(self) -> bool:
+        return len(self._wrong) == _MOST_WRONG and self._wrong[0] > self._clock() - _WRONG_S
 
     def session(self) -> str:
         """Return what a browser shows from now on: not the token, and good for seven days."""
@@ -80,12 +85,3 @@ class Gate:
     def _signed(self, until: str) -> str:
         text = f"batchd web session {until}".encode("utf-8", "surrogateescape")
         return hmac.new(self._token, text, hashlib.sha256).hexdigest()
-
-    def _remember(self, address: str) -> None:
-        wrong = self._wrong.pop(address, None) or deque(maxlen=_MOST_WRONG)
-        while wrong and wrong[0] < self._clock() - _WRONG_S:
-            wrong.popleft()
-        wrong.append(self._clock())
-        self._wrong[address] = wrong
-        if len(self._wrong) > _ADDRESSES:
-            del self._wrong[next(iter(self._wrong))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
 
@@ -10,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batchd.records import hosts
 from batchd.web.gate import Gate
 
 #: Everything comes from here, nothing stands inline, nobody frames it.
@@ -34,11 +34,11 @@ _FREE = ("/session", "/assets/")
 class Shield:
     """Lets through what may pass. An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, hosts: Sequence[str], login: str) -> None:
-        """``hosts``: names beside addresses and localhost; ``login``: what browsers are shown first."""
+    def __init__(self, app: ASGIApp, *, gate: Gate, names: Sequence[str], login: str) -> None:
+        """``names``: those beside addresses and localhost; ``login``: what browsers are shown first."""
         self._app = app
         self._gate = gate
-        self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
+        self._hosts = {"localhost", *(name.lower().rstrip(".") for name in names)}
         self._login = login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,12 +54,13 @@ class Shield:
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(scope)
+        refusal = await self._refusal(scope)
         await (refusal or self._app)(scope, receive, guarded)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if not self._named(headers.getlist("host")):
+        named = headers.getlist("host")
+        if len(named) != 1 or not hosts.means(named[0], self._hosts):
             told = "this name is not known here: use the address or localhost, or name it in [web] hosts"
             return JSONResponse({"error": told}, 421)
         if scope["method"] not in {"GET", "HEAD"}:
@@ -68,34 +69,18 @@ class Shield:
         if self._gate.open or scope["path"].startswith(_FREE):
             return None
         if "authorization" in headers:
-            return refused(self._gate, scope, headers)
+            return await refused(self._gate, headers)
         if self._gate.admits(session(scope, headers)):
             return None
         if "text/html" in headers.get("accept", ""):
             return Response(self._login, 401, {"WWW-Authenticate": "Bearer"}, "text/html")
         return unknown()
 
-    def _named(self, hosts: list[str]) -> bool:
-        """Return whether a request means us. A page elsewhere can have its name lead here, but no address."""
-        if len(hosts) != 1:
-            return False
-        name, _, _ = hosts[0].rpartition(":") if not hosts[0].endswith("]") else (hosts[0], "", "")
-        name = (name or hosts[0]).lower().rstrip(".")
-        try:
-            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            return name in self._hosts
-        return True
 
-
-def refused(gate: Gate, scope: Scope, headers: Headers) -> Response | None:
+async def refused(gate: Gate, headers: Headers) -> Response | None:
     """Return the answer to who shows no token, or a wrong one; None: it is right."""
-    address = scope["client"][0] if scope.get("client") else ""
-    if wait_s := gate.wait_s(address):
-        told = "too many wrong tokens came from this address; wait"
-        return JSONResponse({"error": told}, 429, {"Retry-After": str(wait_s)})
     kind, _, given = headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer" and gate.knows(given.strip(), address):
+    if kind.lower() == "bearer" and await gate.knows(given.strip()):
         return None
     return unknown()
 

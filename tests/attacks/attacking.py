@@ -99,10 +99,15 @@ class Attack:
         return [tuple(end) for end in json.loads(ended.stdout)]
 
     def begin(
-        self, *commands: str, timeout_s: float = PATIENCE_S, stderr: int | None = None
+        self,
+        *commands: str,
+        env: Mapping[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
+        timeout_s: float = PATIENCE_S,
+        stderr: int | None = None,
     ) -> subprocess.Popen[str]:
         """Begin to do so, and return the batchd: it prints the same, as JSON."""
-        asked = self._asked(commands, None, None, network=False, timeout_s=timeout_s)
+        asked = self._asked(commands, env, policy, network=False, timeout_s=timeout_s)
         with tempfile.TemporaryFile("w+") as file:
             json.dump(asked, file)
             file.seek(0)

@@ -77,14 +77,18 @@ class Camp(Spool):
         /,
         *server: str,
         done: bool = True,
+        count: bool = False,
     ) -> Iterator[None]:
-        """Run a model that answers each prompt like that, and judges that it is ``done``; and a daemon that asks it."""
+        """Run a model that answers each prompt like that, and judges that it is ``done``; and a daemon that asks it.
+
+        With ``count`` its usage is what it has said, or what an answer's own usage says.
+        """
         folder = self.folder / "talks"
         folder.mkdir(exist_ok=True)
         for prompt, answers in talks.items():
             said = {"answers": tuple(answers), "judge": (Verdict(done=done),)}
             recordings.save(folder, Recording(first_prompt=prompt, model="demo", **said))
-        with stand_in("--recordings", str(folder), *server) as base_url:
+        with stand_in("--recordings", str(folder), *server, count=count) as base_url:
             self.configure(base_url, "demo", config)
             with self.serving():
                 yield

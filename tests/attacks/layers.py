@@ -64,7 +64,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "descriptors": (("sandbox/spawn.py", "    _withhold()\n", ""),),
     "variables": (("sandbox/variables.py", "return as_root() and ", "return False and "),),
     "variables arrive": (
-        ("sandbox/variables.py", "for name, value in env.items() if not _late(name)}", "for name, value in ()}"),
+        ("sandbox/variables.py", "{carriers.get(name, name): value for name, value in env.items()}", "{}"),
+    ),
+    "command lines": (
+        ("sandbox/variables.py", "={' '.join(words)}\"]", "={words[0]}\", *(f'{n}={env[n]}' for n in carriers)]"),
     ),
     # --- how much of it there is, and for how long
     "limits": (
@@ -73,6 +76,11 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "processes": (
         ("sandbox/identity.py", "processes = policy.max_processes * ", "processes = 6 * policy.max_processes * "),
         ("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),
+    ),
+    "arguments": (
+        # Through a pipe, which must take all of them at once.
+        ("sandbox/launch.py", "common = memory_file(view.options)",
+         "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options)\n        os.close(end)"),
     ),
     "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
     "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
@@ -159,6 +167,11 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
+    "measure": (
+        ("llm/client.py", "if left < 0:", "if False:"),
+        ("llm/answer.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
+    ),
+    "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacking import Attack, shell
+from attacking import AS_ROOT, NOBODY_ID, Attack, shell
 from limiting import Limited, place
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 
 pytestmark = [pytest.mark.in_turns, pytest.mark.usefixtures("by_turns")]
 
@@ -148,3 +149,27 @@ def test_what_was_there_before_does_not_count(limited: Limited) -> None:
     assert (little.exit_code, little.excess) == (0, "")
     assert much.killed
     assert "max_disk_bytes" in much.excess
+
+
+@pytest.mark.stopped_by("arguments")
+@pytest.mark.parametrize(
+    "who", ["unprivileged"], indirect=True
+)  # root has as many pipes as it likes
+def test_no_task_takes_the_pipes_of_others(attack: Attack, ground: Path) -> None:
+    """All pipes of a user have so much room together; one task's may fill it, and commands of others begin all the same."""
+    other = Attack(attack.python_command, ground / "other")
+    other.folder.parent.mkdir()
+    if AS_ROOT:
+        os.chown(other.folder.parent, NOBODY_ID, NOBODY_ID)
+    with attack.begin(shell("piping.py", "full", "end")) as process:
+        until((attack.folder / "full").exists)
+        try:
+            large = {"LARGE": "x" * 100_000}
+            [(exit_code, output, _, _)] = other.run(
+                "echo ${#LARGE}; seq 30000 | tail -1", env=large
+            )
+        finally:
+            (attack.folder / "end").touch()
+            process.communicate()
+    assert "Operation not permitted" in (attack.folder / "full").read_text()
+    assert (exit_code, output) == (0, "100000\n30000\n")

@@ -14,6 +14,8 @@ import pytest
 from attacking import AS_ROOT, NOBODY_ID, shell
 from camp import Camp, does, says
 
+from batchd.records import Answer, Usage
+
 pytestmark = pytest.mark.in_turns
 
 #: Files that programs obey when they merely work in a directory; MARK is made wherever one of them takes effect.
@@ -255,3 +257,21 @@ def test_a_model_that_goes_in_circles_does_not_spend_the_purse(camp: Camp) -> No
     assert results["001"]["usage"]["calls"] <= 6
     assert (results["002"]["status"], results["002"]["reason"]) == ("timeout", "budget")
     assert results["002"]["cost"]["total"] <= 0.06
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.stopped_by("belief")
+def test_a_usage_that_no_call_can_have_is_not_believed(camp: Camp) -> None:
+    """It is booked as what was set aside for the call, reported, and neither stops others nor is learnt from."""
+    lie = Answer(content="Done.", usage=Usage(output_tokens=10**14))
+    talks = {"lie": [lie], "honest": [says("Done.")]}
+    with camp.told(talks, "[budget]\nper_day_usd = 1.0\n", count=True):
+        lied = camp.play([{"first_prompt": "lie"}], "first")["001"]
+        honest = {"first_prompt": "honest", "limits": {"max_cost_usd": 0.05}}
+        after = camp.play([honest], "second")["001"]
+    assert after["status"] == "completed", after["error"]
+    assert (lied["status"], lied["usage"]["estimated"]) == ("completed", True)
+    assert lied["usage"]["output_tokens"] == 8192, "what was set aside"
+    assert lied["cost"]["total"] < 0.02
+    [told] = [line for line in camp.lines() if line["event"] == "usage_not_believed"]
+    assert (told["level"], told["gen_ai.usage.output_tokens"]) == ("warning", 10**14)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
-from attacking import Attack
+from attacking import SECRET, Attack
+from patience import until
 
 #: Has the loader of every program tell who it runs as.
 TELLING = {"LD_SHOW_AUXV": "1"}
@@ -30,8 +33,36 @@ def test_no_loader_variable_reaches_a_program_that_is_still_root(
 
 
 @pytest.mark.stopped_by("variables arrive")
-def test_variables_of_the_loader_work_for_commands(attack: Attack) -> None:
+@pytest.mark.parametrize("backend", ["bwrap", "none"])
+def test_variables_of_the_loader_work_for_commands(attack: Attack, backend: str) -> None:
     """What is set behind the programs of batchd is there all the same."""
     env = {"LD_LIBRARY_PATH": "/task/lib", "TZDIR": "/task/zones", "OTHER": "a b"}
-    [(_, output, _, _)] = attack.run("echo $LD_LIBRARY_PATH,$TZDIR,$OTHER", env=env)
+    command = "echo $LD_LIBRARY_PATH,$TZDIR,$OTHER"
+    [(_, output, _, _)] = attack.run(command, env=env, policy={"backend": backend})
     assert output == "/task/lib,/task/zones,a b\n"
+
+
+#: Another user of the machine, who reads all command lines that there are.
+STRANGER = ["setpriv", "--reuid=31337", "--regid=31337", "--clear-groups", "--"]
+
+
+@pytest.mark.stopped_by("command lines")
+@pytest.mark.parametrize(
+    "who", ["root"], indirect=True
+)  # only then is anything set behind a program
+@pytest.mark.parametrize("name", ["LD_TOKEN", "BASH_TOKEN", "ENV"])
+def test_no_variable_stands_on_a_command_line(attack: Attack, name: str) -> None:
+    """Whatever a secret variable is called, other users of the machine do not read it, and it arrives as it is."""
+    value = f"{SECRET} ${{HOME}} $(id) 'and' \"more\" \\c # \n"
+    command = f'printf %s "${name}" > here; env > all; until [ -e end ]; do sleep 0.05; done'
+    with attack.begin(command, env={name: value, "BATCHD_LATE_0": "own"}) as process:
+        until((attack.folder / "all").exists)
+        looking = [*STRANGER, "sh", "-c", "cat /proc/[0-9]*/cmdline 2> /dev/null"]
+        looked = subprocess.run(looking, capture_output=True, text=True, check=False).stdout
+        (attack.folder / "end").touch()
+        process.communicate()
+    assert (attack.folder / "here").read_text() == value
+    carriers = [line for line in (attack.folder / "all").read_text().splitlines() if "LATE" in line]
+    assert carriers == ["BATCHD_LATE_0=own"], "what carried it is gone"
+    assert "until [ -e end ]" in looked, "this looks at command lines"
+    assert SECRET not in looked

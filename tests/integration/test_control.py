@@ -399,6 +399,35 @@ def test_retry_after_prune_reads_the_request_again(at: Control, daemon: Callable
     assert "drop the file again" in at.order("retry", "games", code=2)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a file belong to somebody else")
+@pytest.mark.parametrize("whose", ["somebody else's", "anybody's"])
+def test_no_retry_believes_what_another_user_wrote(at: Control, whose: str) -> None:
+    """A dropped file stays its dropper's in the outbox: what is run again is what was taken up, or nothing."""
+    at.drop("games", [{"id": "a", "metadata": {"n": 1}}])
+    finished(at, "games")
+    request = at.folder / "outbox/games/request.json"
+    request.write_text(
+        json.dumps({"id": "a", "first_prompt": "something else", "metadata": {"n": 2}})
+    )
+    if whose == "anybody's":
+        request.chmod(0o666)
+    else:
+        os.chown(request, 31337, 31337)
+    with at.spool.serving():
+        assert at.told("retry", "games/a")["batches"] == ["games-2"]
+        at.until_finished("games-2")
+        asked = (at.folder / "outbox/games-2/request.json").read_text()
+        assert at.result("games-2", "a")["metadata"] == {"n": 1}
+        assert "something else" not in asked
+        at.order("prune", "--yes")
+        refused = at.order("retry", "games", code=2)
+        assert "may have changed it since" in refused
+        assert "drop the file again" in refused
+        assert at.told("retry", "games-2")["batches"] == ["games-3"]
+        at.until_finished("games-3")
+        assert at.result("games-3", "a")["metadata"] == {"n": 1}
+
+
 def collected(path: Path) -> None:
     """Do as a collector does."""
     subprocess.run(["rm", "-rf", str(path)], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -316,7 +317,7 @@ class Line:
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = probe.getsockname()
-Endpoint(address, CollectorRegistry(), Line())
+Endpoint(address, (), CollectorRegistry(), Line())
 for _ in range(200):
     guest = socket.socket()
     if not guest.connect_ex(address):
@@ -330,7 +331,7 @@ before = time.process_time()
 time.sleep(1.5)
 spent = time.process_time() - before
 resource.setrlimit(resource.RLIMIT_NOFILE, known)
-second.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+second.sendall(b"GET / HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n")
 print(second.recv(15).decode(), spent < 0.15, spent)
 """
     done = subprocess.run(
@@ -402,3 +403,28 @@ def test_other_machines_are_let_in_with_a_warning(tmp_path: Path, model_server: 
         until(lambda: _answers(port))
         [warning] = [x for x in station.told("exposed") if "[metrics]" in str(x["path"])]
         assert "other machines can read there" in str(warning["message"])
+
+
+def test_pages_of_other_sites_read_no_figures(tmp_path: Path, model_server: str) -> None:
+    """A page elsewhere can have its own name lead here, but no address: names that are not ours are refused."""
+    port = _port()
+    config = f'listen = "127.0.0.1:{port}"\nhosts = ["metrics.example"]'
+    with _station(tmp_path, model_server, config).serving():
+        until(lambda: _answers(port))
+        for host, status in {
+            "evil.example": 421,
+            f"evil.example:{port}": 421,
+            "localhost.evil.example": 421,
+            "127.0.0.1.evil.example": 421,
+            "": 421,
+            f"127.0.0.1:{port}": 200,
+            f"[::1]:{port}": 200,
+            "LOCALHOST": 200,
+            f"metrics.example:{port}": 200,
+            socket.gethostname(): 200,
+        }.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+            connection.request("GET", "/metrics", headers={"Host": host})
+            answer = connection.getresponse()
+            assert (answer.status, b"batchd_" in answer.read()) == (status, status == 200), host
+            connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from stored import BEGUN, Night
 from weather import Station, until
 
 from batchd import results
+from batchd.log import escape
 from batchd.store.reader import Reader
 from tests.conftest import Spool
 
@@ -271,7 +273,7 @@ def test_what_was_pruned_is_said(night: Night) -> None:
 
 
 def test_csv(tmp_path: Path) -> None:
-    """Whatever texts hold, it reads back as one row a task; no cell is a formula; columns are as documented."""
+    """Whatever texts hold, it reads back as one row a task; no cell is a formula, or steers a terminal; columns are as documented."""
     evil = (
         '=HYPERLINK("http://x"),"a"',
         "+1+1",
@@ -280,17 +282,27 @@ def test_csv(tmp_path: Path) -> None:
         "\t=1",
         "plain, with comma",
         "plain bar drawn\ranew\r=1+1",
+        "\n=1+1",
+        " \r\n\t+1",
+        "\uff1d1+1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff20SUM(A1)",
+        "\u200b\ufe661",
+        "plain \x1b]0;title\x07\x1b[2J\u202e\x9b31m\tand tabs\r\nand lines",
     )
-    night = Night(tmp_path, 10, hostile=evil)
+    night = Night(tmp_path, 20, hostile=evil)
     night.write()
     (tmp_path / "config.toml").write_text("")
     assert _in(tmp_path).batchd("report", "--csv", "-o", "out.csv").returncode == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10
+    assert len(rows) == 20
     for row, text in zip(rows, evil, strict=False):
-        assert row["first_prompt"] == (text if text.startswith("plain") else f"'{text}")
-    assert not [c for r in rows for c in r.values() if c.startswith(("=", "+", "-", "@", "\t"))]
+        shown = "".join(c if c in "\n\t" else escape(c) for c in text.replace("\r\n", "\n"))
+        assert row["first_prompt"] == (shown if text.startswith("plain") else f"'{shown}")
+    formulas = re.compile(r"[\s\u200b]*[=+@\uff1d\uff0b\uff0d\uff20\ufe66-]")
+    assert not [c for r in rows for c in r.values() if formulas.match(c) and c[0] != "'"]
     page = (ROOT / "docs/tasks.md").read_text()
     assert " ".join(rows[0]) in " ".join(page.split()).replace("`", "").replace(",", "")
 

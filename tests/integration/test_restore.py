@@ -305,6 +305,43 @@ def test_what_is_no_sound_backup_is_refused(spool: Any, kind: str, complaint: st
     assert names - kept == {"batchd.db", "lock"}
 
 
+#: What becomes part of a path, in a backup that somebody has changed.
+_STRAYING = {
+    "a batch": ("UPDATE batches SET name = '../../x'", "'../../x'"),
+    "a batch above": ("UPDATE batches SET name = '..'", "'..'"),
+    "a batch elsewhere": ("UPDATE batches SET name = '/etc/cron.d'", "'/etc/cron.d'"),
+    "a file": ("UPDATE batches SET request = '../../.bashrc'", "'../../.bashrc'"),
+    "a claim": ("UPDATE batches SET claim = '../x'", "'../x'"),
+    "a task": ("UPDATE tasks SET name = '../x'", "'../x'"),
+    "a task's own id": (
+        "UPDATE specs SET body = CAST(replace(body, '\"001\"', '\"../x\"') AS BLOB)",
+        "'../x'",
+    ),
+    "an outbox": ("UPDATE batches SET outbox = 'elsewhere'", "'elsewhere'"),
+}
+
+
+@pytest.mark.parametrize("what", _STRAYING)
+def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -> None:
+    """Names of batches, files and tasks become paths: one that is more than a name is no work of batchd's."""
+    change, name = _STRAYING[what]
+    backup, path = spool.folder / "kept.bak", store_of(spool)
+    batch = Batch(name="b", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
+    (spool.folder / ".batchd").mkdir(mode=0o700)
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        asyncio.run(store.add_batch(batch, [Task(id="001", first_prompt="x", model="standin/m")]))
+    assert spool.batchd("backup", backup).returncode == 0
+    with contextlib.closing(sqlite3.connect(backup)) as db, db:
+        db.execute(change)
+    before = path.read_bytes()
+    refused = spool.batchd("restore", backup, "--yes", "--moved")
+    assert (refused.returncode, "Traceback" in refused.stderr) == (3, False), refused.stderr
+    assert f"batchd: {backup}: " in refused.stderr
+    assert name in refused.stderr
+    assert "nothing was changed: name another backup" in refused.stderr
+    assert path.read_bytes() == before
+
+
 def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> None:
     """A restore may leave ten thousand of them: what one costs does not grow with their number."""
 

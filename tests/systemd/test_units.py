@@ -9,13 +9,13 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import signal
 import socket
 import textwrap
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,21 @@ def test_started_means_ready(service: Service) -> None:
     assert results(folder, machine.last_words)[0]["status"] == "completed"
 
 
+def _trials(machine: Machine, units: str, unit: str, check: Sequence[str]) -> list[str]:
+    """Write units that check, each under one more of the lines that a unit says would break its sandbox; return these.
+
+    The first has no such line.
+    """
+    text = machine.path(unit).read_text()
+    named = text.partition("# Left out, because each breaks")[2].partition("# Left out for")[0]
+    lines = ["", *re.findall(r"\b[A-Z]\w+=\w+", named)]
+    command = f"ExecStart=\nExecStart={' '.join(check)}\nSuccessExitStatus=3\n"
+    for number, line in enumerate(lines):
+        trial = f"[Service]\nType=oneshot\nRestart=no\nStateDirectory=\n{command}{line}\n"
+        machine.write(f"{units}/trial-{number}.service", text + trial)
+    return lines
+
+
 def _batchd(*arguments: str) -> list[str]:
     return ["/opt/batchd/.venv/bin/batchd", "--config", "/etc/batchd/config.toml", *arguments]
 
@@ -132,14 +147,9 @@ def test_a_list_of_hosts_works_under_every_hardening_line(service: Service) -> N
 def test_what_the_unit_leaves_out_would_break_the_sandbox(service: Service) -> None:
     """Each hardening line that the unit names as one that it cannot have: with it, `batchd check` finds no sandbox."""
     machine = service.machine
-    unit = machine.path(f"/etc/systemd/system/{service.name}").read_text()
-    named = unit.partition("# Left out, because each breaks")[2].partition("# Left out for")[0]
-    lines = ["", *re.findall(r"\b[A-Z]\w+=\w+", named)]
+    unit = f"/etc/systemd/system/{service.name}"
+    lines = _trials(machine, "/run/systemd/system", unit, _batchd("check"))
     assert len(lines) == 8
-    check = f"ExecStart=\nExecStart={shlex.join(_batchd('check'))}\nSuccessExitStatus=3\n"
-    for number, line in enumerate(lines):
-        trial = f"[Service]\nType=oneshot\nRestart=no\nStateDirectory=\n{check}{line}\n"
-        machine.write(f"/run/systemd/system/trial-{number}.service", unit + trial)
     machine.run("systemctl", "start", *(f"trial-{number}.service" for number in range(len(lines))))
     for number, line in enumerate(lines):
         told = Service(machine, f"trial-{number}.service").journal()
@@ -374,7 +384,10 @@ def test_the_page_beside_the_daemon(service: Service) -> None:
 
 
 def test_the_unit_of_a_user(machine: Machine) -> None:
-    """Without root it works in a sandbox, is started again after SIGKILL, logs fields, and leaves nothing behind."""
+    """Without root it works in a sandbox, is started again after SIGKILL, logs fields, and leaves nothing behind.
+
+    It is as hardened as it can be: each line that it names as one that it cannot have leaves no sandbox.
+    """
     service = as_a_service_of_ones_own(machine)
     home = f"/home/{USER}/batchd"
     task = {"first_prompt": "own", "check": "test -d /task && ! touch /usr/x"}
@@ -396,6 +409,20 @@ def test_the_unit_of_a_user(machine: Machine) -> None:
     assert service.show("OOMPolicy") == "continue"
     service.control("stop")
     assert service.processes() == {}
-    unit = f"/home/{USER}/.config/systemd/user/batchd.service"
-    done = machine.try_(*service.systemctl[:-2], "systemd-analyze", "--user", "verify", unit)
+    units = f"/home/{USER}/.config/systemd/user"
+    analyze = (*service.systemctl[:-2], "systemd-analyze", "--user")
+    done = machine.try_(*analyze, "verify", f"{units}/batchd.service")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    told = machine.run(*analyze, "security", "--no-pager", service.name)
+    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", told)
+    assert exposure, told
+    assert float(exposure[1]) <= 3.4
+    check = ("%h/batchd/.venv/bin/batchd", "--config", "%h/batchd/config.toml", "check")
+    lines = _trials(machine, units, f"{units}/batchd.service", check)
+    assert len(lines) == 6
+    names = [f"trial-{number}.service" for number in range(len(lines))]
+    machine.run(*service.systemctl, "daemon-reload")
+    machine.run(*service.systemctl, "start", *names)
+    for name, line in zip(names, lines, strict=True):
+        (said,) = (x["MESSAGE"] for x in replace(service, name=name).journal() if "sandbox:" in x["MESSAGE"])  # fmt: skip
+        assert said.startswith("failed sandbox:" if line else "ok     sandbox:"), (line, said)

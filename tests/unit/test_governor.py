@@ -243,7 +243,7 @@ def test_money_is_set_aside_before_the_call_and_settled_after_it() -> None:
         g.answered(first.ref, 0.25)
         assert third.answers == []
         g.answered(second.ref, 0.25)
-        assert third.answers == [Grant(1.0)]
+        assert third.answers == [Grant(1.0, (500, 500))]
         g.close_task(third.ref)  # its worker died: perhaps paid
         first.ask(PRICE)
         assert (first.refusal.status, first.refusal.reason) == (Status.TIMEOUT, Reason.BUDGET)
@@ -327,7 +327,7 @@ def test_the_day_ends_at_midnight_utc() -> None:
         assert g.money.today() != today
         assert not g.waits_for_day(g.money.wanted[task.ref])
         task.ask(PRICE)
-        assert task.answers[-1] == Grant(1.0)
+        assert task.answers[-1] == Grant(1.0, (500, 500))
 
     asyncio.run(scenario())
 
@@ -362,23 +362,42 @@ def test_a_budget_that_is_lowered_ends_no_task() -> None:
         g.retune(replace(g._config, budget=Budget(per_day_usd=1.0)), {})
         assert not g.waits_for_day(task.call(PRICE))
         task.ask(PRICE)
-        assert task.answers[-1] == Grant(1.0)
+        assert task.answers[-1] == Grant(1.0, (500, 500))
 
     asyncio.run(scenario())
 
 
-def test_a_usage_that_nobody_believes_ends_no_other_task() -> None:
-    """A gateway that counts a million tokens for a short call makes the next ones wait: no day is known to be too small for them."""
+def test_a_usage_that_is_not_believed_is_not_learnt_from() -> None:
+    """What was set aside is booked, and the next call has as much set aside as if there had been none; else it has more."""
 
     async def scenario() -> None:
-        g = governor(per_day=3000.0)
-        odd, other = Task(g, "a"), Task(g, "b")
-        odd.ask(PRICE)
-        g.answered(odd.ref, 1000.0, Usage(calls=1, input_tokens=1_000_000, output_tokens=500_000))
-        g.retune(replace(g._config, budget=Budget(per_day_usd=1100.0)), {})
-        other.ask(PRICE)
-        assert (other.parked.scope, other.parked.cause) == (Scope.DAY, Cause.BUDGET)
-        assert g.waits_for_day(other.call(PRICE))
+        counted = Usage(calls=1, input_tokens=1000, output_tokens=500)
+        for believed, expected in (
+            (False, Grant(1.0, (500, 500))),
+            (True, Grant(1.5, (1000, 500))),
+        ):
+            g = governor(per_day=3000.0)
+            odd, other = Task(g, "a"), Task(g, "b")
+            odd.ask(PRICE)
+            g.answered(odd.ref, 1.0, counted, believed=believed)
+            other.ask(PRICE)
+            assert other.answers == [expected]
+            assert g.money.told()["spent_usd"] == 1.0
+
+    asyncio.run(scenario())
+
+
+def test_what_was_learnt_from_a_short_call_is_believable_for_a_long_one() -> None:
+    """A call of one token in and out that came to thousands makes no call of 500 a hundred thousand times as dear."""
+
+    async def scenario() -> None:
+        g = governor()
+        short, long = Task(g, "a"), Task(g, "b")
+        call = replace(short.call(PRICE), input_tokens=1, max_output_tokens=1)
+        g.ask(call, short._answered)
+        g.answered(short.ref, 1.0, Usage(calls=1, input_tokens=9001, output_tokens=9000))
+        long.ask(PRICE)
+        assert long.answers == [Grant(9.5 + 15.0, (9500, 15000))]
 
     asyncio.run(scenario())
 
@@ -683,7 +702,7 @@ def test_what_cannot_be_counted_cannot_be_capped() -> None:
         assert task.refusal.reason is Reason.BAD_REQUEST
         free = Task(governor(), "a")
         free.ask(None)
-        assert free.answers == [Grant(None)]
+        assert free.answers == [Grant(None, (500, 500))]
 
     asyncio.run(scenario())
 

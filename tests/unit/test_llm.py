@@ -10,7 +10,7 @@ import pytest
 
 from batchd.llm import Request
 from batchd.llm.answer import Message as Said
-from batchd.llm.answer import answer, decode
+from batchd.llm.answer import UnreadableError, answer, decode
 from batchd.llm.failures import Place, error_in_answer, http_failure
 from batchd.llm.request import encode
 from batchd.llm.waits import retry_after, until_reset
@@ -255,6 +255,24 @@ def test_content_in_every_form(message: dict[str, Any], content: str, reasoning:
     """Text comes as a string, as parts or not at all, and thinking is kept apart from it."""
     found = _answer(message)
     assert (found.content, found.reasoning) == (content, reasoning)
+
+
+def test_values_are_counted_and_signs_in_texts_are_none() -> None:
+    """A text is one value, whatever stands in it, quotes and backslashes too; so many values as fill a memory are refused."""
+    for sign in ("[{,", '",",', "\\", "\\,", ",\n\t"):
+        text = sign * 300_000
+        body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+        [choice] = decode(body).choices or ()
+        assert choice.message is not None
+        assert choice.message.content == text
+    many = json.dumps({"choices": [], "usage": [{}] * 140_000, "x": '","'})
+    opened = '"' + '\\",' * 300_000
+    for crowded, why in (
+        (many, "more than 262,144 values"),
+        (f'{{"model": {opened}', "broken JSON"),
+    ):
+        with pytest.raises(UnreadableError, match=why):
+            decode(crowded.encode())
 
 
 def test_tool_calls_are_made_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import textwrap
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -34,6 +35,39 @@ def test_what_commands_know_is_masked_in_base64_too(
     assert callable(encode)
     text = encode(f"{ahead}{SECRET}{behind}".encode()).decode()
     assert MASK in Masker(known=[SECRET]).text(text)
+
+
+LONG = "".join(f"{n:x}-Key/" for n in range(200))
+
+
+@pytest.mark.parametrize("secret", [SECRET, LONG[:58], LONG[:70], LONG])
+@pytest.mark.parametrize("ahead", range(80))
+def test_base64_in_lines_is_masked(secret: str, ahead: int) -> None:
+    """As base64, openssl and OpenSSH wrap it, wherever it begins; in a block of YAML, and in JSON, where a line end has two letters."""
+    masker = Masker(known=[secret])
+    data = base64.b64encode(f"{'u' * ahead}{secret}, and more".encode()).decode()
+    for width in (64, 70, 76):
+        lines = textwrap.wrap(data, width)
+        for joint in ("\n", "\r\n", "\n    ", "\\n"):
+            masked = masker.text(f"<{joint.join(lines)}> kept\n")
+            left = "".join(masked.split(joint))
+            assert MASK in left
+            assert left.rstrip().endswith("> kept")
+            assert len(left) <= len(data) - len(secret) * 4 // 3 + 20, "its letters are gone"
+
+
+@pytest.mark.parametrize("kept", range(1, 300, 7))
+def test_half_of_it_at_a_cut_goes_too(kept: int) -> None:
+    """What a cut left of base64 in lines is left out, on both sides."""
+    masker = Masker(known=[LONG[:300]])
+    lines = base64.encodebytes(LONG[:300].encode()).decode()
+    assert masker.before_cut(f"text: {lines[:kept]}") == "text: "
+    assert len(masker.after_cut(f"{lines[kept:]}: text")) <= len("t: text")
+
+
+def test_a_secret_in_the_name_of_a_host_is_masked() -> None:
+    """Those are written in lower case."""
+    assert Masker(known=["Token-AbC1"]).text("token-abc1.example.com") == f"{MASK}.example.com"
 
 
 def test_lines_of_a_private_key_are_secrets_of_their_own() -> None:

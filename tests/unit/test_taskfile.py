@@ -421,6 +421,30 @@ def test_only_regular_files_of_bearable_size_are_read(tmp_path: Path) -> None:
             taskfile.read(tmp_path / name, 1_000_000)
 
 
+@pytest.mark.parametrize(
+    ("schema", "place", "why"),
+    [
+        ({"$schema": 5}, "['$schema']", "it must be the address of a draft of JSON Schema"),
+        ({"$schema": ["x"]}, "['$schema']", "it must be the address of a draft of JSON Schema"),
+        ({"$schema": {"a": 1}}, "['$schema']", "it must be the address of a draft of JSON Schema"),
+        (
+            {"$schema": "http://["},
+            "['$schema']",
+            "it must be the address of a draft of JSON Schema",
+        ),
+        ({"pattern": "a{4294967296}"}, ".pattern", "it is no valid JSON Schema"),
+        ({"patternProperties": {"(?a)(?u)x": {}}}, ".patternProperties", "it is no valid JSON"),
+    ],
+)
+def test_schemas_that_no_validator_can_read_are_refused(
+    spool: Config, schema: dict[str, Any], place: str, why: str
+) -> None:
+    """A draft that is no address, a pattern that no library takes: with the place, and no traceback."""
+    [(at, told)] = _problems({"first_prompt": "x", "output_schema": schema}, spool).items()
+    assert at == f"output_schema{place}"
+    assert why in told
+
+
 def test_the_schema_describes_what_is_taken(spool: Config) -> None:
     """`batchd schema task`: valid itself, takes what parse takes, refuses typos, documents every key."""
     schema = taskfile.schema()

@@ -80,12 +80,13 @@ def test_a_receiver_is_reached_below_its_address() -> None:
 
 
 def test_names_that_are_made_up_fill_no_memory() -> None:
-    """Past five hundred models, all further ones are counted together, and none is lost."""
+    """Past five hundred models, all further ones are counted together, as are those of long names, and none is lost."""
     counted = metrics.Metrics(Metrics())
     batch = Batch(name="b", claim="c", outbox="/o", request="r", received_at=1.0)
     answer = Answer(content="", usage=Usage(calls=1, input_tokens=3))
     for n in range(700):
-        setup, ref = ModelSetup(name=f"p/model-{n}", price=_PRICE), Ref("b", str(n))
+        name = f"p/model-{n}" if n >= 100 else f"p/model-{n}{'x' * 120}"
+        setup, ref = ModelSetup(name=name, price=_PRICE), Ref("b", str(n))
         counted.task_dispatched(ref, batch, Terms(model=setup, judge=setup))
         for _ in range(2):
             call = CallStarted(at=1.0, purpose=Purpose.AGENT, input_tokens=1, max_output_tokens=1)

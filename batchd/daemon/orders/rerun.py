@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -240,10 +241,11 @@ def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> Non
 
 
 def _request(old: Batch, config: Config) -> tuple[bytes | None, str]:
-    """Return a batch's dropped file from its folder; None, and why, where it cannot be had."""
+    """Return a batch's dropped file from its folder; None, and why, where it cannot be had, or its dropper's it still is."""
     path = Path(old.folder, old.request)
+    ours = {0, os.geteuid(), Path(config.paths.state).stat().st_uid}
     try:
-        return taskfile.read(path, config.spool.max_file_bytes), ""
+        return taskfile.read(path, config.spool.max_file_bytes, ours), ""
     except TaskFileError as error:
         return None, f"their file cannot be had ({path}: {error})"
 

@@ -35,7 +35,8 @@ _PAUSE_S = 0.1
 _FORBIDDEN, _NO_GATEWAY, _LATE = 403, 502, 408
 #: What is kept of what was refused.
 _MOST_REFUSALS = 20
-_MOST_NAME = 120
+#: Longer than any host, of which a part would be no secret any more, though it be one as a whole.
+_MOST_NAME = 400
 
 
 class Refusals:

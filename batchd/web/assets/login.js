@@ -6,7 +6,6 @@
   async function show(word) {
     const headers = word ? { Authorization: `Bearer ${word}` } : {};
     const answer = await fetch("/session", { headers, cache: "no-store" });
-    if (answer.status === 429) throw new Error(`Too many wrong tokens. Wait ${answer.headers.get("retry-after")} seconds.`);
     return answer.ok && (await answer.json()).admitted;
   }
   // The address without the code, which is used up.
