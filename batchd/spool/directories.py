@@ -39,7 +39,8 @@ class Directories:
     def _closed(self) -> dict[str, str]:
         """What no task may touch, by real path."""
         closed: dict[str, str] = {}
-        for path, name in (*self._spool(), *self._programs(), *_users()):
+        found = (*self._spool(), *self._programs(), *_users(), *self._configurations())
+        for path, name in found:
             closed.setdefault(os.path.realpath(path), name)
         return closed
 
@@ -57,9 +58,6 @@ class Directories:
         ):
             if path:
                 yield path, name
-        # What a task wrote there would count for whoever runs batchd next.
-        for path in trust.guarded(config.environ):
-            yield path, "where batchd looks for its configuration"
 
     def _programs(self) -> Iterator[tuple[str, str]]:
         """Yield what batchd runs, itself and others, outside of every sandbox."""
@@ -73,6 +71,11 @@ class Directories:
             for word in receiver.command:
                 if Path(path := shutil.which(word) or word).is_file():
                     yield path, "a program of [notify]"
+
+    def _configurations(self) -> Iterator[tuple[str, str]]:
+        """Yield where what a task writes would count for whoever runs batchd next."""
+        for path in trust.guarded(self._config.environ):
+            yield path, "where batchd looks for its configuration"
 
     def real(self, directory: str) -> str:
         """Return the real path that ``dir`` means."""
