@@ -108,6 +108,10 @@ def fresh(path: str, user: str) -> tuple[int, bool]:
         raise FolderError(f"the task's directory cannot be made: {error}") from error
     try:
         made = _made(name, above)
+    except OSError as error:
+        os.close(above)
+        raise FolderError(f"the task's directory cannot be made: {error}") from error
+    try:
         directory = _openat2(above, name, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
     except OSError as error:
         raise SandboxError(f"the task's directory cannot be made: {error}") from error
@@ -119,7 +123,8 @@ def fresh(path: str, user: str) -> tuple[int, bool]:
             os.fchown(directory, owner.uid, owner.gid)
     except (OSError, SandboxUnavailableError) as error:
         os.close(directory)
-        raise SandboxError(f"the task's directory cannot be given to {user}: {error}") from error
+        refused = FolderError if isinstance(error, OSError) else SandboxError
+        raise refused(f"the task's directory cannot be given to {user}: {error}") from error
     return directory, made
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S
 
-from batchd.errors import SandboxError, SandboxUnavailableError
+from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox, Workplace, check
+from batchd.sandbox import Sandbox, Workplace, check, directory
 
 AS_ROOT = os.geteuid() == 0
 HERE = Path(__file__).parents[2]
@@ -532,3 +532,16 @@ def test_no_output_shows_a_secret_not_even_half_of_one(tmp_path: Path) -> None:
         assert ran.output == f"{secret}\n"
 
     asyncio.run(visit(tmp_path, body, env={"S": secret}))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
+def test_a_folder_that_takes_no_directory_is_no_fault_of_the_tasks(tmp_path: Path) -> None:
+    """It became read-only in the instant that the task begins: the task is to wait for it, and does not end."""
+    folder = tmp_path / "b"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "batchd-test", str(folder)], check=True)
+    try:
+        with pytest.raises(FolderError, match="cannot be made"):
+            directory.fresh(str(folder / "001"), "nobody")
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
