@@ -174,7 +174,6 @@ def test_only_plain_files_are_taken_from_the_inbox(camp: Camp) -> None:
         os.mkfifo(inbox / "fifo.json")
         (inbox / "folder.json").mkdir()
         _device(inbox / "device.json", key)
-        (camp.folder / ".batchd/claimed/01HZZZZZZZZZZZZZZZZZZZZZZZ-link.json").symlink_to(key)
         result = camp.play([{"first_prompt": "plain"}], "plain")["001"]
         time.sleep(0.5)
         assert result["status"] == "completed"
