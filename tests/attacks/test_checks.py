@@ -10,6 +10,8 @@ from attacking import AS_ROOT, Attack, shell
 from camp import Camp, does, says
 from limiting import Apart, Limited, place
 
+pytestmark = pytest.mark.in_turns
+
 
 @pytest.fixture
 def limited(attack: Attack, source: Path) -> Iterator[Limited]:

@@ -15,6 +15,8 @@ import warm
 from attacking import SECRET
 from camp import Camp, does, says
 
+pytestmark = pytest.mark.in_turns
+
 #: What a model writes: the key goes to an address of its own, and whatever is to be reported runs a command.
 PLANTED = """
 [agent]

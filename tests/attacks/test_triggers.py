@@ -11,6 +11,8 @@ import pytest
 from attacking import AS_ROOT, NOBODY
 from camp import Camp, does, says
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = ".git/config"
 #: How a model plants it in the repository of ``_repository``, and where it then is.
 PLANTS: Mapping[str, tuple[str, str]] = {

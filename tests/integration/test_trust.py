@@ -25,6 +25,8 @@ from batchd.cli import main
 from batchd.config import trust
 from batchd.errors import ConfigError
 
+pytestmark = pytest.mark.in_turns
+
 #: Somebody who is neither root nor whoever runs these tests.
 _OTHER = 65534
 _root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
