@@ -46,7 +46,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: setup strace systemd chromium ## the tests without the long ones, of cases that resemble each other a sample; six files at a time
+test: setup strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
 	@echo "sample: SEED=$(SEED)"
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
@@ -124,7 +124,7 @@ $(STAMP):
 	$(BIN)/python -m compileall -q batchd
 	touch $@
 
-# Whoever sets a checkout up means its config.toml. Where there is no home for the list, all but that works.
+# Setting a checkout up means that its config.toml counts. Where there is no home for the list, all but that works.
 .PHONY: trust
 trust: $(STAMP)
 	@$(BIN)/batchd trust '$(CURDIR)' >/dev/null || true

@@ -40,7 +40,7 @@ class Terms:
     system_prompt: str = ""
     #: The directory's files at the start: path to (size, mtime in ns). None: too many to list.
     files: Mapping[str, tuple[int, int]] | None = None
-    #: What other programs run when somebody uses the directory, at the start, by path. None: nobody looked, as in
+    #: What other programs run when somebody uses the directory, at the start, by path. None: no one looked, as in
     #: the oldest journals.
     triggers: Mapping[str, Trigger] | None = None
     #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.

@@ -105,7 +105,7 @@ class RunsCodeV1:
     path: str
     #: ``created`` or ``modified``.
     change: str
-    #: Whose programs: ``git``, ``editors``, ``shells``, ``agents`` or ``tools``; empty: nobody could look into it.
+    #: Whose programs: ``git``, ``editors``, ``shells``, ``agents`` or ``tools``; empty: no one could look into it.
     by: str
     #: The command that shows it, and runs nothing.
     show: str
@@ -135,7 +135,7 @@ class ResultV1:
     timing: TimingV1
     attempts: int
     files: FilesV1 | None
-    #: What it changed that runs code when the directory is used; null: nobody looked, as where its worker died.
+    #: What it changed that runs code when the directory is used; null: no one looked, as where its worker died.
     #: Left out of the oldest results.
     runs_code: tuple[RunsCodeV1, ...] | None = ()
     error: ErrorInfo | None
@@ -158,7 +158,7 @@ class SummaryTaskV1:
     run_s: float
     #: The error's message, if any.
     message: str | None
-    #: Files that it changed and that run code when its directory is used; null: nobody looked.
+    #: Files that it changed and that run code when its directory is used; null: no one looked.
     runs_code: int | None = 0
 
 

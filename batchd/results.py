@@ -321,7 +321,7 @@ def _listed(changes: FileChanges) -> FilesV1:
 def _runs_code(
     directory: str, state: TaskState, after: Mapping[str, Trigger] | None
 ) -> tuple[RunsCodeV1, ...] | None:
-    """Return what a task changed that others run; None where nobody knows."""
+    """Return what a task changed that others run; None where no one knows."""
     if state.terms is None:
         return ()  # it never began
     before = state.terms.triggers

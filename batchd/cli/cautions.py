@@ -1,4 +1,4 @@
-"""What tasks have changed that runs code when somebody uses their directories, for whoever looks at them."""
+"""What tasks have changed that runs code when somebody uses their directories, for people who look at them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _told(task: str, result: ResultV1) -> Iterator[str]:
         return
     yield f"{task} changed what {_WORDS}: {result.dir}"
     for file in files[:_MOST_FILES]:
-        whose = f", for {file.by}" if file.by else ", nobody could look into it"
+        whose = f", for {file.by}" if file.by else ", no one could look into it"
         yield f"  {file.show}    ({file.change}{whose})"
     if (more := len(files) - _MOST_FILES) > 0:
         yield f"  … and {more:,} more: runs_code in its result"

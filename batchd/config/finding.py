@@ -58,7 +58,7 @@ def trusted(file: Path, environ: Mapping[str, str]) -> Found:
     for path in (Path(os.path.realpath(file.parent), file.name), real):
         owners = trust.owners(path.parent, environ)
         status = path.parent.stat()
-        # One that has another owner by now may have been removed, and made anew by them.
+        # One that has another owner by now may have been removed, and made again by them.
         if status.st_uid not in owners:
             raise _untrusted(path, environ)
         _insist(trust.doubt(path.parent, status, owners))

@@ -14,7 +14,7 @@ from batchd.errors import NotPossibleError
 def content(
     path: str | Path, examine: Callable[[os.stat_result], object] = lambda _: None
 ) -> bytes:
-    """Return what is in a file. Raises ``OSError``, for a FIFO too: whoever read one would wait for its writer.
+    """Return what is in a file. Raises ``OSError``, for a FIFO too: a reader of one would wait for its writer.
 
     ``examine`` is shown the file that is then read; what it raises ends the reading.
     """

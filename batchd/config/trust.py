@@ -44,7 +44,7 @@ class Entry:
 
     #: The real path of the directory.
     directory: str
-    #: Whose files count there, beside root's and those of whoever runs batchd.
+    #: Whose files count there, beside root's and those of the user who runs batchd.
     owner: int | None = None
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _word(path: Path, name: str) -> str:
 
 
 def ours() -> frozenset[int]:
-    """Return whose files count everywhere: root's, and those of whoever runs batchd."""
+    """Return whose files count everywhere: root's, and those of the user who runs batchd."""
     return frozenset({0, os.geteuid()})
 
 
@@ -119,7 +119,7 @@ def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem
 
 def guarded(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield what no task may write: the folders of lists and configurations, and what else counts where it is found."""
-    # Whoever runs batchd next may have other variables than a daemon has.
+    # Who runs batchd next may have other variables than a daemon has.
     for folder in (*_own(environ), SYSTEM):
         yield from (str(folder), os.path.realpath(folder))
         for entry in _read(folder / NAME).entries:
@@ -205,7 +205,7 @@ def _entry(line: str) -> Entry | None:
 
 
 def _append(file: Path, line: str, *, mode: int) -> None:
-    """Add a line at the end, whoever else does so at the same time."""
+    """Add a line at the end, also where others do so at the same time."""
     file.parent.mkdir(mode=0o755 if mode & 0o004 else 0o700, parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
     with open(descriptor, "r+b") as opened:  # noqa: PTH123 (a descriptor)
@@ -217,7 +217,7 @@ def _append(file: Path, line: str, *, mode: int) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a list anew, whole: a link to it stays, and its mode."""
+    """Replace a list as a whole: a link to it stays, and its mode."""
     target = file.resolve()
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{NAME}-")
     try:

@@ -155,7 +155,7 @@ class Core:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def reach(self, folder: str) -> None:
-        """Return once an outbox answers at all: whoever looks into one that hangs, hangs with it.
+        """Return once an outbox answers at all: a look into one that hangs would hang with it.
 
         All who ask meanwhile wait for one answer, and go on in their order: files are taken up as they came.
         """

@@ -41,7 +41,7 @@ class Estimates:
         """Return what a call may cost at most, in dollars; None where no price is known."""
         if call.price is None:
             return None
-        return call.price.cost(call.price.dearest(*self.tokens(call))).total
+        return call.price.cost(call.price.most_expensive(*self.tokens(call))).total
 
     def tokens(self, call: Call) -> tuple[int, int]:
         """Return how many tokens of input and of output a call may come to."""

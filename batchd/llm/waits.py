@@ -18,7 +18,7 @@ _IN_TEXT = re.compile(
 #: A number above this is a moment since the epoch, not a duration.
 _EPOCH_S = 1e9
 _EPOCH_MS = 1e12
-#: Whoever asks for more, as by mistake, is asked again after a year (seconds).
+#: A provider that asks for more, as by mistake, is asked again after a year (seconds).
 _LONGEST_S = 365 * 86400.0
 
 

@@ -107,7 +107,7 @@ class Price:
     #: Where the numbers come from: ``genai-prices`` or ``config``.
     source: str
 
-    def dearest(self, input_tokens: int, output_tokens: int) -> Usage:
+    def most_expensive(self, input_tokens: int, output_tokens: int) -> Usage:
         """Return the usage of so many tokens that costs most: some bill what they write to their cache above what they read."""
         fresh = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         written = replace(fresh, cache_write_tokens=input_tokens)

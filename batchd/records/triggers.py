@@ -84,7 +84,7 @@ REST = "."
 class Trigger:
     """A file that others run or obey, as it is at one moment: it has changed where this is another one."""
 
-    #: Whose programs: one of the words above; empty: what lies there cannot be told.
+    #: Whose programs: one of the words above; empty: what lies there is not known.
     by: str
     #: Inode, size, time of the last change of its content and of all else; of a link also those of what it leads to.
     stamp: tuple[int, ...] = ()

@@ -80,7 +80,7 @@ class Caution:
     #: Its place in the columns of ``Tasks``.
     task: int
     directory: str
-    #: Path, change, by and show of each, as the result has them; None: nobody looked.
+    #: Path, change, by and show of each, as the result has them; None: no one looked.
     files: tuple[Mapping[str, Any], ...] | None
     #: Files that are left out.
     more: int

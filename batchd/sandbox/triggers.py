@@ -24,7 +24,7 @@ _REPOSITORY = "the inside of a repository"
 _PARTS = frozenset({"HEAD", "objects", "refs"})
 _OBEYED = frozenset({"config", "commondir"})
 _LEADS_ON = frozenset({"modules", "worktrees", "rebase-merge"})
-#: What every ``git init`` makes, and nobody runs.
+#: What every ``git init`` makes, and no one runs.
 _SAMPLE = ".sample"
 
 

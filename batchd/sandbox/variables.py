@@ -24,7 +24,7 @@ _STEERING = re.compile(
 
 
 def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dict[str, str]:
-    """Return the environment to start a command with; what ``behind`` names anew has another name in it.
+    """Return the environment to start a command with; what ``behind`` renames has another name in it.
 
     Raises ``SandboxError`` where a name or value holds a NUL, which would end an option of bwrap and begin another.
     """

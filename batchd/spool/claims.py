@@ -113,12 +113,15 @@ class Claimer:
         self._inbox, self._folder, self._where = inbox, folder, ours
 
     def stands(self) -> bool:
-        """Whether the folder for claims is still the one that its path leads to."""
+        """Whether the folder for claims is still the one that its path leads to, and no one else can touch it."""
+        if self._folder < 0:
+            return False
         try:
             there = self._where.lstat()
         except OSError:
             return False
-        return self._folder >= 0 and os.path.samestat(os.fstat(self._folder), there)
+        apart = self._where.parent != self._path or places.keeps_apart(self._inbox)
+        return apart and os.path.samestat(os.fstat(self._folder), there)
 
     def leave(self) -> None:
         """Let go of the folder for claims."""
@@ -172,7 +175,7 @@ class Claimer:
         except FileExistsError:
             if stat.S_ISREG(os.lstat(target, dir_fd=self._folder).st_mode):
                 return True
-            # Whoever put a new file in the place of a link has done away with the link.
+            # Who put a new file in the place of a link has done away with the link.
             os.unlink(target, dir_fd=self._folder)
         return False
 

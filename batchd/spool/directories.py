@@ -39,7 +39,7 @@ class Directories:
     def _closed(self) -> dict[str, str]:
         """What no task may touch, by real path."""
         closed: dict[str, str] = {}
-        found = (*self._spool(), *self._programs(), *_users(), *self._configurations())
+        found = (*self._spool(), *self._programs(), *self._configurations(), *_users())
         for path, name in found:
             closed.setdefault(os.path.realpath(path), name)
         return closed
@@ -73,7 +73,7 @@ class Directories:
                     yield path, "a program of [notify]"
 
     def _configurations(self) -> Iterator[tuple[str, str]]:
-        """Yield where what a task writes would count for whoever runs batchd next."""
+        """Yield where what a task writes would count for the next run of batchd."""
         for path in trust.guarded(self._config.environ):
             yield path, "where batchd looks for its configuration"
 

@@ -24,9 +24,10 @@ from batchd.log import Action, get_logger
 from batchd.spool import claims as claiming
 from batchd.spool import files, places
 from batchd.spool.claims import Claim, Claimer
+from batchd.spool.hints import Hints
 from batchd.spool.settle import Settling, Signature, ignorable, signature
 from batchd.spool.ulid import ulid
-from batchd.spool.watch import Sign, Watcher
+from batchd.spool.watch import Sign
 
 __all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
 
@@ -34,10 +35,6 @@ __all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
 CHUNK = 256
 #: What one scan brings: the oldest files. The next scan brings the rest.
 _WINDOW = 32_768
-#: More hints than these are no use: a scan finds it all.
-_MAX_HINTS = 4096
-#: After so many events the kernel's queue may have run over, so that some were lost.
-_BURST = 1000
 #: What was told is told again after so long, where there is too much of it to remember (seconds).
 _TOLD_S = 3600.0
 #: Messages that are remembered as told.
@@ -80,8 +77,7 @@ class Inbox:
         self._polls = config.spool.watch == "poll"
         self._settling = Settling(config.spool.settle_s, local_clock=not self._polls)
         self._log = get_logger(inbox=str(self.folder))
-        self._watcher: Watcher | None = None
-        self._watched: tuple[int, int] | None = None
+        self._hints = Hints(self._ring)
         #: Settled files of the last scan, oldest first, and what they looked like.
         self._settled: deque[tuple[str, Signature]] = deque()
         self._next_scan = 0.0
@@ -96,11 +92,6 @@ class Inbox:
         self._told: set[str] = set()
         self._told_until = 0.0
         self._paused = self._stopped = False
-        # Shared with the watcher's thread, under the lock.
-        self._lock = threading.Lock()
-        self._hints: dict[str, Sign] = {}
-        self._events = 0
-        self._rung = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bell = asyncio.Event()
         #: Held while a thread works on the folder: it may go on when no one waits for it any more.
@@ -118,9 +109,6 @@ class Inbox:
         """End ``claims`` and the watching. What was claimed but not handed out waits in its folder."""
         self._stopped = True
         self._bell.set()
-        if self._watcher:
-            await asyncio.to_thread(self._watcher.stop)
-            self._watcher = None
         await asyncio.to_thread(self._let_go)
 
     def claimed(self) -> set[str]:
@@ -184,34 +172,11 @@ class Inbox:
             return
         self._bell.clear()
 
-    def _notice(self, sign: Sign, name: str) -> None:
-        """Take a hint, in the watcher's thread."""
-        with self._lock:
-            self._events += 1
-            if sign is Sign.GONE:
-                # A folder made in its place may well have the same inode.
-                self._watched = None
-                self._events = _BURST
-            elif name in self._hints or len(self._hints) < _MAX_HINTS:
-                if not ignorable(name):
-                    self._hints[name] = max(sign, self._hints.get(name, sign))
-            else:
-                self._events = _BURST  # it is dropped: a scan is to find it
-            ring, self._rung = not self._rung, True
-        if ring and self._loop:
-            # A closed loop raises; nobody listens there any more.
+    def _ring(self) -> None:
+        # A closed loop raises; no one listens there any more.
+        if self._loop:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._bell.set)
-
-    def _take_hints(self) -> tuple[dict[str, Sign], bool]:
-        """Return the hints, and whether events may have been lost."""
-        with self._lock:
-            hints, self._hints = self._hints, {}
-            self._rung = False
-            burst = self._events >= _BURST
-            if burst:
-                self._events = 0
-        return hints, burst
 
     def _round(self) -> list[Claim]:
         """Look at what was hinted at or has settled, else at the whole folder; claim a chunk."""
@@ -223,7 +188,7 @@ class Inbox:
         try:
             if not self._stands():
                 self._prepare()
-            hints, burst = self._take_hints()
+            hints, burst = self._hints.take()
             if burst:
                 self._next_scan = 0.0
             hints |= {n: Sign.CREATED for n in self._settling.due() if n not in hints}
@@ -281,11 +246,8 @@ class Inbox:
             kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
             self._trouble(f"{name} is {kind} and is left alone: drop the file itself")
             return None
-        return (
-            (name, signature(status))
-            if self._settling.ready(self._descriptor, name, status, sign)
-            else None
-        )
+        ready = self._settling.ready(self._descriptor, name, status, sign)
+        return (name, signature(status)) if ready else None
 
     def _scan(self) -> None:
         """Find the oldest settled files, in memory that does not grow with the folder."""
@@ -323,31 +285,21 @@ class Inbox:
         """Make sure that the folder is there and open, and that the one that is there is the one watched."""
         files.make_folder(self.folder)
         self._open()
-        # The kernel reports nothing of a link to a folder, and nothing when it comes to lead elsewhere.
-        status = os.fstat(self._descriptor)
-        if self._polls or self._stopped or self._watched == (status.st_dev, status.st_ino):
+        if self._polls or self._stopped:
             return
-        if self._watcher:
-            self._watcher.stop()
-            self._watcher = None
-            self._trouble(
-                "the inbox was removed, renamed or linked elsewhere, and is watched again"
-            )
         try:
-            self._watcher = Watcher(
-                Path(f"/proc/self/fd/{self._descriptor}").resolve(), self._notice
-            )
-            self._watched = (status.st_dev, status.st_ino)
+            if self._hints.watch(self._descriptor):
+                self._trouble(
+                    "the inbox was removed, renamed or linked elsewhere, and is watched again"
+                )
         except OSError as error:
             self._trouble(f"no events, so it is looked at every {self._scan_s} s: {error.strerror}")
 
     def _open(self) -> None:
-        """Open the folder that its path leads to now, unless it is the one that is open, with a place for claims."""
-        found = places.enter(self.folder)
-        known = self._descriptor >= 0 and places.same(found, self._descriptor)
-        if known and self._claimer.stands():
-            os.close(found)
+        """Open the folder that its path leads to now, with a place for claims, unless all of that stands."""
+        if self._stands():
             return
+        found = places.enter(self.folder)
         try:
             self._claimer.enter(found)
         except BaseException:
@@ -359,15 +311,18 @@ class Inbox:
         self._settled.clear()
 
     def _stands(self) -> bool:
-        """Whether the folder's path still leads to what is open."""
+        """Whether the folder's path still leads to what is open, and claims have a place that is safe."""
+        if self._descriptor < 0 or not self._claimer.stands():
+            return False
         try:
             return os.path.samestat(os.stat(self.folder), os.fstat(self._descriptor))  # noqa: PTH116 (for each round)
         except OSError:
             return False
 
     def _let_go(self) -> None:
-        """Close what is open."""
+        """Watch no more, and close what is open."""
         with self._at_work:
+            self._hints.stop()
             self._claimer.leave()
             if self._descriptor >= 0:
                 os.close(self._descriptor)

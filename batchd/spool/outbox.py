@@ -1,4 +1,4 @@
-"""What appears in the outbox: always whole, durable before anybody is told.
+"""What appears in the outbox: always whole, durable before anything reports it.
 
 A batch's folder is never a link: what others might put in its place is not written through.
 """

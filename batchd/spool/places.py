@@ -53,11 +53,6 @@ def inside(parent: int, name: str, path: Path) -> int:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def same(one: int, other: int) -> bool:
-    """Whether two descriptors are of one folder."""
-    return os.path.samestat(os.fstat(one), os.fstat(other))
-
-
 def ours_alone(folder: int) -> bool:
     """Whether an open folder belongs to this user, and no one else can write into it."""
     found = os.fstat(folder)

@@ -47,7 +47,7 @@ def _labelled(db: sqlite3.Connection, first: int, upto: int) -> Iterator[tuple[i
 
 def _line(task: int, batch: int, model: str, tagged: str) -> TaskLine:
     """Return a task's row as it was before its first event."""
-    texts = {"model": model, "tags": tagged, "status": Status.QUEUED.value, "step": ""}
+    texts = {"model": model, "tags": tagged, "status": Status.QUEUED, "step": ""}
     keys = {"id": task, "batch": batch, "call_at": None}
     return TaskLine(**{**dict.fromkeys(LINE_COLUMNS, 0), **texts, **keys})  # type: ignore[arg-type] # columns by name
 

@@ -83,7 +83,7 @@ class TaskLine:
     model: str
     tags: str
     # Written when they change.
-    status: str
+    status: Status
     reason: str | None
     message: str
     since: float
@@ -117,7 +117,7 @@ class TaskLine:
     @property
     def final(self) -> bool:
         """Whether the task has its end."""
-        return Status(self.status).final
+        return self.status.final
 
     def setup(self, purpose: str) -> ModelSetup:
         """Return how the model for ``purpose`` is called, and what it costs."""
@@ -238,7 +238,7 @@ def _round_evaluated(line: TaskLine, event: RoundEvaluated, _ledger: Ledger) -> 
 
 def _finished(line: TaskLine, event: TaskFinished, ledger: Ledger) -> None:
     _settle(line, event, ledger)
-    line.status = event.status.value
+    line.status = event.status
     line.reason = event.reason.value if event.reason else None
     line.message = error_message(event.result)
     line.since = line.finished_at = event.at

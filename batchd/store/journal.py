@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
+import msgspec
+
 from batchd import events as vocabulary
 from batchd.errors import StaleAttemptError
 from batchd.events import Event, TaskFinished, TaskStarted
@@ -139,7 +141,7 @@ class Journal:
 
     def move(self, line: TaskLine, status: Status, message: str, now: float) -> None:
         """Write a new status that does not come from an event."""
-        line.status, line.message, line.since = status.value, message, now
+        line.status, line.message, line.since = status, message, now
         self.db.execute(_COLD, _cold(line))
         self._dirty[line.id] = line
 
@@ -196,7 +198,8 @@ class Journal:
         row = self.db.execute(_LOAD, (ref.batch, ref.task)).fetchone()
         if row is None:
             raise ValueError(f"no task {ref}")
-        line = TaskLine(*row)
+        # A damaged byte may have made a number of a text: no sum is to meet that first.
+        line = msgspec.convert(dict(zip(LINE_COLUMNS, row, strict=True)), TaskLine)
         if not line.seq:
             return line
         first = self.db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (line.id,))

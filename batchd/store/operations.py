@@ -180,7 +180,7 @@ def dispatch(journal: Journal, ref: Ref, worker: str, now: float) -> Dispatched:
     return Dispatched(
         attempt=line.attempt,
         history=history,
-        queued_at=queued_at,
+        queued_at=msgspec.convert(queued_at, float),
         crashes=line.crashes,
     )
 

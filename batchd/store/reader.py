@@ -202,7 +202,7 @@ class Reader:
         return self._source.results(batch)
 
     def cautions(self, batch: str, task: str = "") -> dict[str, str]:
-        """Return the results of tasks that changed what runs code in their directories, or where nobody looked; by id."""
+        """Return the results of tasks that changed what runs code in their directories, or where no one looked; by id."""
         return self._source.read(lookups.cautions, batch, task)
 
     def past_of_model(self, model: str, most: int) -> list[PastTask]:

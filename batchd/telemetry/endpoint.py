@@ -41,8 +41,8 @@ class _Handler(MetricsHandler):
         if len(named) == 1 and hosts.means(named[0], self.server.names):
             super().do_GET()
         else:
-            told = "this name is not known here: use an address or localhost, or name it in [metrics] hosts"
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, told)
+            why = "this name is not known here: use an address or localhost, or name it in [metrics] hosts"
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, why)
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):

@@ -24,7 +24,7 @@ TURN_S = 0.02
 class Gate:
     """Compares tokens, in constant time, and one after the other while somebody guesses.
 
-    Whoever guesses is never shut out: behind a proxy all come from one address, the right ones among them.
+    One who guesses is never shut out: behind a proxy all come from one address, the right ones among them.
     """
 
     def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:

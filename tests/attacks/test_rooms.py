@@ -115,7 +115,9 @@ def test_no_directory_where_a_configuration_would_count(rooms: Camp) -> None:
     rooms.workplace(spool / "work")
     with rooms.serving():
         looks = "where batchd looks for its configuration"
-        for directory in ("home", "home/.config", "spool", "/etc"):
+        # It holds the Python of its user, too.
+        assert " holds " in _rejection(rooms, {"dir": "home"})
+        for directory in ("home/.config", "spool", "/etc"):
             assert f"holds {looks}" in _rejection(rooms, {"dir": directory}), directory
         for directory in ("home/.config/batchd", "/etc/batchd"):
             assert f"is {looks}" in _rejection(rooms, {"dir": directory}), directory

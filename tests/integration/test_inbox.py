@@ -20,7 +20,7 @@ from weather import mounted
 
 from batchd import config
 from batchd.config import Config
-from batchd.spool import claims, files, inbox, ulid
+from batchd.spool import claims, files, hints, inbox, ulid
 from batchd.spool.claims import lying
 from batchd.spool.inbox import Claim, Inbox
 
@@ -214,7 +214,7 @@ def test_a_burst_is_claimed_whole_in_order_and_once(tmp_path: Path) -> None:
 
 def test_lost_events_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where hints are dropped, as when the kernel's queue runs over, a scan finds the rest at once."""
-    monkeypatch.setattr(inbox, "_MAX_HINTS", 10)
+    monkeypatch.setattr(hints, "_MAX_HINTS", 10)
 
     async def play() -> None:
         async with _watching(_spool(tmp_path)) as (box, claims):
@@ -354,7 +354,7 @@ def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> No
                 assert box.folder.stat().st_ino != old
             inbox.drop(box.folder, "new.json", TASK)
             await claims.until(1)
-            await asyncio.to_thread(_wait_for, lambda: box._watched == _identity(box.folder))
+            await asyncio.to_thread(_wait_for, lambda: box._hints.watched == _identity(box.folder))
             # The new folder's events count: a scan alone would take a minute now.
             box._scan_s, box._next_scan = 60.0, time.monotonic() + 60
             await asyncio.sleep(0.15)  # lets a wait that began with the old scan_s run out
@@ -372,7 +372,7 @@ def test_polling_needs_no_events(tmp_path: Path) -> None:
             box,
             claims,
         ):
-            assert box._watcher is None
+            assert box._hints.watched is None
             path = box.folder / "a.md"
             for _ in range(5):
                 with path.open("ab") as file:
@@ -601,6 +601,13 @@ def test_an_inbox_on_another_file_system_keeps_its_claims(tmp_path: Path, made: 
                 assert claim.path.parent == folder / ".claimed"
                 assert claim.path.read_bytes() == TASK
                 assert box.claimed() == {claim.ulid}
+                # Set up safely, and opened to others later: nothing is claimed until that is put right.
+                folder.chmod(0o777)
+                inbox.drop(box.folder, "b.json", TASK)
+                await asyncio.to_thread(_wait_for, lambda: box.trouble is not None)
+                assert (folder / "b.json").exists()
+                folder.chmod(0o1777)
+                await found.until(2)
             there = (folder / ".claimed").lstat()
             assert (there.st_uid, there.st_mode & 0o777) == (0, 0o700)
         assert not any(away.iterdir())

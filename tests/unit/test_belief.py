@@ -46,7 +46,7 @@ def test_a_usage_far_beyond_what_was_sent_or_the_window_is_not_believed(
     if is_believed:
         assert (taken, disbelieved) == (answer, None)
     else:
-        # At its dearest: all of it written to the cache.
+        # At its most expensive: all of it written to the cache.
         most = Usage(
             calls=1,
             input_tokens=1200,
