@@ -94,9 +94,11 @@ class Claimer:
 
     def enter(self, inbox: int) -> None:
         """Claim from an inbox that is open from now on. Raises ``OSError``, with the fix where that is not safe."""
-        files.make_folder(self._state, 0o700)
         ours = self._state / _OURS
-        files.make_folder(ours, 0o700)
+        # Not the state directory itself: one in the place of what was moved away would keep that from being moved back.
+        with contextlib.suppress(FileExistsError):
+            ours.mkdir(mode=0o700)
+            files.sync_directory(self._state)
         folder = places.enter(ours)
         try:
             if _leads(inbox, folder):

@@ -31,6 +31,7 @@ def _spool(folder: Path, **spool: object) -> Config:
     keys = {"settle_s": 0.15, "scan_s": 60.0, **spool}
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     (folder / "config.toml").write_text("\n".join(["[spool]", *lines]))
+    (folder / ".batchd").mkdir(exist_ok=True)
     return config.load(folder / "config.toml", {})
 
 
@@ -278,6 +279,7 @@ def test_two_claimers_share_an_inbox(tmp_path: Path) -> None:
     commands = []
     for n in (1, 2):
         (tmp_path / f"config{n}.toml").write_text(f'{shared}\n[paths]\nstate = "state{n}"\n')
+        (tmp_path / f"state{n}").mkdir()
         commands.append([sys.executable, "-c", _CLAIMER, str(tmp_path / f"config{n}.toml")])
     outputs = [(tmp_path / f"out{n}").open("w+") for n in (1, 2)]
     with contextlib.ExitStack() as stack:
@@ -360,6 +362,23 @@ def test_an_inbox_that_is_removed_is_made_again(tmp_path: Path, harm: str) -> No
             await asyncio.sleep(0.15)  # lets a wait that began with the old scan_s run out
             inbox.drop(box.folder, "newer.json", TASK)
             await claims.until(2)
+
+    asyncio.run(play())
+
+
+def test_a_state_directory_that_was_moved_away_is_not_made_again(tmp_path: Path) -> None:
+    """Nothing stands in its place, nothing is claimed meanwhile, and all goes on once it is back."""
+
+    async def play() -> None:
+        async with _watching(_spool(tmp_path, scan_s=0.1)) as (box, claims):
+            state, away = tmp_path / ".batchd", tmp_path / "away"
+            state.rename(away)
+            inbox.drop(box.folder, "new.json", TASK)
+            await asyncio.to_thread(_wait_for, lambda: box.trouble is not None)
+            assert not state.exists()
+            assert (box.folder / "new.json").exists()
+            away.rename(state)
+            await claims.until(1)
 
     asyncio.run(play())
 
@@ -488,6 +507,7 @@ def test_two_state_directories_share_an_inbox(
             (tmp_path / f"{name}.toml").write_text(
                 f'[paths]\nstate = "{name}"\n[spool]\nsettle_s = 0.0\n'
             )
+            (tmp_path / name).mkdir()
             boxes.append(Inbox(config.load(tmp_path / f"{name}.toml", {})))
         one, other = boxes
         await one.start()
