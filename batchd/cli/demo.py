@@ -24,6 +24,8 @@ from batchd.store.rows import BatchRow
 
 #: How long each process may take to be ready, and to end.
 _PATIENCE_S = 30.0
+#: Runs a module of ours, and none that lies in the working directory.
+_PYTHON = (sys.executable, "-P", "-m")
 
 _CONFIG = """\
 # Made by `batchd demo`. The stand-in model replays recorded conversations; its prices are invented.
@@ -111,7 +113,7 @@ def _follow(spool: Path) -> BatchRow:
 @contextlib.contextmanager
 def _server(spool: Path, speed: float) -> Iterator[str]:
     options = ("--tokens-per-second", str(speed), "--log", str(spool / "server.jsonl"))
-    command = [sys.executable, "-m", "batchd.demo.server", *options]
+    command = [*_PYTHON, "batchd.demo.server", *options]
     with _process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], _PATIENCE_S)
@@ -123,7 +125,7 @@ def _server(spool: Path, speed: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _daemon(spool: Path) -> Iterator[int]:
-    command = [sys.executable, "-m", "batchd", "--config", str(spool / "config.toml"), "serve"]
+    command = [*_PYTHON, "batchd", "--config", str(spool / "config.toml"), "serve"]
     # What the user has set for a daemon of their own is not meant for this one.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
     log = spool / "daemon.log"

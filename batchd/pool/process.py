@@ -12,8 +12,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
-from multiprocessing import forkserver, reduction, resource_tracker
+from multiprocessing import forkserver, reduction, resource_tracker, util
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ def prepare(module: str, folder: Path) -> None:
     What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
     """
     _FORKSERVER.set_forkserver_preload([module])
+    util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""  # noqa: SLF001 (no other way to it)
     in_use = Path(address).name
@@ -170,6 +172,14 @@ def prepare(module: str, folder: Path) -> None:
     # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     multiprocessing.current_process()._config["tempdir"] = f"/proc/self/fd/{descriptor}"  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
+
+
+def _flags() -> list[str]:
+    """Return the options of an interpreter that is like this one, and has no modules from the working directory.
+
+    ``multiprocessing`` starts its own with ``-c``, which looks there first; and a model may have written there.
+    """
+    return [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
 
 
 def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:

@@ -1,11 +1,14 @@
 """The layers that stop attacks, and for each the change of batchd's source that takes it away.
 
-``weakened`` applies one at a time, and holds that the tests that name the layer fail without it.
+``weakened`` applies one at a time, and holds that the tests that name the layer fail without it. Where each of two
+layers is enough, a test names both as one, with a plus between them: they are taken away together.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -141,6 +144,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "numbers": (("records/hosts.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
     "helper": (("sandbox/network/listener.py", "if os.fstat(network).st_ino != number:", "if False:"),),
+    "own modules": (
+        ("pool/process.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
+        ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
+    ),
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
     "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
@@ -174,6 +181,25 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip
+
+
+_TOGETHER = " + "
+
+
+def edits(named: str) -> list[Edit]:
+    """Return the changes that take away a layer, or several of them."""
+    return [edit for layer in named.split(_TOGETHER) for edit in LAYERS[layer]]
+
+
+def named() -> set[str]:
+    """Return the layers, alone or together, that the attacks name; of all attacks, also of those not drawn today."""
+    calls = (
+        node
+        for file in Path(__file__).parent.glob("test_*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "stopped_by"
+    )
+    return {str(ast.literal_eval(name)) for call in calls for name in call.args}
 
 
 def layers_of(item: pytest.Item) -> set[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from attacking import AS_ROOT, NOBODY_ID, shell
 from camp import Camp, does, says
+from patience import PATIENCE_S
 
 from batchd.records import Answer, Usage
 
@@ -72,6 +75,34 @@ def test_nothing_planted_runs_outside(camp: Camp, where: str) -> None:
         result = camp.play([task])["001"]
     assert (result["status"], [*mark.iterdir()]) == ("completed", []), result["evaluation"]
     assert where == "a repository" or {"json.py", ".bashrc"} <= {*result["files"]["created"]}
+
+
+#: Modules that a Python loads as it starts, or that our processes begin with.
+MODULES = ("multiprocessing", "resource", "json", "os", "socket", "batchd", "openai")
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.stopped_by("own modules")
+@pytest.mark.parametrize("command", [["run", "task.json"], ["demo"]], ids=["run", "demo"])
+def test_no_module_of_the_working_directory_is_loaded(camp: Camp, command: list[str]) -> None:
+    """Who looks at what a model made, and runs batchd there, runs batchd: its processes too."""
+    mark, place = camp.own(camp.folder / "mark"), camp.workplace(camp.folder / "made")
+    for name in MODULES:
+        _plant(place / f"{name}.py", f"import os; os.mkdir('{mark}/{name}')\n")
+    _plant(place / "task.json", '{"tasks": [{"first_prompt": "work"}]}')
+    config = camp.folder / "config.toml"
+    program = Path(sys.executable).with_name("batchd")
+    done = subprocess.run(
+        [*camp.prefix, program, "--config", config, *command],
+        cwd=place,
+        env=camp.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert not [*mark.iterdir()]
+    assert done.returncode == 0, done.stderr
 
 
 def _plant(path: Path, text: str) -> None:

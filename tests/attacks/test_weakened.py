@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import pytest
 from attacking import AS_ROOT, HERE
-from layers import LAYERS, layers_of
+from layers import LAYERS, edits, layers_of, named
 from weakened import changed, outcomes
 
 
 def test_every_attack_names_what_stops_it(request: pytest.FixtureRequest) -> None:
     """Layers that there are, each of them named by some attack; and each change still finds the line that it changes."""
     here = HERE / "tests/attacks"
-    attacks = {
-        item.name: layers_of(item) for item in request.session.items if item.path.parent == here
-    }
     exempt = ("test_ordinary.py", "test_weakened.py")
     free = [i.nodeid for i in request.session.items if i.path.parent == here and i.path.name not in exempt and not layers_of(i)]  # fmt: skip
     assert free == []
-    assert {name for named in attacks.values() for name in named} <= LAYERS.keys()
-    for edits in LAYERS.values():
-        for edit in edits:
+    claimed = named()
+    assert {layer for name in claimed for layer in name.split(" + ")} == LAYERS.keys()
+    for name in claimed:
+        for edit in edits(name):
             changed((HERE / "batchd" / edit[0]).read_text(), edit)
 
 
