@@ -101,15 +101,13 @@ def main(layers: Sequence[str]) -> int:
     for layer in layers or sorted(named()):
         found = outcomes(layer)
         attacks = {name: passed for name, passed in found.items() if not name.startswith(_ORDINARY)}
-        for name in sorted(found.keys() - attacks.keys()):
-            if not found[name]:
-                broken.append(f"{layer}: too weak to try: {name} fails too")
+        ordinary = [name for name in found if name not in attacks and not found[name]]
+        broken += [f"{layer}: too weak to try: {name} fails too" for name in ordinary]
         for name, passed in attacks.items():
             fails[name] += [] if passed else [layer]
-            if passed:
-                broken.append(f"{layer}: does not stop {name}, which is stopped without it, too")
-        stopped = sum(attacks.values())
-        print(f"{layer}: {len(attacks) - stopped} of {len(attacks)} attacks succeed", flush=True)
+        idle = [name for name, passed in attacks.items() if passed]
+        broken += [f"{layer}: does not stop {name}, which is stopped without it, too" for name in idle]  # fmt: skip
+        print(f"{layer}: {len(attacks) - len(idle)} of {len(attacks)} attacks succeed", flush=True)
     print()
     for name, by in sorted(fails.items()):
         print(f"{'succeeds without ' + ', '.join(by) if by else 'NEVER SUCCEEDS':<50} {name}")

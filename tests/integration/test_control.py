@@ -719,7 +719,7 @@ def test_tune_refuses_what_is_wrong_or_cannot_change(at: Control) -> None:
             ("paths.outbox=/tmp/elsewhere", "cannot change while the daemon runs"),
             ("log.level=debug", "cannot change while the daemon runs"),
             ("spool.scan_s=1", "cannot change while the daemon runs"),
-            ("sandbox.user=no-such-user", "no-such-user"),
+            *([("sandbox.user=no-such-user", "no-such-user")] if os.geteuid() == 0 else []),
             ("pool=3", "no SECTION.KEY"),
             ("providers.zz.rpm=5", "providers.zz.rpm: there is no provider zz (known are"),
             ("providers.standing.rpm=5", "do you mean standin?"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -518,9 +519,18 @@ def test_unknown_models() -> None:
     _run_with(test)
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as may be: a user's processes often begin with 1,024."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_files")
 def test_a_thousand_requests_at_once() -> None:
     """A thousand clients are served at the same time, not one after another."""
-
     async def test() -> None:
         clients = {
             "connector": aiohttp.TCPConnector(limit=0),
