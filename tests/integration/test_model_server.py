@@ -531,6 +531,7 @@ def many_files() -> Iterator[None]:
 @pytest.mark.usefixtures("many_files")
 def test_a_thousand_requests_at_once() -> None:
     """A thousand clients are served at the same time, not one after another."""
+
     async def test() -> None:
         clients = {
             "connector": aiohttp.TCPConnector(limit=0),
