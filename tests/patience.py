@@ -6,11 +6,12 @@ progress, events and ratios within one run, never how fast this machine is.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
-#: For whatever must come: an answer, a process's end, a batch's summary.
-PATIENCE_S = 240.0
+#: For whatever must come: an answer, a process's end, a batch's summary. Less where most of it never comes: ``weakened``.
+PATIENCE_S = float(os.environ.get("PATIENCE_S", "240"))
 
 
 def until(

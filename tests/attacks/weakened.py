@@ -29,6 +29,8 @@ HERE = Path(__file__).parents[2]
 #: Where what works under every weakening is tested.
 _ORDINARY = "test_ordinary"
 _LAYER_S = 7200
+#: What an attack that succeeds often keeps a test waiting for.
+_PATIENCE_S = "30"
 
 #: Nothing of what escapes reaches the machine: its processes are others, and what is written to /usr is forgotten.
 _APART = """
@@ -75,8 +77,9 @@ def outcomes(layer: str, select: Sequence[str] = ()) -> Mapping[str, bool]:
             *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount"),
             *("sh", "-ec", _APART, "sh", sys.executable, "-m", "pytest", "tests/attacks"),
             *("-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1", *select),
+            *("-n", "4"),
         ]  # fmt: skip
-        env = {**os.environ, "LAYER": layer, "PYTHONPATH": str(copy)}
+        env = {**os.environ, "LAYER": layer, "PYTHONPATH": str(copy), "PATIENCE_S": _PATIENCE_S}
         done = subprocess.run(
             command, cwd=copy, env=env, capture_output=True, text=True, check=False, timeout=_LAYER_S
         )  # fmt: skip

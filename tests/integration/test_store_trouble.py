@@ -731,10 +731,7 @@ def _delete(path: Path) -> None:
 
 
 def _delete_all(path: Path) -> None:
-    path.unlink()  # first: the daemon may see whatever goes first
-    while path.parent.exists():
-        # A daemon that has not seen it yet may write beside it meanwhile.
-        shutil.rmtree(path.parent, ignore_errors=True)
+    shutil.rmtree(path.parent)
 
 
 def _delete_log(path: Path) -> None:
@@ -802,7 +799,10 @@ def test_a_daemon_ends_when_its_store_is_taken_away(
                 spool.eventually((outbox / name / "summary.json").exists)
         if busy:
             spool.eventually(lambda: len(requests(slow_server)) > 8)
+        # All of it at once, as it looks to the daemon: else what it saves of the store may go with the rest.
+        daemon.send_signal(signal.SIGSTOP)
         take(path)
+        daemon.send_signal(signal.SIGCONT)
         begun = time.monotonic()
         daemon.wait(PATIENCE_S)
         assert time.monotonic() - begun < 60
