@@ -1,7 +1,8 @@
 """The layers that stop attacks, and for each the change of batchd's source that takes it away.
 
 ``weakened`` applies one at a time, and holds that the tests that name the layer fail without it. Where each of two
-layers is enough, a test names both as one, with a plus between them: they are taken away together.
+layers is enough, a test names both as one, with a plus between them: they are taken away together. Where it is another one
+for a batchd that runs as root, ``who`` says for whom a mark holds.
 """
 
 from __future__ import annotations
@@ -204,4 +205,6 @@ def named() -> set[str]:
 
 def layers_of(item: pytest.Item) -> set[str]:
     """Return the layers that a test says stop it."""
-    return {name for mark in item.iter_markers("stopped_by") for name in mark.args}
+    who = getattr(item, "callspec", None) and item.callspec.params.get("who")  # type: ignore[attr-defined] # a function's
+    marks = [m for m in item.iter_markers("stopped_by") if m.kwargs.get("who", who) == who]
+    return {name for mark in marks for name in mark.args}

@@ -68,7 +68,9 @@ def machine(attack: Attack) -> Iterator[Path]:
         yield ground
 
 
-@pytest.mark.stopped_by("mounts", "environment", "everything")
+@pytest.mark.stopped_by("mounts", "everything")
+@pytest.mark.stopped_by("environment", who="unprivileged")
+@pytest.mark.stopped_by("environment + identity", who="root")
 def test_nothing_of_the_operator_is_there(attack: Attack, machine: Path) -> None:
     """No home, key, credential or state, by no way that leads there; no socket of ssh, D-Bus, docker, X11, Wayland."""
     asked = {

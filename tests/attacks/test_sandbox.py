@@ -24,7 +24,9 @@ from patience import PATIENCE_S
 pytestmark = pytest.mark.in_turns
 
 
-@pytest.mark.stopped_by("environment", "pids")
+@pytest.mark.stopped_by("pids")
+@pytest.mark.stopped_by("environment", who="unprivileged")
+@pytest.mark.stopped_by("environment + identity", who="root")
 def test_the_key_is_nowhere_to_be_found(attack: Attack) -> None:
     """Neither in any /proc/*/environ or cmdline nor in the environment; nor is the task's own env in a command line."""
     found = attack.ran("looking.py", env={"TASK_TOKEN": "task-token-42"})
