@@ -30,7 +30,7 @@ HERE = Path(__file__).parents[2]
 _ORDINARY = "test_ordinary"
 _LAYER_S = 7200
 #: What an attack that succeeds often keeps a test waiting for.
-_PATIENCE_S = "30"
+_PATIENCE_S = "60"
 
 #: Nothing of what escapes reaches the machine: its processes are others, and what is written to /usr is forgotten.
 _APART = """
