@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, wait
 
 from batchd.pool.disks import Disks, silent
-from batchd.records import Batch
+from batchd.records import Batch, Name
 from batchd.spool import outbox
 
 #: What an outbox gets to answer; then it is tried again, once it does.
@@ -18,10 +18,10 @@ class Reserving:
     def __init__(self, disks: Disks) -> None:
         self._disks = disks
         #: By outbox: what has not been answered in time.
-        self._open: dict[str, Future[bool]] = {}
+        self._open: dict[str, Future[Name]] = {}
 
-    def __call__(self, batch: Batch, name: str) -> bool:
-        """Return whether the name is the batch's. Raises ``OSError``, also where there is no answer."""
+    def __call__(self, batch: Batch, name: str) -> Name:
+        """Return whose the name is. Raises ``OSError``, also where there is no answer."""
         folder = batch.outbox
         late = self._open.get(folder)
         if late is not None and not late.done():

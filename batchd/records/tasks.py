@@ -139,6 +139,16 @@ class Task:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Name(enum.Enum):
+    """Whose a name in an outbox is, for a batch that asks for it."""
+
+    OURS = enum.auto()
+    #: Another's that is not stored yet, or has no end: its claim may still come for it.
+    PENDING = enum.auto()
+    #: Another's, for good.
+    TAKEN = enum.auto()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One dropped file, and the folder in the outbox that answers it."""

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd.records import Batch
+from batchd.records import Batch, Name
 from batchd.spool import files
 
 #: The file that is written last of all.
@@ -35,15 +35,15 @@ _MARK = ".claim-"
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
 
 
-def reserve(batch: Batch, name: str) -> bool:
-    """Make a batch's folder under a name that nobody has; return whether the name is the batch's.
+def reserve(batch: Batch, name: str) -> Name:
+    """Make a batch's folder under a name that no one has; return whose the name is.
 
-    It is so too where an earlier try made it, before a crash perhaps: the folder bears the mark of its claim from
+    It is the batch's too where an earlier try made it, before a crash perhaps: the folder bears the mark of its claim from
     its first moment on. So no two daemons that share an outbox take one name. Raises ``OSError``.
     """
     mark, folder = f"{_MARK}{batch.claim}", f"{batch.outbox}/{name}"
     if os.path.lexists(folder):
-        return os.path.lexists(f"{folder}/{mark}")
+        return Name.OURS if os.path.lexists(f"{folder}/{mark}") else _others(folder)
     nameless = f"{batch.outbox}/{mark}"
     try:
         with contextlib.suppress(FileExistsError):
@@ -56,8 +56,17 @@ def reserve(batch: Batch, name: str) -> bool:
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
-        return False  # another was faster; the folder gets the next name
-    return True
+        return _others(folder)  # another was faster; the folder gets the next name
+    return Name.OURS
+
+
+def _others(folder: str) -> Name:
+    """Return whether a name that another has is taken for good, or waits for a claim that has no end yet."""
+    try:
+        waits = any(name.startswith(_MARK) for name in os.listdir(folder))  # noqa: PTH208 (names)
+    except OSError:
+        return Name.TAKEN
+    return Name.PENDING if waits else Name.TAKEN
 
 
 def publish(path: Path, data: bytes, *, replace: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from batchd.errors import Problem, StaleAttemptError
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
+from batchd.records import Batch, Cause, Name, Parking, Ref, Scope, Status, Task
 from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
@@ -31,8 +31,8 @@ _VACUUM = 500
 #: Reservations that are remembered until their batches are stored: more than can be under way.
 _RESERVED = 4096
 
-#: Takes a name in a batch's outbox for it; False where it is another's. Raises ``OSError``.
-Reserve: TypeAlias = Callable[[Batch, str], bool]
+#: Takes a name in a batch's outbox for it, and says how that went. Raises ``OSError``.
+Reserve: TypeAlias = Callable[[Batch, str], Name]
 
 
 #: Asked in the transaction before anything is written: raises ``BatchdError`` where it is not to be written.
@@ -53,9 +53,9 @@ def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T
     return operation
 
 
-def unused(batch: Batch, name: str) -> bool:
+def unused(batch: Batch, name: str) -> Name:
     """Tell whether nothing of that name lies in the outbox, which nobody else may write to then."""
-    return not os.path.lexists(f"{batch.outbox}/{name}")
+    return Name.TAKEN if os.path.lexists(f"{batch.outbox}/{name}") else Name.OURS
 
 
 class Names:
@@ -65,8 +65,8 @@ class Names:
         self._reserve = reserve
         #: By claim: what was reserved for it. A transaction may fail, and try again.
         self._reserved: dict[str, str] = {}
-        #: By stem: a number up to which all are taken, where a search ended before. Without it
-        #: a hundred thousand files of one name would each try all numbers.
+        #: By stem: the number up to which all are taken for good. Without it a hundred thousand files of one
+        #: name would each try all numbers.
         self._taken_to: dict[str, int] = {}
 
     def free(self, db: sqlite3.Connection, batch: Batch) -> str:
@@ -75,7 +75,7 @@ class Names:
         Raises ``OSError`` where the outbox cannot tell.
         """
         name = self._reserved.get(batch.claim)
-        if name is None or not self._take(db, batch, name):
+        if name is None or self._take(db, batch, name) is not Name.OURS:
             name = self._search(db, batch)
             self._reserved[batch.claim] = name
             if len(self._reserved) > _RESERVED:
@@ -83,21 +83,24 @@ class Names:
         return name
 
     def _search(self, db: sqlite3.Connection, batch: Batch) -> str:
-        stem, name = batch.name, batch.name
-        number = self._taken_to.get(stem, 1)
-        while number > 1 or not self._take(db, batch, name):
+        stem, for_good = batch.name, True
+        number = self._taken_to.get(stem, 0) + 1
+        while (found := self._take(db, batch, name := _numbered(stem, number))) is not Name.OURS:
+            # Not past a name that waits: its claim, of an earlier daemon perhaps, is to find it again.
+            for_good = for_good and found is Name.TAKEN
+            if for_good:
+                self._taken_to[stem] = number
             number += 1
-            name = f"{stem[: _NAME - len(str(number)) - 1]}-{number}"
-            if self._take(db, batch, name):
-                # Not this one: its transaction may yet fail, and try again.
-                self._taken_to[stem] = number - 1
-                break
         return name
 
-    def _take(self, db: sqlite3.Connection, batch: Batch, name: str) -> bool:
-        """Take a name for a batch; return whether that worked."""
+    def _take(self, db: sqlite3.Connection, batch: Batch, name: str) -> Name:
+        """Take a name for a batch, unless it is another's."""
         used = db.execute("SELECT 1 FROM batches WHERE name = ?", (name,)).fetchone()
-        return not used and self._reserve(batch, name)
+        return Name.TAKEN if used else self._reserve(batch, name)
+
+
+def _numbered(stem: str, number: int) -> str:
+    return stem if number == 1 else f"{stem[: _NAME - len(str(number)) - 1]}-{number}"
 
 
 def interrupted(db: sqlite3.Connection) -> None:

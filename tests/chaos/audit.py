@@ -54,7 +54,7 @@ class Audit:
         known = {id(folder) for made in folders.values() for folder in made}
         for path, folder in self._witness.folders.items():
             if path not in self._before and id(folder) not in known:
-                yield f"{path}: no file like its request was ever dropped"
+                yield f"{path}: no file like its request was ever dropped; there are {[file.name for file in path.iterdir()]}"
         for dropped in record.dropped:
             drafts = [f for v in dropped.file.versions[:-1] for f in folders[v]]
             yield from self._file(dropped, folders[dropped.file.versions[-1]], record)

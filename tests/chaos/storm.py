@@ -189,6 +189,9 @@ class Storm:
 
     def _judge(self) -> None:
         record = self._strikes.record
+        # A server writes its log behind its answers.
+        time.sleep(_TICK_S)
+        self._witness.look(time.monotonic())
         complaints = [*self._audit.complaints(record)]
         self._figures.gusts += 1
         self._figures.files += len(record.dropped)

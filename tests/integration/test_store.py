@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import itertools
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +34,7 @@ from batchd.records import (
     Failure,
     FailureKind,
     ModelSetup,
+    Name,
     Price,
     Purpose,
     Rate,
@@ -42,6 +45,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
+from batchd.spool import outbox
 from batchd.store import Money, Reader, Store
 
 T = TypeVar("T")
@@ -142,6 +146,21 @@ def test_a_thousand_files_of_one_name_at_once(store: Store, tmp_path: Path) -> N
         return {b.name for b in await asyncio.gather(*batches)}
 
     assert _run(add()) == {"b", *(f"b-{i}" for i in range(2, 1001))}
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(("C1", "C2", "C3", "C4"))])
+def test_a_name_reserved_before_a_crash_is_found_again(
+    tmp_path: Path, order: Sequence[str]
+) -> None:
+    """Whichever claim comes first afterwards, and one without a name too, no folder is left over."""
+    reserved = {"C1": "b", "C2": "b-2", "C3": "b-3"}
+    for claim, name in reserved.items():
+        assert outbox.reserve(_batch(tmp_path, "b", claim), name) is Name.OURS
+    store = Store.open(tmp_path / "state/batchd.db", retention_s=0, reserve=outbox.reserve)
+    with contextlib.closing(store):
+        added = {c: _run(store.add_batch(_batch(tmp_path, "b", c), [_task("1")])) for c in order}
+    assert {claim: batch.name for claim, batch in added.items()} == {**reserved, "C4": "b-4"}
+    assert {path.name for path in tmp_path.iterdir()} == {"state", "b", "b-2", "b-3", "b-4"}
 
 
 def test_a_claim_is_stored_once(store: Store, tmp_path: Path) -> None:
