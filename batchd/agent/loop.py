@@ -112,9 +112,8 @@ class _Agent:
         return decide(*args)
 
     async def _opening(self, place: Workplace) -> Event:
-        now = self._host.clock()
         if self.state.terms is not None:
-            return Resumed(at=now, attempt=self._run.attempt)
+            return Resumed(at=self._host.clock(), attempt=self._run.attempt)
         terms, task = self._run.terms, self._run.task
         text = terms.model.tools == "text"
         prompt = prompts.system(task, await place.facts(), text=text)
@@ -123,7 +122,9 @@ class _Agent:
             files = await asyncio.to_thread(place.files)
             triggers = await asyncio.to_thread(place.triggers)
             terms = replace(terms, files=files, triggers=triggers)
-        return TaskStarted(at=now, terms=terms)
+        # What the clock was moved by until now is no time of this task's.
+        self._host.moved()
+        return TaskStarted(at=self._host.clock(), terms=terms)
 
     def _add(self, event: Event) -> None:
         # A call's beginning is in the journal already: the daemon wrote it, with the permit.
@@ -133,7 +134,7 @@ class _Agent:
 
     def _see_clock(self) -> None:
         """Take what the clock was moved by, or what the machine slept, out of the time at work."""
-        if (moved := self._host.moved()) and self.state.last_at:
+        if self.state.last_at and (moved := self._host.moved()):
             self._append(ClockMoved(at=self._host.clock(), by_s=moved))
 
     def _append(self, event: Event) -> None:

@@ -403,6 +403,35 @@ def test_the_wall_clock_of_a_task_also_ends_a_call_and_a_tool(tmp_path: Path) ->
     scene(tmp_path, play)
 
 
+@dataclass
+class Jumping(Grantor):
+    """A host whose clock is set two hours ahead before the first event of a task."""
+
+    ahead_s: float = 0.0
+
+    def moved(self) -> float:
+        """Return what the clock was moved by since the last time."""
+        before, self.ahead_s = self.ahead_s, 7200.0
+        return self.ahead_s - before
+
+    def clock(self) -> float:
+        """Return the time by the clock as it is set."""
+        return time.time() + self.ahead_s
+
+
+def test_a_clock_set_ahead_while_a_task_begins_is_no_time_at_work(tmp_path: Path) -> None:
+    """Its directory is made and looked at meanwhile: no limit counts what the clock was moved by."""
+
+    async def play(scene: Scene) -> None:
+        scene.host = Jumping(scene.host.client, scene.host.sandbox)
+        ended = await scene.run(task("steps-2", limits=Limits(timeout_s=3600.0)))
+        assert ended.state.finished is not None
+        assert ended.state.finished.status is Status.COMPLETED
+        assert 0 <= ended.state.run_s < 3600
+
+    scene(tmp_path, play)
+
+
 @contextlib.contextmanager
 def disk(folder: Path, options: str) -> Iterator[Path]:
     """A small file system; only root can make one."""
