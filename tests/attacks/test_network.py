@@ -186,7 +186,7 @@ BROKEN = [
 WHOLE = (b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"1\r\nA")
 
 
-@pytest.mark.stopped_by("one request")
+@pytest.mark.stopped_by("one request", "plain lines")
 def test_nothing_is_smuggled_behind_a_request(attack: Attack, servers: Servers) -> None:
     """Every connection carries one request, and of it no more than its body; what is unclear is refused."""
     del attack

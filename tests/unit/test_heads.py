@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 import time
 from ipaddress import ip_address
 
@@ -94,6 +97,10 @@ def test_what_is_no_request_to_a_proxy_is_refused(raw: bytes) -> None:
         *(b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: chunked, identity\r\n"),
         *(b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding: \x0bchunked\r\n"),
         *(b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding:\r\n"),
+        # what h11 takes
+        *(b"X: \x01\r\n", b"X: \x1f\r\n", b"\tX: y\r\n", b"X: y\r\n\tz\r\n", HOST + b" b.example\r\n"),
+        *(b"Content-Length: 5,5\r\n", b"Content-Length: 5\r\nX: y\r\ncontent-length:5\r\n"),
+        *(b"Content-Length: 1000000000000000000\r\n", b"X: y\nZ: 1\r\n", HOST + b"X: y\n\n"),
     ],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused(fields: bytes) -> None:
@@ -115,15 +122,32 @@ def test_nobody_nominates_the_frame_away() -> None:
 
 def test_reading_a_head_takes_no_time() -> None:
     """Also one that is made to be slow to read."""
-    rows = (b" " * 30_000 + b"x", b" " * 30_000 + b"\x01", b"x " * 15_000 + b"\x01")
+    ends = (b"x", b"\x00", b"\x01", b"\x0b", b"\r", b"\n")
+    rows = [row + end for row in (b" " * 30_000, b"x " * 15_000, b"\r\n " * 10_000) for end in ends]
     began = time.perf_counter()
     for row in rows:
         for raw in (b"GET http://a.example/ HTTP/1.1\r\nX:" + row, b"GET " + row[:8000]):
-            try:
+            with contextlib.suppress(HeadError):
                 request(raw + b"\r\n\r\n")
-            except HeadError:
-                continue
+        with contextlib.suppress(HeadError):
+            answer(b"HTTP/1.1 200 OK\r\nX:" + row + b"\r\n\r\n", bare=False)
     assert time.perf_counter() - began < 1
+
+
+def test_a_refusal_does_not_repeat_what_was_sent() -> None:
+    """It is logged, and a malformed field may be one with a key in it."""
+    for line in (b"Authorization : s3cret", b"s3cret", b"Content-Length: s3cret"):
+        with pytest.raises(HeadError) as refused:
+            request(b"GET http://a.example/ HTTP/1.1\r\n" + line + b"\r\n\r\n")
+        assert "s3cret" not in str(refused.value)
+    assert str(refused.value) == "this is no HTTP request: bad Content-Length"
+
+
+def test_only_a_door_loads_h11() -> None:
+    """A daemon, and a worker whose tasks have no list of hosts, start without it."""
+    script = "import sys, batchd.daemon, batchd.pool.worker; print('h11' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert found.stdout == b"False\n"
 
 
 def test_an_answer_says_that_the_connection_closes() -> None:
@@ -140,9 +164,24 @@ def test_an_answer_says_that_the_connection_closes() -> None:
     assert b"close" not in answer(b"HTTP/1.1 103 Early\r\n\r\n", bare=False).head
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n"
     assert answer(chunked, bare=False).length is None
-    for raw in (b"ICY 200 OK\r\n\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 999 x\r\n\r\n"):
-        with pytest.raises(HeadError):
-            answer(raw, bare=False)
+    once = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 7\r\n\r\n", bare=False)
+    assert (once.length, once.head.count(b"Content-Length")) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"ICY 200 OK\r\n", b"HTTP/2 200\r\n", b"HTTP/2.0 200 OK\r\n", b"HTTP/1.1 999 x\r\n"),
+        *(b"HTTP/1.1 099 x\r\n", b"HTTP/1.2 200 OK\r\n", b"HTTP/1.1 200 O\x1bK\r\n", b""),
+        *(b"HTTP/1.1 200 OK\nX: y\r\n", b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\n", b"HTTP/1.1 200 OK\r\nX : y\r\n"),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_refused(raw: bytes) -> None:
+    """Also a switch of protocols, for which nobody asked."""
+    with pytest.raises(HeadError):
+        answer(raw + b"\r\n", bare=False)
 
 
 def test_a_refusal_is_one_answer() -> None:

@@ -10,7 +10,7 @@ from batchd.errors import SandboxError
 from batchd.sandbox.child import Child
 from batchd.sandbox.network.destinations import Allowed
 from batchd.sandbox.network.inside import PORT, listening
-from batchd.sandbox.network.proxy import Proxy, Refusals
+from batchd.sandbox.network.refusals import Refusals
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -27,6 +27,9 @@ class Door:
 
         Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran.
         """
+        # Daemons, and workers whose tasks have no list, do without HTTP.
+        from batchd.sandbox.network.proxy import Proxy  # noqa: PLC0415
+
         refusals = Refusals()
         try:
             inside = await child.inside()

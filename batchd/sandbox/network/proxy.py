@@ -21,6 +21,7 @@ from batchd.sandbox.network.destinations import (
     UnreachableError,
 )
 from batchd.sandbox.network.heads import HeadError, Request
+from batchd.sandbox.network.refusals import Refusals
 from batchd.sandbox.network.relay import Patience, Stream
 
 #: Connections of one command at a time; more of them wait in the kernel's queue.
@@ -33,31 +34,6 @@ _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 18
 _PAUSE_S = 0.1
 _FORBIDDEN, _NO_GATEWAY, _LATE = 403, 502, 408
-#: What is kept of what was refused.
-_MOST_REFUSALS = 20
-#: Longer than any host, of which a part would be no secret any more, though it be one as a whole.
-_MOST_NAME = 400
-
-
-class Refusals:
-    """What was refused, each once, and no more than a few."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._others = 0
-
-    def add(self, what: str) -> None:
-        """Note a refusal."""
-        what = what[:_MOST_NAME]
-        if what in self._counts or len(self._counts) < _MOST_REFUSALS:
-            self._counts[what] = self._counts.get(what, 0) + 1
-        else:
-            self._others += 1
-
-    def told(self) -> tuple[str, ...]:
-        """Return a line for each, with how often it was if that is not once."""
-        lines = (f"{what} ({n} times)" if n > 1 else what for what, n in self._counts.items())
-        return (*lines, *((f"{self._others} more",) if self._others else ()))
 
 
 class Proxy:
@@ -231,8 +207,6 @@ async def _answer(request: Request, client: Stream, server: Stream, patience: Pa
             text = f"batchd: {request.target} gave no answer: {why}"
             await client.send(heads.refusal(_NO_GATEWAY, text, text))
             return
-        if answer.status == 101:  # noqa: PLR2004 (nobody asked it to switch)
-            raise EOFError
         await client.send(answer.head)
         patience.moved()
         if answer.status >= 200:  # noqa: PLR2004 (not a word on the way)

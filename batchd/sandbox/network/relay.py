@@ -14,6 +14,7 @@ _READ = 1 << 16
 IDLE_S = 300.0
 _MOST_CHUNK_LINE = 256
 _MOST_TRAILERS = 1 << 13
+#: Not read by h11, which does not say how long a chunk is, takes 20 digits, and goes back and forth over long lines.
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\x7e\t]*)?\r\n")
 
 

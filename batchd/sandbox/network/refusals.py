@@ -1,0 +1,29 @@
+"""What a command's proxy refused, as it is shown in the end."""
+
+from __future__ import annotations
+
+#: What is kept of what was refused.
+_MOST_REFUSALS = 20
+#: Longer than any host, of which a part would be no secret any more, though it be one as a whole.
+_MOST_NAME = 400
+
+
+class Refusals:
+    """What was refused, each once, and no more than a few."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._others = 0
+
+    def add(self, what: str) -> None:
+        """Note a refusal."""
+        what = what[:_MOST_NAME]
+        if what in self._counts or len(self._counts) < _MOST_REFUSALS:
+            self._counts[what] = self._counts.get(what, 0) + 1
+        else:
+            self._others += 1
+
+    def told(self) -> tuple[str, ...]:
+        """Return a line for each, with how often it was if that is not once."""
+        lines = (f"{what} ({n} times)" if n > 1 else what for what, n in self._counts.items())
+        return (*lines, *((f"{self._others} more",) if self._others else ()))
