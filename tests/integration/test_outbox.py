@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from batchd.records import Batch
+from batchd.records import Batch, Name
 from batchd.spool import files, outbox
 from batchd.store import Store
 
@@ -189,29 +189,30 @@ def test_publishing_needs_nothing_heavy() -> None:
 def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
     """Whoever comes second gets none; who had it has it still; the summary is the end of the mark."""
     one, two = (replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("one", "two"))
-    assert outbox.reserve(one, "b")
-    assert not outbox.reserve(two, "b")
-    assert outbox.reserve(one, "b")
+    assert outbox.reserve(one, "b") is Name.OURS
+    assert outbox.reserve(two, "b") is Name.PENDING
+    assert outbox.reserve(one, "b") is Name.OURS
     (tmp_path / "outbox/file").touch()
-    assert not outbox.reserve(two, "file")
-    assert outbox.reserve(two, "b-2")
+    assert outbox.reserve(two, "file") is Name.TAKEN
+    assert outbox.reserve(two, "b-2") is Name.OURS
     assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "file"]
     outbox.publish(tmp_path / "outbox/b/summary.json", b"{}", replace=True)
     assert [p.name for p in (tmp_path / "outbox/b").iterdir()] == ["summary.json"]
+    assert outbox.reserve(two, "b") is Name.TAKEN
 
 
 #: Stores a batch in a store whose daemon is killed once its folder is made.
 _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from batchd.records import Batch
+from batchd.records import Batch, Name
 from batchd.spool import outbox
 from batchd.store import Store
 
 def reserve(batch, name):
-    if outbox.reserve(batch, name):
+    if outbox.reserve(batch, name) is Name.OURS:
         os.kill(os.getpid(), signal.SIGKILL)
-    return False
+    return Name.TAKEN
 
 async def main(folder):
     store = Store.open(Path(folder, "batchd.db"), retention_s=0, reserve=reserve)
