@@ -53,6 +53,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
     "setid": (("sandbox/seccomp.py", "_SETID = 0o6000", "_SETID = 0"),
               ("sandbox/seccomp.py", ', "openat2": 437', "")),
+    "preallocation": (("sandbox/seccomp.py", "return [_refuse(errno.EOPNOTSUPP)]", "return [_give(_ALLOW)]"),
+                      ("sandbox/seccomp.py", ', "file_setattr": 469', "")),
     "session": (
         ("sandbox/spawn.py", "setsid=True,", "setpgroup=0,"),
         ("sandbox/spawn.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
