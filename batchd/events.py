@@ -43,6 +43,9 @@ class Terms:
     #: What other programs run when somebody uses the directory, at the start, by path. None: no one looked, as in
     #: the oldest journals.
     triggers: Mapping[str, Trigger] | None = None
+    #: What the directory held at the start, in bytes on the disk. None: it was made for the task, it holds more than can be
+    #: measured, or no one looked, as in older journals.
+    held: int | None = None
     #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
     check_in: str = "task"
     #: Models to compare the cost with.

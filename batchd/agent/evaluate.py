@@ -1,4 +1,4 @@
-"""The evaluators: a check command, a JSON Schema on the answer, a judge's verdict."""
+"""The evaluators: a check command, a JSON Schema on the answer, a judge's verdict; and the last look at the disk."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from batchd import children
-from batchd.records import Evaluation
+from batchd.records import ErrorInfo, Evaluation, Reason, Status
 from batchd.records.unicode import valid
 from batchd.sandbox import Ran, Workplace, patiently
-from batchd.taskstate import clipped
+from batchd.taskstate import Verdict, clipped
 
 #: Matching one answer against one schema takes milliseconds; a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
@@ -69,6 +69,18 @@ async def check(
     done = ran.exit_code == 0 and not ran.timed_out
     feedback = f"`{command}`: {end}\n{ran.output}".strip()
     return Evaluation(by="check", done=done, feedback="" if done else feedback), ran
+
+
+async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:
+    """Return how a task ends: not well where it holds more of the disk than it may.
+
+    Its last command may have been over before anybody looked.
+    """
+    if verdict.status is not Status.COMPLETED or not (full := await place.full()):
+        return verdict
+    message = f"at its end {full}; what lies in its directory was left as it is"
+    error = ErrorInfo(type=Reason.DISK, message=message)
+    return Verdict(status=Status.ERROR, reason=Reason.DISK, error=error)
 
 
 async def _schema_child() -> asyncio.subprocess.Process:

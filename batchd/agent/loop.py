@@ -78,6 +78,7 @@ class _Agent:
             env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
             tmp=self._run.tmp,
+            held=self.state.terms.held if self.state.terms else None,
         ) as place:
             try:
                 self._add(await self._opening(place))
@@ -121,7 +122,7 @@ class _Agent:
         if not place.new:
             files = await asyncio.to_thread(place.files)
             triggers = await asyncio.to_thread(place.triggers)
-            terms = replace(terms, files=files, triggers=triggers)
+            terms = replace(terms, files=files, triggers=triggers, held=await place.held())
         # What the clock was moved by until now is no time of this task's.
         self._host.moved()
         return TaskStarted(at=self._host.clock(), terms=terms)

@@ -79,6 +79,7 @@ class Performer:
             case Compact():
                 yield self._compacted(step)
             case Finish(verdict):
+                verdict = await evaluate.at_the_end(self._place, verdict)
                 files = await asyncio.to_thread(self._place.files)
                 triggers = await asyncio.to_thread(self._place.triggers)
                 yield self._host.finish(state, verdict, files, triggers, self._host.clock())

@@ -27,7 +27,8 @@ _ADVICE: Mapping[Reason, str] = {
     " evaluation.judge_model.",
     Reason.LOOP: "The model repeated itself without getting on. A clearer task or another model helps.",
     Reason.SANDBOX: "Their commands could not be run. `batchd check` says what is missing.",
-    Reason.DISK: "The disk took nothing more. Make room, then retry.",
+    Reason.DISK: "The disk took nothing more, or they held more of it than they may: each message says which. Make room, or"
+    " allow more in [sandbox], then retry.",
     Reason.WORKER_CRASHED: "The process that worked on them died each time, of memory perhaps. The daemon's log says"
     " more.",
     Reason.INTERNAL: "A fault of batchd's own. The daemon's log has the details; please report it.",

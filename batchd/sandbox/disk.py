@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
 
 from batchd import trees
+from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.processes import Process, nameless
 from batchd.sandbox.quantities import amount
+from batchd.sandbox.shortage import patiently
 
 #: The longest that one look may take (seconds); where it is not enough, what was seen by then counts.
 _LOOK_S = 5.0
@@ -22,7 +25,7 @@ _REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0
 class Disk:
     """What one task has put on the disk, measured now and then.
 
-    Of a directory that was there before, only what it grows by counts, from the first command on.
+    Of a directory that was there before, only what it grows by counts, from before the first command on.
     """
 
     def __init__(
@@ -31,12 +34,17 @@ class Disk:
         policy: SandboxPolicy,
         *,
         base: int | None,
+        certain: bool = True,
         over: str = "",
     ) -> None:
-        """``base``: what the directory held at first, in bytes; None: that is to be measured."""
+        """``base``: what the directory held at first, in bytes; None: that is to be measured.
+
+        ``certain``: it held no more.
+        """
         self._folders = folders
         self._policy = policy
         self._base = base
+        self._certain = certain
         self._due = time.monotonic() + (0.0 if base is None else _PAUSE_S)
         self._looking = False
         #: Which limit is passed, and by what; empty: none.
@@ -44,7 +52,37 @@ class Disk:
 
     def apart(self, folders: Folders) -> Disk:
         """Return what measures the same directory with another /tmp."""
-        return Disk(folders, self._policy, base=self._base, over=self.over)
+        return Disk(folders, self._policy, base=self._base, certain=self._certain, over=self.over)
+
+    async def before(self) -> int | None:
+        """Return what the directory held at first, in bytes; None where that was too much to be measured.
+
+        The first look finds it, so it must come before the first command. Raises ``SandboxError``.
+        """
+        if self._base is None:
+            await self._surely()
+        return self._base if self._certain else None
+
+    async def full(self) -> str:
+        """Return, before a command, which limit is passed, and by what; one that was passed is measured again.
+
+        Raises ``SandboxError``.
+        """
+        await self.before()
+        return await self._surely() if self.over else ""
+
+    async def at_the_end(self) -> str:
+        """Look a last time, and return which limit is passed; empty also where it is not known what was there before."""
+        # Without root, a directory that was closed to its own owner says nothing.
+        with contextlib.suppress(SandboxError):
+            await self._surely()
+        return self.over if self._certain else ""
+
+    async def _surely(self) -> str:
+        try:
+            return await patiently(self.look)
+        except OSError as error:
+            raise SandboxError(f"the task's directory cannot be measured: {error}") from error
 
     @property
     def due(self) -> bool:
@@ -59,14 +97,14 @@ class Disk:
         self._looking = True
         began = time.monotonic()
         try:
-            work, tmp, kept = await asyncio.to_thread(_measured, folders, processes)
+            work, whole, others = await asyncio.to_thread(_measured, folders, processes)
         finally:
             self._looking = False
             now = time.monotonic()
             self._due = now + max(_PAUSE_S, min(_REST * (now - began), _LONGEST_PAUSE_S))
         if self._base is None:
-            self._base = work
-        self.over = self._excess(max(0, work - self._base), tmp, kept)
+            self._base, self._certain = work, whole
+        self.over = self._excess(max(0, work - self._base), *others)
         return self.over
 
     def _excess(self, grown: int, tmp: int, kept: int) -> str:
@@ -81,15 +119,19 @@ class Disk:
         return ""
 
 
-def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, int, int]:
-    """Return what the directory, the /tmp and one that is kept aside take, in bytes. Closes ``folders``."""
+def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, bool, tuple[int, int]]:
+    """Return what the directory takes, in bytes, and whether that is all of it; then the /tmp and one that is kept aside.
+
+    Closes ``folders``.
+    """
     try:
         devices = [os.fstat(descriptor).st_dev for descriptor in folders]
-        work, tmp, kept = (
+        work, whole = trees.size(folders.task, _LOOK_S)
+        tmp, kept = (
             0 if folder is None else trees.size(folder, _LOOK_S)[0]
-            for folder in (folders.task, folders.tmp, folders.kept)
+            for folder in (folders.tmp, folders.kept)
         )
         hidden: Mapping[int, int] = nameless(processes, devices) if processes else {}
-        return work + sum(hidden.values()), tmp, kept
+        return work + sum(hidden.values()), whole, (tmp, kept)
     finally:
         folders.close()

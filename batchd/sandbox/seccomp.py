@@ -4,6 +4,7 @@ Namespaces already hide most of the machine. The filter takes away what they do 
 interfaces with a history of holes, the ways to make new namespaces (as root there is no
 ``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It also keeps
 setuid and setgid programs from being made: out in the task's directory they would lend anybody its owner's rights.
+And nobody is given room on the disk but by writing, which takes time: what is measured twice a second has a chance then.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ _DENIED: Mapping[str, tuple[int, int | None]] = {
     "sysfs": (139, None),
 }
 #: Refused with ENOSYS, so that programs fall back on calls that can be looked into: what counts lies behind a pointer.
-_OPAQUE = {"clone3": 435, "openat2": 437}
+_OPAQUE = {"clone3": 435, "openat2": 437, "file_setattr": 469}
 #: Calls that give a file its mode: number on x86-64, number on arm64, and which argument is the mode.
 _MODES: Mapping[str, tuple[int | None, int | None, int]] = {
     "chmod": (90, None, 1),
@@ -122,6 +123,16 @@ _OPENS: Mapping[str, tuple[int | None, int | None, int]] = {
     "open": (2, None, 2),
     "openat": (257, 56, 3),
 }
+#: Requests that set room aside (what XFS had before there was ``fallocate``, and all file systems have since), or that
+#: have each write set more aside, and count for another project's quota.
+_RESERVING = {
+    "FS_IOC_RESVSP": 0x40305828,
+    "FS_IOC_RESVSP64": 0x4030582A,
+    "FS_IOC_ZERO_RANGE": 0x40305839,
+    "FS_IOC_FSSETXATTR": 0x401C5820,
+}
+#: What ``fallocate`` may do: give room back, and move what is there. Any other mode may take some.
+_HARMLESS = (0x03, 0x08, 0x20)  # PUNCH_HOLE with KEEP_SIZE, COLLAPSE_RANGE, INSERT_RANGE
 _SETID = 0o6000  # S_ISUID and S_ISGID
 _MAKES = 0x400040  # O_CREAT and O_TMPFILE: without them the mode is whatever stood in the register
 
@@ -137,15 +148,30 @@ class _Arch:
     socket: int
     socketpair: int
     prctl: int
+    fallocate: int
 
 
 _ARCHS: Mapping[str, _Arch] = {
     "x86_64": _Arch(
-        audit=0xC000003E, column=0, ioctl=16, clone=56, socket=41, socketpair=53, prctl=157
+        audit=0xC000003E,
+        column=0,
+        ioctl=16,
+        clone=56,
+        socket=41,
+        socketpair=53,
+        prctl=157,
+        fallocate=285,
     ),
     # Built from the kernel's tables, never run.
     "aarch64": _Arch(
-        audit=0xC00000B7, column=1, ioctl=29, clone=220, socket=198, socketpair=199, prctl=167
+        audit=0xC00000B7,
+        column=1,
+        ioctl=29,
+        clone=220,
+        socket=198,
+        socketpair=199,
+        prctl=167,
+        fallocate=47,
     ),
 }
 
@@ -180,6 +206,7 @@ def program(machine: str) -> bytes:
         *_on(arch.socket, _socket()),
         *_on(arch.socketpair, _socket()),
         *_on(arch.prctl, _prctl()),
+        *_on(arch.fallocate, _fallocate()),
     ]
     for number in _OPAQUE.values():
         code += _on(number, [_refuse(errno.ENOSYS)])
@@ -249,8 +276,19 @@ def _ioctl() -> list[_Line]:
         _load(_ARGS + 8),
         *_on(_TIOCSTI, [_refuse(errno.EPERM)]),
         *_on(_TIOCLINUX, [_refuse(errno.EPERM)]),
+        *(line for request in _RESERVING.values() for line in _on(request, _no_room())),
         _give(_ALLOW),
     ]
+
+
+def _fallocate() -> list[_Line]:
+    harmless = [line for mode in _HARMLESS for line in _on(mode, [_give(_ALLOW)])]
+    return [_load(_ARGS + 8), *harmless, *_no_room()]
+
+
+def _no_room() -> list[_Line]:
+    # As of a file system that cannot do it: programs then write, or do without. The C library's posix_fallocate does.
+    return [_refuse(errno.EOPNOTSUPP)]
 
 
 def _socket() -> list[_Line]:

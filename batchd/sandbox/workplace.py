@@ -52,10 +52,11 @@ class Sandbox:
         env: Mapping[str, str],
         masker: Masker | None = None,
         tmp: str = "",
+        held: int | None = None,
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
-        ``masker``: knows what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
+        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
         not there yet; without it, each command gets an empty one.
         A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
         be used, an environment that no process can have, and a network that the policy does not grant.
@@ -87,7 +88,7 @@ class Sandbox:
                 folders,
                 setting,
                 watcher=self._watcher,
-                disk=Disk(folders, self._policy, base=0 if fresh else None),
+                disk=Disk(folders, self._policy, base=0 if fresh else held),
                 cgroup=self._cgroup,
                 door=door,
                 told=facts.Facts(self._known, key, told),
@@ -196,7 +197,7 @@ class Workplace:
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
-        start, full = self._start, await self._full()
+        start, full = self._start, await self._disk.full()
         if full:
             # It may delete; whatever it would write, the kernel refuses.
             still = replace(self._policy, max_file_bytes=0)
@@ -212,14 +213,19 @@ class Workplace:
         )
         return replace(ran, excess=f"{full}; files can be deleted, not written") if full else ran
 
-    async def _full(self) -> str:
-        """Return which limit of the disk is passed, and by what; one that was passed is measured anew."""
-        if not self._disk.over:
-            return ""
-        try:
-            return await self._disk.look()
-        except OSError as error:
-            raise SandboxError(f"the task's directory cannot be measured: {error}") from error
+    async def held(self) -> int | None:
+        """Return what the directory held before its first command, in bytes on the disk; None: more than can be measured.
+
+        Raises ``SandboxError``.
+        """
+        return await self._disk.before()
+
+    async def full(self) -> str:
+        """Look at the disk once more, at the task's end: return which limit it has passed, and by what.
+
+        Empty also where no one can know.
+        """
+        return await self._disk.at_the_end()
 
     def _started(
         self, start: Starter, command: Sequence[bytes], stdin: int | None, output: int

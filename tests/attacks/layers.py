@@ -57,6 +57,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
     "setid": (("sandbox/seccomp.py", "_SETID = 0o6000", "_SETID = 0"),
               ("sandbox/seccomp.py", ', "openat2": 437', "")),
+    "preallocation": (("sandbox/seccomp.py", "return [_refuse(errno.EOPNOTSUPP)]", "return [_give(_ALLOW)]"),
+                      ("sandbox/seccomp.py", ', "file_setattr": 469', "")),
     "session": (
         ("sandbox/spawn.py", "setsid=True,", "setpgroup=0,"),
         ("sandbox/spawn.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
@@ -87,6 +89,9 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
          "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options)\n        os.close(end)"),
     ),
     "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
+    "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
+    "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
+    "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
     "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
     "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),

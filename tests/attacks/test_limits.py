@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +135,20 @@ def test_deleted_files_count_however_they_are_held(limited: Limited, how: str) -
     (end,) = limited.run(shell("nameless.py", how), policy={"max_disk_bytes": 40 * MB})
     assert end.killed
     assert "max_disk_bytes" in end.excess
+
+
+@pytest.mark.stopped_by("preallocation")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
+def test_room_on_the_disk_is_had_by_writing_alone(attack: Attack) -> None:
+    """Neither ``fallocate`` nor the requests that do the same set any aside; programs write instead, and holes can be made."""
+    told = json.loads(attack.ran("preallocating.py"))
+    assert told["refused"].pop("file_setattr") == "ENOSYS"
+    assert set(told["refused"].values()) == {"ENOTSUP"}
+    assert {name: size for name, size in told["got"].items() if size} == {}
+    assert told["written"] >= MB
+    assert told["hole"] in {0, errno.EOPNOTSUPP}  # the file system's own answer
+    [(exit_code, output, _, _)] = attack.run("fallocate -l 64M x || ls -s x")
+    assert (exit_code, output.splitlines()[-1]) == (0, "0 x")
 
 
 @pytest.mark.sampled(1)

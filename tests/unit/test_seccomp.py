@@ -13,8 +13,8 @@ from batchd.sandbox.seccomp import program
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
-    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "prctl": 157, "fchmod": 91, "fchmodat": 268, "openat": 257},
-    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "prctl": 167, "fchmod": 52, "fchmodat": 53, "openat": 56},
+    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "prctl": 157, "fchmod": 91, "fchmodat": 268, "openat": 257, "fallocate": 285},
+    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "prctl": 167, "fchmod": 52, "fchmodat": 53, "openat": 56, "fallocate": 47},
 }  # fmt: skip
 
 
@@ -65,6 +65,17 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
     assert says("fchmod", 3, 0o4755) == says("fchmodat", 3, 0, 0o2755) == denied
     assert says("openat", 3, 0, 0o101, 0o755) == says("openat", 3, 0, 0, 0o6755) == ALLOW
     assert says("openat", 3, 0, 0o101, 0o4755) == says("openat", 3, 0, 0x410002, 0o2755) == denied
+    no_room = ERRNO | errno.EOPNOTSUPP
+    assert {says("fallocate", 3, mode, 0, 9) for mode in (3, 8, 0x20)} == {ALLOW}
+    kept, taking = (0, 1), (0, 0x04, 0x10, 0x22, 0x40, 0x80, 1 << 32)
+    assert {says("fallocate", 3, mode | keep, 0, 9) for mode in taking for keep in kept} == {
+        no_room
+    }
+    assert {says("ioctl", 3, 0x40305800 | number) for number in (40, 42, 57)} == {no_room}
+    assert says("ioctl", 3, 1 << 32 | 0x40305828) == says("ioctl", 3, 0x401C5820) == no_room
+    assert says("ioctl", 3, 0x4030582B) == ALLOW  # gives back
+    assert says(468) == ALLOW
+    assert says(469) == unknown
     assert len(code) // 8 < 4096
 
 

@@ -1,0 +1,111 @@
+"""What a task has put on the disk when it ends, against what it may have."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacking import AS_ROOT, NOBODY_ID, Attack
+from camp import Camp, does, says
+from limiting import Limited, place
+
+pytestmark = pytest.mark.in_turns
+
+MB = 1 << 20
+LIMITS = f"\n[sandbox]\nmax_disk_bytes = {60 * MB}\ntmp_bytes = {40 * MB}\n"
+
+
+def fills(path: str, megabytes: int) -> str:
+    """Return a command that writes so many megabytes, and ends."""
+    return f"head -c {megabytes * MB} /dev/zero > {path}"
+
+
+def left_in_tmp(camp: Camp) -> list[Path]:
+    """Return what lies in the folder of all tasks' own /tmp."""
+    return list((camp.folder / ".batchd/tmp").iterdir())
+
+
+@pytest.mark.stopped_by("last look")
+@pytest.mark.parametrize("where", ["directory", "tmp", "named"])
+def test_a_task_that_is_full_when_it_ends_has_not_completed(camp: Camp, where: str) -> None:
+    """Whatever it says, passes and was judged: ``error``, for ``disk``; its /tmp is emptied, and nothing in its directory is."""
+    path, size = {"tmp": ("/tmp/fill", 50)}.get(where, ("fill", 80))
+    task: dict[str, Any] = {"first_prompt": "fill", "check": "true"}
+    folder = camp.folder / "outbox/batch/001"
+    if where == "named":
+        folder = camp.workplace(camp.folder / "site")
+        camp.own(folder / "precious", "x" * 1000)
+        task["dir"] = "site"
+    settings = f'{LIMITS}[workspace]\nroot = "{camp.folder}"\n'
+    with camp.told({"fill": [does(fills(path, size)), says("Done.")]}, settings):
+        result = camp.play([task])["001"]
+        camp.eventually(lambda: not left_in_tmp(camp))
+    assert (result["status"], result["reason"]) == ("error", "disk")
+    limit = "tmp_bytes allows 40 MiB" if where == "tmp" else "max_disk_bytes allows 60 MiB"
+    assert limit in result["error"]["message"]
+    if where != "tmp":
+        assert (folder / "fill").stat().st_size > 0
+    if where == "named":
+        assert (folder / "precious").read_text() == "x" * 1000
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.stopped_by("kept measure")
+def test_a_restart_forgives_nothing(camp: Camp) -> None:
+    """What a directory held is known from the task's beginning: what was written before a crash counts after it."""
+    camp.workplace(camp.folder / "site")
+    acts = [
+        does(fills("a", 40)),
+        does("touch here; sleep 1000"),
+        does(fills("b", 40)),
+        says("Done."),
+    ]
+    settings = f'{LIMITS}[workspace]\nroot = "{camp.folder}"\n'
+    with camp.told({"fill": acts}, settings):
+        task = {"first_prompt": "fill", "dir": "site"}
+        camp.batchd("submit", camp.write("batch.json", [task]))
+        camp.eventually((camp.folder / "site/here").exists)
+        os.kill(json.loads(camp.batchd("status", "--json").stdout)["daemon"]["pid"], signal.SIGKILL)
+        camp.eventually(lambda: not camp.answers())
+        with camp.serving():
+            camp.eventually((camp.folder / "outbox/batch/summary.json").exists)
+    result = camp.result("batch", "001")
+    assert (result["status"], result["reason"]) == ("error", "disk")
+
+
+@pytest.fixture
+def limited(attack: Attack, source: Path) -> Iterator[Limited]:
+    """Commands of one task of a batchd that runs as root or as an ordinary user."""
+    with place(attack, source) as limited:
+        yield limited
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.stopped_by("first look")
+def test_the_first_command_is_not_quicker_than_the_first_look(limited: Limited) -> None:
+    """Where it takes a while to find out what a directory holds, its first command waits for that, and all that it writes counts."""
+    # Where it comes last: in the folder that is listed first.
+    write = fills('"$(ls -U | head -1)/fill"', 120)
+    limited.folder.mkdir()
+    names = _many_files(limited.folder, 160, 500)
+    for path in (limited.folder, *names) if AS_ROOT else ():
+        os.chown(path, NOBODY_ID, NOBODY_ID)
+    wrote, after = limited.run(write, "sleep 30", policy={"max_disk_bytes": 60 * MB}, fresh=False)
+    assert wrote.excess or after.excess
+
+
+def _many_files(folder: Path, folders: int, files: int) -> list[Path]:
+    """Make folders full of names in a directory; return them."""
+    made = []
+    for number in range(folders):
+        made.append(folder / f"d{number}")
+        made[-1].mkdir()
+        (made[-1] / "0").touch()
+        for name in range(1, files):
+            os.link(made[-1] / "0", made[-1] / str(name))
+    return made
