@@ -38,6 +38,8 @@ _NAME = "control.sock"
 _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
 _BACKLOG = 1024
+#: What a socket's address holds, with the zero at its end.
+_ADDRESS_BYTES = 108
 _TIMEOUT_S = 30.0
 _AGAIN_S = 0.02
 #: When somebody who waits for an answer wants to know what for.
@@ -279,7 +281,14 @@ def _unlink(state: Path) -> None:
 
 @contextlib.contextmanager
 def _address(state: Path) -> Iterator[str]:
-    """Give a short path to the socket: 108 bytes are all that a socket's address holds."""
+    """Give a path to the socket, its own if that is short: 108 bytes are all that a socket's address holds.
+
+    By its own path whoever looks for sockets below some folder sees at once that it lies elsewhere.
+    """
+    plain = str(state / _NAME)
+    if state.is_absolute() and len(os.fsencode(plain)) < _ADDRESS_BYTES:
+        yield plain
+        return
     directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{directory}/{_NAME}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from batchd import config, control, sandbox, telemetry
 from batchd.cli import common, refusals
 from batchd.cli.common import coloured
+from batchd.config import private
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         *_folders(settings),
         *_log_file(settings),
         *_exposed(settings),
+        *_visible(settings),
         *_daemon(settings),
         *_sandbox(settings),
         *_models(settings, offline=args.offline),
@@ -106,6 +108,19 @@ def _exposed(settings: config.Config) -> Iterator[Line]:
     for found in permissions.exposures(settings):
         verdict = "failed" if found.grave else "note"
         yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
+
+
+def _visible(settings: config.Config) -> Iterator[Line]:
+    """Tell what commands would see of batchd's own, and what they had better not see."""
+    policy = settings.sandbox_policy()
+    own, others = private.kept(settings, settings.file), private.exposed(settings)
+    try:
+        for found in sandbox.seen(policy, own):
+            yield Line("failed", "sandbox view", f"{found.place}: {found.message}", found.hint)
+        for found in sandbox.seen(policy, others, around=False):
+            yield Line("note", "sandbox view", f"{found.place}: {found.message}", found.hint)
+    except ValueError:
+        return  # the sandbox itself says it
 
 
 def _daemon(settings: config.Config) -> Iterator[Line]:

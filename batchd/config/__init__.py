@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from batchd import masking, records
-from batchd.config import notify, reading
+from batchd.config import notify, private, reading
 from batchd.config.sections import Paths, Provider, Sections
 from batchd.errors import NotPossibleError, UsageError
 
@@ -116,10 +116,7 @@ class Config(Sections):
 
     def key_files(self) -> tuple[str, ...]:
         """Return the paths of all files that hold secrets."""
-        keys = (p.api_key_file for p in self.providers.values() if p.api_key_file)
-        told = (file for known in self.notify.values() for file in notify.files(known))
-        sent = filter(None, (self.traces.headers_file, self.web.token_file))
-        return (*keys, *self.secrets.files.values(), *told, *sent)
+        return tuple(kept.path for kept in private.secrets(self))
 
     def sandbox_policy(self) -> records.SandboxPolicy:
         """Return what ``[sandbox]`` says, as workers are told it."""

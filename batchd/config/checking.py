@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchd.config import notify, telemetry, web
+from batchd.config import notify, showing, telemetry, web
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
 
@@ -101,6 +101,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
     yield from _receivers(config)
     yield from web.problems(config.web)
     yield from _handed_out(config)
+    yield from showing.problems(config.sandbox)
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
     }

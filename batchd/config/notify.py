@@ -77,6 +77,8 @@ class Receiver(Section):
     """Command: the program and its arguments."""
 
 
+#: The keys that name files with secrets.
+FILES = ("password_file", "url_file", "secret_file")
 _ADDRESS = ("url", "url_env", "url_file")
 #: The keys that each way has of its own.
 _OWN: Mapping[Kind, tuple[str, ...]] = {
@@ -194,7 +196,7 @@ def variables(receiver: Receiver) -> tuple[str, ...]:
 
 def files(receiver: Receiver) -> tuple[str, ...]:
     """Return the files that hold its secrets."""
-    return tuple(filter(None, (receiver.password_file, receiver.url_file, receiver.secret_file)))
+    return tuple(filter(None, (getattr(receiver, key) for key in FILES)))
 
 
 def _read(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:

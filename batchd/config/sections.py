@@ -186,6 +186,10 @@ class Sandbox(Section):
     """What tasks may ask for at most: false (nothing), a list of hosts (lists within it), true (everything)."""
     private_hosts: HostList = ()
     """Hosts that may have private addresses, loopback included, which are refused otherwise."""
+    show: tuple[str, ...] = ()
+    """Paths below /etc and /opt that commands see, read-only, beside /usr and a little of /etc."""
+    hide: tuple[str, ...] = ()
+    """Paths below /usr, /etc and /opt that they do not see. Of ``show`` and ``hide`` the longer path counts."""
     cgroup: Name = "auto"
     """What holds commands to their limits together: ``auto`` (the cgroup that systemd delegates, else a watcher),
     ``none`` (a watcher), or the path of a cgroup of version 2 that is batchd's own."""

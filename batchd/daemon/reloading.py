@@ -11,7 +11,7 @@ from batchd import config as configuration
 from batchd import log
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
-from batchd.daemon import tuning
+from batchd.daemon import tuning, visible
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.errors import BatchdError, UsageError
@@ -103,6 +103,7 @@ class Reloader:
         # Inbox and state stay where they are; a batch keeps the outbox that it began with.
         paths = replace(config.paths, inbox=old.paths.inbox, state=old.paths.state)
         config = replace(config, paths=paths)
+        visible.refuse(config)
         if config.sandbox != old.sandbox:
             Sandbox(config.sandbox_policy())  # as at the start: never without a working one
         log.hide(config.hidden())

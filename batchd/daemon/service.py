@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from batchd import __version__, control, log
 from batchd.config import Config
-from batchd.daemon import lock, signals, strangers, tuning, vigil
+from batchd.daemon import lock, signals, strangers, tuning, vigil, visible
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
@@ -177,6 +177,8 @@ class Daemon:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
         permissions.insist(config)
+        if self._work:
+            visible.refuse(config)
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
@@ -184,6 +186,7 @@ class Daemon:
         undo.push_async_callback(self._listeners.close)
         if self._work:
             Sandbox(config.sandbox_policy())  # refuse to start where commands cannot run
+            visible.warn(config)
         disks = Disks()
         undo.callback(disks.close)
         store = Store.open(

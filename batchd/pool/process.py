@@ -29,6 +29,11 @@ _LEAVE_S = 10.0
 #: What ``multiprocessing`` says of a process whose fork server is gone.
 _UNTOLD = 255
 
+#: Of a folder that leaves room for a socket's name in its address.
+_MOST_PATH_BYTES = 85
+#: Our own entry in the settings of ``multiprocessing``: the folder of sockets, by a path that always leads there.
+_BY_DESCRIPTOR = "batchd_sockets"
+
 _FORKSERVER = multiprocessing.get_context("forkserver")
 
 
@@ -171,7 +176,17 @@ def prepare(module: str, folder: Path) -> None:
             path.unlink(missing_ok=True)
     # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    multiprocessing.current_process()._config["tempdir"] = f"/proc/self/fd/{descriptor}"  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
+    settings = _settings()
+    settings[_BY_DESCRIPTOR] = settings["tempdir"] = f"/proc/self/fd/{descriptor}"
+    if folder.is_absolute() and len(os.fsencode(folder)) <= _MOST_PATH_BYTES:
+        # By its path whoever looks for sockets below some folder sees at once that it lies elsewhere.
+        settings["tempdir"] = str(folder)
+
+
+def _settings() -> dict[str, Any]:
+    """Return what ``multiprocessing`` goes by in this process."""
+    found: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    return found
 
 
 def _flags() -> list[str]:
@@ -193,7 +208,10 @@ def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
     try:
         process.start()
     except FileNotFoundError:
-        end_fork_server()  # somebody has taken its socket away: the next start makes another one
+        # Somebody has taken its socket away, or moved the folder: the next start makes another one, wherever that is now.
+        end_fork_server()
+        settings = _settings()
+        settings["tempdir"] = settings.get(_BY_DESCRIPTOR, settings.get("tempdir"))
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

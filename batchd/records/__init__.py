@@ -5,6 +5,7 @@ seconds, sizes are bytes, and models are named ``provider/model``.
 """
 
 from batchd.records.hosts import Network
+from batchd.records.kept import Kept
 from batchd.records.limits import RateLimit
 from batchd.records.models import (
     Answer,
@@ -26,7 +27,7 @@ from batchd.records.money import (
     dollars,
 )
 from batchd.records.parking import Cause, Parking, Scope, summed
-from batchd.records.policy import SandboxPolicy
+from batchd.records.policy import SHOWABLE, SandboxPolicy
 from batchd.records.tasks import (
     Batch,
     ErrorInfo,
@@ -43,6 +44,7 @@ from batchd.records.tasks import (
 from batchd.records.triggers import Trigger
 
 __all__ = [
+    "SHOWABLE",
     "Answer",
     "Batch",
     "Cause",
@@ -53,6 +55,7 @@ __all__ = [
     "Failure",
     "FailureKind",
     "FileChanges",
+    "Kept",
     "Limits",
     "Message",
     "ModelSetup",

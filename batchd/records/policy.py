@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from batchd.records.hosts import Network
 
+#: The folders of the machine below which ``show`` and ``hide`` name something.
+SHOWABLE = ("/usr", "/etc", "/opt")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPolicy:
@@ -19,6 +22,10 @@ class SandboxPolicy:
     network: Network = False
     #: Hosts that may have private addresses.
     private_hosts: tuple[str, ...] = ()
+    #: Absolute paths below /etc, /opt and /usr that commands see, beside /usr and a little of /etc; the longest one counts.
+    show: tuple[str, ...] = ()
+    #: And those that they do not.
+    hide: tuple[str, ...] = ()
     #: What holds commands to their limits together: ``auto``, ``none``, or the path of a cgroup of version 2.
     cgroup: str = "auto"
     #: Processes of one command at a time, threads included.

@@ -10,6 +10,7 @@ from batchd.sandbox.findings import Finding, check
 from batchd.sandbox.identity import check_user
 from batchd.sandbox.process import Ran
 from batchd.sandbox.shortage import patiently
+from batchd.sandbox.shown import seen
 from batchd.sandbox.workplace import Sandbox, Workplace
 
-__all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check", "check_user", "patiently"]
+__all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check", "check_user", "patiently", "seen"]

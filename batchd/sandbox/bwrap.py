@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import seccomp
+from batchd.sandbox import seccomp, shown
 from batchd.sandbox.identity import Identity, as_root, limits, prefix
 from batchd.sandbox.memory import lasting
+from batchd.sandbox.shown import folder
 from batchd.sandbox.variables import behind, environment
 
 #: Where a command finds its task's directory.
@@ -28,13 +29,6 @@ TMP = "/tmp"  # noqa: S108 (the sandbox's own)
 _MOST_SHM = 64 << 20
 #: The longest environment, as options (bytes): with the words of a command, a program's start takes no more than two megabytes.
 _MOST_OPTIONS = 1 << 19
-#: Of /etc, what programs need and what holds no secret. Shell patterns.
-_ETC = (
-    *("alternatives", "crypto-policies", "fonts", "java-*-openjdk", "ld.so.cache", "localtime"),
-    *("pki/ca-trust", "pki/tls/certs", "services", "ssl/certs", "ssl/openssl.cnf"),
-)
-_ETC_ROOT = Path("/etc")
-_ETC_NETWORK = ("resolv.conf", "hosts")
 _HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
 # Lowest in git's order, so that a repository's own identity wins; and yet "protected", so that
@@ -49,8 +43,10 @@ _GITCONFIG = (
 class View:
     """What is the same for all commands of a workplace."""
 
-    #: The options, each with its terminator, up to those that name descriptors.
+    #: The options, each with its terminator, up to those that name descriptors, and to what is laid over what they show.
     options: bytes
+    #: Those that come last of all.
+    last: bytes
     #: What bwrap reads from descriptors: the words before one, the path of the file to open for it, the words behind.
     contents: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]
     #: What stands before every command.
@@ -72,9 +68,13 @@ def view(
 ) -> View:
     """Return what commands see; ``own_tmp``: they are given a /tmp that lasts.
 
-    Raises ``SandboxError`` for an environment that cannot be passed on.
+    Raises ``SandboxError`` for an environment that cannot be passed on, and for what cannot be shown.
     """
-    common = _common(policy, identity, network=network, own_tmp=own_tmp)
+    try:
+        seen = shown.of(policy, network=network)
+    except ValueError as error:
+        raise SandboxError(str(error)) from None
+    common = _common(policy, identity, seen.always, network=network, own_tmp=own_tmp)
     variables = environment(identity, env, home=TMP)
     words = (w for name, value in variables.items() for w in ("--setenv", name, value))
     blob = common.options + encoded(words)
@@ -85,30 +85,40 @@ def view(
 
 
 @functools.cache
-def _common(policy: SandboxPolicy, identity: Identity, *, network: bool, own_tmp: bool) -> View:
+def _common(
+    policy: SandboxPolicy,
+    identity: Identity,
+    always: Sequence[tuple[str, str]],
+    *,
+    network: bool,
+    own_tmp: bool,
+) -> View:
     """Return what is the same whatever the environment; a process has few of these, and asks for them always again."""
     options = [
         *_namespaces(network=network),
         *("--die-with-parent", "--new-session", "--hostname", "batchd"),
         *_privileges(),
-        *_folder("/etc"),
-        *_system(network=network),
+        *folder("/etc"),
+        *_system(always),
         *("--proc", "/proc", "--dev", "/dev"),
         *([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),
         *_tmpfs(max(min(policy.tmp_bytes // 4, _MOST_SHM), 1 << 16), "/dev/shm"),  # noqa: S108 (the sandbox's own)
-        *_folder("/run"),
-        *_folder("/var"),
+        *folder("/run"),
+        *folder("/var"),
         *("--symlink", TMP, "/var/tmp"),  # noqa: S108 (the sandbox's own)
+        *("--chdir", TASK, "--clearenv"),
+    ]
+    last = [
         *("--remount-ro", "/", "--remount-ro", "/dev"),
         # By /proc a program writes into the memory of others: a check's shell runs what the task wrote.
         *("--remount-ro", "/proc"),
-        *("--chdir", TASK, "--clearenv"),
     ]
     # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
     # And where commands may write nothing, bwrap still must.
     outside = as_root() and policy.max_file_bytes > 0
     return View(
         options=encoded(options),
+        last=encoded(last),
         contents=(
             (("--seccomp",), lasting(seccomp.program(platform.machine())), ()),
             *(
@@ -143,31 +153,21 @@ def _privileges() -> list[str]:
     return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
 
 
-def _system(*, network: bool) -> list[str]:
+def _system(always: Sequence[tuple[str, str]]) -> list[str]:
     """Return the read-only part of the system: /usr, what leads to it, and a little of /etc."""
-    options = ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+    options: list[str] = []
+    for place, _ in always:
+        if place.startswith("/etc/"):
+            above = os.path.dirname(place)  # noqa: PTH120 (a text)
+            options += [] if above == "/etc" else folder(above)
+            options += ["--ro-bind-try", place, place]
+        else:
+            options += ["--ro-bind", place, place]
+    for name in shown.LEADING:
         path = Path("/", name)
         if path.is_symlink():
             options += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            options += ["--ro-bind", str(path), str(path)]
-    for path in _etc(network=network):
-        if path.parent != _ETC_ROOT:
-            options += _folder(str(path.parent))
-        options += ["--ro-bind-try", str(path), str(path)]
     return options
-
-
-@functools.cache
-def _etc(*, network: bool) -> tuple[Path, ...]:
-    patterns = (*_ETC, *(_ETC_NETWORK if network else ()))
-    return tuple(path for pattern in patterns for path in sorted(_ETC_ROOT.glob(pattern)))
-
-
-def _folder(path: str) -> list[str]:
-    # bwrap makes missing parents for their owner alone.
-    return ["--perms", "0755", "--dir", path]
 
 
 def _tmpfs(size: int, path: str) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,17 @@ from batchd.sandbox.bwrap import view
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.identity import Identity, as_root, limits, prefix
 from batchd.sandbox.network import Allowed, Door
-from batchd.sandbox.probe import OTHERWISE, confining, folder_of, found, recent, someone
+from batchd.sandbox.probe import (
+    OTHERWISE,
+    confining,
+    folder_of,
+    found,
+    recent,
+    someone,
+    what_is_shown,
+)
 from batchd.sandbox.quantities import amount
+from batchd.sandbox.sockets import Sockets, is_socket, search
 
 _PR_GET_SECCOMP = 21
 #: What an administrator or a distribution may have set, the value that forbids user namespaces, and what allows them.
@@ -31,6 +40,10 @@ _SWITCHES = (
         "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
     ),
 )
+
+
+#: How many sockets are named.
+_TOLD = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +79,7 @@ def check(policy: SandboxPolicy) -> list[Finding]:
     findings.append(_finding("bubblewrap", lambda: f"version {recent(found())} at {found()}"))
     if all(finding.ok for finding in findings):
         findings.append(_finding("sandbox", lambda: confining(found(), policy)))
+    findings.append(_view(policy))
     tried = bool(policy.network) and all(finding.ok for finding in findings)
     findings.append(
         _finding("sandbox network", lambda: f"{_way_out(policy) if tried else ''}{_reach(policy)}")
@@ -146,6 +160,35 @@ def _filter() -> str:
         )
     untested = "" if machine in seccomp.TESTED else ", built from the kernel's tables and never run"
     return f"rules for {machine}{untested}"
+
+
+def _view(policy: SandboxPolicy) -> Finding:
+    """Return what commands see of the machine, and which sockets are hidden from them."""
+    name = "sandbox view"
+    try:
+        seen = what_is_shown(policy)
+        searched = search(seen)
+        hidden = asyncio.run(Sockets(seen).found())
+        others = sorted(filter(is_socket, {*searched} - {*hidden}))
+    except (SandboxError, SandboxUnavailableError) as error:
+        detail, _, fix = str(error).rpartition(": ")
+        return Finding(name=name, ok=False, detail=detail, mend=fix)
+    shown = [path for path in policy.show if os.path.lexists(path)]
+    missing = [path for path in policy.show if path not in shown]
+    parts = [
+        f"commands see {', '.join(['/usr', 'a little of /etc', *shown])}",
+        f"not {', '.join(policy.hide)}" if policy.hide else "",
+        f"{', '.join(missing)} of show: nothing is there" if missing else "",
+        f"hidden: the sockets {_some(hidden)}" if hidden else "",
+        f"not hidden, if somebody listens there: {_some(others)}" if others else "",
+    ]
+    fix = "name them in [sandbox] hide, or remove what is left over" if others else ""
+    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), mend=fix)
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _TOLD:,} more" if len(paths) > _TOLD else ""
+    return ", ".join(paths[:_TOLD]) + more
 
 
 def _way_out(policy: SandboxPolicy) -> str:

@@ -29,9 +29,11 @@ def sandboxed(
     stdin: int | None,
     output: int,
     group: Group | None = None,
+    cover: Sequence[str] = (),
 ) -> Child:
     """Start ``command`` in a sandbox of its own; under a ``gated`` view it waits to be released. Raises ``OSError``.
 
+    ``cover``: options that lay something over what it would see.
     The sandbox ends with the thread that calls this, so call it from one that stays.
     """
     status, status_end = os.pipe()
@@ -50,7 +52,8 @@ def sandboxed(
             passed.append(descriptor)
             options += [*before, str(descriptor), *behind]
         # In a file: what a pipe takes at once depends on all others of this user, a task's among them.
-        common = memory_file(view.options)
+        over = b"".join(os.fsencode(word) + b"\0" for word in cover)
+        common = memory_file(view.options + over + view.last)
         passed.append(common)
         wanted, arguments = os.pipe()
         try:

@@ -9,15 +9,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import launch
+from batchd.sandbox import launch, shown
 from batchd.sandbox.bwrap import view
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.identity import Identity, as_root, prefix
+from batchd.sandbox.shown import Shown
 
 #: Older ones can be led out of the sandbox by a symbolic link during set-up.
 _OLDEST = (0, 12)
@@ -84,14 +85,15 @@ def recent(path: str) -> str:
 
 def confining(path: str, policy: SandboxPolicy) -> str:
     """Run a command in a sandbox of the real kind, and tell how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
-    who = someone(policy)
+    who, seen = someone(policy), what_is_shown(policy)
+    fix = mend(policy)
     try:
         with folder_of(who) as directory:
-            reached, output = _trial(path, policy, who, directory)
+            reached, output = _trial(path, policy, who, directory, seen.options())
     except (OSError, SandboxError) as error:
-        raise SandboxUnavailableError(f"no sandbox can be started ({error}): {mend()}") from error
+        raise SandboxUnavailableError(f"no sandbox can be started ({error}): {fix}") from error
     if not reached:
-        raise SandboxUnavailableError(f"no sandbox can be set up here ({output.strip()}): {mend()}")
+        raise SandboxUnavailableError(f"no sandbox can be set up here ({output.strip()}): {fix}")
     status = dict(line.split(":\t", 1) for line in output.splitlines() if ":\t" in line)
     if not status:
         raise SandboxUnavailableError(
@@ -119,14 +121,24 @@ def folder_of(who: Identity) -> Iterator[int]:
             os.close(directory)
 
 
-def _trial(path: str, policy: SandboxPolicy, who: Identity, directory: int) -> tuple[bool, str]:
+def what_is_shown(policy: SandboxPolicy) -> Shown:
+    """Return what commands see. Raises ``SandboxUnavailableError`` for what cannot be shown."""
+    try:
+        return shown.of(policy, network=policy.network is True)
+    except ValueError as error:
+        raise SandboxUnavailableError(str(error)) from None
+
+
+def _trial(
+    path: str, policy: SandboxPolicy, who: Identity, directory: int, cover: Sequence[str]
+) -> tuple[bool, str]:
     command = [os.fsencode(word) for word in ("cat", "/proc/self/status")]
     seen = view(policy, who, {}, network=False)
     read_end, write_end = os.pipe()
     try:
         try:
             start = functools.partial(launch.sandboxed, path, seen, Folders(directory), command)
-            child = start(stdin=None, output=write_end)
+            child = start(stdin=None, output=write_end, cover=cover)
         finally:
             os.close(write_end)
         child.end_now()
@@ -139,11 +151,12 @@ def _trial(path: str, policy: SandboxPolicy, who: Identity, directory: int) -> t
         os.close(read_end)
 
 
-def mend() -> str:
+def mend(policy: SandboxPolicy) -> str:
     """Return what lets a sandbox be set up."""
+    hidden = "take out of [sandbox] hide what programs need to start, or " if policy.hide else ""
     if as_root():
-        return f"give the container CAP_SYS_ADMIN, or run batchd outside of it as an ordinary user, {OTHERWISE}"
+        return f"{hidden}give the container CAP_SYS_ADMIN, or run batchd outside of it as an ordinary user, {OTHERWISE}"
     return (
-        "allow unprivileged user namespaces (`sysctl kernel.unprivileged_userns_clone=1`, on Ubuntu"
+        f"{hidden}allow unprivileged user namespaces (`sysctl kernel.unprivileged_userns_clone=1`, on Ubuntu"
         f" `sysctl kernel.apparmor_restrict_unprivileged_userns=0`), or run batchd as root, {OTHERWISE}"
     )

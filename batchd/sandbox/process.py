@@ -112,6 +112,9 @@ def _not_set_up(said: str) -> OSError | SandboxError:
     """Return why there is no sandbox, by what bwrap said: what it was short of, or anything else."""
     message = f"the sandbox could not be set up: {said}"
     number = next((n for n in SHORT if os.strerror(n) in said), None)
+    if os.strerror(errno.EROFS) in said:
+        # What was to be covered has gone since it was looked at: the next look leaves it out.
+        number = errno.EAGAIN
     return SandboxError(message) if number is None else OSError(number, message)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from batchd.records import SandboxPolicy
 from batchd.sandbox import bwrap, launch
 from batchd.sandbox.child import Child
+from batchd.sandbox.cover import Cover
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.identity import Identity, home, prefix
 from batchd.sandbox.variables import behind, environment
@@ -37,19 +38,29 @@ class Setting:
     shared: bool
     #: Whether they are held back until they have a way out.
     gated: bool
+    #: What is laid over the machine's files, in a sandbox.
+    cover: Cover | None
+
+    async def look(self) -> None:
+        """Find what is to be covered, before the first command. Raises ``SandboxError``."""
+        if self.cover is not None:
+            await self.cover.look()
 
     def apart(self, tmp: str) -> Setting:
         """Return the same with ``tmp`` for /tmp and home; empty: it cannot be reached outside of a sandbox."""
-        return self if self.bwrap else replace(self, tmp=tmp, home=tmp or _NOWHERE)
+        if self.cover is not None:
+            return replace(self, cover=self.cover.fresh())
+        return replace(self, tmp=tmp, home=tmp or _NOWHERE)
 
     def starter(self, folders: Folders, policy: SandboxPolicy) -> Starter:
         """Return what starts commands in a directory, within the limits of ``policy``."""
-        who, env = self.who, self.env
-        if self.bwrap:
+        who, env, cover = self.who, self.env, self.cover
+        if cover is not None:
             view = bwrap.view(
                 policy, who, env, network=self.shared, gated=self.gated, own_tmp=bool(folders.tmp)
             )
-            return functools.partial(launch.sandboxed, self.bwrap, view, folders)
+            sandboxed = functools.partial(launch.sandboxed, self.bwrap, view, folders)
+            return lambda command, **more: sandboxed(command, cover=cover.options(), **more)
         words = [*prefix(policy, who, limited=False), *behind(env)]
         before = [word.encode("utf-8", "replace") for word in words]
         place = {"TMPDIR": self.tmp} if self.tmp else {}

@@ -18,6 +18,7 @@ from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scra
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.cgroup import Delegated, Group
 from batchd.sandbox.child import Child, prepare_process
+from batchd.sandbox.cover import Covers
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.identity import as_root, runner
@@ -41,6 +42,7 @@ class Sandbox:
         self._bwrap = probe.ready(policy)
         self._cgroup = cgroup.delegated(policy)
         self._watcher = Watcher(policy)
+        self._covers = Covers(policy)
         self._known: facts.Known = {}
 
     async def open(
@@ -74,6 +76,7 @@ class Sandbox:
                 env={**ways, **env},
                 shared=network is True,
                 gated=door is not None,
+                cover=self._covers.fresh(network=network is True) if self._bwrap else None,
             )
             told = functools.partial(
                 facts.line,
@@ -197,6 +200,7 @@ class Workplace:
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
+        await self._setting.look()
         start, full = self._start, await self._disk.full()
         if full:
             # It may delete; whatever it would write, the kernel refuses.

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchd import masking
-from batchd.config import Config
+from batchd.config import Config, private
 from batchd.errors import NotPossibleError
 from batchd.log import Action, get_logger
 
 _OTHERS_WRITE = stat.S_IWOTH
-_OTHERS_READ = stat.S_IROTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,12 @@ def exposures(config: Config) -> Iterator[Exposure]:
     yield from _outbox(paths.outbox)
     if config.file:
         yield from _trusted(config.file, "whoever writes it decides what runs here, and as whom")
-        if _tells(config) and _readable(config.file):
+        if private.tells(config) and private.open_to_all(config.file):
             yield Exposure(
                 config.file, "it holds keys, and others can read it", _chmod(config.file)
             )
     for file in config.key_files():
-        if _readable(file):
+        if private.open_to_all(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
         yield from _trusted(file, "whoever writes it decides whose account pays")
     if config.metrics.exposed:
@@ -111,30 +109,6 @@ def _trusted(file: str, why: str) -> Iterator[Exposure]:
         )
     elif found and found.st_mode & _OTHERS_WRITE:
         yield Exposure(file, f"everybody can write it: {why}", f"chmod o-w {file}")
-
-
-def _tells(config: Config) -> bool:
-    """Return whether the configuration holds secrets itself."""
-    providers = any(
-        any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
-        for p in config.providers.values()
-    )
-    if any(masking.named(config.traces.headers)):
-        return True
-    return providers or any(
-        # Most addresses of Apprise hold a password or a token.
-        any(masking.named(r.headers)) or masking.tells(r.url) or (r.kind == "apprise" and r.url)
-        for r in config.notify.values()
-    )
-
-
-def _readable(file: str) -> bool:
-    """Return whether others can read a file, and get to it."""
-    found = _status(file)
-    if found is None or not found.st_mode & _OTHERS_READ:
-        return False
-    above = (_status(folder) for folder in Path(file).resolve().parents)
-    return all(folder and folder.st_mode & stat.S_IXOTH for folder in above)
 
 
 def _ours(found: os.stat_result) -> bool:

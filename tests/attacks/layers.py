@@ -30,7 +30,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         # Root stays root, with all capabilities, on a system that can be written.
         ("sandbox/identity.py", "words = _become(identity) if as_root() else []", "words = []"),
         ("sandbox/bwrap.py", '"--cap-drop", "ALL", *(', '"--cap-add", "ALL", *('),
-        ("sandbox/bwrap.py", '["--ro-bind", "/usr", "/usr"]', '["--bind", "/usr", "/usr"]'),
+        ("sandbox/bwrap.py", 'options += ["--ro-bind", place, place]', 'options += ["--bind", place, place]'),
         _UNPROBED,
     ),
     "pids": (
@@ -52,6 +52,13 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "mounts": (
         # The machine's /tmp instead of one of its own, with all that lies there.
         ("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", '*("--bind", TMP, TMP),'),
+    ),
+    "visible": (("daemon/visible.py", "    if problems:\n", "    if False:\n"),),
+    "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
+    "sockets": (("sandbox/cover.py", "self._found = await self._sockets.found()", "self._found = ()"),),
+    "named sockets": (("sandbox/sockets.py", "                named.add(place)", "                pass"),),
+    "searched sockets": (
+        ("sandbox/sockets.py", "self._searched = await asyncio.to_thread(search, self.shown)", "pass"),
     ),
     "still proc": (("sandbox/bwrap.py", '*("--remount-ro", "/proc"),', ""),),
     "seccomp": (("sandbox/seccomp.py", "code.append(_give(_ALLOW))", "code = [_give(_ALLOW)]"),),
@@ -85,8 +92,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "arguments": (
         # Through a pipe, which must take all of them at once.
-        ("sandbox/launch.py", "common = memory_file(view.options)",
-         "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options)\n        os.close(end)"),
+        ("sandbox/launch.py", "common = memory_file(view.options + over + view.last)",
+         "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options + over + view.last)\n        os.close(end)"),
     ),
     "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -187,6 +188,41 @@ def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:
         problems = _problems(path, {})
         assert problems["[sandbox] network"].startswith(why), problems
         assert problems["[sandbox] private_hosts"] == "it must be a list of host names"
+
+
+def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> None:
+    """Each path by its shortest form; not what every command needs, nor what batchd makes; all that is wrong at once."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[sandbox]\nshow = ["/opt", "/etc/pip.conf"]\nhide = ["/usr/local/x", "/etc/ssl"]\n'
+    )
+    policy = config.load(path, {}).sandbox_policy()
+    assert policy.show == ("/opt", "/etc/pip.conf")
+    assert policy.hide == ("/usr/local/x", "/etc/ssl")
+    none = 'is no absolute path below /usr, /etc or /opt (as in "/opt/tools")'
+    wrong = {
+        "/home/me": f"'/home/me' {none}",
+        "opt/tools": f"'opt/tools' {none}",
+        "/usrlocal": f"'/usrlocal' {none}",
+        "": f"'' {none}",
+        "/opt/x/": "'/opt/x/' is not the shortest form of this path (write \"/opt/x\")",
+        "/opt/../root": "'/opt/../root' is not the shortest form of this path (write \"/root\")",
+        "/etc": "/etc holds secrets, and what every command needs (name what of it)",
+        "/etc/passwd": "/etc/passwd is none of the machine's: batchd makes it (leave it out)",
+    }
+    paths = json.dumps([*wrong])
+    path.write_text(f'[sandbox]\nshow = {paths}\nhide = ["/usr", "/opt/x/", "/opt"]\n')
+    assert _problems(path, {}) == {
+        **{f"[sandbox] show[{n}]": why for n, why in enumerate(wrong.values())},
+        "[sandbox] hide[0]": "without /usr no command could run (name what of it)",
+        "[sandbox] hide[1]": wrong["/opt/x/"],
+    }
+    path.write_text('[sandbox]\nshow = ["/opt/x"]\nhide = ["/opt/x", "/opt"]\n')
+    assert _problems(path, {}) == {
+        "[sandbox] hide[0]": "/opt/x stands in show too (say it in one of them)"
+    }
+    path.write_text('[sandbox]\nshow = "/opt"\nhide = [1]\n')
+    assert _problems(path, {}).keys() == {"[sandbox] show", "[sandbox] hide[0]"}
 
 
 def test_contradictions_are_told(written: Path) -> None:

@@ -1,0 +1,79 @@
+"""Which files and folders are batchd's alone, by the keys that name them; and what of the rest tells secrets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchd import masking
+from batchd.config import notify
+from batchd.config.sections import Sections
+from batchd.records import Kept
+
+
+def secrets(config: Sections) -> Iterator[Kept]:
+    """Yield the files that hold secrets."""
+    named = {f"[providers.{n}] api_key_file": p.api_key_file for n, p in config.providers.items()}
+    named |= {f"[secrets.files] {name}": file for name, file in config.secrets.files.items()}
+    named |= {
+        f"[notify.{n}] {k}": getattr(r, k) for n, r in config.notify.items() for k in notify.FILES
+    }
+    named |= {"[traces] headers_file": config.traces.headers_file}
+    named |= {"[web] token_file": config.web.token_file}
+    yield from (Kept(key, path) for key, path in named.items() if path)
+
+
+def kept(config: Sections, file: str) -> Iterator[Kept]:
+    """Yield all that no command may see: the spool, secrets, the log. ``file``: the configuration's.
+
+    Code may be read: a program of ``[notify]`` is among these only where it is kept from others already.
+    """
+    for key in ("inbox", "outbox", "state"):
+        yield Kept(f"[paths] {key}", getattr(config.paths, key))
+    yield from secrets(config)
+    if config.log.file:
+        yield Kept("[log] file", config.log.file)
+    if file and tells(config):
+        yield Kept("this file, which holds keys", file)
+    for name, receiver in config.notify.items():
+        for word in receiver.command:
+            path = shutil.which(word) or word
+            # What this process cannot read, no command can.
+            if Path(path).is_file() and os.access(path, os.R_OK) and not open_to_all(path):
+                yield Kept(f"[notify.{name}] command", path)
+
+
+def exposed(config: Sections) -> Iterator[Kept]:
+    """Yield what commands may see, and better do not: other tasks' directories, the home of batchd's user."""
+    yield Kept("[workspace] root", config.workspace.root)
+    for path in config.workspace.allow:
+        yield Kept("[workspace] allow", path)
+    yield Kept("the home of batchd's user", os.path.expanduser("~"))  # noqa: PTH111 (there may be none)
+
+
+def tells(config: Sections) -> bool:
+    """Return whether the configuration holds secrets itself."""
+    providers = any(
+        any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
+        for p in config.providers.values()
+    )
+    if any(masking.named(config.traces.headers)):
+        return True
+    return providers or any(
+        # Most addresses of Apprise hold a password or a token.
+        any(masking.named(r.headers)) or masking.tells(r.url) or (r.kind == "apprise" and r.url)
+        for r in config.notify.values()
+    )
+
+
+def open_to_all(file: str) -> bool:
+    """Return whether every user can read a file, and get to it."""
+    path = Path(file).resolve()
+    try:
+        above = (folder.stat().st_mode for folder in path.parents)
+        return bool(path.stat().st_mode & stat.S_IROTH) and all(m & stat.S_IXOTH for m in above)
+    except OSError:
+        return False

@@ -1,0 +1,44 @@
+"""What is wrong with ``show`` and ``hide`` of ``[sandbox]``, each problem with its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from batchd.config.sections import Sandbox
+from batchd.errors import Problem
+from batchd.records import SHOWABLE
+
+#: What commands have of batchd's own making, or by their network: what stands there would not be the machine's.
+_MADE = tuple(
+    f"/etc/{name}"
+    for name in ("passwd", "group", "nsswitch.conf", "gitconfig", "hosts", "resolv.conf")
+)
+_AS_IN = 'as in "/opt/tools"'
+
+
+def problems(sandbox: Sandbox) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
+    """Yield what is wrong, with its place."""
+    for key, paths in (("show", sandbox.show), ("hide", sandbox.hide)):
+        for index, path in enumerate(paths):
+            problem = _problem(key, path)
+            if problem is None and key == "hide" and path in sandbox.show:
+                problem = Problem("", f"{path} stands in show too", "say it in one of them")
+            if problem:
+                yield ("sandbox", key, index), problem
+
+
+def _problem(key: str, path: str) -> Problem | None:
+    if not any(path == top or path.startswith(f"{top}/") for top in SHOWABLE):
+        told = f"{path!r} is no absolute path below {', '.join(SHOWABLE[:-1])} or {SHOWABLE[-1]}"
+        return Problem("", told, _AS_IN)
+    if os.path.normpath(path) != path:
+        told = f"{path!r} is not the shortest form of this path"
+        return Problem("", told, f'write "{os.path.normpath(path)}"')
+    if path == "/etc":
+        return Problem("", "/etc holds secrets, and what every command needs", "name what of it")
+    if path == "/usr" and key == "hide":
+        return Problem("", "without /usr no command could run", "name what of it")
+    if path in _MADE:
+        return Problem("", f"{path} is none of the machine's: batchd makes it", "leave it out")
+    return None

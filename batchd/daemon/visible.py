@@ -1,0 +1,29 @@
+"""What of batchd's own lies where commands would see it: refused at each start and reload, with the fix."""
+
+from __future__ import annotations
+
+from batchd import sandbox
+from batchd.config import Config, private
+from batchd.errors import ConfigError, NotPossibleError
+from batchd.log import Action, get_logger
+
+
+def refuse(config: Config) -> None:
+    """Return where commands see nothing of the spool and of secrets. Raises ``ConfigError`` with all that they would.
+
+    Raises ``NotPossibleError`` where what they see cannot be told.
+    """
+    own = private.kept(config, config.file)
+    try:
+        problems = tuple(sandbox.seen(config.sandbox_policy(), own))
+    except ValueError as error:
+        raise NotPossibleError(str(error)) from None
+    if problems:
+        raise ConfigError(problems, config.file)
+
+
+def warn(config: Config) -> None:
+    """Report what they see and had better not: what other tasks work on, a home."""
+    for problem in sandbox.seen(config.sandbox_policy(), private.exposed(config), around=False):
+        path, why = problem.place, problem.message
+        get_logger().warning(Action.EXPOSED, path=path, message=why, mend=problem.hint)

@@ -1,0 +1,14 @@
+"""What is batchd's alone: files and folders of which no command may see anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file or folder, and who says where it is."""
+
+    #: The key that names it, as ``[paths] state``; or else what it is.
+    key: str
+    path: str
