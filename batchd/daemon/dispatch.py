@@ -57,11 +57,11 @@ class Dispatcher:
         if core.closing or self._lot.stopped or self._rooms.closed:
             return
         schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
-        while pool.slot_alone() and (ref := trials.pick(alone=True)):
-            self._reserve(ref, alone=True)
+        self._try_alone()
         self._start_suspects()
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
+        self._try_alone()  # no other one may be left
         free = self._free()
         ready = schedule.take(max(0, free), self._core.governor.crowded)
         begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
@@ -74,6 +74,10 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self.pump)
         elif free > 0 and not self._active:
             self._lot.shortage.nothing_goes_on()
+
+    def _try_alone(self) -> None:
+        while self.pool.slot_alone() and (ref := self._lot.trials.pick(alone=True)):
+            self._reserve(ref, alone=True)
 
     def _start_suspects(self) -> None:
         while ref := self._suspects.take(self.pool):

@@ -1,7 +1,7 @@
 """Half-open providers and models: which task tries how one does, and which ones had better not.
 
-Tries go round: a provider's models in turn, and of each the tasks that have not tried yet, then the one that did so
-the longest ago. So no task that always fails speaks for all.
+Tries go round: a provider's models in turn, and of each the tasks that have not tried yet, those that must run alone
+first; then the one that did so the longest ago, of either kind. So no task that always fails speaks for all.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class Trials:
         for source in (name, *self._register.models(name)):
             ref = take(source)
             held = self._held.get(source, {})
+            if ref is None and alone and self._others_first(source):
+                return None
             for first in [each for each in held if schedule.suspect(each) == alone]:
                 if ref is not None:
                     break
@@ -108,3 +110,9 @@ class Trials:
             if ref is not None:
                 return ref
         return None
+
+    def _others_first(self, source: str) -> bool:
+        """Return whether one that need not run alone is to try before one that did so already tries again."""
+        first = next(iter(self._held.get(source, ())), None)
+        waited_longer = first is not None and not self._schedule.suspect(first)
+        return waited_longer or self._schedule.ready(source)

@@ -136,6 +136,10 @@ class Schedule:
             self._let_pass(name)
         return ref
 
+    def ready(self, name: str) -> bool:
+        """Return whether ``take_of`` may find a task of a provider or a model."""
+        return any(map(self._tidy, of(self._heads, name, self._parked).values()))
+
     def take_suspect(self, name: str = "") -> Ref | None:
         """Return the next task that must run in a process of its own; of a provider or a model, even if that is parked."""
         heads = (

@@ -217,6 +217,32 @@ def test_tries_go_round_also_after_resume_and_restart(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_task_that_must_run_alone_tries_in_its_turn(tmp_path: Path) -> None:
+    """A worker died of it, and its provider refuses it each time: the others try as often."""
+
+    async def scenario() -> None:
+        async with (
+            ModelServer(Settings(faults="hang")) as server,
+            Daemon(_configured(tmp_path, server)) as daemon,
+        ):
+            await daemon.submit("suspect.json", _tasks("standin/steps-2"))
+            await until(lambda: server.totals.requests == 1, 60)
+            server.control(faults="401")
+            (running,) = (await _ask(tmp_path, "status"))["running"]
+            os.kill(running["worker"], signal.SIGKILL)
+            await _until_status(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
+            await daemon.submit("b.json", task_file(3))
+            tried = []
+            for _ in range(8):
+                calls = server.totals.requests
+                await _ask(tmp_path, "resume", scope="provider", name="standin")
+                tried.append(await _tried(tmp_path, server, calls))
+            assert set(tried[:4]) == {"task 0", *(f"task number {n}" for n in range(3))}
+            assert tried[4:] == tried[:4]
+
+    asyncio.run(scenario())
+
+
 def test_a_model_whose_key_is_refused_waits_alone_in_the_end(tmp_path: Path) -> None:
     """A refusal that names nothing parks the provider; a task of another model tries it, so that the one is found out."""
 
