@@ -68,8 +68,7 @@ def exactly_once(daemon: Daemon) -> bool:
     db.close()
     wanted = {f"game{i}" for i in range(FILES)}
     whole = all((spool / f"outbox/{name}/request.json").exists() for name in wanted)
-    left = [p for p in (spool / "inbox").iterdir() if p.name != ".claimed"]
-    left += (spool / "inbox/.claimed").iterdir()
+    left = [*(spool / "inbox").iterdir(), *(spool / ".batchd/claimed").iterdir()]
     return (
         stored == wanted
         and {p.name for p in (spool / "outbox").iterdir()} == wanted
@@ -84,8 +83,9 @@ def main() -> int:
     with stage("hang", processes=1) as (_, daemon):
         cpu, begun = daemon.cpu_s(), time.perf_counter()
         dropper, inbox = drop(daemon.spool), daemon.spool / "inbox"
+        claimed = daemon.spool / ".batchd/claimed"
         os.waitpid(dropper, 0)
-        while not (empty(inbox) and empty(inbox / ".claimed")):
+        while not (empty(inbox) and empty(claimed)):
             time.sleep(0.05)
         took = (time.perf_counter() - begun) * 1000 / FILES
         used = (daemon.cpu_s() - cpu) * 1000 / FILES
