@@ -87,6 +87,8 @@ class Model:
 
     def kill(self) -> None:
         """Kill it with SIGKILL, its log kept."""
+        # What comes from now on gets no answer: else one could be given after the log was asked for.
+        self._get("/control", b'{"down": true}')
         self._before, self._repeated = self.log(), self.repeated()
         self._process.kill()
         self._end()
