@@ -73,6 +73,8 @@ class Planner:
 
     def plan(self, request: Request, settings: Settings) -> Plan:
         """Return what becomes of a request."""
+        if settings.models and request.body.model not in settings.models:
+            return Plan(refusal=faults.NO_MODEL)
         try:
             parts = self._parts(request.body.model, settings)
         except ValueError:

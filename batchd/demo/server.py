@@ -42,6 +42,8 @@ from batchd.records import Usage
 _MAX_BODY = 64 << 20
 #: Connections that may wait to be accepted: a thousand agents begin at once.
 _BACKLOG = 4096
+#: Of each script, so many numbered names stand in the list of models.
+_NUMBERS = 20
 
 
 class ModelServer:
@@ -133,7 +135,7 @@ class ModelServer:
             case "POST", "/chat/completions":
                 return await self._complete(http)
             case "GET", "/models":
-                return delivery.cut(http) if self.settings.down else _json(_models())
+                return delivery.cut(http) if self.settings.down else _json(_models(self.settings))
             case "GET", "/log":
                 return _json(self.requests)
             case "GET", "/totals":
@@ -235,8 +237,12 @@ def _json(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type=delivery.JSON)
 
 
-def _models() -> object:
-    data = [{"id": n, "object": "model", "created": 0, "owned_by": "batchd"} for n in faults.NAMES]
+def _models(settings: Settings) -> object:
+    """Return the list of models, as OpenAI has it: of scripts, the names with small numbers."""
+    numbered = (f"{script}-{n}" for script in faults.SCRIPTS for n in range(1, _NUMBERS))
+    listed = settings.models or dict.fromkeys((*faults.NAMES, *numbered), "")
+    shape = {"object": "model", "created": 0, "owned_by": "batchd"}
+    data = [{"id": n, **shape, "shutdown_date": day or None} for n, day in listed.items()]
     return {"object": "list", "data": data}
 
 
