@@ -78,7 +78,9 @@ def _model(
         mends += [end.fix] if end and end.successor else []
         told = f"{provider.base_url} has no model {own}"
         told += f": {end.words(today)}" if end else ""
-        yield Line("failed", what, told, f"set {key}: {' '.join(mends) or 'take one that it lists'}")
+        yield Line(
+            "failed", what, told, f"set {key}: {' '.join(mends) or 'take one that it lists'}"
+        )
     elif end is not None and end.due(today):
         verdict = "failed" if end.gone(today) else "note"
         yield Line(verdict, what, end.words(today), f"set {key}: {end.fix}")
