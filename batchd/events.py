@@ -20,6 +20,7 @@ from batchd.records import (
     ErrorInfo,
     Evaluation,
     Failure,
+    FileStamp,
     ModelSetup,
     Purpose,
     Reason,
@@ -38,8 +39,8 @@ class Terms:
     judge: ModelSetup
     #: The system prompt, as sent; written when the task starts.
     system_prompt: str = ""
-    #: The directory's files at the start: path to (size, mtime in ns). None: too many to list.
-    files: Mapping[str, tuple[int, int]] | None = None
+    #: The directory's files at the start: by path. None: too many to list.
+    files: Mapping[str, FileStamp] | None = None
     #: What other programs run when somebody uses the directory, at the start, by path. None: no one looked, as in
     #: the oldest journals.
     triggers: Mapping[str, Trigger] | None = None

@@ -33,6 +33,7 @@ from batchd.records import (
     Cost,
     ErrorInfo,
     FileChanges,
+    FileStamp,
     ModelSetup,
     Purpose,
     Reason,
@@ -63,7 +64,7 @@ def result(
     queued_at: float,
     finished_at: float,
     attempts: int,
-    files: Mapping[str, tuple[int, int]] | None,
+    files: Mapping[str, FileStamp] | None,
     triggers: Mapping[str, Trigger] | None = None,
 ) -> str:
     """Return the text of a task's result file. ``files`` and ``triggers``: its directory as it is now."""

@@ -11,7 +11,7 @@ from batchd import wire
 from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.records import Trigger
+from batchd.records import FileStamp, Trigger
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
 
@@ -91,7 +91,7 @@ class Host(Protocol):
         self,
         state: TaskState,
         verdict: Verdict,
-        files: Mapping[str, tuple[int, int]] | None,
+        files: Mapping[str, FileStamp] | None,
         triggers: Mapping[str, Trigger] | None,
         at: float,
     ) -> TaskFinished:

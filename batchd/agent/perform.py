@@ -32,6 +32,7 @@ from batchd.records import (
     Failure,
     FailureKind,
     FileChanges,
+    FileStamp,
     Message,
     ModelSetup,
     Purpose,
@@ -275,7 +276,7 @@ def _masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
 
 
 def _sizes(
-    before: Mapping[str, tuple[int, int]] | None, after: Mapping[str, tuple[int, int]] | None
+    before: Mapping[str, FileStamp] | None, after: Mapping[str, FileStamp] | None
 ) -> list[tuple[str, int]]:
     if before is None or after is None:
         return [("(too many files to list)", 0)]

@@ -30,7 +30,7 @@ from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, threads
 from batchd.pool.channel import Channel
-from batchd.records import Ref, Trigger
+from batchd.records import FileStamp, Ref, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
@@ -285,7 +285,7 @@ class AgentHost:
         self,
         state: TaskState,
         verdict: Verdict,
-        files: Mapping[str, tuple[int, int]] | None,
+        files: Mapping[str, FileStamp] | None,
         triggers: Mapping[str, Trigger] | None,
         at: float,
     ) -> TaskFinished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from batchd.records.hosts import Network
 
@@ -197,6 +197,22 @@ class ErrorInfo:
     retries: int = 0
 
 
+#: Of a file: size in bytes, mtime and ctime in nanoseconds, inode, mode, number of links; in older journals the first two alone.
+FileStamp: TypeAlias = tuple[int, ...]
+
+
+def _rewritten(before: FileStamp, after: FileStamp) -> bool:
+    """Whether a file's content may be another one: size and mtime a task can set back, ctime it cannot.
+
+    A change of mode or links moves ctime as well, and is none of the content; another file in its place is no such change.
+    """
+    if before[:2] != after[:2]:
+        return True
+    if len(before) != len(after) or before[2:3] == after[2:3]:
+        return False
+    return before[3] != after[3] or before[4:] == after[4:]
+
+
 @dataclass(frozen=True, slots=True)
 class FileChanges:
     """What became of the files in a task's directory: paths, sorted."""
@@ -207,13 +223,13 @@ class FileChanges:
 
     @classmethod
     def between(
-        cls, before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+        cls, before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]
     ) -> FileChanges:
-        """Compare two listings of path to (size, mtime)."""
+        """Compare two listings."""
         return cls(
             created=tuple(sorted(after.keys() - before.keys())),
             modified=tuple(
-                sorted(p for p in after.keys() & before.keys() if after[p] != before[p])
+                sorted(p for p in after.keys() & before.keys() if _rewritten(before[p], after[p]))
             ),
             deleted=tuple(sorted(before.keys() - after.keys())),
         )

@@ -76,6 +76,24 @@ FOLDERS: Mapping[str, str] = {
 }  # fmt: skip
 
 
+#: Files that count in certain folders alone, of other programs than git that keep versions: by name, where they lie.
+WITHIN: Mapping[str, tuple[str, ...]] = {
+    "hgrc-not-shared": (".hg",),
+    "sharedpath": (".hg", ".sl"),
+    "config": (".sl", ".pijul"),
+    "repo": (".jj",),
+    "config.toml": (".jj/repo",),
+    "workspace-config.toml": (".jj",),
+    "git_target": (".jj/repo/store",),
+    "branch.conf": (".bzr/branch",),
+    "location": (".bzr/branch",),
+    "defaults": ("_darcs/prefs",),
+    "prefs": ("_darcs/prefs",),
+    "Root": ("CVS",),
+}
+#: The folders of such programs, beside ``.git``.
+VERSIONS = frozenset({".hg", ".sl", ".svn", ".jj", ".bzr", "_darcs", ".pijul", "CVS"})
+
 #: The path under which it stands that not all of a directory was looked at.
 REST = "."
 

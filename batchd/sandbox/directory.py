@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
+from batchd.records.tasks import FileStamp
 from batchd.sandbox.identity import Identity, as_root
 
 _SYS_OPENAT2 = 437  # on all processors
@@ -26,6 +27,10 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+#: For what is only looked at, be it a link.
+_LOOKED_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+#: As many links as the kernel follows on one way.
+LINKS = 40
 _FRESH_MODE = 0o755
 #: Folders that tools fill: of no interest to whoever asks what a task changed.
 SKIPPED = frozenset(
@@ -43,9 +48,6 @@ SKIPPED = frozenset(
     }
     | {".mypy_cache", ".pytest_cache", ".ruff_cache"}
 )
-
-#: A file's size in bytes and the time of its last change in nanoseconds.
-Stamp = tuple[int, int]
 
 
 @functools.cache
@@ -85,13 +87,76 @@ def opened(path: str) -> int:
         raise SandboxError(f"the task's directory cannot be opened: {error}") from error
 
 
-def below(top: int, path: str, *, links: bool, flags: int = _FLAGS) -> int:
-    """Open what lies below a directory, itself for an empty path; ``links``: those that stay below it are followed.
+def below(top: int, path: str, *, flags: int = _FLAGS) -> int:
+    """Open what lies below a directory, itself for an empty path; no link counts. Raises ``OSError``."""
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS
+    return _openat2(top, path or ".", resolve, flags)
 
-    Raises ``OSError``.
+
+def status(top: int, path: str) -> os.stat_result:
+    """Return what lies below a directory, a link as itself. Raises ``OSError``."""
+    there = below(top, path, flags=_LOOKED_AT)
+    try:
+        return os.fstat(there)
+    finally:
+        os.close(there)
+
+
+def led(top: int, path: str) -> str | None:
+    """Return where a path below a directory leads once other programs follow its links, absolute ones too: below it as well.
+
+    None: elsewhere, or nowhere. By then something else may lie there: ``below`` opens it, and follows no link.
     """
-    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS
-    return _openat2(top, path or ".", resolve | (0 if links else _RESOLVE_NO_SYMLINKS), flags)
+    home = _parts(str(Path(f"/proc/self/fd/{top}").readlink()))
+    here, ahead, links = [*home], _parts(path), 0
+    while ahead:
+        name = ahead.pop(0)
+        if name == "..":
+            del here[-1:]
+            continue
+        try:
+            target = _link(top, home, here, name)
+        except OSError:
+            return None
+        if target is None:
+            here.append(name)
+            continue
+        links += 1
+        if links > LINKS:
+            return None
+        if target.startswith("/"):
+            here = []
+        ahead[:0] = _parts(target)
+    return "/".join(here[len(home) :]) if here[: len(home)] == home else None
+
+
+def _link(top: int, home: list[str], here: list[str], name: str) -> str | None:
+    """Return what a link in a folder holds; None: it is none. Raises ``OSError``.
+
+    A model's link may lead anywhere: outside of the directory nothing is opened, and no file system entered but those on
+    the way there, lest one that does not answer, or is mounted by being looked at, holds us up.
+    """
+    there = [*here, name]
+    if here[: len(home)] == home:
+        descriptor = below(top, "/".join(there[len(home) :]), flags=_LOOKED_AT)
+    elif there == home[: len(there)]:
+        return None
+    else:
+        resolve = _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+        above = _openat2(_AT_FDCWD, "/" + "/".join(here), resolve, os.O_DIRECTORY | _LOOKED_AT)
+        try:
+            descriptor = _openat2(above, name, resolve | _RESOLVE_NO_XDEV, _LOOKED_AT)
+        finally:
+            os.close(above)
+    try:
+        found = stat.S_ISLNK(os.fstat(descriptor).st_mode)
+        return os.readlink("", dir_fd=descriptor) if found else None
+    finally:
+        os.close(descriptor)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in {"", "."}]
 
 
 def fresh(path: str, user: str) -> tuple[int, bool]:
@@ -136,7 +201,7 @@ def _made(name: str, above: int) -> bool:
     return True
 
 
-def files(directory: int, limit: int, seconds: float) -> dict[str, Stamp] | None:
+def files(directory: int, limit: int, seconds: float) -> dict[str, FileStamp] | None:
     """Return the files below a directory by path; None where there are more than ``limit``, or time or descriptors run out.
 
     Links are listed, never followed; FIFOs and the like are not. Folders that tools fill, and those that
@@ -148,8 +213,8 @@ def files(directory: int, limit: int, seconds: float) -> dict[str, Stamp] | None
         return None  # half a list would say that the other half was deleted
 
 
-def _listed(directory: int, limit: int, deadline: float) -> dict[str, Stamp] | None:
-    found: dict[str, Stamp] = {}
+def _listed(directory: int, limit: int, deadline: float) -> dict[str, FileStamp] | None:
+    found: dict[str, FileStamp] = {}
     waiting = [""]
     seen = 0
     while waiting:
@@ -164,9 +229,17 @@ def _listed(directory: int, limit: int, deadline: float) -> dict[str, Stamp] | N
                     waiting.append(path)
                 continue
             with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                    found[shown(path)] = (status.st_size, status.st_mtime_ns)
+                its = entry.stat(follow_symlinks=False)
+                mode = its.st_mode
+                if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+                    found[shown(path)] = (
+                        its.st_size,
+                        its.st_mtime_ns,
+                        its.st_ctime_ns,
+                        its.st_ino,
+                        mode,
+                        its.st_nlink,
+                    )
     return found
 
 
@@ -176,7 +249,7 @@ def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
     Raises ``OSError`` where there is no descriptor left to read it by.
     """
     try:
-        descriptor = below(directory, folder, links=False)
+        descriptor = below(directory, folder)
     except OSError as error:
         if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
             raise
@@ -192,4 +265,6 @@ def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
 
 def shown(path: str) -> str:
     """Return a path as it is told: names that are not UTF-8 are escaped."""
+    if path.isascii():
+        return path
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -12,7 +12,7 @@ from typing import Self
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
-from batchd.records import Network, SandboxPolicy, hosts
+from batchd.records import FileStamp, Network, SandboxPolicy, hosts
 from batchd.records.triggers import Trigger
 from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch, triggers
 from batchd.sandbox.bwrap import TASK
@@ -294,10 +294,8 @@ class Workplace:
         """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
         return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
-    def files(
-        self, limit: int = 20_000, seconds: float = 2.0
-    ) -> Mapping[str, directory.Stamp] | None:
-        """Return size in bytes and modification time in nanoseconds of the files here, by path.
+    def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
+        """Return the stamps of the files here, by path.
 
         None where there are more than ``limit``, or ``seconds`` are not enough. Blocks for as long as it takes.
         Links are not followed; what tools keep for themselves (``.git``, ``node_modules``, …) is left out.

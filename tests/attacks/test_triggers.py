@@ -30,6 +30,17 @@ PLANTS: Mapping[str, tuple[str, str]] = {
     "one without a .git": ("git init -q --bare x", "x/config"),
     "one elsewhere": ("echo 'gitdir: ../x' > sub/.git", "sub/.git"),
     "a submodule's": ("git init -q m && mkdir .git/modules && mv m/.git .git/modules/m", ".git/modules/m/config"),
+    "beside what looks like a repository": (
+        "mkdir objects refs; echo ref: refs/heads/main > HEAD; echo x > CLAUDE.md",
+        "CLAUDE.md",
+    ),
+    "in what looks like one": (
+        "mkdir -p p/objects p/refs p/src/.vscode; echo x > p/HEAD; echo '{}' > p/src/.vscode/tasks.json",
+        "p/src/.vscode/tasks.json",
+    ),
+    "behind an absolute link": ("echo 'touch MARK' > tools/env", ".env"),
+    "behind one by the folder above": ("echo '{}' > tools/npmrc", ".npmrc"),
+    "Mercurial's": ("echo '[alias]' >> .hg/hgrc", ".hg/hgrc"),
     "direnv's": ("echo 'touch MARK' > sub/.envrc", "sub/.envrc"),
     "an agent's": ("mkdir .claude && echo '{}' > .claude/settings.json", ".claude/settings.json"),
     "beside too many files": (
@@ -49,6 +60,8 @@ def _repository(camp: Camp) -> Path:
         git init -q . && git config core.ignorecase true && git config user.name me && git config user.email me@here
         mkdir tools .vscode other sub && echo '#!/bin/sh' > tools/pre-commit && chmod +x tools/pre-commit
         ln -s ../../tools/pre-commit .git/hooks/pre-commit
+        touch tools/env tools/npmrc && ln -s "$PWD/tools/env" .env && ln -s ../repo/tools/npmrc .npmrc
+        mkdir .hg && touch .hg/hgrc
         echo '{}' > .vscode/tasks.json && echo '{"x": 1}' > other/tasks.json
         git add -A && git commit -qm first
     """

@@ -23,7 +23,7 @@ import pytest
 from patience import PATIENCE_S
 
 from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
-from batchd.records import SandboxPolicy
+from batchd.records import FileChanges, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check, directory
 
 AS_ROOT = os.geteuid() == 0
@@ -497,6 +497,35 @@ def test_a_command_is_followed_to_its_end_without_descriptors(
         monkeypatch.undo()
         assert not command_lines(marker)
         assert zombies() == dead
+
+    asyncio.run(visit(tmp_path, body))
+
+
+def test_a_file_that_is_rewritten_counts_as_modified_whatever_time_it_bears(tmp_path: Path) -> None:
+    """No command sets a ctime back. Another mode, or one more link, is another file's content to nobody."""
+
+    async def body(place: Workplace) -> None:
+        made = """
+            for name in rewritten replaced through mode link same; do echo -n old > $name; done
+            mkdir -p node_modules && ln through node_modules/through
+        """
+        assert (await place.shell(made, timeout_s=PATIENCE_S)).exit_code == 0
+        before = place.files() or {}
+        hidden = """
+            set -e; touch -r rewritten /tmp/time
+            for file in rewritten node_modules/through; do echo -n new > $file; touch -r /tmp/time $file; done
+            echo -n new > /tmp/replaced && touch -r replaced /tmp/replaced && cp -p --remove-destination /tmp/replaced .
+            chmod +x mode; ln link node_modules/link; cat same
+        """
+        ran = await place.shell(hidden, timeout_s=PATIENCE_S)
+        assert ran.exit_code == 0, ran.output
+        after = place.files() or {}
+        assert {name for name in before if before[name][:2] != after[name][:2]} <= {"through"}
+        changes = FileChanges.between(before, after)
+        assert changes.modified == ("replaced", "rewritten", "through")
+        # A journal of before has size and time alone.
+        older = {name: stamp[:2] for name, stamp in before.items()}
+        assert {*FileChanges.between(older, after).modified} <= {"through"}
 
     asyncio.run(visit(tmp_path, body))
 

@@ -54,6 +54,9 @@ def test_all_that_counts_as_running_code_is_listed() -> None:
             assert f"`{name}{'/' if names is triggers.FOLDERS else ''}`" in rows[by].replace(
                 "*.", "."
             )
+    for name, folders in triggers.WITHIN.items():
+        for folder in folders:
+            assert f"`{folder}/{name}`" in rows[triggers.GIT]
 
 
 def test_what_the_program_names_is_there() -> None:

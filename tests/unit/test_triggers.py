@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd.records.triggers import REST, Trigger, changed
+from batchd.records.triggers import REST, WITHIN, Trigger, changed
 from batchd.sandbox import triggers
 
 
@@ -75,3 +75,96 @@ def test_of_a_repositorys_inside_only_what_git_obeys_counts(tmp_path: Path, name
     ):
         (inside / file).write_text("x")
     assert {*look(tmp_path)} == {f"{name}/config", f"{name}/hooks/pre-commit"}
+
+
+@pytest.mark.parametrize("top", ["", "proj/"])
+def test_what_looks_like_a_repository_hides_nothing(tmp_path: Path, top: str) -> None:
+    """Three names make a folder look like the inside of a repository: what others run in it counts as anywhere."""
+    place = tmp_path / top
+    for folder in ("objects", "refs", "hooks", ".vscode", "src/.claude", "objects/deep", "w/.git"):
+        (place / folder).mkdir(parents=True)
+    counting = (
+        *("CLAUDE.md", ".envrc", ".vscode/tasks.json", "src/.claude/settings.json", "w/.git/config"),
+        *("config", "hooks/pre-commit", "objects/deep/.envrc"),
+    )  # fmt: skip
+    for file in ("HEAD", "main.py", *counting):
+        (place / file).write_text("x")
+    assert {*look(tmp_path)} == {f"{top}{path}" for path in counting}
+
+
+def test_a_repository_in_two_places_is_known_by_either(tmp_path: Path) -> None:
+    """One folder has HEAD and names the other, in which the settings lie that git obeys."""
+    for folder in ("x", "lib/objects", "lib/refs", ".git/worktrees/y"):
+        (tmp_path / folder).mkdir(parents=True)
+    counting = ("x/commondir", "lib/config", ".git/worktrees/y/commondir")
+    for file in ("x/HEAD", ".git/worktrees/y/HEAD", *counting):
+        (tmp_path / file).write_text("x")
+    assert {*look(tmp_path)} == {*counting}
+
+
+@pytest.mark.parametrize("way", ["{top}/", "../task/", "{other}/", "../../link/task/", "./x/../"])
+def test_what_a_link_leads_to_counts_however_it_is_written(tmp_path: Path, way: str) -> None:
+    """Absolute, through the folder above, by another link of the machine's: what other programs follow, we do."""
+    task = tmp_path / "real/task"
+    for folder in (".git/hooks", "conf/vs", "x"):
+        (task / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    target = way.format(top=task, other=tmp_path / "link/task")
+    kept = {".envrc": "conf/envrc", ".vscode": "conf/vs", ".git/hooks/pre-commit": "x/hook"}
+    for link, to in kept.items():
+        up = "../../" if link.count("/") > 1 and target.startswith(".") else ""
+        (task / link).symlink_to(f"{up}{target}{to}")
+    files = {"conf/envrc": ".envrc", "conf/vs/tasks.json": ".vscode/tasks.json", "x/hook": ".git/hooks/pre-commit"}  # fmt: skip
+    for file in files:
+        (task / file).write_text("old")
+    before = look(task)
+    assert {*before} == {*kept, ".vscode/tasks.json"}
+    assert {path for path in before if before[path].kind == "file"} == {*files.values()}
+    for file in files:
+        (task / file).write_text("new")
+    assert changed(before, look(task), 0.0) == dict.fromkeys(files.values(), "modified")
+
+
+def test_no_link_leads_onto_another_file_system(tmp_path: Path) -> None:
+    """One that does not answer, or is mounted by a look, holds nobody up; /proc stands for it here."""
+    (tmp_path / "conf").write_text("x")
+    for name, way in ((".envrc", "/proc/self/root"), (".npmrc", "/proc/1/../..")):
+        (tmp_path / name).symlink_to(f"{way}{tmp_path}/conf")
+    assert [len(trigger.stamp) for trigger in look(tmp_path).values()] == [4, 4]
+
+
+def test_links_of_skills_are_no_samples(tmp_path: Path) -> None:
+    """Only git's own sample hooks are left out: elsewhere the name says nothing."""
+    for folder in (".git/hooks", ".claude/skills", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in (".git/hooks/commit-msg.sample", ".claude/x.sample", "other/SKILL.md"):
+        (tmp_path / file).write_text("x")
+    (tmp_path / ".claude/skills/y.sample").symlink_to("../../other")
+    assert {*look(tmp_path)} == {
+        *(".claude/x.sample", ".claude/skills/y.sample", ".claude/skills/y.sample/SKILL.md"),
+    }
+
+
+def test_settings_of_other_programs_that_keep_versions_count(tmp_path: Path) -> None:
+    """Each in its own folder alone, and through a link in that folder's place; what fills the folder does not count."""
+    for name, folders in WITHIN.items():
+        for folder in folders:
+            for place in (tmp_path / folder, tmp_path / "sub/deep" / folder, tmp_path / "plain"):
+                place.mkdir(parents=True, exist_ok=True)
+                if not (place / name).is_dir() and (folder, name) != (".jj", "repo"):
+                    (place / name).write_text("x")
+    (tmp_path / ".hg/hgrc").write_text("[hooks]")
+    (tmp_path / ".hg/store/data").mkdir(parents=True)
+    (tmp_path / ".hg/store/data/.envrc").write_text("")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/.hg").symlink_to(tmp_path / ".hg")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.jj").mkdir()
+    (tmp_path / "other/.jj/repo").write_text("../../x")
+    own = {f"{f}/{name}" for name, all_ in WITHIN.items() for f in all_} - {".jj/repo"}
+    assert {*look(tmp_path)} - {path for path in look(tmp_path) if path.startswith("linked")} == {
+        *own,
+        *(f"sub/deep/{path}" for path in own),
+        *(".hg/hgrc", "other/.jj/repo"),
+    }
+    assert {"linked/.hg", "linked/.hg/hgrc"} < {*look(tmp_path)}
