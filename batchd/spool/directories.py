@@ -13,12 +13,15 @@ from pathlib import Path
 
 from batchd.config import Config, trust
 from batchd.log import escape
+from batchd.records.triggers import VERSIONS
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
 _PATH_LENGTH = 4095
 #: Where the code lies.
 _CODE = Path(__file__).parents[1]
 _CHECKOUT = "batchd's own checkout: work elsewhere, with [workspace] root or allow"
+#: What git takes for the inside of a repository, or of another working tree of one, under whatever name.
+_INSIDES = (("HEAD", "objects", "refs"), ("HEAD", "commondir"))
 #: Where systemd has its units, beside users' own.
 _UNITS = ("/etc", "/run", "/usr/lib", "/usr/local/lib")
 
@@ -131,15 +134,17 @@ def _users() -> Iterator[tuple[str, str]]:
 def _private(real: str) -> str | None:
     """Return why a directory is none to work in, by its name and by what lies in it, whosever it is."""
     *above, name = Path(real).parts
-    for closed in (".git", ".ssh"):
+    for closed in (".git", ".ssh", *sorted(VERSIONS)):
         if name == closed:
             return f"{real} is a {closed}"
         if closed in above:
             return f"{real} lies in a {closed}"
     if os.path.lexists(f"{real}/.ssh"):
         return f"{real} holds a .ssh: it is somebody's home"
-    if all(os.path.lexists(f"{real}/{part}") for part in ("HEAD", "objects", "refs")):
-        return f"{real} is the inside of a git repository: name its working tree"
+    for folder in (real, *map(str, Path(real).parents)):
+        if any(all(os.path.lexists(f"{folder}/{n}") for n in names) for names in _INSIDES):
+            lies = "is" if folder == real else f"lies in {folder},"
+            return f"{real} {lies} the inside of a git repository: name its working tree"
     return None
 
 

@@ -68,9 +68,19 @@ def _rejection(spool: Camp, task: dict[str, Any], **batch: Any) -> str:
 def test_no_directory_of_batchds_own(rooms: Camp) -> None:
     """Neither a room itself, nor what holds it or lies in it, nor a link to any of these."""
     own = Path(batchd.__file__).parent
-    for name in ("repo/.git/hooks", "bare/objects", "bare/refs", "home/.ssh"):
+    for name in (
+        "repo/.git/hooks",
+        "bare/objects",
+        "bare/refs",
+        "bare/hooks",
+        "bare/worktrees/x",
+        "other/commondir",
+        "hg/.hg",
+        "home/.ssh",
+    ):
         rooms.workplace(rooms.folder / name)
-    (rooms.folder / "bare/HEAD").write_text("ref: refs/heads/main\n")
+    for name in ("bare", "other"):
+        (rooms.folder / name / "HEAD").write_text("ref: refs/heads/main\n")
     with rooms.serving():
         (rooms.folder / "link").symlink_to(".batchd")
         refused = {
@@ -95,6 +105,10 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             "repo/.git": "is a .git",
             "repo/.git/hooks": "lies in a .git",
             "bare": "is the inside of a git repository",
+            "bare/hooks": "bare, the inside of a git repository",
+            "bare/worktrees/x": "bare, the inside of a git repository",
+            "other": "is the inside of a git repository",
+            "hg/.hg": "is a .hg",
             "home": "holds a .ssh",
             "home/.ssh": "is a .ssh",
             "/etc/systemd/system": "lies in a folder of systemd's units",

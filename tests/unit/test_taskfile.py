@@ -167,6 +167,31 @@ def test_no_directory_of_programs_that_somebody_else_runs(
     )
 
 
+@pytest.mark.parametrize("known_by", [("HEAD", "objects/x", "refs/x"), ("HEAD", "commondir")])
+@pytest.mark.parametrize("directory", ["b.git", "b.git/hooks", "b.git/hooks/deep", "b.git/new"])
+def test_no_directory_within_a_repository_without_a_working_tree(
+    spool: Config, tmp_path: Path, known_by: tuple[str, ...], directory: str
+) -> None:
+    """At whatever depth, there yet or not: git runs what lies there at the next fetch or push."""
+    for name in (*known_by, "hooks/deep/x", "info/x"):
+        (tmp_path / "work/b.git" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work/b.git" / name).write_text("")
+    task = {"first_prompt": "x", "dir": directory}
+    why = _problems({"tasks": [{"id": "a", "first_prompt": "x"}, {**task, "after": ["a"]}]}, spool)
+    assert why["tasks[1].dir"].endswith("the inside of a git repository: name its working tree")
+
+
+@pytest.mark.parametrize("name", [".hg", ".jj", ".sl", ".bzr", "_darcs", ".pijul", ".svn"])
+def test_no_directory_that_another_program_keeps_versions_in(
+    spool: Config, tmp_path: Path, name: str
+) -> None:
+    """As with a `.git`: its settings run commands."""
+    (tmp_path / "work/x" / name / "store").mkdir(parents=True)
+    for directory, why in ((name, "is a"), (f"{name}/store", "lies in a")):
+        told = _problems({"first_prompt": "x", "dir": f"x/{directory}"}, spool)["dir"]
+        assert told.endswith(f"{why} {name}")
+
+
 def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
     """One look at a file tells everything: also of a task that has another error already."""
     found = _problems(
