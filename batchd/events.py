@@ -21,6 +21,7 @@ from batchd.records import (
     Evaluation,
     Failure,
     FileStamp,
+    Limits,
     ModelSetup,
     Purpose,
     Reason,
@@ -53,6 +54,8 @@ class Terms:
     compare: tuple[ModelSetup, ...] = ()
     #: Whether a money limit of the task, its batch or the day is active.
     capped: bool = False
+    #: What the task may use up. None: what its record says, as in older journals.
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

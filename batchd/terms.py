@@ -27,7 +27,7 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
         if unknown:
             raise InputError(tuple(_unpriced(name) for name in dict.fromkeys(unknown)))
     compare = tuple(_compared(name, config, prices) for name in config.cost.compare)
-    return Terms(model=model, judge=judge, compare=compare, capped=capped)
+    return Terms(model=model, judge=judge, compare=compare, capped=capped, limits=task.limits)
 
 
 def setup(name: str, config: Config, prices: Prices) -> ModelSetup:

@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--moved",
         action="store_true",
-        help="the backup is this spool's, though its batches went to another outbox",
+        help="the backup is this spool's, though batches of it went to another outbox",
     )
     parser.add_argument("--json", action="store_true", help="for other programs")
     parser.epilog = (
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(_told(plan, source, former, done=args.yes))
     else:
-        if plan.elsewhere and not args.yes:
+        if plan.others and not args.yes:
             print(f"{escape(_strange(plan, settings))}\n")
         _show(plan, source, former, done=args.yes)
     return 0
@@ -107,7 +107,13 @@ def _as_is(state: Path, *, do: bool, as_json: bool) -> int:
 
 
 def _strange(plan: Plan, settings: config.Config) -> str:
-    """Return why a backup seems to be another spool's, and what to say if it is not."""
+    """Return why a backup seems to be another spool's, or where else it would write, and what to say if that is right."""
+    if not plan.elsewhere:
+        listed = ", ".join(plan.others[:_SHOWN])
+        return (
+            f"Batches of it went to other folders than {settings.paths.outbox}: {listed}. What is left of them is "
+            "written there, and prune removes it there. If these were outboxes of this spool, say --moved as well."
+        )
     return (
         f"This seems to be another spool's: its batches went to {plan.elsewhere}, and none to "
         f"{settings.paths.outbox}. If this spool or its outbox was moved since, say --moved as well; batches that "
@@ -124,7 +130,7 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     try:
         plan = await reconcile.plan(store, settings)
         if do:
-            if plan.elsewhere and not moved:
+            if plan.others and not moved:
                 raise UsageError(f"{_strange(plan, settings)} Nothing was changed.")
             await reconcile.carry_out(store, plan)
     finally:
@@ -155,6 +161,7 @@ def _told(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dict[
             for s in plan.strangers
         ],
         "elsewhere": plan.elsewhere or None,
+        "others": list(plan.others),
         "claimed": [{"name": c.name, "path": str(c.path)} for c in plan.claims],
     }
 

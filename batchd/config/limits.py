@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from batchd import records
 from batchd.config.values import Amount, Count, Positive, Section, Span
@@ -58,3 +58,12 @@ class Limits(Section):
         return records.Limits(
             **{f.name: getattr(self, f.name) for f in fields(records.Limits)},
         )
+
+    def lowered(self, limits: records.Limits) -> records.Limits:
+        """Return limits of which none is above the ceiling."""
+        low = {
+            f.name: min(getattr(limits, f.name) or ceiling, ceiling)
+            for f in fields(self.ceiling)
+            if (ceiling := getattr(self.ceiling, f.name))
+        }
+        return replace(limits, **low)

@@ -157,11 +157,12 @@ class Dispatcher:
         assert batch is not None, "a batch is open while its tasks are"
         task = active.task = core.store.task(ref)
         active.attempt = given.attempt
+        closed = await starting.closed(core, task)
         if isinstance(active.stop, Suspended):
             self.pool.release(active.worker, ref)
             await self._suspend(active, active.stop)
             return
-        if refusal := starting.refusal(core, active, task, given):
+        if refusal := starting.refusal(core, active, task, given, closed):
             if isinstance(refusal, Park):
                 self.pool.release(active.worker, ref)
                 active.park = refusal

@@ -83,6 +83,8 @@ class Plan:
     claims: list[Claim] = field(default_factory=list)
     #: Where the store's newest batch went, if none ever went to this outbox: it is another spool's, or that was moved.
     elsewhere: str = ""
+    #: All outboxes of its batches that are not this one: what is left of them is written there, and what is pruned removed.
+    others: tuple[str, ...] = ()
 
 
 async def plan(store: Store, config: Config) -> Plan:
@@ -92,7 +94,10 @@ async def plan(store: Store, config: Config) -> Plan:
             "SELECT outbox FROM batches GROUP BY outbox ORDER BY max(id) DESC"
         ).fetchall()
     )
-    made, restored = Plan(elsewhere=_elsewhere(outboxes, config)), store.restore()
+    others = _others(outboxes, config)
+    # The newest comes first.
+    elsewhere = others[0] if others and len(others) == len(outboxes) else ""
+    made, restored = Plan(elsewhere=elsewhere, others=others), store.restore()
     waiting: dict[str, list[Ref]] = {}
     for queued in restored.queued:
         waiting.setdefault(queued.ref.batch, []).append(queued.ref)
@@ -118,12 +123,10 @@ async def plan(store: Store, config: Config) -> Plan:
     return made
 
 
-def _elsewhere(outboxes: Sequence[tuple[str]], config: Config) -> str:
-    """Return the first of the outboxes, unless ours is among them."""
+def _others(outboxes: Sequence[tuple[str]], config: Config) -> tuple[str, ...]:
+    """Return which of the outboxes are not ours."""
     ours = Path(config.paths.outbox).resolve()
-    if not outboxes or any(Path(outbox).resolve() == ours for (outbox,) in outboxes):
-        return ""
-    return outboxes[0][0]
+    return tuple(outbox for (outbox,) in outboxes if Path(outbox).resolve() != ours)
 
 
 async def carry_out(store: Store, made: Plan) -> None:

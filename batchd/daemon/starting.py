@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from dataclasses import replace
 
 import msgspec
@@ -14,6 +16,7 @@ from batchd.errors import InputError, NotPossibleError
 from batchd.events import CancelRequested, TaskStarted, Terms, decode
 from batchd.governor import Park, Refusal
 from batchd.records import Batch, Reason, Secret, Status, Task
+from batchd.spool.directories import Directories
 from batchd.store import Dispatched
 
 #: What a cancelled task's result says where nobody said why.
@@ -21,16 +24,27 @@ CANCELLED = "cancelled"
 
 
 def refusal(
-    core: Core, active: Active, task: Task, given: Dispatched
+    core: Core, active: Active, task: Task, given: Dispatched, closed: str
 ) -> tuple[Status, Reason, str] | Park | None:
-    """Return how a task ends or waits that is not to start after all; else its terms are set, and its secrets known."""
+    """Return how a task ends or waits that is not to start after all; else its terms are set, and its secrets known.
+
+    ``closed``: why it may not work in its directory.
+    """
     if isinstance(active.stop, CancelRequested):
         return Status.CANCELLED, Reason.USER, active.stop.message or CANCELLED
+    if closed:
+        why = f"its directory is none that tasks may work in now: {closed}"
+        fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
+        return Status.ERROR, Reason.SANDBOX, f"{why} ({fix})"
     capped = core.governor.capped(active.ref)
     try:
-        active.terms = _kept(given.history) or terms.terms(
-            task, core.config, core.prices, capped=capped
-        )
+        kept = _kept(given.history)
+        if kept is None:
+            task = replace(task, limits=core.config.limits.lowered(task.limits))
+            kept = terms.terms(task, core.config, core.prices, capped=capped)
+        elif kept.limits is not None:
+            task = replace(task, limits=kept.limits)
+        active.terms = kept
     except InputError as error:
         waits = _without_provider(core, task)
         if isinstance(waits, Park):
@@ -41,6 +55,23 @@ def refusal(
     except NotPossibleError as error:
         return Status.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
     return None
+
+
+async def closed(core: Core, task: Task) -> str:
+    """Return why a task may not work in its directory; empty: it may.
+
+    It was asked at the claim: the configuration may be another one since, or the store come from elsewhere.
+    """
+    if not task.dir:
+        return ""
+    # In a thread: the file system may take its time.
+    return await asyncio.to_thread(_refused, Directories(core.config), task.dir)
+
+
+def _refused(directories: Directories, directory: str) -> str:
+    if directories.real(directory) != os.path.normpath(directory):
+        return ""  # a link stands there since, which no one follows: who opens it says so
+    return directories.problem(directory, must_exist=False)
 
 
 def _without_provider(core: Core, task: Task) -> Park | Refusal | None:

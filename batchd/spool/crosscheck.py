@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -245,11 +245,9 @@ def _task(
 
 
 def _limits(config: Config, *layers: Defaults) -> records.Limits:
-    values = {f.name: getattr(config.limits, f.name) for f in fields(records.Limits)}
-    for name, ceiling in _ceiling(config).items():
-        # A default is lowered in silence; what a file asks for has been refused above the ceiling.
-        values[name] = min(values[name] or ceiling, ceiling)
+    # A default is lowered in silence; what a file asks for has been refused above the ceiling.
+    limits = config.limits.lowered(config.limits.record())
     for layer in layers:
         if layer.limits is not None:
-            values |= layer.limits.model_dump(exclude_none=True)
-    return records.Limits(**values)
+            limits = replace(limits, **layer.limits.model_dump(exclude_none=True))
+    return limits

@@ -28,4 +28,7 @@ def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:
     # What is published needs no directory any more.
     waiting = "SELECT s.body FROM tasks t JOIN specs s ON s.task = t.id WHERE t.published = 0"
     for (body,) in db.execute(waiting):
-        yield "a task", unpack_task(body).id
+        task = unpack_task(body)
+        yield "a task", task.id
+        if task.dir and not task.dir.startswith("/"):
+            yield "the directory of a task", task.dir  # no batchd stores one that is not whole

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import pytest
 from batchd import config
 from batchd.daemon import Daemon, reconcile
 from batchd.daemon.reconcile import Plan
-from batchd.records import Batch, Cause, Ref, Scope, Status, Task
+from batchd.events import TaskStarted
+from batchd.records import Batch, Cause, Limits, Ref, Scope, Status, Task
 from batchd.spool import places
 from batchd.spool.claims import Claimer
 from batchd.spool.settle import signature
@@ -317,6 +319,10 @@ _STRAYING = {
         "UPDATE specs SET body = CAST(replace(body, '\"001\"', '\"../x\"') AS BLOB)",
         "'../x'",
     ),
+    "a task's directory": (
+        'UPDATE specs SET body = CAST(replace(body, \'"dir":""\', \'"dir":"../x"\') AS BLOB)',
+        "'../x'",
+    ),
     "an outbox": ("UPDATE batches SET outbox = 'elsewhere'", "'elsewhere'"),
 }
 
@@ -340,6 +346,61 @@ def test_a_backup_whose_names_lead_elsewhere_is_refused(spool: Any, what: str) -
     assert name in refused.stderr
     assert "nothing was changed: name another backup" in refused.stderr
     assert path.read_bytes() == before
+
+
+def test_a_backup_writes_to_no_other_outbox_unasked(spool: Any, tmp_path: Path) -> None:
+    """One of its batches went elsewhere: that folder is named, and refused unless it was this spool's outbox."""
+    backup, path, other = spool.folder / "kept.bak", store_of(spool), tmp_path / "other"
+    (spool.folder / ".batchd").mkdir(mode=0o700)
+    ours = Batch(name="a", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        for batch in (ours, replace(ours, name="b", claim="y", outbox=str(other))):
+            task = Task(id="001", first_prompt="x", model="standin/m")
+            asyncio.run(store.add_batch(batch, [task]))
+    assert spool.batchd("backup", backup).returncode == 0
+    shown = spool.batchd("restore", backup)
+    assert (shown.returncode, f"{spool.folder}/outbox: {other}." in shown.stdout) == (0, True)
+    assert json.loads(spool.batchd("restore", backup, "--json").stdout)["others"] == [str(other)]
+    refused = spool.batchd("restore", backup, "--yes")
+    assert refused.returncode == 2
+    assert f"{spool.folder}/outbox: {other}." in refused.stderr
+    assert "say --moved as well" in refused.stderr
+    assert spool.batchd("restore", backup, "--yes", "--moved").returncode == 0
+
+
+def test_tasks_that_the_configuration_allows_no_more_do_not_run(spool: Any) -> None:
+    """A store may come from elsewhere, a root or a ceiling be narrower since: both are asked as a task starts."""
+    outside, path = spool.folder / "outside", store_of(spool)
+    for folder in (outside, spool.folder / "repos", spool.folder / ".batchd"):
+        folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(outside, 65534, -1)  # so that commands could run there
+    made = Batch(name="a", claim="x", outbox=str(spool.folder / "outbox"), request="request.json", received_at=1)  # fmt: skip
+    task = Task(id="dir", first_prompt="x", model="standin/steps-5", evaluator="none")
+    tasks = [
+        replace(task, dir=str(outside)),
+        replace(task, id="calls", limits=Limits(max_calls=9)),
+    ]
+    with contextlib.closing(Store.open(path, retention_s=0)) as store:
+        asyncio.run(store.add_batch(made, tasks))
+    settings = spool.folder / "config.toml"
+    settings.write_text(
+        settings.read_text() + '[workspace]\nroot = "repos"\n[limits.ceiling]\nmax_calls = 2\n'
+    )
+    with spool.serving():
+        ended(spool, "a")
+    results = {task.id: spool.result("a", task.id) for task in tasks}
+    assert (results["dir"]["status"], results["dir"]["reason"]) == ("error", "sandbox")
+    told = results["dir"]["error"]["message"]
+    assert f"{outside} lies outside of [workspace] root and allow" in told
+    assert "allow it in [workspace], then `batchd retry a`" in told
+    assert not any(outside.iterdir())
+    assert (results["calls"]["status"], results["calls"]["reason"]) == ("timeout", "max_calls")
+    assert results["calls"]["usage"]["calls"] == 2
+    with Reader(path) as reader:
+        began = reader.events(Ref("a", "calls"))[0]
+    assert isinstance(began, TaskStarted)
+    assert began.terms.limits == Limits(max_calls=2)
 
 
 def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> None:
