@@ -11,6 +11,7 @@ from pathlib import Path
 from batchd.config import Config, private
 from batchd.errors import NotPossibleError
 from batchd.log import Action, get_logger
+from batchd.spool import places
 
 _OTHERS_WRITE = stat.S_IWOTH
 
@@ -54,6 +55,31 @@ def exposures(config: Config) -> Iterator[Exposure]:
         if (found := _status(above)) and _open_to_all(found):
             why = "everybody can put something else in the place of what lies in it"
             yield Exposure(str(above), why, f"chmod o-w {above}, or chmod +t {above}")
+    for path in (paths.inbox, paths.outbox):
+        yield from _way(path)
+
+
+def _way(path: str) -> Iterator[Exposure]:
+    """Find whose folders and links lead to a folder in which batchd writes, or takes files away: who has one chooses where."""
+    real = os.path.realpath(path)
+    above = {*Path(path).parents, *Path(real).parents} - {Path("/")}
+    for folder in sorted(above):
+        if (found := _status(folder)) and not _ours(found):
+            why = (
+                f"it belongs to user {found.st_uid}, who can put something else in the place of what"
+                f" leads to {path}"
+            )
+            fix = f"chown {os.geteuid()} {folder}, or name another folder in [paths]"
+            yield Exposure(str(folder), why, fix, grave=os.geteuid() == 0)
+    there = next((p for p in (Path(path), *Path(path).parents) if _status(p)), Path("/"))
+    try:
+        os.close(places.enter(there))
+    except PermissionError as error:
+        if places.TURNED in str(error):
+            why, fix = str(error.strerror).split(": ", 1)
+            yield Exposure(path, why, fix, grave=True)
+    except OSError:
+        return  # what uses it says so
 
 
 def insist(config: Config) -> None:
@@ -95,6 +121,9 @@ def _inbox(inbox: str) -> Iterator[Exposure]:
 
 def _outbox(outbox: str) -> Iterator[Exposure]:
     found = _status(outbox)
+    if found and not _ours(found):
+        why = f"it belongs to user {found.st_uid}, who can put links where results are written"
+        yield Exposure(outbox, why, f"chown {os.geteuid()} {outbox}", grave=os.geteuid() == 0)
     if found and found.st_mode & _OTHERS_WRITE:
         # By a link in the place of a batch's folder they would choose where root writes.
         why = "everybody can put links where results are written"

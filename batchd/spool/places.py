@@ -9,6 +9,8 @@ from pathlib import Path
 
 #: As many links as the kernel follows on one way.
 _LINKS = 40
+#: What is said of another's link.
+TURNED = "who could have it lead elsewhere"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: On the way, where we may pass and not look.
 _PASSED = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,7 +71,7 @@ def _check(path: Path, link: str, owner: int, links: int) -> None:
     """Raise ``OSError`` where a link on the way to ``path``, one of so many, is not to be followed."""
     if owner not in {0, os.geteuid()}:
         why = (
-            f"{link} on the way there is a link of user {owner}, who could have it lead elsewhere: name the folder that "
+            f"{link} on the way there is a link of user {owner}, {TURNED}: name the folder that "
             "is meant, or have root or the daemon's own user make the link"
         )
         raise OSError(errno.EPERM, why, str(path))

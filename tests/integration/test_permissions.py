@@ -72,6 +72,13 @@ def _tell_in_config(folder: Path) -> None:
     config.chmod(0o644)
 
 
+def _lead(folder: Path, name: str) -> None:
+    """Have a link of another user in the place of a folder."""
+    (folder / name).rename(folder / "real")
+    (folder / name).symlink_to("real")
+    os.chown(folder / name, 65534, -1, follow_symlinks=False)
+
+
 #: What opens something to others, what is then told, and whether the daemon starts all the same.
 OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "state-read": (lambda f: (f / ".batchd").chmod(0o755), "others can look into it", True),
@@ -92,6 +99,18 @@ if os.geteuid() == 0:
         "state-owned": (
             lambda f: os.chown(f / ".batchd", 65534, -1),
             "belongs to user 65534",
+            False,
+        ),
+        "outbox-owned": (
+            lambda f: os.chown(f / "outbox", 65534, -1),
+            "belongs to user 65534, who can put links where results",
+            False,
+        ),
+        "outbox-linked": (lambda f: _lead(f, "outbox"), "could have it lead elsewhere", False),
+        "inbox-linked": (lambda f: _lead(f, "inbox"), "could have it lead elsewhere", False),
+        "above-owned": (
+            lambda f: os.chown(f, 65534, -1),
+            "belongs to user 65534, who can put something else",
             False,
         ),
         "key-owned": (lambda f: os.chown(f / "key", 65534, -1), "belongs to user 65534", True),
