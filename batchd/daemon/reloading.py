@@ -19,6 +19,7 @@ from batchd.log import Action
 from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
+from batchd.spool import permissions
 
 Place = tuple[str, ...]
 
@@ -104,6 +105,8 @@ class Reloader:
         paths = replace(config.paths, inbox=old.paths.inbox, state=old.paths.state)
         config = replace(config, paths=paths)
         visible.refuse(config)
+        if config.paths != old.paths:
+            permissions.insist(config)
         if config.sandbox != old.sandbox:
             Sandbox(config.sandbox_policy())  # as at the start: never without a working one
         log.hide(config.hidden())

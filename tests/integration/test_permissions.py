@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from loglines import logged
 
 from tests.conftest import Spool
 
@@ -134,3 +137,24 @@ def test_what_is_open_to_others_is_told_with_the_mend(open_spool: Spool, case: s
         refused = open_spool.batchd("serve")
         assert refused.returncode == 3
         assert told in refused.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_no_reload_has_root_write_where_another_user_rules(open_spool: Spool) -> None:
+    """An outbox of theirs, or behind a link of theirs, is refused as at a start; the old one stays."""
+    config, log = open_spool.folder / "config.toml", open_spool.folder / "daemon.log"
+    theirs = open_spool.folder / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, -1)
+    text = config.read_text().replace('outbox = "outbox"', "")
+    assert "[paths]" not in text
+    with open_spool.serving() as daemon:
+        config.write_text(f'{text}[paths]\noutbox = "{theirs}"\n')
+        daemon.send_signal(signal.SIGHUP)
+
+        def reloads() -> list[dict[str, Any]]:
+            return [line for line in logged(log) if line["event"] == "config_reloaded"]
+
+        open_spool.eventually(reloads)
+        assert reloads()[0]["kept_old"] is True
+        assert "belongs to user 65534, who can put links" in reloads()[0]["message"]
