@@ -166,6 +166,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
     "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
+    "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
     # --- words
     "unknown keys": (("spool/taskspec.py", 'extra="forbid"', 'extra="ignore"'),),
