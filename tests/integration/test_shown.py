@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from batchd.config import private
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox, check
+from batchd.sandbox.mounts import mounts
 from tests.conftest import Spool
 
 #: A file below /usr that every machine has, and that no command here needs.
@@ -187,6 +191,58 @@ def test_services_that_come_and_go_end_no_task(above: Path, tmp_path: Path) -> N
     finally:
         for service in services:
             service.join()
+
+
+_CALL = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_what_is_mounted_while_tasks_run_is_looked_at(above: Path, tmp_path: Path) -> None:
+    """A folder with a service that is bound below /usr between two tasks, or goes there with its disk: it is hidden."""
+    services = Path(tempfile.mkdtemp(prefix="batchd-", dir="/mnt"))
+    services.chmod(0o755)
+    place = above / "bound"
+    place.mkdir()
+    sandbox, names = Sandbox(SandboxPolicy()), itertools.count()
+
+    async def call() -> str:
+        opening = sandbox.open(str(tmp_path / str(next(names))), fresh=True, network=False, env={})
+        with await opening as room:
+            return (await room.run(["python3", "-c", _CALL, f"{place}/s"], timeout_s=60)).output
+
+    def called() -> str:
+        return asyncio.run(call())
+
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(f"{services}/s")
+        listener.listen()
+        (services / "s").chmod(0o777)
+        try:
+            assert "FileNotFoundError" in called()
+            subprocess.run(["mount", "--bind", services, place], check=True)
+            try:
+                assert "ConnectionRefusedError" in called()
+            finally:
+                subprocess.run(["umount", "-l", place], check=True)
+            assert "FileNotFoundError" in called()
+        finally:
+            shutil.rmtree(services)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_every_thread_learns_of_what_is_mounted(tmp_path: Path) -> None:
+    """The kernel says once that something has changed; who asks at the same time has the same answer."""
+    names = [tmp_path / f"with blank and \x0b {number}" for number in range(20)]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
+        for path in names:
+            path.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "batchd-test", path], check=True)
+            stack.callback(subprocess.run, ["umount", "-l", path], check=True)
+            asked = [threads.submit(mounts().table) for _ in range(8)]
+            for table in asked:
+                assert str(path) in {mount.place for mount in table.result()}
+    assert not {mount.place for mount in mounts().table()} & set(map(str, names))
 
 
 def test_another_trouble_is_told_at_once(tmp_path: Path) -> None:
