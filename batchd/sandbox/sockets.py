@@ -12,7 +12,7 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
@@ -118,9 +118,18 @@ def search(shown: Shown) -> Mapping[str, int]:
 
     Raises ``SandboxError``.
     """
+    return {entry.path: entry.inode() for entry in _specials(shown) if is_socket(entry.path)}
+
+
+def pipes(shown: Shown) -> list[str]:
+    """Return the real paths of all pipes below what commands see. Raises ``SandboxError``."""
+    return sorted(entry.path for entry in _specials(shown) if _is_pipe(entry.path))
+
+
+def _specials(shown: Shown) -> Iterator[os.DirEntry[str]]:
+    """Yield all below what commands see that is no folder, no file and no link. Raises ``SandboxError``."""
     deadline = time.monotonic() + _PATIENCE_S
     waiting = [*shown.roots()]
-    found: dict[str, int] = {}
     while waiting:
         folder = waiting.pop()
         if shown.hides(folder):
@@ -135,12 +144,11 @@ def search(shown: Shown) -> Mapping[str, int]:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-                    elif not entry.is_file(follow_symlinks=False) and is_socket(entry.path):
-                        found[entry.path] = entry.inode()
+                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                        yield entry
         except OSError:
             # Gone, or no folder: of what is closed to us, no command can do more, but by a name that the kernel lists.
             continue
-    return found
 
 
 def _place(one: Listed) -> str:
@@ -174,5 +182,12 @@ def is_socket(path: str) -> bool:
     """Return whether a socket lies there now."""
     try:
         return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.lstat(path).st_mode)
     except OSError:
         return False

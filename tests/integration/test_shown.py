@@ -306,6 +306,47 @@ def test_what_is_batchds_own_is_not_shown_to_commands(spool: Spool, case: str) -
     assert "failed sandbox view" not in spool.batchd("check", "--offline").stdout
 
 
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_pipes_below_usr_are_named_by_the_check(above: Path) -> None:
+    """Commands may open them, so their folder is to be hidden: then nothing is said."""
+    os.mkfifo(above / "pipe")
+    (view,) = [found for found in check(SandboxPolicy()) if found.name == "sandbox view"]
+    assert f"not hidden: the pipes {above}/pipe" in view.detail
+    assert "[sandbox] hide" in view.mend
+    hiding = SandboxPolicy(hide=(str(above),))
+    (view,) = [found for found in check(hiding) if found.name == "sandbox view"]
+    assert "pipes" not in view.detail
+
+
+#: What makes something in the spool, or in the outbox.
+MAKING = {
+    "run": ("run", "tasks.json"),
+    "serve": ("serve",),
+    "submit": ("submit", "tasks.json"),
+    "web": ("web", "--listen", "127.0.0.1:0"),
+    "restore": ("restore", "--new", "--yes"),
+    "order": ("pause", "--all"),
+}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("command", MAKING)
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_nothing_is_made_where_commands_would_see_it(
+    above: Path, spool: Spool, command: str
+) -> None:
+    """Every command that would make a spool, a log or a token below /usr refuses first, with the fix."""
+    path = spool.folder / "config.toml"
+    kept = [f'{name} = "{above}/{name}"' for name in ("inbox", "outbox", "state")]
+    path.write_text("\n".join((path.read_text(), f'[log]\nfile = "{above}/log"\n[paths]', *kept)))
+    spool.write("tasks.json", [{"first_prompt": "x"}])
+    refused = spool.batchd(*MAKING[command])
+    assert refused.returncode == 2, refused.stderr
+    assert f"[paths] state: {above}/state lies in /usr" in refused.stderr
+    assert f'hide = ["{above}/state"]' in refused.stderr
+    assert not list(above.iterdir())
+
+
 def test_a_reload_is_as_strict_as_a_start(spool: Spool) -> None:
     """SIGHUP keeps what there is, and says why; `tune` refuses; what is right is taken."""
     path = spool.folder / "config.toml"
