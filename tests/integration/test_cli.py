@@ -559,7 +559,7 @@ def test_a_pipe_gets_whole_tables(spool: Any) -> None:
     with spool.serving():
         spool.batchd("pause", "--all", "-m", why)
         spool.batchd("submit", "t.json")
-        spool.eventually(lambda: "t " in spool.batchd("status").stdout)
+        spool.eventually(lambda: "\n001 " in spool.batchd("status", "t").stdout)
         lines = spool.batchd("status", "t").stdout.splitlines()
         row = next(line for line in lines if line.startswith("001 "))
     assert why.strip() in row
