@@ -63,6 +63,8 @@ class Action(enum.StrEnum):
     PAUSED = "paused"
     RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
+    #: A model in use is shut down, or will be soon, as the ``message`` says; once a day each.
+    MODEL_RETIRING = "model_retiring"
     BUDGET_REACHED = "budget_reached"
     #: Somebody was told something: the ``receiver``, the ``notification``'s id, its ``subject``.
     NOTIFIED = "notified"

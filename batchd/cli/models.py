@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from batchd import catalog, config
-from batchd.catalog import Listing, Unlisted
+from batchd.catalog import Listing
+from batchd.catalog.asking import Unlisted, ask
 from batchd.cli.lines import Line
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
@@ -39,7 +40,7 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> tuple[Lin
     key = "its key is there" if endpoint.api_key else "it needs no key"
     if offline:
         return Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked"), None
-    found = catalog.ask(endpoint)
+    found = ask(endpoint)
     if isinstance(found, Unlisted):
         return _unlisted(name, endpoint, key, found), None
     count = len(found.models)

@@ -9,7 +9,7 @@ from typing import Any
 
 from batchd.cli import cautions, common, refusals
 from batchd.log import escape
-from batchd.observe import parking, troubles, versions, words
+from batchd.observe import ending, parking, troubles, versions, words
 from batchd.observe.snapshot import ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
@@ -71,6 +71,8 @@ def _overview(
     print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     for trouble in (daemon or {}).get("troubles", ()):
         print(*troubles.lines(trouble), sep="\n")
+    for warned in (daemon or {}).get("retiring", ()):
+        print(*ending.lines(warned), sep="\n")
     for line in parking.lines(parked):
         print(line)
     if rows:

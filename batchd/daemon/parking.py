@@ -15,6 +15,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.ending import End
 from batchd.daemon.listener import Listener
+from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.register import Key, Register
 from batchd.daemon.shortage import Shortage
@@ -34,8 +35,9 @@ _CHUNK = 1000
 class ParkingLot(Listener):
     """Everything that is parked; the governor's ``Watcher``."""
 
-    def __init__(self, core: Core, batches: Batches, publisher: Publisher) -> None:
+    def __init__(self, core: Core, batches: Batches, publisher: Publisher, offers: Offers) -> None:
         self._core = core
+        self._offers = offers
         self._batches = batches
         self._publisher = publisher
         self._register = Register(core)
@@ -67,6 +69,11 @@ class ParkingLot(Listener):
     def given_back(self, active: Iterable[Ref]) -> int:
         """Return how many tasks have begun and wait without a slot; ``active``: those that have one."""
         return len(self._given_back) - sum(ref in self._given_back for ref in active)
+
+    def gone(self, ref: Ref, model: str) -> bool:
+        """Whether a task waits for a model that is gone: its own, or its judge's."""
+        names = (model, *self.trials.held_for(ref))
+        return any(Cause.GONE in self._register.causes((Scope.of(name), name)) for name in names)
 
     # What people want
 
@@ -174,31 +181,48 @@ class ParkingLot(Listener):
     def parked(self, name: str, cause: Cause, message: str) -> None:
         """Park the tasks of a provider, or of a model."""
         self.trials.end(name)
+        news = cause not in self._register.causes((Scope.of(name), name))  # else a try has failed
+        gone, offers = cause is Cause.GONE, self._offers
+        if gone and not offers.known(name.partition("/")[0]):
+            self._hold(name, cause, message)
+            self._core.spawn(self._explain(name, message, news=news))
+            return
+        parking = self._hold(name, cause, offers.explained(name, message) if gone else message)
+        self._report(parking, news=news)
+
+    async def _explain(self, name: str, message: str, *, news: bool) -> None:
+        """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
+        await self._offers.ask(name.partition("/")[0])
+        if Cause.GONE in self._register.causes((Scope.of(name), name)):
+            parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
+            self._report(parking, news=news)
+
+    def _hold(self, name: str, cause: Cause, message: str) -> Parking:
+        """Park a provider, or a model, since it was for whatever cause; return how."""
         scope = Scope.of(name)
-        resume = f"`batchd resume --{scope} {name}`"
-        how = f"mend it, then {resume}; it is also tried by itself"
-        if cause is Cause.LIMITED:
-            how = f"it goes on by itself, once the provider lets it; or {resume}"
-        self._core.log.warning(
-            Action.PROVIDER_PARKED,
-            **{scope: name},
-            cause=cause,
-            message=message,
-            how_to_go_on=how,
-        )
         known = self._register.causes((scope, name))
-        outages = {c: p.since for c, p in known.items() if c.reason}
-        since = min(outages.values(), default=time.time())
         parking = Parking(
             scope=scope,
             name=name,
             cause=cause,
             message=message,
-            since=since,
+            since=min((p.since for c, p in known.items() if c.reason), default=time.time()),
             tried_s=self._core.governor.outages.tried_s(name),
         )
         self.park_now(parking)
-        if cause not in outages:  # else a try has failed: that is no news
+        return parking
+
+    def _report(self, parking: Parking, *, news: bool) -> None:
+        """Say what is parked, in the log; ``news``: to all who listen too."""
+        name, how = parking.name, _how(parking)
+        self._core.log.warning(
+            Action.PROVIDER_PARKED,
+            **{parking.scope: name},
+            cause=parking.cause,
+            message=parking.message,
+            how_to_go_on=how,
+        )
+        if news:
             self._core.listeners.provider_parked(parking, how)
 
     def half_opened(self, name: str) -> None:
@@ -221,6 +245,8 @@ class ParkingLot(Listener):
     def gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""
         self.trials.end(name)
+        if cause is Cause.GONE:
+            message = self._offers.explained(name, message)
         self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
     def batch_spent(self, batch: str, message: str) -> None:
@@ -329,6 +355,19 @@ class ParkingLot(Listener):
     def _waits(self, ref: Ref, model: str) -> bool:
         """Whether a task waits for anything that is parked."""
         return self._register.holds(ref, model) or self.trials.holds(ref)
+
+
+def _how(parking: Parking) -> str:
+    """Return how the tasks of a provider, or of a model, go on."""
+    resume = f"`batchd resume --{parking.scope} {parking.name}`"
+    if parking.cause is Cause.LIMITED:
+        return f"it goes on by itself, once the provider lets it; or {resume}"
+    if parking.cause is Cause.GONE:
+        retry = (
+            "`batchd retry --failed --model PROVIDER/MODEL BATCH` runs its tasks with another model"
+        )
+        return f"{retry}; or, once it is there, {resume}; it is also tried by itself"
+    return f"mend it, then {resume}; it is also tried by itself"
 
 
 def _nothing(_ref: Ref, _message: str) -> None:

@@ -259,6 +259,7 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             intake = Intake(core, batches, inbox, parsers, earlier=earlier)
             core.spawn(intake.run(), endless=True)
+            core.spawn(self._parts.retiring.watch(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         if self._systemd.every_s:
             core.spawn(vigil.feed(self._systemd), endless=True)

@@ -188,10 +188,7 @@ class Outages:
         return provider, provider.breaker_of(name)
 
     def _parks(self, permit: Permit, failure: Failure) -> Cause | None:
-        provider, model = self._named(permit.call.provider), permit.call.model
-        own = provider.breakers.get(model)
-        known = model in provider.served or (own is not None and own.outage is not None)
-        return parking(failure, provider.pace.longest_s, known=known)
+        return parking(failure, self._named(permit.call.provider).pace.longest_s)
 
     def _concerns(self, permit: Permit, failure: Failure, outage: Outage) -> Refusal | Park:
         """Park the model that alone is refused, else its provider; return what that is to the call."""
@@ -199,7 +196,8 @@ class Outages:
         if outage.cause is Cause.DOWN:
             return self._park(call.provider, outage, permit)
         since = permit.ticket.at if permit.ticket else inf
-        if failure.of_model or provider.serves_others(call.model, since):
+        of_model = failure.of_model or outage.cause is Cause.GONE
+        if of_model or provider.serves_others(call.model, since):
             decision = self._park(call.model, outage, permit)
             self._proved(call.provider, permit)  # it is there, for others
             return decision

@@ -77,6 +77,18 @@ class ProviderV1:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelV1:
+    """A model in use that is shut down, or will be soon."""
+
+    #: ``PROVIDER/MODEL``.
+    name: str
+    #: The first day without it, as in 2026-12-11, in UTC; null: it is gone, and nobody says since when.
+    shutdown_date: str | None
+    #: What to take in its place; null: nothing is known.
+    successor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonV1:
     """A daemon that started."""
 
@@ -108,6 +120,7 @@ class EventV1:
     batch: BatchV1 | None = None
     budget: BudgetV1 | None = None
     provider: ProviderV1 | None = None
+    model: ModelV1 | None = None
     daemon: DaemonV1 | None = None
 
 

@@ -50,7 +50,7 @@ class Cause(enum.StrEnum):
     DOWN = "provider_unavailable"
     #: The provider asks everybody to wait for long.
     LIMITED = "rate_limited"
-    #: The provider has the model no more, or not for us.
+    #: The provider does not have the model, any more or at all, or not for us.
     GONE = "model_gone"
     #: What is left of the day's money is too little.
     BUDGET = "budget"
