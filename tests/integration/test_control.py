@@ -53,7 +53,7 @@ _PRICE = """[models."standin/400-1+steps-1"]
 input_usd_per_mtok = 1.0
 output_usd_per_mtok = 2.0
 """
-FAILS = {"model": "standin/403"}
+FAILS = {"model": "standin/400"}
 
 
 class Control:
