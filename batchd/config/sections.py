@@ -18,6 +18,7 @@ from batchd.config.notify import Receiver
 from batchd.config.presets import PRESETS
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
+from batchd.config.tiers import Fallback, Tier
 from batchd.config.values import Amount, Count, Name, Positive, Section, Span
 from batchd.config.web import Web
 
@@ -40,6 +41,10 @@ class Agent(Section):
 
     model: Name = "openai/gpt-5-mini"
     """``provider/model``; a task may name its own."""
+    service_tier: Tier = "standard"
+    """``standard``, ``flex`` (half the price, when there is room) or ``priority``; a task may name its own."""
+    tier_fallback: Fallback = "never"
+    """When a call whose tier has no room goes on at the standard price: ``never``, or after so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +80,33 @@ def _presets() -> dict[str, Provider]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model(Section):
-    """``[models."provider/model"]``: where the price data has it wrong, or not at all."""
+class Prices(Section):
+    """What tokens of a model cost, where the price data has it wrong, or not at all."""
 
     input_usd_per_mtok: Amount | None = None
     """A million input tokens."""
     cached_input_usd_per_mtok: Amount | None = None
     """A million input tokens read from the provider's prompt cache."""
+    cache_write_usd_per_mtok: Amount | None = None
+    """A million input tokens written to that cache."""
+    cache_write_long_usd_per_mtok: Amount | None = None
+    """A million input tokens written to be kept there for an hour or more."""
     output_usd_per_mtok: Amount | None = None
     """A million output tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(Prices):
+    """``[models."provider/model"]``: how it is called, and what the price data has wrong, or not at all."""
+
+    tiers: Mapping[Literal["flex", "priority"], Prices] = field(default_factory=dict)
+    """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
     context_window: Count | None = None
     """Tokens that fit into its window."""
+    service_tier: Tier | None = None
+    """``standard``, ``flex`` or ``priority``; a task may name its own. Not given: [agent] service_tier."""
+    tier_fallback: Fallback | None = None
+    """When its calls go on at the standard price; not given: [agent] tier_fallback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

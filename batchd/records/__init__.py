@@ -18,12 +18,16 @@ from batchd.records.models import (
     ToolCall,
 )
 from batchd.records.money import (
+    STANDARD,
+    TIERS,
     Cost,
     Price,
     Rate,
     Spend,
     Usage,
     believable,
+    cache_share,
+    dearest,
     dollars,
 )
 from batchd.records.parking import Cause, Parking, Scope, summed
@@ -45,6 +49,8 @@ from batchd.records.triggers import Trigger
 
 __all__ = [
     "SHOWABLE",
+    "STANDARD",
+    "TIERS",
     "Answer",
     "Batch",
     "Cause",
@@ -78,6 +84,8 @@ __all__ = [
     "Trigger",
     "Usage",
     "believable",
+    "cache_share",
+    "dearest",
     "dollars",
     "summed",
 ]
