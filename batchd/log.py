@@ -45,6 +45,7 @@ class Action(enum.StrEnum):
     MODEL_FAILED = "model_failed"
     #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
     USAGE_NOT_BELIEVED = "usage_not_believed"
+    COST_NOT_BELIEVED = "cost_not_believed"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"

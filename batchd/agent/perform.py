@@ -11,6 +11,7 @@ from dataclasses import replace
 from batchd import tokens, wire
 from batchd.agent import context, evaluate, prompts, protocol, tools
 from batchd.agent.belief import believed
+from batchd.agent.charges import charge
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.host import Host
@@ -27,6 +28,7 @@ from batchd.events import (
 from batchd.llm import Request
 from batchd.masking import Masker
 from batchd.records import (
+    STANDARD,
     Answer,
     Evaluation,
     Failure,
@@ -99,7 +101,10 @@ class Performer:
             self._host.progress("model", setup.name)
             with self._host.stop.interruptible():
                 timeout_s = self._left(self._task.limits.call_timeout_s)
-                outcome = await self._host.client.call(setup, request, timeout_s)
+                asked = replace(
+                    request, service_tier=None if reply.tier == STANDARD else reply.tier
+                )
+                outcome = await self._host.client.call(setup, asked, timeout_s)
             outcome = _masked(outcome, self._host.masker)
             if isinstance(outcome, Answer):
                 yield self._answered(reply, outcome, setup, state)
@@ -184,6 +189,7 @@ class Performer:
         self, call: CallStarted, answer: Answer, setup: ModelSetup, state: TaskState
     ) -> CallAnswered:
         answer, disbelieved = believed(answer, call, setup)
+        booked = charge(answer, call, setup, believed=disbelieved is None)
         calls, text = answer.tool_calls, False
         if call.purpose is Purpose.AGENT:
             calls, text = protocol.calls(answer, setup.tools, native_seen=state.native_seen)
@@ -194,6 +200,9 @@ class Performer:
             calls=calls,
             text_protocol=text,
             disbelieved=disbelieved,
+            tier=booked.tier,
+            cost=booked.cost,
+            doubt=booked.doubt,
         )
 
     async def _run_tool(self, step: RunTool, state: TaskState) -> ToolRan:

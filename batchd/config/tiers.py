@@ -1,4 +1,4 @@
-"""Service tiers: how pydantic reads ``service_tier`` and ``tier_fallback``, and which of several holds."""
+"""Service tiers: how pydantic reads ``service_tier`` and ``tier_fallback``."""
 
 from __future__ import annotations
 

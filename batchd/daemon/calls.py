@@ -107,20 +107,25 @@ class Calls:
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
-                price = active.setup(event.purpose).price
-                cost = price.cost(event.answer.usage).total if price else 0.0
-                believed = event.disbelieved is None
+                cost = event.paid(active.setup(event.purpose).price)
                 self._core.governor.answered(
-                    active.ref, cost, event.answer.usage, believed=believed
+                    active.ref,
+                    cost.total if cost else 0.0,
+                    event.answer.usage,
+                    tier=event.tier,
+                    believed=event.disbelieved is None,
                 )
 
     def _call(self, active: Active, ask: wire.Ask) -> Call:
+        setup = active.setup(ask.purpose)
         return Call(
             ref=active.ref,
             model=ask.model,
-            price=active.setup(ask.purpose).price,
+            price=setup.price,
             input_tokens=ask.input_tokens,
             max_output_tokens=ask.max_output_tokens,
+            tier=setup.service_tier,
+            fallback_s=setup.tier_fallback_s,
         )
 
     def _decided(self, active: Active, decision: Grant | Refusal | Park) -> None:
@@ -164,6 +169,7 @@ class Calls:
                 max_output_tokens=ask.max_output_tokens,
                 reserved_usd=grant.reserved_usd,
                 reserved_tokens=grant.reserved_tokens,
+                tier=grant.tier,
                 waited_s=active.waited_s(),
             )
 

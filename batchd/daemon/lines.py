@@ -21,7 +21,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.log import Action, get_logger
-from batchd.records import FailureKind, Purpose, Reason, Ref, Usage
+from batchd.records import STANDARD, FailureKind, Purpose, Reason, Ref, Usage
 
 #: What a line quotes of a command, an answer or a verdict, in characters.
 _QUOTED = 200
@@ -65,6 +65,8 @@ class TaskLog:
                 message="no such call comes to that: what was set aside for it is booked instead",
                 **_tokens(event.disbelieved),
             )
+        if isinstance(event, CallAnswered) and event.doubt:
+            self._log.warning(Action.COST_NOT_BELIEVED, message=event.doubt)
         if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
             self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
         if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
@@ -103,6 +105,8 @@ def _answered(event: CallAnswered) -> Line:
     }
     if usage.estimated:
         fields["estimated"] = True
+    if event.tier != STANDARD:
+        fields["service_tier"] = event.tier
     return Line("info", Action.MODEL_CALLED, fields)
 
 

@@ -19,6 +19,7 @@ from batchd.governor.outages import Outages
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
 from batchd.governor.watcher import Watcher
 from batchd.records import (
+    STANDARD,
     Cause,
     ErrorInfo,
     Failure,
@@ -93,14 +94,23 @@ class Governor:
         self._try_later(permit, failure)
 
     def answered(
-        self, ref: Ref, cost_usd: float, usage: Usage = _NO_USAGE, *, believed: bool = True
+        self,
+        ref: Ref,
+        cost_usd: float,
+        usage: Usage = _NO_USAGE,
+        *,
+        tier: str = STANDARD,
+        believed: bool = True,
     ) -> None:
-        """Say that the granted call was answered, what it cost, and which tokens it needed, if the provider is ``believed``."""
+        """Say that the granted call was answered, by which tier, what it cost, and which tokens it needed.
+
+        ``believed``: whether the provider is, in what it says of the tokens.
+        """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
             self._provider(permit.call.provider).answered(permit, usage.total_tokens)
             if usage.calls and believed:
-                self._estimates.learn(permit.call, usage)
+                self._estimates.learn(permit.call, usage, tier)
             self.outages.answers(permit)
             self._end(permit, cost_usd)
 
@@ -211,7 +221,8 @@ class Governor:
         if provider.turns_away(call.model):
             self._decide(permit, self.outages.turned_away(call.model))
         elif amount is None and (capped := [p for p in purses if p.limit]):
-            message = f"no price is known of {call.model}, so {capped[0].name} cannot be held"
+            what = call.model if call.tier == STANDARD else f"{call.model} in the tier {call.tier}"
+            message = f"no price is known of {what}, so {capped[0].name} cannot be held"
             self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)
@@ -223,7 +234,7 @@ class Governor:
             for purse in purses:
                 purse.reserved += permit.reserved
             provider.enter(permit)
-            permit.answer(Grant(amount, self._estimates.tokens(call)))
+            permit.answer(Grant(amount, self._estimates.tokens(call), call.tier))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left: the day's is filled again, if only for what fits into it."""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
 from batchd.governor.pacing import Pace, Ticket
-from batchd.records import Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
+from batchd.records import STANDARD, Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,10 @@ class Call:
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
+    #: The service tier that it asks for.
+    tier: str = STANDARD
+    #: After how many seconds without room there it goes on in the standard one; None: never.
+    fallback_s: float | None = None
 
     @property
     def provider(self) -> str:
@@ -47,6 +51,8 @@ class Grant:
     reserved_usd: float | None
     #: The tokens of input and of output that this is the price of.
     reserved_tokens: tuple[int, int]
+    #: The service tier to ask for.
+    tier: str = STANDARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ _FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitiv
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many tokens at a time. What
 #: is longer would hold up, at each step, all that runs beside it.
 MOST_CHARS = 1 << 20
+#: Characters of a service tier's name that are kept.
+_TIER = 64
 #: Values that an answer may hold: each takes a hundred bytes of memory, and two of its body.
 _MOST_VALUES = 1 << 18
 #: In front of each value but the first stands one of these.
@@ -81,6 +83,8 @@ class Completion(msgspec.Struct):
     #: Counts by their names, or whatever a server takes for them: nothing in it is worth an answer.
     usage: Any = None
     model: str | None = None
+    #: What served it, where the provider sells tiers.
+    service_tier: Any = None
     #: Sent with status 200 by gateways whose own provider failed.
     error: Any = None
 
@@ -154,6 +158,8 @@ def answer(completion: Completion, message: Message, request: Request, seconds: 
         usage=_usage(_fields(completion.usage), request, (content, reasoning), calls),
         model=completion.model or "",
         seconds=seconds,
+        service_tier=_string(completion.service_tier)[:_TIER],
+        stated_usd=_stated(_fields(completion.usage)),
     )
 
 
@@ -231,17 +237,32 @@ def _usage(
     if said and not written:
         written = sum(map(tokens.count, (*texts, *(c.name + c.arguments for c in calls))))
     # The second one is DeepSeek's name for it.
-    cached = inside.get("cached_tokens") or counts.get("prompt_cache_hit_tokens")
+    cached = inside.get("cached_tokens")
+    if not cached:
+        cached = counts.get("prompt_cache_hit_tokens", cached)
+    reported = cached is not None and bool(counts.get("prompt_tokens"))
     cached = min(_number(cached), read)
+    kept = min(_number(inside.get("cache_write_tokens")), read - cached)
+    lasting = _fields(inside.get("cache_write_tokens_details"))
     return Usage(
         calls=1,
         input_tokens=read,
         cached_input_tokens=cached,
-        cache_write_tokens=min(_number(inside.get("cache_write_tokens")), read - cached),
+        cache_write_tokens=kept,
+        cache_write_long_tokens=min(_number(lasting.get("ttl_12h_tokens")), kept),
+        cache_reported_tokens=read if reported else 0,
         output_tokens=written,
         reasoning_tokens=min(_number(outside.get("reasoning_tokens")), written),
         estimated=estimated,
     )
+
+
+def _stated(counts: Mapping[str, Any]) -> float | None:
+    """Return what the provider says that a call cost, in dollars (OpenRouter); None where it does not, or where others bill it."""
+    cost = counts.get("cost")
+    if not isinstance(cost, int | float) or isinstance(cost, bool) or counts.get("is_byok"):
+        return None
+    return float(cost) if 0 <= cost < 1e9 else None  # noqa: PLR2004 (beyond any cost, infinity too)
 
 
 def _count_input(request: Request) -> int:

@@ -26,6 +26,8 @@ class Request:
     stop: tuple[str, ...] = ()
     #: A JSON Schema for the answer, sent as far as ``ModelSetup.json_mode`` allows.
     schema: Mapping[str, Any] | None = None
+    #: As the provider calls it; None: as the account is set up.
+    service_tier: str | None = None
 
 
 def encode(setup: ModelSetup, request: Request, secret: Mapping[str, Any] = _NOTHING) -> bytes:
@@ -46,6 +48,8 @@ def encode(setup: ModelSetup, request: Request, secret: Mapping[str, Any] = _NOT
         body["stop"] = request.stop
     if request.schema is not None and setup.json_mode != "none":
         body["response_format"] = _response_format(setup.json_mode, request.schema)
+    if request.service_tier:
+        body["service_tier"] = request.service_tier
     body.update(setup.extra_body)
     body.update(secret)
     try:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from batchd import masking
-from batchd.records.money import Price, Usage
+from batchd.records.money import STANDARD, Price, Usage
 from batchd.records.unicode import valid_throughout
 
 
@@ -77,6 +77,10 @@ class Answer:
     model: str = ""
     #: From the request to the last byte.
     seconds: float = 0.0
+    #: The service tier that the provider says served it, in its own word; empty: it does not say.
+    service_tier: str = ""
+    #: What the provider says that it cost, in dollars; None: it does not say.
+    stated_usd: float | None = None
 
 
 class FailureKind(enum.StrEnum):
@@ -144,6 +148,15 @@ class ModelSetup:
     json_mode: str = "json_schema"
     #: Sent along in every request body, over our own fields.
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    #: The service tier that its calls ask for: one of ``TIERS``.
+    service_tier: str = STANDARD
+    #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
+    tier_fallback_s: float | None = None
+
+    @property
+    def tier_price(self) -> Price | None:
+        """The price under its tier; None: none is known."""
+        return self.price and self.price.at(self.service_tier)
 
     @property
     def provider(self) -> str:

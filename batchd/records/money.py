@@ -60,9 +60,14 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     @property
+    def reported_tokens(self) -> int:
+        """All input of which a provider says how much came from its cache; older journals show it by the cached part alone."""
+        return self.cache_reported_tokens or (self.input_tokens if self.cached_input_tokens else 0)
+
+    @property
     def cache_share(self) -> float | None:
         """The part of the input that came from the cache, 0 to 1, by the provider's figures; None where it has none."""
-        return cache_share(self.cached_input_tokens, self.cache_reported_tokens)
+        return cache_share(self.cached_input_tokens, self.reported_tokens)
 
     def beyond(self, sent: int, asked: int, window: int) -> bool:
         """Whether no call comes to this that sent and asked for so many tokens, of a model with this window (0: unknown).
@@ -80,7 +85,7 @@ class Usage:
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             cache_write_long_tokens=self.cache_write_long_tokens + other.cache_write_long_tokens,
-            cache_reported_tokens=self.cache_reported_tokens + other.cache_reported_tokens,
+            cache_reported_tokens=self.reported_tokens + other.reported_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             estimated=self.estimated or other.estimated,

@@ -53,6 +53,7 @@ def elsewhere(
             input_tokens=r.input_tokens,
             cached_input_tokens=r.cached_input_tokens,
             cache_write_tokens=r.cache_write_tokens,
+            cache_write_long_tokens=r.cache_write_long_tokens,
             output_tokens=r.output_tokens,
         )
         for r in rows

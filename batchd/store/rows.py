@@ -126,6 +126,9 @@ class TaskRow:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int
     reasoning_tokens: int
     #: Whether any of the tokens were counted here.
@@ -165,6 +168,9 @@ class BatchRow:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int
     #: None: a price is missing.
     cost_usd: float | None
@@ -202,6 +208,9 @@ class SpendRow:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int
     reasoning_tokens: int
     #: Calls whose tokens were counted here.

@@ -32,7 +32,6 @@ from batchd.records import (
     Reason,
     Spend,
     Status,
-    Usage,
 )
 from batchd.taskstate.shortening import shortened
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
@@ -120,14 +119,15 @@ def _overflowed(state: TaskState, call: CallStarted, event: CallFailed) -> TaskS
 def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     answer = event.answer
     price = state.setup(event.purpose).price
-    before = state.spend.get(event.purpose)
-    cost = price.cost(answer.usage) if price else None
-    if before is not None:
-        cost = cost + before.cost if cost and before.cost else None
-    spend = Spend(usage=(before.usage if before else Usage()) + answer.usage, cost=cost)
+    spend = Spend(usage=answer.usage, cost=event.paid(price))
+    saved = event.saved(price)
     state = replace(
         state,
-        spend={**state.spend, event.purpose: spend},
+        spend={**state.spend, event.purpose: _sum(state.spend.get(event.purpose), spend)},
+        by_tier={**state.by_tier, event.tier: _sum(state.by_tier.get(event.tier), spend)},
+        cache_saved_usd=state.cache_saved_usd
+        if saved is None
+        else (state.cache_saved_usd or 0.0) + saved,
         model_s=state.model_s + answer.seconds,
         open_call=None,
         retries=0,
@@ -139,6 +139,13 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     if event.purpose is Purpose.AGENT:
         return _agent_answered(state, event)
     return replace(state, judged=(*state.judged, answer))
+
+
+def _sum(before: Spend | None, spend: Spend) -> Spend:
+    if before is None:
+        return spend
+    cost = before.cost + spend.cost if before.cost and spend.cost else None
+    return Spend(usage=before.usage + spend.usage, cost=cost)
 
 
 def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:

@@ -106,6 +106,10 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Answers, by purpose, in tokens and money.
     spend: Mapping[Purpose, Spend] = msgspec.field(default_factory=dict)
+    #: … and by the service tier that served them.
+    by_tier: Mapping[str, Spend] = msgspec.field(default_factory=dict)
+    #: What the provider's cache saved, in dollars; None: no provider says, or no price is known.
+    cache_saved_usd: float | None = None
     #: A request whose outcome is not recorded.
     open_call: CallStarted | None = None
     #: Requests that may have been paid without an answer, and what they may have cost.

@@ -158,7 +158,7 @@ class Metrics(Listener):
 
     def _call_answered(self, active: _Active, event: CallAnswered) -> None:
         if active.series is not None:
-            active.series.paid(event.answer, active.price)
+            active.series.paid(event, active.price)
 
     def _call_failed(self, active: _Active, event: CallFailed) -> None:
         if active.series is not None:

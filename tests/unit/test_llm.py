@@ -200,6 +200,31 @@ def test_the_wait_where_there_is_no_retry_after(
     assert found == (None if seconds is None else pytest.approx(seconds, rel=0.1))
 
 
+def test_what_served_a_call_and_what_it_says_to_cost() -> None:
+    """The tier in the provider's own word, and a cost in dollars; what is none, or is billed elsewhere, is left out."""
+    counts = {"prompt_tokens": 9, "completion_tokens": 1}
+
+    def read(tier: Any = "flex", **more: Any) -> Answer:
+        return _answer({"content": "x"}, usage={**counts, **more}, service_tier=tier)
+
+    found = read(cost=0.0125)
+    assert (found.service_tier, found.stated_usd) == ("flex", 0.0125)
+    for cost in (None, "0.01", {"total": 1}, -1, True, 1e300):
+        assert read(cost=cost).stated_usd is None, cost
+    assert read(cost=0.0125, is_byok=True).stated_usd is None
+    for tier in (["flex"], None, 7):
+        assert read(tier).service_tier == ""
+
+
+def test_a_tier_is_asked_for_where_one_is_set() -> None:
+    """A provider that sells none is not sent the field; the configuration's own fields go over it."""
+    setup, request = ModelSetup(name="acme/big-1"), replace(REQUEST, service_tier="flex")
+    assert json.loads(encode(setup, request))["service_tier"] == "flex"
+    assert "service_tier" not in json.loads(encode(setup, REQUEST))
+    own = replace(setup, extra_body={"service_tier": "scale"})
+    assert json.loads(encode(own, request))["service_tier"] == "scale"
+
+
 def test_usage_in_every_dialect() -> None:
     """Cached, written, reasoning and hidden output are found under each provider's names."""
     assert _usage(
@@ -213,11 +238,20 @@ def test_usage_in_every_dialect() -> None:
         input_tokens=100,
         cached_input_tokens=60,
         cache_write_tokens=40,
+        cache_reported_tokens=100,
         output_tokens=20,
         reasoning_tokens=5,
     )
     deepseek = _usage(prompt_tokens=100, completion_tokens=20, prompt_cache_hit_tokens=64)
     assert deepseek.cached_input_tokens == 64
+    assert deepseek.cache_share == 0.64
+    kept = {"cached_tokens": 0, "cache_write_tokens": 90}
+    for_long = {**kept, "cache_write_tokens_details": {"ttl_30m_tokens": 80, "ttl_12h_tokens": 10}}
+    long = _usage(prompt_tokens=100, completion_tokens=1, prompt_tokens_details=for_long)
+    assert (long.cache_write_tokens, long.cache_write_long_tokens) == (90, 10)
+    # Nothing from the cache is a figure, none at all is not.
+    assert long.cache_share == 0.0
+    assert _usage(prompt_tokens=100, completion_tokens=1).cache_share is None
     gemini = _usage(prompt_tokens=100, completion_tokens=20, total_tokens=150)
     assert (gemini.output_tokens, gemini.estimated) == (50, False)
     odd = _usage(prompt_tokens=10.0, completion_tokens="x", prompt_tokens_details=None)
