@@ -46,6 +46,8 @@ class Action(enum.StrEnum):
     #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
     USAGE_NOT_BELIEVED = "usage_not_believed"
     COST_NOT_BELIEVED = "cost_not_believed"
+    TIER_FULL = "tier_full"
+    TIER_FREE = "tier_free"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"

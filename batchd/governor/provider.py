@@ -68,7 +68,7 @@ class Refusal:
 class Park:
     """Make no call now: the task gives its slot back, until what it waits for is over."""
 
-    #: ``PROVIDER``, ``MODEL`` or ``DAY``.
+    #: ``PROVIDER``, ``MODEL``, ``DAY`` or, for a tier without room, ``TASK``.
     scope: Scope
     #: The provider's, or the model's.
     name: str
@@ -76,6 +76,10 @@ class Park:
     message: str
     #: Whether this very call found it out.
     culprit: bool = False
+    #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after how many seconds
+    #: it asks again all the same; None: when there is room.
+    tier: str = ""
+    again_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -54,6 +54,8 @@ class Cause(enum.StrEnum):
     GONE = "model_gone"
     #: What is left of the day's money is too little.
     BUDGET = "budget"
+    #: The service tier that its calls ask for has no room.
+    TIER = "tier_full"
 
     @property
     def reason(self) -> Reason | None:

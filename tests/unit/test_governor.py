@@ -74,6 +74,17 @@ class Told:
         self.of.append(("gave_up", provider, cause))
         assert message
 
+    def tier_full(self, model: str, tier: str, message: str) -> None:
+        """Note it."""
+        self.of.append(("tier_full", model, tier))
+        assert message
+
+    def tier_free(self, model: str, tier: str, calls: int) -> int:
+        """Note that calls may try, if some may."""
+        if calls:
+            self.of.append(("tier_free", model, tier, str(calls)))
+        return 0
+
     def batch_spent(self, batch: str, message: str) -> None:
         """Note it."""
         self.of.append(("batch_spent", batch))
