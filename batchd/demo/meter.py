@@ -72,7 +72,7 @@ class Meter:
         self._trim()
         places: list[tuple[int, int]] = []
         for raw, segment in zip(request.raws, request.segments, strict=True):
-            key = hash((key, raw))
+            key = hash((key, bytes(raw)))
             known = self._known.get(key)
             total = self._known[key] = known if known is not None else total + segment.weight()
             places.append((key, total))

@@ -14,7 +14,7 @@ from batchd.demo.opaque import Seal
 from batchd.demo.request import InvalidRequestError, weigh
 
 
-class _Strict(msgspec.Struct, forbid_unknown_fields=True):
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 

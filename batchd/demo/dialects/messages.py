@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchd.demo import families, opaque
-from batchd.demo.dialects import blocks, turns
+from batchd.demo.dialects import blocks, parameters, turns
 from batchd.demo.dialects.anthropic import (
     REFUSALS,
     error,
@@ -47,7 +47,7 @@ def parse(data: bytes, caller: Caller) -> Request:
     """Return the request in a body. Raises ``InvalidRequestError`` where Anthropic would refuse it."""
     body = blocks.body(data)
     family = families.of(body.model) or families.MESSAGES
-    turns.check(body, family, caller.headers)
+    parameters.check(body, family, caller.headers)
     owner = Seal(
         model=body.model,
         account=caller.account,

@@ -1,88 +1,31 @@
-"""What Anthropic's Messages demands of a request: its parameters, the order of its blocks, and its signatures."""
+"""What Anthropic's Messages demands of a conversation: the order of its blocks, and its signatures."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from batchd.demo import families, opaque
-from batchd.demo.dialects import blocks, schemas
-from batchd.demo.dialects.blocks import Block, Body, Cache, Redacted, Segment, Text, Thinking, Turn
+from batchd.demo import opaque
+from batchd.demo.dialects import blocks
+from batchd.demo.dialects.blocks import (
+    Block,
+    Body,
+    Cache,
+    Redacted,
+    Segment,
+    Text,
+    Thinking,
+    Tool,
+    Turn,
+)
 from batchd.demo.families import Family
 from batchd.demo.opaque import Seal
 from batchd.demo.request import InvalidRequestError
 
-#: What was said of versions so far: the first takes sampling parameters, the second does not.
-_VERSIONS = ("2023-06-01", "2026-10-21")
 _MOST_BREAKPOINTS = 4
-_LEAST_BUDGET = 1024
 _SIGNATURE = "Invalid `signature` in `thinking` block."
-
-
-def check(body: Body, family: Family, headers: Mapping[str, str]) -> None:
-    """Hold a request's parameters to what its model takes. Raises ``InvalidRequestError``."""
-    version = headers.get("anthropic-version")
-    if version is None:
-        raise InvalidRequestError("header is required", "anthropic-version")
-    if version not in _VERSIONS:
-        raise InvalidRequestError(f'"{version}" is not a valid version', "anthropic-version")
-    for field in ("temperature", "top_p", "top_k"):
-        if version != _VERSIONS[0] and getattr(body, field) is not None:
-            raise InvalidRequestError("Extra inputs are not permitted", field)
-    if body.max_tokens < 1:
-        raise InvalidRequestError("Input should be greater than or equal to 1", "max_tokens")
-    _check_output(body, family)
-    _check_thinking(body, family)
-    choice = body.tool_choice.type if body.tool_choice else "auto"
-    if choice in {"any", "tool"} and not family.forced:
-        raise InvalidRequestError(
-            "Forcing a tool is not supported with this model: use auto or none", "tool_choice.type"
-        )
-    if choice != "auto" and not body.tools:
-        raise InvalidRequestError("may only be specified while providing tools", "tool_choice")
-
-
-def _check_output(body: Body, family: Family) -> None:
-    config = body.output_config
-    if config is None:
-        return
-    if config.effort is not None and config.effort not in family.efforts:
-        takes = ", ".join(f"'{e}'" for e in families.EFFORTS if e in family.efforts)
-        raise InvalidRequestError(f"Input should be {takes}", "output_config.effort")
-    if config.format is not None:
-        for _, part in schemas.objects(config.format.schema):
-            if part.get("additionalProperties") is not False:
-                raise InvalidRequestError(
-                    "For 'object' type, 'additionalProperties' must be explicitly set to false",
-                    "output_config.format.schema",
-                )
-
-
-def _check_thinking(body: Body, family: Family) -> None:
-    thinking = body.thinking
-    if thinking is None:
-        return
-    if thinking.type not in family.thinking:
-        raise InvalidRequestError(
-            f"'{thinking.type}' is not supported with this model", "thinking.type"
-        )
-    effort = (body.output_config and body.output_config.effort) or family.effort
-    at = families.EFFORTS.index
-    if thinking.type == "disabled" and at(effort) > at(family.disabled_to):
-        raise InvalidRequestError(
-            f"'disabled' is not supported with effort above {family.disabled_to}", "thinking.type"
-        )
-    budget = thinking.budget_tokens
-    if (budget is None) == (thinking.type == "enabled"):
-        text = "Field required" if budget is None else "Extra inputs are not permitted"
-        raise InvalidRequestError(text, "thinking.budget_tokens")
-    if budget is not None and not _LEAST_BUDGET <= budget < body.max_tokens:
-        raise InvalidRequestError(
-            "must be at least 1024, and `max_tokens` must be greater than it",
-            "thinking.budget_tokens",
-        )
 
 
 def read(body: Body, family: Family, owner: Seal) -> blocks.Read:
@@ -96,37 +39,60 @@ def read(body: Body, family: Family, owner: Seal) -> blocks.Read:
     system = [Text(body.system)] if isinstance(body.system, str) else body.system or []
     for text in system:
         prompt.add(text, canonical(msgspec.json.encode(text)), text.cache_control)
-    found = []
-    for i, message in enumerate(body.messages):
-        prompt.open(message.role)
-        found.append(Turn(message.role, [*_blocks(prompt, message, f"messages.{i}")]))
-    _check_order(found, prompt, family, tools=bool(body.tools))
-    return prompt.read(found, body.cache_control)
+    spoken = [
+        (message.role, [*_blocks(message, f"messages.{i}")])
+        for i, message in enumerate(body.messages)
+    ]
+    turns = [Turn(role, [block for block, _ in said]) for role, said in spoken]
+    _check_order(turns, tools=bool(body.tools))
+    _check_breakpoints([*(body.tools or ()), *system, *(b for t in turns for b in t.blocks)], body)
+    for i, (role, said) in enumerate(spoken):
+        prompt.open(role)
+        for j, (block, raw) in enumerate(said):
+            if isinstance(block, Thinking | Redacted):
+                prompt.think(block, raw, f"messages.{i}.content.{j}")
+            else:
+                prompt.add(block, canonical(raw), block.cache_control)
+    if turns[-1].role == "assistant" and not family.prefill and not prompt.paused:
+        raise InvalidRequestError(
+            "This model does not support assistant message prefill. The conversation must end with a user message."
+        )
+    return prompt.read(turns, body.cache_control)
 
 
-def _blocks(prompt: _Prompt, message: blocks.Message, place: str) -> Sequence[Block]:
-    """Return the blocks of a message, and add them to the prompt."""
+def _blocks(message: blocks.Message, place: str) -> Iterator[tuple[Block, bytes]]:
+    """Yield the blocks of a message, with their bytes. Raises ``InvalidRequestError``."""
     content = message.content
     whole = isinstance(content, str)
     raws = [msgspec.json.encode(Text(content))] if isinstance(content, str) else map(bytes, content)
-    found = []
+    if not content:
+        raise InvalidRequestError("all messages must have non-empty content", place)
     for j, raw in enumerate(raws):
         at = place if whole else f"{place}.content.{j}"
         block = blocks.block(raw, at)
-        if isinstance(block, Thinking | Redacted):
-            if message.role != "assistant":
-                raise InvalidRequestError(
-                    f"Unexpected `{_tag(block)}` block in a {message.role} turn", at
-                )
-            prompt.think(block, raw, at)
-        else:
-            if isinstance(block, Text) and not block.text.strip():
-                raise InvalidRequestError("text content blocks must be non-empty", at)
-            prompt.add(block, canonical(raw), block.cache_control)
-        found.append(block)
-    if not found:
-        raise InvalidRequestError("all messages must have non-empty content", place)
-    return found
+        if isinstance(block, Thinking | Redacted) and message.role != "assistant":
+            raise InvalidRequestError(
+                f"Unexpected `{_tag(block)}` block in a {message.role} turn", at
+            )
+        if isinstance(block, Text) and not block.text.strip():
+            raise InvalidRequestError("text content blocks must be non-empty", at)
+        yield block, raw
+
+
+def _check_breakpoints(marked: Iterable[Tool | Block], body: Body) -> None:
+    """Hold the breakpoints of the cache to their number and order. Raises ``InvalidRequestError``."""
+    marks = [mark for part in marked if (mark := getattr(part, "cache_control", None)) is not None]
+    lifetimes = [mark.ttl for mark in marks]
+    if body.cache_control is not None:
+        lifetimes.append(body.cache_control.ttl)
+    if len(lifetimes) > _MOST_BREAKPOINTS:
+        raise InvalidRequestError(
+            f"A maximum of 4 blocks with cache_control may be provided. Found {len(lifetimes)}."
+        )
+    if "5m" in lifetimes and "1h" in lifetimes[lifetimes.index("5m") :]:
+        raise InvalidRequestError(
+            "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block"
+        )
 
 
 def _tag(block: Block) -> str:
@@ -202,18 +168,8 @@ class _Prompt:
     def read(self, turns: Sequence[Turn], cache: Cache | None) -> blocks.Read:
         """Return what was put together; ``cache`` asks for a breakpoint at its end."""
         last = len(self._segments) - 1
-        if cache is not None and (not self._breakpoints or self._breakpoints[-1][0] != last):
+        if cache is not None:
             self._breakpoints.append((last, cache.ttl))
-        if len(self._breakpoints) > _MOST_BREAKPOINTS:
-            raise InvalidRequestError(
-                "A maximum of 4 blocks with cache_control may be provided. Found "
-                f"{len(self._breakpoints)}."
-            )
-        lifetimes = [ttl for _, ttl in self._breakpoints]
-        if "5m" in lifetimes and "1h" in lifetimes[lifetimes.index("5m") :]:
-            raise InvalidRequestError(
-                "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block"
-            )
         return blocks.Read(
             turns,
             self._segments,
@@ -225,9 +181,12 @@ class _Prompt:
         )
 
 
-def _check_order(turns: Sequence[Turn], prompt: _Prompt, family: Family, *, tools: bool) -> None:
+def _check_order(turns: Sequence[Turn], *, tools: bool) -> None:
     """Hold turns and calls to the order that they must have. Raises ``InvalidRequestError``."""
-    _check_roles([turn.role for turn in turns])
+    if not turns:
+        raise InvalidRequestError("at least one message is required", "messages")
+    if turns[0].role != "user":
+        raise InvalidRequestError("first message must use the user role", "messages")
     waiting: list[str] = []
     used: set[str] = set()
     for i, turn in enumerate(turns):
@@ -248,18 +207,11 @@ def _check_order(turns: Sequence[Turn], prompt: _Prompt, family: Family, *, tool
         waiting = calls
     if waiting:
         raise _missing(waiting, f"messages.{len(turns) - 1}")
-    if turns[-1].role == "assistant" and not family.prefill and not prompt.paused:
-        raise InvalidRequestError(
-            "This model does not support assistant message prefill. The conversation must end with a user message."
-        )
+    _check_roles([turn.role for turn in turns])
 
 
 def _check_roles(roles: Sequence[str]) -> None:
     """Hold turns to whose they may be. Raises ``InvalidRequestError``."""
-    if not roles:
-        raise InvalidRequestError("at least one message is required", "messages")
-    if roles[0] != "user":
-        raise InvalidRequestError("first message must use the user role", "messages")
     talking = [role for role in roles if role != "system"]
     for role, after in itertools.pairwise(talking):
         # Anthropic itself merges neighbours by now; imitators refuse them, and so does this.
