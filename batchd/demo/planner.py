@@ -97,7 +97,9 @@ class Planner:
             # The benchmarks' own: nothing below applies to it.
             return Plan(answer=self._answer(request, talk, parts), latency_s=latency_s)
         names = {part.name for part in parts}
-        if "reasoning" in names and request.thoughtless:
+        # Of chat completions alone: the others have no calls without.
+        bare = (getattr(turn, "thoughtless", False) for turn in request.turns)
+        if "reasoning" in names and any(bare):
             return Plan(refusal=Fault("thoughtless", request.model))
         if overflow := self._overflow(request, parts, now):
             return Plan(refusal=overflow)

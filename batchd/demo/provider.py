@@ -9,9 +9,9 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
 from aiohttp import web
 
 from batchd.demo import delivery, families, faults, meter
@@ -26,8 +26,7 @@ from batchd.demo.request import Bill, Caller, Heading, InvalidRequestError, Requ
 from batchd.demo.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class _Visit:
+class _Visit(msgspec.Struct, frozen=True):
     """A client at the door."""
 
     http: web.BaseRequest

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from batchd import tokens
 from batchd.demo.families import Family
 from batchd.records import Answer, Purpose, Usage
@@ -74,8 +76,7 @@ class CacheRules:
     long_s: int = 3600
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class Bill(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer came to."""
 
     usage: Usage
@@ -87,8 +88,7 @@ class Bill:
     cost: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
+class Heading(msgspec.Struct, frozen=True):
     """What all parts of one answer repeat."""
 
     #: Unique; each dialect puts its own mark in front of it.
@@ -116,9 +116,8 @@ class Writer(Protocol):
         """Return what comes with status 200 and is an error."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request that is in order."""
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is in order. A ``Struct``, which is made in a tenth of a dataclass's time."""
 
     model: str
     #: The rules of the model that its name names; None: none.
@@ -141,8 +140,6 @@ class Request:
     stream: bool = False
     #: Whether usage is to go with the answer: in some streams it must be asked for.
     asks_usage: bool = True
-    #: Whether a thinking model's tool calls came back without their thinking.
-    thoughtless: bool = False
     #: The tier that it asks for.
     tier: str = "default"
     #: None: whatever came before is cached, and free to write.

@@ -58,6 +58,11 @@ class Message(msgspec.Struct):
             return "".join(p for p in parts if isinstance(p, str))
         return self.content or ""
 
+    @property
+    def thoughtless(self) -> bool:
+        """Whether it has calls, and not the thinking behind them."""
+        return bool(self.tool_calls) and self.reasoning_content is None
+
     def weight(self) -> int:
         """Return its tokens."""
         said = tokens.MESSAGE_TOKENS + weigh(self.text) + weigh(self.reasoning_content or "")
@@ -135,7 +140,6 @@ def parse(data: bytes, caller: Caller) -> Request:
         max_output=body.max_completion_tokens or body.max_tokens or 0,
         stream=bool(body.stream),
         asks_usage=body.asks_usage,
-        thoughtless=any(m.tool_calls and m.reasoning_content is None for m in messages),
         tier=tier,
         cache=_cache(family, body, caller) if family is not None else None,
         account=caller.account,
