@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +17,7 @@ from batchd.records import Answer, Purpose, Usage
 #: Stands in scripts for a lone surrogate, which Python's encoders refuse to write.
 LONE_SURROGATE = "\U0010fffd"
 _LONE = LONE_SURROGATE.encode()
+_PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 #: How batchd's compaction prompt ends; it has no other mark.
 _SUMMARY = "Answer with the summary only."
 
@@ -173,3 +175,13 @@ def escaped(body: bytes) -> bytes:
 def weigh(text: str) -> int:
     """Return the tokens of a text."""
     return tokens.count(text) if text else 0
+
+
+def pieces(text: str) -> list[str]:
+    """Return a text in the pieces in which it is streamed."""
+    return _PIECES.findall(text)
+
+
+def event(kind: str, body: Mapping[str, object]) -> bytes:
+    """Return a server-sent event that has a name."""
+    return f"event: {kind}\ndata: ".encode() + escaped(msgspec.json.encode(body)) + b"\n\n"

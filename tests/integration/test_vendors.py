@@ -945,3 +945,45 @@ def test_the_cliff_is_over_the_whole_request(dialect: str) -> None:
         written = Usage(input_tokens=tokens, cache_write_tokens=tokens)
         expected = tokens * float(prices.long_write) * dear / 1e6
         assert prices.cost(written, tokens, "default") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("script", ["steps-2", "parallel", "refusal", "length", "bash-block"])
+def test_streams_of_the_new_dialects(script: str) -> None:
+    """The clients put the pieces of a stream together to what the whole answer says."""
+
+    async def test(server: ModelServer, wire: Wire) -> None:
+        async with (
+            vendors.openai_at(server.base_url) as ours,
+            vendors.anthropic_at(server.base_url) as theirs,
+        ):
+            asked = vendors.request("responses", script, reasoning={"summary": "auto"})
+            whole = await wire.ask("responses", asked)
+            events = [event async for event in await ours.responses.create(stream=True, **asked)]
+            assert events[0].type == "response.created"
+            assert events[-1].type == f"response.{whole['status']}"
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+            parts = [
+                e.delta
+                for e in events
+                if e.type in {"response.output_text.delta", "response.refusal.delta"}
+            ]
+            assert "".join(parts) == vendors.said("responses", whole).text
+            final = json.loads(events[-1].response.to_json())
+            assert vendors.said("responses", final).text == vendors.said("responses", whole).text
+            assert vendors.said("responses", final).calls == vendors.said("responses", whole).calls
+            assert final["usage"]["output_tokens"] == whole["usage"]["output_tokens"]
+            vendors.follow("responses", asked, final, "ok")
+            if script != "length":
+                await wire.ask("responses", asked)
+
+            asked = vendors.request("messages", script)
+            whole = await wire.ask("messages", asked)
+            async with theirs.messages.stream(**asked) as message_stream:
+                message = await message_stream.get_final_message()
+            final = json.loads(message.to_json())
+            assert vendors.said("messages", final).text == vendors.said("messages", whole).text
+            assert vendors.said("messages", final).calls == vendors.said("messages", whole).calls
+            assert message.stop_reason == whole["stop_reason"]
+            assert message.usage.output_tokens == whole["usage"]["output_tokens"]
+
+    run(test)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import msgspec
 
 from batchd.demo.dialects import openai
-from batchd.demo.request import Bill, Heading, escaped
+from batchd.demo.request import Bill, Heading, escaped, pieces
 from batchd.records import Answer, Usage
 
 #: What other dialects have a word for, and this one has not.
 _FINISHED = {"refusal": "stop", "full": "length", "pause": "stop"}
-_PIECES = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,15 +84,15 @@ def _chunks(heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[byt
 
 def _deltas(answer: Answer) -> Iterator[dict[str, Any]]:
     yield {"role": "assistant", "content": "" if answer.content else None}
-    for piece in _PIECES.findall(answer.reasoning):
+    for piece in pieces(answer.reasoning):
         yield {"reasoning_content": piece}
-    for piece in _PIECES.findall(answer.content):
+    for piece in pieces(answer.content):
         yield {"content": piece}
     for i, call in enumerate(_calls(answer)):
         arguments = call["function"]["arguments"]
         opening = {**call, "function": {"name": call["function"]["name"], "arguments": ""}}
         yield {"tool_calls": [{"index": i, **opening}]}
-        for piece in _PIECES.findall(arguments):
+        for piece in pieces(arguments):
             yield {"tool_calls": [{"index": i, "function": {"arguments": piece}}]}
 
 

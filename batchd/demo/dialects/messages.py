@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchd.demo import families, opaque
-from batchd.demo.dialects import blocks, parameters, turns
+from batchd.demo.dialects import blocks, message_stream, parameters, turns
 from batchd.demo.dialects.anthropic import (
     REFUSALS,
     error,
@@ -111,6 +111,9 @@ class _Writer:
 
     def whole(self, heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
         """Return an answer as one JSON body."""
+        return escaped(_encode(self._message(heading, answer, bill)))
+
+    def _message(self, heading: Heading, answer: Answer, bill: Bill | None) -> dict[str, Any]:
         reason = "stop_sequence" if heading.stopped else _STOPPED[answer.finish_reason]
         refused = {"type": "refusal", "category": "cyber", "explanation": answer.content or None}
         body: dict[str, Any] = {
@@ -125,11 +128,11 @@ class _Writer:
         }
         if bill is not None:
             body["usage"] = _usage(bill)
-        return escaped(_encode(body))
+        return body
 
     def events(self, heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
         """Yield an answer as server-sent events."""
-        yield self.whole(heading, answer, bill)
+        return message_stream.events(self._message(heading, answer, bill), answer.tool_calls)
 
     def failed(self, heading: Heading) -> bytes:
         """Return what comes with status 200 and is an error."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchd.demo import opaque
-from batchd.demo.dialects import items
+from batchd.demo.dialects import items, response_stream
 from batchd.demo.dialects.replay import Removal
 from batchd.demo.dialects.response_body import Body
 from batchd.demo.opaque import Seal
@@ -35,7 +35,7 @@ class Writer:
 
     def events(self, heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
         """Yield an answer as server-sent events."""
-        yield self.whole(heading, answer, bill)
+        return response_stream.events(self._response(heading, answer, bill))
 
     def failed(self, heading: Heading) -> bytes:
         """Return what comes with status 200 and is an error."""
