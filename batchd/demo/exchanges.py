@@ -43,6 +43,9 @@ class Exchange(msgspec.Struct):
     usage: Usage | None = None
     #: What of its cache writes is kept for long, and so costs more.
     long_writes: int = 0
+    #: What of its input earlier requests of the account and model began with as well, where that is long enough to be
+    #: cached: what a client that does all that the provider's rules allow reads from the cache.
+    cacheable: int = 0
     #: The tier that was asked for, and the one that served, where it was answered.
     tier_asked: str = ""
     tier: str = ""
@@ -64,6 +67,7 @@ class Exchange(msgspec.Struct):
             return
         self.usage = bill.usage
         self.long_writes = bill.long_writes
+        self.cacheable = bill.seen
         self.tier = bill.tier
         self.cost = bill.cost
 
@@ -82,6 +86,7 @@ class Totals(msgspec.Struct):
     #: Of the answers that were delivered and carried it.
     usage: Usage = Usage()
     long_writes: int = 0
+    cacheable: int = 0
     #: Of those that have a price.
     cost: float = 0.0
     #: Opaque items that were left out of delivered answers.
@@ -135,6 +140,7 @@ class Exchanges:
             if exchange.usage is not None:
                 totals.usage += exchange.usage
                 totals.long_writes += exchange.long_writes
+                totals.cacheable += exchange.cacheable
                 totals.cost += exchange.cost or 0.0
         if self._file:
             self._file.write(self._encode(exchange) + b"\n")

@@ -84,6 +84,8 @@ class Family:
     #: The kinds of thinking that it takes, and up to which effort it may be disabled.
     thinking: frozenset[str] = frozenset({"adaptive", "enabled", "disabled", "between_tools"})
     disabled_to: str = "max"
+    #: Whether it thinks where a request says nothing of that.
+    thinks: bool = True
     #: Whether a tool may be forced on it.
     forced: bool = True
     #: The day it is gone, as the vendor's list of models says.
@@ -182,6 +184,7 @@ FAMILIES: Mapping[str, Family] = {
             efforts=_CLAUDES,
             effort="high",
             thinking=frozenset({"enabled", "disabled"}),
+            thinks=False,
             ends="2026-11-30",
         ),
         Family(
@@ -191,6 +194,7 @@ FAMILIES: Mapping[str, Family] = {
             efforts=_CLAUDES,
             effort="high",
             thinking=frozenset({"enabled", "disabled"}),
+            thinks=False,
             cache_minimum=4096,
         ),
         Family(

@@ -25,6 +25,8 @@ class Prompt:
     written: int = 0
     #: What of that was written for long.
     written_long: int = 0
+    #: What earlier requests of the account and model began with as well, where it is long enough to be cached.
+    seen: int = 0
 
 
 class Meter:
@@ -66,7 +68,7 @@ class Meter:
         return Prompt(total, cached)
 
     def _by_rules(self, request: Request, rules: CacheRules, now: float, *, cache: bool) -> Prompt:
-        total, key = 0, hash(rules.scope)
+        total, key, seen, met = 0, hash((request.account, request.model)), 0, True
         if request.schemas:
             key, total = hash((key, request.schemas)), _schemas(request.schemas)
         self._trim()
@@ -75,7 +77,9 @@ class Meter:
             key = hash((key, bytes(raw)))
             known = self._known.get(key)
             total = self._known[key] = known if known is not None else total + segment.weight()
-            places.append((key, total))
+            met = met and known is not None
+            seen = total if met else seen
+            places.append((hash((rules.scope, key)), total))
         marks = [(at, ttl) for at, ttl in rules.breakpoints if places[at][1] >= rules.minimum]
         read_at = self._read(places, marks, rules, now)
         read = places[read_at][1] if read_at >= 0 else 0
@@ -94,7 +98,7 @@ class Meter:
                 long += fresh if ttl >= rules.long_s else 0
         if not rules.billed:
             written = long = 0
-        return Prompt(total, read, written, long)
+        return Prompt(total, read, written, long, seen if seen >= rules.minimum else 0)
 
     def _read(
         self,
@@ -121,8 +125,8 @@ class Meter:
         if len(self._known) > _MAX_PREFIXES:
             self.forget()
 
-    def usage(self, request: Request, answer: Answer, now: float) -> tuple[Usage, int]:
-        """Return the usage of an answer, and what of its cache writes is for long.
+    def usage(self, request: Request, answer: Answer, now: float) -> tuple[Usage, Prompt]:
+        """Return the usage of an answer, and what its prompt came to.
 
         Output that was recorded counts as recorded.
         """
@@ -137,7 +141,7 @@ class Meter:
             output_tokens=said,
             reasoning_tokens=thought,
         )
-        return usage, prompt.written_long
+        return usage, prompt
 
 
 def _output(answer: Answer) -> int:

@@ -20,6 +20,7 @@ from batchd.demo.dialects import Dialect
 from batchd.demo.exchanges import Exchange, Exchanges
 from batchd.demo.faults import Fault, Refusal
 from batchd.demo.limiter import Limit, Limiter
+from batchd.demo.meter import Prompt
 from batchd.demo.planner import Plan, Planner
 from batchd.demo.recordings import Recording
 from batchd.demo.request import Bill, Caller, Heading, InvalidRequestError, Request
@@ -179,15 +180,21 @@ class Provider:
         return (*self._limiter.limits(), *self._tokens.limits())
 
     def _bill(self, request: Request, plan: Plan) -> Bill:
-        usage, long_writes = meter.FIXED, 0
+        usage, prompt = meter.FIXED, Prompt(meter.FIXED.input_tokens)
         if self.settings.count:
-            usage, long_writes = self._meter.usage(request, plan.answer, self._now())
+            usage, prompt = self._meter.usage(request, plan.answer, self._now())
         if plan.cache_write:
             fresh = usage.input_tokens - usage.cached_input_tokens
             usage = dataclasses.replace(usage, cache_write_tokens=fresh)
         prices = request.family.prices if request.family else None
-        cost = prices.cost(usage, long_writes, plan.tier) if prices else None
-        return Bill(usage=usage, long_writes=long_writes, tier=plan.tier, cost=cost)
+        long_writes = prompt.written_long
+        return Bill(
+            usage=usage,
+            long_writes=long_writes,
+            seen=prompt.seen,
+            tier=plan.tier,
+            cost=prices.cost(usage, long_writes, plan.tier) if prices else None,
+        )
 
 
 @functools.lru_cache(1024)

@@ -84,6 +84,8 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     #: What of the cache writes is kept for long.
     long_writes: int = 0
+    #: What of the input earlier requests began with as well: more can never be read from the cache.
+    seen: int = 0
     #: The tier that served.
     tier: str = "default"
     #: Dollars; None where the model has no price.

@@ -247,6 +247,7 @@ def test_a_conversation_and_what_the_log_says_of_it(dialect: str) -> None:
             paid = fresh * 0.1 + usage.cached_input_tokens * 0.01
             paid += usage.cache_write_tokens * 0.125 + usage.output_tokens * 0.5
             assert entry.cost == pytest.approx(paid / 1e6, rel=1e-12)
+            assert entry.cacheable == usage.cached_input_tokens
         assert server.totals.cost == pytest.approx(sum(e.cost or 0 for e in log))
 
     run(test)
@@ -500,6 +501,12 @@ def test_versions_of_messages() -> None:
         ("gpt-6.2-sol", {"tools": None, "reasoning_effort": "none"}, "Supported values"),
         ("gpt-6.2-sol", {"tools": None, "service_tier": "flex"}, "service_tier"),
         ("gpt-6.1-sol", {"tools": None}, ""),
+        (
+            "gpt-6.1-sol",
+            {"tools": None, "input": "x"},
+            "Unrecognized request argument supplied: input",
+        ),
+        ("claude-haiku-5-5", {"max_tokens": 99, "temperature": 0.2}, ""),
         ("gpt-5-mini", {}, ""),
         ("steps-1", {"temperature": 0.2, "max_tokens": 99}, ""),
     ],
@@ -600,6 +607,32 @@ def test_explicit_breakpoints_of_responses() -> None:
         assert (await _cached(wire, server, "responses", body))[:2] == (0, written)
         body["input"] = [{"role": "user", "content": [{**part, **mark}] * 5}]
         assert "at most 4" in await wire.refused("responses", body)
+
+    run(test)
+
+
+def test_what_could_have_been_read_is_known() -> None:
+    """A client that marks nothing, changes its key or speaks to Claude over chat pays again for what could be cached."""
+
+    async def test(server: ModelServer, wire: Wire) -> None:
+        model = "claude-haiku-5-5+steps-3"
+        for dialect, body, more in (
+            ("messages", vendors.request("messages", model, LONG), {}),
+            ("chat", vendors.request("chat", model, LONG), {}),
+            (
+                "responses",
+                vendors.request("responses", "gpt-6-luna+steps-3", LONG),
+                {"prompt_cache_key": "b"},
+            ),
+        ):
+            await _lead(wire, dialect, body, 1)
+            await wire.ask(dialect, {**body, **more})
+            first, second = server.requests[-2:]
+            assert first.usage is not None
+            assert second.usage is not None
+            assert first.cacheable == 0
+            assert second.cacheable == first.usage.input_tokens > 6000
+            assert second.usage.cached_input_tokens == 0
 
     run(test)
 
@@ -736,6 +769,8 @@ def test_no_thinking_where_none_is_asked_for() -> None:
         vendors.follow("responses", shown, answer, "ok")
         await wire.ask("responses", shown)
 
+        older = vendors.request("messages", "claude-haiku-4-5+steps-2")
+        assert (await wire.ask("messages", older))["content"][0]["type"] == "tool_use"
         off = vendors.request("messages", "steps-2", thinking={"type": "disabled"})
         assert [b["type"] for b in (await wire.ask("messages", off))["content"]] == ["tool_use"]
         for model, more, kind in (

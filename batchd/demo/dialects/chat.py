@@ -24,6 +24,18 @@ __all__ = ["error", "headers", "invalid", "key", "models", "name", "nothing", "p
 name = "chat"
 #: What a provider answers that has nothing to say.
 nothing = b'{"id": "none", "object": "chat.completion", "choices": []}'
+#: What OpenAI knows.
+_FIELDS = frozenset(
+    [
+        *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs"),
+        *("max_completion_tokens", "max_tokens", "messages", "metadata", "modalities", "model"),
+        *("moderation", "n", "parallel_tool_calls", "prediction", "presence_penalty"),
+        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        *("reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier"),
+        *("stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools"),
+        *("top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
+    ]
+)
 
 
 class Function(msgspec.Struct):
@@ -121,7 +133,8 @@ def parse(data: bytes, caller: Caller) -> Request:
     if tools in {b"null", b"[]"}:
         tools = b""
     family = families.of(body.model)
-    if family is not None:
+    if family is not None and family.vendor == "openai":
+        _check_fields(data)
         _check_model(family, body, native=bool(tools))
     tier = openai.tier(family or families.RESPONSES, body.service_tier)
     bound = b'"json_schema"' in bytes(body.response_format)
@@ -147,6 +160,13 @@ def parse(data: bytes, caller: Caller) -> Request:
     )
 
 
+def _check_fields(data: bytes) -> None:
+    """Hold a request to the fields that there are. Others who speak this dialect have more."""
+    for field in msgspec.json.decode(data, type=dict[str, msgspec.Raw]):
+        if field not in _FIELDS:
+            raise InvalidRequestError(f"Unrecognized request argument supplied: {field}")
+
+
 def _check_model(family: Family, body: _Body, *, native: bool) -> None:
     """Hold a request to what its model takes."""
     sampling = {"temperature": body.temperature, "top_p": body.top_p}
@@ -163,7 +183,7 @@ def _check_model(family: Family, body: _Body, *, native: bool) -> None:
             "reasoning_effort",
         )
     openai.check_model(family, body.model, effort, sampling, "reasoning_effort")
-    if body.max_tokens is not None and family.vendor == "openai":
+    if body.max_tokens is not None:
         raise InvalidRequestError(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
             "'max_completion_tokens' instead.",
@@ -173,10 +193,11 @@ def _check_model(family: Family, body: _Body, *, native: bool) -> None:
 
 
 def _cache(family: Family, body: _Body, caller: Caller) -> CacheRules:
-    """Return how OpenAI caches: up to the end of what is sent."""
+    """Return how OpenAI caches: up to the end of what is sent. Claude's models cache nothing here."""
+    marks = ((len(body.messages) - 1, 1800),) if family.vendor == "openai" else ()
     return CacheRules(
         scope=(caller.account, body.model, body.prompt_cache_key),
-        breakpoints=((len(body.messages) - 1, 1800),),
+        breakpoints=marks,
         minimum=family.cache_minimum,
         billed=family.writes,
     )

@@ -75,7 +75,7 @@ def parse(data: bytes, caller: Caller) -> Request:
         cache=_cache(body, family, read, caller),
         opaque=read.opaque,
         removed=read.removed,
-        thinks=body.thinking is None or body.thinking.type != "disabled",
+        thinks=family.thinks if body.thinking is None else body.thinking.type != "disabled",
         account=caller.account,
         writer=_Writer(body, msgspec.structs.replace(owner, prefix=read.prefix)),
     )
