@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from batchd.demo import faults
@@ -21,8 +21,7 @@ _SOUND = frozenset({"", "drip"})
 _UNSTREAMED = frozenset({"html", "error-200", "failed", "no-choices"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, ready to be sent."""
 
     dialect: Dialect

@@ -25,8 +25,7 @@ NOTES = "Summary of the work so far:"
 _THOUGHT = "The user wants the task done. The next step is clear."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a request."""
 
     answer: Answer = scripts.FINAL
