@@ -18,7 +18,7 @@ from batchd.errors import NotPossibleError
 from batchd.log import Action
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
-from batchd.spool.ulid import PATTERN, mark_of, time_of
+from batchd.spool.ulid import LENGTH, PATTERN, mark_of, time_of
 from batchd.store import witness
 
 #: Names that one message has room for.
@@ -104,12 +104,16 @@ async def watch(core: Core) -> None:
         lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
     )
     mark, began, at = claims.mark(state), witness.since(state / "batchd.db"), time.time()
+    lying: set[str] = set()
+    with contextlib.suppress(OSError):  # as below
+        lying = {claim.ulid for claim in claims.lying(Path(paths.inbox), state)[0]}
+        _give_back(Path(paths.outbox), known, lying, mark)
     found = (
         (
             paths.outbox,
             "batches without an end in the outbox",
             "put a backup in place with `batchd restore BACKUP`, or drop their request files again and move them away",
-            [*_folders(Path(paths.outbox), known, mark, began)],
+            [*_folders(Path(paths.outbox), known, lying, mark, began)],
         ),
         (
             paths.inbox,
@@ -128,13 +132,32 @@ async def watch(core: Core) -> None:
             core.log.warning(trouble.what, message=trouble.message, mend=trouble.mend)
 
 
+def _give_back(folder: Path, known: set[str], lying: set[str], mark: int) -> None:
+    """Remove the folders of runs for which a killed daemon had reserved a name, and stored nothing. Raises ``OSError``.
+
+    Claimed files, which still lie there, find the folders of their names again.
+    """
+    for name, claim in outbox.reserved(folder):
+        if name not in known and claim not in lying and _marked(claim, mark):
+            outbox.give_back(str(folder), name, claim)
+
+
+def _marked(claim: str, mark: int) -> bool:
+    return bool(PATTERN.match(claim)) and mark_of(claim[:LENGTH]) == mark
+
+
 def _waiting(paths: Sequence[Path]) -> list[Path]:
     """Return those that still lie there, without an end."""
     return [path for path in paths if path.exists() and not (path / outbox.SUMMARY).exists()]
 
 
-def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator[Path]:
-    """Yield the folders of batches that were begun here, by this state directory or before this store began."""
+def _folders(
+    folder: Path, known: set[str], lying: set[str], mark: int, began: float
+) -> Iterator[Path]:
+    """Yield the folders of batches that were begun here, by this state directory or before this store began.
+
+    Not those whose claimed files still lie there: they are taken up next.
+    """
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (names)
     except OSError:
@@ -144,16 +167,18 @@ def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator
         if name in known or name.startswith("."):
             continue
         with contextlib.suppress(OSError):  # what we may not look into is another's
-            if _ours(path, mark, began) and _waiting([path]):
+            if _ours(path, lying, mark, began) and _waiting([path]):
                 yield path
 
 
-def _ours(path: Path, mark: int, began: float) -> bool:
+def _ours(path: Path, lying: set[str], mark: int, began: float) -> bool:
     """Whether something in the outbox is the folder of a batch that was begun here. Raises ``OSError``."""
     if path.is_symlink() or not path.is_dir() or (claim := outbox.claim_of(path)) is None:
         return False
+    if claim in lying:
+        return False
     if PATTERN.match(claim):
-        return mark_of(claim[:26]) == mark or time_of(claim) < began
+        return _marked(claim, mark) or time_of(claim[:LENGTH]) < began
     return path.stat().st_mtime < began
 
 

@@ -80,6 +80,8 @@ class Planner:
 
     def plan(self, request: Request, settings: Settings, now: float) -> Plan:
         """Return what becomes of a request at a time, in seconds."""
+        if settings.models and request.model not in settings.models:
+            return Plan(refusal=Fault("404", request.model))
         try:
             parts = self._parts(request.model, settings)
         except ValueError:

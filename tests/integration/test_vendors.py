@@ -841,16 +841,21 @@ def test_accounts() -> None:
 
 
 def test_models_in_both_vendors_shapes() -> None:
-    """Each vendor's client lists the models, with the day on which one ends; from that day on it is gone."""
+    """Each vendor's client lists the models, with the day on which one ends; what is not listed is not there."""
 
     async def test(server: ModelServer, wire: Wire) -> None:
         async with (
             vendors.openai_at(server.base_url) as ours,
             vendors.anthropic_at(server.base_url) as theirs,
         ):
+            everything = {m.id: m async for m in ours.models.list()}
+            assert everything["gpt-5-mini"].shutdown_date == "2026-12-11"
+            assert {"demo", "steps-3", "claude-haiku-5-5"} < everything.keys()
+            server.control(
+                models={"steps-2": "2099-01-01", "gpt-6-luna": "", "claude-haiku-5-5": ""}
+            )
             listed = {m.id: m async for m in ours.models.list()}
             assert listed["gpt-6-luna"].shutdown_date is None
-            assert listed["gpt-5-mini"].shutdown_date == "2026-12-11"
             assert listed["steps-2"].shutdown_date == "2099-01-01"
             assert "steps-3" not in listed
             infos = {m.id: m async for m in theirs.models.list()}
@@ -864,7 +869,7 @@ def test_models_in_both_vendors_shapes() -> None:
             assert json.loads(answer)["error"]["message"]
             await wire.ask(dialect, vendors.request(dialect, "steps-2"))
 
-    run(test, Settings(ends={"steps-2": "2099-01-01", "steps-3": "2026-01-01"}))
+    run(test)
 
 
 def test_limits_in_both_vendors_headers() -> None:
