@@ -324,7 +324,7 @@ def test_what_responses_refuses(edit: Edit, words: str) -> None:
 
 
 def test_gpt_6_2_leaves_reasoning_out_where_what_stood_before_it_changed() -> None:
-    """With status 200, and told by `input_transformations` alone; later reasoning goes on from what was sent."""
+    """With status 200, and `input_transformations` alone says so; later reasoning goes on from what was sent."""
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request("responses", "gpt-6.2-sol+steps-5", safety_identifier="one")
@@ -797,6 +797,29 @@ def test_a_turn_that_pauses_goes_on_when_it_is_sent_back() -> None:
         assert answer["stop_reason"] == "pause_turn"
         vendors.follow("messages", body, answer, "")
         assert (await wire.ask("messages", body))["stop_reason"] == "end_turn"
+
+    run(test)
+
+
+def test_texts_of_the_user_that_share_a_turn_are_heard_one_by_one() -> None:
+    """Messages wants turns by turns: a summary behind the prompt starts no other conversation, and a judge is known."""
+
+    async def test(server: ModelServer, wire: Wire) -> None:
+        body = vendors.request("messages", "steps-5")
+        await _lead(wire, "messages", body, 2)
+        asked = {"type": "text", "text": "Too long. Answer with the summary only."}
+        body["messages"][-1]["content"].append(asked)
+        assert "work so far" in vendors.said("messages", await wire.ask("messages", body)).text
+        short = vendors.request("messages", "steps-5")
+        texts = ("go", "Summary of the work so far: two steps.")
+        short["messages"][0]["content"] = [{"type": "text", "text": text} for text in texts]
+        answer = await wire.ask("messages", short)
+        assert vendors.said("messages", answer).calls == [("shell", {"command": "echo step 3"})]
+        judged = vendors.request("messages", "steps-5", system="You judge whether it is done.")
+        del judged["tools"]
+        await wire.ask("messages", judged)
+        purposes = [e.purpose for e in server.requests]
+        assert purposes == ["agent", "agent", "compaction", "agent", "judge"]
 
     run(test)
 
