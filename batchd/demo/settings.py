@@ -43,8 +43,15 @@ class Settings:
     model_faults: Mapping[str, str] = field(default_factory=dict)
     #: How a model of an unknown name answers: ``demo``, ``steps-2``; empty refuses it.
     default: str = ""
+    #: The models that it has and lists, each with the day it is shut down, or with nothing; empty: all names that mean
+    #: something here. Any other is not found.
+    models: Mapping[str, str] = field(default_factory=dict)
     #: What clients must send as their key; empty lets everyone in.
     api_key: str = ""
+    #: The accounts of keys; any other key has one of its own.
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    #: By how many seconds the caches are older than they are.
+    aged_s: float = 0.0
 
     def __post_init__(self) -> None:
         for parts in (self.faults, self.default, *self.model_faults.values()):
