@@ -13,6 +13,8 @@ TIERS = (STANDARD, "flex", "priority")
 #: What writing to a cache that keeps it long costs at most, times other input, where no price is listed: OpenAI's
 #: twelve hours cost as much, Anthropic's hour costs twice.
 _LONG_WRITE = 2.5
+#: A provider's count of a request may be so many times ours.
+_MISCOUNT = 1.1
 #: More than so many times what was sent or asked for, and so many tokens, no call comes to.
 _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
@@ -173,15 +175,13 @@ class Price:
 
         ``long``: it may be kept there for long, which some bill at twice the price and more.
         """
-        usage = self.most_expensive(input_tokens, output_tokens)
-        costs = [self.cost(usage)]
+        fresh = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        usages = [fresh, replace(fresh, cache_write_tokens=input_tokens)]
         if long:
-            kept = replace(
-                usage,
-                cache_write_tokens=input_tokens,
-                cache_write_long_tokens=input_tokens,
-            )
-            costs.append(self.cost(kept))
+            usages.append(replace(usages[1], cache_write_long_tokens=input_tokens))
+        # A little below a mark, the provider's count may well lie behind it.
+        rates = {self._rate(input_tokens), self._rate(input_tokens * _MISCOUNT)}
+        costs = (rate.cost(usage) for rate in rates for usage in usages)
         return max(costs, key=lambda cost: cost.total)
 
     def most_expensive(self, input_tokens: int, output_tokens: int) -> Usage:

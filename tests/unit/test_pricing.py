@@ -229,6 +229,22 @@ def test_prices_of_tiers_may_be_given() -> None:
     assert prices.price("local/x") is None
 
 
+def test_what_is_set_aside_is_the_most_that_a_call_may_end_at() -> None:
+    """All of its input written to the cache, for long where that is done, and at the price behind a mark that is near."""
+    price = NONE.price("anthropic/claude-haiku-5-5")
+    assert price is not None
+    assert [r.above for r in price.rates] == [0, 100_000]
+    assert price.most(80_000, 1000).total == pytest.approx((80_000 * 0.125 + 1000 * 0.5) / 1e6)
+    assert price.most(80_000, 0, long=True).total == pytest.approx(80_000 * 0.2 / 1e6)
+    for tokens in (95_000, 100_001):
+        behind = 5 * (tokens * 0.125 + 1000 * 0.5) / 1e6
+        assert price.most(tokens, 1000).total == pytest.approx(behind)
+    free = Price(
+        rates=(Rate(input=1.0, cached_input=0.1, cache_write=0.0, output=2.0),), source="x"
+    )
+    assert free.most(1000, 0).total == pytest.approx(0.001)
+
+
 def test_what_the_cache_saved() -> None:
     """It is the price of the same input without a cache, less what it came to: below nothing where it was only written."""
     rate = Rate(input=1.0, cached_input=0.1, cache_write=1.25, output=2.0)
