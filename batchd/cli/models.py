@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from batchd import catalog, config
 from batchd.catalog import Listing, Unlisted
 from batchd.cli.lines import Line
+from batchd.config import dialects
+from batchd.config.presets import APIS
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
 from batchd.pricing import Prices
@@ -25,6 +27,10 @@ def lines(settings: config.Config, *, offline: bool) -> Iterator[Line]:
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
         line, lists[provider] = _provider(settings, provider, offline=offline)
         yield line
+    for name, why in dialects.notes(settings, roles).items():
+        mend = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
+        told = f"it is spoken to in chat completions, as {why}"
+        yield Line("note", f"provider {name}", told, mend)
     for role, model in roles.items():
         yield from _model(settings, role, model, lists)
     yield from _priced(settings, roles)

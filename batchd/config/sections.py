@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from batchd.config.limits import Limits
 from batchd.config.notify import Receiver
-from batchd.config.presets import PRESETS
+from batchd.config.providers import Model, Provider, presets
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
 from batchd.config.tiers import Fallback, Tier
-from batchd.config.values import Amount, Count, Name, Positive, Section, Span
+from batchd.config.values import Amount, Count, Effort, Name, Positive, Section, Span
 from batchd.config.web import Web
 
 
@@ -41,72 +41,12 @@ class Agent(Section):
 
     model: Name = "openai/gpt-6-luna"
     """``provider/model``; a task may name its own."""
+    effort: Effort = ""
+    """How much a model is to think; a task, or the model's table, may say otherwise. Empty: as its provider sees fit."""
     service_tier: Tier = "standard"
     """``standard``, ``flex`` (half the price, when there is room) or ``priority``; a task may name its own."""
     tier_fallback: Fallback = "never"
     """When a call whose tier has no room goes on at the standard price: ``never``, or after so many seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider(Section):
-    """``[providers.NAME]``: an endpoint that speaks chat completions."""
-
-    base_url: Name
-    """The address up to and without ``/chat/completions``."""
-    api_key_env: str = ""
-    """The environment variable that holds the key. Neither this nor a file: a server without keys."""
-    api_key_file: str = ""
-    """A file that holds the key; a relative one is looked for among systemd's credentials first."""
-    max_concurrent: Annotated[int, Ge(1), Le(1000)] = 32
-    """Calls at a time, at most; fewer while it is overloaded."""
-    rpm: Count = 0
-    """Requests a minute; 0 learns them from its limit headers and 429s."""
-    tpm: Count = 0
-    """Tokens a minute, input and output together; 0 learns them likewise."""
-    tools: Literal["auto", "native", "text"] = "auto"
-    """How its models call tools."""
-    output_limit_field: Name = "max_tokens"
-    """The request field that limits output tokens."""
-    json_mode: Literal["json_schema", "json_object", "none"] = "json_schema"
-    """How a judge is bound to its JSON."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent along with every request."""
-    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Sent along in every request body, over our own fields."""
-
-
-def _presets() -> dict[str, Provider]:
-    return {name: Provider(**preset) for name, preset in PRESETS.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices(Section):
-    """What tokens of a model cost, where the price data has it wrong, or not at all."""
-
-    input_usd_per_mtok: Amount | None = None
-    """A million input tokens."""
-    cached_input_usd_per_mtok: Amount | None = None
-    """A million input tokens read from the provider's prompt cache."""
-    cache_write_usd_per_mtok: Amount | None = None
-    """A million input tokens written to that cache."""
-    cache_write_long_usd_per_mtok: Amount | None = None
-    """A million input tokens written to be kept there for an hour or more."""
-    output_usd_per_mtok: Amount | None = None
-    """A million output tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model(Prices):
-    """``[models."provider/model"]``: how it is called, and what the price data has wrong, or not at all."""
-
-    tiers: Mapping[Literal["flex", "priority"], Prices] = field(default_factory=dict)
-    """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
-    context_window: Count | None = None
-    """Tokens that fit into its window."""
-    service_tier: Tier | None = None
-    """``standard``, ``flex`` or ``priority``; a task may name its own. Not given: [agent] service_tier."""
-    tier_fallback: Fallback | None = None
-    """When its calls go on at the standard price; not given: [agent] tier_fallback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +105,8 @@ class Evaluation(Section):
     """Of tasks without a ``check``. ``none`` accepts the agent's own word."""
     judge_model: str = ""
     """``provider/model``; empty: the task's own."""
+    judge_effort: Effort = ""
+    """How much the judge is to think; empty: as the task's model."""
     check_in: Literal["apart", "task"] = "apart"
     """``task`` gives a ``check`` the HOME and /tmp of the task's commands, which can then make it pass."""
 
@@ -299,7 +241,7 @@ class Sections(Section):
 
     paths: Paths = field(default_factory=Paths)
     agent: Agent = field(default_factory=Agent)
-    providers: Mapping[str, Provider] = field(default_factory=_presets)
+    providers: Mapping[str, Provider] = field(default_factory=presets)
     models: Mapping[str, Model] = field(default_factory=dict)
     pool: Pool = field(default_factory=Pool)
     governor: Governor = field(default_factory=Governor)

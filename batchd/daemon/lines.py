@@ -59,18 +59,29 @@ class TaskLog:
             if line.action in {Action.MODEL_CALLED, Action.MODEL_FAILED}:
                 line.fields["gen_ai.request.model"] = self._model
             getattr(self._log, line.level)(line.action, **line.fields)
-        if isinstance(event, CallAnswered) and event.disbelieved:
+        if isinstance(event, CallAnswered):
+            self._doubts(event)
+        if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
+            self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
+        if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
+            self._log.warning(Action.LIMIT_PASSED, message=event.excess)
+
+    def _doubts(self, event: CallAnswered) -> None:
+        """Write what is odd about an answer."""
+        if event.disbelieved:
             self._log.warning(
                 Action.USAGE_NOT_BELIEVED,
                 message="no such call comes to that: what was set aside for it is booked instead",
                 **_tokens(event.disbelieved),
             )
-        if isinstance(event, CallAnswered) and event.doubt:
+        if event.doubt:
             self._log.warning(Action.COST_NOT_BELIEVED, message=event.doubt)
-        if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
-            self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
-        if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
-            self._log.warning(Action.LIMIT_PASSED, message=event.excess)
+        if event.answer.removed:
+            self._log.warning(
+                Action.ITEMS_REMOVED,
+                count=len(event.answer.removed),
+                reasons=sorted(set(event.answer.removed)),
+            )
 
 
 def _quote(text: str) -> str:

@@ -8,6 +8,8 @@ from batchd.records.hosts import Network
 from batchd.records.kept import Kept
 from batchd.records.limits import RateLimit
 from batchd.records.models import (
+    APIS,
+    EFFORTS,
     Answer,
     Endpoint,
     Failure,
@@ -15,6 +17,8 @@ from batchd.records.models import (
     Message,
     ModelSetup,
     Purpose,
+    Replay,
+    Tool,
     ToolCall,
 )
 from batchd.records.money import (
@@ -48,6 +52,8 @@ from batchd.records.tasks import (
 from batchd.records.triggers import Trigger
 
 __all__ = [
+    "APIS",
+    "EFFORTS",
     "SHOWABLE",
     "STANDARD",
     "TIERS",
@@ -74,12 +80,14 @@ __all__ = [
     "RateLimit",
     "Reason",
     "Ref",
+    "Replay",
     "SandboxPolicy",
     "Scope",
     "Secret",
     "Spend",
     "Status",
     "Task",
+    "Tool",
     "ToolCall",
     "Trigger",
     "Usage",

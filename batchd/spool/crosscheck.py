@@ -233,6 +233,7 @@ def _task(
         id=name,
         first_prompt=key("first_prompt", ""),
         model=model,
+        effort=key("effort", ""),
         dir=directories.real(directory) if directory else "",
         system_prompt=key("system_prompt", ""),
         priority=key("priority", 0),

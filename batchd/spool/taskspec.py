@@ -87,6 +87,8 @@ class Defaults(_Spec):
     """What its model's calls are sold at; default: that of [models."provider/model"], else of [agent]."""
     tier_fallback: Fallback | None = None
     """When a call whose tier has no room goes on at the standard price: never, or the seconds; default as for service_tier."""
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """How much the model is to think; default: its table in [models], then [agent] effort, then as its provider sees fit."""
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None
