@@ -85,7 +85,9 @@ def _judge(name: str, config: Config, prices: Prices) -> ModelSetup:
 def _compared(name: str, config: Config, prices: Prices) -> ModelSetup:
     """Return a model to compare the cost with, which nobody will call: its provider may be unknown."""
     known = config.providers.get(name.partition("/")[0])
-    return ModelSetup(name=name, price=prices.price(name, known.base_url if known else ""))
+    price = prices.price(name, known.base_url if known else "")
+    # The terms are stored with each task: of models that are not called, tiers are not needed.
+    return ModelSetup(name=name, price=price and replace(price, tiers={}))
 
 
 def _unpriced(setup: ModelSetup) -> Problem:

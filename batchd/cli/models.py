@@ -111,9 +111,9 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]
             yield Line("ok", f"{role} price", told)
             tier = _tier(settings, role, model)
             if price.at(tier) is None:
-                mend = f'set its prices in [models."{model}".tiers.{tier}]; until then no money limit can hold'
+                fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no money limit can hold'
                 why = f"no price is known of {model} in its service tier {tier}"
-                yield Line("note", f"{role} price", why, mend)
+                yield Line("note", f"{role} price", why, fix)
         if not window:
             mend = f'set context_window in [models."{model}"]'
             yield Line("note", f"{role} window", f"nobody knows how much fits into {model}", mend)

@@ -36,8 +36,8 @@ class Estimates:
 
     def __init__(self) -> None:
         self._worst: dict[str, _Worst] = {}
-        #: Models, by the tier that was asked for, whose calls were served by the standard one all the same.
-        self._fell: set[tuple[str, str]] = set()
+        #: By model and the tier that was asked for: the others that served its calls all the same.
+        self._served: dict[tuple[str, str], set[str]] = {}
         #: Models whose provider keeps what it writes to its cache for long.
         self._kept_long: set[str] = set()
 
@@ -48,11 +48,16 @@ class Estimates:
         return None if cost is None else cost.total
 
     def _ends(self, call: Call) -> list[Price | None]:
-        """Return the prices at which a call may end: its tier's, and the standard one where it may fall back to that."""
-        tiers = [call.tier]
-        if call.fallback_s is not None or (call.model, call.tier) in self._fell:
-            tiers.append(STANDARD)
-        return [call.price and call.price.at(tier) for tier in tiers]
+        """Return the prices at which a call may end.
+
+        Its tier's, the standard one where it may fall back to that, and those that served such calls before; of one
+        without a known price what was set aside is booked.
+        """
+        if call.price is None:
+            return [None]
+        tiers = [call.tier] if call.fallback_s is None else [call.tier, STANDARD]
+        others = map(call.price.at, self._served.get((call.model, call.tier), ()))
+        return [*map(call.price.at, tiers), *filter(None, others)]
 
     def tokens(self, call: Call) -> tuple[int, int]:
         """Return how many tokens of input and of output a call may come to."""
@@ -73,7 +78,7 @@ class Estimates:
     def learn(self, call: Call, usage: Usage, tier: str) -> None:
         """Take what a call came to, and which tier served it."""
         if tier != call.tier:
-            self._fell.add((call.model, call.tier))
+            self._served.setdefault((call.model, call.tier), set()).add(tier)
         if usage.cache_write_long_tokens:
             self._kept_long.add(call.model)
         worst, given, used = (

@@ -122,12 +122,6 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def full(self, provider: str) -> int:
-        """Return how many tiers of a provider's models have no room."""
-        return sum(
-            n[0].partition("/")[0] == provider for n, lane in self._lanes.items() if lane.size == 1
-        )
-
     # What becomes of calls
 
     def entered(self, permit: Permit) -> None:

@@ -50,12 +50,12 @@ def from_cache(share: float | None, saved: float | None) -> str:
     """Return what part of the input came from the provider's prompt cache, and what that saved."""
     if share is None:
         return "not known: the provider says nothing of it"
-    told = f"{percent(share)} of the input came from the provider's"
+    part = f"{percent(share)} of the input came from the provider's"
     if saved is None:
-        return f"{told}; what that saved is not known"
+        return f"{part}; what that saved is not known"
     if saved < 0:
-        return f"{told}; to write it cost {money(-saved)} more than it saved"
-    return f"{told}, which saved {money(saved)}"
+        return f"{part}; to write it cost {money(-saved)} more than it saved"
+    return f"{part}, which saved {money(saved)}"
 
 
 def limit(usd: float) -> str:

@@ -334,8 +334,8 @@ def test_check_says_what_would_fail(spool: Any) -> None:
         '[evaluation]\njudge_model = "openai/gpt-6-luna"\n'
         '[models."openai/gpt-6-luna"]\nservice_tier = "priority"\n'
     )
-    told = json.loads(spool.batchd("check", "--offline", "--json").stdout)
-    (unpriced,) = [line for line in told if "service tier" in line["detail"]]
+    lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
+    (unpriced,) = [line for line in lines if "service tier" in line["detail"]]
     assert (unpriced["verdict"], unpriced["what"]) == ("note", "agent price")
     assert '[models."anthropic/claude-sonnet-5-5".tiers.flex]' in unpriced["mend"]
 

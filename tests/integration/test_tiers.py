@@ -81,7 +81,7 @@ async def _status(folder: Path) -> dict[str, Any]:
     return await asyncio.to_thread(control.request, folder / ".batchd", "status")
 
 
-def test_flex_is_half_the_price_and_its_refusals_slow_down_nobody(tmp_path: Path) -> None:
+def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path) -> None:
     """In reservation, result, ledger and the day's budget; each flex call meets 429s, the standard ones beside it none."""
     log = tmp_path / "log.jsonl"
 

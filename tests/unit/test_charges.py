@@ -79,13 +79,13 @@ def test_a_tier_without_a_known_price_is_booked_at_what_was_set_aside() -> None:
     assert "no price is known of the service tier scale" in booked.doubt
     assert cost is not None
     assert cost.total == pytest.approx(0.01)
-    untold = replace(MODEL, price=replace(PRICE, tiers={}))
-    assert paid(asked("flex", None), replace(answer, service_tier="flex"), untold) == (
+    unlisted = replace(MODEL, price=replace(PRICE, tiers={}))
+    assert paid(asked("flex", None), replace(answer, service_tier="flex"), unlisted) == (
         Charge("flex"),
         None,
     )
     # A gateway that does not say: it may have been the tier whose price is not known.
-    assert paid(asked("flex", None), replace(answer, service_tier=""), untold)[1] is None
+    assert paid(asked("flex", None), replace(answer, service_tier=""), unlisted)[1] is None
     unpriced = replace(MODEL, price=None)
     assert paid(asked(STANDARD, None), replace(answer, stated_usd=1.0), unpriced)[1] is None
 

@@ -337,6 +337,25 @@ def test_a_tier_has_its_own_price_set_aside_and_where_it_may_fall_back_the_deare
     asyncio.run(scenario())
 
 
+def test_a_tier_that_was_not_asked_for_is_set_aside_too_once_it_was_seen() -> None:
+    """A provider may serve calls that ask for nothing in a dearer tier, as its account is set up."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+        dear = replace(PRICE.rates[0], input=2000)
+        call = task.call(replace(PRICE, tiers={"priority": (dear,)}))
+        used = Usage(calls=1, input_tokens=500, output_tokens=500)
+        for usd, served in ((1.0, "priority"), (1.5, "scale"), (1.5, "standard")):
+            g.ask(call, task._answered)
+            (answer,) = task.answers[-1:]
+            assert isinstance(answer, Grant)
+            assert answer.reserved_usd == pytest.approx(usd)
+            g.answered(task.ref, 0.0, used, tier=served)
+
+    asyncio.run(scenario())
+
+
 def test_a_tier_without_a_known_price_is_refused_under_a_limit() -> None:
     """The standard price is not its own."""
 
