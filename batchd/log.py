@@ -7,15 +7,19 @@ structlog is imported by those who log; who only needs ``escape`` starts without
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import errno
 import json
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import journald
@@ -301,7 +305,13 @@ class _File:
     def _open(self) -> int:
         # A FIFO that nobody reads would hold the opener, and with it the daemon; this way it is an error.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        return os.open(self._path, flags, 0o640)
+        _refuse_links(self._path)
+        file = os.open(self._path, flags, 0o640)
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+            os.close(file)
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+        return file
 
     def __call__(self, line: dict[str, Any]) -> None:
         try:
@@ -326,6 +336,16 @@ class _File:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _refuse_links(path: str) -> None:
+    """Raise ``PermissionError`` where a link of another user stands on the way to a file: they could lead it anywhere."""
+    steps = Path(path).absolute()
+    for step in (steps, *steps.parents):
+        with contextlib.suppress(FileNotFoundError):
+            found = step.lstat()
+            if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+                raise PermissionError(errno.EPERM, f"{step} is a link of another user")
 
 
 class _Library(logging.Handler):

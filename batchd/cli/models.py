@@ -82,7 +82,7 @@ def _model(
         near = [f"{name}/{each}" for each in listing.nearest(own)]
         mends = [f"do you mean {listed(near)}?"] if near else []
         mends += [end.fix] if end and end.successor else []
-        told = f"{provider.base_url} has no model {own}"
+        told = f"provider {name} has no model {own}"
         told += f": {end.words(today)}" if end else ""
         yield Line(
             "failed", what, told, f"set {key}: {' '.join(mends) or 'take one that it lists'}"

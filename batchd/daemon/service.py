@@ -177,8 +177,7 @@ class Daemon:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
         permissions.insist(config)
-        if self._work:
-            visible.refuse(config)
+        visible.refuse(config)
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)

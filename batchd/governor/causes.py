@@ -55,6 +55,11 @@ def busy(failure: Failure) -> bool:
     return failure.http_status in _BUSY
 
 
+def holds_up(failure: Failure) -> bool:
+    """Whether a call that fails like this has kept others waiting: its provider is busy, or was silent for all of its time."""
+    return busy(failure) or failure.kind is FailureKind.TIMEOUT
+
+
 def tries(failure: Failure, max_retries: int) -> int:
     """Return how often a request that fails like this is made again while its provider answers others."""
     return max_retries * (_PATIENCE if busy(failure) else 1)

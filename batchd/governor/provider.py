@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TypeAlias
@@ -94,7 +94,7 @@ class Failing:
 
 @dataclass(slots=True)
 class Busy:
-    """A model that was too busy for each of its calls, one after another, since it was last answered."""
+    """A model that was too busy for each of its calls, or silent, one after another, since it was last answered."""
 
     #: When that began, by the loop's clock.
     since: float
@@ -102,6 +102,8 @@ class Busy:
     tries: int = 0
     #: When the last try failed.
     failed_at: float = -inf
+    #: The tasks whose calls they were.
+    refs: set[Ref] = field(default_factory=set)
 
 
 Answer: TypeAlias = Callable[[Grant | Refusal | Park], None]
@@ -221,12 +223,13 @@ class Provider:
         """Whether calls are turned away at once, rather than kept waiting."""
         return bool(self.refusal) or self.breaker.shut
 
-    def too_busy(self, permit: Permit) -> None:
-        """Note that a model was too busy for a call."""
+    def held_up(self, permit: Permit) -> None:
+        """Note that a model was too busy for a call, or silent."""
         now = asyncio.get_running_loop().time()
         busy = self.busy.setdefault(permit.call.model, Busy(now))
         if permit.ticket is None or permit.ticket.at >= busy.failed_at:
             busy.tries, busy.failed_at = busy.tries + 1, now
+        busy.refs.add(permit.call.ref)
 
     def tries(self, permit: Permit) -> int:
         """Return how often a call was made, or others to its model were in its place, in vain."""

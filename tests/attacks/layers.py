@@ -56,7 +56,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "visible": (("daemon/visible.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
     "sockets": (("sandbox/cover.py", "self._found = await self._sockets.found()", "self._found = ()"),),
-    "named sockets": (("sandbox/sockets.py", "                named.add(place)", "                pass"),),
+    "named sockets": (("sandbox/sockets.py", "            named.update(p for p in places if self.shown.within(p) and _is(p, one))", "            pass"),),
+    "mounted sockets": (("sandbox/sockets.py", "places = {place, *view.places(one.device, place)}", "places = {place}"),),
     "searched sockets": (
         ("sandbox/sockets.py", "self._searched = await asyncio.to_thread(search, self.shown)", "pass"),
     ),
@@ -166,6 +167,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
     "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
+    "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
     # --- words
     "unknown keys": (("spool/taskspec.py", 'extra="forbid"', 'extra="ignore"'),),
