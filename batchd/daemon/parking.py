@@ -18,6 +18,7 @@ from batchd.daemon.listener import Listener
 from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.register import Key, Register
+from batchd.daemon.roomless import Roomless
 from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
@@ -45,6 +46,8 @@ class ParkingLot(Listener):
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
         self.trials = Trials(core.schedule, self._register)
+        #: Who waits for a tier without room.
+        self.roomless = Roomless(core, self._register)
         #: Who waits for the day's money.
         self.shortage = Shortage(core, self._register)
         #: Open batches whose money is spent.
@@ -100,6 +103,8 @@ class ParkingLot(Listener):
             scope, name = key
             causes = tuple(self._register.causes(key))
             parked += bool(causes)
+            if Cause.TIER in causes:
+                self.roomless.try_again(key)
             if Cause.BUDGET in causes:
                 lifted += self.shortage.try_again(key)
                 continue
@@ -144,12 +149,18 @@ class ParkingLot(Listener):
 
     # What the dispatcher asks and tells
 
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
+        return self.shortage.keeps(ref) or self.roomless.keeps(ref)
+
     def gave_back(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
         core, model = self._core, self._core.schedule.model(ref)
         self._given_back[ref] = None
         if park is not None and park.scope is Scope.DAY:
             self.shortage.turned_away(ref, park.message)
+        elif park is not None and park.tier:
+            self.roomless.turned_away(ref, park)
         elif park is not None and park.scope.asked and (park.scope, park.name) in self._register:
             own = is_of(model, park.name)  # else it comes to it only after a while
             if park.culprit or not own:
@@ -168,6 +179,7 @@ class ParkingLot(Listener):
         self._given_back.pop(ref, None)
         self.trials.forget(ref)
         self.shortage.forget(ref)
+        self.roomless.forget(ref)
         self._core.governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
@@ -255,6 +267,18 @@ class ParkingLot(Listener):
             self._spent.add(batch)
             self._core.listeners.budget_reached(batch, message)
 
+    def tier_full(self, model: str, tier: str, message: str) -> None:
+        """Tell of a tier without room, once."""
+        self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
+
+    def tier_free(self, model: str, tier: str, calls: int) -> int:
+        """Let so many tasks that wait for it ask again, or begin, -1: all; return how many wait on."""
+        if calls < 0:
+            self._core.log.info(Action.TIER_FREE, model=model, tier=tier)
+        left = self.roomless.free((model, tier), calls)
+        self._core.spawn(self._requeue())
+        return left
+
     # What the clock does
 
     async def watch(self) -> None:
@@ -341,7 +365,7 @@ class ParkingLot(Listener):
 
     def _over(self, parking: Parking) -> bool:
         """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
-        if parking.cause is Cause.BUDGET:
+        if parking.cause in {Cause.BUDGET, Cause.TIER}:
             return True
         if parking.scope is Scope.TASK:
             return Ref(*parking.name.split("/", 1)) not in self._core.schedule

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
 from batchd.governor.pacing import Pace, Ticket
-from batchd.records import Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
+from batchd.records import STANDARD, Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,10 @@ class Call:
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
+    #: The service tier that it asks for.
+    tier: str = STANDARD
+    #: After how many seconds without room there it goes on in the standard one; None: never.
+    fallback_s: float | None = None
 
     @property
     def provider(self) -> str:
@@ -47,6 +51,8 @@ class Grant:
     reserved_usd: float | None
     #: The tokens of input and of output that this is the price of.
     reserved_tokens: tuple[int, int]
+    #: The service tier to ask for.
+    tier: str = STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Refusal:
 class Park:
     """Make no call now: the task gives its slot back, until what it waits for is over."""
 
-    #: ``PROVIDER``, ``MODEL`` or ``DAY``.
+    #: ``PROVIDER``, ``MODEL``, ``DAY`` or, for a tier without room, ``TASK``.
     scope: Scope
     #: The provider's, or the model's.
     name: str
@@ -70,6 +76,10 @@ class Park:
     message: str
     #: Whether this very call found it out.
     culprit: bool = False
+    #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after how many seconds
+    #: it asks again all the same; None: when there is room.
+    tier: str = ""
+    again_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -95,6 +95,8 @@ def _mend(each: Parking) -> str:
             return f"{resume}, once you know that it has not been done since"
         case Cause.BUDGET:
             return "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
+        case Cause.TIER:
+            return f"it goes on by itself, once its service tier has room; or {resume}"
         case Cause.LIMITED:
             return f"it goes on by itself, once the provider lets it; or {resume}"
         case Cause.GONE:

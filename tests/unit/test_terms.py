@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -78,3 +79,33 @@ def test_what_has_no_price_cannot_be_capped() -> None:
         assert len(caught.value.problems) == 1
     mended = Prices({"local/qwen": Model(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
     assert terms(_task("local/qwen"), config, mended, capped=True).capped
+
+
+def test_a_tier_without_a_price_cannot_be_capped() -> None:
+    """Where a limit is active, a tier whose price is not known is refused with those that there are."""
+    config = Config(
+        models={"openai/gpt-6.2-sol": Model(input_usd_per_mtok=2, output_usd_per_mtok=10)}
+    )
+    prices = Prices(config.models)
+    task = Task(id="1", first_prompt="x", model="openai/gpt-6.2-sol", service_tier="flex")
+    assert terms(task, config, prices, capped=False).model.tier_price is None
+    with pytest.raises(InputError) as refused:
+        terms(task, config, prices, capped=True)
+    (problem,) = refused.value.problems
+    assert "no price is known of its service tier flex" in problem.message
+    assert "known are standard;" in problem.hint
+    luna = replace(task, model="openai/gpt-6-luna", tier_fallback_s=60.0)
+    found = terms(luna, Config(), Prices({}), capped=True)
+    assert (found.model.service_tier, found.model.tier_fallback_s) == ("flex", 60.0)
+    assert found.judge == found.model
+
+
+def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
+    """What a task or [agent] says of tiers is of the model that does the work."""
+    models = {"openai/gpt-6.1-terra": Model(service_tier="priority", tier_fallback=5.0)}
+    config = Config(evaluation=Evaluation(judge_model="openai/gpt-6.1-terra"), models=models)
+    task = Task(id="1", first_prompt="x", model="openai/gpt-6-luna", service_tier="flex")
+    judge = terms(task, config, Prices(models), capped=False).judge
+    assert (judge.service_tier, judge.tier_fallback_s) == ("priority", 5.0)
+    plain = replace(config, models={})
+    assert terms(task, plain, Prices({}), capped=False).judge.service_tier == "standard"
