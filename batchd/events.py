@@ -177,8 +177,10 @@ class Compacted:
     own: bool = False
     #: Positions of messages cut in their middles, each with the characters that are kept.
     clipped: tuple[tuple[int, int], ...] = ()
-    #: Tokens by the provider's count to one of ours: the conversation is counted anew with it.
+    #: Tokens by the provider's count to one of ours: the conversation is counted again with it.
     scale: float = 1.0
+    #: Whether the answers before it go back as neutral text and calls, not as the items they came in.
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

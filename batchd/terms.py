@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchd import masking
-from batchd.config import Config
+from batchd.config import Config, dialects
 from batchd.errors import ConfigError, InputError, Problem
 from batchd.events import Terms
 from batchd.pricing import Prices
@@ -20,8 +22,13 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     capped = capped or task.limits.max_cost_usd > 0
     judged = task.evaluator == "judge"
     judge_model = (judged and config.evaluation.judge_model) or task.model
-    model = setup(task.model, config, prices)
+    model = replace(
+        setup(task.model, config, prices),
+        effort=dialects.efforts(task.model, config, task.effort),
+    )
+    effort = dialects.efforts(judge_model, config, config.evaluation.judge_effort, task.effort)
     judge = model if judge_model == task.model else setup(judge_model, config, prices)
+    judge = replace(judge, effort=effort)
     if capped:
         unknown = [s.name for s in (model, judge) if s.price is None]
         if unknown:
@@ -56,6 +63,7 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
         output_limit_field=known.output_limit_field,
         json_mode=known.json_mode,
         # The terms are stored: what holds a secret goes with the endpoint.
+        api=dialects.api(name, config),
         extra_body={k: v for k, v in known.extra_body.items() if not any(masking.named({k: v}))},
     )
 

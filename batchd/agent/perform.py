@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from batchd import tokens, wire
-from batchd.agent import context, evaluate, prompts, protocol, tools
+from batchd.agent import answers, context, evaluate, prompts, protocol, tools
 from batchd.agent.belief import believed
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
@@ -25,7 +25,6 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.llm import Request
-from batchd.masking import Masker
 from batchd.records import (
     Answer,
     Evaluation,
@@ -100,11 +99,12 @@ class Performer:
             with self._host.stop.interruptible():
                 timeout_s = self._left(self._task.limits.call_timeout_s)
                 outcome = await self._host.client.call(setup, request, timeout_s)
-            outcome = _masked(outcome, self._host.masker)
+            outcome = answers.masked(outcome, self._host.masker)
             if isinstance(outcome, Answer):
                 yield self._answered(reply, outcome, setup, state)
                 return
             yield CallFailed(at=self._host.clock(), failure=outcome)
+            request = answers.repaired(request, outcome)
             if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(1.0) <= 0:
                 return  # decide will see to it: it shortens the conversation, or ends the task
             self._host.progress("waiting", outcome.message)
@@ -152,6 +152,7 @@ class Performer:
             tools=() if text else prompts.TOOLS,
             max_output_tokens=step.max_output_tokens,
             stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
+            cache_key=str(self._journal.run.ref),
         )
 
     def _judge_request(
@@ -252,26 +253,12 @@ class Performer:
             summary=step.summary,
             own=step.summary is not None,
             scale=step.scale,
+            plain=True,
         )
 
     def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
-
-
-def _masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
-    """Return what a provider said without the secrets that it may have echoed."""
-    if isinstance(outcome, Failure):
-        return replace(outcome, message=masker.text(outcome.message))
-    return replace(
-        outcome,
-        content=masker.text(outcome.content),
-        reasoning=masker.text(outcome.reasoning),
-        model=masker.text(outcome.model),
-        tool_calls=tuple(
-            ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
-        ),
-    )
 
 
 def _sizes(

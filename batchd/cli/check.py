@@ -16,7 +16,8 @@ from pathlib import Path
 from batchd import config, control, sandbox, telemetry
 from batchd.cli import common, refusals
 from batchd.cli.common import coloured
-from batchd.config import private
+from batchd.config import dialects, private
+from batchd.config.presets import APIS
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
@@ -152,6 +153,10 @@ def _models(settings: config.Config, *, offline: bool) -> Iterator[Line]:
     models = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
     for name in dict.fromkeys(m.partition("/")[0] for m in models.values() if m):
         yield from _provider(settings, name, offline=offline)
+    for name, why in dialects.notes(settings, models).items():
+        mend = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
+        told = f"it is spoken to in chat completions, as {why}"
+        yield Line("note", f"provider {name}", told, mend)
     prices = Prices(settings.models)
     for role, model in models.items():
         provider = settings.providers.get(model.partition("/")[0])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from batchd import masking, records
 from batchd.config import notify, private, reading
-from batchd.config.sections import Paths, Provider, Sections
+from batchd.config.providers import Provider
+from batchd.config.sections import Paths, Sections
 from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.

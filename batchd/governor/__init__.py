@@ -273,7 +273,8 @@ class Governor:
     def _try_later(self, permit: Permit, failure: Failure) -> None:
         """Queue a failed call again: after what the provider asked of all, or its own backoff."""
         governor = self._config.governor
-        if failure.retry_after_s is not None or failure.kind is FailureKind.RATE_LIMITED:
+        paced = failure.retry_after_s is not None or failure.kind is FailureKind.RATE_LIMITED
+        if paced or failure.kind.repairable:
             self._rejoin(permit)
             return
         longest = governor.first_backoff_s * 2.0 ** (permit.retries - 1)

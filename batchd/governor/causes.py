@@ -12,6 +12,7 @@ from batchd.records import Cause, Failure, FailureKind, Reason
 _PARKING: Mapping[FailureKind, Cause] = {
     FailureKind.AUTH: Cause.AUTH,
     FailureKind.QUOTA: Cause.QUOTA,
+    FailureKind.UNFIT: Cause.UNFIT,
 }
 #: Failures that end the task. After all others the same request is sent again.
 FATAL: Mapping[FailureKind, Reason] = {

@@ -38,6 +38,9 @@ class Outages:
     def judge(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
         """Return what a failed call comes to; None if it is to be made again."""
         provider, retries = self._named(permit.call.provider), permit.retries
+        if failure.kind.repairable:
+            self._there(permit)
+            return None
         if busy(failure):
             provider.too_busy(permit)
         cause, reason, message = (

@@ -69,7 +69,7 @@ class ProviderV1:
     """A provider that is parked, or one of its models, or no longer."""
 
     name: str
-    #: ``auth``, ``quota``, ``provider_unavailable``, ``rate_limited`` or ``model_gone``.
+    #: ``auth``, ``quota``, ``provider_unavailable``, ``rate_limited``, ``model_gone`` or ``model_unfit``.
     cause: str
     since: str
     #: ``PROVIDER/MODEL``; null: the provider as a whole.

@@ -8,6 +8,8 @@ from batchd.records.hosts import Network
 from batchd.records.kept import Kept
 from batchd.records.limits import RateLimit
 from batchd.records.models import (
+    APIS,
+    EFFORTS,
     Answer,
     Endpoint,
     Failure,
@@ -15,6 +17,8 @@ from batchd.records.models import (
     Message,
     ModelSetup,
     Purpose,
+    Replay,
+    Tool,
     ToolCall,
 )
 from batchd.records.money import (
@@ -44,6 +48,8 @@ from batchd.records.tasks import (
 from batchd.records.triggers import Trigger
 
 __all__ = [
+    "APIS",
+    "EFFORTS",
     "SHOWABLE",
     "Answer",
     "Batch",
@@ -68,12 +74,14 @@ __all__ = [
     "RateLimit",
     "Reason",
     "Ref",
+    "Replay",
     "SandboxPolicy",
     "Scope",
     "Secret",
     "Spend",
     "Status",
     "Task",
+    "Tool",
     "ToolCall",
     "Trigger",
     "Usage",

@@ -37,6 +37,8 @@ class Usage:
     cached_input_tokens: int = 0
     #: The part that was written to it, where the provider says so: some bill that apart.
     cache_write_tokens: int = 0
+    #: Of that, what the cache keeps long: an hour, twelve.
+    cache_write_long_tokens: int = 0
     #: All output, the reasoning included.
     output_tokens: int = 0
     reasoning_tokens: int = 0
@@ -63,6 +65,7 @@ class Usage:
             input_tokens=self.input_tokens + other.input_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_long_tokens=self.cache_write_long_tokens + other.cache_write_long_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             estimated=self.estimated or other.estimated,

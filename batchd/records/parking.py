@@ -52,6 +52,8 @@ class Cause(enum.StrEnum):
     LIMITED = "rate_limited"
     #: The provider has the model no more, or not for us.
     GONE = "model_gone"
+    #: The model cannot do what every task needs.
+    UNFIT = "model_unfit"
     #: What is left of the day's money is too little.
     BUDGET = "budget"
 
@@ -67,6 +69,7 @@ _REASONS = {
     Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
     Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
     Cause.GONE: Reason.BAD_REQUEST,
+    Cause.UNFIT: Reason.BAD_REQUEST,
 }
 
 

@@ -111,6 +111,8 @@ class Task:
     first_prompt: str
     #: ``provider/model``.
     model: str
+    #: How much the model is to think, one of ``EFFORTS``; empty: as the configuration says.
+    effort: str = ""
     #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
     dir: str = ""
     #: Replaces the opening of batchd's own system prompt.

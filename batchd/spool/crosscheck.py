@@ -227,6 +227,7 @@ def _task(
         id=name,
         first_prompt=key("first_prompt", ""),
         model=key("model", config.agent.model),
+        effort=key("effort", ""),
         dir=directories.real(directory) if directory else "",
         system_prompt=key("system_prompt", ""),
         priority=key("priority", 0),

@@ -82,6 +82,8 @@ class Defaults(_Spec):
     """The directory to work in. Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root."""
     model: str | None = None
     """provider/model; default: [agent] model."""
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """How much the model is to think; default: its table in [models], then [agent] effort, then as its provider sees fit."""
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None

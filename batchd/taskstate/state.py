@@ -60,6 +60,12 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
     #: Windows that a provider has shown to be other than the terms say, by the model's name; the latest last.
     windows: Mapping[str, int] = msgspec.field(default_factory=dict)
+    #: Whether answers go back as neutral text and calls from here on, not as the items they came in.
+    plain: bool = False
+    #: How often the provider refused items that went back.
+    refused_items: int = 0
+    #: Items that the provider left out of what went back, by its own word.
+    removed_items: int = 0
     #: Requests that overflowed their window since the last answer, and what the provider said of the latest.
     overflows: int = 0
     overflow: Failure | None = None

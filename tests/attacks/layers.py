@@ -190,7 +190,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
     "measure": (
         ("llm/client.py", "if left < 0:", "if False:"),
-        ("llm/answer.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
+        ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),

@@ -152,8 +152,8 @@ def test_everything_wrong_is_told_at_once(written: Path) -> None:
         "[providers.mine] base_url": "this key is needed",
         "[providers.mine] rpm": "it must be greater than or equal to 0",
         '[models."openai/x"] output': (
-            "there is no such key (known are cached_input_usd_per_mtok, context_window,"
-            " input_usd_per_mtok, output_usd_per_mtok)"
+            "there is no such key (known are api, cached_input_usd_per_mtok, context_window,"
+            " effort, input_usd_per_mtok, output_usd_per_mtok)"
         ),
         "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",
         "[cost] compare[1]": "it must be a valid string",
