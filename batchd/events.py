@@ -68,6 +68,8 @@ class Resumed:
 
     at: float
     attempt: int
+    #: The terms from here on, of a task that no model has answered yet; None: those that it started under.
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,10 @@ class Action(enum.StrEnum):
     MODEL_FAILED = "model_failed"
     #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
     USAGE_NOT_BELIEVED = "usage_not_believed"
+    #: A model refuses a part of what is sent, as ``refuses`` says, and works without it.
+    MODEL_REFUSES = "model_refuses"
+    #: A provider left out items of earlier answers that were sent back to it, for the ``reasons`` that it gives.
+    ITEMS_REMOVED = "items_removed"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"

@@ -6,6 +6,7 @@ Pure, so that the same events always give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from batchd.errors import Problem
-from batchd.events import Event
+from batchd.events import CallAnswered, Event
 from batchd.formats import (
     ComparedV1,
     CostV1,
@@ -198,15 +199,24 @@ def line(text: str) -> str:
 def transcript(events: Iterable[Event]) -> str:
     """Return the text of a task's transcript: one line an event, ``{"event": kind, "at": …, …}``.
 
-    The last event's copy of the result is left out: it stands in its own file.
+    The last event's copy of the result is left out: it stands in its own file. So are the items that answers came in.
     """
     lines = []
-    for event in events:
+    for event in map(_without_items, events):
         fields = msgspec.to_builtins(event)
         fields.pop("result", None)
+        if isinstance(event, CallAnswered):
+            del fields["answer"]["replay"]
         fields["at"] = timestamp(event.at)
         lines.append(msgspec.json.encode({"event": type(event).__name__, **fields}).decode())
     return escape_json("\n".join(lines)) + "\n"
+
+
+def _without_items(event: Event) -> Event:
+    """Return an event without what is for a provider alone."""
+    if isinstance(event, CallAnswered) and event.answer.replay:
+        return replace(event, answer=replace(event.answer, replay=None))
+    return event
 
 
 def timestamp(at: float) -> str:

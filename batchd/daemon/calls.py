@@ -13,6 +13,7 @@ import msgspec
 
 from batchd import events as vocabulary
 from batchd import wire
+from batchd.daemon import lessons
 from batchd.daemon.active import Active
 from batchd.daemon.core import Core
 from batchd.daemon.lines import TaskLog
@@ -44,13 +45,13 @@ class Calls:
     def record(self, active: Active, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
         active.asks()
-        self._core.governor.heard(record.limits)
+        self._heard(record)
         self._settle(active, record.events)
         self._spawn(active, self._record(active, record))
 
     def ask(self, active: Active, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
-        self._core.governor.heard(ask.limits)
+        self._heard(ask)
         active.asks()
         # First the call before: its permit may be the very one that this request waits for.
         self._settle(active, ask.events)
@@ -70,10 +71,16 @@ class Calls:
             self._spawn(active, self._deny(active, ask, active.stop))
             return
         active.waiting = ask
-        governor.heard(ask.limits)
+        self._heard(ask)
         call = self._call(active, ask)
         governor.failed(call, failed.failure, partial(self._decided, active))
         self._flush(active)
+
+    def _heard(self, message: wire.Ask | wire.Record) -> None:
+        """Take what a message brings along of providers and models."""
+        self._core.governor.heard(message.limits)
+        if message.lessons:
+            lessons.learned(self._core, message.lessons)
 
     def stop(self, active: Active, event: CancelRequested | Suspended) -> bool:
         """Have the task end with ``event`` at its next request; return whether one waited."""

@@ -65,6 +65,12 @@ class TaskLog:
                 message="no such call comes to that: what was set aside for it is booked instead",
                 **_tokens(event.disbelieved),
             )
+        if isinstance(event, CallAnswered) and event.answer.removed:
+            self._log.warning(
+                Action.ITEMS_REMOVED,
+                count=len(event.answer.removed),
+                reasons=sorted(set(event.answer.removed)),
+            )
         if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
             self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
         if isinstance(event, ToolRan | RoundEvaluated) and event.excess:

@@ -39,6 +39,7 @@ class Parts:
         # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
         gc.disable()
         restored = self.core.store.restore()
+        self.core.refused.update({(r.model, r.lesson): r for r in self.core.store.refused()})
         torn = self.orders.rerun.torn(restored.batches)
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
         self.publisher.restore(restored)

@@ -46,10 +46,19 @@ def repaired(
         return replace(failure, kind=FailureKind.REPLAY)
     lesson = _lesson(dialect, sent, words)
     if lesson == "tools":
-        return replace(failure, kind=FailureKind.UNFIT, of_model=True)
+        return _unfit(failure, dialect)
     if not lesson or lesson in request.spared:
         return failure
     return replace(failure, kind=FailureKind.SPARED, refuses=lesson)
+
+
+def _unfit(failure: Failure, dialect: Dialect) -> Failure:
+    fix = (
+        f"it takes no tools over the {dialect.what}: set another api for it in [models], as responses or messages, "
+        'or tools = "text" for its provider'
+    )
+    message = f"{failure.message} ({fix})"
+    return replace(failure, kind=FailureKind.UNFIT, of_model=True, message=message)
 
 
 def without(body: dict[str, Any], spared: frozenset[str]) -> dict[str, Any]:

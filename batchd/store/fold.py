@@ -192,6 +192,12 @@ def _started(line: TaskLine, event: TaskStarted, _ledger: Ledger) -> None:
     line.started_at = event.at
 
 
+def _resumed(line: TaskLine, event: Resumed, ledger: Ledger) -> None:
+    _settle(line, event, ledger)
+    if event.terms is not None:
+        line.setups = (event.terms.model, event.terms.judge)
+
+
 def _call_started(line: TaskLine, event: CallStarted, ledger: Ledger) -> None:
     _settle(line, event, ledger)
     line.round_open = True
@@ -251,7 +257,7 @@ def _nothing(_line: TaskLine, _event: Event, _ledger: Ledger) -> None:
 _Fold: TypeAlias = Callable[[TaskLine, Any, Ledger], None]
 _FOLDS: Mapping[type[Event], _Fold] = {
     TaskStarted: _started,
-    Resumed: _settle,
+    Resumed: _resumed,
     CallStarted: _call_started,
     CallAnswered: _call_answered,
     CallFailed: _call_failed,

@@ -157,4 +157,14 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE spend_by_tags RENAME TO spend;
     CREATE INDEX spend_by_day ON spend(day);
     """,
+    # What models do without that refused it.
+    """
+    CREATE TABLE refused (
+        model TEXT NOT NULL,                -- provider/model
+        lesson TEXT NOT NULL,
+        setting TEXT NOT NULL,              -- a hash of how the model was called
+        at REAL NOT NULL,
+        PRIMARY KEY (model, lesson)
+    ) WITHOUT ROWID;
+    """,
 )

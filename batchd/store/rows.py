@@ -222,3 +222,16 @@ class SpendRow:
     def known_usd(self) -> float:
         """What the calls came to whose price is known."""
         return self.input_usd + self.output_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a model was seen to refuse, and to do without."""
+
+    #: ``provider/model``.
+    model: str
+    #: In the words of ``llm.refusals``.
+    lesson: str
+    #: What tells how it was called.
+    setting: str
+    at: float

@@ -22,6 +22,7 @@ from batchd.events import (
     Suspended,
     TaskFinished,
     TaskStarted,
+    Terms,
     ToolRan,
 )
 from batchd.records import (
@@ -67,16 +68,19 @@ def apply(state: TaskState, event: Event) -> TaskState:
 
 
 def _started(state: TaskState, event: TaskStarted) -> TaskState:
-    opening = (
-        Message("system", event.terms.system_prompt),
-        Message("user", state.first_prompt),
-    )
-    return replace(state, terms=event.terms, messages=opening, started_at=event.at)
+    return replace(_under(state, event.terms), started_at=event.at)
+
+
+def _under(state: TaskState, terms: Terms) -> TaskState:
+    """Return the state of a task that begins under these terms."""
+    opening = (Message("system", terms.system_prompt), Message("user", state.first_prompt))
+    return replace(state, terms=terms, messages=opening)
 
 
 def _resumed(state: TaskState, event: Resumed) -> TaskState:
+    settled = state.settled()
     return replace(
-        state.settled(),
+        _under(settled, event.terms) if event.terms else settled,
         parked_s=state.parked_time(event.at),
         # After a clean suspension every effect has its event; after a crash the first pending call may have run.
         in_doubt=bool(state.pending) and state.suspended is None,

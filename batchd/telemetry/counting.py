@@ -149,6 +149,9 @@ class Counts:
         self.evaluations = counter("evaluations", "Verdicts on rounds of work.", ("by", "verdict"))
         self.compactions = counter("compactions", "Conversations that were shortened to fit.")
         self.refused_hosts = counter("network_refusals", "Hosts that commands might not reach.")
+        self.removed_items = counter(
+            "items_removed", "Items of earlier answers that providers left out."
+        )
         self.batches = counter("batches", "Task files, by what became of them.", ("outcome",))
         self.deaths = counter("worker_deaths", "Workers that ended with tasks, or never came up.")
         # Else the first of each would be no increase.

@@ -100,7 +100,7 @@ def _line() -> TaskLine:
 def _check(line: TaskLine, state: TaskState, booked: Tally) -> None:
     usage = state.usage
     assert line.rounds + line.round_open == state.iterations
-    tokens = {f.name: getattr(line, f.name) for f in fields(Usage)}
+    tokens = {f.name: getattr(line, f.name) for f in fields(Usage) if hasattr(line, f.name)}
     assert Usage(**tokens | {"estimated": bool(line.estimated)}) == usage
     if state.cost is None:
         assert line.cost_usd is None
