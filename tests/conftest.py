@@ -154,6 +154,13 @@ class Spool:
 @contextlib.contextmanager
 def stand_in(*options: str, count: bool = False) -> Iterator[str]:
     """Run the stand-in model server as a process; its base URL. With ``count`` it counts tokens."""
+    with model_process(*options, count=count) as (base_url, _):
+        yield base_url
+
+
+@contextlib.contextmanager
+def model_process(*options: str, count: bool = False) -> Iterator[tuple[str, warm.Popen]]:
+    """Do so, for who needs the process as well."""
     command = [sys.executable, "-m", "batchd.demo.server", *options]
     command += [] if count else ["--no-count"]
     surroundings = {**os.environ, "PYTHONPATH": str(warm.ROOT)}
@@ -162,8 +169,9 @@ def stand_in(*options: str, count: bool = False) -> Iterator[str]:
         try:
             ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
             assert ready, "the stand-in server does not start"
-            yield process.stdout.readline().split()[-1]
+            yield process.stdout.readline().split()[-1], process
         finally:
+            process.send_signal(signal.SIGCONT)
             process.terminate()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -51,6 +52,9 @@ class Publisher:
         self._written: set[Ref] = set()
         #: By batch: tasks that ended before they began, and whose results are still to be written.
         self._backlog: dict[str, list[str]] = {}
+        #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
+        self._orders = 0
+        self._after: list[Open] = []
 
     def restore(self, restored: Restored) -> None:
         """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
@@ -87,6 +91,19 @@ class Publisher:
                     details=details,
                 )
             await self.publish(ref)
+
+    @contextlib.contextmanager
+    def ending_many(self) -> Iterator[None]:
+        """Write no results of what ``finish_all`` ends meanwhile: who gave an order waits for the ends alone."""
+        self._orders += 1
+        try:
+            yield
+        finally:
+            self._orders -= 1
+            if not self._orders:
+                for known in self._after:
+                    self._core.spawn(self._publish_all(known))
+                self._after.clear()
 
     async def finish_all(
         self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
@@ -140,7 +157,9 @@ class Publisher:
         name = known.batch.name
         begins = name not in self._backlog
         self._backlog.setdefault(name, []).extend(names)
-        if begins:
+        if begins and self._orders:
+            self._after.append(known)
+        elif begins:
             self._core.spawn(self._publish_all(known))
 
     def _claim(self, ref: Ref) -> Open | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from batchd.config import Config
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import HANGS_S, Core
 from batchd.daemon.parking import ParkingLot
@@ -18,7 +19,7 @@ from batchd.errors import NotPossibleError
 from batchd.log import Action
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
-from batchd.spool.ulid import PATTERN, mark_of, time_of
+from batchd.spool.ulid import LENGTH, PATTERN, mark_of, time_of
 from batchd.store import witness
 
 #: Names that one message has room for.
@@ -104,6 +105,8 @@ async def watch(core: Core) -> None:
         lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
     )
     mark, began, at = claims.mark(state), witness.since(state / "batchd.db"), time.time()
+    with contextlib.suppress(OSError):  # as below
+        _give_back(core.config, known, mark)
     found = (
         (
             paths.outbox,
@@ -126,6 +129,23 @@ async def watch(core: Core) -> None:
     for trouble in core.troubles.open:
         if trouble.what is Action.UNKNOWN_WORK:
             core.log.warning(trouble.what, message=trouble.message, mend=trouble.mend)
+
+
+def _give_back(config: Config, known: set[str], mark: int) -> None:
+    """Remove the folders of runs for which a killed daemon had reserved a name, and stored nothing. Raises ``OSError``.
+
+    Claimed files find the folders of their names again.
+    """
+    folder = Path(config.paths.outbox)
+    ours, _ = claims.lying(Path(config.paths.inbox), Path(config.paths.state))
+    lying = {claim.ulid for claim in ours}
+    for name, claim in outbox.reserved(folder):
+        if name not in known and claim not in lying and _marked(claim, mark):
+            outbox.give_back(str(folder), name, claim)
+
+
+def _marked(claim: str, mark: int) -> bool:
+    return bool(PATTERN.match(claim)) and mark_of(claim[:LENGTH]) == mark
 
 
 def _waiting(paths: Sequence[Path]) -> list[Path]:
@@ -153,7 +173,7 @@ def _ours(path: Path, mark: int, began: float) -> bool:
     if path.is_symlink() or not path.is_dir() or (claim := outbox.claim_of(path)) is None:
         return False
     if PATTERN.match(claim):
-        return mark_of(claim[:26]) == mark or time_of(claim) < began
+        return _marked(claim, mark) or time_of(claim[:LENGTH]) < began
     return path.stat().st_mtime < began
 
 

@@ -16,7 +16,7 @@ from batchd.sandbox.processes import Process, nameless
 from batchd.sandbox.quantities import amount
 from batchd.sandbox.shortage import patiently
 
-#: The longest that one look may take (seconds); where it is not enough, what was seen by then counts.
+#: The longest that one look may take (seconds of a processor); where it is not enough, what was seen by then counts.
 _LOOK_S = 5.0
 #: A pause is so many times as long as the look before it, within bounds (seconds).
 _REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0

@@ -13,7 +13,7 @@ import re
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,28 @@ def reserve(batch: Batch, name: str) -> Name:
             raise
         return _others(folder)  # another was faster; the folder gets the next name
     return Name.OURS
+
+
+def give_back(outbox: str, name: str, claim: str) -> None:
+    """Remove a batch's folder that was reserved for a claim and holds nothing else. Raises ``OSError``."""
+    folder, mark = f"{outbox}/{name}", f"{_MARK}{claim}"
+    try:
+        if os.listdir(folder) != [mark]:  # noqa: PTH208 (names)
+            return
+        # No one else takes the name meanwhile: a folder without a mark is taken for good.
+        os.unlink(f"{folder}/{mark}")  # noqa: PTH108 (as its neighbours)
+        os.rmdir(folder)  # noqa: PTH106 (as its neighbours)
+    except FileNotFoundError:
+        return
+
+
+def reserved(outbox: Path) -> Iterator[tuple[str, str]]:
+    """Yield folders in an outbox that hold nothing but a claim's mark: their names, and the claims."""
+    for name in sorted(os.listdir(outbox)):  # noqa: PTH208 (names)
+        with contextlib.suppress(OSError):  # a file, or a folder that another keeps to themselves
+            match os.listdir(f"{outbox}/{name}"):  # noqa: PTH208 (names)
+                case [mark] if mark.startswith(_MARK):
+                    yield name, mark.removeprefix(_MARK)
 
 
 def _others(folder: str) -> Name:

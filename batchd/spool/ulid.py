@@ -41,7 +41,7 @@ class Ulids:
             else:
                 self._last += 1
             value = self._last
-        return "".join(_ALPHABET[value >> 5 * place & 31] for place in reversed(range(LENGTH)))
+        return _text(value)
 
 
 _ULIDS = Ulids()
@@ -60,6 +60,16 @@ def time_of(value: str) -> float:
 def mark_of(value: str) -> int:
     """Return the mark that its maker gave it, or chance."""
     return _number(value) >> _BEHIND_BITS & (1 << MARK_BITS) - 1
+
+
+def marked(value: str, mark: int) -> str:
+    """Return a ULID with a maker's mark in the place of what it carries; the same one each time."""
+    kept = _number(value) & ~(((1 << MARK_BITS) - 1) << _BEHIND_BITS)
+    return _text(kept | mark << _BEHIND_BITS)
+
+
+def _text(number: int) -> str:
+    return "".join(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(LENGTH)))
 
 
 def _number(text: str) -> int:

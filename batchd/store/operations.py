@@ -82,6 +82,10 @@ class Names:
                 del self._reserved[next(iter(self._reserved))]
         return name
 
+    def give_back(self, db: sqlite3.Connection, claim: str) -> str | None:
+        """Return the name that was reserved for a claim of which nothing is stored, and forget it; None: there is none."""
+        return None if claimed(db, claim) else self._reserved.pop(claim, None)
+
     def _search(self, db: sqlite3.Connection, batch: Batch) -> str:
         stem, for_good = batch.name, True
         number = self._taken_to.get(stem, 0) + 1

@@ -111,6 +111,10 @@ class Store:
         work = partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
         return await self._do(operations.checked(check, work))
 
+    async def give_back(self, claim: str) -> str | None:
+        """Return the name that was reserved for a batch that is not stored, and never will be; None: there is none."""
+        return await self._do(lambda journal: self._names.give_back(journal.db, claim))
+
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file as a finished batch without tasks; names and claims as in ``add_batch``."""
         return await self._do(

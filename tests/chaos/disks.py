@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-_ROOMY = "512m"
+_ROOMY = "2g"
 _PAGE = 4096
 
 

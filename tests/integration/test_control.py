@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -37,7 +38,9 @@ from batchd.errors import (
 )
 from batchd.events import Event, Suspended
 from batchd.records import Ref
+from batchd.spool import claims
 from batchd.spool.removal import Folder
+from batchd.spool.ulid import marked, ulid
 from batchd.store import Reader
 
 pytestmark = pytest.mark.in_turns
@@ -865,6 +868,52 @@ def test_an_order_that_cannot_be_kept_is_refused(at: Control, way: str) -> None:
         assert sorted(at.statuses("games").values()) == ["queued", "queued", "running", "running"]
         assert at.outbox() == {"past", "games"}
         assert at.told("cancel", "games")["cancelled"] == 4
+
+
+def test_a_run_that_has_no_room_leaves_no_folder(at: Control) -> None:
+    """Where the store takes small writes alone, a large run's name in the outbox is given back; the next run gets it."""
+    at.drop(
+        "past", [{"first_prompt": random.Random(i).randbytes(300_000).hex()} for i in range(20)]
+    )
+    log = at.state / "batchd.db-wal"
+    with full_disk(at.state, "limit") as (_, empty), at.spool.serving() as process:
+        at.until_finished("past")
+        at.until(lambda: log.stat().st_size == 0)
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2 << 20, hard))
+        assert "the order is not carried out: " in at.order("retry", "past", code=3)
+        assert {path.name for path in (at.folder / "outbox").iterdir()} == {"past"}
+        empty(process.pid)
+        assert at.told("retry", "past")["batches"] == ["past-2"]
+        at.until_finished("past-2")
+
+
+def test_a_name_that_a_killed_order_had_reserved_is_given_back(at: Control) -> None:
+    """A daemon finds the empty folders of its own killed ones by their mark; those of others stay, and what holds more."""
+    at.drop("past", [{}])
+    with at.spool.serving():
+        at.until_finished("past")
+    own = claims.mark(at.state)
+    leftovers = {
+        "past-2": (marked(ulid(), own), False),
+        "past-3": (marked(ulid(), own) + "-1", False),
+        "past-4": (marked(ulid(), own), True),
+        "past-5": (marked(ulid(), own ^ 1), False),
+    }
+    for name, (claim, more) in leftovers.items():
+        folder = at.folder / "outbox" / name
+        folder.mkdir()
+        (folder / f".claim-{claim}").touch()
+        if more:
+            (folder / "notes.txt").touch()
+    with at.spool.serving():
+        left = {path.name for path in (at.folder / "outbox").iterdir()}
+        assert left == {"past", "past-4", "past-5"}
+        troubles = at.ask("status")["troubles"]
+        assert [("past-4" in t["message"], "past-5" in t["message"]) for t in troubles] == [
+            (True, False)
+        ]
+        assert at.told("retry", "past")["batches"] == ["past-2"]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from batchd import config as configuration
 from batchd.cli.submit import Mine
 from batchd.spool import taskfile
 from batchd.store.reader import Reader
-from tests.conftest import stand_in
+from tests.conftest import model_process
 
 pytestmark = pytest.mark.in_turns
 
@@ -175,7 +176,7 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:
     """What runs as the disk fills up ends; no other task is begun, no call is paid, until there is room again."""
     with (
         mounted(tmp_path / "outbox"),
-        stand_in("--latency", "0.5") as slow_server,
+        model_process("--latency", "0.5") as (slow_server, model),
         Station(tmp_path, slow_server, model="steps-3").serving() as station,
     ):
         station.drop("before.json", _tasks(1))
@@ -183,7 +184,10 @@ def test_a_full_outbox_starts_nothing_and_costs_nothing(tmp_path: Path) -> None:
         station.drop("during.json", _tasks(40))  # half a minute of work, for two at a time
         until((station.outbox / "during/001.json").exists, station.text)
         filling = station.outbox / "filling"
+        # To fill it takes as long as it takes: nothing ends meanwhile.
+        model.send_signal(signal.SIGSTOP)
         filled(filling, 0)
+        model.send_signal(signal.SIGCONT)
         until(lambda: station.told("outbox_trouble", "No space left"), station.text)
         until(station.rests, station.text)
         seen = time.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +20,13 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.orders import targets
 from batchd.daemon.orders.targets import Target
-from batchd.errors import Problem, StoreError, TaskFileError, UsageError
+from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.records import Batch, Ref, Status, Task
 from batchd.spool import outbox, taskfile
+from batchd.spool.claims import mark
 from batchd.spool.directories import Directories
 from batchd.spool.inbox import ulid
-from batchd.spool.ulid import PATTERN
+from batchd.spool.ulid import PATTERN, marked
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
@@ -52,13 +54,16 @@ class Rerun:
     async def retry(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Run batches or tasks again; ``failed``: of those, what did not complete.
 
-        ``claim`` marks the request, so that one that is made twice, because its answer was lost, runs once.
+        ``claim`` marks the request, so that one that is made twice, because its answer was lost, runs once. What is
+        stored and reserved for it carries this state directory's mark, by which a later daemon knows it for its own.
         """
         store = self._core.store
         failed, claim = arguments.get("failed") is True, arguments.get("claim") or ulid()
         if not isinstance(claim, str) or not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
         found = targets.find(store, targets.given(arguments))
+        if not store.claimed(claim):  # as earlier versions stored it
+            claim = marked(claim, mark(Path(self._core.config.paths.state)))
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
         made = {c: batch for c in claims if (batch := store.claimed(c))}
         plans = {
@@ -85,7 +90,12 @@ class Rerun:
         await core.ordered(lambda: core.promptly(partial(outbox.try_out, outside), str(outside)))
         check = {"check": by.insist} if by else {}
         write = partial(core.store.add_batch, plan.batch, plan.tasks, **check)
-        batch = self._batches.opened(await core.ordered(write), plan.tasks)
+        try:
+            stored = await core.ordered(write)
+        except BatchdError:
+            await self._give_back(plan.batch)
+            raise
+        batch = self._batches.opened(stored, plan.tasks)
         request = Path(batch.folder, batch.request)
         publish = partial(outbox.publish, request, plan.data, replace=True)
         try:
@@ -96,6 +106,14 @@ class Rerun:
         else:
             self._batches.moved(batch.name)
         return batch
+
+    async def _give_back(self, batch: Batch) -> None:
+        """Give the name of a run that is refused back, as far as the outbox takes it: a later start looks again."""
+        core = self._core
+        with contextlib.suppress(BatchdError, OSError):
+            if name := await core.store.give_back(batch.claim):
+                work = partial(outbox.give_back, batch.outbox, name, batch.claim)
+                await core.promptly(work, batch.outbox)
 
     async def _bring(self, batch: Batch, publish: Callable[[], None]) -> None:
         """Write a run's request into its folder as soon as that is possible."""

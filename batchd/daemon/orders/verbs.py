@@ -112,13 +112,14 @@ class Orders:
         end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
         finish, done = self._publisher.finish_all, 0
         try:
-            for start in range(0, max(1, len(idle)), _CHUNK):
-                check = {} if start else {"check": by.insist}
-                await finish(idle[start : start + _CHUNK], end, core.ordered, **check)
-                done = start + _CHUNK
-                for ref in () if start else refs:
-                    if ref in active:
-                        self._dispatcher.cancel(ref, message)
+            with self._publisher.ending_many():
+                for start in range(0, max(1, len(idle)), _CHUNK):
+                    check = {} if start else {"check": by.insist}
+                    await finish(idle[start : start + _CHUNK], end, core.ordered, **check)
+                    done = start + _CHUNK
+                    for ref in () if start else refs:
+                        if ref in active:
+                            self._dispatcher.cancel(ref, message)
         except NotPossibleError as error:
             if not done:
                 raise
