@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-import wiretypes
+from vendors import check_request
 
 from batchd import events
 from batchd.agent import prompts
@@ -70,7 +70,7 @@ def _body(api: str, request: Request, **more: Any) -> bytes:
     setup = _setup(api, **more)
     sent = composing.fields(DIALECTS[api], setup, _target(api), request)
     body = composing.encoded(sent)
-    wiretypes.hold(api, body)
+    check_request(api, body)
     return body
 
 
@@ -193,12 +193,12 @@ def test_items_go_back_byte_for_byte_and_to_their_maker_alone(api: str) -> None:
     ]
     for target, back in target_and_back:
         sent = composing.encoded(composing.fields(DIALECTS[api], setup, target, request))
-        wiretypes.hold(api, sent)
+        check_request(api, sent)
         assert (b",".join(items) in sent) is back
         if not back:
             assert not any(opaque in sent for opaque in (REASONING, THINKING, REDACTED))
     chat = composing.encoded(composing.fields(DIALECTS["chat"], setup, home, request))
-    wiretypes.hold("chat", chat)
+    check_request("chat", chat)
 
 
 @pytest.mark.parametrize("api", TURNS)
