@@ -36,6 +36,14 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
         return _decode_untidy(body, decoder)
 
 
+def item(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Return an item within a body; None where it is no object."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+
+
 def _crowded(body: bytes) -> bool:
     """Return whether a body holds so many values that they would fill the memory, however small it is on the line."""
     if _values(body, 0, len(body)) <= _MOST_VALUES:

@@ -42,7 +42,20 @@ class Said(msgspec.Struct):
     error: Any = None
 
 
+class Block(msgspec.Struct):
+    """A block of its content, as far as it is used."""
+
+    type: Any = None
+    text: Any = None
+    thinking: Any = None
+    id: Any = None
+    name: Any = None
+    #: An object, kept as it is written.
+    input: msgspec.Raw = msgspec.Raw()
+
+
 _DECODER = msgspec.json.Decoder(Said)
+_BLOCK = msgspec.json.Decoder(Block)
 _FINISH: Mapping[str, str] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
@@ -138,10 +151,10 @@ def decode(
         return place.failure(FailureKind.BAD_ANSWER, f"it is no {_WHAT}", http_status=_HTTP_OK)
     counts = _counts(fields(said.usage))
     items = tuple(raw.copy() for raw in said.content)
-    blocks = [fields(msgspec.json.decode(raw)) for raw in items]
+    blocks = [bodies.item(raw, _BLOCK) or Block() for raw in items]
     calls = tuple(_calls(blocks, cut=said.stop_reason == "max_tokens"))
     refused = said.stop_reason == "refusal"
-    content = "".join(string(b.get("text")) for b in blocks if b.get("type") == "text")
+    content = "".join(string(b.text) for b in blocks if b.type == "text")
     ids = {call.id for call in calls}
     whole = not (refused or said.stop_reason == "max_tokens") or not calls
     whole = whole and not refused and bool(items) and len(ids) == len(calls) and "" not in ids
@@ -151,7 +164,7 @@ def decode(
         content="" if refused else content,
         tool_calls=() if refused else calls,
         finish_reason=_FINISH.get(said.stop_reason or "", finish),
-        reasoning="\n\n".join(filter(None, (string(b.get("thinking")) for b in blocks))),
+        reasoning="\n\n".join(filter(None, (string(b.thinking) for b in blocks))),
         model=said.model or "",
         seconds=seconds,
         refusal=_refusal(fields(said.stop_details)) if refused else "",
@@ -161,16 +174,16 @@ def decode(
     return bounded(answer, request, counts)
 
 
-def _calls(blocks: list[Mapping[str, Any]], *, cut: bool) -> Iterator[ToolCall]:
+def _calls(blocks: list[Block], *, cut: bool) -> Iterator[ToolCall]:
     last = blocks[-1] if blocks else None
     for block in blocks:
-        if block.get("type") != "tool_use":
+        if block.type != "tool_use":
             continue
-        given = msgspec.json.encode(block.get("input") or {}).decode()
+        given = bytes(block.input).decode() or "{}"
         if cut and block is last:
             # Half of its arguments may be missing, and what is there in order all the same: it must not run.
             given = given[:-1]
-        yield ToolCall(string(block.get("id")), string(block.get("name")), given)
+        yield ToolCall(string(block.id), string(block.name), given)
 
 
 def _refusal(details: Mapping[str, Any]) -> str:

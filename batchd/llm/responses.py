@@ -40,7 +40,21 @@ class Response(msgspec.Struct):
     input_transformations: Any = None
 
 
+class Item(msgspec.Struct):
+    """An item of its output, as far as it is used."""
+
+    type: Any = None
+    status: Any = None
+    #: Of a message, and with open models of their thinking.
+    content: Any = None
+    summary: Any = None
+    call_id: Any = None
+    name: Any = None
+    arguments: Any = None
+
+
 _DECODER = msgspec.json.Decoder(Response)
+_ITEM = msgspec.json.Decoder(Item)
 
 
 def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any]:
@@ -133,16 +147,14 @@ def decode(
         return place.failure(FailureKind.BAD_ANSWER, said, http_status=_HTTP_OK)
     counts = _counts(fields(response.usage), string(response.service_tier))
     items = tuple(raw.copy() for raw in response.output)
-    told = [fields(msgspec.json.decode(raw)) for raw in items]
+    told = [bodies.item(raw, _ITEM) or Item() for raw in items]
     answer, whole = _answer(response, told, request)
     if whole:
         answer = replace(answer, replay=target.replay(items, counts.thinking))
     return bounded(replace(answer, seconds=seconds), request, counts)
 
 
-def _answer(
-    response: Response, items: list[Mapping[str, Any]], request: Request
-) -> tuple[Answer, bool]:
+def _answer(response: Response, items: list[Item], request: Request) -> tuple[Answer, bool]:
     """Return an answer without its usage, and whether its items may go back as they are."""
     texts, refusals = [], []
     for part in _parts(items):
@@ -150,10 +162,10 @@ def _answer(
         refusals.append(string(part.get("refusal")))
     content, refusal = "".join(texts), "".join(refusals)
     content, cut = _before_stop(content, request.stop)
-    given = [item for item in items if item.get("type") == "function_call"]
+    given = [item for item in items if item.type == "function_call"]
     calls = tuple(map(_call, given))
     reason = _finish_reason(response, called=bool(calls), refused=bool(refusal) and not content)
-    broken = any(item.get("status") == "incomplete" for item in given)
+    broken = any(item.status == "incomplete" for item in given)
     # Replies name the call that they answer: what has no name of its own is no item of this dialect.
     ids = {call.id for call in calls}
     answer = Answer(
@@ -168,11 +180,10 @@ def _answer(
     return answer, not (cut or broken or len(ids) < len(calls) or "" in ids)
 
 
-def _parts(items: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _parts(items: list[Item]) -> Iterator[Mapping[str, Any]]:
     for item in items:
-        if item.get("type") == "message":
-            content = item.get("content")
-            parts = content if isinstance(content, list) else [{"text": content}]
+        if item.type == "message":
+            parts = item.content if isinstance(item.content, list) else [{"text": item.content}]
             yield from map(fields, parts)
 
 
@@ -182,21 +193,25 @@ def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
     return (content[: min(ends)], True) if ends else (content, False)
 
 
-def _call(item: Mapping[str, Any]) -> ToolCall:
-    given = string(item.get("arguments")) or "{}"
-    if item.get("status") == "incomplete":
+def _call(item: Item) -> ToolCall:
+    given = string(item.arguments) or "{}"
+    if item.status == "incomplete":
         # Half of its arguments may be missing, and what is there in order all the same: it must not run.
         given = given[:-1]
-    return ToolCall(string(item.get("call_id")), string(item.get("name")), given)
+    return ToolCall(string(item.call_id), string(item.name), given)
 
 
-def _thinking(items: list[Mapping[str, Any]]) -> Iterator[str]:
+def _thinking(items: list[Item]) -> Iterator[str]:
     """Yield what a model shows of its thinking: its summary, or with open models all of it."""
     for item in items:
-        if item.get("type") == "reasoning":
-            for part in (*(item.get("summary") or ()), *(item.get("content") or ())):
+        if item.type == "reasoning":
+            for part in (*_list(item.summary), *_list(item.content)):
                 if text := string(fields(part).get("text")):
                     yield text
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _finish_reason(response: Response, *, called: bool, refused: bool) -> str:

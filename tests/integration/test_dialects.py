@@ -193,6 +193,11 @@ def _status(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def _rows(folder: Path, query: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(folder / ".batchd/batchd.db")) as db:
+        return db.execute(query).fetchall()
+
+
 def _drop(folder: Path, data: bytes) -> None:
     (folder / "new").write_bytes(data)
     (folder / "new").rename(folder / "inbox" / "b.json")
@@ -300,7 +305,10 @@ def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_c
             await _until(lambda: _status(tmp_path))
             _drop(tmp_path, _file(200))
             await _until(lambda: _status(tmp_path)["parked"])
-            await _until((tmp_path / "outbox/b").is_dir)
+            # What was under way then has found out the same.
+            await _until(
+                lambda: not _rows(tmp_path, "SELECT 1 FROM tasks WHERE status = 'running'")
+            )
             [parked] = [p for p in _status(tmp_path)["parked"] if p["scope"] == "model"]
             assert (parked["name"], parked["cause"]) == (f"standin/{model}", "model_unfit")
             assert "api" in parked["message"]
@@ -327,8 +335,7 @@ def test_what_a_model_refuses_is_learned_once_and_stored(tmp_path: Path) -> None
         await _work(settings, _file(20), watching)
         assert [r["status"] for r in _results(tmp_path)] == ["completed"] * 20
         assert {*watching.failures()} == {FailureKind.SPARED}
-        with contextlib.closing(sqlite3.connect(tmp_path / ".batchd/batchd.db")) as db:
-            rows = db.execute("SELECT model, lesson FROM refused ORDER BY lesson").fetchall()
+        rows = _rows(tmp_path, "SELECT model, lesson FROM refused ORDER BY lesson")
         assert rows == [(f"standin/{model}", f"effort:{w}") for w in ("minimal", "none")]
         efforts = {
             json.loads(e.request)["reasoning"]["effort"]
@@ -336,14 +343,16 @@ def test_what_a_model_refuses_is_learned_once_and_stored(tmp_path: Path) -> None
             if e.delivered and e.status == 200
         }
         assert efforts == {"low"}
-        for more, refused in (
-            (settings, 0),
-            (_configure(tmp_path, server.base_url, "responses", model, "minimal"), 0),
-        ):
-            server.log.reset()
-            async with Daemon(more) as daemon:
-                batch = await daemon.submit("again.json", _file(3))
-                await daemon.batch_done(batch.name)
-            assert server.totals.by_status[400] == refused
+        server.log.reset()
+        async with Daemon(settings) as daemon:
+            await daemon.submit("again.json", _file(3))
+            await daemon.batch_done("again")
+        assert server.totals.by_status == {200: 6}
+        text = (tmp_path / "config.toml").read_text()
+        (tmp_path / "config.toml").write_text(text.replace('api = "', 'tools = "native"\napi = "'))
+        async with Daemon(config.load(tmp_path / "config.toml", {})) as daemon:
+            await daemon.submit("changed.json", _file(3))
+            await daemon.batch_done("changed")
+        assert server.totals.by_status[400] > 0
 
     _run(test)

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from batchd.config import Config
-from batchd.config.sections import Evaluation, Model, Provider
+from batchd.config import Config, dialects
+from batchd.config.providers import Model, Provider
+from batchd.config.sections import Agent, Evaluation
 from batchd.errors import ConfigError, InputError
 from batchd.pricing import Prices
 from batchd.records import Limits, Task
-from batchd.terms import terms
+from batchd.terms import setup, terms
 
 PROVIDERS: Mapping[str, Provider] = {
     "openai": Provider(
@@ -109,3 +111,41 @@ def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
     assert (judge.service_tier, judge.tier_fallback_s) == ("priority", 5.0)
     plain = replace(config, models={})
     assert terms(task, plain, Prices({}), capped=False).judge.service_tier == "standard"
+
+
+@pytest.mark.parametrize(
+    ("changed", "api", "why"),
+    [
+        ({}, "responses", ""),
+        ({"base_url": "https://api.openai.com/v1/"}, "responses", ""),
+        ({"base_url": "https://proxy.example/v1"}, "chat", "its base_url is not the preset's"),
+        ({"extra_body": {"seed": 1}}, "chat", "it has an extra_body"),
+        ({"extra_body": {"seed": 1}, "api": "responses"}, "responses", ""),
+        ({"base_url": "https://proxy.example/v1", "api": "messages"}, "messages", ""),
+        ({"api": "chat"}, "chat", ""),
+    ],
+)
+def test_a_presets_dialect_holds_at_its_own_address(
+    changed: dict[str, Any], api: str, why: str
+) -> None:
+    """What was set up for chat completions stays with them, and is told; a word of the user's counts everywhere."""
+    provider = replace(PROVIDERS["openai"], **changed)
+    config = Config(providers={"openai": provider})
+    assert setup("openai/x", config, Prices({})).api == api
+    assert dialects.stays_chat("openai", provider) == why
+    own = Config(providers={"openai": provider}, models={"openai/x": Model(api="messages")})
+    assert setup("openai/x", own, Prices({})).api == "messages"
+    assert setup("openai/y", own, Prices({})).api == api
+
+
+def test_a_task_says_how_much_its_model_thinks_before_its_table_and_the_agent() -> None:
+    """The judge's own word comes first; else it thinks as much as the task's model."""
+    config = Config(providers=PROVIDERS, agent=Agent(effort="low"))
+    task = _task("local/qwen")
+    assert terms(task, config, Prices({}), capped=False).judge.effort == "low"
+    config = replace(config, models={"local/qwen": Model(effort="high")})
+    assert terms(task, config, Prices({}), capped=False).model.effort == "high"
+    task = replace(task, effort="max")
+    config = replace(config, evaluation=Evaluation(judge_effort="none"))
+    found = terms(task, config, Prices({}), capped=False)
+    assert (found.model.effort, found.judge.effort) == ("max", "none")
