@@ -10,8 +10,8 @@ import pytest
 from genai_prices import Usage as Theirs
 from genai_prices import calc_price
 
-from batchd.config.sections import Cost, Model
 from batchd.config.providers import Prices as ModelPrices
+from batchd.config.sections import Cost, Model
 from batchd.pricing import Prices, _listed
 from batchd.records import Cost as Money
 from batchd.records import Price, Rate, Usage
