@@ -10,36 +10,22 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from batchd import config, control, sandbox, telemetry
-from batchd.cli import common, refusals
+from batchd.cli import common, models, refusals
 from batchd.cli.common import coloured
-from batchd.config import dialects, private
-from batchd.config.presets import APIS
+from batchd.cli.lines import Line
+from batchd.config import private
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
 from batchd.notify import channels
 from batchd.observe import versions
-from batchd.pricing import Prices
-from batchd.records import Endpoint
 from batchd.spool import permissions
 
-#: How long a provider may take to answer the simplest request.
+#: How long something may take to answer the simplest request.
 _PATIENCE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One thing looked at."""
-
-    #: ``ok``, ``note`` (works, but know it) or ``failed``.
-    verdict: str
-    what: str
-    detail: str
-    mend: str = ""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         *_visible(settings),
         *_daemon(settings),
         *_sandbox(settings),
-        *_models(settings, offline=args.offline),
+        *models.lines(settings, offline=args.offline),
         *_metrics(settings),
         *_traces(settings, offline=args.offline),
         *_receivers(settings),
@@ -149,46 +135,6 @@ def _sandbox(settings: config.Config) -> Iterator[Line]:
         yield Line(verdict, found.name, found.detail, found.mend)
 
 
-def _models(settings: config.Config, *, offline: bool) -> Iterator[Line]:
-    models = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
-    for name in dict.fromkeys(m.partition("/")[0] for m in models.values() if m):
-        yield from _provider(settings, name, offline=offline)
-    for name, why in dialects.notes(settings, models).items():
-        mend = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
-        told = f"it is spoken to in chat completions, as {why}"
-        yield Line("note", f"provider {name}", told, mend)
-    prices = Prices(settings.models)
-    for role, model in models.items():
-        provider = settings.providers.get(model.partition("/")[0])
-        if provider is None:
-            continue  # reported above, or there is no such role
-        price = prices.price(model, provider.base_url)
-        window = prices.context_window(model, provider.base_url)
-        if price is None:
-            mend = f'set the prices in [models."{model}"]; until then no money limit can hold'
-            yield Line("note", f"{role} price", f"nobody knows what {model} costs", mend)
-        else:
-            rate = price.rates[0]
-            told = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
-            yield Line("ok", f"{role} price", told)
-        if not window:
-            mend = f'set context_window in [models."{model}"]'
-            yield Line("note", f"{role} window", f"nobody knows how much fits into {model}", mend)
-
-
-def _provider(settings: config.Config, name: str, *, offline: bool) -> Iterator[Line]:
-    try:
-        endpoint = settings.endpoint(name)
-    except BatchdError as error:
-        yield Line("failed", f"provider {name}", str(error))
-        return
-    key = "its key is there" if endpoint.api_key else "it needs no key"
-    if offline:
-        yield Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked")
-        return
-    yield _asked(name, endpoint, key)
-
-
 def _metrics(settings: config.Config) -> Iterator[Line]:
     wanted = settings.metrics
     if wanted.wanted and (why := telemetry.missing(settings).get("metrics")):
@@ -271,32 +217,3 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: object) -> None:
         return None
-
-
-def _asked(name: str, endpoint: Endpoint, key: str) -> Line:
-    """Ask a provider for its models: costs nothing, and tells address and key."""
-    what = f"provider {name}"
-    hidden = Masker(endpoint.secrets())
-    headers = {"User-Agent": "batchd", **endpoint.headers}
-    if endpoint.api_key:
-        headers["Authorization"] = f"Bearer {endpoint.api_key}"
-    if not endpoint.base_url.startswith(("http://", "https://")):
-        return Line("failed", what, f"{endpoint.base_url} is no address", "set its base_url")
-    request = urllib.request.Request(endpoint.address("models"), headers=headers)  # noqa: S310 (the scheme was checked above)
-    try:
-        with urllib.request.build_opener(_Stay).open(request, timeout=_PATIENCE_S):
-            return Line("ok", what, f"{endpoint.base_url} answers, {key}")
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in {401, 403}:
-            mend = f"put a valid key where [providers.{name}] says"
-            return Line("failed", what, f"it refuses the key (HTTP {error.code})", mend)
-        # Not every server lists its models; that it answers is enough.
-        return Line("note", what, f"{endpoint.base_url} answers with HTTP {error.code}, {key}")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "reason", error)
-        why = "no answer in time" if isinstance(why, socket.timeout) else why
-        mend = f"check the network and the base_url in [providers.{name}]"
-        return Line(
-            "failed", what, hidden.text(f"{endpoint.base_url} cannot be reached: {why}"), mend
-        )

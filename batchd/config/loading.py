@@ -95,7 +95,9 @@ def place_of(key: str) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         place = []
     if len(place) < 2:  # noqa: PLR2004 (section and key)
-        hint = 'a name of more than letters, digits, _ and - in quotes: models."openai/gpt-5".…'
+        hint = (
+            'a name of more than letters, digits, _ and - in quotes: models."openai/gpt-6.1-sol".…'
+        )
         raise ConfigError((Problem(ascii(key)[1:-1], "it is no SECTION.KEY", hint),))
     return tuple(place)
 

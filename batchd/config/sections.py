@@ -38,7 +38,7 @@ class Paths(Section):
 class Agent(Section):
     """``[agent]``: who does the work."""
 
-    model: Name = "openai/gpt-5-mini"
+    model: Name = "openai/gpt-6-luna"
     """``provider/model``; a task may name its own."""
     effort: Effort = ""
     """How much a model is to think; a task, or the model's table, may say otherwise. Empty: as its provider sees fit."""
@@ -111,11 +111,13 @@ class Cost(Section):
     """``[cost]``: what results compare their cost with."""
 
     compare: tuple[str, ...] = (
-        "deepseek/deepseek-chat",
-        "openai/gpt-4",
-        "openai/gpt-3.5-turbo",
-        "anthropic/claude-3-opus",
-        "anthropic/claude-3-sonnet",
+        "openai/gpt-6-luna",
+        "openai/gpt-6.1-terra",
+        "openai/gpt-6.1-sol",
+        "anthropic/claude-haiku-5-5",
+        "anthropic/claude-sonnet-5-5",
+        "anthropic/claude-opus-5-5",
+        "deepseek/deepseek-flash",
     )
     """What the same tokens would have cost with these models."""
 

@@ -177,16 +177,21 @@ class Calls:
         call = await self._commit(active, ask.seq, ask.events, begins)
         if isinstance(call, CallStarted):
             active.answer(wire.Granted(active.ref, active.attempt, call))
-        else:
-            self._core.governor.released(active.ref)
+            return
+        self._core.governor.released(active.ref)
+        if call and active.stop is not None:
+            self._answer(active, active.stop)
 
     async def _deny(
         self, active: Active, ask: wire.Ask, event: CallDenied | CancelRequested | Suspended
     ) -> None:
         if await self._commit(active, ask.seq, ask.events):
-            event = replace(event, at=time.time(), waited_s=active.waited_s())
-            body = msgspec.Raw(vocabulary.encode(event))
-            active.answer(wire.Denied(ref=active.ref, attempt=active.attempt, event=body))
+            self._answer(active, event)
+
+    def _answer(self, active: Active, event: CallDenied | CancelRequested | Suspended) -> None:
+        event = replace(event, at=time.time(), waited_s=active.waited_s())
+        body = msgspec.Raw(vocabulary.encode(event))
+        active.answer(wire.Denied(ref=active.ref, attempt=active.attempt, event=body))
 
     async def _commit(
         self,
@@ -197,8 +202,8 @@ class Calls:
     ) -> CallStarted | bool:
         """Store events and tell of them; False, and the worker is told, where the attempt is stale.
 
-        ``begins``: makes a call's beginning, to be stored behind them and returned. It is made anew at each try: the
-        disk may be full for hours.
+        ``begins``: makes a call's beginning, to be stored behind them and returned; not that of a task that is to stop.
+        It is made at each try: the disk may be full for hours.
         """
         core, ref, attempt = self._core, active.ref, active.attempt
         call: CallStarted | None = None
@@ -206,8 +211,13 @@ class Calls:
         def ask() -> Awaitable[list[Event]]:
             nonlocal call
             assert begins is not None, "it is one"
-            call = begins()
-            return core.store.ask(ref, attempt, seq, events, call)
+            call = None if active.stop else begins()
+            return core.store.ask(ref, attempt, seq, events, call) if call else record()
+
+        def record() -> Awaitable[list[Event]]:
+            # At each try: it may be cancelled while it waits for room.
+            urgent = active.stop is not None
+            return core.store.record(ref, attempt, seq, events, urgent=urgent)
 
         if active.flushed is not None and active.flushed is not asyncio.current_task():
             await active.flushed
@@ -215,7 +225,7 @@ class Calls:
             if begins is not None:
                 told = await core.durable(ask)
             elif events:
-                told = await core.durable(partial(core.store.record, ref, attempt, seq, events))
+                told = await core.durable(record)
             else:
                 told = []
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad

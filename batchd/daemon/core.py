@@ -103,12 +103,12 @@ class Core:
                     tries.failed(error)
                     await asyncio.sleep(TROUBLE_S)
 
-    async def ready(self) -> None:
+    async def ready(self, *, urgent: bool = False) -> None:
         """Return if an order can be carried out: one that waits for a disk would surprise who has given up on it.
 
-        Raises ``NotPossibleError``.
+        ``urgent``: on a full disk, too, as long as the store has kept room. Raises ``NotPossibleError``.
         """
-        await self.ordered(self.store.ready)
+        await self.ordered(partial(self.store.ready, urgent=urgent))
 
     async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write what an order brings about, once: where a disk refuses it, so does this, at once.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from batchd.config import Config
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import HANGS_S, Core
 from batchd.daemon.parking import ParkingLot
@@ -105,14 +104,16 @@ async def watch(core: Core) -> None:
         lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
     )
     mark, began, at = claims.mark(state), witness.since(state / "batchd.db"), time.time()
+    lying: set[str] = set()
     with contextlib.suppress(OSError):  # as below
-        _give_back(core.config, known, mark)
+        lying = {claim.ulid for claim in claims.lying(Path(paths.inbox), state)[0]}
+        _give_back(Path(paths.outbox), known, lying, mark)
     found = (
         (
             paths.outbox,
             "batches without an end in the outbox",
             "put a backup in place with `batchd restore BACKUP`, or drop their request files again and move them away",
-            [*_folders(Path(paths.outbox), known, mark, began)],
+            [*_folders(Path(paths.outbox), known, lying, mark, began)],
         ),
         (
             paths.inbox,
@@ -131,14 +132,11 @@ async def watch(core: Core) -> None:
             core.log.warning(trouble.what, message=trouble.message, mend=trouble.mend)
 
 
-def _give_back(config: Config, known: set[str], mark: int) -> None:
+def _give_back(folder: Path, known: set[str], lying: set[str], mark: int) -> None:
     """Remove the folders of runs for which a killed daemon had reserved a name, and stored nothing. Raises ``OSError``.
 
-    Claimed files find the folders of their names again.
+    Claimed files, which still lie there, find the folders of their names again.
     """
-    folder = Path(config.paths.outbox)
-    ours, _ = claims.lying(Path(config.paths.inbox), Path(config.paths.state))
-    lying = {claim.ulid for claim in ours}
     for name, claim in outbox.reserved(folder):
         if name not in known and claim not in lying and _marked(claim, mark):
             outbox.give_back(str(folder), name, claim)
@@ -153,8 +151,13 @@ def _waiting(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if path.exists() and not (path / outbox.SUMMARY).exists()]
 
 
-def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator[Path]:
-    """Yield the folders of batches that were begun here, by this state directory or before this store began."""
+def _folders(
+    folder: Path, known: set[str], lying: set[str], mark: int, began: float
+) -> Iterator[Path]:
+    """Yield the folders of batches that were begun here, by this state directory or before this store began.
+
+    Not those whose claimed files still lie there: they are taken up next.
+    """
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (names)
     except OSError:
@@ -164,13 +167,15 @@ def _folders(folder: Path, known: set[str], mark: int, began: float) -> Iterator
         if name in known or name.startswith("."):
             continue
         with contextlib.suppress(OSError):  # what we may not look into is another's
-            if _ours(path, mark, began) and _waiting([path]):
+            if _ours(path, lying, mark, began) and _waiting([path]):
                 yield path
 
 
-def _ours(path: Path, mark: int, began: float) -> bool:
+def _ours(path: Path, lying: set[str], mark: int, began: float) -> bool:
     """Whether something in the outbox is the folder of a batch that was begun here. Raises ``OSError``."""
     if path.is_symlink() or not path.is_dir() or (claim := outbox.claim_of(path)) is None:
+        return False
+    if claim in lying:
         return False
     if PATTERN.match(claim):
         return _marked(claim, mark) or time_of(claim[:LENGTH]) < began

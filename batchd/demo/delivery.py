@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from batchd.demo import faults
@@ -21,8 +21,7 @@ _SOUND = frozenset({"", "drip"})
 _UNSTREAMED = frozenset({"html", "error-200", "failed", "no-choices"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, ready to be sent."""
 
     dialect: Dialect
@@ -40,7 +39,7 @@ class Letter:
         return self.request.stream and self.plan.delivery not in _UNSTREAMED
 
     @property
-    def told(self) -> Bill | None:
+    def stated(self) -> Bill | None:
         """What it says that it came to."""
         return self.bill if self.plan.usage and self.request.asks_usage else None
 
@@ -85,7 +84,7 @@ async def deliver(http: web.BaseRequest, exchange: Exchange, letter: Letter) -> 
     if exchange.request:
         exchange.answer = b"".join(pieces).decode("utf-8", "replace")
     if plan.delivery in _SOUND:
-        exchange.settle(letter.told)
+        exchange.settle(letter.stated)
         exchange.finish_reason = plan.answer.finish_reason
     if plan.delivery in {"hang-body", "cut-body", "drip"}:
         return await _badly(http, exchange, plan.delivery, b"".join(pieces), headers)
@@ -112,7 +111,7 @@ def _payload(letter: Letter) -> tuple[Sequence[bytes], str]:
             return [letter.request.writer.failed(letter.heading)], JSON
         case "no-choices":
             return [letter.dialect.nothing], JSON
-    write, given = letter.request.writer, (letter.heading, letter.plan.answer, letter.told)
+    write, given = letter.request.writer, (letter.heading, letter.plan.answer, letter.stated)
     pieces = [*write.events(*given)] if letter.streamed else [write.whole(*given)]
     if letter.plan.delivery == "broken-json":
         body = b"".join(pieces)

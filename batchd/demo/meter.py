@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from batchd import tokens
 from batchd.demo.request import CacheRules, Request, weigh
@@ -16,8 +17,7 @@ _MAX_PREFIXES = 200_000
 FIXED = Usage(calls=1, input_tokens=1000, output_tokens=50)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """What a prompt came to."""
 
     tokens: int

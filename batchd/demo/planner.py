@@ -25,8 +25,7 @@ NOTES = "Summary of the work so far:"
 _THOUGHT = "The user wants the task done. The next step is clear."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a request."""
 
     answer: Answer = scripts.FINAL
@@ -81,6 +80,8 @@ class Planner:
 
     def plan(self, request: Request, settings: Settings, now: float) -> Plan:
         """Return what becomes of a request at a time, in seconds."""
+        if settings.models and request.model not in settings.models:
+            return Plan(refusal=Fault("404", request.model))
         try:
             parts = self._parts(request.model, settings)
         except ValueError:

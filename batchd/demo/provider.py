@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
@@ -25,6 +24,9 @@ from batchd.demo.planner import Plan, Planner
 from batchd.demo.recordings import Recording
 from batchd.demo.request import Bill, Caller, Heading, InvalidRequestError, Request
 from batchd.demo.settings import Settings
+
+#: Of each script, so many numbered names stand in the list of models.
+_NUMBERS = 20
 
 
 class _Visit(msgspec.Struct, frozen=True):
@@ -65,15 +67,11 @@ class Provider:
         self._planner.reset()
 
     def models(self, dialect: Dialect) -> object:
-        """Return the list of models, as a vendor writes it."""
-        ends = self._ends()
-        gone = {name for name, day in self.settings.ends.items() if day <= _today()}
-        names = sorted({*faults.NAMES, *ends} - gone)
-        return dialect.models(names, ends)
-
-    def _ends(self) -> dict[str, str]:
-        known = {name: family.ends for name, family in families.FAMILIES.items() if family.ends}
-        return {**known, **self.settings.ends}
+        """Return the list of models, as a vendor writes it: of scripts, the names with small numbers."""
+        known = {name: family.ends for name, family in families.FAMILIES.items()}
+        numbered = (f"{script}-{n}" for script in faults.SCRIPTS for n in range(1, _NUMBERS))
+        every = {**dict.fromkeys((*faults.NAMES, *numbered), ""), **known}
+        return dialect.models(self.settings.models or every)
 
     async def answer(self, http: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
         """Answer one request."""
@@ -107,7 +105,7 @@ class Provider:
         if limit:
             refusal, wait_s = dialect.refusal(limit), settings.retry_after_s or None
             return await self._refuse(visit, refusal, limits, wait_s)
-        plan = self._plan(request)
+        plan = self._planner.plan(request, settings, self._now())
         if plan.refusal:
             refusal = dialect.refusal(plan.refusal)
             wait_s = plan.retry_after_s if refusal.retry or plan.retry_always else None
@@ -158,12 +156,6 @@ class Provider:
         body = visit.dialect.error(refusal, name)
         return await delivery.refuse(visit.http, visit.exchange, refusal, body, headers)
 
-    def _plan(self, request: Request) -> Plan:
-        end = self.settings.ends.get(request.model) if self.settings.ends else None
-        if end is not None and end <= _today():
-            return Plan(refusal=Fault("404", request.model))
-        return self._planner.plan(request, self.settings, self._now())
-
     def _now(self) -> float:
         """Return the time by which caches age."""
         return time.monotonic() + self.settings.aged_s
@@ -203,7 +195,3 @@ def _account(key: str) -> str:
     if not key:
         return "org-stand-in"
     return "org-" + hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()

@@ -43,12 +43,13 @@ class Settings:
     model_faults: Mapping[str, str] = field(default_factory=dict)
     #: How a model of an unknown name answers: ``demo``, ``steps-2``; empty refuses it.
     default: str = ""
+    #: The models that it has and lists, each with the day it is shut down, or with nothing; empty: all names that mean
+    #: something here. Any other is not found.
+    models: Mapping[str, str] = field(default_factory=dict)
     #: What clients must send as their key; empty lets everyone in.
     api_key: str = ""
     #: The accounts of keys; any other key has one of its own.
     accounts: Mapping[str, str] = field(default_factory=dict)
-    #: The days on which models end, by name, beside those of real models: on that day they are gone.
-    ends: Mapping[str, str] = field(default_factory=dict)
     #: By how many seconds the caches are older than they are.
     aged_s: float = 0.0
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import TypeAlias
+
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import shown
 from batchd.sandbox.sockets import Sockets, is_socket
+
+#: What is covered, each with what tells it from all others: None, nothing is there.
+Covered: TypeAlias = Mapping[str, tuple[int, int, int] | None]
 
 
 class Cover:
@@ -19,10 +26,25 @@ class Cover:
         """Return one that looks again."""
         return Cover(self._sockets)
 
-    async def look(self) -> None:
-        """Look for sockets, once. Raises ``SandboxError``."""
+    async def look(self) -> Covered:
+        """Look for sockets, unless that was done; return what a command that begins now has covered.
+
+        Raises ``SandboxError``.
+        """
         if self._found is None:
             self._found = await self._sockets.found()
+        return self._covered()
+
+    def gone(self, covered: Covered) -> bool:
+        """Return whether something is not what it was, so that it could not be covered: then ``look`` looks again."""
+        if self._covered() == covered:
+            return False
+        self._found = None
+        return True
+
+    def _covered(self) -> Covered:
+        hidden = (rule.path for rule in self._sockets.shown.rules if not rule.seen)
+        return {path: _identity(path) for path in (*(self._found or ()), *hidden)}
 
     def options(self) -> list[str]:
         """Return what bwrap does for a command that begins now: what has gone by now cannot be covered."""
@@ -30,6 +52,14 @@ class Cover:
         covers = [shown.covered(path) for path in there]
         more = (word for cover in covers for word in (*cover, *shown.still(cover)))
         return [*self._sockets.shown.options(), *more]
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 class Covers:

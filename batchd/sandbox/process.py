@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.sandbox.child import Child
+from batchd.sandbox.cover import Cover
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.memory import memory_file
 from batchd.sandbox.network import Door
@@ -56,18 +57,21 @@ async def run(
     masker: Masker,
     limits: tuple[Watcher, Disk] | None = None,
     door: Door | None = None,
+    cover: Cover | None = None,
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
     ``limits``: who holds it to what all of its processes may use together, and what its task has written.
-    ``door``: its way to some hosts, for a command that is held back until it has one.
+    ``door``: its way to some hosts, for a command that is held back until it has one. ``cover``: what is laid over what
+    it sees; where that goes as the command begins, it is begun again.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
     fresh = functools.partial(Output, limit, masker)
     watched = functools.partial(_watched, limits, door)
     try:
-        ran = await patiently(functools.partial(_once, start, stdin, timeout_s, fresh, watched))
+        once = functools.partial(_once, start, stdin, timeout_s, fresh, watched, cover=cover)
+        ran = await patiently(once)
     except OSError as error:
         if error.errno == errno.E2BIG:
             return Ran(exit_code=_CANNOT_RUN, output="the command is too long\n")
@@ -81,10 +85,14 @@ async def _once(
     timeout_s: float,
     fresh: Callable[[], Output],
     watched: Callable[[Child], _Watched],
+    *,
+    cover: Cover | None,
 ) -> Ran:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
     output = fresh()
+    # What is covered is known before the command is begun: nothing else has its turn between the two.
+    covered = await cover.look() if cover else {}
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:
@@ -95,7 +103,7 @@ async def _once(
     finally:
         reader.close(drain=True)
     if not (child.reached or end.timed_out):
-        raise _not_set_up(output.text().strip())
+        raise _not_set_up(output.text().strip(), gone=cover is not None and cover.gone(covered))
     return Ran(
         exit_code=None if end.timed_out else child.exit_code,
         output=output.text(),
@@ -108,13 +116,13 @@ async def _once(
     )
 
 
-def _not_set_up(said: str) -> OSError | SandboxError:
-    """Return why there is no sandbox, by what bwrap said: what it was short of, or anything else."""
+def _not_set_up(said: str, *, gone: bool) -> OSError | SandboxError:
+    """Return why there is no sandbox, by what bwrap said: what it was short of, or anything else.
+
+    ``gone``: what was to be covered has gone, or is another, since it was looked at; the next try looks again.
+    """
     message = f"the sandbox could not be set up: {said}"
-    number = next((n for n in SHORT if os.strerror(n) in said), None)
-    if os.strerror(errno.EROFS) in said:
-        # What was to be covered has gone since it was looked at: the next look leaves it out.
-        number = errno.EAGAIN
+    number = next((n for n in SHORT if os.strerror(n) in said), errno.EAGAIN if gone else None)
     return SandboxError(message) if number is None else OSError(number, message)
 
 

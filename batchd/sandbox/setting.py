@@ -41,11 +41,6 @@ class Setting:
     #: What is laid over the machine's files, in a sandbox.
     cover: Cover | None
 
-    async def look(self) -> None:
-        """Find what is to be covered, before the first command. Raises ``SandboxError``."""
-        if self.cover is not None:
-            await self.cover.look()
-
     def apart(self, tmp: str) -> Setting:
         """Return the same with ``tmp`` for /tmp and home; empty: it cannot be reached outside of a sandbox."""
         if self.cover is not None:

@@ -200,7 +200,6 @@ class Workplace:
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
-        await self._setting.look()
         start, full = self._start, await self._disk.full()
         if full:
             # It may delete; whatever it would write, the kernel refuses.
@@ -213,6 +212,7 @@ class Workplace:
             limit=limit,
             limits=(self._watcher, self._disk),
             door=self._door,
+            cover=self._setting.cover,
             masker=self.masker if masked else _NOTHING,
         )
         return replace(ran, excess=f"{full}; files can be deleted, not written") if full else ran

@@ -61,12 +61,17 @@ def _age(claim: Claim) -> str:
 
 
 def _in(folder: Path) -> list[Claim]:
-    """Return the claims in a folder; none where it is not one that batchd has made."""
+    """Return the claims in a folder; none where it is not one that batchd has made.
+
+    What is no file took the place of one in the instant of its claim, and could not go back before a crash: no claim.
+    """
     if not _made_by_us(folder):
         return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     return [
         Claim(name[:LENGTH], name[LENGTH + 1 :], folder / name)
-        for name in os.listdir(folder)  # noqa: PTH208 (names, by the hundred thousand)
+        for name in names
         if PATTERN.fullmatch(name[:LENGTH]) and name[LENGTH : LENGTH + 1] == "-"
     ]
 
@@ -175,10 +180,15 @@ class Claimer:
         try:
             files.rename_new_at(self._folder, target, self._inbox, name)
         except FileExistsError:
-            if stat.S_ISREG(os.lstat(target, dir_fd=self._folder).st_mode):
+            mode = os.lstat(target, dir_fd=self._folder).st_mode
+            if stat.S_ISREG(mode):
                 return True
-            # Who put a new file in the place of a link has done away with the link.
-            os.unlink(target, dir_fd=self._folder)
+            # Who put a new file in the place of a link has done away with the link. A folder may hold anything: it
+            # goes back under a name that is left alone.
+            if stat.S_ISDIR(mode):
+                files.rename_new_at(self._folder, target, self._inbox, f".{target}")
+            else:
+                os.unlink(target, dir_fd=self._folder)
         return False
 
     def _take_over(self, inbox: int, folder: int) -> None:

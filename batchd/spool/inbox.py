@@ -265,6 +265,10 @@ class Inbox:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                except OSError as error:
+                    # A user's file system is mounted there (FUSE), of which others see nothing.
+                    self._trouble(f"{entry.name} cannot be looked at: {error.strerror}")
+                    continue
                 if found := self._judge(entry.name, status, None):
                     yield status.st_mtime_ns, *found
 

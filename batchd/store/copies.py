@@ -10,6 +10,8 @@ from pathlib import Path
 
 #: What a database's note of what it has acknowledged is called, behind its own name.
 _WITNESS = "-acked"
+#: And what keeps room for it, which holds nothing.
+_BALLAST = "-ballast"
 #: A database and what SQLite, and we, keep beside it.
 _PARTS = ("", "-wal", "-shm", "-journal", _WITNESS)
 
@@ -43,6 +45,11 @@ def witness(path: Path) -> Path:
     return path.with_name(path.name + _WITNESS)
 
 
+def ballast(path: Path) -> Path:
+    """Return the file that keeps room for what the database at ``path`` must be able to write."""
+    return path.with_name(path.name + _BALLAST)
+
+
 def staged(path: Path) -> Path:
     """Return where a database waits that is to replace the one at ``path``.
 
@@ -54,7 +61,8 @@ def staged(path: Path) -> Path:
 
 def parts(path: Path) -> list[Path]:
     """Return the files that the database at ``path`` may consist of, one that is to replace it included."""
-    return [*(path.with_name(path.name + part) for part in _PARTS), staged(path)]
+    kept = (*_PARTS, _BALLAST)
+    return [*(path.with_name(path.name + part) for part in kept), staged(path)]
 
 
 def settle(path: Path) -> Path | None:
@@ -69,6 +77,7 @@ def settle(path: Path) -> Path | None:
         old = path.with_name(path.name + part)
         if os.path.lexists(old):
             old.replace(path.with_name(former + part))
+    ballast(path).unlink(missing_ok=True)  # the next daemon lays its own
     sync(path.parent)
     new.replace(path)
     sync(path.parent)

@@ -91,8 +91,14 @@ class Store:
             # The writing thread finds the same, and saves what can be saved.
             await self._do(lambda _journal: None)
 
-    async def ready(self) -> None:
-        """Return if what is written now can be expected to become durable. Raises ``StoreError``."""
+    async def ready(self, *, urgent: bool = False) -> None:
+        """Return if what is written now can be expected to become durable. Raises ``StoreError``.
+
+        ``urgent``: for that there may be ballast.
+        """
+        if urgent:
+            await self._do(operations.touch, urgent=True)
+            return
         try:
             # A single page may still find a place where nothing larger does.
             await asyncio.to_thread(copies.reserve, self._path.parent, _ROOM)
@@ -137,16 +143,23 @@ class Store:
         )
 
     async def record(
-        self, ref: Ref, attempt: int, seq: int, events: Sequence[msgspec.Raw]
+        self,
+        ref: Ref,
+        attempt: int,
+        seq: int,
+        events: Sequence[msgspec.Raw],
+        *,
+        urgent: bool = False,
     ) -> list[Event]:
         """Append events, the first of which has the number ``seq``; return them decoded.
 
-        Events that are stored already, as they are, are passed over. Raises ``StaleAttemptError``
+        ``urgent``: the task is to end; one that ends always is. Events that are stored already, as they are, are passed over. Raises ``StaleAttemptError``
         where the attempt is not the current one, numbers are missing, the task has ended, or
         other events have these numbers; ``ValueError`` for what is no event.
         """
         bodies, decoded = _decode(events)
-        await self._append(ref, attempt, seq, bodies, decoded)
+        urgent = urgent or any(isinstance(event, TaskFinished) for event in decoded)
+        await self._append(ref, attempt, seq, bodies, decoded, urgent=urgent)
         return decoded
 
     async def ask(
@@ -163,7 +176,7 @@ class Store:
         ``attempt`` None: the daemon itself ends it, whoever works on it.
         Raises ``StaleAttemptError`` where the attempt is not the current one.
         """
-        return await self._do(lambda journal: journal.finish(ref, event, attempt))
+        return await self._do(lambda journal: journal.finish(ref, event, attempt), urgent=True)
 
     async def finish_all(
         self,
@@ -172,7 +185,8 @@ class Store:
         check: operations.Check = operations.wanted,
     ) -> list[bool]:
         """Do what ``finish`` does with ``attempt`` None, for many tasks in one transaction."""
-        return await self._do(operations.checked(check, partial(mass.finish, found=ends)))
+        work = operations.checked(check, partial(mass.finish, found=ends))
+        return await self._do(work, urgent=True)
 
     async def suspend(
         self, ref: Ref, attempt: int | None, status: Status, message: str = ""
@@ -190,12 +204,14 @@ class Store:
                 status=status,
                 message=message,
                 now=self._clock(),
-            )
+            ),
+            urgent=True,
         )
 
     async def requeue(self, refs: Sequence[Ref]) -> None:
         """Show tasks as queued that were parked; those that are not, any more, stay what they are."""
-        await self._do(partial(operations.requeue, refs=tuple(refs), now=self._clock()))
+        work = partial(operations.requeue, refs=tuple(refs), now=self._clock())
+        await self._do(work, urgent=True)
 
     async def worker_lost(self, ref: Ref, attempt: int, *, alone: bool) -> int:
         """Queue a task again whose worker died; return how many workers died of it so far.
@@ -211,7 +227,8 @@ class Store:
 
     async def park(self, parking: Parking, *, check: operations.Check = operations.wanted) -> None:
         """Note that something waits; one that does so already for that cause keeps its beginning."""
-        await self._do(operations.checked(check, partial(operations.park, parking=parking)))
+        work = operations.checked(check, partial(operations.park, parking=parking))
+        await self._do(work, urgent=True)
 
     async def refuse(self, refused: Refused) -> None:
         """Note what a model refuses."""
@@ -219,14 +236,14 @@ class Store:
 
     async def unpark(self, scope: Scope, name: str) -> None:
         """Note that something waits no longer, for whatever cause."""
-        await self._do(partial(operations.unpark, scope=scope, name=name))
+        await self._do(partial(operations.unpark, scope=scope, name=name), urgent=True)
 
     async def prioritise(
         self, refs: Sequence[Ref], priority: int, *, check: operations.Check = operations.wanted
     ) -> None:
         """Give tasks another priority."""
         work = partial(operations.prioritise, refs=tuple(refs), priority=priority)
-        await self._do(operations.checked(check, work))
+        await self._do(operations.checked(check, work), urgent=True)
 
     async def published(self, ref: Ref) -> None:
         """Note that a task's result lies in the outbox."""
@@ -335,11 +352,15 @@ class Store:
         seq: int,
         bodies: Sequence[bytes],
         events: Sequence[Event],
+        *,
+        urgent: bool = False,
     ) -> None:
-        await self._do(lambda journal: journal.append(ref, attempt, seq, bodies, events))
+        await self._do(
+            lambda journal: journal.append(ref, attempt, seq, bodies, events), urgent=urgent
+        )
 
-    async def _do(self, work: Callable[[Journal], T]) -> T:
-        return await self.writer.submit(work)
+    async def _do(self, work: Callable[[Journal], T], *, urgent: bool = False) -> T:
+        return await self.writer.submit(work, urgent=urgent)
 
 
 def _decode(events: Sequence[msgspec.Raw]) -> tuple[list[bytes], list[Event]]:

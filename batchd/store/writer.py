@@ -18,6 +18,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchd.errors import BatchdError, StoreError
 from batchd.log import Action, get_logger
+from batchd.store import ballast
+from batchd.store.ballast import Ballast
 from batchd.store.journal import Journal
 from batchd.store.presence import Presence
 from batchd.store.schema import UNREADABLE, explain
@@ -42,6 +44,8 @@ class _Job:
     work: Callable[[Journal], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    #: Whether it may use up the room that is kept.
+    urgent: bool
 
 
 #: A job, what it returned, what it raised.
@@ -62,6 +66,7 @@ class Writer:
         #: Whether the file is still there: who deletes it must not do away with what is written after that.
         self.presence = Presence(db, path)
         self._witness = Witness(db, path)
+        self._ballast = Ballast(path)
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._ended = False
@@ -75,10 +80,10 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Journal], T]) -> asyncio.Future[T]:
+    def submit(self, work: Callable[[Journal], T], *, urgent: bool = False) -> asyncio.Future[T]:
         """Queue an operation; the future is done once its transaction is durable, or refused.
 
-        ``work`` must be ready to be called twice, the second time on what was before the first. What it raises
+        ``urgent``: where the disk is full, the ballast is given up for it. ``work`` must be ready to be called twice, the second time on what was before the first. What it raises
         as ``BatchdError`` or ``OSError`` concerns it alone, and it must have written nothing then.
         Raises ``StoreError`` after ``close``.
         """
@@ -86,7 +91,7 @@ class Writer:
             raise StoreError("the store is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Job(work, future, loop))
+        self._queue.put(_Job(work, future, loop, urgent))
         return future
 
     def close(self) -> None:
@@ -101,7 +106,7 @@ class Writer:
             if group := self._gather():
                 _acknowledge(self._commit(group))
             else:
-                self._checkpoint()
+                self._rest()
         self._db.close()
         self.presence.close()
         self._witness.close()
@@ -110,7 +115,7 @@ class Writer:
         """Wait for work; return all there is, or nothing at the end or after a while without any."""
         group: list[_Job] = []
         with contextlib.suppress(Empty):
-            job = self._queue.get(timeout=_IDLE_S if self._logged else None)
+            job = self._queue.get(timeout=self._pause_s())
             while job is not None:
                 group.append(job)
                 if len(group) == _GROUP:
@@ -119,29 +124,45 @@ class Writer:
             self._ended = True
         return group
 
+    def _pause_s(self) -> float | None:
+        """Return how long to wait for work at most; None: there is nothing else to do."""
+        if self._logged:
+            return _IDLE_S
+        return None if self._ballast.whole else ballast.AGAIN_S
+
     def _commit(self, group: Sequence[_Job]) -> list[_Outcome]:
-        """Run a group as one transaction; where that fails, each of it alone.
+        """Run a group as one transaction; where that fails, each of it alone, what is urgent again with more room.
 
         So an operation that cannot be written, because it is bad or too large for the room left,
         takes no other with it.
         """
+        room = 0
+        while True:
+            try:
+                return self._transact(group)
+            except Exception as error:  # noqa: BLE001 (the thread's outer edge: whatever it is, the caller gets it, and the thread lives on)
+                self._roll_back()
+                if len(group) > 1:
+                    return [outcome for job in group for outcome in self._commit([job])]
+                room += ballast.PIECE
+                urgent = group[0].urgent and ballast.refused(error)
+                if urgent and room <= ballast.SIZE and self._ballast.make_room(room):
+                    continue
+                known = isinstance(error, (sqlite3.Error, *UNREADABLE))
+                return [(group[0], None, explain(error, self._path) if known else error)]
+
+    def _transact(self, group: Sequence[_Job]) -> list[_Outcome]:
+        """Run a group as one transaction, to its commit. Raises what stops it."""
         outcomes: list[_Outcome] = []
-        try:
-            self.presence.check()
-            self._db.execute("BEGIN IMMEDIATE")
-            for job in group:
-                try:
-                    outcomes.append((job, job.work(self._journal), None))
-                except (BatchdError, OSError) as refusal:
-                    outcomes.append((job, None, refusal))
-            self._journal.flush()
-            self._db.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 (the thread's outer edge: whatever it is, the caller gets it, and the thread lives on)
-            self._roll_back()
-            if len(group) > 1:
-                return [outcome for job in group for outcome in self._commit([job])]
-            known = isinstance(error, (sqlite3.Error, *UNREADABLE))
-            return [(job, None, explain(error, self._path) if known else error) for job in group]
+        self.presence.check()
+        self._db.execute("BEGIN IMMEDIATE")
+        for job in group:
+            try:
+                outcomes.append((job, job.work(self._journal), None))
+            except (BatchdError, OSError) as refusal:
+                outcomes.append((job, None, refusal))
+        self._journal.flush()
+        self._db.execute("COMMIT")
         # Before it is acknowledged: after a kill, no more was acknowledged than is noted.
         self._witness.note(self._journal.batches, self._journal.events)
         self._journal.committed()
@@ -162,8 +183,16 @@ class Writer:
                 # BEGIN will fail from now on, and say why to every caller.
                 return
 
+    def _rest(self) -> None:
+        """Do what can wait until there is nothing else to do."""
+        if self._logged:
+            self._checkpoint()
+        if not self._ended and self.presence.holds():
+            self._ballast.lay()
+
     def _watch(self) -> None:
         """Tell of a write-ahead log that cannot begin anew; again each time that it has doubled."""
+        self._ballast.lay()
         try:
             size = self._path.with_name(f"{self._path.name}-wal").stat().st_size
         except OSError:

@@ -98,6 +98,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
+    "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
     "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attacking import AS_ROOT, NOBODY_ID, Attack
+from attacking import AS_ROOT, NOBODY_ID, Attack, shell
 from camp import Camp, does, says
 from limiting import Limited, place
+from patience import until
 
 pytestmark = pytest.mark.in_turns
 
@@ -109,3 +111,48 @@ def _many_files(folder: Path, folders: int, files: int) -> list[Path]:
         for name in range(1, files):
             os.link(made[-1] / "0", made[-1] / str(name))
     return made
+
+
+@pytest.fixture
+def small(camp: Camp) -> Iterator[Path]:
+    """A small disk for what a camp's daemon keeps, and for its outbox."""
+    disk, kept = camp.folder / "small", (".batchd", "outbox")
+    disk.mkdir()
+    _mount("-t", "tmpfs", "-o", "size=96m,mode=755", "batchd-test", disk)
+    try:
+        for name in kept:
+            camp.own(camp.folder / name)
+            _mount("--bind", camp.own(disk / name), camp.folder / name)
+        (disk / ".batchd").chmod(0o700)
+        yield disk
+    finally:
+        for name in (*kept, "small"):
+            subprocess.run(["umount", "-l", camp.folder / name], check=False)
+
+
+def _mount(*words: str | Path) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+def _room(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="mounting a small disk takes root")
+@pytest.mark.stopped_by("ballast")
+def test_a_task_that_fills_the_disk_is_ended_all_the_same(camp: Camp, small: Path) -> None:
+    """`cancel` goes through, and ends it, though it takes at once whatever room there is; with room again, all is as ever."""
+    ballast, folder = small / ".batchd/batchd.db-ballast", camp.folder / "outbox/batch"
+    with camp.told({"fill": [does(shell("filling.py")), says("Done.")]}):
+        until(lambda: ballast.exists() and ballast.stat().st_blocks * 512 >= 8 * MB)
+        camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "fill"}]))
+        camp.eventually(lambda: (folder / "001/fill").exists() and not _room(small))
+        cancelled = camp.batchd("cancel", "batch")
+        assert (cancelled.returncode, cancelled.stderr) == (0, "")
+        # It takes nothing any more, and what it took is there: that is its directory.
+        (folder / "001/fill").unlink()
+        camp.eventually((folder / "summary.json").exists)
+        assert _room(small) > 60 * MB
+    result = json.loads((folder / "001.json").read_text())
+    assert (result["status"], result["reason"]) == ("cancelled", "user")

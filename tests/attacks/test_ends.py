@@ -82,6 +82,9 @@ def test_nothing_outlives_a_worker_or_a_daemon(camp: Camp, whom: str) -> None:
         status = json.loads(camp.batchd("status", "--json").stdout)
         killed = {"the worker": _workers(status), "the daemon": [status["daemon"]["pid"]]}
         assert killed["the worker"]
+        for pid in killed["the worker"] if whom == "the daemon" else ():
+            # Else it may learn of the daemon's end before the kernel kills it, and end its commands itself.
+            os.kill(pid, signal.SIGSTOP)
         for pid in killed.get(whom) or [*killed["the daemon"], *killed["the worker"]]:
             os.kill(pid, signal.SIGKILL)
         until(lambda: living_in(namespace) == [])

@@ -114,7 +114,7 @@ def test_run_works_without_a_daemon(spool: Any) -> None:
         " in (",
         "tokens on average",
         "The same tokens elsewhere:",
-        "openai/gpt-4",
+        "openai/gpt-6-luna",
     ):
         assert words in done.stdout
     assert not set("\x1b\u202e") & set(done.stdout)

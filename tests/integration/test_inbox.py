@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -690,8 +691,23 @@ def test_a_file_that_cannot_be_claimed_costs_no_other_file(
     assert (told.out + told.err).count("theirs.json cannot be claimed: Operation not") == 1
 
 
-def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path: Path) -> None:
-    """A link is put back into the inbox; where its name is taken again, it is done away with."""
+def _stand_in(path: Path, made: str) -> None:
+    """Put something that is no file under a name."""
+    if made == "a link":
+        path.symlink_to("/etc/passwd")
+    elif made == "a FIFO":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+        if "full" in made:
+            (path / "x").touch()
+
+
+@pytest.mark.parametrize("made", ["a link", "a FIFO", "a folder", "a full folder"])
+def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(
+    tmp_path: Path, made: str
+) -> None:
+    """It is put back into the inbox; where its name is taken again, it is done away with, or goes back under another."""
 
     async def play() -> None:
         box = Inbox(_spool(tmp_path))
@@ -705,7 +721,7 @@ def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path
 
             def late(source: str, target: str, **folders: int) -> None:
                 path.unlink()
-                path.symlink_to("/etc/passwd")
+                _stand_in(path, made)
                 rename(source, target, **folders)
                 if replaced:
                     path.write_bytes(b"new")
@@ -716,12 +732,63 @@ def test_what_takes_a_files_place_in_the_instant_of_its_claim_goes_back(tmp_path
             return box._claimer.taken()
 
         assert claim(replaced=False) == []
-        assert path.is_symlink()
-        path.unlink()
+        assert not path.is_file() or path.is_symlink()
+        path.rename(tmp_path / "first")
         assert claim(replaced=True) == []
         assert path.read_bytes() == b"new"
         assert list((tmp_path / ".batchd/claimed").iterdir()) == []
+        # A name that batchd leaves alone, so that it is not claimed again and again.
+        back = [x for x in box.folder.iterdir() if x != path]
+        assert all(inbox.ignorable(x.name) for x in back)
+        assert len(back) == ("folder" in made)
         await box.stop()
+
+    asyncio.run(play())
+
+
+def test_what_is_no_file_is_no_claim_of_an_earlier_run(tmp_path: Path) -> None:
+    """A daemon that died before it could put such a thing back: it is not taken up, and not moved to the outbox."""
+    _spool(tmp_path)
+    (tmp_path / ".batchd/claimed").mkdir()
+    for made in ("a link", "a FIFO", "a folder"):
+        _stand_in(tmp_path / f".batchd/claimed/{ulid.ulid()}-a.json", made)
+    _claimed_there(files_made(tmp_path), claims.mark(tmp_path / ".batchd"), "b.json")
+    ours, others = lying(tmp_path / "inbox", tmp_path / ".batchd")
+    assert ([claim.name for claim in ours], others) == (["b.json"], [])
+
+
+@contextlib.contextmanager
+def _closed_to_all(folder: Path) -> Iterator[None]:
+    """Have a folder be a file system of its user's, as `fusermount` makes them: the kernel shows it to no one else."""
+    device = Path("/dev/fuse")
+    if os.geteuid() != 0 or not device.exists():
+        pytest.skip("needs FUSE")
+    folder.mkdir()
+    descriptor = os.open(device, os.O_RDWR)
+    flags = 2 | 4  # MS_NOSUID, MS_NODEV
+    data = f"fd={descriptor},rootmode=40000,user_id=65534,group_id=65534".encode()
+    if ctypes.CDLL(None).mount(b"test", bytes(folder), b"fuse", flags, data):
+        os.close(descriptor)
+        pytest.skip("needs FUSE")
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).umount2(bytes(folder), 2)  # MNT_DETACH
+        os.close(descriptor)
+
+
+def test_a_file_system_of_a_users_own_keeps_no_other_file_from_being_found(tmp_path: Path) -> None:
+    """Whoever may write into the inbox may mount one there; nothing of it can be seen, and the look goes on."""
+
+    async def play() -> None:
+        settings = _spool(tmp_path, scan_s=0.05)
+        files_made(tmp_path)
+        with _closed_to_all(tmp_path / "inbox/mounted.json"):
+            inbox.drop(tmp_path / "inbox", "a.json", TASK)
+            async with _watching(settings) as (box, found):
+                await found.until(1)
+                await asyncio.to_thread(_wait_for, lambda: box.trouble is None)
+        assert found.names == ["a.json"]
 
     asyncio.run(play())
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import Collection, Iterator
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +153,44 @@ def test_more_sockets_than_can_be_hidden_stop_commands(above: Path, tmp_path: Pa
     assert "[sandbox] hide" in view.mend
 
 
-def test_what_goes_between_the_look_and_the_start_stops_no_command(tmp_path: Path) -> None:
-    """It cannot be covered any more; the next try leaves it out."""
+def restart(paths: Sequence[Path]) -> None:
+    """Stop and start services: each takes its socket away, and makes it again."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        time.sleep(0.0005)
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            time.sleep(0.0005)
+
+
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_services_that_come_and_go_end_no_task(above: Path, tmp_path: Path) -> None:
+    """What goes, or is made again, while it is covered is looked at once more, and the command begins then."""
+    paths = [above / str(number) for number in range(10)]
+    services = [threading.Thread(target=restart, args=(paths[n::2] * 150,)) for n in range(2)]
+
+    async def visit() -> None:
+        sandbox = Sandbox(SandboxPolicy())
+        for number in itertools.count():
+            if not any(service.is_alive() for service in services):
+                break
+            opening = sandbox.open(str(tmp_path / str(number)), fresh=True, network=False, env={})
+            with await opening as place:
+                ran = await asyncio.gather(*(place.shell("echo x", timeout_s=60) for _ in range(4)))
+                assert [end.output for end in ran] == ["x\n"] * 4
+
+    for service in services:
+        service.start()
+    try:
+        asyncio.run(visit())
+    finally:
+        for service in services:
+            service.join()
+
+
+def test_another_trouble_is_told_at_once(tmp_path: Path) -> None:
+    """Only what goes is looked at again: what cannot be covered for another reason ends the task, with bwrap's words."""
 
     async def visit() -> None:
         sandbox = Sandbox(SandboxPolicy())
@@ -159,10 +198,10 @@ def test_what_goes_between_the_look_and_the_start_stops_no_command(tmp_path: Pat
         with await opening as place:
             cover = place._setting.cover
             assert cover is not None
-            late = [["--ro-bind", os.devnull, "/usr/gone"], []]
-            cover.options = lambda: late.pop(0)  # type: ignore[method-assign]
-            assert (await place.shell("echo all is well", timeout_s=60)).exit_code == 0
-            assert late == []
+            calls = iter([["--ro-bind", os.devnull, "/usr/is/not/there"]])
+            cover.options = lambda: next(calls)  # type: ignore[method-assign]
+            with pytest.raises(SandboxError, match="/usr/is"):
+                await place.shell("true", timeout_s=60)
 
     asyncio.run(visit())
 

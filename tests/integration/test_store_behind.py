@@ -25,7 +25,7 @@ from batchd.daemon import Daemon, strangers
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Status, Task
-from batchd.spool import home, outbox
+from batchd.spool import claims, home, outbox, ulid
 from batchd.store import Reader, Store, restoring, wal
 from batchd.taskstate import TaskState
 
@@ -179,6 +179,20 @@ def test_what_a_lost_store_left_is_told(spool: Any) -> None:
         late.rename(spool.folder / "inbox/late.json")
         folder.rename(spool.folder / "away")
         spool.eventually(lambda: "unknown to this store" not in spool.batchd("status").stdout)
+
+
+def test_a_folder_whose_claim_waits_is_not_unknown(spool: Any) -> None:
+    """The store could not take a file up, as on a full disk, and the daemon was restarted: its claim lies there, and its name waits for it."""
+    with spool.serving():
+        pass
+    claim = ulid.Ulids(claims.mark(spool.folder / ".batchd"))()
+    folder = spool.folder / "outbox/a"
+    folder.mkdir(parents=True)
+    (folder / f".claim-{claim}").touch()
+    (spool.folder / f".batchd/claimed/{claim}-a.json").write_text("no task")
+    with spool.serving():
+        spool.eventually((folder / "summary.json").exists)
+    assert "unknown_work" not in (spool.folder / "daemon.log").read_text()
 
 
 def test_what_a_lost_store_left_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -324,7 +324,7 @@ def test_what_responses_refuses(edit: Edit, words: str) -> None:
 
 
 def test_gpt_6_2_leaves_reasoning_out_where_what_stood_before_it_changed() -> None:
-    """With status 200, and told by `input_transformations` alone; later reasoning goes on from what was sent."""
+    """With status 200, and `input_transformations` alone says so; later reasoning goes on from what was sent."""
 
     async def test(server: ModelServer, wire: Wire) -> None:
         body = vendors.request("responses", "gpt-6.2-sol+steps-5", safety_identifier="one")
@@ -801,6 +801,29 @@ def test_a_turn_that_pauses_goes_on_when_it_is_sent_back() -> None:
     run(test)
 
 
+def test_texts_of_the_user_that_share_a_turn_are_heard_one_by_one() -> None:
+    """Messages wants turns by turns: a summary behind the prompt starts no other conversation, and a judge is known."""
+
+    async def test(server: ModelServer, wire: Wire) -> None:
+        body = vendors.request("messages", "steps-5")
+        await _lead(wire, "messages", body, 2)
+        asked = {"type": "text", "text": "Too long. Answer with the summary only."}
+        body["messages"][-1]["content"].append(asked)
+        assert "work so far" in vendors.said("messages", await wire.ask("messages", body)).text
+        short = vendors.request("messages", "steps-5")
+        texts = ("go", "Summary of the work so far: two steps.")
+        short["messages"][0]["content"] = [{"type": "text", "text": text} for text in texts]
+        answer = await wire.ask("messages", short)
+        assert vendors.said("messages", answer).calls == [("shell", {"command": "echo step 3"})]
+        judged = vendors.request("messages", "steps-5", system="You judge whether it is done.")
+        del judged["tools"]
+        await wire.ask("messages", judged)
+        purposes = [e.purpose for e in server.requests]
+        assert purposes == ["agent", "agent", "compaction", "agent", "judge"]
+
+    run(test)
+
+
 def test_stop_sequences_are_named() -> None:
     """Messages says which sequence ended an answer."""
 
@@ -841,16 +864,21 @@ def test_accounts() -> None:
 
 
 def test_models_in_both_vendors_shapes() -> None:
-    """Each vendor's client lists the models, with the day on which one ends; from that day on it is gone."""
+    """Each vendor's client lists the models, with the day on which one ends; what is not listed is not there."""
 
     async def test(server: ModelServer, wire: Wire) -> None:
         async with (
             vendors.openai_at(server.base_url) as ours,
             vendors.anthropic_at(server.base_url) as theirs,
         ):
+            everything = {m.id: m async for m in ours.models.list()}
+            assert everything["gpt-5-mini"].shutdown_date == "2026-12-11"
+            assert {"demo", "steps-3", "claude-haiku-5-5"} < everything.keys()
+            server.control(
+                models={"steps-2": "2099-01-01", "gpt-6-luna": "", "claude-haiku-5-5": ""}
+            )
             listed = {m.id: m async for m in ours.models.list()}
             assert listed["gpt-6-luna"].shutdown_date is None
-            assert listed["gpt-5-mini"].shutdown_date == "2026-12-11"
             assert listed["steps-2"].shutdown_date == "2099-01-01"
             assert "steps-3" not in listed
             infos = {m.id: m async for m in theirs.models.list()}
@@ -864,7 +892,7 @@ def test_models_in_both_vendors_shapes() -> None:
             assert json.loads(answer)["error"]["message"]
             await wire.ask(dialect, vendors.request(dialect, "steps-2"))
 
-    run(test, Settings(ends={"steps-2": "2099-01-01", "steps-3": "2026-01-01"}))
+    run(test)
 
 
 def test_limits_in_both_vendors_headers() -> None:

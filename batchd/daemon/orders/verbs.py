@@ -55,27 +55,27 @@ class Orders:
 
     def table(self) -> Mapping[str, Handler]:
         """Return what answers each verb, with its line in the log."""
-        durable = {
+        urgent = {
             "cancel": self._cancel,
-            "retry": self.rerun.retry,
             "pause": self._pausing.pause,
             "resume": self._pausing.resume,
             "priority": self._priority,
         }
         verbs = {
             "status": self.standing.status,
-            **{verb: self._if_ready(handler) for verb, handler in durable.items()},
+            **{verb: self._if_ready(handler, urgent=True) for verb, handler in urgent.items()},
+            "retry": self._if_ready(self.rerun.retry, urgent=False),
             "prune": self._prune,
             "tune": self._tune,
         }
         return logged(verbs, self._core.log)
 
-    def _if_ready(self, handler: Handler) -> Handler:
+    def _if_ready(self, handler: Handler, *, urgent: bool) -> Handler:
         """Return a handler that does nothing where the store cannot write: its order would wait, and surprise later."""
 
         @wraps(handler)
         async def order(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            await self._core.ready()
+            await self._core.ready(urgent=urgent)
             giver(arguments).insist()
             return await handler(arguments)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from batchd.demo.dialects import chat, messages, responses
@@ -37,8 +37,8 @@ class Dialect(Protocol):
     def headers(self, limits: Iterable[Limit], account: str, request_id: str) -> dict[str, str]:
         """Return what goes with every answer."""
 
-    def models(self, names: Sequence[str], ends: Mapping[str, str]) -> object:
-        """Return the list of models, some with the day on which they end."""
+    def models(self, listed: Mapping[str, str]) -> object:
+        """Return the list of models, from their names and the days on which they end, empty where none is known."""
 
 
 #: By the path below ``/v1``.

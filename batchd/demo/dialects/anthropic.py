@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -162,22 +162,23 @@ def headers(limits: Iterable[Limit], account: str, request_id: str) -> dict[str,
 _SUPPORTED = {"supported": True}
 
 
-def models(names: Sequence[str], ends: Mapping[str, str]) -> object:
-    """Return the list of models: one page."""
-    data = [_model(name, ends.get(name)) for name in names]
+def models(listed: Mapping[str, str]) -> object:
+    """Return the list of models, from their names and the days on which they end: one page."""
+    data = [_model(name, day) for name, day in listed.items()]
+    names = [*listed]
     return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}
 
 
-def _model(of: str, end: str | None) -> Mapping[str, Any]:
+def _model(of: str, end: str) -> Mapping[str, Any]:
     today = datetime.now(UTC).date().isoformat()
     return {
         "id": of,
         "type": "model",
         "display_name": of,
         "created_at": "2026-01-01T00:00:00Z",
-        "lifecycle": "active" if end is None else "deprecated" if end > today else "retired",
-        "deprecated_at": None if end is None else "2026-06-01T00:00:00Z",
-        "retires_at": None if end is None else f"{end}T00:00:00Z",
+        "lifecycle": "active" if not end else "deprecated" if end > today else "retired",
+        "deprecated_at": None if not end else "2026-06-01T00:00:00Z",
+        "retires_at": None if not end else f"{end}T00:00:00Z",
         "max_input_tokens": 1_000_000,
         "max_tokens": 128_000,
         "capabilities": None,

@@ -176,10 +176,10 @@ def _check_model(family: Family, body: _Body, *, native: bool) -> None:
         and family.chat_tools != "ever"
         and (family.chat_tools, effort) != ("unthinking", "none")
     ):
-        mend = "" if family.chat_tools == "never" else " or set reasoning_effort to 'none'"
+        way_out = "" if family.chat_tools == "never" else " or set reasoning_effort to 'none'"
         raise InvalidRequestError(
             f"Function tools with reasoning_effort are not supported for {family.name} in "
-            f"/v1/chat/completions. Please use /v1/responses instead{mend}.",
+            f"/v1/chat/completions. Please use /v1/responses instead{way_out}.",
             "reasoning_effort",
         )
     openai.check_model(family, body.model, effort, sampling, "reasoning_effort")

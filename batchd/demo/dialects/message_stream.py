@@ -31,7 +31,7 @@ def events(message: Mapping[str, Any], calls: Sequence[ToolCall]) -> Iterator[by
             yield _event("content_block_delta", index=at, delta=delta)
         yield _event("content_block_stop", index=at)
     last = {"delta": {end: message[end] for end in ends}}
-    yield _event("message_delta", **last, **({} if usage is None else {"usage": _told(usage)}))
+    yield _event("message_delta", **last, **({} if usage is None else {"usage": _final(usage)}))
     yield _event("message_stop")
 
 
@@ -59,7 +59,7 @@ def _said(block: dict[str, Any]) -> tuple[dict[str, Any], list[_Delta]]:
     return block, []
 
 
-def _told(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the usage as a stream's end tells it."""
+def _final(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usage as the end of a stream has it."""
     left_out = ("cache_creation", "service_tier")
     return {key: value for key, value in usage.items() if key not in left_out}

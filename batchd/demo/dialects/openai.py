@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -63,18 +63,10 @@ def _duration(seconds: float) -> str:
     return f"{int(minutes)}m{rest:.3g}s" if minutes else f"{rest:.3g}s"
 
 
-def models(names: Sequence[str], ends: Mapping[str, str]) -> object:
-    """Return the list of models."""
-    data = [
-        {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "batchd",
-            "shutdown_date": ends.get(name),
-        }
-        for name in names
-    ]
+def models(listed: Mapping[str, str]) -> object:
+    """Return the list of models, from their names and the days on which they end."""
+    shape = {"object": "model", "created": 0, "owned_by": "batchd"}
+    data = [{"id": name, **shape, "shutdown_date": day or None} for name, day in listed.items()]
     return {"object": "list", "data": data}
 
 

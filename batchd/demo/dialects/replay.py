@@ -76,7 +76,7 @@ def read(raws: Sequence[bytes], family: Family, owner: Seal) -> Read:
 
 
 def canonical(raw: bytes) -> bytes:
-    """Return JSON as it is told apart: without its spaces, the order of its fields, and its marks for the cache."""
+    """Return JSON as it is compared: without its spaces, the order of its fields, and its marks for the cache."""
     value = msgspec.json.decode(raw)
     if b"prompt_cache_breakpoint" in raw and isinstance(value.get("content"), list):
         for part in value["content"]:

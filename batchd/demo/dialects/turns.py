@@ -57,7 +57,19 @@ def read(body: Body, family: Family, owner: Seal) -> blocks.Read:
         raise InvalidRequestError(
             "This model does not support assistant message prefill. The conversation must end with a user message."
         )
-    return prompt.read(turns, body.cache_control)
+    return prompt.read([*_heard(system, turns)], body.cache_control)
+
+
+def _heard(system: Sequence[Text], turns: Sequence[Turn]) -> Iterator[Turn]:
+    """Yield a conversation as the scripts see it: each text of the user is a turn, as if nothing had been merged."""
+    if system:
+        yield Turn("system", system)
+    for turn in turns:
+        if turn.role == "assistant":
+            yield turn
+            continue
+        for block in turn.blocks:
+            yield Turn("tool" if isinstance(block, blocks.ToolResult) else turn.role, [block])
 
 
 def _blocks(message: blocks.Message, place: str) -> Iterator[tuple[Block, bytes]]:
@@ -100,7 +112,7 @@ def _tag(block: Block) -> str:
 
 
 def canonical(raw: bytes) -> bytes:
-    """Return JSON as it is told apart: without its spaces, the order of its fields, and its marks for the cache."""
+    """Return JSON as it is compared: without its spaces, the order of its fields, and its marks for the cache."""
     value = msgspec.json.decode(raw)
     value.pop("cache_control", None)
     return msgspec.json.encode(value, order="sorted")

@@ -1,0 +1,23 @@
+"""What is known of models beside their prices: which there are, which end when, what they are mistaken for.
+
+From a table of ours, and from the lists of the providers themselves.
+"""
+
+from batchd.catalog.asking import Unlisted, ask
+from batchd.catalog.ends import end, today
+from batchd.catalog.listing import Listed, Listing, nearest
+from batchd.catalog.shutdowns import SOON_DAYS, Shutdown, house, shutdown
+
+__all__ = [
+    "SOON_DAYS",
+    "Listed",
+    "Listing",
+    "Shutdown",
+    "Unlisted",
+    "ask",
+    "end",
+    "house",
+    "nearest",
+    "shutdown",
+    "today",
+]

@@ -1,0 +1,128 @@
+"""The part of ``batchd check`` that looks at models: whether their providers have them, for how long, at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from batchd import catalog, config
+from batchd.catalog import Listing, Unlisted
+from batchd.cli.lines import Line
+from batchd.config import dialects
+from batchd.config.presets import APIS
+from batchd.errors import BatchdError
+from batchd.observe.words import listed
+from batchd.pricing import Prices
+from batchd.records import Endpoint
+
+_REFUSES = frozenset({401, 403})
+#: Where each role of a model is configured.
+_KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
+
+
+def lines(settings: config.Config, *, offline: bool) -> Iterator[Line]:
+    """Yield what there is to say of providers and models; ``offline``: without asking anybody."""
+    named = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
+    roles = {role: model for role, model in named.items() if model}
+    lists: dict[str, Listing | None] = {}
+    for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
+        line, lists[provider] = _provider(settings, provider, offline=offline)
+        yield line
+    for name, why in dialects.notes(settings, roles).items():
+        mend = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
+        told = f"it is spoken to in chat completions, as {why}"
+        yield Line("note", f"provider {name}", told, mend)
+    for role, model in roles.items():
+        yield from _model(settings, role, model, lists)
+    yield from _priced(settings, roles)
+    yield from _elsewhere(settings, {*roles.values()})
+
+
+def _provider(settings: config.Config, name: str, *, offline: bool) -> tuple[Line, Listing | None]:
+    try:
+        endpoint = settings.endpoint(name)
+    except BatchdError as error:
+        return Line("failed", f"provider {name}", str(error)), None
+    key = "its key is there" if endpoint.api_key else "it needs no key"
+    if offline:
+        return Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked"), None
+    found = catalog.ask(endpoint)
+    if isinstance(found, Unlisted):
+        return _unlisted(name, endpoint, key, found), None
+    count = len(found.models)
+    told = f"{endpoint.base_url} answers, {key}; it lists {count:,} model{'s' * (count != 1)}"
+    return Line("ok", f"provider {name}", told), found
+
+
+def _unlisted(name: str, endpoint: Endpoint, key: str, found: Unlisted) -> Line:
+    """Return what it means that a provider has no list: not every server has one, and that it answers is enough."""
+    what = f"provider {name}"
+    if found.status in _REFUSES:
+        mend = f"put a valid key where [providers.{name}] says"
+        return Line("failed", what, f"it refuses the key (HTTP {found.status})", mend)
+    if found.status:
+        how = f"with {found.why}" if found.why else "without a list of models"
+        told = f"{endpoint.base_url} answers {how}, {key}; whether it has a model shows at the first call"
+        return Line("note", what, told)
+    mend = f"check the network and the base_url in [providers.{name}]"
+    return Line("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", mend)
+
+
+def _model(
+    settings: config.Config, role: str, model: str, lists: Mapping[str, Listing | None]
+) -> Iterator[Line]:
+    """Say whether a model is there, and for how long."""
+    name, _, own = model.partition("/")
+    provider = settings.providers.get(name)
+    if provider is None:
+        return  # said above
+    what, key, listing = f"{role} model", _KEYS[role], lists.get(name)
+    today = catalog.today()
+    end = catalog.end(model, provider.base_url, listing)
+    if listing is not None and not listing.has(own):
+        near = [f"{name}/{each}" for each in listing.nearest(own)]
+        mends = [f"do you mean {listed(near)}?"] if near else []
+        mends += [end.fix] if end and end.successor else []
+        told = f"{provider.base_url} has no model {own}"
+        told += f": {end.words(today)}" if end else ""
+        yield Line(
+            "failed", what, told, f"set {key}: {' '.join(mends) or 'take one that it lists'}"
+        )
+    elif end is not None and end.due(today):
+        verdict = "failed" if end.gone(today) else "note"
+        yield Line(verdict, what, end.words(today), f"set {key}: {end.fix}")
+    elif listing is not None:
+        yield Line("ok", what, f"{model} is there")
+
+
+def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]:
+    prices = Prices(settings.models)
+    for role, model in roles.items():
+        provider = settings.providers.get(model.partition("/")[0])
+        if provider is None:
+            continue  # said above
+        price = prices.price(model, provider.base_url)
+        window = prices.context_window(model, provider.base_url)
+        if price is None:
+            mend = f'set the prices in [models."{model}"]; until then no money limit can hold'
+            yield Line("note", f"{role} price", f"nobody knows what {model} costs", mend)
+        else:
+            rate = price.rates[0]
+            told = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
+            yield Line("ok", f"{role} price", told)
+        if not window:
+            mend = f'set context_window in [models."{model}"]'
+            yield Line("note", f"{role} window", f"nobody knows how much fits into {model}", mend)
+
+
+def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[Line]:
+    """Say which names of models in the rest of the configuration are of models that are gone, or will be soon."""
+    today = catalog.today()
+    places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}
+    for place, models in places.items():
+        for model in dict.fromkeys(models):
+            provider = settings.providers.get(model.partition("/")[0])
+            # What nobody calls, to compare with, is told by its name alone.
+            called = provider is not None and place == "[models]"
+            end = catalog.end(model, provider.base_url if called and provider else "")
+            if model not in said and end is not None and end.due(today):
+                yield Line("note", place, end.words(today), f"{end.fix} there, or leave it")

@@ -1,0 +1,204 @@
+"""`batchd check` and models: what their providers list, in which shape ever, and what is known of their ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from batchd import catalog
+from batchd.records import Endpoint
+from tests.conftest import Spool, stand_in
+
+
+def _day(days: int) -> str:
+    """Return a day from now, in UTC."""
+    return str(datetime.now(UTC).date() + timedelta(days=days))
+
+
+def _checked(spool: Spool, *arguments: str) -> dict[str, dict[str, str]]:
+    done = spool.batchd("check", "--json", *arguments)
+    return {line["what"]: line for line in json.loads(done.stdout)}
+
+
+def _configure(spool: Spool, base_url: str, model: str, more: str = "") -> None:
+    (spool.folder / "config.toml").write_text(
+        f'[agent]\nmodel = "{model}"\n[providers.standin]\nbase_url = "{base_url}"\n{more}'
+    )
+
+
+def _control(base_url: str, **changes: object) -> None:
+    address = base_url.removesuffix("/v1") + "/control"
+    urllib.request.urlopen(address, json.dumps(changes).encode()).close()
+
+
+def test_a_name_that_the_provider_does_not_list_fails_with_the_nearest(spool: Spool) -> None:
+    """What is there is said to be; a slip fails, and names what may be meant; the judge's name is looked at too."""
+    with stand_in() as base_url:
+        _control(base_url, models={"gpt-6-luna": "", "gpt-6.1-terra": "", "gpt-4": _day(400)})
+        judge = '[evaluation]\njudge_model = "standin/gpt-6-lunna"\n'
+        _configure(spool, base_url, "standin/gpt-6-luna", judge)
+        lines = _checked(spool)
+        assert lines["provider standin"]["verdict"] == "ok"
+        assert "lists 3 models" in lines["provider standin"]["detail"]
+        assert lines["agent model"]["verdict"] == "ok"
+        assert lines["judge model"]["verdict"] == "failed"
+        assert "has no model gpt-6-lunna" in lines["judge model"]["detail"]
+        assert "do you mean standin/gpt-6-luna" in lines["judge model"]["mend"]
+        assert "[evaluation] judge_model" in lines["judge model"]["mend"]
+        assert spool.batchd("check").returncode == 3
+        # Far away is not soon.
+        _configure(spool, base_url, "standin/gpt-4")
+        assert _checked(spool)["agent model"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict"), [(61, "ok"), (60, "note"), (1, "note"), (0, "failed")]
+)
+def test_a_shutdown_date_in_the_list_is_a_warning_in_time(
+    spool: Spool, days: int, verdict: str
+) -> None:
+    """From sixty days before on; from its day on it fails."""
+    with stand_in() as base_url:
+        _control(base_url, models={"old": _day(days)})
+        _configure(spool, base_url, "standin/old")
+        line = _checked(spool)["agent model"]
+    assert line["verdict"] == verdict
+    assert (_day(days) in line["detail"]) == (verdict != "ok")
+
+
+def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> None:
+    """Without asking anybody, from the table: agent, judge, prices and what is compared with."""
+    (spool.folder / "config.toml").write_text(
+        '[agent]\nmodel = "openai/gpt-4"\n[evaluation]\njudge_model = "anthropic/claude-3-opus"\n'
+        '[models."openai/o1"]\ncontext_window = 7\n'
+        '[cost]\ncompare = ["openai/gpt-3.5-turbo", "openai/gpt-6-luna"]\n'
+    )
+    done = spool.batchd("check", "--offline", "--json")
+    lines = [line for line in json.loads(done.stdout) if "shut down" in line["detail"]]
+    told = {
+        line["what"]: (line["verdict"], line["detail"].split()[0], line["mend"]) for line in lines
+    }
+    assert told == {
+        "agent model": ("failed", "openai/gpt-4", "set [agent] model: take openai/gpt-6.1-sol"),
+        "judge model": (
+            "failed",
+            "anthropic/claude-3-opus",
+            "set [evaluation] judge_model: take anthropic/claude-opus-5-5",
+        ),
+        "[cost] compare": (
+            "note",
+            "openai/gpt-3.5-turbo",
+            "take openai/gpt-6-luna there, or leave it",
+        ),
+        "[models]": ("note", "openai/o1", "take openai/gpt-6.1-sol there, or leave it"),
+    }
+
+
+@contextlib.contextmanager
+def _server(
+    pages: Mapping[str, tuple[int, object]], pause_s: float = 0.0
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve what to answer behind which model, status and body; bytes as they are, one by one. Its URL, and what was asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            after = parse_qs(urlsplit(self.path).query).get("after_id", [""])[0]
+            status, body = pages[after]
+            self.send_response(status)
+            self.end_headers()
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            with contextlib.suppress(OSError):
+                for byte in data if pause_s else ():
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(pause_s)
+                if not pause_s:
+                    self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", asked
+        server.shutdown()
+
+
+def _claude(name: str, lifecycle: str = "active", retires_at: str | None = None) -> dict[str, Any]:
+    return {"type": "model", "id": name, "lifecycle": lifecycle, "retires_at": retires_at}
+
+
+def _page(models: Sequence[object], *, more: bool) -> tuple[int, object]:
+    last = models[-1]["id"] if isinstance(models[-1], dict) else None
+    return 200, {"data": models, "has_more": more, "last_id": last}
+
+
+def test_anthropics_list_is_read_page_by_page(spool: Spool) -> None:
+    """A model of the second page is there; one that is retired is not, though listed; one that ends soon is a warning."""
+    soon = f"{_day(10)}T00:00:00Z"
+    pages = {
+        "": _page([_claude("claude-opus-5-5"), _claude("claude-3-opus", "retired")], more=True),
+        "claude-3-opus": _page([_claude("claude-sonnet-4-5", "deprecated", soon)], more=True),
+        "claude-sonnet-4-5": _page([_claude("claude-haiku-5-5")], more=False),
+    }
+    verdicts = {}
+    with _server(pages) as (base_url, asked):
+        for model in ("claude-haiku-5-5", "claude-sonnet-4-5", "claude-3-opus"):
+            _configure(spool, base_url, f"standin/{model}")
+            verdicts[model] = _checked(spool)["agent model"]["verdict"]
+        assert len(asked) == 9
+    assert verdicts == {
+        "claude-haiku-5-5": "ok",
+        "claude-sonnet-4-5": "note",
+        "claude-3-opus": "failed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict", "words"),
+    [
+        (404, b"not here", "note", "HTTP 404"),
+        (500, b"", "note", "HTTP 500"),
+        (200, b"<html>welcome</html>", "note", "without a list"),
+        (200, b"", "note", "without a list"),
+        (401, b"", "failed", "refuses the key"),
+        (403, b"", "failed", "refuses the key"),
+    ],
+)
+def test_a_provider_without_a_list_is_said_and_not_failed(
+    spool: Spool, status: int, body: bytes, verdict: str, words: str
+) -> None:
+    """Not every server lists its models; no model is said to be missing then."""
+    with _server({"": (status, body)}) as (base_url, _):
+        _configure(spool, base_url, "standin/any")
+        lines = _checked(spool)
+    assert lines["provider standin"]["verdict"] == verdict
+    assert words in lines["provider standin"]["detail"]
+    assert "agent model" not in lines
+
+
+def test_pages_without_end_and_answers_without_end_are_given_up() -> None:
+    """A list whose pages repeat ends; a server that sends a byte now and then is left after the time that it has."""
+    with _server({"": _page([_claude("a")], more=True), "a": _page([_claude("a")], more=True)}) as (
+        base_url,
+        asked,
+    ):
+        found = catalog.ask(Endpoint(base_url=base_url))
+        assert isinstance(found, catalog.Listing)
+        assert [*found.models] == ["a"]
+        assert len(asked) == 2
+    with _server({"": (200, b" " * 100_000)}, pause_s=0.05) as (base_url, _):
+        late = catalog.ask(Endpoint(base_url=base_url), patience_s=0.5)
+    assert late == catalog.Unlisted("no answer in time")
