@@ -163,10 +163,9 @@ def attributes() -> Iterator[int]:
     """What is said about files there."""
     for number in range(1 << 30):
         os.close(os.open(f"{HERE}/{number}", os.O_CREAT | os.O_WRONLY))
-        with contextlib.suppress(OSError):
-            for name in range(4):
-                os.setxattr(f"{HERE}/{number}", f"user.{name}", bytes(60_000))
-                yield 60_000
+        for name in range(200):
+            os.setxattr(f"{HERE}/{number}", f"user.{name}", bytes(256))
+            yield 256
 
 
 def segments() -> Iterator[int]:
