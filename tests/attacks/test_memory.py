@@ -120,6 +120,6 @@ def test_no_long_list_says_who_may_do_what(limited: Limited) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("fair sockets")
 def test_a_frugal_command_lives(limited: Limited) -> None:
-    """Hundreds of sockets, unread messages of closed ones, pipes, forks, a file in memory: a hundred megabytes at the most."""
-    (end,) = limited.run(shell("frugal.py", 2), policy=LIMIT)
+    """Hundreds of sockets, unread messages of closed ones, connections that wait, pipes, forks, a file in memory: a hundred megabytes at the most."""
+    (end,) = limited.run(shell("frugal.py", 8), policy=LIMIT)
     assert (end.exit_code, end.output, end.excess) == (0, "", "")
