@@ -140,10 +140,6 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "whole files": (
         ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
     ),
-    "replaced": (
-        ("spool/outbox.py", "files.write_whole(path, lambda file: file.write(data), replace=replace, follow=False)",
-         "path.exists() or files.write_whole(path, lambda file: file.write(data), replace=replace)"),
-    ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (
         ("spool/claims.py", "            if _leads(inbox, folder):", "            if False:"),
