@@ -16,13 +16,16 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 
 from batchd.records import (
+    STANDARD,
     Answer,
+    Cost,
     ErrorInfo,
     Evaluation,
     Failure,
     FileStamp,
     Limits,
     ModelSetup,
+    Price,
     Purpose,
     Reason,
     Status,
@@ -72,6 +75,8 @@ class Resumed:
 
     at: float
     attempt: int
+    #: The terms from here on, of a task that no model has answered yet; None: those that it started under.
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,8 @@ class CallStarted:
     reserved_usd: float | None = None
     #: The tokens of input and of output that this is the price of.
     reserved_tokens: tuple[int, int] | None = None
+    #: The service tier that it asks for.
+    tier: str = STANDARD
     #: Of the time since the event before: waiting for the permit, which is no time at work.
     waited_s: float = 0.0
 
@@ -104,6 +111,25 @@ class CallAnswered:
     text_protocol: bool = False
     #: What the provider sent as its usage, where no call can come to that; the answer's is then what was set aside.
     disbelieved: Usage | None = None
+    #: The service tier that served it: one of ``TIERS``, or the provider's own word.
+    tier: str = STANDARD
+    #: What it costs, where that is not the price of its usage in the standard tier.
+    cost: Cost | None = None
+    #: Why ``cost`` is not what the provider says, nor the known price of its usage.
+    doubt: str = ""
+
+    def paid(self, price: Price | None) -> Cost | None:
+        """Return what it cost, of a model with this price; None: that is not known."""
+        if self.cost is not None:
+            return self.cost
+        at = price and price.at(self.tier)
+        return at.cost(self.answer.usage) if at else None
+
+    def saved(self, price: Price | None) -> float | None:
+        """Return what the cache saved on it, in dollars; None: the provider does not say, or no price is known."""
+        at, usage = price and price.at(self.tier), self.answer.usage
+        known = at is not None and usage.reported_tokens and self.disbelieved is None
+        return at.saved(usage) if at and known else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +207,10 @@ class Compacted:
     own: bool = False
     #: Positions of messages cut in their middles, each with the characters that are kept.
     clipped: tuple[tuple[int, int], ...] = ()
-    #: Tokens by the provider's count to one of ours: the conversation is counted anew with it.
+    #: Tokens by the provider's count to one of ours: the conversation is counted again with it.
     scale: float = 1.0
+    #: Whether the answers before it go back as neutral text and calls, not as the items they came in.
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

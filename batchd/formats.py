@@ -7,12 +7,12 @@ added; none is renamed or removed within version 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from batchd.records import ErrorInfo, Evaluation, Purpose, Reason, Status
+from batchd.records import STANDARD, ErrorInfo, Evaluation, Purpose, Reason, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,14 @@ class UsageV1:
     average_tokens_per_call: int
     #: Whether any of it was counted by batchd because the provider sent no usage.
     estimated: bool
+    #: The part of the input that was written to that cache, and of it what is kept there for an hour or longer.
+    #: Left out of the oldest results, like what follows.
+    cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    #: The input of calls whose provider says how much of it came from its cache.
+    cache_reported_tokens: int = 0
+    #: The part of that which did, 0 to 1; null: no provider says.
+    cache_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,17 @@ class TotalUsageV1(UsageV1):
     #: Calls without a recorded answer that may have been paid.
     unsettled_calls: int
     by_purpose: Mapping[Purpose, UsageV1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierV1:
+    """What a service tier has served."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    #: null: no price is known.
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +82,11 @@ class CostV1:
     #: ``genai-prices`` or ``config``; null where no price is known.
     price_source: str | None
     compare: tuple[ComparedV1, ...]
+    #: What the provider's prompt cache saved; null: no provider says, or no price is known. Left out of the oldest
+    #: results, like what follows.
+    cache_saved: float | None = None
+    #: By the service tier that served them: ``standard``, ``flex``, ``priority``, or the provider's own word.
+    tiers: Mapping[str, TierV1] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +148,8 @@ class ResultV1:
     first_prompt: str
     dir: str
     model: str
+    #: The service tier that its calls asked for. Left out of the oldest results.
+    service_tier: str = STANDARD
     #: The model's last message.
     answer: str
     #: Rounds of work and evaluation.

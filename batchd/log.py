@@ -7,15 +7,19 @@ structlog is imported by those who log; who only needs ``escape`` starts without
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import errno
 import json
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import journald
@@ -45,6 +49,13 @@ class Action(enum.StrEnum):
     MODEL_FAILED = "model_failed"
     #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
     USAGE_NOT_BELIEVED = "usage_not_believed"
+    COST_NOT_BELIEVED = "cost_not_believed"
+    TIER_FULL = "tier_full"
+    TIER_FREE = "tier_free"
+    #: A model refuses a part of what is sent, as ``refuses`` says, and works without it.
+    MODEL_REFUSES = "model_refuses"
+    #: A provider left out items of earlier answers that were sent back to it, for the ``reasons`` that it gives.
+    ITEMS_REMOVED = "items_removed"
     TOOL_RAN = "tool_ran"
     #: A command wanted to reach hosts that its task may not reach.
     NETWORK_REFUSED = "network_refused"
@@ -59,6 +70,8 @@ class Action(enum.StrEnum):
     PAUSED = "paused"
     RESUMED = "resumed"
     PROVIDER_PARKED = "provider_parked"
+    #: A model in use is shut down, or will be soon, as the ``message`` says; once a day each.
+    MODEL_RETIRING = "model_retiring"
     BUDGET_REACHED = "budget_reached"
     #: Somebody was told something: the ``receiver``, the ``notification``'s id, its ``subject``.
     NOTIFIED = "notified"
@@ -294,7 +307,13 @@ class _File:
     def _open(self) -> int:
         # A FIFO that nobody reads would hold the opener, and with it the daemon; this way it is an error.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        return os.open(self._path, flags, 0o640)
+        _refuse_links(self._path)
+        file = os.open(self._path, flags, 0o640)
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+            os.close(file)
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+        return file
 
     def __call__(self, line: dict[str, Any]) -> None:
         try:
@@ -319,6 +338,16 @@ class _File:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _refuse_links(path: str) -> None:
+    """Raise ``PermissionError`` where a link of another user stands on the way to a file: they could lead it anywhere."""
+    steps = Path(path).absolute()
+    for step in (steps, *steps.parents):
+        with contextlib.suppress(FileNotFoundError):
+            found = step.lstat()
+            if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+                raise PermissionError(errno.EPERM, f"{step} is a link of another user")
 
 
 class _Library(logging.Handler):

@@ -22,6 +22,8 @@ MASK = "[secret]"
 LEAST = 6
 #: Lines of a secret that are secrets of their own, such as those of a private key.
 _LEAST_LINE = 12
+#: A letter as a URL writes it.
+_HEX = re.compile("%[0-9A-F]{2}")
 #: What stands between the letters of base64 in lines, also where JSON writes them.
 _BETWEEN = re.compile(r"(?:\s|\\[nrt])+")
 #: Of two parts of this length, one is whole in any base64: no line of it is shorter than both together.
@@ -30,7 +32,8 @@ _PART = 28
 _NAMES = re.compile(
     r"key|token|secret|auth|passw|credential|cookie|signature|\bsig\b|\bcode\b", re.IGNORECASE
 )
-
+#: What else a field or a header of a configuration is called; variables of a session's own are called so, too.
+_FIELDS = re.compile(r"passphrase|pwd\b|bearer|session", re.IGNORECASE)
 
 #: One word of letters and digits together: what could be a key, whatever it is called.
 _KEY_LIKE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])\S{8,}")
@@ -47,12 +50,12 @@ def tells(name: str) -> bool:
 
 
 def named(value: Any, *, telling: bool = False) -> Iterator[str]:
-    """Yield the texts in a JSON value that stand under a name which tells of a secret."""
+    """Yield the texts in a JSON value that stand under a name which tells of a secret, ``passphrase`` too."""
     if isinstance(value, str) and telling:
         yield value
     elif isinstance(value, Mapping):
         for name, below in value.items():
-            yield from named(below, telling=telling or tells(name))
+            yield from named(below, telling=telling or tells(name) or bool(_FIELDS.search(name)))
     elif isinstance(value, list | tuple):
         for below in value:
             yield from named(below, telling=telling)
@@ -155,14 +158,28 @@ class Masker:
 
 
 def _written(value: str) -> Iterator[str]:
-    """Yield a value as it is, and as JSON and URLs write it; mostly they are the same."""
+    """Yield a value as it is, and as JSON, JSON within JSON and URLs write it; mostly they are the same."""
     value = value.strip()
     yield value
-    yield json.dumps(value)[1:-1]
-    yield json.dumps(value, ensure_ascii=False)[1:-1]
-    yield quote(value, errors="replace")
-    yield quote(value, safe="", errors="replace")
-    yield quote_plus(value, errors="replace")
+    for once in _json(value):
+        yield once
+        for twice in _json(once):
+            yield twice
+            yield from _json(twice)
+    for way in (
+        quote(value, errors="replace"),
+        quote(value, safe="", errors="replace"),
+        quote_plus(value, errors="replace"),
+    ):
+        yield way
+        yield _HEX.sub(lambda found: found[0].lower(), way)
+
+
+def _json(value: str) -> Iterator[str]:
+    """Yield a text as JSON writes it: letters beyond ASCII, and the slash, as themselves or escaped."""
+    for text in (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
+        yield text
+        yield text.replace("/", "\\/")
 
 
 def _printed(value: str) -> Iterator[str]:

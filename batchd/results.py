@@ -6,6 +6,7 @@ Pure, so that the same events always give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from batchd.errors import Problem
-from batchd.events import Event
+from batchd.events import CallAnswered, Event
 from batchd.formats import (
     ComparedV1,
     CostV1,
@@ -23,6 +24,7 @@ from batchd.formats import (
     RunsCodeV1,
     SummaryTaskV1,
     SummaryV1,
+    TierV1,
     TimingV1,
     TotalUsageV1,
     UsageV1,
@@ -37,6 +39,7 @@ from batchd.records import (
     ModelSetup,
     Purpose,
     Reason,
+    Spend,
     Status,
     Task,
     Trigger,
@@ -47,6 +50,8 @@ from batchd.taskstate import TaskState
 
 #: Digits kept of a sum in dollars: a hundredth of a millionth.
 _MONEY_DIGITS = 8
+#: And of a share.
+_SHARE_DIGITS = 6
 _MAX_FILES_LISTED = 1000
 
 
@@ -83,6 +88,7 @@ def result(
         first_prompt=task.first_prompt,
         dir=batch.directory(task),
         model=task.model,
+        service_tier=task.service_tier,
         answer=state.answer,
         iterations=state.iterations,
         evaluation=state.evaluation,
@@ -199,15 +205,24 @@ def line(text: str) -> str:
 def transcript(events: Iterable[Event]) -> str:
     """Return the text of a task's transcript: one line an event, ``{"event": kind, "at": …, …}``.
 
-    The last event's copy of the result is left out: it stands in its own file.
+    The last event's copy of the result is left out: it stands in its own file. So are the items that answers came in.
     """
     lines = []
-    for event in events:
+    for event in map(_without_items, events):
         fields = msgspec.to_builtins(event)
         fields.pop("result", None)
+        if isinstance(event, CallAnswered):
+            del fields["answer"]["replay"]
         fields["at"] = timestamp(event.at)
         lines.append(msgspec.json.encode({"event": type(event).__name__, **fields}).decode())
     return escape_json("\n".join(lines)) + "\n"
+
+
+def _without_items(event: Event) -> Event:
+    """Return an event without what is for a provider alone."""
+    if isinstance(event, CallAnswered) and event.answer.replay:
+        return replace(event, answer=replace(event.answer, replay=None))
+    return event
 
 
 def timestamp(at: float) -> str:
@@ -228,6 +243,7 @@ def _money(value: float) -> float:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
+    share = usage.cache_share
     return {
         "calls": usage.calls,
         "input_tokens": usage.input_tokens,
@@ -237,6 +253,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "average_tokens_per_call": round(usage.total_tokens / usage.calls) if usage.calls else 0,
         "estimated": usage.estimated,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "cache_write_long_tokens": usage.cache_write_long_tokens,
+        "cache_reported_tokens": usage.reported_tokens,
+        "cache_share": None if share is None else round(share, _SHARE_DIGITS),
     }
 
 
@@ -248,6 +268,9 @@ def _usage_of(usage: UsageV1) -> Usage:
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         estimated=usage.estimated,
+        cache_write_tokens=usage.cache_write_tokens,
+        cache_write_long_tokens=usage.cache_write_long_tokens,
+        cache_reported_tokens=usage.cache_reported_tokens,
     )
 
 
@@ -275,6 +298,17 @@ def _cost(state: TaskState) -> CostV1:
         unsettled=_money(state.unsettled_usd) if known else None,
         price_source=price.source if price else None,
         compare=tuple(_compared(setup, state) for setup in (terms.compare if terms else ())),
+        cache_saved=None if state.cache_saved_usd is None else _money(state.cache_saved_usd),
+        tiers={name: _tier(spend) for name, spend in sorted(state.by_tier.items())},
+    )
+
+
+def _tier(spend: Spend) -> TierV1:
+    return TierV1(
+        calls=spend.usage.calls,
+        input_tokens=spend.usage.input_tokens,
+        output_tokens=spend.usage.output_tokens,
+        cost=_money(spend.cost.total) if spend.cost else None,
     )
 
 
@@ -293,6 +327,8 @@ def _sum(costs: list[CostV1]) -> CostV1:
         return None if None in values else _money(sum(v for v in values if v is not None))
 
     models = list(dict.fromkeys(c.model for cost in costs for c in cost.compare))
+    saved = [cost.cache_saved for cost in costs if cost.cache_saved is not None]
+    tiers = sorted({name for cost in costs for name in cost.tiers})
     sources = {cost.price_source for cost in costs if cost.price_source}
     return CostV1(
         currency="USD",
@@ -308,6 +344,19 @@ def _sum(costs: list[CostV1]) -> CostV1:
             )
             for model in models
         ),
+        cache_saved=_money(sum(saved)) if saved else None,
+        tiers={name: _tiers([c.tiers[name] for c in costs if name in c.tiers]) for name in tiers},
+    )
+
+
+def _tiers(parts: list[TierV1]) -> TierV1:
+    """Return the sum of what a tier served: its cost is null as soon as that of one of them is."""
+    known = [part.cost for part in parts if part.cost is not None]
+    return TierV1(
+        calls=sum(part.calls for part in parts),
+        input_tokens=sum(part.input_tokens for part in parts),
+        output_tokens=sum(part.output_tokens for part in parts),
+        cost=_money(sum(known)) if len(known) == len(parts) else None,
     )
 
 

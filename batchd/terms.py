@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchd import masking
-from batchd.config import Config
+from batchd.config import Config, dialects
 from batchd.errors import ConfigError, InputError, Problem
 from batchd.events import Terms
 from batchd.pricing import Prices
-from batchd.records import ModelSetup, Task
+from batchd.records import STANDARD, TIERS, ModelSetup, Task
 
 
 def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
@@ -20,12 +22,19 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     capped = capped or task.limits.max_cost_usd > 0
     judged = task.evaluator == "judge"
     judge_model = (judged and config.evaluation.judge_model) or task.model
-    model = setup(task.model, config, prices)
-    judge = model if judge_model == task.model else setup(judge_model, config, prices)
+    model = replace(
+        setup(task.model, config, prices),
+        effort=dialects.efforts(task.model, config, task.effort),
+        service_tier=task.service_tier,
+        tier_fallback_s=task.tier_fallback_s,
+    )
+    effort = dialects.efforts(judge_model, config, config.evaluation.judge_effort, task.effort)
+    judge = model if judge_model == task.model else _judge(judge_model, config, prices)
+    judge = replace(judge, effort=effort)
     if capped:
-        unknown = [s.name for s in (model, judge) if s.price is None]
+        unknown = {s.name: s for s in (model, judge) if s.tier_price is None}
         if unknown:
-            raise InputError(tuple(_unpriced(name) for name in dict.fromkeys(unknown)))
+            raise InputError(tuple(map(_unpriced, unknown.values())))
     compare = tuple(_compared(name, config, prices) for name in config.cost.compare)
     return Terms(model=model, judge=judge, compare=compare, capped=capped, limits=task.limits)
 
@@ -56,17 +65,41 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
         output_limit_field=known.output_limit_field,
         json_mode=known.json_mode,
         # The terms are stored: what holds a secret goes with the endpoint.
+        api=dialects.api(name, config),
         extra_body={k: v for k, v in known.extra_body.items() if not any(masking.named({k: v}))},
+    )
+
+
+def _judge(name: str, config: Config, prices: Prices) -> ModelSetup:
+    """Return how a judge of its own is called: what [agent] says of tiers holds for the tasks' models."""
+    known = config.models.get(name)
+    if known is None or known.service_tier is None:
+        return setup(name, config, prices)
+    return replace(
+        setup(name, config, prices),
+        service_tier=known.service_tier,
+        tier_fallback_s=config.tier(name)[1],
     )
 
 
 def _compared(name: str, config: Config, prices: Prices) -> ModelSetup:
     """Return a model to compare the cost with, which nobody will call: its provider may be unknown."""
     known = config.providers.get(name.partition("/")[0])
-    return ModelSetup(name=name, price=prices.price(name, known.base_url if known else ""))
+    price = prices.price(name, known.base_url if known else "")
+    # The terms are stored with each task: of models that are not called, tiers are not needed.
+    return ModelSetup(name=name, price=price and replace(price, tiers={}))
 
 
-def _unpriced(name: str) -> Problem:
+def _unpriced(setup: ModelSetup) -> Problem:
+    name, tier = setup.name, setup.service_tier
+    if setup.price is not None:
+        known = ", ".join((STANDARD, *sorted(set(setup.price.tiers) & set(TIERS))))
+        return Problem(
+            name,
+            f"no price is known of its service tier {tier}, and a limit on money is active",
+            f'known are {known}; or add [models."{name}".tiers.{tier}] with input_usd_per_mtok and '
+            "output_usd_per_mtok to the configuration",
+        )
     return Problem(
         name,
         "no price is known, and a limit on money is active",

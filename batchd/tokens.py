@@ -16,8 +16,10 @@ from importlib import resources
 from itertools import count as numbers
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from batchd.errors import BatchdError
-from batchd.records import Message
+from batchd.records import Message, Tool
 
 if TYPE_CHECKING:
     import tiktoken
@@ -78,11 +80,21 @@ def count_messages(messages: Sequence[Message]) -> int:
     return sum(_count_message(m) for m in messages)
 
 
+def count_tools(tools: Sequence[Tool]) -> int:
+    """Return the tokens that the tools' schemas add to a request, as chat completions write them."""
+    if not tools:
+        return 0
+    written = [{"type": "function", "function": tool} for tool in tools]
+    return count(msgspec.json.encode(written).decode())
+
+
 def _count_message(message: Message) -> int:
     if message.role == "system":
         return MESSAGE_TOKENS + _count_prompt(message.content)
     calls = (count(c.name) + count(c.arguments) + TOOL_CALL_TOKENS for c in message.tool_calls)
     thinking = count(message.reasoning) if message.reasoning else 0
+    # What nobody but its provider can read is no text: it has counted it.
+    thinking += message.replay.thinking_tokens if message.replay else 0
     return MESSAGE_TOKENS + count(message.content) + thinking + sum(calls)
 
 

@@ -77,6 +77,8 @@ class Run:
     queued_at: float
     #: The folder that is its commands' /tmp, over all of its attempts; empty: each command gets an empty one.
     tmp: str = ""
+    #: By model: what it is known to refuse.
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: The stored events as ``events.encode`` made them, oldest first.
     history: tuple[msgspec.Raw, ...] = ()
 
@@ -138,6 +140,8 @@ class Ask:
     max_output_tokens: int
     #: By provider: its rate limits, as far as they were told since the last message; never stored.
     limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
+    #: By model: what it was seen to refuse and to do without, since the last message.
+    lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +184,7 @@ class Record:
     events: tuple[msgspec.Raw, ...]
     #: As in ``Ask``.
     limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
+    lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

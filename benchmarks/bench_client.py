@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import openai
@@ -70,7 +71,7 @@ async def measure(base_url: str) -> tuple[list[float], list[float]]:
     client = ModelClient({"bench": Endpoint(base_url=base_url, api_key="none")})
     sdk = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
     messages: Any = [plain(m) for m in request.messages]
-    tools: Any = list(request.tools)
+    tools: Any = [{"type": "function", "function": asdict(tool)} for tool in request.tools]
 
     async def ours() -> None:
         answer = await client.call(setup, request, 60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from harness import row
@@ -22,7 +21,7 @@ FACTS = (
 def main() -> int:
     """Count and print."""
     task = Task(id="001", first_prompt="", model="a/b")
-    schemas = tokens.count(json.dumps(prompts.TOOLS, separators=(",", ":")))
+    schemas = tokens.count_tools(prompts.TOOLS)
     native = schemas + tokens.count(prompts.system(task, FACTS, text=False))
     text = tokens.count(prompts.system(task, FACTS, text=True))
     row("system prompt and tool schemas", f"{native} tokens", "≤ 700", held=native <= 700)

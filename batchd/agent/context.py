@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-import msgspec
-
 from batchd import tokens
 from batchd.agent import prompts
 from batchd.records import Message, ModelSetup, Purpose
@@ -30,7 +28,7 @@ _MIN_OUTPUT_BYTES = 1024
 
 @cache
 def _schemas() -> int:
-    return tokens.count(msgspec.json.encode(prompts.TOOLS).decode())
+    return tokens.count_tools(prompts.TOOLS)
 
 
 def overhead(setup: ModelSetup) -> int:

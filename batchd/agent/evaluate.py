@@ -55,7 +55,7 @@ def _verdict(value: Any) -> Evaluation | None:
 async def check(
     place: Workplace, command: str, timeout_s: float, most: int | None = None, *, apart: bool
 ) -> tuple[Evaluation, Ran]:
-    """Run the task's own check: exit 0 passes, at most ``most`` bytes of its output are the feedback.
+    """Run the task's own check: exit 0 passes, unless a limit of the sandbox stood in its way; at most ``most`` bytes of its output are the feedback.
 
     ``apart``: of what the task's commands left, it finds the directory alone. Also returns how the command ended.
     """
@@ -66,7 +66,8 @@ async def check(
         end += _APART
     if ran.excess:
         end += f" ({ran.excess})"
-    done = ran.exit_code == 0 and not ran.timed_out
+    # A check that could not write what it wanted, or was killed for what it took, has compared nothing.
+    done = ran.exit_code == 0 and not ran.timed_out and not ran.excess
     feedback = f"`{command}`: {end}\n{ran.output}".strip()
     return Evaluation(by="check", done=done, feedback="" if done else feedback), ran
 

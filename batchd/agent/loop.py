@@ -16,7 +16,7 @@ from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
 from batchd.errors import SandboxError, StaleAttemptError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
-from batchd.records import ErrorInfo, Reason, Status, Trigger
+from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
@@ -113,11 +113,15 @@ class _Agent:
         return decide(*args)
 
     async def _opening(self, place: Workplace) -> Event:
-        if self.state.terms is not None:
+        before, terms, task = self.state.terms, self._run.terms, self._run.task
+        if before is not None and (self.state.spend or _alike(before.model, terms.model)):
             return Resumed(at=self._host.clock(), attempt=self._run.attempt)
-        terms, task = self._run.terms, self._run.task
         text = terms.model.tools == "text"
         prompt = prompts.system(task, await place.facts(), text=text)
+        if before is not None:
+            # No model has answered yet: it begins as it would today.
+            terms = replace(before, model=terms.model, judge=terms.judge, system_prompt=prompt)
+            return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
         terms = replace(terms, system_prompt=prompt, files={}, triggers={}, check_in=task.check_in)
         if not place.new:
             files = await asyncio.to_thread(place.files)
@@ -141,6 +145,11 @@ class _Agent:
     def _append(self, event: Event) -> None:
         self._journal.add(event)
         self.state = apply(self.state, event)
+
+
+def _alike(one: ModelSetup, other: ModelSetup) -> bool:
+    """Whether a model is spoken to the same way."""
+    return (one.api, one.tools) == (other.api, other.tools)
 
 
 def _full(error: SandboxError) -> bool:

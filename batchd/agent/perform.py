@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from batchd import tokens, wire
-from batchd.agent import context, evaluate, prompts, protocol, tools
+from batchd.agent import answers, context, evaluate, prompts, protocol, tools
 from batchd.agent.belief import believed
+from batchd.agent.charges import charge
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.host import Host
@@ -25,8 +26,8 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.llm import Request
-from batchd.masking import Masker
 from batchd.records import (
+    STANDARD,
     Answer,
     Evaluation,
     Failure,
@@ -100,12 +101,16 @@ class Performer:
             self._host.progress("model", setup.name)
             with self._host.stop.interruptible():
                 timeout_s = self._left(self._task.limits.call_timeout_s)
-                outcome = await self._host.client.call(setup, request, timeout_s)
-            outcome = _masked(outcome, self._host.masker)
+                asked = replace(
+                    request, service_tier=None if reply.tier == STANDARD else reply.tier
+                )
+                outcome = await self._host.client.call(setup, asked, timeout_s)
+            outcome = answers.masked(outcome, self._host.masker)
             if isinstance(outcome, Answer):
                 yield self._answered(reply, outcome, setup, state)
                 return
             yield CallFailed(at=self._host.clock(), failure=outcome)
+            request = answers.repaired(request, outcome)
             if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(1.0) <= 0:
                 return  # decide will see to it: it shortens the conversation, or ends the task
             self._host.progress("waiting", outcome.message)
@@ -153,6 +158,7 @@ class Performer:
             tools=() if text else prompts.TOOLS,
             max_output_tokens=step.max_output_tokens,
             stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
+            cache_key=str(self._journal.run.ref),
         )
 
     def _judge_request(
@@ -185,6 +191,7 @@ class Performer:
         self, call: CallStarted, answer: Answer, setup: ModelSetup, state: TaskState
     ) -> CallAnswered:
         answer, disbelieved = believed(answer, call, setup)
+        booked = charge(answer, call, setup, believed=disbelieved is None)
         calls, text = answer.tool_calls, False
         if call.purpose is Purpose.AGENT:
             calls, text = protocol.calls(answer, setup.tools, native_seen=state.native_seen)
@@ -195,6 +202,9 @@ class Performer:
             calls=calls,
             text_protocol=text,
             disbelieved=disbelieved,
+            tier=booked.tier,
+            cost=booked.cost,
+            doubt=booked.doubt,
         )
 
     async def _run_tool(self, step: RunTool, state: TaskState) -> ToolRan:
@@ -253,26 +263,12 @@ class Performer:
             summary=step.summary,
             own=step.summary is not None,
             scale=step.scale,
+            plain=True,
         )
 
     def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
-
-
-def _masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
-    """Return what a provider said without the secrets that it may have echoed."""
-    if isinstance(outcome, Failure):
-        return replace(outcome, message=masker.text(outcome.message))
-    return replace(
-        outcome,
-        content=masker.text(outcome.content),
-        reasoning=masker.text(outcome.reasoning),
-        model=masker.text(outcome.model),
-        tool_calls=tuple(
-            ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
-        ),
-    )
 
 
 def _sizes(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batchd.masking import MASK
-from batchd.records import Message, Task
+from batchd.records import Message, Task, Tool
 
 _OPENING = """\
 You are an autonomous agent that finishes one task by running commands on a Linux machine.
@@ -65,36 +65,30 @@ INTERRUPTED = (
 )
 
 
-def _schema(name: str, description: str, **parameters: str) -> Mapping[str, Any]:
-    return {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": description,
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    key: {"type": "integer" if key in {"start", "lines"} else "string"}
-                    | ({"description": text} if text else {})
-                    for key, text in parameters.items()
-                },
-                "required": [key for key in parameters if key not in {"start", "lines"}],
-            },
+def _tool(name: str, description: str, **parameters: str) -> Tool:
+    schema = {
+        "type": "object",
+        "properties": {
+            key: {"type": "integer" if key in {"start", "lines"} else "string"}
+            | ({"description": text} if text else {})
+            for key, text in parameters.items()
         },
+        "required": [key for key in parameters if key not in {"start", "lines"}],
     }
+    return Tool(name, description, schema)
 
 
-TOOLS: tuple[Mapping[str, Any], ...] = (
-    _schema("shell", "Run a bash command in /task. Each call is a new shell.", command=""),
-    _schema(
+TOOLS: tuple[Tool, ...] = (
+    _tool("shell", "Run a bash command in /task. Each call is a new shell.", command=""),
+    _tool(
         "read_file",
         "Read a text file.",
         path="",
         start="First line, from 1",
         lines="How many",
     ),
-    _schema("write_file", "Create or replace a whole file.", path="", content=""),
-    _schema(
+    _tool("write_file", "Create or replace a whole file.", path="", content=""),
+    _tool(
         "edit_file",
         "Replace one passage of a file; `old` must occur exactly once.",
         path="",

@@ -1,9 +1,9 @@
 """What is known of models beside their prices: which there are, which end when, what they are mistaken for.
 
-From a table of ours, and from the lists of the providers themselves.
+From a table of ours, and from the lists of the providers themselves, which ``asking`` fetches: that alone loads a
+client for HTTP.
 """
 
-from batchd.catalog.asking import Unlisted, ask
 from batchd.catalog.ends import end, today
 from batchd.catalog.listing import Listed, Listing, nearest
 from batchd.catalog.shutdowns import SOON_DAYS, Shutdown, house, shutdown
@@ -13,8 +13,6 @@ __all__ = [
     "Listed",
     "Listing",
     "Shutdown",
-    "Unlisted",
-    "ask",
     "end",
     "house",
     "nearest",

@@ -112,13 +112,15 @@ def _whole(file: Path | None, state: Path) -> Config:
 
 
 def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from batchd.daemon import Daemon, visible  # noqa: PLC0415 (loads everything; a running daemon has done so)
+
+    visible.refuse(settings)
     state = Path(settings.paths.state)
     if verb != "pause" and not common.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
     import asyncio  # noqa: PLC0415 (as below)
 
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; a running daemon has done so)
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     known = settings.log

@@ -10,7 +10,7 @@ from batchd import config
 from batchd.cli import common, repricing
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.words import NO_TAG, at_least, money
+from batchd.observe.words import NO_TAG, at_least, from_cache, money
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import SPLITS, Split
@@ -20,6 +20,7 @@ COLUMNS = (
     *("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"),
     *("reasoning_tokens", "estimated_calls", "unpriced_calls", "input_usd", "output_usd"),
     *("cost_usd", "unsettled_calls", "unsettled_usd"),
+    *("cache_write_long_tokens", "cache_reported_tokens", "cache_share", "cache_saved"),
 )
 
 
@@ -140,6 +141,8 @@ class _Spent:
         notes = []
         if "tag" in self._by and sum(r.calls for r in self._rows) > total.calls:
             notes.append("A task with several tags counts under each: the total is not their sum.")
+        if total.calls:
+            notes.append(f"Prompt cache: {from_cache(total.cache_share, total.cache_saved)}.")
         if total.unpriced_calls:
             notes.append(
                 f"No price is known for {total.unpriced_calls:,} of {total.calls:,} calls: "

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from batchd import catalog, config
-from batchd.catalog import Listing, Unlisted
+from batchd.catalog import Listing
+from batchd.catalog.asking import Unlisted, ask
 from batchd.cli.lines import Line
+from batchd.config import dialects
+from batchd.config.presets import APIS
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
 from batchd.pricing import Prices
-from batchd.records import Endpoint
+from batchd.records import STANDARD, Endpoint
 
 _REFUSES = frozenset({401, 403})
 #: Where each role of a model is configured.
@@ -25,6 +28,10 @@ def lines(settings: config.Config, *, offline: bool) -> Iterator[Line]:
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
         line, lists[provider] = _provider(settings, provider, offline=offline)
         yield line
+    for name, why in dialects.notes(settings, roles).items():
+        mend = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
+        told = f"it is spoken to in chat completions, as {why}"
+        yield Line("note", f"provider {name}", told, mend)
     for role, model in roles.items():
         yield from _model(settings, role, model, lists)
     yield from _priced(settings, roles)
@@ -39,7 +46,7 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> tuple[Lin
     key = "its key is there" if endpoint.api_key else "it needs no key"
     if offline:
         return Line("ok", f"provider {name}", f"{endpoint.base_url}, {key}; not asked"), None
-    found = catalog.ask(endpoint)
+    found = ask(endpoint)
     if isinstance(found, Unlisted):
         return _unlisted(name, endpoint, key, found), None
     count = len(found.models)
@@ -76,7 +83,7 @@ def _model(
         near = [f"{name}/{each}" for each in listing.nearest(own)]
         mends = [f"do you mean {listed(near)}?"] if near else []
         mends += [end.fix] if end and end.successor else []
-        told = f"{provider.base_url} has no model {own}"
+        told = f"provider {name} has no model {own}"
         told += f": {end.words(today)}" if end else ""
         yield Line(
             "failed", what, told, f"set {key}: {' '.join(mends) or 'take one that it lists'}"
@@ -103,9 +110,22 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]
             rate = price.rates[0]
             told = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
             yield Line("ok", f"{role} price", told)
+            tier = _tier(settings, role, model)
+            if price.at(tier) is None:
+                fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no money limit can hold'
+                why = f"no price is known of {model} in its service tier {tier}"
+                yield Line("note", f"{role} price", why, fix)
         if not window:
             mend = f'set context_window in [models."{model}"]'
             yield Line("note", f"{role} window", f"nobody knows how much fits into {model}", mend)
+
+
+def _tier(settings: config.Config, role: str, model: str) -> str:
+    """Return what a model's calls are sold at: what [agent] says is of the tasks' own model."""
+    if role == "agent" or model == settings.agent.model:
+        return settings.tier(model)[0]
+    known = settings.models.get(model)
+    return (known and known.service_tier) or STANDARD
 
 
 def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[Line]:

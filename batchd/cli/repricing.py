@@ -134,6 +134,7 @@ def _usage(row: SpendRow) -> Usage:
         input_tokens=row.input_tokens,
         cached_input_tokens=row.cached_input_tokens,
         cache_write_tokens=row.cache_write_tokens,
+        cache_write_long_tokens=row.cache_write_long_tokens,
         output_tokens=row.output_tokens,
         reasoning_tokens=row.reasoning_tokens,
     )

@@ -56,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what a restore would do, or do it."""
-    from batchd.daemon import lock, reconcile  # noqa: PLC0415 (`--help` need not load the daemon)
+    from batchd.daemon import lock, reconcile, visible  # noqa: PLC0415 (`--help` need not load the daemon)
     from batchd.store import restoring  # noqa: PLC0415
 
     settings = config.load(args.config)
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.backup) + args.new + args.as_is > 1:
         raise UsageError("a BACKUP, --new and --as-is exclude each other")
     source = args.backup or path
+    visible.refuse(settings)
     held = lock.acquire(state)
     try:
         if home.lived_in(state):

@@ -17,13 +17,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failed", action="store_true", help="only what did not complete, and what comes after it"
     )
+    parser.add_argument(
+        "--model",
+        metavar="PROVIDER/MODEL",
+        default="",
+        help="with this model in place of its own; tasks that wait for a model that is gone run again too, and are cancelled",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Have a new run started for each batch, and say what it is called."""
     given = controlling.checked(args.target)
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
-    answer = controlling.ask(args.config, "retry", target=given, failed=args.failed, claim=ulid())
+    answer = controlling.ask(
+        args.config, "retry", target=given, failed=args.failed, model=args.model, claim=ulid()
+    )
     return controlling.tell(answer, told(answer), json=args.json)
 
 

@@ -57,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
     if args.first is not None:
         files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]
     files = [(Path(name).name, data) for name, data in files]
-    # Every error now, before anything is paid.
+    # Every error now, before anything is paid, or made.
+    from batchd.daemon import visible  # noqa: PLC0415 (as below)
+
+    visible.refuse(settings)
     _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
     # The parent of the run's own state: as private as that.
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)

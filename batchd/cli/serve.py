@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # They load everything; no other command needs it.
     from batchd import telemetry  # noqa: PLC0415
-    from batchd.daemon import Daemon  # noqa: PLC0415
+    from batchd.daemon import Daemon, visible  # noqa: PLC0415
     from batchd.daemon import run as run_daemon  # noqa: PLC0415
     from batchd.notify import channels  # noqa: PLC0415
     from batchd.notify.listener import Notifications  # noqa: PLC0415
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     file = Path(settings.file) if settings.file else args.config
     reload = functools.partial(config.load, file, settings.environ)
     sealing.forget(settings.variables())
+    visible.refuse(settings)  # before the log's file is made there
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]

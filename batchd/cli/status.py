@@ -9,7 +9,7 @@ from typing import Any
 
 from batchd.cli import cautions, common, refusals
 from batchd.log import escape
-from batchd.observe import parking, troubles, versions, words
+from batchd.observe import ending, parking, troubles, versions, words
 from batchd.observe.snapshot import ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
@@ -71,6 +71,8 @@ def _overview(
     print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     for trouble in (daemon or {}).get("troubles", ()):
         print(*troubles.lines(trouble), sep="\n")
+    for warned in (daemon or {}).get("retiring", ()):
+        print(*ending.lines(warned), sep="\n")
     for line in parking.lines(parked):
         print(line)
     if rows:
@@ -152,6 +154,8 @@ def _batch(reader: Reader, name: str, daemon: dict[str, Any] | None, *, as_json:
     if not daemon and row.finished < row.tasks:
         print(_standing(daemon, waiting=True))
     print(*_batch_table([row]), sep="\n")
+    if row.calls:
+        print(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
     for line in parking.lines(parked):
         print(line)
     for problem in row.problems:
@@ -208,6 +212,7 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
         "round": str(row.round),
         "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
         f"{row.output_tokens:,} out, in {words.counted(row.calls, 'call')}",
+        "cache": words.from_cache(row.cache_share, row.cache_saved) if row.calls else "",
         "cost": money(row.cost_usd),
         "unsettled": f"{words.counted(row.unsettled_calls, 'call')}, at most "
         f"{money(row.unsettled_usd)}"
@@ -236,6 +241,7 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
 def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
     """Return a row as JSON has it."""
     fields = dataclasses.asdict(row)
+    fields |= {"cache_share": row.cache_share, "cache_saved": row.cache_saved}
     if isinstance(row, BatchRow):
         fields |= {**fields.pop("batch"), "status": batch_status(row)}
     else:

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
             f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "
             "without --wait"
         )
+    if not alive:
+        from batchd.daemon import visible  # noqa: PLC0415 (loads everything; a running daemon has looked)
+
+        visible.refuse(settings)
     newest = _newest(state)
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
     if args.wait:

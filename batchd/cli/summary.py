@@ -7,7 +7,7 @@ from typing import Any
 
 from batchd.cli.common import MARKS, coloured, table
 from batchd.log import escape
-from batchd.observe.words import counted, duration, money, percent
+from batchd.observe.words import counted, duration, from_cache, money, percent
 
 #: Longer lists are cut here; summary.json has them all.
 _MOST_ROWS = 50
@@ -51,9 +51,12 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
         "success": percent(summary["success_rate"] or 0.0),
         "tokens": f"{usage['total_tokens']:,}{estimated}: {usage['input_tokens']:,} in "
         f"({usage['cached_input_tokens']:,} cached), {usage['output_tokens']:,} out",
+        "cache": from_cache(usage.get("cache_share"), cost.get("cache_saved")),
         "calls": f"{usage['calls']:,}, {usage['average_tokens_per_call']:,} tokens on average",
         "cost": _cost(cost, summary["tasks"]),
     }
+    if not usage["calls"]:
+        del rows["cache"]
     if usage["unsettled_calls"]:
         rows["unsettled"] = (
             f"{counted(usage['unsettled_calls'], 'call')} without an answer on record, "

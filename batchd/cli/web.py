@@ -37,8 +37,10 @@ def run(args: argparse.Namespace) -> int:
         raise NotPossibleError(
             f"the page needs {' and '.join(missing)}: in a checkout `make`, else pip install 'batchd[web]'"
         )
+    from batchd.daemon import visible  # noqa: PLC0415 (as below)
     from batchd.web.serving import serve  # noqa: PLC0415 (optional, and no other command needs it)
 
+    visible.refuse(settings)  # a token is made in the state directory
     sealing.seal()
     sealing.forget(settings.variables())
     log.hide(settings.hidden())

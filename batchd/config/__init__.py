@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from batchd import masking, records
-from batchd.config import notify, private, reading
-from batchd.config.sections import Paths, Provider, Sections
+from batchd.config import notify, private, reading, tiers
+from batchd.config.providers import Provider
+from batchd.config.sections import Paths, Sections
 from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.
@@ -48,6 +49,18 @@ class Config(Sections):
             headers=known.headers,
             body={k: v for k, v in known.extra_body.items() if any(masking.named({k: v}))},
             max_concurrent=known.max_concurrent,
+        )
+
+    def tier(self, model: str) -> tuple[str, float | None]:
+        """Return what a model's calls are sold at where the task does not say it.
+
+        The tier, and after how many seconds without room there they go on at the standard price; None: never.
+        """
+        known = self.models.get(model)
+        fallback = known.tier_fallback if known else None
+        return (
+            (known and known.service_tier) or self.agent.service_tier,
+            tiers.seconds(self.agent.tier_fallback if fallback is None else fallback),
         )
 
     def _key(self, name: str, provider: Provider) -> str:

@@ -252,6 +252,8 @@ def _problem(
     error: ErrorDetails, variables: Mapping[Place, str], raw: Mapping[str, Any]
 ) -> Problem:
     place: Place = error["loc"]
+    if place[-1:] == ("[key]",):  # pydantic adds this where the fault is a table's name
+        place = place[:-1]
     hint: Any = Sections
     for key in place[:-1]:
         hint = _hint_of(hint, str(key))

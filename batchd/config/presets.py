@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+#: The dialects that presets speak at their own addresses; the others speak chat completions.
+APIS: Mapping[str, str] = {"openai": "responses", "anthropic": "messages"}
 #: A ``[providers.NAME]`` table overrides it key by key.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "openai": {
@@ -21,11 +23,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "base_url": "https://openrouter.ai/api/v1",
         "api_key_env": "OPENROUTER_API_KEY",
     },
-    # Its compatible endpoint ignores response_format.
     "anthropic": {
         "base_url": "https://api.anthropic.com/v1",
         "api_key_env": "ANTHROPIC_API_KEY",
-        "json_mode": "none",
     },
     "ollama": {"base_url": "http://127.0.0.1:11434/v1", "max_concurrent": 4},
     # llama.cpp's server, vLLM and the like.

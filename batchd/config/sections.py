@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from batchd.config.limits import Limits
 from batchd.config.notify import Receiver
-from batchd.config.presets import PRESETS
+from batchd.config.providers import Model, Provider, presets
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
-from batchd.config.values import Amount, Count, Name, Positive, Section, Span
+from batchd.config.tiers import Fallback, Tier
+from batchd.config.values import Amount, Count, Effort, Name, Positive, Section, Span
 from batchd.config.web import Web
 
 
@@ -40,52 +41,12 @@ class Agent(Section):
 
     model: Name = "openai/gpt-6-luna"
     """``provider/model``; a task may name its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider(Section):
-    """``[providers.NAME]``: an endpoint that speaks chat completions."""
-
-    base_url: Name
-    """The address up to and without ``/chat/completions``."""
-    api_key_env: str = ""
-    """The environment variable that holds the key. Neither this nor a file: a server without keys."""
-    api_key_file: str = ""
-    """A file that holds the key; a relative one is looked for among systemd's credentials first."""
-    max_concurrent: Annotated[int, Ge(1), Le(1000)] = 32
-    """Calls at a time, at most; fewer while it is overloaded."""
-    rpm: Count = 0
-    """Requests a minute; 0 learns them from its limit headers and 429s."""
-    tpm: Count = 0
-    """Tokens a minute, input and output together; 0 learns them likewise."""
-    tools: Literal["auto", "native", "text"] = "auto"
-    """How its models call tools."""
-    output_limit_field: Name = "max_tokens"
-    """The request field that limits output tokens."""
-    json_mode: Literal["json_schema", "json_object", "none"] = "json_schema"
-    """How a judge is bound to its JSON."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent along with every request."""
-    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Sent along in every request body, over our own fields."""
-
-
-def _presets() -> dict[str, Provider]:
-    return {name: Provider(**preset) for name, preset in PRESETS.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model(Section):
-    """``[models."provider/model"]``: where the price data has it wrong, or not at all."""
-
-    input_usd_per_mtok: Amount | None = None
-    """A million input tokens."""
-    cached_input_usd_per_mtok: Amount | None = None
-    """A million input tokens read from the provider's prompt cache."""
-    output_usd_per_mtok: Amount | None = None
-    """A million output tokens."""
-    context_window: Count | None = None
-    """Tokens that fit into its window."""
+    effort: Effort = ""
+    """How much a model is to think; a task, or the model's table, may say otherwise. Empty: as its provider sees fit."""
+    service_tier: Tier = "standard"
+    """``standard``, ``flex`` (half the price, when there is room) or ``priority``; a task may name its own."""
+    tier_fallback: Fallback = "never"
+    """When a call whose tier has no room goes on at the standard price: ``never``, or after so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +105,8 @@ class Evaluation(Section):
     """Of tasks without a ``check``. ``none`` accepts the agent's own word."""
     judge_model: str = ""
     """``provider/model``; empty: the task's own."""
+    judge_effort: Effort = ""
+    """How much the judge is to think; empty: as the task's model."""
     check_in: Literal["apart", "task"] = "apart"
     """``task`` gives a ``check`` the HOME and /tmp of the task's commands, which can then make it pass."""
 
@@ -278,7 +241,7 @@ class Sections(Section):
 
     paths: Paths = field(default_factory=Paths)
     agent: Agent = field(default_factory=Agent)
-    providers: Mapping[str, Provider] = field(default_factory=_presets)
+    providers: Mapping[str, Provider] = field(default_factory=presets)
     models: Mapping[str, Model] = field(default_factory=dict)
     pool: Pool = field(default_factory=Pool)
     governor: Governor = field(default_factory=Governor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -12,6 +12,10 @@ Count = Annotated[int, Ge(0), Le(10**15)]
 Positive = Annotated[int, Ge(1), Le(10**15)]
 Amount = Annotated[float, Ge(0), Le(10**9)]
 Span = Annotated[float, Gt(0), Le(10**9)]
+#: The dialects; empty: as the preset has it, or chat. ``records.APIS`` names the same.
+Api = Literal["", "chat", "responses", "messages"]
+#: How much a model is to think; empty: as its provider sees fit. ``records.EFFORTS`` names the same.
+Effort = Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Name = Annotated[str, MinLen(1)]
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from batchd import events as vocabulary
 from batchd import wire
+from batchd.daemon import lessons
 from batchd.daemon.active import Active
 from batchd.daemon.core import Core
 from batchd.daemon.lines import TaskLog
@@ -44,13 +45,13 @@ class Calls:
     def record(self, active: Active, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
         active.asks()
-        self._core.governor.heard(record.limits)
+        self._heard(record)
         self._settle(active, record.events)
         self._spawn(active, self._record(active, record))
 
     def ask(self, active: Active, ask: wire.Ask) -> None:
         """Make the call's events durable; answer when the governor does."""
-        self._core.governor.heard(ask.limits)
+        self._heard(ask)
         active.asks()
         # First the call before: its permit may be the very one that this request waits for.
         self._settle(active, ask.events)
@@ -70,10 +71,16 @@ class Calls:
             self._spawn(active, self._deny(active, ask, active.stop))
             return
         active.waiting = ask
-        governor.heard(ask.limits)
+        self._heard(ask)
         call = self._call(active, ask)
         governor.failed(call, failed.failure, partial(self._decided, active))
         self._flush(active)
+
+    def _heard(self, message: wire.Ask | wire.Record) -> None:
+        """Take what a message brings along of providers and models."""
+        self._core.governor.heard(message.limits)
+        if message.lessons:
+            lessons.learned(self._core, message.lessons)
 
     def stop(self, active: Active, event: CancelRequested | Suspended) -> bool:
         """Have the task end with ``event`` at its next request; return whether one waited."""
@@ -107,20 +114,25 @@ class Calls:
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
-                price = active.setup(event.purpose).price
-                cost = price.cost(event.answer.usage).total if price else 0.0
-                believed = event.disbelieved is None
+                cost = event.paid(active.setup(event.purpose).price)
                 self._core.governor.answered(
-                    active.ref, cost, event.answer.usage, believed=believed
+                    active.ref,
+                    cost.total if cost else 0.0,
+                    event.answer.usage,
+                    tier=event.tier,
+                    believed=event.disbelieved is None,
                 )
 
     def _call(self, active: Active, ask: wire.Ask) -> Call:
+        setup = active.setup(ask.purpose)
         return Call(
             ref=active.ref,
             model=ask.model,
-            price=active.setup(ask.purpose).price,
+            price=setup.price,
             input_tokens=ask.input_tokens,
             max_output_tokens=ask.max_output_tokens,
+            tier=setup.service_tier,
+            fallback_s=setup.tier_fallback_s,
         )
 
     def _decided(self, active: Active, decision: Grant | Refusal | Park) -> None:
@@ -164,6 +176,7 @@ class Calls:
                 max_output_tokens=ask.max_output_tokens,
                 reserved_usd=grant.reserved_usd,
                 reserved_tokens=grant.reserved_tokens,
+                tier=grant.tier,
                 waited_s=active.waited_s(),
             )
 

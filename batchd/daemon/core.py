@@ -23,7 +23,7 @@ from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.schedule import Schedule
 from batchd.spool import outbox
-from batchd.store import Store
+from batchd.store import Refused, Store
 
 T = TypeVar("T")
 
@@ -57,6 +57,8 @@ class Core:
     schedule: Schedule = field(default_factory=Schedule)
     log: Any = field(default_factory=get_logger)
     troubles: Troubles = field(init=False)
+    #: What models were seen to refuse, by model and lesson.
+    refused: dict[tuple[str, str], Refused] = field(default_factory=dict)
     #: Nothing new is begun.
     closing: bool = False
     #: Called where a slot or a task may have become free.

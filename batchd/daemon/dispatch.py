@@ -64,7 +64,7 @@ class Dispatcher:
         self._try_alone()  # no other one may be left
         free = self._free()
         ready = schedule.take(max(0, free), self._core.governor.crowded)
-        begins = [ref for ref in ready if not self._lot.shortage.keeps(ref)]
+        begins = [ref for ref in ready if not self._lot.keeps(ref)]
         for ref in begins:
             self._reserve(ref)
         self._start_suspects()  # no better task may be left
@@ -81,7 +81,7 @@ class Dispatcher:
 
     def _start_suspects(self) -> None:
         while ref := self._suspects.take(self.pool):
-            if not self._lot.shortage.keeps(ref):
+            if not self._lot.keeps(ref):
                 self._reserve(ref, alone=True)
 
     def startable(self) -> Ref | None:

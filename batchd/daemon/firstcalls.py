@@ -50,6 +50,8 @@ class FirstCalls:
             price=setup.price,
             input_tokens=beside + len(task.first_prompt) // _MANY_CHARS,
             max_output_tokens=output,
+            tier=task.service_tier,
+            fallback_s=task.tier_fallback_s,
         )
 
 

@@ -21,7 +21,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.log import Action, get_logger
-from batchd.records import FailureKind, Purpose, Reason, Ref, Usage
+from batchd.records import STANDARD, FailureKind, Purpose, Reason, Ref, Usage
 
 #: What a line quotes of a command, an answer or a verdict, in characters.
 _QUOTED = 200
@@ -59,16 +59,29 @@ class TaskLog:
             if line.action in {Action.MODEL_CALLED, Action.MODEL_FAILED}:
                 line.fields["gen_ai.request.model"] = self._model
             getattr(self._log, line.level)(line.action, **line.fields)
-        if isinstance(event, CallAnswered) and event.disbelieved:
+        if isinstance(event, CallAnswered):
+            self._doubts(event)
+        if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
+            self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
+        if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
+            self._log.warning(Action.LIMIT_PASSED, message=event.excess)
+
+    def _doubts(self, event: CallAnswered) -> None:
+        """Write what is odd about an answer."""
+        if event.disbelieved:
             self._log.warning(
                 Action.USAGE_NOT_BELIEVED,
                 message="no such call comes to that: what was set aside for it is booked instead",
                 **_tokens(event.disbelieved),
             )
-        if isinstance(event, ToolRan | RoundEvaluated) and event.refused:
-            self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
-        if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
-            self._log.warning(Action.LIMIT_PASSED, message=event.excess)
+        if event.doubt:
+            self._log.warning(Action.COST_NOT_BELIEVED, message=event.doubt)
+        if event.answer.removed:
+            self._log.warning(
+                Action.ITEMS_REMOVED,
+                count=len(event.answer.removed),
+                reasons=sorted(set(event.answer.removed)),
+            )
 
 
 def _quote(text: str) -> str:
@@ -103,6 +116,8 @@ def _answered(event: CallAnswered) -> Line:
     }
     if usage.estimated:
         fields["estimated"] = True
+    if event.tier != STANDARD:
+        fields["service_tier"] = event.tier
     return Line("info", Action.MODEL_CALLED, fields)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchd.catalog import Shutdown
 from batchd.config import Config
 from batchd.daemon.desk import Desk
 from batchd.errors import Problem
@@ -50,6 +51,9 @@ class Listener:
 
     def provider_resumed(self, parking: Parking) -> None:
         """A provider that was parked answers again."""
+
+    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+        """A model in use is shut down, or will be soon: once a day."""
 
     def daemon_started(self, start: Start) -> None:
         """The daemon is at work, and alone on its spool."""
@@ -142,6 +146,11 @@ class Listeners(Listener):
         """Pass it on."""
         for each in self._all:
             each.provider_resumed(parking)
+
+    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.model_retiring(end, message, mend)
 
     def daemon_started(self, start: Start) -> None:
         """Pass it on."""

@@ -15,8 +15,10 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.ending import End
 from batchd.daemon.listener import Listener
+from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.register import Key, Register
+from batchd.daemon.roomless import Roomless
 from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
@@ -34,8 +36,9 @@ _CHUNK = 1000
 class ParkingLot(Listener):
     """Everything that is parked; the governor's ``Watcher``."""
 
-    def __init__(self, core: Core, batches: Batches, publisher: Publisher) -> None:
+    def __init__(self, core: Core, batches: Batches, publisher: Publisher, offers: Offers) -> None:
         self._core = core
+        self._offers = offers
         self._batches = batches
         self._publisher = publisher
         self._register = Register(core)
@@ -43,6 +46,8 @@ class ParkingLot(Listener):
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
         self.trials = Trials(core.schedule, self._register)
+        #: Who waits for a tier without room.
+        self.roomless = Roomless(core, self._register)
         #: Who waits for the day's money.
         self.shortage = Shortage(core, self._register)
         #: Open batches whose money is spent.
@@ -67,6 +72,11 @@ class ParkingLot(Listener):
     def given_back(self, active: Iterable[Ref]) -> int:
         """Return how many tasks have begun and wait without a slot; ``active``: those that have one."""
         return len(self._given_back) - sum(ref in self._given_back for ref in active)
+
+    def gone(self, ref: Ref, model: str) -> bool:
+        """Whether a task waits for a model that is gone: its own, or its judge's."""
+        names = (model, *self.trials.held_for(ref))
+        return any(Cause.GONE in self._register.causes((Scope.of(name), name)) for name in names)
 
     # What people want
 
@@ -93,6 +103,8 @@ class ParkingLot(Listener):
             scope, name = key
             causes = tuple(self._register.causes(key))
             parked += bool(causes)
+            if Cause.TIER in causes:
+                self.roomless.try_again(key)
             if Cause.BUDGET in causes:
                 lifted += self.shortage.try_again(key)
                 continue
@@ -137,12 +149,18 @@ class ParkingLot(Listener):
 
     # What the dispatcher asks and tells
 
+    def keeps(self, ref: Ref) -> bool:
+        """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
+        return self.shortage.keeps(ref) or self.roomless.keeps(ref)
+
     def gave_back(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
         core, model = self._core, self._core.schedule.model(ref)
         self._given_back[ref] = None
         if park is not None and park.scope is Scope.DAY:
             self.shortage.turned_away(ref, park.message)
+        elif park is not None and park.tier:
+            self.roomless.turned_away(ref, park)
         elif park is not None and park.scope.asked and (park.scope, park.name) in self._register:
             own = is_of(model, park.name)  # else it comes to it only after a while
             if park.culprit or not own:
@@ -161,6 +179,7 @@ class ParkingLot(Listener):
         self._given_back.pop(ref, None)
         self.trials.forget(ref)
         self.shortage.forget(ref)
+        self.roomless.forget(ref)
         self._core.governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
@@ -174,31 +193,48 @@ class ParkingLot(Listener):
     def parked(self, name: str, cause: Cause, message: str) -> None:
         """Park the tasks of a provider, or of a model."""
         self.trials.end(name)
+        news = cause not in self._register.causes((Scope.of(name), name))  # else a try has failed
+        gone, offers = cause is Cause.GONE, self._offers
+        if gone and not offers.known(name.partition("/")[0]):
+            self._hold(name, cause, message)
+            self._core.spawn(self._explain(name, message, news=news))
+            return
+        parking = self._hold(name, cause, offers.explained(name, message) if gone else message)
+        self._report(parking, news=news)
+
+    async def _explain(self, name: str, message: str, *, news: bool) -> None:
+        """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
+        await self._offers.ask(name.partition("/")[0])
+        if Cause.GONE in self._register.causes((Scope.of(name), name)):
+            parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
+            self._report(parking, news=news)
+
+    def _hold(self, name: str, cause: Cause, message: str) -> Parking:
+        """Park a provider, or a model, since it was for whatever cause; return how."""
         scope = Scope.of(name)
-        resume = f"`batchd resume --{scope} {name}`"
-        how = f"mend it, then {resume}; it is also tried by itself"
-        if cause is Cause.LIMITED:
-            how = f"it goes on by itself, once the provider lets it; or {resume}"
-        self._core.log.warning(
-            Action.PROVIDER_PARKED,
-            **{scope: name},
-            cause=cause,
-            message=message,
-            how_to_go_on=how,
-        )
         known = self._register.causes((scope, name))
-        outages = {c: p.since for c, p in known.items() if c.reason}
-        since = min(outages.values(), default=time.time())
         parking = Parking(
             scope=scope,
             name=name,
             cause=cause,
             message=message,
-            since=since,
+            since=min((p.since for c, p in known.items() if c.reason), default=time.time()),
             tried_s=self._core.governor.outages.tried_s(name),
         )
         self.park_now(parking)
-        if cause not in outages:  # else a try has failed: that is no news
+        return parking
+
+    def _report(self, parking: Parking, *, news: bool) -> None:
+        """Say what is parked, in the log; ``news``: to all who listen too."""
+        name, how = parking.name, _how(parking)
+        self._core.log.warning(
+            Action.PROVIDER_PARKED,
+            **{parking.scope: name},
+            cause=parking.cause,
+            message=parking.message,
+            how_to_go_on=how,
+        )
+        if news:
             self._core.listeners.provider_parked(parking, how)
 
     def half_opened(self, name: str) -> None:
@@ -221,6 +257,8 @@ class ParkingLot(Listener):
     def gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""
         self.trials.end(name)
+        if cause is Cause.GONE:
+            message = self._offers.explained(name, message)
         self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
     def batch_spent(self, batch: str, message: str) -> None:
@@ -228,6 +266,18 @@ class ParkingLot(Listener):
         if batch not in self._spent:
             self._spent.add(batch)
             self._core.listeners.budget_reached(batch, message)
+
+    def tier_full(self, model: str, tier: str, message: str) -> None:
+        """Tell of a tier without room, once."""
+        self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
+
+    def tier_free(self, model: str, tier: str, calls: int) -> int:
+        """Let so many tasks that wait for it ask again, or begin, -1: all; return how many wait on."""
+        if calls < 0:
+            self._core.log.info(Action.TIER_FREE, model=model, tier=tier)
+        left = self.roomless.free((model, tier), calls)
+        self._core.spawn(self._requeue())
+        return left
 
     # What the clock does
 
@@ -315,7 +365,7 @@ class ParkingLot(Listener):
 
     def _over(self, parking: Parking) -> bool:
         """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
-        if parking.cause is Cause.BUDGET:
+        if parking.cause in {Cause.BUDGET, Cause.TIER}:
             return True
         if parking.scope is Scope.TASK:
             return Ref(*parking.name.split("/", 1)) not in self._core.schedule
@@ -329,6 +379,19 @@ class ParkingLot(Listener):
     def _waits(self, ref: Ref, model: str) -> bool:
         """Whether a task waits for anything that is parked."""
         return self._register.holds(ref, model) or self.trials.holds(ref)
+
+
+def _how(parking: Parking) -> str:
+    """Return how the tasks of a provider, or of a model, go on."""
+    resume = f"`batchd resume --{parking.scope} {parking.name}`"
+    if parking.cause is Cause.LIMITED:
+        return f"it goes on by itself, once the provider lets it; or {resume}"
+    if parking.cause is Cause.GONE:
+        retry = (
+            "`batchd retry --failed --model PROVIDER/MODEL BATCH` runs its tasks with another model"
+        )
+        return f"{retry}; or, once it is there, {resume}; it is also tried by itself"
+    return f"mend it, then {resume}; it is also tried by itself"
 
 
 def _nothing(_ref: Ref, _message: str) -> None:

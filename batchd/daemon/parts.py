@@ -12,10 +12,12 @@ from batchd.daemon import tuning
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.offers import Offers
 from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
+from batchd.daemon.retiring import Retiring
 from batchd.daemon.scratch import Scratch
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.records import Endpoint
@@ -33,12 +35,14 @@ class Parts:
     dispatcher: Dispatcher
     reloader: Reloader
     orders: Orders
+    retiring: Retiring
 
     def restore(self, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
         gc.disable()
         restored = self.core.store.restore()
+        self.core.refused.update({(r.model, r.lesson): r for r in self.core.store.refused()})
         torn = self.orders.rerun.torn(restored.batches)
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
         self.publisher.restore(restored)
@@ -69,7 +73,9 @@ def joined(
     publisher = Publisher(core, batches)
     scratch = Scratch(core)
     core.listeners.add(scratch)
-    lot = ParkingLot(core, batches, publisher)
+    offers = Offers(core)
+    lot = ParkingLot(core, batches, publisher, offers)
+    retiring = Retiring(core, offers)
     dispatcher = Dispatcher(core, batches, publisher, lot)
     settings = tuning.settings(core.config, endpoints)
     sockets = Path(core.config.paths.state, "pool")
@@ -78,5 +84,17 @@ def joined(
     )
     reloader = Reloader(core, dispatcher, reload, shape)
     lot.read_keys = reloader.again
-    orders = Orders(core, batches, publisher, dispatcher, lot, ends=ends, reloader=reloader)
-    return Parts(core, batches, publisher, scratch, lot, dispatcher, reloader, orders)
+    orders = Orders(
+        core, batches, publisher, dispatcher, lot, ends=ends, reloader=reloader, retiring=retiring
+    )
+    return Parts(
+        core=core,
+        batches=batches,
+        publisher=publisher,
+        scratch=scratch,
+        lot=lot,
+        dispatcher=dispatcher,
+        reloader=reloader,
+        orders=orders,
+        retiring=retiring,
+    )

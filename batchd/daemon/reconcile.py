@@ -213,6 +213,7 @@ def _used(result: ResultV1, known: TaskState) -> dict[str, Tally] | None:
         tally = Tally()
         for name in (
             *("calls", "input_tokens", "cached_input_tokens"),
+            *("cache_write_tokens", "cache_write_long_tokens", "cache_reported_tokens"),
             *("output_tokens", "reasoning_tokens"),
         ):
             more = getattr(theirs, name) - (getattr(ours.usage, name) if ours else 0)
@@ -225,6 +226,7 @@ def _used(result: ResultV1, known: TaskState) -> dict[str, Tally] | None:
             used[purpose.value] = tally
     payer = used.get(Purpose.AGENT) or next(iter(used.values()), None) or Tally()
     used = used or {Purpose.AGENT.value: payer}
+    payer.cache_saved_usd = (result.cost.cache_saved or 0.0) - (known.cache_saved_usd or 0.0)
     costs = [spend.cost for spend in known.spend.values() if spend.cost]
     cost = result.cost
     payer.input_usd = max(0.0, (cost.input or 0.0) - sum(c.input for c in costs))

@@ -92,6 +92,7 @@ class Reloader:
         if new or reset:
             self._take(configuration.changed(self._read_last, changes))
             self._changes = changes
+            self._core.governor.try_parked()
         return {"overrides": told({dotted(place): text for place, text in changes.items()})}
 
     def again(self) -> None:

@@ -177,8 +177,7 @@ class Daemon:
         threads.start()
         config, state = self._config, Path(self._config.paths.state)
         permissions.insist(config)
-        if self._work:
-            visible.refuse(config)
+        visible.refuse(config)
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
@@ -260,6 +259,7 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             intake = Intake(core, batches, inbox, parsers, earlier=earlier)
             core.spawn(intake.run(), endless=True)
+            core.spawn(self._parts.retiring.watch(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         if self._systemd.every_s:
             core.spawn(vigil.feed(self._systemd), endless=True)

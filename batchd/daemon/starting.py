@@ -9,16 +9,19 @@ from dataclasses import replace
 import msgspec
 
 from batchd import terms, wire
-from batchd.daemon import scratch
+from batchd.daemon import lessons, scratch
 from batchd.daemon.active import Active
 from batchd.daemon.core import Core
 from batchd.errors import InputError, NotPossibleError
-from batchd.events import CancelRequested, TaskStarted, Terms, decode
+from batchd.events import CancelRequested, Resumed, TaskStarted, Terms, decode
 from batchd.governor import Park, Refusal
 from batchd.records import Batch, Reason, Secret, Status, Task
 from batchd.spool.directories import Directories
 from batchd.store import Dispatched
 
+#: How the journal's text of an answer begins, and of the next attempt.
+_ANSWERED = b'["CallAnswered"'
+_RESUMED = b'["Resumed"'
 #: What a cancelled task's result says where nobody said why.
 CANCELLED = "cancelled"
 
@@ -36,15 +39,11 @@ def refusal(
         why = f"its directory is none that tasks may work in now: {closed}"
         fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
         return Status.ERROR, Reason.SANDBOX, f"{why} ({fix})"
-    capped = core.governor.capped(active.ref)
+    kept = _kept(given.history)
+    limits = core.config.limits.lowered(task.limits) if kept is None else kept.limits
+    task = replace(task, limits=limits or task.limits)
     try:
-        kept = _kept(given.history)
-        if kept is None:
-            task = replace(task, limits=core.config.limits.lowered(task.limits))
-            kept = terms.terms(task, core.config, core.prices, capped=capped)
-        elif kept.limits is not None:
-            task = replace(task, limits=kept.limits)
-        active.terms = kept
+        active.terms = _terms(core, active, task, given, kept)
     except InputError as error:
         waits = _without_provider(core, task)
         if isinstance(waits, Park):
@@ -103,11 +102,43 @@ def order(core: Core, active: Active, batch: Batch, given: Dispatched) -> wire.R
         terms=active.terms,
         queued_at=given.queued_at,
         tmp=str(scratch.folder(core, ref)),
+        refused={
+            name: lessons.known_of(core, name)
+            for name in {active.terms.model.name, active.terms.judge.name}
+        },
         history=tuple(msgspec.Raw(body) for body in given.history),
     )
 
 
+def _terms(core: Core, active: Active, task: Task, given: Dispatched, kept: Terms | None) -> Terms:
+    """Return the terms under which a task starts, or goes on. Raises ``InputError``."""
+    capped = core.governor.capped(active.ref)
+    if kept is None:
+        return terms.terms(task, core.config, core.prices, capped=capped)
+    if any(body.startswith(_ANSWERED) for body in given.history):
+        return kept
+    return _today(core, task, kept, capped=capped)
+
+
+def _today(core: Core, task: Task, kept: Terms, *, capped: bool) -> Terms:
+    """Return the terms of a task that no model has answered: today's, where it would be spoken to otherwise.
+
+    What parked it may have been just that. A task under way ends as it began.
+    """
+    try:
+        today = terms.terms(task, core.config, core.prices, capped=capped)
+    except InputError:
+        return kept
+    same = (today.model.api, today.model.tools) == (kept.model.api, kept.model.tools)
+    return kept if same else today
+
+
 def _kept(history: tuple[bytes, ...]) -> Terms | None:
-    """Return the terms that a task has started under."""
+    """Return the terms that a task works under."""
+    for body in reversed(history):
+        if body.startswith(_RESUMED):
+            resumed = decode(body)
+            if isinstance(resumed, Resumed) and resumed.terms is not None:
+                return resumed.terms
     first = decode(history[0]) if history else None
     return first.terms if isinstance(first, TaskStarted) else None

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
-from batchd.demo import chat, faults
-from batchd.demo.chat import Heading, Request
+from batchd.demo import faults
+from batchd.demo.dialects import Dialect
 from batchd.demo.exchanges import Exchange
-from batchd.demo.faults import Refusal
+from batchd.demo.faults import Fault, Refusal
 from batchd.demo.planner import Plan
-from batchd.records import Usage
+from batchd.demo.request import Bill, Heading, Request
 
 JSON = "application/json"
 #: Faults that leave the answer's body as it is, or send it in full.
 _SOUND = frozenset({"", "drip"})
-_UNSTREAMED = frozenset({"html", "error-200", "no-choices"})
+_UNSTREAMED = frozenset({"html", "error-200", "failed", "no-choices"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, ready to be sent."""
 
+    dialect: Dialect
     request: Request
     plan: Plan
     heading: Heading
-    usage: Usage
+    bill: Bill
     headers: Mapping[str, str]
     #: Seconds on the way, where it is streamed, else before.
     pause_s: float
@@ -36,29 +36,28 @@ class Letter:
     @property
     def streamed(self) -> bool:
         """Whether it goes out as server-sent events; some faults have no such form."""
-        return bool(self.request.body.stream) and self.plan.delivery not in _UNSTREAMED
+        return self.request.stream and self.plan.delivery not in _UNSTREAMED
 
     @property
-    def told_usage(self) -> Usage | None:
-        """The usage that goes with it."""
-        return self.usage if self.plan.usage and self.request.asks_usage else None
+    def stated(self) -> Bill | None:
+        """What it says that it came to."""
+        return self.bill if self.plan.usage and self.request.asks_usage else None
 
 
 async def refuse(
     http: web.BaseRequest,
     exchange: Exchange,
     refusal: Refusal,
-    retry_after_s: float | None = None,
-    headers: Mapping[str, str] | None = None,
+    body: bytes,
+    headers: Mapping[str, str],
 ) -> web.StreamResponse:
-    """Send an error, and how long to wait where it says so."""
-    wait = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
+    """Send an error."""
     exchange.status = refusal.status
     reply = web.Response(
         status=refusal.status,
-        body=refusal.body,
+        body=body,
         content_type=JSON,
-        headers={**(headers or {}), **wait},
+        headers=headers,
     )
     return await _whole(http, exchange, reply)
 
@@ -80,12 +79,12 @@ async def deliver(http: web.BaseRequest, exchange: Exchange, letter: Letter) -> 
     if not letter.streamed and letter.pause_s:
         await asyncio.sleep(letter.pause_s)
     pieces, content_type = _payload(letter)
-    headers = {**letter.headers, "x-request-id": letter.heading.id, "Content-Type": content_type}
+    headers = {**letter.headers, "Content-Type": content_type}
     exchange.status = 200
     if exchange.request:
         exchange.answer = b"".join(pieces).decode("utf-8", "replace")
     if plan.delivery in _SOUND:
-        exchange.usage = letter.told_usage
+        exchange.settle(letter.stated)
         exchange.finish_reason = plan.answer.finish_reason
     if plan.delivery in {"hang-body", "cut-body", "drip"}:
         return await _badly(http, exchange, plan.delivery, b"".join(pieces), headers)
@@ -106,11 +105,14 @@ def _payload(letter: Letter) -> tuple[Sequence[bytes], str]:
         case "html":
             return [faults.HTML], "text/html"
         case "error-200":
-            return [chat.error("Provider returned error", "upstream_error", 502)], JSON
+            wrong = letter.dialect.refusal(Fault("error-200"))
+            return [letter.dialect.error(wrong, letter.heading.id)], JSON
+        case "failed":
+            return [letter.request.writer.failed(letter.heading)], JSON
         case "no-choices":
-            return [b'{"id": "none", "object": "chat.completion", "choices": []}'], JSON
-    write = chat.chunks if letter.streamed else chat.completion
-    pieces = [*write(letter.heading, letter.plan.answer, letter.told_usage)]
+            return [letter.dialect.nothing], JSON
+    write, given = letter.request.writer, (letter.heading, letter.plan.answer, letter.stated)
+    pieces = [*write.events(*given)] if letter.streamed else [write.whole(*given)]
     if letter.plan.delivery == "broken-json":
         body = b"".join(pieces)
         pieces = [body[: len(body) // 2]]

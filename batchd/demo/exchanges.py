@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.demo.chat import Request
+from batchd.demo.request import Bill, Request
 from batchd.records import Purpose, Usage
 
 #: Exchanges kept in memory; the totals count all.
@@ -23,6 +23,10 @@ class Exchange(msgspec.Struct):
     at: float
     #: Of the request body; equal hashes are the same question asked again.
     hash: str
+    #: The wire dialect that it came in.
+    dialect: str = ""
+    #: Whose key it came with, as the provider names the account.
+    account: str = ""
     model: str = ""
     #: None: the body was no request.
     purpose: Purpose | None = None
@@ -37,12 +41,35 @@ class Exchange(msgspec.Struct):
     delivered: bool = False
     #: What the answer said it used.
     usage: Usage | None = None
+    #: What of its cache writes is kept for long, and so costs more.
+    long_writes: int = 0
+    #: What of its input earlier requests of the account and model began with as well, where that is long enough to be
+    #: cached: what a client that does all that the provider's rules allow reads from the cache.
+    cacheable: int = 0
+    #: The tier that was asked for, and the one that served, where it was answered.
+    tier_asked: str = ""
+    tier: str = ""
+    #: Dollars; None where the model's name is no real one's.
+    cost: float | None = None
+    #: Opaque items that came back, and how many of them were left out.
+    opaque: int = 0
+    removed: int = 0
     finish_reason: str = ""
     #: From the request to the answer's last byte, or to the end of the connection.
     seconds: float | None = None
     #: The request's and the answer's body, where bodies are logged.
     request: str = ""
     answer: str = ""
+
+    def settle(self, bill: Bill | None) -> None:
+        """Take in what the answer came to, where it said so."""
+        if bill is None:
+            return
+        self.usage = bill.usage
+        self.long_writes = bill.long_writes
+        self.cacheable = bill.seen
+        self.tier = bill.tier
+        self.cost = bill.cost
 
 
 class Totals(msgspec.Struct):
@@ -58,6 +85,12 @@ class Totals(msgspec.Struct):
     by_purpose: Counter[str] = msgspec.field(default_factory=Counter)
     #: Of the answers that were delivered and carried it.
     usage: Usage = Usage()
+    long_writes: int = 0
+    cacheable: int = 0
+    #: Of those that have a price.
+    cost: float = 0.0
+    #: Opaque items that were left out of delivered answers.
+    removed: int = 0
 
 
 class Exchanges:
@@ -71,16 +104,20 @@ class Exchanges:
         self._file = file.open("ab") if file else None
         self._encode = msgspec.json.Encoder().encode
 
-    def begin(self, request: Request | None, body: bytes) -> Exchange:
+    def begin(self, dialect: str, request: Request | None, body: bytes) -> Exchange:
         """Log the arrival of a request, None where its body makes no sense."""
         digest = hashlib.blake2b(body, digest_size=8).hexdigest()
-        exchange = Exchange(at=time.time(), hash=digest)
+        exchange = Exchange(at=time.time(), hash=digest, dialect=dialect)
         if request is not None:
-            exchange.model = request.body.model
+            exchange.account = request.account
+            exchange.model = request.model
             exchange.purpose = request.purpose
-            exchange.messages = len(request.messages)
+            exchange.messages = len(request.turns)
             exchange.turn = request.turn
             exchange.prompt = request.first_user[:120]
+            exchange.tier_asked = request.tier
+            exchange.opaque = request.opaque
+            exchange.removed = request.removed
         if self._bodies:
             exchange.request = body.decode("utf-8", "replace")
         self.kept.append(exchange)
@@ -99,8 +136,12 @@ class Exchanges:
             totals.by_purpose[exchange.purpose or ""] += 1
             totals.repeated += exchange.hash in self._answered
             self._answered.add(exchange.hash)
+            totals.removed += exchange.removed
             if exchange.usage is not None:
                 totals.usage += exchange.usage
+                totals.long_writes += exchange.long_writes
+                totals.cacheable += exchange.cacheable
+                totals.cost += exchange.cost or 0.0
         if self._file:
             self._file.write(self._encode(exchange) + b"\n")
             self._file.flush()

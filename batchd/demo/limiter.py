@@ -1,9 +1,21 @@
-"""A provider's rate limit: a token bucket over all requests or tokens, with the headers that tell of it."""
+"""A provider's rate limit: a token bucket over all requests or tokens, and what it tells of itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What answers tell of a limit."""
+
+    #: ``requests`` or ``tokens``.
+    of: str
+    most: float
+    left: int
+    #: Seconds until all is there again.
+    whole_s: float
 
 
 class Limiter:
@@ -35,20 +47,9 @@ class Limiter:
         """Count the tokens of a request that passed; they may be more than are left."""
         self._left -= tokens
 
-    def headers(self) -> Mapping[str, str]:
-        """Return what providers tell of the limit with every answer."""
+    def limits(self) -> tuple[Limit, ...]:
+        """Return what there is to tell of it: nothing where it is no limit."""
         if not self.rps:
-            return {}
-        return {
-            f"x-ratelimit-limit-{self.of}": f"{self.burst:g}",
-            f"x-ratelimit-remaining-{self.of}": str(max(0, math.floor(self._left))),
-            f"x-ratelimit-reset-{self.of}": _duration((self.burst - self._left) / self.rps),
-        }
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as OpenAI writes it: ``20ms``, ``1.5s``, ``6m0s``."""
-    if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)}m{rest:.3g}s" if minutes else f"{rest:.3g}s"
+            return ()
+        whole_s = (self.burst - self._left) / self.rps
+        return (Limit(self.of, self.burst, max(0, math.floor(self._left)), whole_s),)

@@ -1,11 +1,14 @@
-"""Counts tokens as a provider with a prompt cache does."""
+"""Counts tokens as providers with a prompt cache do."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+
+import msgspec
 
 from batchd import tokens
-from batchd.demo.chat import Message, Request
+from batchd.demo.request import CacheRules, Request, weigh
 from batchd.records import Answer, Usage
 
 #: Prefixes remembered, then the cache is emptied: enough for a day of tests, about 20 MB.
@@ -14,76 +17,140 @@ _MAX_PREFIXES = 200_000
 FIXED = Usage(calls=1, input_tokens=1000, output_tokens=50)
 
 
-class Meter:
-    """Counts each message once: a request's tokens are those of its longest known prefix and what follows.
+class Prompt(msgspec.Struct, frozen=True):
+    """What a prompt came to."""
 
-    What was counted before is what a provider would read from its cache.
+    tokens: int
+    cached: int = 0
+    written: int = 0
+    #: What of that was written for long.
+    written_long: int = 0
+    #: What earlier requests of the account and model began with as well, where it is long enough to be cached.
+    seen: int = 0
+
+
+class Meter:
+    """Counts each segment once: a request's tokens are those of its longest known prefix and what follows.
+
+    Without rules of a provider's, what was counted before is what it would read from its cache.
     """
 
     def __init__(self) -> None:
-        #: The chained hash of a prefix of messages, and the tokens of that prefix.
+        #: The chained hash of a prefix of segments, and the tokens of that prefix.
         self._known: dict[int, int] = {}
+        #: The hashes of the prefixes that a provider's rules have put into its cache, and until when, for how long.
+        self._written: dict[int, tuple[float, int]] = {}
 
-    def prompt(self, request: Request, *, cache: bool = True) -> tuple[int, int]:
-        """Return the input tokens of a request, and how many of them are cached.
+    def forget(self) -> None:
+        """Forget what is in the caches."""
+        self._known.clear()
+        self._written.clear()
+
+    def prompt(self, request: Request, now: float, *, cache: bool = True) -> Prompt:
+        """Return what a request's prompt comes to at a time, in seconds.
 
         ``cache`` is whether it is in the cache from now on: what is refused does not come there.
         """
-        tools = request.tools
-        total = _schemas(tools) if tools else 0
-        key, cached, hit = hash((request.body.model, tools)), 0, True
-        if len(self._known) > _MAX_PREFIXES:
-            self._known.clear()
-        for raw, message in zip(request.body.messages, request.messages, strict=True):
+        if request.cache is not None:
+            return self._by_rules(request, request.cache, now, cache=cache)
+        total = _schemas(request.schemas) if request.schemas else 0
+        key, cached, hit = hash((request.model, request.schemas)), 0, True
+        self._trim()
+        for raw, segment in zip(request.raws, request.segments, strict=True):
             key = hash((key, bytes(raw)))
             known = self._known.get(key)
             hit = hit and known is not None
-            total = known if known is not None else total + _message(message)
+            total = known if known is not None else total + segment.weight()
             if cache:
                 self._known[key] = total
             if hit:
                 cached = total
-        return total, cached
+        return Prompt(total, cached)
 
-    def usage(self, request: Request, answer: Answer) -> Usage:
-        """Return the usage of an answer; output that was recorded counts as recorded."""
-        total, cached = self.prompt(request)
-        thought = answer.usage.reasoning_tokens or _text(answer.reasoning)
+    def _by_rules(self, request: Request, rules: CacheRules, now: float, *, cache: bool) -> Prompt:
+        total, key, seen, met = 0, hash((request.account, request.model)), 0, True
+        if request.schemas:
+            key, total = hash((key, request.schemas)), _schemas(request.schemas)
+        self._trim()
+        places: list[tuple[int, int]] = []
+        for raw, segment in zip(request.raws, request.segments, strict=True):
+            key = hash((key, bytes(raw)))
+            known = self._known.get(key)
+            total = self._known[key] = known if known is not None else total + segment.weight()
+            met = met and known is not None
+            seen = total if met else seen
+            places.append((hash((rules.scope, key)), total))
+        marks = [(at, ttl) for at, ttl in rules.breakpoints if places[at][1] >= rules.minimum]
+        read_at = self._read(places, marks, rules, now)
+        read = places[read_at][1] if read_at >= 0 else 0
+        if cache and read_at >= 0:
+            # What is read stays as long again as it was written for.
+            place = places[read_at][0]
+            self._keep(place, now, self._written[place][1])
+        written, long = 0, 0
+        for at, ttl in marks:
+            place, size = places[at]
+            if cache:
+                self._keep(place, now, ttl)
+            if size > read + written:
+                fresh = size - read - written
+                written += fresh
+                long += fresh if ttl >= rules.long_s else 0
+        if not rules.billed:
+            written = long = 0
+        return Prompt(total, read, written, long, seen if seen >= rules.minimum else 0)
+
+    def _read(
+        self,
+        places: Sequence[tuple[int, int]],
+        marks: Sequence[tuple[int, int]],
+        rules: CacheRules,
+        now: float,
+    ) -> int:
+        """Return the last place up to which the prompt is read from the cache; -1: nowhere."""
+        best = -1
+        for mark, _ in marks:
+            first = max(0, mark + 1 - rules.lookback) if rules.lookback else 0
+            for at in range(mark, max(first, best + 1) - 1, -1):
+                if self._written.get(places[at][0], (0.0, 0))[0] > now:
+                    best = at
+                    break
+        return best
+
+    def _keep(self, place: int, now: float, ttl: int) -> None:
+        until, for_s = self._written.get(place, (0.0, 0))
+        self._written[place] = (max(until, now + ttl), max(for_s, ttl) if until > now else ttl)
+
+    def _trim(self) -> None:
+        if len(self._known) > _MAX_PREFIXES:
+            self.forget()
+
+    def usage(self, request: Request, answer: Answer, now: float) -> tuple[Usage, Prompt]:
+        """Return the usage of an answer, and what its prompt came to.
+
+        Output that was recorded counts as recorded.
+        """
+        prompt = self.prompt(request, now)
+        thought = answer.usage.reasoning_tokens or weigh(answer.reasoning)
         said = answer.usage.output_tokens or _output(answer) + thought
-        return Usage(
+        usage = Usage(
             calls=1,
-            input_tokens=total,
-            cached_input_tokens=cached,
+            input_tokens=prompt.tokens,
+            cached_input_tokens=prompt.cached,
+            cache_write_tokens=prompt.written,
             output_tokens=said,
             reasoning_tokens=thought,
         )
-
-
-def _message(message: Message) -> int:
-    calls = message.tool_calls or ()
-    return (
-        tokens.MESSAGE_TOKENS
-        + _text(message.text)
-        + _text(message.reasoning_content or "")
-        + sum(
-            _text(c.function.name) + _text(c.function.arguments) + tokens.TOOL_CALL_TOKENS
-            for c in calls
-        )
-    )
+        return usage, prompt
 
 
 def _output(answer: Answer) -> int:
     calls = (
-        _text(c.name) + _text(c.arguments) + tokens.TOOL_CALL_TOKENS for c in answer.tool_calls
+        weigh(c.name) + weigh(c.arguments) + tokens.TOOL_CALL_TOKENS for c in answer.tool_calls
     )
-    return _text(answer.content) + sum(calls) + 1
+    return weigh(answer.content) + sum(calls) + 1
 
 
 @functools.lru_cache(64)
 def _schemas(tools: bytes) -> int:
     return tokens.count(tools.decode())
-
-
-@functools.lru_cache(4096)
-def _text(text: str) -> int:
-    return tokens.count(text) if text else 0

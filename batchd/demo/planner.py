@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from batchd.demo import faults, recordings, scripts
-from batchd.demo.chat import Request
-from batchd.demo.faults import Part, Refusal
+from batchd.demo import families, faults, recordings, scripts
+from batchd.demo.faults import Fault, Part
 from batchd.demo.meter import Meter
 from batchd.demo.recordings import Recording, Verdict
+from batchd.demo.request import Request
 from batchd.demo.settings import Settings
-from batchd.records import Answer, Purpose
+from batchd.records import Answer, Purpose, Usage
 
 _UNKNOWN = (
     "This is a stand-in that replays recorded conversations, and it has none for this prompt. "
@@ -25,15 +25,15 @@ NOTES = "Summary of the work so far:"
 _THOUGHT = "The user wants the task done. The next step is clear."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a request."""
 
     answer: Answer = scripts.FINAL
     #: Instead of an answer.
-    refusal: Refusal | None = None
-    #: What the refusal asks the client to wait.
-    retry_after_s: float | None = None
+    refusal: Fault | None = None
+    #: What a refusal asks the client to wait, and whether it does even where it is none of that kind.
+    retry_after_s: float = 0.0
+    retry_always: bool = False
     #: One of ``faults.DELIVERIES``, or empty.
     delivery: str = ""
     latency_s: float = 0.0
@@ -41,6 +41,13 @@ class Plan:
     usage: bool = True
     #: Whether fresh input counts as written to the prompt cache.
     cache_write: bool = False
+    #: The stop sequence that ended the answer, if one did.
+    stopped: str = ""
+    #: About how many bytes its thinking comes to when sealed, and whether nothing of it is shown.
+    sealed_size: int = 0
+    redacted: bool = False
+    #: The tier that serves it.
+    tier: str = "default"
 
 
 @dataclass(slots=True)
@@ -71,41 +78,53 @@ class Planner:
         #: How much of a strike by the server's own faults is due: one at 1.
         self._due = 0.0
 
-    def plan(self, request: Request, settings: Settings) -> Plan:
-        """Return what becomes of a request."""
-        if settings.models and request.body.model not in settings.models:
-            return Plan(refusal=faults.NO_MODEL)
+    def plan(self, request: Request, settings: Settings, now: float) -> Plan:
+        """Return what becomes of a request at a time, in seconds."""
+        if settings.models and request.model not in settings.models:
+            return Plan(refusal=Fault("404", request.model))
         try:
-            parts = self._parts(request.body.model, settings)
+            parts = self._parts(request.model, settings)
         except ValueError:
-            return Plan(refusal=faults.NO_MODEL)
+            return Plan(refusal=Fault("404", request.model))
         talk = self._talk(request)
         latency_s = settings.latency_s + faults.number(parts, "latency", 0)
-        if len(parts) == 1 and parts[0].name == "steps" and request.purpose is Purpose.AGENT:
+        plain = not request.thinks and request.tier == "default"
+        if (
+            plain
+            and len(parts) == 1
+            and parts[0].name == "steps"
+            and request.purpose is Purpose.AGENT
+        ):
             # The benchmarks' own: nothing below applies to it.
             return Plan(answer=self._answer(request, talk, parts), latency_s=latency_s)
-        if any(p.name == "reasoning" for p in parts) and faults.thoughtless(request.messages):
-            return Plan(refusal=faults.THOUGHTLESS)
-        if overflow := self._overflow(request, parts):
+        names = {part.name for part in parts}
+        # Of chat completions alone: the others have no calls without.
+        bare = (getattr(turn, "thoughtless", False) for turn in request.turns)
+        if "reasoning" in names and any(bare):
+            return Plan(refusal=Fault("thoughtless", request.model))
+        if overflow := self._overflow(request, parts, now):
             return Plan(refusal=overflow)
         fault = self._fault(request, talk, parts)
         if fault in faults.REFUSALS:
-            refusal = faults.REFUSALS[fault]
-            asked = faults.number(parts, "retry-after", settings.retry_after_s)
-            told = refusal.retry or any(p.name == "retry-after" for p in parts)
             return Plan(
-                refusal=refusal.of(request.body.model),
-                retry_after_s=asked if told else None,
+                refusal=Fault(fault, request.model),
+                retry_after_s=faults.number(parts, "retry-after", settings.retry_after_s),
+                retry_always="retry-after" in names,
                 latency_s=faults.number(parts, "latency", 0),
             )
-        reply = scripts.cut(self._answer(request, talk, parts), request.body.stop)
-        names = {part.name for part in parts}
+        reply, stopped = scripts.cut(self._answer(request, talk, parts), request.stop)
+        if request.thinks or "reasoning" in names:
+            reply = _thought(reply, int(faults.number(parts, "thinks", 0)), request.max_output)
         return Plan(
-            answer=replace(reply, reasoning=_THOUGHT) if "reasoning" in names else reply,
+            answer=reply,
             delivery=fault,
             latency_s=latency_s,
             usage="no-usage" not in names,
             cache_write="cache-write" in names,
+            stopped=stopped,
+            sealed_size=int(faults.number(parts, "opaque", 0)),
+            redacted="redacted" in names,
+            tier="default" if "tier-falls" in names else request.tier,
         )
 
     def _parts(self, model: str, settings: Settings) -> tuple[Part, ...]:
@@ -114,6 +133,8 @@ class Planner:
             parts = faults.parse(model)
         except ValueError:
             parts = faults.parse(settings.default)
+        if settings.default and all(part.name in families.FAMILIES for part in parts):
+            parts = (*parts, *faults.parse(settings.default))
         if settings.faults:
             self._due += settings.share
             if self._due >= 1:
@@ -123,24 +144,31 @@ class Planner:
             parts = (*faults.parse(of_model), *parts)
         return parts
 
-    def _overflow(self, request: Request, parts: tuple[Part, ...]) -> Refusal | None:
+    def _overflow(self, request: Request, parts: tuple[Part, ...], now: float) -> Fault | None:
         """Return the refusal of a request that is too long for the window, where there is one."""
         window = int(faults.number(parts, "window", 0))
         if not window:
             return None
-        prompt, output = self._meter.prompt(request, cache=False)[0], request.body.max_output
-        return faults.too_long(window, prompt, output) if prompt + output > window else None
+        prompt = self._meter.prompt(request, now, cache=False).tokens
+        if prompt + request.max_output <= window:
+            return None
+        return Fault("context-overflow", request.model, window, prompt, request.max_output)
 
     def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:
         """Return the fault that strikes this request, if one does."""
+        spared = set()
+        if request.tier != "flex":
+            spared.add("flex-full")
+        if not request.opaque:
+            spared.add("seals-lost")
         for part in parts:
             known = part.name in faults.REFUSALS or part.name in faults.DELIVERIES
-            if known and self._strikes(request, talk, part):
+            if known and part.name not in spared and self._strikes(request, talk, part):
                 return part.name
         return ""
 
     def _strikes(self, request: Request, talk: _Talk, part: Part) -> bool:
-        key = (request.body.model, talk.prompt, part)
+        key = (request.model, talk.prompt, part)
         if self._struck[key] >= part.number:
             return False
         self._struck[key] += 1
@@ -150,11 +178,11 @@ class Planner:
         if request.purpose is Purpose.JUDGE:
             quoted = recordings.mentioned(request.first_user, self._latest)
             if quoted is not None:
-                return self._talks.get((request.body.model, quoted)) or self._latest[quoted]
+                return self._talks.get((request.model, quoted)) or self._latest[quoted]
             return _Talk(request.first_user)
-        key = (request.body.model, request.first_user)
+        key = (request.model, request.first_user)
         talk = self._talks.get(key)
-        begins = request.turn == 0 and request.messages[-1].text == request.first_user
+        begins = request.turn == 0 and request.turns[-1].text == request.first_user
         if talk is None or begins:
             talk = self._talks[key] = _Talk(request.first_user)
         self._latest[talk.prompt] = talk
@@ -172,11 +200,11 @@ class Planner:
             talk.compacted = True
             return scripts.summary()
         # Where no summary was to be had, batchd has put a list of steps into its place.
-        talk.compacted |= any(m.text.startswith(NOTES) for m in request.messages)
+        talk.compacted |= any(m.text.startswith(NOTES) for m in request.turns)
         turn = talk.answered if talk.compacted else request.turn
         talk.answered = turn + 1
         if not demo:
-            return scripts.answer(parts, turn, native=bool(request.tools))
+            return scripts.answer(parts, turn, native=request.native)
         recording = recordings.find(talk.prompt, self._recorded)
         return recording.answer(turn) if recording else Answer(content=_UNKNOWN)
 
@@ -193,3 +221,12 @@ class Planner:
 def _said(verdict: Verdict) -> Answer:
     content = msgspec.json.encode({"done": verdict.done, "feedback": verdict.feedback}).decode()
     return Answer(content=content, usage=verdict.usage)
+
+
+def _thought(reply: Answer, tokens: int, most: int) -> Answer:
+    """Return an answer with the thinking before it; beyond the limit on output there is nothing but that."""
+    used = reply.usage.reasoning_tokens or tokens
+    if most and used >= most:
+        usage = Usage(output_tokens=most, reasoning_tokens=most)
+        return Answer(content="", finish_reason="length", reasoning=_THOUGHT, usage=usage)
+    return replace(reply, reasoning=_THOUGHT, usage=replace(reply.usage, reasoning_tokens=used))

@@ -21,9 +21,12 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from batchd.demo import chat, recordings
-from batchd.demo.chat import InvalidRequestError, Message, Request
+from batchd.demo import recordings
+from batchd.demo.dialects import chat
+from batchd.demo.dialects.chat import Message
+from batchd.demo.faults import Refusal
 from batchd.demo.recordings import Recording, Verdict
+from batchd.demo.request import Caller, InvalidRequestError, Request
 from batchd.errors import BatchdError
 from batchd.records import Answer, Purpose, ToolCall, Usage
 
@@ -146,10 +149,10 @@ class Proxy:
         request = None
         if http.path.endswith("/chat/completions"):
             try:
-                request = chat.parse(data)
+                request = chat.parse(data, Caller())
             except InvalidRequestError as exc:
                 return _error(400, str(exc), "invalid_request_error")
-            if request.body.stream:
+            if request.stream:
                 return _error(400, "The recorder streams nothing.", "invalid_request_error")
         url = self._upstream + http.path.removeprefix("/v1")
         headers = {k: http.headers[k] for k in _PASSED_ON if k in http.headers}
@@ -177,7 +180,9 @@ class Proxy:
 
 def _error(status: int, message: str, kind: str) -> web.Response:
     return web.Response(
-        status=status, body=chat.error(message, kind), content_type="application/json"
+        status=status,
+        body=chat.error(Refusal(status, message, kind)),
+        content_type="application/json",
     )
 
 

@@ -8,11 +8,12 @@ Scripts play one after another in the order of the model name, a turn each time,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from batchd.demo import chat, faults
+from batchd.demo import faults
 from batchd.demo.faults import Part
+from batchd.demo.request import LONE_SURROGATE
 from batchd.records import Answer, ToolCall
 
 FINAL = Answer(content="Done.")
@@ -46,13 +47,13 @@ def summary() -> Answer:
     return _SUMMARY
 
 
-def cut(reply: Answer, stop: str | list[str] | None) -> Answer:
-    """Return an answer as a server that honours stop sequences gives it."""
-    content = reply.content
+def cut(reply: Answer, stop: str | Sequence[str] | None) -> tuple[Answer, str]:
+    """Return an answer as a server that honours stop sequences gives it, and the sequence that ended it."""
+    content, ended = reply.content, ""
     for mark in [stop] if isinstance(stop, str) else stop or ():
-        if mark:
-            content = content.partition(mark)[0]
-    return reply if content == reply.content else _but(reply, content)
+        if mark and mark in content:
+            content, ended = content.partition(mark)[0], mark
+    return (_but(reply, content), ended) if ended else (reply, "")
 
 
 def _but(reply: Answer, content: str) -> Answer:
@@ -140,9 +141,13 @@ _TURNS: Mapping[str, Callable[[int], Answer]] = {
     "bad-tool-json": lambda turn: _tool(turn, '{"command": "echo hi'),
     "unknown-tool": lambda turn: _tool(turn, '{"where": "home"}', "teleport"),
     "content-filter": lambda _: Answer(content="", finish_reason="content_filter"),
-    "surrogate": lambda _: Answer(content=f"Half a smile: {chat.LONE_SURROGATE}"),
+    # What some dialects have a word for: a model that declines, a window that is full, a turn that goes on.
+    "refusal": lambda _: Answer(content="I cannot help with that.", finish_reason="refusal"),
+    "full": lambda _: Answer(content="The work so far", finish_reason="full"),
+    "pause": lambda _: Answer(content="Let me see.", finish_reason="pause"),
+    "surrogate": lambda _: Answer(content=f"Half a smile: {LONE_SURROGATE}"),
     "surrogate-tool": lambda turn: _tool(
-        turn, f'{{"command": "echo {chat.LONE_SURROGATE} > half.txt"}}'
+        turn, f'{{"command": "echo {LONE_SURROGATE} > half.txt"}}'
     ),
     "empty": lambda _: Answer(content=""),
 }

@@ -1,4 +1,4 @@
-"""The stand-in model server: OpenAI's chat completions on loopback.
+"""The stand-in model server: chat completions, OpenAI's Responses and Anthropic's Messages on loopback.
 
     python -m batchd.demo.server --port 8090 --log requests.jsonl
 
@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import itertools
 import resource
 import signal
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,24 +24,19 @@ import msgspec
 from aiohttp import web
 
 from batchd import tokens
-from batchd.demo import chat, delivery, faults, meter, recordings
-from batchd.demo.chat import Heading, InvalidRequestError, Request
-from batchd.demo.delivery import Letter
+from batchd.demo import delivery, dialects, recordings
+from batchd.demo.dialects import openai
 from batchd.demo.exchanges import Exchange, Exchanges, Totals
 from batchd.demo.faults import Refusal
-from batchd.demo.limiter import Limiter
-from batchd.demo.planner import Plan, Planner
+from batchd.demo.provider import Provider
 from batchd.demo.recordings import Recording
 from batchd.demo.settings import Settings, changed
 from batchd.errors import BatchdError, NotPossibleError
-from batchd.records import Usage
 
 #: The largest request body taken, in bytes.
 _MAX_BODY = 64 << 20
 #: Connections that may wait to be accepted: a thousand agents begin at once.
 _BACKLOG = 4096
-#: Of each script, so many numbered names stand in the list of models.
-_NUMBERS = 20
 
 
 class ModelServer:
@@ -64,12 +57,8 @@ class ModelServer:
         self.base_url = ""
         if recorded is None:
             recorded = recordings.load(recordings.SHIPPED) if recordings.SHIPPED.is_dir() else ()
-        self._meter = meter.Meter()
-        self._planner = Planner(recorded, self._meter)
+        self._provider = Provider(self.settings, recorded, self.log)
         self._port = port
-        self._ids = itertools.count(1)
-        self._limiter = Limiter(0, 1, 0)
-        self._tokens = Limiter(0, 1, 0, "tokens")
 
     @property
     def requests(self) -> list[Exchange]:
@@ -84,7 +73,7 @@ class ModelServer:
     async def __aenter__(self) -> Self:
         if self.settings.count:
             tokens.load()
-        self._retune(self.settings)
+        self._provider.retune(self.settings)
         server = web.Server(
             self._handle,
             request_factory=_request,
@@ -115,114 +104,36 @@ class ModelServer:
     def control(self, **changes: object) -> None:
         """Change settings while it runs; ``reset`` forgets all that was. Raises ``ValueError``."""
         reset = changes.pop("reset", False)
-        self._retune(changed(self.settings, changes))
+        self.settings = changed(self.settings, changes)
+        self._provider.retune(self.settings)
         if reset:
-            self.log.reset()
-            self._planner.reset()
-
-    def _retune(self, settings: Settings) -> None:
-        now = time.monotonic()
-        new = (settings.rps, max(1.0, settings.burst))
-        if new != (self._limiter.rps, self._limiter.burst):
-            self._limiter = Limiter(*new, now)
-        new = (settings.tps, max(1.0, settings.token_burst))
-        if new != (self._tokens.rps, self._tokens.burst):
-            self._tokens = Limiter(*new, now, "tokens")
-        self.settings = settings
+            self._provider.reset()
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
-        match http.method, http.path.removeprefix("/v1"):
-            case "POST", "/chat/completions":
-                return await self._complete(http)
+        path = http.path.removeprefix("/v1")
+        if http.method == "POST" and path in dialects.BY_PATH:
+            return await self._provider.answer(http, dialects.BY_PATH[path])
+        match http.method, path:
             case "GET", "/models":
-                return delivery.cut(http) if self.settings.down else _json(_models(self.settings))
+                if self.settings.down:
+                    return delivery.cut(http)
+                anthropic = "anthropic-version" in http.headers
+                dialect = dialects.BY_PATH["/messages" if anthropic else "/responses"]
+                return _json(self._provider.models(dialect))
             case "GET", "/log":
                 return _json(self.requests)
             case "GET", "/totals":
                 return _json(self.totals)
             case "POST", "/control":
                 return await self._control(http)
-        body = chat.error(f"Invalid URL ({http.method} {http.path})", "invalid_request_error")
-        return web.Response(status=404, body=body, content_type=delivery.JSON)
+        return _wrong(404, f"Invalid URL ({http.method} {http.path})")
 
     async def _control(self, http: web.BaseRequest) -> web.StreamResponse:
         try:
             self.control(**msgspec.json.decode(await http.read(), type=dict[str, object]))
         except (ValueError, msgspec.MsgspecError) as exc:
-            body = chat.error(str(exc), "invalid_request_error")
-            return web.Response(status=400, body=body, content_type=delivery.JSON)
+            return _wrong(400, str(exc))
         return _json(self.settings)
-
-    async def _complete(self, http: web.BaseRequest) -> web.StreamResponse:
-        data = await http.read()
-        try:
-            request = chat.parse(data)
-        except InvalidRequestError as exc:
-            exchange = self.log.begin(None, data)
-            refusal = Refusal(400, str(exc), "invalid_request_error", exc.code, exc.param)
-            try:
-                return await delivery.refuse(http, exchange, refusal)
-            finally:
-                self.log.end(exchange)
-        exchange = self.log.begin(request, data)
-        try:
-            return await self._respond(http, request, exchange)
-        finally:
-            self.log.end(exchange)
-
-    async def _respond(
-        self, http: web.BaseRequest, request: Request, exchange: Exchange
-    ) -> web.StreamResponse:
-        settings = self.settings
-        if settings.down:
-            return delivery.cut(http)
-        if settings.api_key and http.headers.get("Authorization") != f"Bearer {settings.api_key}":
-            return await delivery.refuse(http, exchange, faults.BAD_KEY)
-        limit = self._over_limit(time.monotonic())
-        limits = self._limits()
-        if limit:
-            wait_s = settings.retry_after_s or None
-            return await delivery.refuse(http, exchange, limit, wait_s, limits)
-        plan = self._planner.plan(request, settings)
-        if plan.refusal:
-            wait = plan.retry_after_s
-            await asyncio.sleep(plan.latency_s)
-            return await delivery.refuse(http, exchange, plan.refusal, wait, limits)
-        usage = self._usage(request, plan)
-        if self._tokens.rps:
-            self._tokens.spend(usage.total_tokens)
-            limits = self._limits()
-        pace = settings.tokens_per_second
-        pause_s = plan.latency_s + (usage.output_tokens / pace if pace else 0.0)
-        heading = Heading(f"chatcmpl-{next(self._ids):08x}", int(time.time()), request.body.model)
-        letter = Letter(
-            request=request,
-            plan=plan,
-            heading=heading,
-            usage=usage,
-            headers=limits,
-            pause_s=pause_s,
-        )
-        return await delivery.deliver(http, exchange, letter)
-
-    def _over_limit(self, now: float) -> Refusal | None:
-        """Return how a request is refused that comes too soon after others."""
-        if not self._tokens.admit(now):
-            return faults.TOKEN_LIMIT
-        return None if self._limiter.admit(now) else faults.RATE_LIMIT
-
-    def _limits(self) -> Mapping[str, str]:
-        if not self.settings.limit_headers:
-            return {}
-        return {**self._limiter.headers(), **self._tokens.headers()}
-
-    def _usage(self, request: Request, plan: Plan) -> Usage:
-        counted = self.settings.count
-        usage = self._meter.usage(request, plan.answer) if counted else meter.FIXED
-        if plan.cache_write:
-            fresh = usage.input_tokens - usage.cached_input_tokens
-            return dataclasses.replace(usage, cache_write_tokens=fresh)
-        return usage
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -237,13 +148,9 @@ def _json(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type=delivery.JSON)
 
 
-def _models(settings: Settings) -> object:
-    """Return the list of models, as OpenAI has it: of scripts, the names with small numbers."""
-    numbered = (f"{script}-{n}" for script in faults.SCRIPTS for n in range(1, _NUMBERS))
-    listed = settings.models or dict.fromkeys((*faults.NAMES, *numbered), "")
-    shape = {"object": "model", "created": 0, "owned_by": "batchd"}
-    data = [{"id": n, **shape, "shutdown_date": day or None} for n, day in listed.items()]
-    return {"object": "list", "data": data}
+def _wrong(status: int, message: str) -> web.Response:
+    body = openai.error(Refusal(status, message, openai.INVALID))
+    return web.Response(status=status, body=body, content_type=delivery.JSON)
 
 
 async def _serve(server: ModelServer) -> None:

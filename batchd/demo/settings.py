@@ -48,6 +48,10 @@ class Settings:
     models: Mapping[str, str] = field(default_factory=dict)
     #: What clients must send as their key; empty lets everyone in.
     api_key: str = ""
+    #: The accounts of keys; any other key has one of its own.
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    #: By how many seconds the caches are older than they are.
+    aged_s: float = 0.0
 
     def __post_init__(self) -> None:
         for parts in (self.faults, self.default, *self.model_faults.values()):

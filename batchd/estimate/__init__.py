@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import add
 
@@ -132,6 +132,13 @@ class _Archive:
         return self._reader.past_of_provider(provider, _LOOKED_AT) if self._reader else ()
 
 
+def _sold(setup: ModelSetup, task: Task) -> ModelSetup:
+    """Return how a task's model is called, at the price of its tier; the standard one where calls may go on at that."""
+    if setup.price is None or task.tier_fallback_s is not None:
+        return setup
+    return replace(setup, price=setup.price.at(task.service_tier))
+
+
 def _groups(
     files: Sequence[File],
     counted: Sequence[Opening],
@@ -152,15 +159,20 @@ def _groups(
                 label.tags,
                 label.evaluation,
                 task.limits,
+                task.service_tier,
+                task.tier_fallback_s is None,
             )
             found.setdefault(key, []).append((task, opening))
             if key not in kinds:
                 judge = settings.evaluation.judge_model or task.model
+                judge = judge if task.evaluator == "judge" else task.model
                 kinds[key] = (
                     file,
                     Kind(
-                        setup=setups(task.model),
-                        judge=setups(judge if task.evaluator == "judge" else task.model),
+                        setup=_sold(setups(task.model), task),
+                        judge=_sold(setups(judge), task)
+                        if task.evaluator != "judge" or judge == task.model
+                        else setups(judge),
                         tags=label.tags,
                         evaluation=label.evaluation,
                         limits=task.limits,

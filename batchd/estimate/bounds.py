@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from batchd.estimate.similar import Kind
-from batchd.records import ModelSetup, Usage
+from batchd.records import ModelSetup
 
 _Amount = TypeVar("_Amount", int, float)
 
@@ -74,9 +74,7 @@ def _dearest(setup: ModelSetup, output: int) -> float | None:
     price, window = setup.price, setup.context_window
     if price is None or not window:
         return None
-    full = Usage(calls=1, input_tokens=window, output_tokens=output)
-    written = replace(full, cache_write_tokens=window)
-    return max(price.cost(usage).total for usage in (full, written))
+    return price.most(window, output).total
 
 
 def _sum(one: _Amount | None, other: _Amount | None) -> _Amount | None:

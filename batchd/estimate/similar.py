@@ -155,6 +155,7 @@ def _with_prompt(past: PastTask, prompts: Prompts) -> Usage:
         input_tokens=round(wanted),
         cached_input_tokens=round(used.cached_input_tokens * scale),
         cache_write_tokens=round(used.cache_write_tokens * scale),
+        cache_write_long_tokens=round(used.cache_write_long_tokens * scale),
     )
 
 

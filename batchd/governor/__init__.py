@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.config import Config
 from batchd.governor.estimates import Estimates
+from batchd.governor.lanes import Lanes, full
 from batchd.governor.money import Purse, Treasury
 from batchd.governor.outages import Outages
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
 from batchd.governor.watcher import Watcher
 from batchd.records import (
+    STANDARD,
     Cause,
     ErrorInfo,
     Failure,
@@ -59,6 +61,7 @@ class Governor:
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
         self._estimates = Estimates()
+        self.lanes = Lanes(self._first_again, self._tier_free, self._tier_waits)
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []
 
@@ -80,6 +83,10 @@ class Governor:
     def failed(self, call: Call, failure: Failure, answer: Answer) -> None:
         """Say that the granted call failed; ``answer`` is called when it may be made again, or never."""
         before = self._permits.get(call.ref) or Permit(call, answer)
+        if full(before.call, failure):
+            self._no_room(before, failure)
+            self.ask(call, answer)
+            return
         # Before the next in line takes the place of this call.
         self._provider(call.provider).failed(before, failure)
         decision = self.outages.judge(before, failure)
@@ -93,16 +100,26 @@ class Governor:
         self._try_later(permit, failure)
 
     def answered(
-        self, ref: Ref, cost_usd: float, usage: Usage = _NO_USAGE, *, believed: bool = True
+        self,
+        ref: Ref,
+        cost_usd: float,
+        usage: Usage = _NO_USAGE,
+        *,
+        tier: str = STANDARD,
+        believed: bool = True,
     ) -> None:
-        """Say that the granted call was answered, what it cost, and which tokens it needed, if the provider is ``believed``."""
+        """Say that the granted call was answered, by which tier, what it cost, and which tokens it needed.
+
+        ``believed``: whether the provider is, in what it says of the tokens.
+        """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
             self._provider(permit.call.provider).answered(permit, usage.total_tokens)
             if usage.calls and believed:
-                self._estimates.learn(permit.call, usage)
+                self._estimates.learn(permit.call, usage, tier)
             self.outages.answers(permit)
             self._end(permit, cost_usd)
+            self.lanes.answered(permit)
 
     def heard(self, limits: Mapping[str, Sequence[RateLimit]]) -> None:
         """Take what providers, by name, tell of their limits with each answer."""
@@ -117,6 +134,9 @@ class Governor:
         """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
+            if failure is not None and full(permit.call, failure):
+                self._no_room(permit, failure)
+                return
             if failure is not None and not cut:
                 self._provider(permit.call.provider).failed(permit, failure)
                 self.outages.noticed(permit, failure)
@@ -131,6 +151,7 @@ class Governor:
         if permit.timer is not None:
             permit.timer.cancel()
         self._provider(permit.call.provider).leave(permit)
+        self.lanes.withdraw(permit)
         if permit in self._short:
             self._short.remove(permit)
         return True
@@ -150,6 +171,7 @@ class Governor:
     def forget(self, ref: Ref) -> None:
         """Forget a task that has ended."""
         self.money.wanted.pop(ref, None)
+        self.lanes.forget(ref)
         for provider in self._providers.values():
             provider.failing.pop(ref, None)
 
@@ -205,13 +227,19 @@ class Governor:
 
     def _serve(self, permit: Permit) -> None:
         """Grant or refuse a permit whose turn it is, or let it wait for money."""
-        call, provider = permit.call, self._provider(permit.call.provider)
-        amount = self._estimates.most(call)
-        purses = self.money.purses(call.ref)
-        if provider.turns_away(call.model):
-            self._decide(permit, self.outages.turned_away(call.model))
-        elif amount is None and (capped := [p for p in purses if p.limit]):
-            message = f"no price is known of {call.model}, so {capped[0].name} cannot be held"
+        provider = self._provider(permit.call.provider)
+        if provider.turns_away(permit.call.model):
+            self._decide(permit, self.outages.turned_away(permit.call.model))
+            return
+        if (turn := self.lanes.turn(permit)) is not True:
+            if turn is not False:
+                self._decide(permit, turn)
+            return
+        call = permit.call
+        amount, purses = self._estimates.most(call), self.money.purses(call.ref)
+        if amount is None and (capped := [p for p in purses if p.limit]):
+            what = call.model if call.tier == STANDARD else f"{call.model} in the tier {call.tier}"
+            message = f"no price is known of {what}, so {capped[0].name} cannot be held"
             self._refuse(permit, Status.ERROR, Reason.BAD_REQUEST, message)
         elif broken := [p for p in purses if not p.could_hold(amount or 0.0)]:
             self._too_dear(permit, broken[0], amount or 0.0)
@@ -223,7 +251,8 @@ class Governor:
             for purse in purses:
                 purse.reserved += permit.reserved
             provider.enter(permit)
-            permit.answer(Grant(amount, self._estimates.tokens(call)))
+            self.lanes.entered(permit)
+            permit.answer(Grant(amount, self._estimates.tokens(call), call.tier))
 
     def _too_dear(self, permit: Permit, purse: Purse, amount: float) -> None:
         """Answer a call that is more than a purse has left: the day's is filled again, if only for what fits into it."""
@@ -263,6 +292,7 @@ class Governor:
         del self._permits[permit.call.ref]
         provider = self._provider(permit.call.provider)
         provider.exit(permit)
+        self.lanes.exit(permit)
         self.money.settle(permit.call.ref, permit.reserved, spent)
         short, self._short = self._short, []
         for other in reversed(short):
@@ -270,10 +300,34 @@ class Governor:
         for each in {provider, *(self._provider(other.call.provider) for other in short)}:
             each.pump()
 
+    def _no_room(self, permit: Permit, failure: Failure) -> None:
+        """Note that a call's tier is full: that is no matter of its provider's pace, nor of its being there."""
+        model, tier = permit.call.model, permit.call.tier
+        news = self.lanes.refused(permit, failure)
+        if news and self.outages.watcher is not None:
+            self.outages.watcher.tier_full(model, tier, failure.message)
+        if permit.granted:
+            self._end(permit, 0.0)
+
+    def _tier_free(self, name: tuple[str, str], calls: int) -> int:
+        watcher = self.outages.watcher
+        return watcher.tier_free(*name, calls) if watcher is not None else 0
+
+    def _tier_waits(self) -> tuple[float, float]:
+        return self.outages.longest_wait_s(), self._config.governor.max_parked_s
+
+    def _first_again(self, permits: Sequence[Permit]) -> None:
+        """Queue permits again that waited for room: their turn had come."""
+        for permit in reversed(permits):
+            self._provider(permit.call.provider).join(permit, first=True)
+        for name in {permit.call.provider for permit in permits}:
+            self._provider(name).pump()
+
     def _try_later(self, permit: Permit, failure: Failure) -> None:
         """Queue a failed call again: after what the provider asked of all, or its own backoff."""
         governor = self._config.governor
-        if failure.retry_after_s is not None or failure.kind is FailureKind.RATE_LIMITED:
+        paced = failure.retry_after_s is not None or failure.kind is FailureKind.RATE_LIMITED
+        if paced or failure.kind.repairable:
             self._rejoin(permit)
             return
         longest = governor.first_backoff_s * 2.0 ** (permit.retries - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -12,6 +13,7 @@ from batchd.records import Cause, Failure, FailureKind, Reason
 _PARKING: Mapping[FailureKind, Cause] = {
     FailureKind.AUTH: Cause.AUTH,
     FailureKind.QUOTA: Cause.QUOTA,
+    FailureKind.UNFIT: Cause.UNFIT,
 }
 #: Failures that end the task. After all others the same request is sent again.
 FATAL: Mapping[FailureKind, Reason] = {
@@ -24,23 +26,43 @@ FATAL: Mapping[FailureKind, Reason] = {
 #: so that it is given up only after so many times ``max_retries``.
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529})
 _PATIENCE = 10
-#: How a provider says that it has a model no more.
+#: How a provider says that it does not have a model, or not for us: by the status, naming the model, …
 _REFUSED = frozenset({FailureKind.FORBIDDEN, FailureKind.BAD_REQUEST})
 _NOT_THERE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+#: … or, with one of these, in words: DeepSeek, Groq, Mistral, OpenRouter and others say 400.
+_WORDY = frozenset(
+    {
+        *(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.GONE),
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+_NO_MODEL = re.compile(
+    r"does not know the model|model[ _]not[ _](?:exist|found)|not a valid model|unknown model|invalid model(?: name|:)"
+    r"|\bmodel\b[^.]{0,200}(?:does not exist|not found|no longer (?:available|supported)"
+    r"|\b(?:been|is|was) (?:retired|decommissioned|shut down))",
+    re.IGNORECASE,
+)
 
 
-def parking(failure: Failure, longest_s: float, *, known: bool) -> Cause | None:
+def parking(failure: Failure, longest_s: float) -> Cause | None:
     """Return why one failure parks whom it concerns; None: it does not.
 
-    ``longest_s``: a wait that keeps tasks in their slots. ``known``: whether the model has been there: of one that
-    never was the name is wrong, which ends its tasks.
+    ``longest_s``: a wait that keeps tasks in their slots.
     """
     if cause := _PARKING.get(failure.kind):
         return cause
     if asked_s(failure) > longest_s:
         return Cause.LIMITED
-    gone = failure.kind in _REFUSED and failure.http_status in _NOT_THERE and failure.of_model
-    return Cause.GONE if gone and known else None
+    return Cause.GONE if _gone(failure) else None
+
+
+def _gone(failure: Failure) -> bool:
+    """Whether the model is not there, now or ever, or not for this account: each of its tasks would learn the same."""
+    if failure.kind not in _REFUSED:
+        return False
+    if failure.http_status in _NOT_THERE and failure.of_model:
+        return True
+    return failure.http_status in _WORDY and bool(_NO_MODEL.search(failure.message))
 
 
 def said(failure: Failure, cause: Cause) -> str:
@@ -52,6 +74,11 @@ def said(failure: Failure, cause: Cause) -> str:
 def busy(failure: Failure) -> bool:
     """Whether a failure says that there is too much to do at this time."""
     return failure.http_status in _BUSY
+
+
+def holds_up(failure: Failure) -> bool:
+    """Whether a call that fails like this has kept others waiting: its provider is busy, or was silent for all of its time."""
+    return busy(failure) or failure.kind is FailureKind.TIMEOUT
 
 
 def tries(failure: Failure, max_retries: int) -> int:

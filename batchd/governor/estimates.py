@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from batchd.governor.provider import Call
-from batchd.records import Usage, believable
+from batchd.records import STANDARD, Price, Usage, believable, dearest
 
 #: In shorter requests, what a provider adds to each weighs more than how it counts.
 _LONG = 1000
@@ -36,12 +36,28 @@ class Estimates:
 
     def __init__(self) -> None:
         self._worst: dict[str, _Worst] = {}
+        #: By model and the tier that was asked for: the others that served its calls all the same.
+        self._served: dict[tuple[str, str], set[str]] = {}
+        #: Models whose provider keeps what it writes to its cache for long.
+        self._kept_long: set[str] = set()
 
     def most(self, call: Call) -> float | None:
         """Return what a call may cost at most, in dollars; None where no price is known."""
+        long = call.model in self._kept_long
+        cost = dearest(self._ends(call), *self.tokens(call), long=long)
+        return None if cost is None else cost.total
+
+    def _ends(self, call: Call) -> list[Price | None]:
+        """Return the prices at which a call may end.
+
+        Its tier's, the standard one where it may fall back to that, and those that served such calls before; of one
+        without a known price what was set aside is booked.
+        """
         if call.price is None:
-            return None
-        return call.price.cost(call.price.most_expensive(*self.tokens(call))).total
+            return [None]
+        tiers = [call.tier] if call.fallback_s is None else [call.tier, STANDARD]
+        others = map(call.price.at, self._served.get((call.model, call.tier), ()))
+        return [*map(call.price.at, tiers), *filter(None, others)]
 
     def tokens(self, call: Call) -> tuple[int, int]:
         """Return how many tokens of input and of output a call may come to."""
@@ -59,8 +75,12 @@ class Estimates:
         """Return how many times ``most`` must be there before another call like this goes too."""
         return 1.0 if call.model in self._worst else _UNKNOWN
 
-    def learn(self, call: Call, usage: Usage) -> None:
-        """Take what a call came to."""
+    def learn(self, call: Call, usage: Usage, tier: str) -> None:
+        """Take what a call came to, and which tier served it."""
+        if tier != call.tier:
+            self._served.setdefault((call.model, call.tier), set()).add(tier)
+        if usage.cache_write_long_tokens:
+            self._kept_long.add(call.model)
         worst, given, used = (
             self._worst.get(call.model, _Worst()),
             call.input_tokens,

@@ -8,7 +8,7 @@ from math import inf
 
 from batchd.config.sections import Governor as Settings
 from batchd.governor.breaker import Breaker, Outage, Waits
-from batchd.governor.causes import FATAL, busy, parking, said, tries
+from batchd.governor.causes import FATAL, busy, holds_up, parking, said, tries
 from batchd.governor.pacing import asked_s
 from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
 from batchd.governor.watcher import Watcher
@@ -38,8 +38,11 @@ class Outages:
     def judge(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
         """Return what a failed call comes to; None if it is to be made again."""
         provider, retries = self._named(permit.call.provider), permit.retries
-        if busy(failure):
-            provider.too_busy(permit)
+        if failure.kind.repairable:
+            self._there(permit)
+            return None
+        if holds_up(failure):
+            provider.held_up(permit)
         cause, reason, message = (
             self._parks(permit, failure),
             FATAL.get(failure.kind),
@@ -53,8 +56,8 @@ class Outages:
             self._there(permit)
         else:
             found = self._found(permit, failure, provider)
-            if found is None:
-                return self._busy_model(permit, failure)
+            if (held := self._held_up(permit, failure)) is not None or found is None:
+                return held
             cause = found if isinstance(found, Cause) else None
             alone = cause is not None and self._alone(permit, provider)
             if retries:
@@ -188,10 +191,7 @@ class Outages:
         return provider, provider.breaker_of(name)
 
     def _parks(self, permit: Permit, failure: Failure) -> Cause | None:
-        provider, model = self._named(permit.call.provider), permit.call.model
-        own = provider.breakers.get(model)
-        known = model in provider.served or (own is not None and own.outage is not None)
-        return parking(failure, provider.pace.longest_s, known=known)
+        return parking(failure, self._named(permit.call.provider).pace.longest_s)
 
     def _concerns(self, permit: Permit, failure: Failure, outage: Outage) -> Refusal | Park:
         """Park the model that alone is refused, else its provider; return what that is to the call."""
@@ -199,7 +199,8 @@ class Outages:
         if outage.cause is Cause.DOWN:
             return self._park(call.provider, outage, permit)
         since = permit.ticket.at if permit.ticket else inf
-        if failure.of_model or provider.serves_others(call.model, since):
+        of_model = failure.of_model or outage.cause is Cause.GONE
+        if of_model or provider.serves_others(call.model, since):
             decision = self._park(call.model, outage, permit)
             self._proved(call.provider, permit)  # it is there, for others
             return decision
@@ -252,19 +253,22 @@ class Outages:
         faulty = others and failure.sent and failing.taken > most
         return Reason.PROVIDER_UNAVAILABLE if faulty else Cause.DOWN
 
-    def _busy_model(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
-        """Park a model that alone is too busy, again and again, while its provider serves others; None: it is tried again.
+    def _held_up(self, permit: Permit, failure: Failure) -> Refusal | Park | None:
+        """Park a model that alone is too busy or silent, call after call, while its provider serves others; None: it is tried again.
 
-        Else it would take their turns, and their waits would be its.
+        Else it would take their turns and their slots, and its waits would be theirs.
         """
         provider, model, settings = (
             self._named(permit.call.provider),
             permit.call.model,
             self._settings(),
         )
-        if model not in provider.busy or not busy(failure):
+        if model not in provider.busy or not holds_up(failure):
             return None
-        since = provider.busy[model].since
+        held = provider.busy[model]
+        if not busy(failure) and len(held.refs) == 1:
+            return None  # it may be the one request's fault
+        since = held.since
         often = provider.tries(permit) > settings.max_retries > 0
         if not (settings.max_parked_s and often and provider.serves_only_others(model, since)):
             return None
@@ -277,7 +281,8 @@ class Outages:
             retries=permit.retries,
         )
         wait_s = max(asked_s(failure), settings.probe_s)
-        return self._park(model, Outage(Cause.LIMITED, error, wait_s), permit)
+        cause = Cause.LIMITED if busy(failure) else Cause.DOWN
+        return self._park(model, Outage(cause, error, wait_s), permit)
 
     def _own_fault(self, permit: Permit, failure: Failure) -> bool:
         """Whether a call was refused so often while its model answered others that it is its task's own fault."""

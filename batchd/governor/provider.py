@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
 from batchd.governor.pacing import Pace, Ticket
-from batchd.records import Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
+from batchd.records import STANDARD, Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,10 @@ class Call:
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
+    #: The service tier that it asks for.
+    tier: str = STANDARD
+    #: After how many seconds without room there it goes on in the standard one; None: never.
+    fallback_s: float | None = None
 
     @property
     def provider(self) -> str:
@@ -47,6 +51,8 @@ class Grant:
     reserved_usd: float | None
     #: The tokens of input and of output that this is the price of.
     reserved_tokens: tuple[int, int]
+    #: The service tier to ask for.
+    tier: str = STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Refusal:
 class Park:
     """Make no call now: the task gives its slot back, until what it waits for is over."""
 
-    #: ``PROVIDER``, ``MODEL`` or ``DAY``.
+    #: ``PROVIDER``, ``MODEL``, ``DAY`` or, for a tier without room, ``TASK``.
     scope: Scope
     #: The provider's, or the model's.
     name: str
@@ -70,6 +76,10 @@ class Park:
     message: str
     #: Whether this very call found it out.
     culprit: bool = False
+    #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after how many seconds
+    #: it asks again all the same; None: when there is room.
+    tier: str = ""
+    again_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -84,7 +94,7 @@ class Failing:
 
 @dataclass(slots=True)
 class Busy:
-    """A model that was too busy for each of its calls, one after another, since it was last answered."""
+    """A model that was too busy for each of its calls, or silent, one after another, since it was last answered."""
 
     #: When that began, by the loop's clock.
     since: float
@@ -92,6 +102,8 @@ class Busy:
     tries: int = 0
     #: When the last try failed.
     failed_at: float = -inf
+    #: The tasks whose calls they were.
+    refs: set[Ref] = field(default_factory=set)
 
 
 Answer: TypeAlias = Callable[[Grant | Refusal | Park], None]
@@ -211,12 +223,13 @@ class Provider:
         """Whether calls are turned away at once, rather than kept waiting."""
         return bool(self.refusal) or self.breaker.shut
 
-    def too_busy(self, permit: Permit) -> None:
-        """Note that a model was too busy for a call."""
+    def held_up(self, permit: Permit) -> None:
+        """Note that a model was too busy for a call, or silent."""
         now = asyncio.get_running_loop().time()
         busy = self.busy.setdefault(permit.call.model, Busy(now))
         if permit.ticket is None or permit.ticket.at >= busy.failed_at:
             busy.tries, busy.failed_at = busy.tries + 1, now
+        busy.refs.add(permit.call.ref)
 
     def tries(self, permit: Permit) -> int:
         """Return how often a call was made, or others to its model were in its place, in vain."""

@@ -25,5 +25,11 @@ class Watcher(Protocol):
     def gave_up(self, name: str, cause: Cause, message: str) -> None:
         """No task is to wait for it any longer: end its tasks, then ``close`` it."""
 
+    def tier_full(self, model: str, tier: str, message: str) -> None:
+        """A service tier of a model has no room: its calls wait by themselves."""
+
+    def tier_free(self, model: str, tier: str, calls: int) -> int:
+        """So many more calls may try how it does, -1: all may go; return how many tasks wait without a slot."""
+
     def batch_spent(self, batch: str, message: str) -> None:
         """A call of this batch cannot be paid any more; called for each."""

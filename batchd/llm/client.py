@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from ssl import SSLContext
 from urllib.parse import urlsplit
 
@@ -16,9 +16,13 @@ import httpx2
 import openai
 
 from batchd import __version__
-from batchd.llm import answer, ratelimits
-from batchd.llm.failures import Place, error_in_answer, http_failure
-from batchd.llm.request import Request, encode
+from batchd.llm import composing, ratelimits, refusals
+from batchd.llm.bodies import UnreadableError
+from batchd.llm.dialect import Dialect
+from batchd.llm.dialects import DIALECTS
+from batchd.llm.failures import Place, http_failure
+from batchd.llm.request import Request, Target
+from batchd.llm.text import line as one_line
 from batchd.masking import Masker
 from batchd.records import Answer, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
 
@@ -32,12 +36,16 @@ MOST_BYTES = 16 << 20
 #: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
 _LONG = 1 << 17
 _HTTP_OK = 200
+#: What a request is refused with that asks for something the model does not do.
+_REFUSED = frozenset({400, 404, 422})
 _HEADERS: Mapping[str, str] = {
     "Accept": "application/json",
     "Content-Type": "application/json",
     "User-Agent": f"batchd/{__version__}",
 }
 _NO_LIMITS: Mapping[str, tuple[RateLimit, ...]] = {}
+_NO_LESSONS: Mapping[str, tuple[str, ...]] = {}
+_NOTHING: frozenset[str] = frozenset()
 #: What came over the connection was no HTTP, or not compressed as it said.
 _NOT_HTTP = (aiohttp.ClientResponseError, httpx2.DecodingError)
 #: What goes wrong before there is a connection.
@@ -46,12 +54,15 @@ _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.
 
 @dataclass(slots=True)
 class _Line:
-    """One provider's connections, and how many calls are on them."""
+    """One provider's connections in one dialect, and how many calls are on them."""
 
     endpoint: Endpoint
+    dialect: Dialect
     http: httpx2.AsyncClient
     #: Where each call goes.
     url: httpx2.URL
+    #: As the provider named it with its last answer; empty: it has not.
+    account: str = ""
     calls: int = 0
     retired: bool = False
 
@@ -63,15 +74,31 @@ class ModelClient:
         """Take the endpoints by provider name; each is connected to when it is first needed."""
         self._endpoints = dict(endpoints)
         self._masker = Masker(_secrets(endpoints))
-        self._lines: dict[str, _Line] = {}
+        #: By provider and dialect.
+        self._lines: dict[tuple[str, str], _Line] = {}
         self._retired: list[_Line] = []
         self._limits: dict[str, tuple[RateLimit, ...]] = {}
+        #: By model: what it is known to refuse; and what was learned since somebody asked.
+        self._known: dict[str, frozenset[str]] = {}
+        self._lessons: dict[str, tuple[str, ...]] = {}
 
     def limits(self) -> Mapping[str, tuple[RateLimit, ...]]:
         """Return what providers, by name, told of their limits with their last answers; each is returned once."""
         if not self._limits:
             return _NO_LIMITS
         told, self._limits = self._limits, {}
+        return told
+
+    def know(self, refused: Mapping[str, Collection[str]]) -> None:
+        """Take what models, by name, refuse as all that is known of them."""
+        for name, lessons in refused.items():
+            self._known[name] = frozenset(lessons)
+
+    def lessons(self) -> Mapping[str, tuple[str, ...]]:
+        """Return what models, by name, were seen to refuse and to do without; each is returned once."""
+        if not self._lessons:
+            return _NO_LESSONS
+        told, self._lessons = self._lessons, {}
         return told
 
     async def call(self, setup: ModelSetup, request: Request, timeout_s: float) -> Answer | Failure:
@@ -85,13 +112,13 @@ class ModelClient:
                 kind=FailureKind.AUTH,
                 message=f"{setup.name}: the provider {setup.provider!r} is not configured, or has no key",
             )
-        place = Place(setup, endpoint, self._masker)
+        place = Place(setup, endpoint, self._masker, DIALECTS[setup.api].what)
         if timeout_s <= 0:
             return place.failure(
                 FailureKind.TIMEOUT, says="was not asked: no time was left", sent=False
             )
         try:
-            line = self._line(setup.provider, endpoint)
+            line = self._line(setup.provider, setup.api, endpoint)
         except (httpx2.InvalidURL, ValueError) as error:
             return place.failure(
                 FailureKind.BAD_REQUEST, str(error), says="has a bad base_url", sent=False
@@ -108,9 +135,10 @@ class ModelClient:
         """Use these endpoints from the next call on; calls under way end on the old ones."""
         self._endpoints = dict(endpoints)
         self._masker.learn(_secrets(endpoints))
-        for name, line in list(self._lines.items()):
-            if line.endpoint != endpoints.get(name):
-                self._retired.append(self._lines.pop(name))
+        self._known.clear()
+        for key, line in list(self._lines.items()):
+            if line.endpoint != endpoints.get(key[0]):
+                self._retired.append(self._lines.pop(key))
 
     async def aclose(self) -> None:
         """Close all connections; calls under way fail."""
@@ -122,7 +150,13 @@ class ModelClient:
     async def _ask(
         self, line: _Line, place: Place, request: Request, timeout_s: float
     ) -> Answer | Failure:
-        body = encode(place.setup, request, place.endpoint.body)
+        setup = place.setup
+        known = self._known.get(setup.name, _NOTHING)
+        learning = request.spared - known
+        request = replace(request, spared=request.spared | known) if known else request
+        target = Target.of(setup, place.endpoint_host, line.account)
+        sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
+        body = composing.encoded(sent)
         begun = time.monotonic()
         try:
             # Around all of it: the client's own timeouts begin anew with every byte.
@@ -141,19 +175,39 @@ class ModelClient:
                 FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
             )
         if told := ratelimits.told(response.headers):
-            self._limits[place.setup.provider] = told
+            self._limits[setup.provider] = told
         if not response.is_success:
-            return http_failure(place, response.status_code, response.headers, content)
+            failure = http_failure(place, response.status_code, response.headers, content)
+            if failure.kind is FailureKind.BAD_REQUEST and response.status_code in _REFUSED:
+                return refusals.repaired(failure, line.dialect, request, sent, content)
+            return failure
+        if line.dialect.account:
+            line.account = _account(line.dialect, response.headers) or line.account
+            target = Target.of(setup, target.host, line.account)
         seconds = time.monotonic() - begun
-        if len(content) > _LONG or (len(body) > _LONG and b'"prompt_tokens"' not in content):
-            return await asyncio.to_thread(_read, place, content, request, seconds)
-        return _read(place, content, request, seconds)
+        decode = partial(line.dialect.decode, place, target, content, request, seconds)
+        if len(content) > _LONG or (len(body) > _LONG and line.dialect.counted not in content):
+            outcome = await asyncio.to_thread(_read, place, decode)
+        else:
+            outcome = _read(place, decode)
+        if learning and isinstance(outcome, Answer):
+            self._learned(setup.name, learning)
+        return outcome
 
-    def _line(self, name: str, endpoint: Endpoint) -> _Line:
-        line = self._lines.get(name)
+    def _learned(self, model: str, lessons: frozenset[str]) -> None:
+        """Note what a model does without, as it has answered."""
+        known = self._known.get(model, _NOTHING)
+        if fresh := lessons - known:
+            self._known[model] = known | fresh
+            self._lessons[model] = (*self._lessons.get(model, ()), *sorted(fresh))
+
+    def _line(self, name: str, api: str, endpoint: Endpoint) -> _Line:
+        line = self._lines.get((name, api))
         if line is None:
-            url = httpx2.URL(endpoint.address("chat/completions"))
-            line = self._lines[name] = _Line(endpoint, _http(endpoint), url)
+            dialect = DIALECTS[api]
+            url = httpx2.URL(endpoint.address(dialect.path))
+            http = _http(endpoint, dialect.headers(endpoint.api_key))
+            line = self._lines[name, api] = _Line(endpoint, dialect, http, url)
         return line
 
     async def _close_retired(self) -> None:
@@ -173,13 +227,17 @@ def tls() -> SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _http(endpoint: Endpoint) -> httpx2.AsyncClient:
+def _account(dialect: Dialect, headers: Mapping[str, str]) -> str:
+    """Return the account as an answer's headers name it; empty: they do not."""
+    return " ".join(one_line(headers[name], 200) for name in dialect.account if name in headers)
+
+
+def _http(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
     """Return the SDK's own client for HTTP, without what the SDK puts around each call: that costs as much again."""
     if urlsplit(endpoint.base_url).username:
         raise ValueError(
             "it holds a user name: a key goes into api_key_env, other ways into headers"
         )
-    key = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
     headers = httpx2.Headers({**_HEADERS, **key})
     headers.update(endpoint.headers)
     return openai.DefaultAioHttpClient(
@@ -221,28 +279,11 @@ def _connection_failure(place: Place, error: Exception) -> Failure:
     return place.failure(FailureKind.CONNECTION, detail, says=says)
 
 
-def _read(place: Place, body: bytes, request: Request, seconds: float) -> Answer | Failure:
+def _read(place: Place, decode: Callable[[], Answer | Failure]) -> Answer | Failure:
     """Return what the body of a response with status 200 says."""
     try:
-        return _completion(place, answer.decode(body), request, seconds)
-    except answer.UnreadableError as error:
+        return decode()
+    except UnreadableError as error:
         return place.failure(FailureKind.BAD_ANSWER, str(error), http_status=_HTTP_OK)
     except RecursionError:
         return place.failure(FailureKind.BAD_ANSWER, "it is nested too deep", http_status=_HTTP_OK)
-
-
-def _completion(
-    place: Place, completion: answer.Completion, request: Request, seconds: float
-) -> Answer | Failure:
-    choice = completion.choices[0] if completion.choices else None
-    if choice is None or choice.message is None:
-        if completion.error:
-            return error_in_answer(place, completion.error)
-        return place.failure(FailureKind.BAD_ANSWER, "it holds no choices", http_status=_HTTP_OK)
-    if choice.finish_reason in answer.BROKEN_OFF:
-        return place.failure(
-            FailureKind.OVERLOADED,
-            f"it broke off with {choice.finish_reason}",
-            http_status=_HTTP_OK,
-        )
-    return answer.answer(completion, choice.message, request, seconds)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,12 +22,17 @@ _SAID = re.compile
 _QUOTA = _SAID(
     r"insufficient_quota|insufficient[ _]balance|insufficient[ _](?:credit|fund)|out of credits"
     r"|credit balance is too low|requires more credits|billing_hard_limit|billing_not_active"
+    r"|credit_balance_exhausted|(?:organization|project)_(?:spend|usage)_limit_exceeded"
+    r"|(?:enforced|contract)_spend_limit_reached|billing_error|linked_organization_"
+    r"|reached your specified .{0,80}usage limits"
 )
 #: Some send it with 403.
 _RATE = _SAID(r"rate.?limit (?:is |was )?exceeded|rate_limit_exceeded|too many requests")
 _KEY = _SAID(
     r"invalid_api_key|(?:incorrect|invalid) api[ _]key|api[ _]key not valid|api_key_invalid"
 )
+#: Not of this one request: the account may not.
+_FORBIDDEN = _SAID(r"organization_on_hold|permission_error")
 _OVERFLOW = _SAID(
     r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|size|window)"
     r"|prompt is too long|input is too long|prompt_too_long|exceed context limit"
@@ -52,7 +58,10 @@ _TOO_LARGE = "request too large"
 _FILTER = _SAID(
     r"content_filter|content_policy|content (?:management )?policy|responsibleaipolicy"
     r"|content exists risk|data_inspection_failed|safety system|requires moderation"
+    r"|invalid_prompt|bio_policy|misalignment_policy"
 )
+#: Of a vendor's code or type, what says that another time it works.
+_BUSY = _SAID(r"server_error|overloaded|api_error|slow_down|conflict_error")
 #: The conversation alone may not be at fault: these say something else for sure.
 _PLAIN_STATUS: Mapping[int, FailureKind] = {
     401: FailureKind.AUTH,
@@ -77,6 +86,9 @@ _SAYS: Mapping[FailureKind, str] = {
     FailureKind.CONTEXT_OVERFLOW: "cannot fit the conversation into its window",
     FailureKind.BAD_ANSWER: "sent no usable answer",
     FailureKind.CONNECTION: "cannot be reached",
+    FailureKind.REPLAY: "refuses what it answered before",
+    FailureKind.SPARED: "refuses a part of the request that can be spared",
+    FailureKind.UNFIT: "takes no tools",
 }
 _KEY_LIKE = re.compile(
     r"\b(?:sk|pk|gsk|xai|key|AIza)[-_]?[A-Za-z0-9_-]{16,}|Bearer\s+\S+", re.IGNORECASE
@@ -90,6 +102,8 @@ class Place:
     setup: ModelSetup
     endpoint: Endpoint
     masker: Masker = field(default_factory=Masker)
+    #: What is asked for there, for people.
+    what: str = "chat completions"
 
     def __str__(self) -> str:
         return f"{self.setup.name} at {self.endpoint_host}"
@@ -142,6 +156,17 @@ def error_in_answer(place: Place, error: Any) -> Failure:
     return http_failure(place, status, {}, text.encode())
 
 
+def coded_failure(place: Place, error: Any) -> Failure:
+    """Return what an answer with status 200 says that is none: its code counts, as no status does."""
+    text = json.dumps({"error": error})
+    words = _Words.of(text)
+    kind = _kind(HTTPStatus.BAD_REQUEST, words)
+    if kind is FailureKind.BAD_REQUEST:
+        kind = FailureKind.OVERLOADED if _BUSY.search(words.all) else FailureKind.BAD_ANSWER
+    window = _window(words.all) if kind is FailureKind.CONTEXT_OVERFLOW else 0
+    return place.failure(kind, words.message, http_status=HTTPStatus.OK, window=window)
+
+
 @dataclass(frozen=True, slots=True)
 class _Words:
     """What a provider says of an error."""
@@ -171,6 +196,10 @@ class _Words:
         raw = metadata.get("raw") if isinstance(metadata, dict) else None
         said = [m if isinstance(m, str) else json.dumps(m) for m in (message, raw) if m]
         codes = [str(fields[key]) for key in ("code", "type", "status") if fields.get(key)]
+        # Anthropic's code stands deeper, where there is one.
+        details = fields.get("details")
+        if isinstance(details, dict) and details.get("error_code"):
+            codes.append(str(details["error_code"]))
         return cls(": ".join(said), " ".join([*said, *codes]).lower()[:4000])
 
 
@@ -188,6 +217,7 @@ def _kind(status: int, words: _Words) -> FailureKind:
         (_RATE, FailureKind.RATE_LIMITED),
         (_QUOTA, FailureKind.QUOTA),
         (_KEY, FailureKind.AUTH),
+        (_FORBIDDEN, FailureKind.FORBIDDEN),
         (_FILTER, FailureKind.CONTENT_FILTER),
     ):
         if pattern.search(words.all):
@@ -215,7 +245,7 @@ def _says(place: Place, status: int, kind: FailureKind, words: _Words) -> str:
     if status == 404 and kind is FailureKind.BAD_REQUEST:  # noqa: PLR2004 (not found)
         if "model" in words.all:
             return f"does not know the model {place.setup.model!r} (HTTP 404)"
-        return f"has no chat completions under base_url {place.endpoint_host} (HTTP 404)"
+        return f"has no {place.what} under base_url {place.endpoint_host} (HTTP 404)"
     if 300 <= status < 400:  # noqa: PLR2004 (redirects)
         return f"redirects elsewhere: set base_url to where (HTTP {status})"
     return f"{_SAYS[kind]} (HTTP {status})"

@@ -69,11 +69,23 @@ class ProviderV1:
     """A provider that is parked, or one of its models, or no longer."""
 
     name: str
-    #: ``auth``, ``quota``, ``provider_unavailable``, ``rate_limited`` or ``model_gone``.
+    #: ``auth``, ``quota``, ``provider_unavailable``, ``rate_limited``, ``model_gone`` or ``model_unfit``.
     cause: str
     since: str
     #: ``PROVIDER/MODEL``; null: the provider as a whole.
     model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelV1:
+    """A model in use that is shut down, or will be soon."""
+
+    #: ``PROVIDER/MODEL``.
+    name: str
+    #: The first day without it, as in 2026-12-11, in UTC; null: it is gone, and nobody says since when.
+    shutdown_date: str | None
+    #: What to take in its place; null: nothing is known.
+    successor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +120,7 @@ class EventV1:
     batch: BatchV1 | None = None
     budget: BudgetV1 | None = None
     provider: ProviderV1 | None = None
+    model: ModelV1 | None = None
     daemon: DaemonV1 | None = None
 
 

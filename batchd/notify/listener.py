@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from batchd.catalog import Shutdown
 from batchd.config import Config
 from batchd.daemon.listener import Listener, Start
 from batchd.errors import Problem
@@ -48,6 +49,10 @@ class Notifications(Listener):
     def provider_resumed(self, parking: Parking) -> None:
         """Tell of it."""
         self._tell(partial(happened.provider_resumed, parking, time.time()))
+
+    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+        """Tell of it."""
+        self._tell(partial(happened.model_retiring, end, message, mend, time.time()))
 
     def daemon_started(self, start: Start) -> None:
         """Begin to deliver, what the last daemon left too: the spool is ours alone by now."""

@@ -95,6 +95,11 @@ def _mend(each: Parking) -> str:
             return f"{resume}, once you know that it has not been done since"
         case Cause.BUDGET:
             return "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
+        case Cause.TIER:
+            return f"it goes on by itself, once its service tier has room; or {resume}"
         case Cause.LIMITED:
             return f"it goes on by itself, once the provider lets it; or {resume}"
+        case Cause.GONE:
+            retry = "batchd retry --failed --model PROVIDER/MODEL BATCH runs its tasks with another model"
+            return f"{retry}; or, once it is there, {resume}; it is also tried by itself"
     return f"mend it, then {resume}; it is also tried by itself"

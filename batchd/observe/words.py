@@ -46,6 +46,18 @@ def percent(share: float) -> str:
     return f"{tenths / 10:.1f} %"
 
 
+def from_cache(share: float | None, saved: float | None) -> str:
+    """Return what part of the input came from the provider's prompt cache, and what that saved."""
+    if share is None:
+        return "not known: the provider says nothing of it"
+    part = f"{percent(share)} of the input came from the provider's"
+    if saved is None:
+        return f"{part}; what that saved is not known"
+    if saved < 0:
+        return f"{part}; to write it cost {money(-saved)} more than it saved"
+    return f"{part}, which saved {money(saved)}"
+
+
 def limit(usd: float) -> str:
     """Return what may be spent, as people write it: ``$0.05``, ``$20.00``."""
     return f"${usd:,.2f}" if round(usd, 2) == usd else money(usd)

@@ -166,7 +166,7 @@ def prepare(module: str, folder: Path) -> None:
 
     What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
     """
-    _FORKSERVER.set_forkserver_preload([module])
+    _FORKSERVER.set_forkserver_preload(["batchd.pool.sealed", module])
     util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""  # noqa: SLF001 (no other way to it)

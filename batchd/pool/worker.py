@@ -178,6 +178,7 @@ class Worker:
             return
         own = (secret.value for secret in run.task.secrets.values())
         masker = Masker(self._settings.secrets(), known=own)
+        self.client.know(run.refused)
         host = self._hosts[run.ref] = AgentHost(self, run, masker)
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)
@@ -307,9 +308,11 @@ class AgentHost:
         return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
 
     def _told(self, message: _Teller) -> _Teller:
-        """Return a message that takes along what providers told of their limits."""
-        limits = self.client.limits()
-        return replace(message, limits=limits) if limits else message
+        """Return a message that takes along what providers told of their limits, and what models refuse."""
+        limits, lessons = self.client.limits(), self.client.lessons()
+        if limits or lessons:
+            return replace(message, limits=limits, lessons=lessons)
+        return message
 
     async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
         self._answer = asyncio.get_running_loop().create_future()

@@ -8,6 +8,8 @@ from batchd.records.hosts import Network
 from batchd.records.kept import Kept
 from batchd.records.limits import RateLimit
 from batchd.records.models import (
+    APIS,
+    EFFORTS,
     Answer,
     Endpoint,
     Failure,
@@ -15,15 +17,21 @@ from batchd.records.models import (
     Message,
     ModelSetup,
     Purpose,
+    Replay,
+    Tool,
     ToolCall,
 )
 from batchd.records.money import (
+    STANDARD,
+    TIERS,
     Cost,
     Price,
     Rate,
     Spend,
     Usage,
     believable,
+    cache_share,
+    dearest,
     dollars,
 )
 from batchd.records.parking import Cause, Parking, Scope, summed
@@ -45,7 +53,11 @@ from batchd.records.tasks import (
 from batchd.records.triggers import Trigger
 
 __all__ = [
+    "APIS",
+    "EFFORTS",
     "SHOWABLE",
+    "STANDARD",
+    "TIERS",
     "Answer",
     "Batch",
     "Cause",
@@ -70,16 +82,20 @@ __all__ = [
     "RateLimit",
     "Reason",
     "Ref",
+    "Replay",
     "SandboxPolicy",
     "Scope",
     "Secret",
     "Spend",
     "Status",
     "Task",
+    "Tool",
     "ToolCall",
     "Trigger",
     "Usage",
     "believable",
+    "cache_share",
+    "dearest",
     "dollars",
     "summed",
 ]

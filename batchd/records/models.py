@@ -13,8 +13,13 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from batchd import masking
-from batchd.records.money import Price, Usage
+from batchd.records.money import STANDARD, Price, Usage
 from batchd.records.unicode import valid_throughout
+
+#: The dialects, as the configuration names them; ``llm.dialects`` has a row for each.
+APIS = ("chat", "responses", "messages")
+#: How much a model is to think, from least to most.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class Purpose(enum.StrEnum):
@@ -47,8 +52,36 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that a model may call, in no dialect's own form."""
+
+    name: str
+    description: str
+    #: The JSON Schema of its arguments.
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """An answer as the items it came in, byte for byte: they go back to who made them, and to no other."""
+
+    #: The dialect that they are written in.
+    api: str
+    provider: str
+    #: The model's name at the provider.
+    model: str
+    #: The account as the provider names it, never a key; empty: it names none.
+    account: str = ""
+    #: The server's host and port.
+    host: str = ""
+    items: tuple[msgspec.Raw, ...] = ()
+    #: The tokens of thinking in them, which no text of theirs shows.
+    thinking_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation, in the terms of chat completions."""
+    """One message of a conversation, in no dialect's own form."""
 
     #: ``system``, ``user``, ``assistant`` or ``tool``.
     role: str
@@ -58,6 +91,8 @@ class Message:
     tool_call_id: str | None = None
     #: The thinking that goes back to the provider with it; None: none does.
     reasoning: str | None = None
+    #: The items that it came in, of a model's own message.
+    replay: Replay | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +112,20 @@ class Answer:
     model: str = ""
     #: From the request to the last byte.
     seconds: float = 0.0
+    #: The service tier that the provider says served it, in its own word; empty: it does not say.
+    service_tier: str = ""
+    #: What the provider says that it cost, in dollars; None: it does not say.
+    stated_usd: float | None = None
+    #: The items that it came in, where its dialect takes them back; None too where a secret was found in it.
+    replay: Replay | None = None
+    #: Whether a secret was found in it, and masked.
+    masked: bool = False
+    #: The provider's or the model's words where it refused to answer.
+    refusal: str = ""
+    #: Whether the window, not the output limit, cut it off.
+    window_full: bool = False
+    #: Why the provider left out items that were sent back, one reason each.
+    removed: tuple[str, ...] = ()
 
 
 class FailureKind(enum.StrEnum):
@@ -93,6 +142,17 @@ class FailureKind(enum.StrEnum):
     BAD_REQUEST = "bad_request"
     CONTENT_FILTER = "content_filter"
     CONTEXT_OVERFLOW = "context_overflow"
+    #: Items of earlier answers were refused: without them it may work.
+    REPLAY = "replay"
+    #: A part of the request that can be spared was refused: without it it may work.
+    SPARED = "spared"
+    #: The model cannot do what every task needs: it takes no tools.
+    UNFIT = "unfit"
+
+    @property
+    def repairable(self) -> bool:
+        """Whether the request is sent again at once, changed: neither its provider nor its model is at fault."""
+        return self in {FailureKind.REPLAY, FailureKind.SPARED}
 
     @property
     def unsettled(self) -> bool:
@@ -118,6 +178,8 @@ class Failure:
     window: int = 0
     #: Whether the provider's words name the model: what they say need not hold for its others.
     of_model: bool = False
+    #: What the model refuses, in the words of ``llm.refusals``.
+    refuses: str = ""
 
     @property
     def unsettled(self) -> bool:
@@ -144,6 +206,19 @@ class ModelSetup:
     json_mode: str = "json_schema"
     #: Sent along in every request body, over our own fields.
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    #: The dialect that it is spoken to in; that of the oldest journals is chat.
+    api: str = "chat"
+    #: How much it is to think: one of ``EFFORTS``; empty: as its provider sees fit.
+    effort: str = ""
+    #: The service tier that its calls ask for: one of ``TIERS``.
+    service_tier: str = STANDARD
+    #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
+    tier_fallback_s: float | None = None
+
+    @property
+    def tier_price(self) -> Price | None:
+        """The price under its tier; None: none is known."""
+        return self.price and self.price.at(self.service_tier)
 
     @property
     def provider(self) -> str:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
+#: The service tiers that a call may ask for. What serves it may be another one, by the provider's own name.
+STANDARD = "standard"
+TIERS = (STANDARD, "flex", "priority")
+#: What writing to a cache that keeps it long costs at most, times other input, where no price is listed: OpenAI's
+#: twelve hours cost as much, Anthropic's hour costs twice.
+_LONG_WRITE = 2.5
+#: A provider's count of a request may be so many times ours.
+_MISCOUNT = 1.1
 #: More than so many times what was sent or asked for, and so many tokens, no call comes to.
 _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
@@ -37,6 +46,10 @@ class Usage:
     cached_input_tokens: int = 0
     #: The part that was written to it, where the provider says so: some bill that apart.
     cache_write_tokens: int = 0
+    #: Of that, what the cache keeps long: an hour, twelve.
+    cache_write_long_tokens: int = 0
+    #: All input of the calls whose provider says how much of it came from its cache.
+    cache_reported_tokens: int = 0
     #: All output, the reasoning included.
     output_tokens: int = 0
     reasoning_tokens: int = 0
@@ -47,6 +60,16 @@ class Usage:
     def total_tokens(self) -> int:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
+
+    @property
+    def reported_tokens(self) -> int:
+        """All input of which a provider says how much came from its cache; older journals show it by the cached part alone."""
+        return self.cache_reported_tokens or (self.input_tokens if self.cached_input_tokens else 0)
+
+    @property
+    def cache_share(self) -> float | None:
+        """The part of the input that came from the cache, 0 to 1, by the provider's figures; None where it has none."""
+        return cache_share(self.cached_input_tokens, self.reported_tokens)
 
     def beyond(self, sent: int, asked: int, window: int) -> bool:
         """Whether no call comes to this that sent and asked for so many tokens, of a model with this window (0: unknown).
@@ -63,10 +86,17 @@ class Usage:
             input_tokens=self.input_tokens + other.input_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_long_tokens=self.cache_write_long_tokens + other.cache_write_long_tokens,
+            cache_reported_tokens=self.reported_tokens + other.reported_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             estimated=self.estimated or other.estimated,
         )
+
+
+def cache_share(cached: int, reported: int) -> float | None:
+    """Return the part of ``reported`` input tokens that came from a cache; None where no provider has said any."""
+    return min(cached, reported) / reported if reported else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +114,12 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.input + other.input, self.output + other.output)
 
+    def scaled(self, total: float) -> Cost:
+        """Return a cost of ``total``, shared out between input and output as this one is."""
+        if not self.total:
+            return Cost(total)
+        return Cost(self.input * total / self.total, self.output * total / self.total)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
@@ -96,16 +132,57 @@ class Rate:
     above: int = 0
     #: Input written to that cache; None: like any input.
     cache_write: float | None = None
+    #: Input written to be kept there for long; None: no price is listed, so that the highest there is counts.
+    cache_write_long: float | None = None
+
+    def cost(self, usage: Usage) -> Cost:
+        """Return what a usage costs at this rate."""
+        kept_long = min(usage.cache_write_long_tokens, usage.cache_write_tokens)
+        kept = usage.cache_write_tokens - kept_long
+        fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
+        write = self.input if self.cache_write is None else self.cache_write
+        spent = fresh * self.input + usage.cached_input_tokens * self.cached_input + kept * write
+        if kept_long:
+            spent += kept_long * self._long_write(write)
+        return Cost(spent / 1e6, usage.output_tokens * self.output / 1e6)
+
+    def _long_write(self, write: float) -> float:
+        if self.cache_write_long is not None:
+            return self.cache_write_long
+        return max(write, _LONG_WRITE * self.input)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a model costs: one rate, or several where long inputs cost more."""
+    """What a model costs: one rate, or several where long inputs cost more; its service tiers at rates of their own."""
 
     #: By ascending ``above``; the first is 0.
     rates: tuple[Rate, ...]
     #: Where the numbers come from: ``genai-prices`` or ``config``.
     source: str
+    #: The rates of tiers beside the standard one. What a tier costs that is not here, no one knows.
+    tiers: Mapping[str, tuple[Rate, ...]] = field(default_factory=dict)
+
+    def at(self, tier: str) -> Price | None:
+        """Return the price under a service tier; None where none is known: it is never the standard one in silence."""
+        if tier == STANDARD:
+            return self
+        rates = self.tiers.get(tier)
+        return replace(self, rates=rates, tiers={}) if rates else None
+
+    def most(self, input_tokens: int, output_tokens: int, *, long: bool = False) -> Cost:
+        """Return the most that a call of so many tokens may cost, all of its input written to the cache.
+
+        ``long``: it may be kept there for long, which some bill at twice the price and more.
+        """
+        fresh = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        usages = [fresh, replace(fresh, cache_write_tokens=input_tokens)]
+        if long:
+            usages.append(replace(usages[1], cache_write_long_tokens=input_tokens))
+        # A little below a mark, the provider's count may well lie behind it.
+        rates = {self._rate(input_tokens), self._rate(input_tokens * _MISCOUNT)}
+        costs = (rate.cost(usage) for rate in rates for usage in usages)
+        return max(costs, key=lambda cost: cost.total)
 
     def most_expensive(self, input_tokens: int, output_tokens: int) -> Usage:
         """Return the usage of so many tokens that costs most: some bill what they write to their cache above what they read."""
@@ -115,15 +192,15 @@ class Price:
 
     def cost(self, usage: Usage) -> Cost:
         """Return the price of one call (of many only where there is one rate)."""
-        rate = [r for r in self.rates if r.above < max(usage.input_tokens, 1)][-1]
-        fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
-        write = rate.input if rate.cache_write is None else rate.cache_write
-        spent = (
-            fresh * rate.input
-            + usage.cached_input_tokens * rate.cached_input
-            + usage.cache_write_tokens * write
+        return self._rate(usage.input_tokens).cost(usage)
+
+    def saved(self, usage: Usage) -> float:
+        """Return what the cache saved on one call, in dollars: less than nothing where it was only written to."""
+        rate = self._rate(usage.input_tokens)
+        plain = replace(
+            usage, cached_input_tokens=0, cache_write_tokens=0, cache_write_long_tokens=0
         )
-        return Cost(spent / 1e6, usage.output_tokens * rate.output / 1e6)
+        return rate.cost(plain).input - rate.cost(usage).input
 
     def cost_of_many(self, usage: Usage) -> Cost:
         """Return the price of several calls of which only the sums are known.
@@ -132,9 +209,23 @@ class Price:
         """
         if len(self.rates) == 1 or usage.calls <= 1:
             return self.cost(usage)
-        average = usage.input_tokens / usage.calls
-        rate = [r for r in self.rates if r.above < max(average, 1)][-1]
-        return replace(self, rates=(replace(rate, above=0),)).cost(usage)
+        return self._rate(usage.input_tokens / usage.calls).cost(usage)
+
+    def _rate(self, input_tokens: float) -> Rate:
+        """Return the rate of a call by all of its input: behind a mark it counts for every token."""
+        return [r for r in self.rates if r.above < max(input_tokens, 1)][-1]
+
+
+def dearest(
+    prices: Iterable[Price | None], input_tokens: int, output_tokens: int, *, long: bool = False
+) -> Cost | None:
+    """Return the most that a call may cost which ends at one of these prices; None where one of them is not known."""
+    costs: list[Cost] = []
+    for price in prices:
+        if price is None:
+            return None
+        costs.append(price.most(input_tokens, output_tokens, long=long))
+    return max(costs, key=lambda cost: cost.total, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,10 +50,14 @@ class Cause(enum.StrEnum):
     DOWN = "provider_unavailable"
     #: The provider asks everybody to wait for long.
     LIMITED = "rate_limited"
-    #: The provider has the model no more, or not for us.
+    #: The provider does not have the model, any more or at all, or not for us.
     GONE = "model_gone"
+    #: The model cannot do what every task needs.
+    UNFIT = "model_unfit"
     #: What is left of the day's money is too little.
     BUDGET = "budget"
+    #: The service tier that its calls ask for has no room.
+    TIER = "tier_full"
 
     @property
     def reason(self) -> Reason | None:
@@ -67,6 +71,7 @@ _REASONS = {
     Cause.DOWN: Reason.PROVIDER_UNAVAILABLE,
     Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
     Cause.GONE: Reason.BAD_REQUEST,
+    Cause.UNFIT: Reason.BAD_REQUEST,
 }
 
 

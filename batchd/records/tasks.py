@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from batchd.records.hosts import Network
+from batchd.records.money import STANDARD
 
 
 class Status(enum.StrEnum):
@@ -111,6 +112,8 @@ class Task:
     first_prompt: str
     #: ``provider/model``.
     model: str
+    #: How much the model is to think, one of ``EFFORTS``; empty: as the configuration says.
+    effort: str = ""
     #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
     dir: str = ""
     #: Replaces the opening of batchd's own system prompt.
@@ -134,6 +137,10 @@ class Task:
     env: Mapping[str, str] = field(default_factory=dict)
     #: More of them, which are masked wherever they show up.
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    #: The service tier that its model's calls ask for: one of ``TIERS``.
+    service_tier: str = STANDARD
+    #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
+    tier_fallback_s: float | None = None
     tags: tuple[str, ...] = ()
     #: Returned untouched in the result.
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -42,6 +42,9 @@ class Share:
     estimated_calls: int
     unsettled_calls: int
     unsettled_usd: float
+    #: The part of the input that came from the provider's cache, and what it saved; None: that is not known.
+    cache_share: float | None = None
+    cache_saved: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from batchd.records import Price, Status, Usage
+from batchd.records import Price, Status, Usage, cache_share
 from batchd.report.advice import advice
 from batchd.report.content import Cause, Elsewhere, Setback, Share, Tasks
 from batchd.store.rows import SpendRow
@@ -28,11 +28,16 @@ def shares(rows: Iterable[SpendRow], name: Callable[[SpendRow], str]) -> tuple[S
 
 def share(name: str, rows: Sequence[SpendRow]) -> Share:
     """Sum rows of the ledger up."""
+    cached, reported = (
+        sum(r.cached_input_tokens for r in rows),
+        sum(r.cache_reported_tokens for r in rows),
+    )
+    saved = [r.cache_saved for r in rows if r.cache_saved is not None]
     return Share(
         name=name,
         calls=sum(r.calls for r in rows),
         input_tokens=sum(r.input_tokens for r in rows),
-        cached_input_tokens=sum(r.cached_input_tokens for r in rows),
+        cached_input_tokens=cached,
         output_tokens=sum(r.output_tokens for r in rows),
         reasoning_tokens=sum(r.reasoning_tokens for r in rows),
         usd=sum(r.input_usd + r.output_usd for r in rows),
@@ -40,6 +45,8 @@ def share(name: str, rows: Sequence[SpendRow]) -> Share:
         estimated_calls=sum(r.estimated_calls for r in rows),
         unsettled_calls=sum(r.unsettled_calls for r in rows),
         unsettled_usd=sum(r.unsettled_usd for r in rows),
+        cache_share=cache_share(cached, reported),
+        cache_saved=sum(saved) if saved else None,
     )
 
 
@@ -53,6 +60,7 @@ def elsewhere(
             input_tokens=r.input_tokens,
             cached_input_tokens=r.cached_input_tokens,
             cache_write_tokens=r.cache_write_tokens,
+            cache_write_long_tokens=r.cache_write_long_tokens,
             output_tokens=r.output_tokens,
         )
         for r in rows

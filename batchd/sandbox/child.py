@@ -89,6 +89,11 @@ class Child:
             if self._status is not None:
                 loop.remove_reader(self._status)
 
+    @property
+    def first(self) -> int | None:
+        """The first process inside the sandbox, as the outside numbers it; None as long as that is not known, or without one."""
+        return self._inner
+
     async def inside(self) -> tuple[int, int] | None:
         """Return the sandbox's first process, as the outside numbers it, and the number of its network.
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from batchd import trees
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox.folders import Folders
-from batchd.sandbox.processes import Process, nameless
+from batchd.sandbox.opened import Opened
+from batchd.sandbox.processes import Process
 from batchd.sandbox.quantities import amount
 from batchd.sandbox.shortage import patiently
 
@@ -85,6 +86,11 @@ class Disk:
             raise SandboxError(f"the task's directory cannot be measured: {error}") from error
 
     @property
+    def tmp_in_memory(self) -> bool:
+        """Whether commands in a sandbox have a /tmp that is memory: none that lasts is given to them."""
+        return self._folders.tmp is None
+
+    @property
     def due(self) -> bool:
         """Whether it is time for another look."""
         return not self._looking and time.monotonic() >= self._due
@@ -131,7 +137,7 @@ def _measured(folders: Folders, processes: Sequence[Process]) -> tuple[int, bool
             0 if folder is None else trees.size(folder, _LOOK_S)[0]
             for folder in (folders.tmp, folders.kept)
         )
-        hidden: Mapping[int, int] = nameless(processes, devices) if processes else {}
-        return work + sum(hidden.values()), whole, (tmp, kept)
+        hidden = sum(Opened.by(processes).nameless(devices).values())
+        return work + hidden, whole, (tmp, kept)
     finally:
         folders.close()

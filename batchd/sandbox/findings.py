@@ -27,7 +27,7 @@ from batchd.sandbox.probe import (
     what_is_shown,
 )
 from batchd.sandbox.quantities import amount
-from batchd.sandbox.sockets import Sockets, is_socket, search
+from batchd.sandbox.sockets import Sockets, is_socket, pipes, search
 
 _PR_GET_SECCOMP = 21
 #: What an administrator or a distribution may have set, the value that forbids user namespaces, and what allows them.
@@ -170,6 +170,7 @@ def _view(policy: SandboxPolicy) -> Finding:
         searched = search(seen)
         hidden = asyncio.run(Sockets(seen).found())
         others = sorted(filter(is_socket, {*searched} - {*hidden}))
+        open_pipes = pipes(seen)
     except (SandboxError, SandboxUnavailableError) as error:
         detail, _, fix = str(error).rpartition(": ")
         return Finding(name=name, ok=False, detail=detail, mend=fix)
@@ -181,8 +182,10 @@ def _view(policy: SandboxPolicy) -> Finding:
         f"{', '.join(missing)} of show: nothing is there" if missing else "",
         f"hidden: the sockets {_some(hidden)}" if hidden else "",
         f"not hidden, if somebody listens there: {_some(others)}" if others else "",
+        f"not hidden: the pipes {_some(open_pipes)}" if open_pipes else "",
     ]
-    fix = "name them in [sandbox] hide, or remove what is left over" if others else ""
+    left = others or open_pipes
+    fix = "name them in [sandbox] hide, or remove what is left over" if left else ""
     return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), mend=fix)
 
 

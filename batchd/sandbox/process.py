@@ -168,13 +168,15 @@ async def _watched(
 ) -> AsyncIterator[_End]:
     """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
     end = _End()
-    async with door.opened(child) if door else contextlib.nullcontext() as refusals:
-        with limits[0].watching(child, limits[1]) if limits else contextlib.nullcontext() as watch:
-            try:
-                yield end
-            finally:
-                end.excess = watch.ended() if watch else ""
-                end.refused = refusals.told() if refusals else ()
+    async with (
+        door.opened(child) if door else contextlib.nullcontext() as refusals,
+        limits[0].watching(child, limits[1]) if limits else contextlib.nullcontext() as watch,
+    ):
+        try:
+            yield end
+        finally:
+            end.excess = watch.ended() if watch else ""
+            end.refused = refusals.told() if refusals else ()
 
 
 async def _to_the_end(child: Child, timeout_s: float, watched: Callable[[Child], _Watched]) -> _End:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from batchd.sandbox.identity import as_root
 
 _PAGE = resource.getpagesize()
 _TICKS = os.sysconf("SC_CLK_TCK")
 # In smaps_rollup. Pages of files are not looked at: the kernel can have them again from the disk.
 _OWN = (b"Pss_Anon:", b"SwapPss:")
 _SHARED = b"Pss_Shmem:"
-#: What the kernel calls files in memory that are mapped.
-_MEMORY = ("/memfd:", "/dev/zero", "/SYSV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +25,8 @@ class Process:
     session: int
     #: The kernel counts them as processes.
     threads: int
+    #: Addresses that it has taken, in bytes; few of them may stand for memory.
+    reserved: int
     #: Resident memory in bytes; what is shared counts for each.
     resident: int
     #: Processor time in seconds.
@@ -91,6 +86,7 @@ def _read(name: str) -> Process | None:
         parent=int(words[1]),
         session=int(words[3]),
         threads=int(words[17]),
+        reserved=int(words[20]),
         resident=int(words[21]) * _PAGE,
         cpu_s=sum(map(int, words[11:13])) / _TICKS,
         children_s=sum(map(int, words[13:15])) / _TICKS,
@@ -122,54 +118,3 @@ def _rollup(process: Process) -> tuple[int, int]:
     sizes = {words[0]: int(words[1]) * 1024 for words in lines if words[-1] == b"kB"}
     own = sum(sizes.get(name, 0) for name in _OWN)
     return own, sizes.get(_SHARED, 0)
-
-
-def nameless(processes: Iterable[Process], devices: Iterable[int]) -> Mapping[int, int]:
-    """Return what files without a name take, in bytes by device: deleted ones that are open or mapped, and files in memory.
-
-    What is mapped alone the kernel shows to root. Others are told how much of a file on a disk is mapped, at least.
-    """
-    found = dict.fromkeys(devices, 0)
-    sizes: dict[tuple[int, int], int] = {}
-    mapped: dict[tuple[int, int], int] = {}
-    for process in processes:
-        folder = Path("/proc", str(process.number))
-        with contextlib.suppress(OSError):
-            for path in (folder / "fd").iterdir():
-                sizes.update(_nameless(path))
-        with contextlib.suppress(OSError):
-            for place, file, end in _deleted(folder):
-                if as_root():
-                    sizes.update(_nameless(folder / "map_files" / place))
-                else:
-                    mapped[file] = max(end, mapped.get(file, 0))
-    for (device, _), size in (mapped | sizes).items():
-        if device in found:
-            found[device] += size
-    return found
-
-
-def _nameless(path: Path) -> Mapping[tuple[int, int], int]:
-    """Return what the file behind a link of /proc takes, by device and number; nothing where it has a name."""
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        if status.st_nlink == 0 and stat.S_ISREG(status.st_mode):
-            return {(status.st_dev, status.st_ino): status.st_blocks * 512}
-    return {}
-
-
-def _deleted(folder: Path) -> Iterator[tuple[str, tuple[int, int], int]]:
-    """Yield the mappings of deleted files: their place, device and number of the file, and where in it they end."""
-    with (folder / "maps").open("rb") as file:
-        for line in file:
-            if not line.endswith(b" (deleted)\n"):
-                continue
-            words = line.decode(errors="replace").split(maxsplit=5)
-            place, _, offset, device, number, name = words
-            # Of memory much may be reserved that is never taken: where its pages are not shown, it does not count.
-            if name.startswith(_MEMORY) and not as_root():
-                continue
-            begin, end = (int(bound, 16) for bound in place.split("-"))
-            major, minor = (int(half, 16) for half in device.split(":"))
-            last = int(offset, 16) + end - begin
-            yield place, (os.makedev(major, minor), int(number)), last

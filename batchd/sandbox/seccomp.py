@@ -5,6 +5,7 @@ interfaces with a history of holes, the ways to make new namespaces (as root the
 ``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It also keeps
 setuid and setgid programs from being made: out in the task's directory they would lend anybody its owner's rights.
 And nobody is given room on the disk but by writing, which takes time: what is measured twice a second has a chance then.
+Nor is anybody given memory that is no process's, nor seen from outside.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from batchd.errors import SandboxUnavailableError
+from batchd.sandbox.syscalls import ABSENT, ARCHS, ATTRIBUTES, BY_REFERENCE, DENIED
 
 # Classic BPF, see linux/bpf_common.h.
 _LOAD = 0x20  # A = 32 bits of struct seccomp_data, at offset k
@@ -41,73 +42,17 @@ _TIOCLINUX = 0x541C  # pastes on a Linux console
 _PR_SET_DUMPABLE = 4
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0  # getaddrinfo needs it; the other netlink families are a large surface
+#: Those of the internet families: none (the usual one), ICMP, TCP, UDP, ICMPv6. Others have queues of their own.
+_PROTOCOLS = (0, 1, 6, 17, 58)
+_SOL_SOCKET, _SO_ZEROCOPY = 1, 60
+#: The longest attribute of a file, as programs set them (bytes). Lists of who may do what are kept in memory, and not counted.
+_MOST_ATTRIBUTE = 256
+#: A segment that nobody has attached is seen by nobody. There can be 4,096 of them; databases have one, of this size.
+_MOST_SEGMENT = 4096
 _X32_BIT = 0x40000000
 
-#: Refused with EPERM: number on x86-64, number on arm64 (None: not there).
-_DENIED: Mapping[str, tuple[int, int | None]] = {
-    # other processes
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "pidfd_getfd": (438, 438),
-    "perf_event_open": (298, 241),
-    # programs and rings in the kernel
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    # keyrings have no namespace
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    # mounts and namespaces
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "open_tree_attr": (467, 467),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    # files by handle, and events of whole file systems
-    "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262),
-    "quotactl": (179, 60),
-    "quotactl_fd": (443, 443),
-    # the machine itself
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-    "reboot": (169, 142),
-    "swapon": (167, 224),
-    "swapoff": (168, 225),
-    "acct": (163, 89),
-    "syslog": (103, 116),
-    "vhangup": (153, 58),
-    "settimeofday": (164, 170),
-    "clock_settime": (227, 112),
-    "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266),
-    "lookup_dcookie": (212, 18),
-    "iopl": (172, None),
-    "ioperm": (173, None),
-    "modify_ldt": (154, None),
-    "uselib": (134, None),
-    "ustat": (136, None),
-    "sysfs": (139, None),
-}
 #: Refused with ENOSYS, so that programs fall back on calls that can be looked into: what counts lies behind a pointer.
-_OPAQUE = {"clone3": 435, "openat2": 437, "file_setattr": 469}
+_OPAQUE = {"clone3": 435, "openat2": 437, "file_setattr": 469, "setxattrat": 463}
 #: Calls that give a file its mode: number on x86-64, number on arm64, and which argument is the mode.
 _MODES: Mapping[str, tuple[int | None, int | None, int]] = {
     "chmod": (90, None, 1),
@@ -137,44 +82,6 @@ _SETID = 0o6000  # S_ISUID and S_ISGID
 _MAKES = 0x400040  # O_CREAT and O_TMPFILE: without them the mode is whatever stood in the register
 
 
-@dataclass(frozen=True, slots=True)
-class _Arch:
-    """The numbers that differ between processors."""
-
-    audit: int
-    column: int
-    ioctl: int
-    clone: int
-    socket: int
-    socketpair: int
-    prctl: int
-    fallocate: int
-
-
-_ARCHS: Mapping[str, _Arch] = {
-    "x86_64": _Arch(
-        audit=0xC000003E,
-        column=0,
-        ioctl=16,
-        clone=56,
-        socket=41,
-        socketpair=53,
-        prctl=157,
-        fallocate=285,
-    ),
-    # Built from the kernel's tables, never run.
-    "aarch64": _Arch(
-        audit=0xC00000B7,
-        column=1,
-        ioctl=29,
-        clone=220,
-        socket=198,
-        socketpair=199,
-        prctl=167,
-        fallocate=47,
-    ),
-}
-
 #: Of these, those that the tests have run on.
 TESTED = frozenset({"x86_64"})
 
@@ -187,12 +94,12 @@ def program(machine: str) -> bytes:
 
     Raises ``SandboxUnavailableError`` for one without rules.
     """
-    arch = _ARCHS.get(machine)
+    arch = ARCHS.get(machine)
     if arch is None:
         raise SandboxUnavailableError(
-            f"there is no system call filter for {machine} processors yet (only for {', '.join(_ARCHS)})"
+            f"there is no system call filter for {machine} processors yet (only for {', '.join(ARCHS)})"
         )
-    denied = [number for pair in _DENIED.values() if (number := pair[arch.column]) is not None]
+    denied = [number for pair in DENIED.values() if (number := pair[arch.column]) is not None]
     code = [
         _load(_ARCH),
         (_JEQ, 1, 0, arch.audit),
@@ -207,6 +114,8 @@ def program(machine: str) -> bytes:
         *_on(arch.socketpair, _socket()),
         *_on(arch.prctl, _prctl()),
         *_on(arch.fallocate, _fallocate()),
+        *_on(arch.shmget, _shmget()),
+        *_on(arch.setsockopt, _setsockopt()),
     ]
     for number in _OPAQUE.values():
         code += _on(number, [_refuse(errno.ENOSYS)])
@@ -214,6 +123,13 @@ def program(machine: str) -> bytes:
         for *numbers, argument in calls.values():
             if (number := numbers[arch.column]) is not None:
                 code += _on(number, rule(argument))
+    for refused, answer in (
+        (ABSENT, [_refuse(errno.ENOSYS)]),
+        (BY_REFERENCE, [_refuse(errno.EINVAL)]),
+        (ATTRIBUTES, _attribute()),
+    ):
+        for pair in refused.values():
+            code += _on(pair[arch.column], answer)
     for number in denied:
         code += _on(number, [_refuse(errno.EPERM)])
     code.append(_give(_ALLOW))
@@ -292,8 +208,45 @@ def _no_room() -> list[_Line]:
 
 
 def _socket() -> list[_Line]:
-    common = [
-        line for family in (_AF_UNIX, _AF_INET, _AF_INET6) for line in _on(family, [_give(_ALLOW)])
-    ]
+    allowed = [line for number in _PROTOCOLS for line in _on(number, [_give(_ALLOW)])]
+    internet = [_load(_ARGS + 16), *allowed, _refuse(errno.EPROTONOSUPPORT)]
+    common = [line for family in (_AF_INET, _AF_INET6) for line in _on(family, internet)]
     route = [_load(_ARGS + 16), *_on(_NETLINK_ROUTE, [_give(_ALLOW)]), _refuse(errno.EAFNOSUPPORT)]
-    return [_load(_ARGS), *common, *_on(_AF_NETLINK, route), _refuse(errno.EAFNOSUPPORT)]
+    return [
+        _load(_ARGS),
+        *_on(_AF_UNIX, [_give(_ALLOW)]),
+        *common,
+        *_on(_AF_NETLINK, route),
+        _refuse(errno.EAFNOSUPPORT),
+    ]
+
+
+def _setsockopt() -> list[_Line]:
+    zerocopy = _on(_SO_ZEROCOPY, [_refuse(errno.ENOPROTOOPT)])
+    return [
+        _load(_ARGS + 8),
+        *_on(_SOL_SOCKET, [_load(_ARGS + 16), *zerocopy, _give(_ALLOW)]),
+        _give(_ALLOW),
+    ]
+
+
+def _attribute() -> list[_Line]:
+    return [
+        _load(_ARGS + 24),
+        (_JGE, 0, 1, _MOST_ATTRIBUTE + 1),
+        _refuse(errno.EOPNOTSUPP),
+        _give(_ALLOW),
+    ]
+
+
+def _shmget() -> list[_Line]:
+    too_large = _refuse(errno.EINVAL)
+    return [
+        _load(_ARGS + 12),
+        (_JEQ, 1, 0, 0),
+        too_large,
+        _load(_ARGS + 8),
+        (_JGE, 0, 1, _MOST_SEGMENT + 1),
+        too_large,
+        _give(_ALLOW),
+    ]

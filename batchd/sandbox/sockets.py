@@ -1,21 +1,23 @@
 """Finds the sockets below what commands see, at each task's start: a read-only mount keeps nobody from connecting.
 
 The kernel lists the sockets that live, with the device of their files and the names by which they were made. Where
-such a name leads to the file, that is where it lies. Only for those on a device of ours whose names do not (relative
-ones, one that was renamed) the folders themselves are searched, once for each such socket.
+such a name leads to the file, that is where it lies, and wherever else that is mounted. Only for those on a device of ours
+whose names do not (relative ones, one that was renamed, one with several names) the folders themselves are searched, once
+for each such socket, and again where something was mounted since.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from batchd.errors import SandboxError
 from batchd.sandbox.listed import Listed, listed
+from batchd.sandbox.mounts import Mount, View, mounts
 from batchd.sandbox.shown import Shown
 
 #: More cannot be hidden: each takes every command some 20 µs.
@@ -35,8 +37,10 @@ class Sockets:
         self._roots = tuple(shown.roots())
         #: Where a search has found some, with the inodes.
         self._searched: Mapping[str, int] = {}
-        #: What was searched for.
-        self._settled: frozenset[Listed] = frozenset()
+        #: What was searched for, and what was mounted then.
+        self._settled = _Unknown()
+        #: What was mounted at the last look, and what commands see by that.
+        self._view: tuple[tuple[Mount, ...], View] | None = None
         self._searching = asyncio.Lock()
 
     async def found(self) -> tuple[str, ...]:
@@ -50,7 +54,7 @@ class Sockets:
                 named, unknown = self._look()
                 if self._is_new(unknown):
                     self._searched = await asyncio.to_thread(search, self.shown)
-        self._settled = unknown or frozenset()
+        self._settled = unknown
         live = named | {path for path in self._searched if self._listed(path, unknown)}
         if len(live) > MOST:
             raise SandboxError(
@@ -60,33 +64,53 @@ class Sockets:
         left = sorted(filter(is_socket, {*self._searched} - live))
         return (*sorted(live), *left)[:MOST]
 
-    def _is_new(self, unknown: frozenset[Listed] | None) -> bool:
-        """Return whether a search may find what the last one has not: another socket, or one that has moved since."""
-        new = unknown is None or bool(unknown - self._settled)
-        return new or not all(map(is_socket, self._searched))
+    def _is_new(self, unknown: _Unknown) -> bool:
+        """Return whether a search may find what the last one has not: another socket, or one that is elsewhere since."""
+        last, sockets = self._settled, unknown.sockets
+        new = sockets is None or bool(sockets - (last.sockets or frozenset()))
+        elsewhere = bool(sockets) and unknown.mounted is not last.mounted
+        return new or elsewhere or not all(map(is_socket, self._searched))
 
-    def _listed(self, path: str, unknown: frozenset[Listed] | None) -> bool:
+    def _listed(self, path: str, unknown: _Unknown) -> bool:
         """Return whether somebody may listen where a search has found a socket: the kernel lists its inode, or nothing at all."""
-        inode = self._searched[path]
-        here = unknown is None or any(one.inode == inode & _INODE for one in unknown)
+        inode, sockets = self._searched[path], unknown.sockets
+        here = sockets is None or any(one.inode == inode & _INODE for one in sockets)
         return here and is_socket(path)
 
-    def _look(self) -> tuple[set[str], frozenset[Listed] | None]:
-        """Return where their names say that some lie, and those of which no name says where. None: the kernel tells nothing."""
+    def _look(self) -> tuple[set[str], _Unknown]:
+        """Return where their names say that some lie, and those of which no name says where."""
         try:
-            sockets, devices = listed(), _devices(self._roots)
+            mounted, view = self._mounted()
+            sockets = listed(view.seen)
         except OSError:
-            return set(), None
-        named, unknown = set(), set()
+            return set(), _Unknown(None)
+        named: set[str] = set()
+        unknown: set[Listed] = set()
         for one in sockets:
-            if one.device not in devices:
-                continue
             place = _place(one)
             if not place:
                 unknown.add(one)
-            elif self.shown.within(place):
-                named.add(place)
-        return named, frozenset(unknown)
+                continue
+            places = {place, *view.places(one.device, place)}
+            named.update(p for p in places if self.shown.within(p) and _is(p, one))
+        return named, _Unknown(frozenset(unknown), mounted)
+
+    def _mounted(self) -> tuple[tuple[Mount, ...], View]:
+        """Return what is mounted, and what commands see by that. Raises ``OSError``."""
+        table = mounts().table()
+        if self._view is None or self._view[0] is not table:
+            self._view = table, View.of(table, self._roots)
+        return self._view
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """What no name says of where it lies."""
+
+    #: None: the kernel tells nothing.
+    sockets: frozenset[Listed] | None = frozenset()
+    #: What was mounted then.
+    mounted: tuple[Mount, ...] | None = None
 
 
 def search(shown: Shown) -> Mapping[str, int]:
@@ -94,9 +118,18 @@ def search(shown: Shown) -> Mapping[str, int]:
 
     Raises ``SandboxError``.
     """
+    return {entry.path: entry.inode() for entry in _specials(shown) if is_socket(entry.path)}
+
+
+def pipes(shown: Shown) -> list[str]:
+    """Return the real paths of all pipes below what commands see. Raises ``SandboxError``."""
+    return sorted(entry.path for entry in _specials(shown) if _is_pipe(entry.path))
+
+
+def _specials(shown: Shown) -> Iterator[os.DirEntry[str]]:
+    """Yield all below what commands see that is no folder, no file and no link. Raises ``SandboxError``."""
     deadline = time.monotonic() + _PATIENCE_S
     waiting = [*shown.roots()]
-    found: dict[str, int] = {}
     while waiting:
         folder = waiting.pop()
         if shown.hides(folder):
@@ -111,16 +144,15 @@ def search(shown: Shown) -> Mapping[str, int]:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-                    elif not entry.is_file(follow_symlinks=False) and is_socket(entry.path):
-                        found[entry.path] = entry.inode()
+                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                        yield entry
         except OSError:
             # Gone, or no folder: of what is closed to us, no command can do more, but by a name that the kernel lists.
             continue
-    return found
 
 
 def _place(one: Listed) -> str:
-    """Return the real path to which a socket's name leads; empty: not to its file."""
+    """Return the real path to which a socket's name leads; empty: not to its file, or not to all of its names."""
     if not one.name.startswith("/"):
         return ""
     try:
@@ -129,43 +161,33 @@ def _place(one: Listed) -> str:
         return ""
     try:
         status = os.fstat(descriptor)
-        if stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode:
+        ours = stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode
+        if ours and status.st_nlink == 1:
             return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (as the kernel tells it)
         return ""
     finally:
         os.close(descriptor)
 
 
-def _devices(roots: Sequence[str]) -> set[str]:
-    """Return the devices of the file systems on which these lie, or something below them. Raises ``OSError``."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123 (each microsecond counts)
-        mounts = [(_path(words[4]), words[2]) for words in map(str.split, file)]
-    below = {device for path, device in mounts if any(_holds(root, path) for root in roots)}
-    return below | {device for root in roots for device in _last(root, mounts)}
-
-
-def _last(root: str, mounts: list[tuple[str, str]]) -> Iterator[str]:
-    """Yield the device on which a path lies: of what is mounted there or above it, the nearest, and the last."""
-    above = [(len(path), n) for n, (path, _) in enumerate(mounts) if _holds(path, root)]
-    if above:
-        yield mounts[max(above)[1]][1]
-
-
-def _holds(top: str, path: str) -> bool:
-    return path == top or path.startswith(f"{top.rstrip('/')}/")
-
-
-def _path(word: str) -> str:
-    """Return a path of mountinfo as it is: blanks and the like are octal there."""
-    if "\\" not in word:
-        return word
-    raw = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), os.fsencode(word))
-    return os.fsdecode(raw)
+def _is(path: str, one: Listed) -> bool:
+    """Return whether a socket lies there."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode
 
 
 def is_socket(path: str) -> bool:
     """Return whether a socket lies there now."""
     try:
         return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.lstat(path).st_mode)
     except OSError:
         return False

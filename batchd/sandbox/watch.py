@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import os
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from batchd.records import SandboxPolicy
+from batchd.sandbox.beside import Window
 from batchd.sandbox.child import Child
 from batchd.sandbox.disk import Disk
-from batchd.sandbox.memory import memory_file
-from batchd.sandbox.processes import Process, Table, memory, nameless
+from batchd.sandbox.processes import Process, Table
 from batchd.sandbox.quantities import amount
+from batchd.sandbox.used import Used
 
 #: A command is first looked at when it is so old; most end before that (seconds).
 _FIRST_S = 0.25
@@ -47,6 +46,16 @@ class Watch:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
+    #: Looks at what the kernel keeps for it, from the first look on; without a sandbox, nobody does.
+    window: Window | None = None
+    entering: asyncio.Task[None] | None = None
+
+    def used(self, processes: Sequence[Process]) -> Used:
+        """Find out what memory it uses. In any thread."""
+        first = self.child.first
+        if self.window is None and first is not None:
+            self.window = Window(first, self.child.pid, own_tmp=self.disk.tmp_in_memory)
+        return Used.by(processes, self.window, self.policy.max_memory_bytes)
 
     def ended(self) -> str:
         """Return which limit it has passed, and by what; the kernel may have killed it too."""
@@ -67,6 +76,8 @@ class _Weight:
     share: float
     #: Which limit it has passed, and by what.
     excess: str
+    #: Whether its sockets may hold more than is left of its memory, and are to be looked into.
+    enter: bool = False
 
 
 class Watcher:
@@ -77,9 +88,11 @@ class Watcher:
         self._watched: set[Watch] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks: set[asyncio.Task[None]] = set()
+        #: Those that a thread is looking at.
+        self._weighing: Sequence[Watch] = ()
 
-    @contextlib.contextmanager
-    def watching(self, child: Child, disk: Disk) -> Iterator[Watch]:
+    @contextlib.asynccontextmanager
+    async def watching(self, child: Child, disk: Disk) -> AsyncIterator[Watch]:
         """Watch a command as long as it runs."""
         watch = Watch(self._policy, child, disk, time.monotonic())
         self._watched.add(watch)
@@ -93,6 +106,11 @@ class Watcher:
             if not self._watched and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            if watch.window is not None and watch not in self._weighing:
+                watch.window.close()
+            if watch.entering is not None:
+                watch.entering.cancel()
+                await asyncio.gather(watch.entering, return_exceptions=True)
 
     def _arm(self, seconds: float) -> None:
         if self._timer is None:
@@ -116,7 +134,14 @@ class Watcher:
         # Where descriptors run out, the next look may have some.
         with contextlib.suppress(OSError):
             if old:
-                weights, cost_s = await asyncio.to_thread(self._weighed, old)
+                self._weighing = old
+                try:
+                    weights, cost_s = await asyncio.to_thread(self._weighed, old)
+                finally:
+                    self._weighing = ()
+                    for watch in old:
+                        if watch.window is not None and watch not in self._watched:
+                            watch.window.close()
                 usual_s = _SHORT_PAUSE_S if self._judged(weights) else _PAUSE_S
                 pause_s = max(usual_s, min(_REST * cost_s, _LONGEST_PAUSE_S))
         if self._watched:
@@ -134,8 +159,7 @@ class Watcher:
         weights = []
         for watch in watches:
             processes = table.of(watch.child.pid)
-            share, excess = self._excess(watch, processes)
-            weights.append(_Weight(watch, processes, share, excess))
+            weights.append(self._weight(watch, processes))
         return weights, time.thread_time() - began
 
     def _judged(self, weights: Sequence[_Weight]) -> bool:
@@ -145,6 +169,8 @@ class Watcher:
                 self._end(weight.watch, weight.excess)
             elif weight.watch.disk.due and not weight.watch.disk.over:
                 self._spawn(self._look_at_disk(weight.watch, weight.processes))
+            if weight.enter:
+                self._enter(weight.watch)
         return any(weight.share > _NEAR and not weight.excess for weight in weights)
 
     async def _look_at_disk(self, watch: Watch, processes: Sequence[Process]) -> None:
@@ -152,41 +178,58 @@ class Watcher:
             if excess := await watch.disk.look(processes):
                 self._end(watch, excess)
 
+    def _enter(self, watch: Watch) -> None:
+        """Have a command's sockets looked into."""
+        entering = watch.entering is not None and not watch.entering.done()
+        if watch in self._watched and watch.window is not None and not entering:
+            watch.entering = asyncio.get_running_loop().create_task(watch.window.enter())
+
     def _end(self, watch: Watch, excess: str) -> None:
         # One that has ended is not waited for yet as long as it is watched: its number is still its own.
         if watch in self._watched and not watch.excess:
             watch.excess = excess
             watch.child.kill()
 
-    def _excess(self, watch: Watch, processes: Sequence[Process]) -> tuple[float, str]:
-        """Return how much of a limit a command has used up, at the most, and which one it has passed."""
+    def _weight(self, watch: Watch, processes: Sequence[Process]) -> _Weight:
+        """Return how much of its limits a command has used up, and which one it has passed."""
         policy = self._policy
+
+        def passed(excess: str) -> _Weight:
+            return _Weight(watch, processes, 1.0, excess)
+
         cpu_s = _time(watch, processes)
         if 0 < policy.max_cpu_s < cpu_s:
-            return 1.0, (
+            return passed(
                 f"its processes took {cpu_s:,.0f} s of processor time together;"
                 f" [sandbox] max_cpu_s allows {policy.max_cpu_s:,g} s"
             )
         if watch.child.group is not None:
-            return 0.0, ""
+            return _Weight(watch, processes, 0.0, "")
         count = sum(process.threads for process in processes) - _OURS
         if count > policy.max_processes:
-            return 1.0, (
+            return passed(
                 f"it had {count:,} processes and threads at a time;"
                 f" [sandbox] max_processes allows {policy.max_processes:,}"
             )
-        used = _memory(processes, policy.max_memory_bytes)
-        if used > policy.max_memory_bytes:
-            return 1.0, too_much_memory(policy, used)
-        return max(used / policy.max_memory_bytes, count / policy.max_processes), ""
+        limit = policy.max_memory_bytes
+        used = watch.used(processes)
+        if used.total > limit and (again := watch.used(processes)).total > limit:
+            # What ended meanwhile was counted at one of two moments.
+            return passed(too_much_memory(policy, min(used, again, key=lambda one: one.total)))
+        share = max(used.total / limit, count / policy.max_processes)
+        unknown = watch.window is not None and watch.window.due
+        enter = unknown and used.total + used.beside.unseen > limit
+        return _Weight(watch, processes, 1.0 if enter else share, "", enter=enter)
 
 
-def too_much_memory(policy: SandboxPolicy, used: int = 0) -> str:
+def too_much_memory(policy: SandboxPolicy, used: Used | None = None) -> str:
     """Say that a command's processes took more memory than they may."""
-    took = f"used {amount(used)} of memory together" if used else "ran out of memory together"
-    return (
-        f"its processes {took}; [sandbox] max_memory_bytes allows {amount(policy.max_memory_bytes)}"
-    )
+    limit = policy.max_memory_bytes
+    if used is None:
+        took = "ran out of memory together"
+    else:
+        took = f"used {amount(used.total)} of memory together{used.mostly(limit // 8)}"
+    return f"its processes {took}; [sandbox] max_memory_bytes allows {amount(limit)}"
 
 
 def _time(watch: Watch, processes: Sequence[Process]) -> float:
@@ -201,21 +244,3 @@ def _time(watch: Watch, processes: Sequence[Process]) -> float:
     # Who lived between two looks is known by who has waited for him; who was waited for by nobody, by the looks.
     told = sum(process.cpu_s + process.children_s for process in processes)
     return max(seen, told)
-
-
-def _memory(processes: Sequence[Process], limit: int) -> int:
-    """Return the memory of processes together in bytes: quickly, and too much, where that is below the limit all the same."""
-    device = _memory_device()
-    files = nameless(processes, (device,))[device]
-    quick = sum(process.resident for process in processes) + files
-    return quick if quick <= limit else memory(processes, files)
-
-
-@functools.cache
-def _memory_device() -> int:
-    """Return the device of files in memory."""
-    descriptor = memory_file(b"")
-    try:
-        return os.fstat(descriptor).st_dev
-    finally:
-        os.close(descriptor)

@@ -66,6 +66,10 @@ class Schedule:
         """Return how many tasks are here, by batch."""
         return Counter(ref.batch for ref in self._items)
 
+    def models(self) -> set[str]:
+        """Return the models of all tasks that are here."""
+        return {item.queued.source for item in self._items.values()}
+
     def next(self) -> Ref | None:
         """Return a task that ``take`` would return as it stands; None: none may start."""
         heads = competing(self._heads, self._parked)

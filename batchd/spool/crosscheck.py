@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config
+from batchd.config import Config, tiers
 from batchd.config.checking import model_problem
 from batchd.errors import Problem
 from batchd.masking import LEAST
@@ -23,6 +23,9 @@ from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, Tas
 _SUGGESTIONS, _ID_LENGTH = 5, 64
 #: Cycles that are reported; a chain of thousands may run back into itself at each of its tasks.
 _CYCLES = 20
+
+#: What a call of the tier ``flex`` may take, in seconds, unless the task says otherwise.
+_FLEX_CALL_S = 900.0
 
 #: The index of a task (None: the batch itself), the place within it, and what is wrong.
 Finding = tuple[int | None, Place, Problem]
@@ -223,10 +226,14 @@ def _task(
     directory = key("dir", "")
     command = key("check", "")
     env, secrets = _split({**(batch.env or {}), **spec.env}) if spec.env else shared
+    model = key("model", config.agent.model)
+    tier, fallback_s = config.tier(model)
+    tier, fallback = key("service_tier", tier), key("tier_fallback", None)
     return records.Task(
         id=name,
         first_prompt=key("first_prompt", ""),
-        model=key("model", config.agent.model),
+        model=model,
+        effort=key("effort", ""),
         dir=directories.real(directory) if directory else "",
         system_prompt=key("system_prompt", ""),
         priority=key("priority", 0),
@@ -235,7 +242,9 @@ def _task(
         check=command,
         check_in=key("check_in", config.evaluation.check_in),
         output_schema=key("output_schema", None),
-        limits=_limits(config, batch, spec),
+        limits=_limits(config, tier, batch, spec),
+        service_tier=tier,
+        tier_fallback_s=fallback_s if fallback is None else tiers.seconds(fallback),
         network=key("network", False),
         env=env,
         secrets=secrets,
@@ -244,9 +253,13 @@ def _task(
     )
 
 
-def _limits(config: Config, *layers: Defaults) -> records.Limits:
+def _limits(config: Config, tier: str, *layers: Defaults) -> records.Limits:
+    limits = config.limits.record()
+    if tier == "flex":
+        # It is slow by nature: what would be broken off is paid, and sent again.
+        limits = replace(limits, call_timeout_s=max(limits.call_timeout_s, _FLEX_CALL_S))
     # A default is lowered in silence; what a file asks for has been refused above the ceiling.
-    limits = config.limits.lowered(config.limits.record())
+    limits = config.limits.lowered(limits)
     for layer in layers:
         if layer.limits is not None:
             limits = replace(limits, **layer.limits.model_dump(exclude_none=True))

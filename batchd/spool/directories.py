@@ -81,7 +81,7 @@ class Directories:
             yield path, "where batchd looks for its configuration"
 
     def real(self, directory: str) -> str:
-        """Return the real path that ``dir`` means."""
+        """Return the real path that ``dir`` means. Raises ``OSError`` for a link that may not be read."""
         return os.path.realpath(Path(self._config.workspace.root, directory))
 
     def problem(self, directory: str, *, must_exist: bool) -> str:
@@ -92,7 +92,10 @@ class Directories:
         # Journals and results are UTF-8 and logs have lines; a link may lead to what is neither.
         if escape(directory) != directory:
             return f"a path cannot hold control characters or half characters: {escape(directory)}"
-        real = self.real(directory)
+        try:
+            real = self.real(directory)
+        except OSError as error:  # a link that may not be read, as those of another's /proc
+            return f"{directory} cannot be used: {error.strerror}"
         if escape(real) != real:
             return f"its real path is not UTF-8, or holds control characters: {escape(real)}"
         if real not in self._known:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from batchd.config.reach import Reach
+from batchd.config.tiers import Fallback, Tier
 from batchd.config.values import Amount, Count, Positive, Span
 
 #: Files of a batch that are no task's.
@@ -82,6 +83,12 @@ class Defaults(_Spec):
     """The directory to work in. Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root."""
     model: str | None = None
     """provider/model; default: [agent] model."""
+    service_tier: Tier | None = None
+    """What its model's calls are sold at; default: that of [models."provider/model"], else of [agent]."""
+    tier_fallback: Fallback | None = None
+    """When a call whose tier has no room goes on at the standard price: never, or the seconds; default as for service_tier."""
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """How much the model is to think; default: its table in [models], then [agent] effort, then as its provider sees fit."""
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None

@@ -10,12 +10,18 @@ from batchd.events import decode
 from batchd.records import Status
 from batchd.store import labels
 from batchd.store.bodies import unpack, unpack_task
-from batchd.store.fold import LINE_COLUMNS, TALLY_COLUMNS, Ledger, TaskLine, fold
+from batchd.store.fold import LINE_COLUMNS, Ledger, TaskLine, fold
 
 #: Runs within the migration's transaction, behind the statements of its version.
 Backfill: TypeAlias = Callable[[sqlite3.Connection], None]
 
-_MOVED = ", ".join(f"{column} = {column} - ?" for column in TALLY_COLUMNS)
+#: The ledger's columns in that version.
+_COLUMNS = (
+    *("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"),
+    *("reasoning_tokens", "estimated_calls", "unpriced_calls", "input_usd", "output_usd"),
+    *("unsettled_calls", "unsettled_usd"),
+)
+_MOVED = ", ".join(f"{column} = {column} - ?" for column in _COLUMNS)
 #: Sums of floats leave a billionth behind: no money without calls.
 _NOTHING = "calls = 0 AND unsettled_calls = 0 AND input_tokens = 0 AND output_tokens = 0"
 
@@ -61,7 +67,7 @@ def _refold(db: sqlite3.Connection, line: TaskLine, ledger: Ledger) -> None:
 def _move(db: sqlite3.Connection, ledger: Ledger) -> None:
     """Take what is in ``ledger`` out of the rows without tags, and book it in rows of its own."""
     for account, tally in ledger.items():
-        values = [getattr(tally, column) for column in TALLY_COLUMNS]
+        values = [getattr(tally, column) for column in _COLUMNS]
         key = account[:-1]
         db.execute(
             f"UPDATE spend SET {_MOVED}"  # noqa: S608 (constants)
@@ -69,7 +75,7 @@ def _move(db: sqlite3.Connection, ledger: Ledger) -> None:
             (*values, *key),
         )
         db.execute(
-            f"INSERT INTO spend (batch, day, provider, model, purpose, tags, {', '.join(TALLY_COLUMNS)})"  # noqa: S608 (constants)
+            f"INSERT INTO spend (batch, day, provider, model, purpose, tags, {', '.join(_COLUMNS)})"  # noqa: S608 (constants)
             f" VALUES (?, ?, ?, ?, ?, ?, {', '.join('?' * len(values))})",
             (*account, *values),
         )

@@ -53,6 +53,9 @@ class Tally:
     input_tokens: int = 0
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     estimated_calls: int = 0
@@ -99,6 +102,9 @@ class TaskLine:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int
+    cache_write_long_tokens: int
+    cache_reported_tokens: int
+    cache_saved_usd: float
     output_tokens: int
     reasoning_tokens: int
     estimated: int
@@ -159,6 +165,9 @@ def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -
     line.input_tokens += used.input_tokens
     line.cached_input_tokens += used.cached_input_tokens
     line.cache_write_tokens += used.cache_write_tokens
+    line.cache_write_long_tokens += used.cache_write_long_tokens
+    line.cache_reported_tokens += used.cache_reported_tokens
+    line.cache_saved_usd += used.cache_saved_usd
     line.output_tokens += used.output_tokens
     line.reasoning_tokens += used.reasoning_tokens
     line.estimated |= used.estimated_calls > 0
@@ -192,6 +201,12 @@ def _started(line: TaskLine, event: TaskStarted, _ledger: Ledger) -> None:
     line.started_at = event.at
 
 
+def _resumed(line: TaskLine, event: Resumed, ledger: Ledger) -> None:
+    _settle(line, event, ledger)
+    if event.terms is not None:
+        line.setups = (event.terms.model, event.terms.judge)
+
+
 def _call_started(line: TaskLine, event: CallStarted, ledger: Ledger) -> None:
     _settle(line, event, ledger)
     line.round_open = True
@@ -209,13 +224,16 @@ def _call_failed(line: TaskLine, event: CallFailed, ledger: Ledger) -> None:
 def _call_answered(line: TaskLine, event: CallAnswered, ledger: Ledger) -> None:
     usage = event.answer.usage
     price = line.setup(event.purpose).price
-    cost = price.cost(usage) if price else None
+    cost, saved = event.paid(price), event.saved(price) or 0.0
     tally = ledger[_account(line, event.purpose.value, event.at)]
     for sums in (line, tally):
         sums.calls += usage.calls
         sums.input_tokens += usage.input_tokens
         sums.cached_input_tokens += usage.cached_input_tokens
         sums.cache_write_tokens += usage.cache_write_tokens
+        sums.cache_write_long_tokens += usage.cache_write_long_tokens
+        sums.cache_reported_tokens += usage.reported_tokens
+        sums.cache_saved_usd += saved
         sums.output_tokens += usage.output_tokens
         sums.reasoning_tokens += usage.reasoning_tokens
     line.estimated |= usage.estimated
@@ -251,7 +269,7 @@ def _nothing(_line: TaskLine, _event: Event, _ledger: Ledger) -> None:
 _Fold: TypeAlias = Callable[[TaskLine, Any, Ledger], None]
 _FOLDS: Mapping[type[Event], _Fold] = {
     TaskStarted: _started,
-    Resumed: _settle,
+    Resumed: _resumed,
     CallStarted: _call_started,
     CallAnswered: _call_answered,
     CallFailed: _call_failed,

@@ -14,7 +14,7 @@ from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
-from batchd.store.rows import Money, Prunable, QueuedTask, Restored
+from batchd.store.rows import Money, Prunable, QueuedTask, Refused, Restored
 
 #: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
 TRIED = "tried"
@@ -307,6 +307,13 @@ def parked(db: sqlite3.Connection) -> tuple[Parking, ...]:
             tried_s=float(tried or 0.0) if why.reason else 0.0,
         )
         for scope, name, cause, message, since, tried in rows
+    )
+
+
+def refused(db: sqlite3.Connection) -> tuple[Refused, ...]:
+    """Return what models were seen to refuse."""
+    return tuple(
+        Refused(*row) for row in db.execute("SELECT model, lesson, setting, at FROM refused")
     )
 
 

@@ -157,4 +157,26 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE spend_by_tags RENAME TO spend;
     CREATE INDEX spend_by_day ON spend(day);
     """,
+    # What models do without that refused it.
+    """
+    CREATE TABLE refused (
+        model TEXT NOT NULL,                -- provider/model
+        lesson TEXT NOT NULL,
+        setting TEXT NOT NULL,              -- a hash of how the model was called
+        at REAL NOT NULL,
+        PRIMARY KEY (model, lesson)
+    ) WITHOUT ROWID;
+    """,
+    # What the provider's cache did. Of what is there already, a part from the cache shows that the provider says so;
+    # what it saved is in no sum of ours.
+    """
+    ALTER TABLE tasks ADD COLUMN cache_write_long_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN cache_reported_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN cache_saved_usd REAL NOT NULL DEFAULT 0;
+    ALTER TABLE spend ADD COLUMN cache_write_long_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE spend ADD COLUMN cache_reported_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE spend ADD COLUMN cache_saved_usd REAL NOT NULL DEFAULT 0;
+    UPDATE tasks SET cache_reported_tokens = input_tokens WHERE cached_input_tokens > 0;
+    UPDATE spend SET cache_reported_tokens = input_tokens WHERE cached_input_tokens > 0;
+    """,
 )

@@ -16,7 +16,7 @@ from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
 from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed
-from batchd.store.rows import Dispatched
+from batchd.store.rows import Dispatched, Refused
 
 T = TypeVar("T")
 
@@ -237,6 +237,12 @@ def park(journal: Journal, parking: Parking) -> None:
     if parking.tried_s:
         tried = (parking.scope, parking.name, TRIED, str(parking.tried_s), parking.since)
         journal.db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?)", tried)
+
+
+def refuse(journal: Journal, refused: Refused) -> None:
+    """Note what a model refuses; what was known of it is replaced."""
+    row = (refused.model, refused.lesson, refused.setting, refused.at)
+    journal.db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", row)
 
 
 def unpark(journal: Journal, scope: Scope, name: str) -> None:

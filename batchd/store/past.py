@@ -10,7 +10,8 @@ from batchd.records import Status, Usage
 
 _COLUMNS = (
     "t.batch, t.model, t.tags, t.evaluation, t.prompt_chars, t.cost_usd, t.finished_at - t.started_at,"
-    " t.calls, t.input_tokens, t.cached_input_tokens, t.cache_write_tokens, t.output_tokens"
+    " t.calls, t.input_tokens, t.cached_input_tokens, t.cache_write_tokens, t.cache_write_long_tokens,"
+    " t.output_tokens"
 )
 #: Who was cancelled was not done, and who made no call has nothing to tell.
 _ENDED = (
@@ -60,7 +61,7 @@ def _found(db: sqlite3.Connection, where: str, name: str, *, most: int) -> list[
 
 def _past(row: tuple[Any, ...]) -> PastTask:
     batch, model, tags, evaluation, chars, cost_usd, seconds, calls, *tokens = row
-    given, cached, written, made = tokens
+    given, cached, written, kept_long, made = tokens
     return PastTask(
         batch=batch,
         model=model,
@@ -74,6 +75,7 @@ def _past(row: tuple[Any, ...]) -> PastTask:
             input_tokens=given,
             cached_input_tokens=cached,
             cache_write_tokens=written,
+            cache_write_long_tokens=kept_long,
             output_tokens=made,
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchd.errors import Problem
-from batchd.records import Batch, Parking, Ref, Status
+from batchd.records import Batch, Parking, Ref, Status, cache_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +106,29 @@ class Done:
         return Done(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
 
 
+class FromCache:
+    """What the provider's prompt cache did, by the provider's own figures."""
+
+    __slots__ = ()
+
+    cached_input_tokens: int
+    cache_reported_tokens: int
+    cache_saved_usd: float
+
+    @property
+    def cache_share(self) -> float | None:
+        """The part of the input that came from it, 0 to 1; None: no provider says."""
+        return cache_share(self.cached_input_tokens, self.cache_reported_tokens)
+
+    @property
+    def cache_saved(self) -> float | None:
+        """What that saved, in dollars; None: it is not known, as of what older versions booked."""
+        unknown = self.cached_input_tokens and not self.cache_saved_usd
+        return None if unknown or not self.cache_reported_tokens else self.cache_saved_usd
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow:
+class TaskRow(FromCache):
     """One task, as people look at it."""
 
     ref: Ref
@@ -126,6 +147,9 @@ class TaskRow:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int
     reasoning_tokens: int
     #: Whether any of the tokens were counted here.
@@ -149,7 +173,7 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRow:
+class BatchRow(FromCache):
     """One batch, as people look at it."""
 
     batch: Batch
@@ -165,6 +189,9 @@ class BatchRow:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int
     #: None: a price is missing.
     cost_usd: float | None
@@ -186,7 +213,7 @@ class BatchRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpendRow:
+class SpendRow(FromCache):
     """Calls, tokens and money of one part of the ledger. What it was not split by is empty."""
 
     #: ``2026-11-24``, UTC.
@@ -202,6 +229,9 @@ class SpendRow:
     input_tokens: int
     cached_input_tokens: int
     cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    cache_reported_tokens: int = 0
+    cache_saved_usd: float = 0.0
     output_tokens: int
     reasoning_tokens: int
     #: Calls whose tokens were counted here.
@@ -222,3 +252,16 @@ class SpendRow:
     def known_usd(self) -> float:
         """What the calls came to whose price is known."""
         return self.input_usd + self.output_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a model was seen to refuse, and to do without."""
+
+    #: ``provider/model``.
+    model: str
+    #: In the words of ``llm.refusals``.
+    lesson: str
+    #: What tells how it was called.
+    setting: str
+    at: float

@@ -19,7 +19,7 @@ from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store import copies, lookups, mass, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Reader, Source
-from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Restored
+from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Refused, Restored
 from batchd.store.schema import NONSENSE, explain, open_writer
 from batchd.store.writer import Writer
 
@@ -230,6 +230,10 @@ class Store:
         work = operations.checked(check, partial(operations.park, parking=parking))
         await self._do(work, urgent=True)
 
+    async def refuse(self, refused: Refused) -> None:
+        """Note what a model refuses."""
+        await self._do(partial(operations.refuse, refused=refused))
+
     async def unpark(self, scope: Scope, name: str) -> None:
         """Note that something waits no longer, for whatever cause."""
         await self._do(partial(operations.unpark, scope=scope, name=name), urgent=True)
@@ -316,6 +320,10 @@ class Store:
     def result(self, ref: Ref) -> str:
         """Return the result text of a task that has ended, to the byte; not once it was pruned."""
         return self._source.read(lookups.result, ref)
+
+    def refused(self) -> tuple[Refused, ...]:
+        """Return what models were seen to refuse."""
+        return self._source.read(lookups.refused)
 
     def reading(self) -> Reader:
         """Return a reader for another thread, which closes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from batchd.events import (
     Suspended,
     TaskFinished,
     TaskStarted,
+    Terms,
     ToolRan,
 )
 from batchd.records import (
@@ -32,7 +34,6 @@ from batchd.records import (
     Reason,
     Spend,
     Status,
-    Usage,
 )
 from batchd.taskstate.shortening import shortened
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
@@ -66,16 +67,19 @@ def apply(state: TaskState, event: Event) -> TaskState:
 
 
 def _started(state: TaskState, event: TaskStarted) -> TaskState:
-    opening = (
-        Message("system", event.terms.system_prompt),
-        Message("user", state.first_prompt),
-    )
-    return replace(state, terms=event.terms, messages=opening, started_at=event.at)
+    return replace(_under(state, event.terms), started_at=event.at)
+
+
+def _under(state: TaskState, terms: Terms) -> TaskState:
+    """Return the state of a task that begins under these terms."""
+    opening = (Message("system", terms.system_prompt), Message("user", state.first_prompt))
+    return replace(state, terms=terms, messages=opening)
 
 
 def _resumed(state: TaskState, event: Resumed) -> TaskState:
+    settled = state.settled()
     return replace(
-        state.settled(),
+        _under(settled, event.terms) if event.terms else settled,
         parked_s=state.parked_time(event.at),
         # After a clean suspension every effect has its event; after a crash the first pending call may have run.
         in_doubt=bool(state.pending) and state.suspended is None,
@@ -90,8 +94,19 @@ def _call_started(state: TaskState, event: CallStarted) -> TaskState:
 def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
     settled = state.settled() if event.failure.unsettled else replace(state, open_call=None)
     settled = replace(settled, retries=state.retries + 1)
+    if event.failure.kind is FailureKind.REPLAY:
+        return _stripped(settled)
     call, overflow = state.open_call, event.failure.kind is FailureKind.CONTEXT_OVERFLOW
     return _overflowed(settled, call, event) if call and overflow else settled
+
+
+def _stripped(state: TaskState) -> TaskState:
+    """Take all items out of the conversation; where that was no help for what came after it, for good."""
+    messages = tuple(dataclasses.replace(m, replay=None) if m.replay else m for m in state.messages)
+    refused = state.refused_items + 1
+    return replace(
+        state, messages=messages, refused_items=refused, plain=state.plain or refused > 1
+    )
 
 
 def _guessed(state: TaskState, call: CallStarted) -> int:
@@ -120,14 +135,15 @@ def _overflowed(state: TaskState, call: CallStarted, event: CallFailed) -> TaskS
 def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     answer = event.answer
     price = state.setup(event.purpose).price
-    before = state.spend.get(event.purpose)
-    cost = price.cost(answer.usage) if price else None
-    if before is not None:
-        cost = cost + before.cost if cost and before.cost else None
-    spend = Spend(usage=(before.usage if before else Usage()) + answer.usage, cost=cost)
+    spend = Spend(usage=answer.usage, cost=event.paid(price))
+    saved = event.saved(price)
     state = replace(
         state,
-        spend={**state.spend, event.purpose: spend},
+        spend={**state.spend, event.purpose: _sum(state.spend.get(event.purpose), spend)},
+        by_tier={**state.by_tier, event.tier: _sum(state.by_tier.get(event.tier), spend)},
+        cache_saved_usd=state.cache_saved_usd
+        if saved is None
+        else (state.cache_saved_usd or 0.0) + saved,
         model_s=state.model_s + answer.seconds,
         open_call=None,
         retries=0,
@@ -141,6 +157,13 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     return replace(state, judged=(*state.judged, answer))
 
 
+def _sum(before: Spend | None, spend: Spend) -> Spend:
+    if before is None:
+        return spend
+    cost = before.cost + spend.cost if before.cost and spend.cost else None
+    return Spend(usage=before.usage + spend.usage, cost=cost)
+
+
 def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     answer = event.answer
     native = () if event.text_protocol else event.calls
@@ -148,9 +171,13 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     empty_cuts = state.empty_cuts + 1 if cut and not answer.content.strip() else 0
     stopped = not event.calls and (not cut or empty_cuts >= 2)  # noqa: PLR2004 (the design: two empty cuts running end the round)
     thinking = answer.reasoning if answer.reasoning_back else None
+    plain = state.plain or answer.masked
+    # Calls that get no reply, as there are too many or none was meant, cannot go back as they came.
+    replay = None if plain or native != answer.tool_calls else answer.replay
     # Thinking that does not go back is not part of the conversation.
-    kept = answer.usage.total_tokens - (answer.usage.reasoning_tokens if thinking is None else 0)
-    said = Message("assistant", answer.content, native, reasoning=thinking)
+    forgotten = thinking is None and replay is None
+    kept = answer.usage.total_tokens - (answer.usage.reasoning_tokens if forgotten else 0)
+    said = Message("assistant", answer.content, native, reasoning=thinking, replay=replay)
     messages = (*state.messages, said)
     seen = len(messages)
     if cut and not stopped:
@@ -165,6 +192,9 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
         calls_cut=bool(event.calls) and answer.finish_reason == "length",
         text_protocol=event.text_protocol,
         native_seen=state.native_seen or bool(native),
+        plain=plain,
+        removed_items=state.removed_items + len(answer.removed),
+        windows=_windows(state, answer),
         answer=state.answer + answer.content if state.cut else answer.content,
         cut=cut and not stopped,
         empty_cuts=0 if stopped else empty_cuts,
@@ -173,11 +203,23 @@ def _agent_answered(state: TaskState, event: CallAnswered) -> TaskState:
     )
 
 
+def _windows(state: TaskState, answer: Answer) -> Mapping[str, int]:
+    """Return the windows that are known, with that of a model whose answer has just filled it."""
+    if not answer.window_full:
+        return state.windows
+    name = state.setup(Purpose.AGENT).name
+    others = {other: n for other, n in state.windows.items() if other != name}
+    return {**others, name: answer.usage.total_tokens}
+
+
 def _filtered(answer: Answer) -> Verdict | None:
     """Return the end of a task whose answer the provider withheld; it is paid all the same."""
     if answer.finish_reason != "content_filter" or answer.content.strip():
         return None
-    message = f"{answer.model or 'the model'} gave no answer: the provider filtered its content"
+    who = answer.model or "the model"
+    message = f"{who} gave no answer: the provider filtered its content"
+    if answer.refusal:
+        message = f"{who} refuses to answer: {answer.refusal}"
     error = ErrorInfo(type=Reason.CONTENT_FILTER, message=message)
     return Verdict(status=Status.ERROR, reason=Reason.CONTENT_FILTER, error=error)
 

@@ -18,6 +18,9 @@ GO_ON = "Go on from there."
 def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message, ...]:
     """Return the conversation after a compaction."""
     elided, kept = set(event.elided), dict(event.clipped)
+    if event.plain:
+        # What is sealed holds for what stood before it alone.
+        messages = tuple(dataclasses.replace(m, replay=None) if m.replay else m for m in messages)
     messages = tuple(
         dataclasses.replace(m, content=ELIDED)
         if i in elided

@@ -60,6 +60,12 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
     #: Windows that a provider has shown to be other than the terms say, by the model's name; the latest last.
     windows: Mapping[str, int] = msgspec.field(default_factory=dict)
+    #: Whether answers go back as neutral text and calls from here on, not as the items they came in.
+    plain: bool = False
+    #: How often the provider refused items that went back.
+    refused_items: int = 0
+    #: Items that the provider left out of what went back, by its own word.
+    removed_items: int = 0
     #: Requests that overflowed their window since the last answer, and what the provider said of the latest.
     overflows: int = 0
     overflow: Failure | None = None
@@ -106,6 +112,10 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Answers, by purpose, in tokens and money.
     spend: Mapping[Purpose, Spend] = msgspec.field(default_factory=dict)
+    #: … and by the service tier that served them.
+    by_tier: Mapping[str, Spend] = msgspec.field(default_factory=dict)
+    #: What the provider's cache saved, in dollars; None: no provider says, or no price is known.
+    cache_saved_usd: float | None = None
     #: A request whose outcome is not recorded.
     open_call: CallStarted | None = None
     #: Requests that may have been paid without an answer, and what they may have cost.

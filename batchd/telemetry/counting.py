@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from batchd import __version__
-from batchd.records import Answer, FailureKind, ModelSetup, Price, Purpose
+from batchd.events import CallAnswered
+from batchd.records import FailureKind, ModelSetup, Price, Purpose
 
 #: Models that are told apart; task files name them, and whoever makes names up must not fill anybody's memory.
 _MODELS = 500
@@ -43,9 +44,9 @@ class Series:
     seconds: Histogram
     waited: Histogram
 
-    def paid(self, answer: Answer, price: Price | None) -> None:
+    def paid(self, event: CallAnswered, price: Price | None) -> None:
         """Count an answer."""
-        usage = answer.usage
+        answer, usage, cost = event.answer, event.answer.usage, event.paid(price)
         self.answered.inc()
         self.seconds.observe(answer.seconds)
         self.input.inc(usage.input_tokens)
@@ -54,10 +55,10 @@ class Series:
             self.cached.inc(usage.cached_input_tokens)
         if usage.reasoning_tokens:
             self.reasoning.inc(usage.reasoning_tokens)
-        if price is None:
+        if cost is None:
             self.unpriced.inc()
         else:
-            self.usd.inc(price.cost(usage).total)
+            self.usd.inc(cost.total)
 
     def lost(self, kind: FailureKind) -> None:
         """Count a request that brought no answer."""
@@ -149,6 +150,9 @@ class Counts:
         self.evaluations = counter("evaluations", "Verdicts on rounds of work.", ("by", "verdict"))
         self.compactions = counter("compactions", "Conversations that were shortened to fit.")
         self.refused_hosts = counter("network_refusals", "Hosts that commands might not reach.")
+        self.removed_items = counter(
+            "items_removed", "Items of earlier answers that providers left out."
+        )
         self.batches = counter("batches", "Task files, by what became of them.", ("outcome",))
         self.deaths = counter("worker_deaths", "Workers that ended with tasks, or never came up.")
         # Else the first of each would be no increase.

@@ -157,8 +157,10 @@ class Metrics(Listener):
         active.series.waited.observe(max(0.0, event.waited_s))
 
     def _call_answered(self, active: _Active, event: CallAnswered) -> None:
+        if event.answer.removed:
+            self._counts.removed_items.inc(len(event.answer.removed))
         if active.series is not None:
-            active.series.paid(event.answer, active.price)
+            active.series.paid(event, active.price)
 
     def _call_failed(self, active: _Active, event: CallFailed) -> None:
         if active.series is not None:

@@ -26,7 +26,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.formats import ResultV1
-from batchd.records import Evaluation, ModelSetup, Status
+from batchd.records import STANDARD, Evaluation, ModelSetup, Status
 
 #: Characters of one text in a span; a receiver takes only so much.
 _TEXT = 16_384
@@ -102,8 +102,10 @@ def answered(
         attributes["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
     if usage.reasoning_tokens:
         attributes["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
-    if setup.price is not None:
-        attributes["batchd.cost_usd"] = setup.price.cost(usage).total
+    if (cost := event.paid(setup.price)) is not None:
+        attributes["batchd.cost_usd"] = cost.total
+    if event.tier != STANDARD:
+        attributes["batchd.service_tier"] = event.tier
     if content:
         calls = [
             {"type": "tool_call", "id": c.id, "name": c.name, "arguments": cut(c.arguments, _TEXT)}

@@ -56,7 +56,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "visible": (("daemon/visible.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
     "sockets": (("sandbox/cover.py", "self._found = await self._sockets.found()", "self._found = ()"),),
-    "named sockets": (("sandbox/sockets.py", "                named.add(place)", "                pass"),),
+    "named sockets": (("sandbox/sockets.py", "            named.update(p for p in places if self.shown.within(p) and _is(p, one))", "            pass"),),
+    "mounted sockets": (("sandbox/sockets.py", "places = {place, *view.places(one.device, place)}", "places = {place}"),),
     "searched sockets": (
         ("sandbox/sockets.py", "self._searched = await asyncio.to_thread(search, self.shown)", "pass"),
     ),
@@ -66,6 +67,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
               ("sandbox/seccomp.py", ', "openat2": 437', "")),
     "preallocation": (("sandbox/seccomp.py", "return [_refuse(errno.EOPNOTSUPP)]", "return [_give(_ALLOW)]"),
                       ("sandbox/seccomp.py", ', "file_setattr": 469', "")),
+    "system v": (("sandbox/seccomp.py", "(ABSENT, [_refuse(errno.ENOSYS)]),", ""),
+                 ("sandbox/seccomp.py", "_MOST_SEGMENT = 4096", "_MOST_SEGMENT = 1 << 31")),
+    "by reference": (("sandbox/seccomp.py", "(BY_REFERENCE, [_refuse(errno.EINVAL)]),", ""),),
+    "attributes": (("sandbox/seccomp.py", "_MOST_ATTRIBUTE = 256", "_MOST_ATTRIBUTE = 1 << 20"),),
     "session": (
         ("sandbox/spawn.py", "setsid=True,", "setpgroup=0,"),
         ("sandbox/spawn.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
@@ -96,11 +101,16 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
          "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options + over + view.last)\n        os.close(end)"),
     ),
     "watch": (("sandbox/watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
+    "memory of sockets": (("sandbox/used.py", " + beside.sockets", ""),),
+    "memory of names": (("sandbox/used.py", "kernel + beside.names", "kernel"),),
+    "memory of files": (("sandbox/used.py", "nameless + beside.files", "nameless"),),
+    "memory of the kernel": (("sandbox/used.py", "opened.kernel() + tables(processes)", "0"),),
+    "fair sockets": (("sandbox/network/queues.py", "min(_LEAST * number, limit), 0", "limit, 0"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
     "ballast": (("store/writer.py", "urgent = group[0].urgent and ballast.refused(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
-    "fair memory": (("sandbox/watch.py", "return quick if quick <= limit else memory(processes, files)", "return 10 * quick"),),
+    "fair memory": (("sandbox/used.py", "total = memory(processes, files) + more", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
     "private tmp": (("sandbox/scratch.py", "mkdir(mode=0o700)", "mkdir(mode=0o755)"),),
     "opened tmp": (
@@ -130,10 +140,6 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "whole files": (
         ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
     ),
-    "replaced": (
-        ("spool/outbox.py", "files.write_whole(path, lambda file: file.write(data), replace=replace, follow=False)",
-         "path.exists() or files.write_whole(path, lambda file: file.write(data), replace=replace)"),
-    ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (
         ("spool/claims.py", "            if _leads(inbox, folder):", "            if False:"),
@@ -158,7 +164,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "ceiling of hosts": (("sandbox/workplace.py", "if why := hosts.refusal(asked, self._policy.network):", 'if why := "":'),),
     "numbers": (("records/hosts.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
-    "helper": (("sandbox/network/listener.py", "if os.fstat(network).st_ino != number:", "if False:"),),
+    "helper": (("sandbox/network/helper.py", "if os.fstat(network).st_ino != number:", "if False:"),),
     "own modules": (
         ("pool/process.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
@@ -166,6 +172,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     # --- secrets
     "sealing": (("sealing.py", "ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)", "pass"),),
     "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
+    "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
     # --- words
     "unknown keys": (("spool/taskspec.py", 'extra="forbid"', 'extra="ignore"'),),
@@ -191,7 +198,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
     "measure": (
         ("llm/client.py", "if left < 0:", "if False:"),
-        ("llm/answer.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
+        ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
     "belief": (("agent/belief.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "purse": (("governor/money.py", "purse.spent += spent", "purse.spent += 0.0"),),

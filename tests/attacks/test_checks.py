@@ -106,3 +106,16 @@ def test_a_checks_tmp_counts_as_its_tasks(limited: Limited) -> None:
     assert "the task has put" in over.excess
     assert "[sandbox] max_disk_bytes allows 50 MiB" in over.excess
     assert (after.exit_code, after.excess) == (0, "")
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.stopped_by("limits at the check")
+def test_a_check_that_could_not_write_does_not_pass(camp: Camp) -> None:
+    """While the task is full its check can delete and not write: two empty files are alike, and nothing was compared."""
+    check = "echo right > /tmp/wanted; rm ballast; : > /tmp/found; cmp /tmp/wanted /tmp/found"
+    task = {"first_prompt": "x", "check": check, "limits": {"max_iterations": 1}}
+    full = "head -c 3500000 /dev/zero > ballast; sleep 2"
+    with camp.told({"x": [does(full), says("Done.")]}, "[sandbox]\nmax_disk_bytes = 3_000_000\n"):
+        result = camp.play([task])["001"]
+    assert (result["status"], result["reason"]) == ("timeout", "max_iterations")
+    assert "max_disk_bytes" in result["evaluation"]["feedback"]

@@ -364,7 +364,7 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
     deadline = time.monotonic() + PATIENCE_S
     left = [b"x"]
     while left and time.monotonic() < deadline:
-        left = [line for line in _command_lines() if marker.encode() in line or (b"listener.py" in line and str(HERE).encode() in line)]  # fmt: skip
+        left = [line for line in _command_lines() if marker.encode() in line or (b"helper.py" in line and str(HERE).encode() in line)]  # fmt: skip
         time.sleep(0.02)
     assert left == []
 
@@ -378,7 +378,7 @@ def _command_lines() -> Iterator[bytes]:
 @pytest.mark.stopped_by("helper")
 def test_the_helper_enters_no_other_network() -> None:
     """It is told which one: given a process that lives in another, it hands nothing out."""
-    listener = HERE / "batchd" / "sandbox" / "network" / "listener.py"
+    listener = HERE / "batchd" / "sandbox" / "network" / "helper.py"
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", str(listener), str(os.getpid()), "4711", str(PORT)]
     with ours, theirs:

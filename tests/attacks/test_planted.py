@@ -168,7 +168,7 @@ IN_THE_WAY: Mapping[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.stopped_by("whole files", "replaced")
+@pytest.mark.stopped_by("whole files")
 @pytest.mark.parametrize("what", IN_THE_WAY)
 def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str) -> None:
     """Results, transcripts, summary: whatever has their names is replaced by the file; nothing is followed, waited for, believed."""

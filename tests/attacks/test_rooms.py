@@ -113,6 +113,9 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             "home/.ssh": "is a .ssh",
             "/etc/systemd/system": "lies in a folder of systemd's units",
             "/": "holds",
+            # A link that may not be read, or leads out of the workspace; it became of no result and no refusal.
+            "/proc/1/root/tmp": "/tmp",
+            "/proc/1/cwd": "proc/1/cwd",
         }
         for directory, why in refused.items():
             assert why in _rejection(rooms, {"dir": directory}), directory

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from attacking import DRIVERS, HERE, PAYLOADS
@@ -15,16 +17,39 @@ KEY = "sk-sealed-key-4711"
 def _found(who: Sequence[str], how: str) -> Sequence[str]:
     """Return what a process of the same user finds out about one that holds a key."""
     environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(HERE)}
-    holder = [*who, sys.executable, DRIVERS / "holding.py", how]
-    with subprocess.Popen(holder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with _holding([*who, sys.executable, DRIVERS / "holding.py", how], environment) as (
+        process,
+        said,
+    ):
+        assert said == "ready"
+        return _looked(who, process.pid)
+
+
+def _forked(who: Sequence[str]) -> Sequence[str]:
+    """Return what a process of the same user finds out about a pool's fork server."""
+    environment = {"MY_API_KEY": KEY, "PYTHONPATH": str(HERE)}
+    with _holding([*who, sys.executable, DRIVERS / "forking.py"], environment) as (_, said):
+        return _looked(who, int(said))
+
+
+def _looked(who: Sequence[str], pid: int) -> Sequence[str]:
+    command = [*who, sys.executable, PAYLOADS / "searching.py", str(pid), KEY]
+    looked = subprocess.run(command, capture_output=True, text=True, check=True)
+    return looked.stdout.splitlines()
+
+
+@contextlib.contextmanager
+def _holding(
+    command: Sequence[str | Path], environment: Mapping[str, str]
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a process; give it, and the first line that it prints."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            command = [*who, sys.executable, PAYLOADS / "searching.py", str(process.pid), KEY]
-            looked = subprocess.run(command, capture_output=True, text=True, check=True)
+            yield process, process.stdout.readline().rstrip("\n")
         finally:
             process.kill()
-    return looked.stdout.splitlines()
 
 
 @pytest.mark.stopped_by("sealing")
@@ -34,6 +59,14 @@ def test_nobody_of_the_same_user_looks_into_a_sealed_process(somebody: list[str]
         *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")
     ]
     assert _found(somebody, "open")[0] == "environ True", "this test would not see a leak"
+
+
+@pytest.mark.stopped_by("sealing")
+def test_nobody_of_the_same_user_looks_into_the_fork_server(somebody: list[str]) -> None:
+    """What forks the workers is sealed before it loads anything: who could write into it could keep them from it."""
+    assert _forked(somebody) == [
+        *("environ Permission denied", "memory Permission denied", "descriptors Permission denied")
+    ]
 
 
 @pytest.mark.stopped_by("forgetting")

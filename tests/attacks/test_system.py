@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,94 @@ def test_no_service_below_usr_is_reached(attack: Attack, place: Path) -> None:
         assert attack.run("true")[0][0] == 0
     # A folder that can be entered and not listed is hidden as a whole from those who cannot list it.
     assert {*answers.values()} <= {"ECONNREFUSED", "ENOENT"}, answers
+
+
+@contextlib.contextmanager
+def _mounted(kind: str, place: Path, source: Path) -> Iterator[Path]:
+    """Mount a folder, or one file, of ``source`` below ``place``, by what is a mount's own kind; give where it is."""
+    there = place / kind
+    if kind == "file":
+        there.touch()
+        source /= "socket"
+    else:
+        there.mkdir()
+    words = {
+        "tmpfs": ["-t", "tmpfs", "-o", "mode=755", "batchd-test"],
+        "overlay": ["-t", "overlay", "-o", f"lowerdir={source},upperdir={source}-upper,workdir={source}-work", "batchd-test"],
+    }.get(kind, ["--bind", source])  # fmt: skip
+    subprocess.run(["mount", *words, there], check=True)
+    try:
+        yield there
+    finally:
+        subprocess.run(["umount", "-l", there], check=True)
+
+
+def _serve(stack: contextlib.ExitStack, path: Path) -> None:
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+    listener.bind(str(path))
+    listener.listen()
+    path.chmod(0o777)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A disk of its own with services, of which commands see nothing but by what is mounted below /usr."""
+    with tempfile.TemporaryDirectory(prefix="batchd-attack-", dir="/mnt") as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "mode=755", "batchd-test", folder]
+        subprocess.run(mount, check=True)
+        try:
+            for name in ("lower", "lower-upper", "lower-work", "lower/below"):
+                Path(folder, name).mkdir()
+            yield Path(folder, "lower")
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root mounts")
+@pytest.mark.stopped_by("sockets", "mounted sockets + searched sockets")
+@pytest.mark.parametrize("kind", ["bind", "file"])
+def test_no_service_is_reached_where_its_folder_is_mounted_below_usr(
+    attack: Attack, place: Path, elsewhere: Path, kind: str
+) -> None:
+    """A socket has a name elsewhere, and is found below /usr as well: in a folder that is bound there, or as a file."""
+    with contextlib.ExitStack() as stack:
+        for name in ("socket", "below/socket"):
+            _serve(stack, elsewhere / name)
+        there = stack.enter_context(_mounted(kind, place, elsewhere))
+        answers = json.loads(attack.ran("calling.py", there))
+        assert {*answers.values()} == {"ECONNREFUSED"}, answers
+        assert len(answers) == (1 if kind == "file" else 2)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root mounts")
+@pytest.mark.stopped_by("sockets")
+@pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
+def test_no_service_on_another_file_system_below_usr_is_reached(
+    attack: Attack, place: Path, elsewhere: Path, kind: str
+) -> None:
+    """One that was made there, by its path, and one whose folder was moved since."""
+    with contextlib.ExitStack() as stack:
+        there = stack.enter_context(_mounted(kind, place, elsewhere))
+        (there / "a").mkdir()
+        for name in ("socket", "a/socket"):
+            _serve(stack, there / name)
+        (there / "a").rename(there / "b")
+        answers = json.loads(attack.ran("calling.py", there))
+    assert answers == {f"{there}/{name}": "ECONNREFUSED" for name in ("socket", "b/socket")}
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root mounts")
+@pytest.mark.stopped_by("sockets", "mounted sockets + searched sockets")
+def test_no_service_in_what_is_shown_is_reached(attack: Attack, elsewhere: Path) -> None:
+    """A folder of /opt that the configuration shows, in which another one is bound; and one that is hidden in it."""
+    with contextlib.ExitStack() as stack:
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/opt")))
+        top.chmod(0o755)
+        _serve(stack, top / "own")
+        _serve(stack, elsewhere / "socket")
+        stack.enter_context(_mounted("bind", top, elsewhere))
+        answers = json.loads(attack.ran("calling.py", top, policy={"show": [str(top)]}))
+    assert answers == {f"{top}/{name}": "ECONNREFUSED" for name in ("own", "bind/socket")}
 
 
 @pytest.mark.stopped_by("hidden")

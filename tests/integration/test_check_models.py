@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from batchd import catalog
+from batchd.catalog import Listing
+from batchd.catalog.asking import Unlisted, ask
 from batchd.records import Endpoint
 from tests.conftest import Spool, stand_in
 
@@ -195,10 +196,10 @@ def test_pages_without_end_and_answers_without_end_are_given_up() -> None:
         base_url,
         asked,
     ):
-        found = catalog.ask(Endpoint(base_url=base_url))
-        assert isinstance(found, catalog.Listing)
+        found = ask(Endpoint(base_url=base_url))
+        assert isinstance(found, Listing)
         assert [*found.models] == ["a"]
         assert len(asked) == 2
     with _server({"": (200, b" " * 100_000)}, pause_s=0.05) as (base_url, _):
-        late = catalog.ask(Endpoint(base_url=base_url), patience_s=0.5)
-    assert late == catalog.Unlisted("no answer in time")
+        late = ask(Endpoint(base_url=base_url), patience_s=0.5)
+    assert late == Unlisted("no answer in time")

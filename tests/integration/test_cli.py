@@ -329,6 +329,15 @@ def test_check_says_what_would_fail(spool: Any) -> None:
     assert "OPENAI_API_KEY" in failed["provider openai"]["detail"]
     assert failed["provider gone"]["mend"]
     assert spool.batchd("check", "--offline").returncode == 3
+    config.write_text(
+        '[agent]\nmodel = "anthropic/claude-sonnet-5-5"\nservice_tier = "flex"\n'
+        '[evaluation]\njudge_model = "openai/gpt-6-luna"\n'
+        '[models."openai/gpt-6-luna"]\nservice_tier = "priority"\n'
+    )
+    lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
+    (unpriced,) = [line for line in lines if "service tier" in line["detail"]]
+    assert (unpriced["verdict"], unpriced["what"]) == ("note", "agent price")
+    assert '[models."anthropic/claude-sonnet-5-5".tiers.flex]' in unpriced["mend"]
 
 
 def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
@@ -559,7 +568,7 @@ def test_a_pipe_gets_whole_tables(spool: Any) -> None:
     with spool.serving():
         spool.batchd("pause", "--all", "-m", why)
         spool.batchd("submit", "t.json")
-        spool.eventually(lambda: "t " in spool.batchd("status").stdout)
+        spool.eventually(lambda: "\n001 " in spool.batchd("status", "t").stdout)
         lines = spool.batchd("status", "t").stdout.splitlines()
         row = next(line for line in lines if line.startswith("001 "))
     assert why.strip() in row

@@ -49,11 +49,11 @@ pytestmark = pytest.mark.in_turns
 HANGS = {"model": "standin/hang"}
 #: One that stops at a durable point ten times a second.
 SLOW = {"model": "standin/latency-0.1+steps-90", "limits": {"max_calls": 0}}
-_PRICE = """[models."standin/403-1+steps-1"]
+_PRICE = """[models."standin/400-1+steps-1"]
 input_usd_per_mtok = 1.0
 output_usd_per_mtok = 2.0
 """
-FAILS = {"model": "standin/403"}
+FAILS = {"model": "standin/400"}
 
 
 class Control:
@@ -280,7 +280,7 @@ def test_retry_runs_what_failed_again_under_a_name_of_its_own(
     tasks = [
         {"id": "a"},
         # Refused once, then never again: the server knows the conversation.
-        {"id": "b", "after": ["a"], "model": "standin/403-1+steps-1", "metadata": {"ticket": 1}},
+        {"id": "b", "after": ["a"], "model": "standin/400-1+steps-1", "metadata": {"ticket": 1}},
         {"id": "c", "after": ["a", "b"]},
         {"id": "d", "after": ["c"], "priority": 3},
     ]

@@ -154,7 +154,8 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
     heads, *rows = csv.reader(io.StringIO(text))
     assert ",".join(heads) == (
         "tag,provider,model,calls,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,"
-        "reasoning_tokens,estimated_calls,unpriced_calls,input_usd,output_usd,cost_usd,unsettled_calls,unsettled_usd"
+        "reasoning_tokens,estimated_calls,unpriced_calls,input_usd,output_usd,cost_usd,unsettled_calls,unsettled_usd,"
+        "cache_write_long_tokens,cache_reported_tokens,cache_share,cache_saved"
     )
     page = (Path(__file__).parents[2] / "docs/cost.md").read_text()
     assert " ".join(heads[3:]) in " ".join(page.split()).replace("`", "").replace(",", "")

@@ -227,3 +227,21 @@ def test_no_sandbox_no_exact_count(spool: Any) -> None:
         - bare["total"]["first_requests"]["input_tokens"]
     )
     assert 20 < lack < 200
+
+
+def test_a_tier_is_estimated_at_its_own_price(counted: Any) -> None:
+    """Flex at what is set for it; where its calls may go on at the standard price, at that; a tier without a price at none."""
+    path = counted.folder / "config.toml"
+    tier = '[models."standin/steps-3".tiers.flex]\ninput_usd_per_mtok = 1.5\noutput_usd_per_mtok = 7.5\n'
+    path.write_text(f"{path.read_text()}\n{tier}")
+
+    def cost(**more: Any) -> float | None:
+        file = counted.write("x.json", tasks(3, 2, model="standin/steps-3", **more))
+        found: float | None = estimated(counted, file)["total"]["first_requests"]["cost"]
+        return found
+
+    standard = cost()
+    assert standard is not None
+    assert cost(service_tier="flex") == pytest.approx(standard / 2)
+    assert cost(service_tier="flex", tier_fallback=60) == pytest.approx(standard)
+    assert cost(service_tier="priority") is None

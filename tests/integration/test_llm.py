@@ -6,7 +6,8 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -17,17 +18,20 @@ from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
 from batchd.llm import ModelClient, Request
 from batchd.llm.client import MOST_BYTES
-from batchd.records import Answer, Endpoint, Failure, FailureKind, Message, ModelSetup, ToolCall
+from batchd.records import (
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Message,
+    ModelSetup,
+    Tool,
+    ToolCall,
+)
 
 KEY = "sk-this-is-a-secret-key-0123456789"
-TOOLS: tuple[Mapping[str, Any], ...] = (
-    {
-        "type": "function",
-        "function": {
-            "name": "shell",
-            "parameters": {"type": "object", "properties": {"command": {"type": "string"}}},
-        },
-    },
+TOOLS = (
+    Tool("shell", "Run it.", {"type": "object", "properties": {"command": {"type": "string"}}}),
 )
 ASK = Request(
     messages=(Message("system", "You work."), Message("user", "Count to three.")),
@@ -226,7 +230,7 @@ def test_what_is_sent() -> None:
             await client.call(ModelSetup(**_fields(setup), json_mode=mode), request, 5)
         schema, plain, none = [json.loads(str(e.request)) for e in server.requests]
         assert (schema["max_tokens"], schema["seed"], schema["stop"]) == (77, 4, ["\n```\n"])
-        assert schema["tools"] == list(TOOLS)
+        assert schema["tools"] == [{"type": "function", "function": asdict(tool)} for tool in TOOLS]
         assert schema["response_format"]["json_schema"]["schema"] == {"type": "object"}
         assert plain["response_format"] == {"type": "json_object"}
         assert "response_format" not in none

@@ -125,7 +125,7 @@ def test_money_of_before_is_booked_under_its_tags(tmp_path: Path, archive: Path)
     with Reader(path) as reader:
         spent = {r.tag: (r.calls, r.cost_usd) for r in reader.spend(("tag",))}
         (total,) = reader.spend(())
-    if archive.name != "store-v3.tar.gz":  # nobody had tags then
+    if archive.name in {"store-v1.tar.gz", "store-v2.tar.gz"}:  # nobody had tags then
         assert spent == {None: (total.calls, total.cost_usd)}
         return
     done, mid = (tuple(rows[name][-2:]) for name in ("done", "mid"))

@@ -204,6 +204,14 @@ def test_a_provider_that_echoes_keys_leaves_no_trace_of_them(
     tasks = [{"id": f"t{n}", "first_prompt": "x", "model": f"echo/{n}"} for n in names]
     with keyed.serving() as daemon:
         assert keyed.batchd("submit", keyed.write("batch.json", tasks)).returncode == 0
+        # Those whose model is gone wait, and `status` says for what.
+        done = [keyed.folder / f"outbox/batch/t{n}.json" for n in ("answer", "tool", "400")]
+        keyed.eventually(lambda: all(path.exists() for path in done))
+        keyed.eventually(
+            lambda: len(json.loads(keyed.batchd("status", "--json").stdout)["parked"]) == 2
+        )
+        assert leaks(keyed.batchd("status", "batch").stdout.encode()) == []
+        keyed.batchd("cancel", "batch")
         keyed.eventually((keyed.folder / "outbox/batch/summary.json").exists)
         for name in ("environ", "cmdline"):
             assert leaks(proc(daemon.pid, name)) == [], name

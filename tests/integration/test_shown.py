@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from batchd.config import private
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox, check
+from batchd.sandbox.mounts import mounts
 from tests.conftest import Spool
 
 #: A file below /usr that every machine has, and that no command here needs.
@@ -189,6 +193,58 @@ def test_services_that_come_and_go_end_no_task(above: Path, tmp_path: Path) -> N
             service.join()
 
 
+_CALL = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_what_is_mounted_while_tasks_run_is_looked_at(above: Path, tmp_path: Path) -> None:
+    """A folder with a service that is bound below /usr between two tasks, or goes there with its disk: it is hidden."""
+    services = Path(tempfile.mkdtemp(prefix="batchd-", dir="/mnt"))
+    services.chmod(0o755)
+    place = above / "bound"
+    place.mkdir()
+    sandbox, names = Sandbox(SandboxPolicy()), itertools.count()
+
+    async def call() -> str:
+        opening = sandbox.open(str(tmp_path / str(next(names))), fresh=True, network=False, env={})
+        with await opening as room:
+            return (await room.run(["python3", "-c", _CALL, f"{place}/s"], timeout_s=60)).output
+
+    def called() -> str:
+        return asyncio.run(call())
+
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(f"{services}/s")
+        listener.listen()
+        (services / "s").chmod(0o777)
+        try:
+            assert "FileNotFoundError" in called()
+            subprocess.run(["mount", "--bind", services, place], check=True)
+            try:
+                assert "ConnectionRefusedError" in called()
+            finally:
+                subprocess.run(["umount", "-l", place], check=True)
+            assert "FileNotFoundError" in called()
+        finally:
+            shutil.rmtree(services)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_every_thread_learns_of_what_is_mounted(tmp_path: Path) -> None:
+    """The kernel says once that something has changed; who asks at the same time has the same answer."""
+    names = [tmp_path / f"with blank and \x0b {number}" for number in range(20)]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
+        for path in names:
+            path.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "batchd-test", path], check=True)
+            stack.callback(subprocess.run, ["umount", "-l", path], check=True)
+            asked = [threads.submit(mounts().table) for _ in range(8)]
+            for table in asked:
+                assert str(path) in {mount.place for mount in table.result()}
+    assert not {mount.place for mount in mounts().table()} & set(map(str, names))
+
+
 def test_another_trouble_is_told_at_once(tmp_path: Path) -> None:
     """Only what goes is looked at again: what cannot be covered for another reason ends the task, with bwrap's words."""
 
@@ -248,6 +304,47 @@ def test_what_is_batchds_own_is_not_shown_to_commands(spool: Spool, case: str) -
     assert f"failed sandbox view: {key}" not in spool.batchd("check", "--offline").stdout
     path.write_text(path.read_text() + 'backend = "none"\n')
     assert "failed sandbox view" not in spool.batchd("check", "--offline").stdout
+
+
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_pipes_below_usr_are_named_by_the_check(above: Path) -> None:
+    """Commands may open them, so their folder is to be hidden: then nothing is said."""
+    os.mkfifo(above / "pipe")
+    (view,) = [found for found in check(SandboxPolicy()) if found.name == "sandbox view"]
+    assert f"not hidden: the pipes {above}/pipe" in view.detail
+    assert "[sandbox] hide" in view.mend
+    hiding = SandboxPolicy(hide=(str(above),))
+    (view,) = [found for found in check(hiding) if found.name == "sandbox view"]
+    assert "pipes" not in view.detail
+
+
+#: What makes something in the spool, or in the outbox.
+MAKING = {
+    "run": ("run", "tasks.json"),
+    "serve": ("serve",),
+    "submit": ("submit", "tasks.json"),
+    "web": ("web", "--listen", "127.0.0.1:0"),
+    "restore": ("restore", "--new", "--yes"),
+    "order": ("pause", "--all"),
+}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("command", MAKING)
+@pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
+def test_nothing_is_made_where_commands_would_see_it(
+    above: Path, spool: Spool, command: str
+) -> None:
+    """Every command that would make a spool, a log or a token below /usr refuses first, with the fix."""
+    path = spool.folder / "config.toml"
+    kept = [f'{name} = "{above}/{name}"' for name in ("inbox", "outbox", "state")]
+    path.write_text("\n".join((path.read_text(), f'[log]\nfile = "{above}/log"\n[paths]', *kept)))
+    spool.write("tasks.json", [{"first_prompt": "x"}])
+    refused = spool.batchd(*MAKING[command])
+    assert refused.returncode == 2, refused.stderr
+    assert f"[paths] state: {above}/state lies in /usr" in refused.stderr
+    assert f'hide = ["{above}/state"]' in refused.stderr
+    assert not list(above.iterdir())
 
 
 def test_a_reload_is_as_strict_as_a_start(spool: Spool) -> None:

@@ -65,6 +65,16 @@ def test_the_units_are_hardened(name: str, most: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["batchd.service", "batchd-user.service"])
+def test_each_hardening_line_has_its_reason(name: str) -> None:
+    """Beside it: a comment speaks for two lines at most."""
+    part = (UNITS / name).read_text().partition("# --- Hardening")[2].partition("\n[Install]")[0]
+    alone = 2
+    for line in filter(None, part.splitlines()[1:]):
+        alone = 0 if line.startswith("#") else alone + 1
+        assert alone <= 2, line
+
+
+@pytest.mark.parametrize("name", ["batchd.service", "batchd-user.service"])
 def test_systemd_waits_longer_than_the_daemon_drains(name: str) -> None:
     """TimeoutStopSec leaves the default `drain_s` its time, and some."""
     (seconds,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", (UNITS / name).read_text())

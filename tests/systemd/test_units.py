@@ -26,7 +26,6 @@ from installed import (
     PERSON,
     USER,
     as_a_service_of_ones_own,
-    as_a_system_service,
     asked,
     drop,
     notes,
@@ -35,7 +34,7 @@ from installed import (
     under_way,
     went_on,
 )
-from machine import Machine, Service, booted, until
+from machine import Machine, Service, until
 from patience import PATIENCE_S
 
 from batchd import control
@@ -45,24 +44,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
     pytest.mark.timeout(300),
 ]
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine on which batchd is installed as a system service."""
-    with booted(tmp_path_factory.mktemp("machine")) as machine:
-        as_a_system_service(machine)
-        yield machine
-
-
-@pytest.fixture
-def service(machine: Machine) -> Iterator[Service]:
-    """The daemon under the shipped unit. Whatever a test does to it, nothing is left that is not its child."""
-    service = Service(machine)
-    assert service.show("ActiveState") == "active"
-    yield service
-    until(lambda: service.show("ActiveState") == "active", machine.last_words)
-    assert service.orphans() == {}
 
 
 @contextlib.contextmanager

@@ -152,8 +152,9 @@ def test_everything_wrong_is_told_at_once(written: Path) -> None:
         "[providers.mine] base_url": "this key is needed",
         "[providers.mine] rpm": "it must be greater than or equal to 0",
         '[models."openai/x"] output': (
-            "there is no such key (known are cached_input_usd_per_mtok, context_window,"
-            " input_usd_per_mtok, output_usd_per_mtok)"
+            "there is no such key (known are api, cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
+            " cached_input_usd_per_mtok, context_window, effort, input_usd_per_mtok, output_usd_per_mtok,"
+            " service_tier, tier_fallback, tiers)"
         ),
         "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",
         "[cost] compare[1]": "it must be a valid string",
@@ -162,6 +163,36 @@ def test_everything_wrong_is_told_at_once(written: Path) -> None:
         "[budget] per_day_usd": "it must be greater than or equal to 0",
         "[budget] log": "there is no such key (known are per_day_usd)",
     }
+
+
+def test_a_tier_is_one_that_there_is(written: Path) -> None:
+    """An unknown tier, a price of one, and a fallback that is none are refused with what there is; variables say it too."""
+    written.write_text(
+        '[agent]\nservice_tier = "cheap"\ntier_fallback = "soon"\n'
+        '[models."openai/x"]\nservice_tier = "batch"\ntier_fallback = -1\n'
+        '[models."openai/x".tiers.scale]\ninput_usd_per_mtok = 1.0\n'
+        '[models."openai/x".tiers.flex]\ninput = 1.0\n'
+    )
+    tiers = "it must be 'standard', 'flex' or 'priority'"
+    when = "it must be 'never', or the seconds after which it goes on at the standard price"
+    found = _problems(written, {})
+    assert found == {
+        "[agent] service_tier": tiers,
+        "[agent] tier_fallback": when,
+        '[models."openai/x"] service_tier': tiers,
+        '[models."openai/x"] tier_fallback': when,
+        '[models."openai/x".tiers] scale': "it must be 'flex' or 'priority'",
+        '[models."openai/x".tiers.flex] input': (
+            "there is no such key (known are cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
+            " cached_input_usd_per_mtok, input_usd_per_mtok, output_usd_per_mtok)"
+        ),
+    }
+    written.write_text('[models."openai/x".tiers.flex]\ninput_usd_per_mtok = 1.0\n')
+    environ = {"BATCHD_AGENT__SERVICE_TIER": "flex", "BATCHD_AGENT__TIER_FALLBACK": "300"}
+    loaded = config.load(written, environ)
+    assert (loaded.agent.service_tier, loaded.agent.tier_fallback) == ("flex", 300.0)
+    assert loaded.models["openai/x"].tiers["flex"].input_usd_per_mtok == 1.0
+    assert config.load(written, {"BATCHD_AGENT__TIER_FALLBACK": "never"}).agent == sections.Agent()
 
 
 def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from batchd import events, tokens
 from batchd.agent import compaction, context, prompts
 from batchd.agent.compaction import Compact, Summarise
 from batchd.agent.decide import CallModel, Conclude, Finish, RunTool, Step, decide
-from batchd.llm.request import Request, encode
+from batchd.llm import chat
+from batchd.llm.composing import encoded, fields
+from batchd.llm.request import Request, Target
 from batchd.records import (
     Answer,
     Failure,
@@ -183,7 +185,9 @@ class Provider:
         """Hold a request, as it goes out, to what providers and strict chat templates ask of it."""
         setup = self.state.setup(Purpose.AGENT)
         request = Request(messages=messages, tools=(), max_output_tokens=1)
-        sent = json.loads(encode(setup, request))["messages"]
+        sent = json.loads(encoded(fields(chat.DIALECT, setup, Target.of(setup, "", ""), request)))[
+            "messages"
+        ]
         assert [m["content"] for m in sent[:2]] == [self.system, self.prompt]
         waiting: list[str] = []
         speaker = ""

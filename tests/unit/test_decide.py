@@ -394,7 +394,7 @@ def test_the_tokens_of_the_schemas_are_what_context_says() -> None:
     from batchd import tokens  # noqa: PLC0415 (loads the ranks)
     from batchd.agent import prompts  # noqa: PLC0415
 
-    counted = tokens.count(json.dumps(prompts.TOOLS, separators=(",", ":")))
+    counted = tokens.count_tools(prompts.TOOLS)
     assert context.overhead(ModelSetup(name="demo/m")) == counted
     assert context.overhead(ModelSetup(name="demo/m", tools="text")) == 0
     first = prompts.system(task(), "f" * 200, text=False)

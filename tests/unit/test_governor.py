@@ -74,6 +74,17 @@ class Told:
         self.of.append(("gave_up", provider, cause))
         assert message
 
+    def tier_full(self, model: str, tier: str, message: str) -> None:
+        """Note it."""
+        self.of.append(("tier_full", model, tier))
+        assert message
+
+    def tier_free(self, model: str, tier: str, calls: int) -> int:
+        """Note that calls may try, if some may."""
+        if calls:
+            self.of.append(("tier_free", model, tier, str(calls)))
+        return 0
+
     def batch_spent(self, batch: str, message: str) -> None:
         """Note it."""
         self.of.append(("batch_spent", batch))
@@ -288,6 +299,94 @@ def test_what_a_provider_adds_to_each_request_is_set_aside_too() -> None:
         assert reserved(500) == pytest.approx(3.0)
         g.answered(task.ref, 0.0, Usage(calls=1, input_tokens=2500, output_tokens=1000))
         assert reserved(10_000) == pytest.approx(12.0 + 1.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_tier_has_its_own_price_set_aside_and_where_it_may_fall_back_the_dearer() -> None:
+    """Half for flex; all of it where the call may go on in the standard tier, or where it was served there before."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+        rate = Rate(input=500, cached_input=500, output=500)
+        price = replace(PRICE, tiers={"flex": (rate,), "priority": (replace(rate, input=2000),)})
+
+        def reserved(**more: Any) -> float | None:
+            g.ask(replace(task.call(price), **more), task._answered)
+            (answer,) = task.answers[-1:]
+            assert isinstance(answer, Grant)
+            assert answer.tier == more.get("tier", "standard")
+            return answer.reserved_usd
+
+        used = Usage(calls=1, input_tokens=500, output_tokens=500)
+        for tier, fallback_s, usd in (
+            ("standard", None, 1.0),
+            ("flex", None, 0.5),
+            ("flex", 60.0, 1.0),
+            ("priority", 60.0, 1.25),
+        ):
+            assert reserved(tier=tier, fallback_s=fallback_s) == pytest.approx(usd)
+            g.answered(task.ref, 0.0, used, tier=tier)
+        # Its provider has it served by the standard one all the same.
+        assert reserved(tier="flex") == pytest.approx(0.5)
+        g.answered(task.ref, 0.0, used, tier="standard")
+        assert reserved(tier="flex") == pytest.approx(1.0)
+        g.answered(task.ref, 0.0, used, tier="flex")
+
+    asyncio.run(scenario())
+
+
+def test_a_tier_that_was_not_asked_for_is_set_aside_too_once_it_was_seen() -> None:
+    """A provider may serve calls that ask for nothing in a dearer tier, as its account is set up."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+        dear = replace(PRICE.rates[0], input=2000)
+        call = task.call(replace(PRICE, tiers={"priority": (dear,)}))
+        used = Usage(calls=1, input_tokens=500, output_tokens=500)
+        for usd, served in ((1.0, "priority"), (1.5, "scale"), (1.5, "standard")):
+            g.ask(call, task._answered)
+            (answer,) = task.answers[-1:]
+            assert isinstance(answer, Grant)
+            assert answer.reserved_usd == pytest.approx(usd)
+            g.answered(task.ref, 0.0, used, tier=served)
+
+    asyncio.run(scenario())
+
+
+def test_a_tier_without_a_known_price_is_refused_under_a_limit() -> None:
+    """The standard price is not its own."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a", limit=100.0)
+        g.ask(replace(task.call(PRICE), tier="flex"), task._answered)
+        assert task.refusal.reason is Reason.BAD_REQUEST
+        assert "no price is known of p/m in the tier flex" in task.refusal.error.message
+        free = Task(g, "b")
+        g.ask(replace(free.call(PRICE), tier="flex"), free._answered)
+        assert free.answers == [Grant(None, (500, 500), "flex")]
+
+    asyncio.run(scenario())
+
+
+def test_input_that_is_kept_for_long_is_set_aside_as_such_once_it_was_seen() -> None:
+    """Writes for an hour cost twice: where a provider makes them, all input is expected to be one."""
+
+    async def scenario() -> None:
+        g = governor()
+        task = Task(g, "a")
+        rate = replace(PRICE.rates[0], cache_write=1250, cache_write_long=2000)
+        call = task.call(replace(PRICE, rates=(rate,)))
+        used = Usage(calls=1, input_tokens=500, cache_write_tokens=500, cache_write_long_tokens=1)
+        for usd in (1.125, 1.5):
+            g.ask(call, task._answered)
+            (answer,) = task.answers[-1:]
+            assert isinstance(answer, Grant)
+            assert answer.reserved_usd == pytest.approx(usd)
+            g.answered(task.ref, 0.0, used)
 
     asyncio.run(scenario())
 

@@ -9,28 +9,42 @@ from typing import Any
 import pytest
 
 from batchd.llm import Request
-from batchd.llm.answer import Message as Said
-from batchd.llm.answer import UnreadableError, answer, decode
+from batchd.llm.answer import MOST_CHARS
+from batchd.llm.bodies import UnreadableError
+from batchd.llm.chat import DIALECT
+from batchd.llm.composing import encoded, fields
 from batchd.llm.failures import Place, error_in_answer, http_failure
-from batchd.llm.request import encode
+from batchd.llm.request import Target
 from batchd.llm.waits import retry_after, until_reset
 from batchd.masking import Masker
-from batchd.records import Answer, Endpoint, FailureKind, Message, ModelSetup, ToolCall, Usage
+from batchd.records import (
+    Answer,
+    Endpoint,
+    FailureKind,
+    Message,
+    ModelSetup,
+    Tool,
+    ToolCall,
+    Usage,
+)
 
 PLACE = Place(
     ModelSetup(name="acme/big-1"),
     Endpoint(base_url="https://api.acme.example/v1", api_key="k" * 20),
 )
+TARGET = Target.of(PLACE.setup, PLACE.endpoint_host, "")
 REQUEST = Request(messages=(Message("user", "hi"),), tools=(), max_output_tokens=10)
 
 
 def _answer(message: Any, finish_reason: str | None = "stop", **more: Any) -> Answer:
     body = {"choices": [{"message": message, "finish_reason": finish_reason}], **more}
-    completion = decode(json.dumps(body).encode())
-    assert completion.choices
-    said = completion.choices[0].message
-    assert isinstance(said, Said)
-    return answer(completion, said, REQUEST, 1.0)
+    return _decoded(json.dumps(body).encode())
+
+
+def _decoded(body: bytes, request: Request = REQUEST) -> Answer:
+    answer = DIALECT.decode(PLACE, TARGET, body, request, 1.0)
+    assert isinstance(answer, Answer)
+    return answer
 
 
 def _usage(**usage: Any) -> Usage:
@@ -200,6 +214,31 @@ def test_the_wait_where_there_is_no_retry_after(
     assert found == (None if seconds is None else pytest.approx(seconds, rel=0.1))
 
 
+def test_what_served_a_call_and_what_it_says_to_cost() -> None:
+    """The tier in the provider's own word, and a cost in dollars; what is none, or is billed elsewhere, is left out."""
+    counts = {"prompt_tokens": 9, "completion_tokens": 1}
+
+    def read(tier: Any = "flex", **more: Any) -> Answer:
+        return _answer({"content": "x"}, usage={**counts, **more}, service_tier=tier)
+
+    found = read(cost=0.0125)
+    assert (found.service_tier, found.stated_usd) == ("flex", 0.0125)
+    for cost in (None, "0.01", {"total": 1}, -1, True, 1e300):
+        assert read(cost=cost).stated_usd is None, cost
+    assert read(cost=0.0125, is_byok=True).stated_usd is None
+    for tier in (["flex"], None, 7):
+        assert read(tier).service_tier == ""
+
+
+def test_a_tier_is_asked_for_where_one_is_set() -> None:
+    """A provider that sells none is not sent the field; the configuration's own fields go over it."""
+    request = replace(REQUEST, service_tier="flex")
+    assert fields(DIALECT, PLACE.setup, TARGET, request)["service_tier"] == "flex"
+    assert "service_tier" not in fields(DIALECT, PLACE.setup, TARGET, REQUEST)
+    own = replace(PLACE.setup, extra_body={"service_tier": "scale"})
+    assert fields(DIALECT, own, TARGET, request)["service_tier"] == "scale"
+
+
 def test_usage_in_every_dialect() -> None:
     """Cached, written, reasoning and hidden output are found under each provider's names."""
     assert _usage(
@@ -213,11 +252,20 @@ def test_usage_in_every_dialect() -> None:
         input_tokens=100,
         cached_input_tokens=60,
         cache_write_tokens=40,
+        cache_reported_tokens=100,
         output_tokens=20,
         reasoning_tokens=5,
     )
     deepseek = _usage(prompt_tokens=100, completion_tokens=20, prompt_cache_hit_tokens=64)
     assert deepseek.cached_input_tokens == 64
+    assert deepseek.cache_share == 0.64
+    kept = {"cached_tokens": 0, "cache_write_tokens": 90}
+    for_long = {**kept, "cache_write_tokens_details": {"ttl_30m_tokens": 80, "ttl_12h_tokens": 10}}
+    long = _usage(prompt_tokens=100, completion_tokens=1, prompt_tokens_details=for_long)
+    assert (long.cache_write_tokens, long.cache_write_long_tokens) == (90, 10)
+    # Nothing from the cache is a figure, none at all is not.
+    assert long.cache_share == 0.0
+    assert _usage(prompt_tokens=100, completion_tokens=1).cache_share is None
     gemini = _usage(prompt_tokens=100, completion_tokens=20, total_tokens=150)
     assert (gemini.output_tokens, gemini.estimated) == (50, False)
     odd = _usage(prompt_tokens=10.0, completion_tokens="x", prompt_tokens_details=None)
@@ -262,9 +310,7 @@ def test_values_are_counted_and_signs_in_texts_are_none() -> None:
     for sign in ("[{,", '",",', "\\", "\\,", ",\n\t"):
         text = sign * 300_000
         body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-        [choice] = decode(body).choices or ()
-        assert choice.message is not None
-        assert choice.message.content == text
+        assert _decoded(body).content == text[:MOST_CHARS]
     many = json.dumps({"choices": [], "usage": [{}] * 140_000, "x": '","'})
     opened = '"' + '\\",' * 300_000
     for crowded, why in (
@@ -272,7 +318,7 @@ def test_values_are_counted_and_signs_in_texts_are_none() -> None:
         (f'{{"model": {opened}', "broken JSON"),
     ):
         with pytest.raises(UnreadableError, match=why):
-            decode(crowded.encode())
+            _decoded(crowded.encode())
 
 
 def test_tool_calls_are_made_whole() -> None:
@@ -384,9 +430,8 @@ def test_a_common_rate_limit_is_no_overflow() -> None:
 
 def _sent(*messages: Message) -> list[dict[str, Any]]:
     request = Request(messages=messages, tools=(), max_output_tokens=10)
-    sent: list[dict[str, Any]] = json.loads(encode(ModelSetup(name="acme/big-1"), request))[
-        "messages"
-    ]
+    body = encoded(fields(DIALECT, PLACE.setup, TARGET, request))
+    sent: list[dict[str, Any]] = json.loads(body)["messages"]
     return sent
 
 
@@ -409,15 +454,12 @@ def test_thinking_goes_back_only_where_it_came_as_reasoning_content() -> None:
     sent = _sent(Message("assistant", "a", reasoning="so"), Message("assistant", "b"))
     assert [m.get("reasoning_content") for m in sent] == ["so", None]
     assert "reasoning_content" not in sent[1]
-    tools = Request(messages=(), tools=({"type": "function"},), max_output_tokens=10)
+    tools = Request(messages=(), tools=(Tool("shell", "", {}),), max_output_tokens=10)
     for message, request, back in (
         ({"content": "x", "reasoning_content": ""}, tools, True),
         ({"content": "x", "reasoning_content": "so"}, REQUEST, False),
         ({"content": "x", "reasoning": "so"}, tools, False),
         ({"content": "<think>so</think>x"}, tools, False),
     ):
-        completion = decode(json.dumps({"choices": [{"message": message}]}).encode())
-        assert completion.choices
-        said = completion.choices[0].message
-        assert isinstance(said, Said)
-        assert answer(completion, said, request, 1.0).reasoning_back is back
+        body = json.dumps({"choices": [{"message": message}]}).encode()
+        assert _decoded(body, request).reasoning_back is back

@@ -130,6 +130,24 @@ def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
         os.close(reader)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_log_file_is_written_through_no_link_of_another_user(tmp_path: Path) -> None:
+    """Nor into another user's own file: at the start it is an error, and later it is passed over."""
+    victim, link, theirs = (tmp_path / name for name in ("victim", "link", "theirs"))
+    link.symlink_to(victim)
+    theirs.touch()
+    for path in (link, theirs):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+        with pytest.raises(NotPossibleError, match="another user"):
+            log.configure("info", "console", str(path))
+    log.configure("info", "console", str(tmp_path / "ours"))
+    (tmp_path / "ours").unlink()
+    link.rename(tmp_path / "ours")
+    log.get_logger().info(Action.DAEMON_STARTED)
+    assert not victim.exists()
+    assert theirs.read_bytes() == b""
+
+
 def _read(file: io.FileIO) -> bytes:
     """Return what there is to read."""
     os.set_blocking(file.fileno(), False)

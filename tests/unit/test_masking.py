@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import textwrap
 from urllib.parse import quote, quote_plus
 
@@ -16,10 +17,23 @@ SECRET = 'gh/p_ab "c" D+EF=1234\\5'
 
 @pytest.mark.parametrize(
     "form",
-    [SECRET, json.dumps(SECRET), json.dumps({"a": SECRET}), quote(SECRET), quote_plus(SECRET)],
+    [
+        SECRET,
+        json.dumps(SECRET),
+        json.dumps({"a": SECRET}),
+        json.dumps(SECRET).replace("/", r"\/"),
+        json.dumps(json.dumps({"a": SECRET})),
+        json.dumps(json.dumps({"a": SECRET}).replace("/", r"\/")),
+        json.dumps(json.dumps(json.dumps({"a": SECRET}))),
+        quote(SECRET),
+        quote(SECRET, safe=""),
+        re.sub("%..", lambda letter: letter[0].lower(), quote(SECRET, safe="")),
+        re.sub("%..", lambda letter: letter[0].lower(), quote_plus(SECRET)),
+        quote_plus(SECRET),
+    ],
 )
 def test_every_way_to_write_a_value_is_masked(form: str) -> None:
-    """As it is, in JSON, in a URL."""
+    """As it is, in JSON, in JSON within JSON, as the arguments of a tool are, with slashes escaped or not, in a URL."""
     masked = Masker([SECRET]).text(f"<{form}>")
     assert MASK in masked
     assert "EF" not in masked
@@ -122,5 +136,8 @@ def test_names_tell() -> None:
     assert all(map(tells, ("X-Api-Key", "authorization", "sig", "Cookie", "MY_PASSWORD")))
     assert not any(map(tells, ("X-Title", "HTTP-Referer", "api-version", "seed")))
     assert list(named({"a": {"token": ["x", {"b": "y"}]}, "c": "z"})) == ["x", "y"]
+    fields = {"passphrase": "p", "db_pwd": "q", "pwd": "r", "Bearer": "s", "session": "t"}
+    assert list(named(fields)) == ["p", "q", "r", "s", "t"]
+    assert not any(map(tells, ("PWD", "OLDPWD", "DBUS_SESSION_BUS_ADDRESS")))
     assert looks("hunter2-hunter2")
     assert not any(map(looks, ("frontend", "https-only", "20261125", "two words1", "a1")))

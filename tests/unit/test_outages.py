@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from batchd.governor import Call, Governor, Grant, Park
+from batchd.governor import Call, Governor, Grant, Park, Refusal
 from batchd.records import Cause, Failure, FailureKind, Reason, Scope
 from tests.unit.test_governor import Task, Told, governor
 
@@ -284,6 +284,56 @@ def test_tries_of_many_tasks_count_together_where_nobody_is_served() -> None:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
         assert (turns, told.of) == (5, [("parked", "p", Cause.DOWN)])
+
+    asyncio.run(scenario())
+
+
+def test_a_silent_model_is_parked_alone_while_others_are_served() -> None:
+    """Its tasks' tries count together: one after another, each silent for all of its time, they held all slots for minutes."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=1, max_retries=4, probe_s=_DAY_S)
+        told = Told(g)
+        silent, served = [Task(g, name) for name in "abc"], Task(g, "d")
+        for task in silent:
+            _ask(g, task, "p/silent")
+        _ask(g, served, "p/m")
+        turns = 0
+        while not told.of:
+            async with asyncio.timeout(30):
+                waits = [asyncio.ensure_future(t.answered.wait()) for t in (*silent, served)]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if served.answered.is_set():
+                served.answered.clear()
+                g.answered(served.ref, 0.0)
+                _ask(g, served, "p/m")
+            for task in silent:
+                if task.answered.is_set():
+                    task.answered.clear()
+                    _fail(g, task, "p/silent", FailureKind.TIMEOUT, sent=True)
+                    turns += 1
+            assert turns < 9
+        assert told.of == [("parked", "p/silent", Cause.DOWN)]
+
+    asyncio.run(scenario())
+
+
+def test_a_task_whose_request_alone_is_met_with_silence_ends() -> None:
+    """Where one task of a model is all that fails, it is its request's fault: nothing else of it is held."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=9, max_retries=2, first_backoff_s=0.001)
+        told = Told(g)
+        task, other = Task(g, "a"), Task(g, "b")
+        _ask(g, task, "p/silent")
+        while not (task.answers and isinstance(task.answers[-1], Refusal)):
+            async with asyncio.timeout(30):
+                await task.answered.wait()
+            task.answered.clear()
+            _fail(g, task, "p/silent", FailureKind.TIMEOUT, sent=True)
+            _ask(g, other, "p/m")
+            g.answered(other.ref, 0.0)
+        assert (task.refusal.reason, told.of) == (Reason.PROVIDER_UNAVAILABLE, [])
 
     asyncio.run(scenario())
 

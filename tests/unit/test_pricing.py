@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 
 import pytest
+from genai_prices import Usage as Theirs
+from genai_prices import calc_price
 
+from batchd.config.providers import Prices as ModelPrices
 from batchd.config.sections import Cost, Model
 from batchd.pricing import Prices, _listed
 from batchd.records import Cost as Money
@@ -99,13 +104,170 @@ def test_cached_input_and_cache_writes_have_their_own_price() -> None:
     assert price.cost(usage).input == pytest.approx(1 + 0.1 + 1.25)
 
 
+def test_long_cache_writes_have_their_own_price() -> None:
+    """An hour in the cache is billed at its own rate, and, where none is listed, at the highest that there is."""
+    price = NONE.price("anthropic/claude-sonnet-5-5")
+    assert price is not None
+    short = Usage(input_tokens=1_000_000, cache_write_tokens=1_000_000)
+    assert price.cost(short).input == pytest.approx(2.5)
+    assert price.cost(replace(short, cache_write_long_tokens=1_000_000)).input == pytest.approx(4.0)
+    half = replace(short, cache_write_long_tokens=500_000)
+    assert price.cost(half).input == pytest.approx(3.25)
+    twelve_hours = NONE.price("openai/gpt-6.1-terra")
+    assert twelve_hours is not None
+    kept = Usage(input_tokens=100_000, cache_write_tokens=100_000, cache_write_long_tokens=100_000)
+    assert twelve_hours.cost(kept).input == pytest.approx(0.25)
+
+
+def test_a_tier_has_its_own_price_and_an_unknown_one_none() -> None:
+    """Tiers are priced by genai-prices' contexts, cliffs included; one that it does not know never at the standard price."""
+    price = NONE.price("openai/gpt-6.1-terra")
+    assert price is not None
+    usage = Usage(
+        input_tokens=50_000,
+        cached_input_tokens=40_000,
+        cache_write_tokens=8_000,
+        output_tokens=3_000,
+    )
+    tiers = {tier: price.at(tier) for tier in ("standard", "flex", "priority", "batch")}
+    found = {tier: at.cost(usage).total for tier, at in tiers.items() if at}
+    expected = {"standard": 0.029, "flex": 0.0145, "priority": 0.058, "batch": 0.0145}
+    assert found == pytest.approx(expected)
+    flex = tiers["flex"]
+    assert flex is not None
+    assert flex.cost(Usage(input_tokens=272_001)).input == pytest.approx(0.272001)
+    for tier in ("scale", "ultrafast", "default", "FLEX", ""):
+        assert price.at(tier) is None, tier
+    # No flex is sold of it, and the data says nothing of its tiers.
+    claude = NONE.price("anthropic/claude-sonnet-5-5")
+    assert claude is not None
+    assert claude.at("flex") is None
+    assert claude.at("standard") is claude
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "openai/gpt-6-luna",
+        "openai/gpt-6.1-sol",
+        "anthropic/claude-haiku-5-5",
+        "google/gemini-3.8-flash",
+    ],
+)
+def test_the_data_itself_comes_to_the_same(model: str) -> None:
+    """What genai-prices computes for a call is what it costs here, in each context, on both sides of each cliff."""
+    rng = random.Random(7)
+    provider, _, name = model.partition("/")
+    price = NONE.price(model)
+    assert price is not None
+    contexts = {"standard": {}, "flex": {"service_tier": "flex"}, "batch": {"processing": "batch"}}
+    for tier, context in contexts.items():
+        at = price.at(tier)
+        for _ in range(200) if at else ():
+            assert at is not None
+            given = int(10 ** rng.uniform(1, 5.95))
+            cached = rng.randint(0, given)
+            kept = rng.randint(0, given - cached) if at.rates[0].cache_write is not None else 0
+            usage = Usage(
+                input_tokens=given,
+                cached_input_tokens=cached,
+                cache_write_tokens=kept,
+                output_tokens=rng.randint(0, 100_000),
+            )
+            theirs = calc_price(
+                Theirs(
+                    input_tokens=given,
+                    cache_read_tokens=cached,
+                    cache_write_tokens=kept,
+                    output_tokens=usage.output_tokens,
+                ),
+                name,
+                provider_id=provider,
+                price_context=context or None,
+            )
+            assert at.cost(usage).total == pytest.approx(float(theirs.total_price)), (tier, usage)
+
+
+def test_prices_of_tiers_may_be_given() -> None:
+    """A table gives what the data lacks, a whole one alone; a price given whole leaves the data's tiers out."""
+    flex = ModelPrices(input_usd_per_mtok=1.0, output_usd_per_mtok=5.0)
+    prices = Prices(
+        {
+            "openai/gpt-6.2-sol": Model(
+                input_usd_per_mtok=2.0,
+                cached_input_usd_per_mtok=0.1,
+                cache_write_usd_per_mtok=2.5,
+                cache_write_long_usd_per_mtok=5.0,
+                output_usd_per_mtok=10.0,
+                tiers={"flex": flex},
+            ),
+            "openai/gpt-6-luna": Model(input_usd_per_mtok=1.0, output_usd_per_mtok=1.0),
+            "openai/gpt-6.1-terra": Model(
+                tiers={"flex": ModelPrices(output_usd_per_mtok=0.1), "priority": flex}
+            ),
+            "local/x": Model(tiers={"flex": flex}),
+        }
+    )
+    sol = prices.price("openai/gpt-6.2-sol")
+    assert sol is not None
+    rate = Rate(input=2.0, cached_input=0.1, output=10.0, cache_write=2.5, cache_write_long=5.0)
+    assert sol.rates == (rate,)
+    assert sol.tiers == {"flex": (Rate(input=1.0, cached_input=1.0, output=5.0),)}
+    luna = prices.price("openai/gpt-6-luna")
+    assert luna is not None
+    assert luna.at("flex") is None
+    terra = prices.price("openai/gpt-6.1-terra")
+    assert terra is not None
+    assert terra.source == "config"
+    assert [(r.above, r.input, r.output) for r in terra.tiers["flex"]] == [
+        (0, 0.5, 0.1),
+        (272_000, 1.0, 0.1),
+    ]
+    assert terra.tiers["priority"] == sol.tiers["flex"]
+    assert terra.rates[0].output == 5.0
+    # What the standard tier costs is not known by that.
+    assert prices.price("local/x") is None
+
+
+def test_what_is_set_aside_is_the_most_that_a_call_may_end_at() -> None:
+    """All of its input written to the cache, for long where that is done, and at the price behind a mark that is near."""
+    price = NONE.price("anthropic/claude-haiku-5-5")
+    assert price is not None
+    assert [r.above for r in price.rates] == [0, 100_000]
+    assert price.most(80_000, 1000).total == pytest.approx((80_000 * 0.125 + 1000 * 0.5) / 1e6)
+    assert price.most(80_000, 0, long=True).total == pytest.approx(80_000 * 0.2 / 1e6)
+    for tokens in (95_000, 100_001):
+        behind = 5 * (tokens * 0.125 + 1000 * 0.5) / 1e6
+        assert price.most(tokens, 1000).total == pytest.approx(behind)
+    free = Price(
+        rates=(Rate(input=1.0, cached_input=0.1, cache_write=0.0, output=2.0),), source="x"
+    )
+    assert free.most(1000, 0).total == pytest.approx(0.001)
+
+
+def test_what_the_cache_saved() -> None:
+    """It is the price of the same input without a cache, less what it came to: below nothing where it was only written."""
+    rate = Rate(input=1.0, cached_input=0.1, cache_write=1.25, output=2.0)
+    price = Price(rates=(rate,), source="x")
+    read = Usage(input_tokens=1_000_000, cached_input_tokens=800_000)
+    assert price.saved(read) == pytest.approx(0.72)
+    written = Usage(input_tokens=1_000_000, cache_write_tokens=1_000_000)
+    assert price.saved(written) == pytest.approx(-0.25)
+    assert Usage().cache_share is None
+    share = replace(read, cache_reported_tokens=1_000_000) + Usage(input_tokens=5_000_000)
+    assert share.cache_share == 0.8
+
+
 def test_prices_of_the_day() -> None:
     """Prices follow their dates, and where they change within a day the higher ones count."""
-    night_and_day, _ = _listed("deepseek/deepseek-chat", "", date(2026, 11, 24))
-    assert night_and_day[0].input == 0.27
-    before, _ = _listed("anthropic/claude-opus-4-6", "", date(2026, 3, 1))
-    after, _ = _listed("anthropic/claude-opus-4-6", "", date(2026, 4, 1))
-    assert before != after
+    night_and_day = _listed("deepseek/deepseek-chat", "", date(2026, 11, 24))
+    assert night_and_day.rates[0].input == 0.27
+    before = _listed("anthropic/claude-opus-4-6", "", date(2026, 3, 1))
+    after = _listed("anthropic/claude-opus-4-6", "", date(2026, 4, 1))
+    assert before.rates != after.rates
+    # The prices of tiers have dates of their own.
+    assert "flex" not in _listed("openai/gpt-6-luna", "", date(2026, 10, 11)).tiers
+    assert "flex" in _listed("openai/gpt-6-luna", "", date(2026, 10, 12)).tiers
 
 
 def test_the_data_is_loaded_when_a_price_is_asked_for() -> None:

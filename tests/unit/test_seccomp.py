@@ -13,8 +13,8 @@ from batchd.sandbox.seccomp import program
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
-    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "prctl": 157, "fchmod": 91, "fchmodat": 268, "openat": 257, "fallocate": 285},
-    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "prctl": 167, "fchmod": 52, "fchmodat": 53, "openat": 56, "fallocate": 47},
+    "x86_64": {"read": 0, "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "unshare": 272, "prctl": 157, "fchmod": 91, "fchmodat": 268, "openat": 257, "fallocate": 285, "shmget": 29, "setsockopt": 54, "setxattr": 188, "sendfile": 40, "splice": 275, "msgget": 68, "semget": 64},
+    "aarch64": {"read": 63, "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "unshare": 97, "prctl": 167, "fchmod": 52, "fchmodat": 53, "openat": 56, "fallocate": 47, "shmget": 194, "setsockopt": 208, "setxattr": 5, "sendfile": 71, "splice": 76, "msgget": 186, "semget": 190},
 }  # fmt: skip
 
 
@@ -61,6 +61,10 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
     assert {says("socket", family, 1, 0) for family in (1, 2, 10, 16)} == {ALLOW}
     assert {says("socket", family, 1, 0) for family in (0, 17, 38, 40, 44)} == {no_family}
     assert says("socket", 16, 3, 12) == no_family
+    assert {says("socket", 2, 1, number) for number in (0, 6, 17)} == {ALLOW}
+    assert {says("socket", 10, 1, number) for number in (132, 136, 256, 262)} == {
+        ERRNO | errno.EPROTONOSUPPORT
+    }
     assert says("fchmod", 3, 0o1777) == says("fchmodat", 3, 0, 0o644) == ALLOW
     assert says("fchmod", 3, 0o4755) == says("fchmodat", 3, 0, 0o2755) == denied
     assert says("openat", 3, 0, 0o101, 0o755) == says("openat", 3, 0, 0, 0o6755) == ALLOW
@@ -77,6 +81,26 @@ def test_the_filter_refuses_what_it_should_and_nothing_else(machine: str) -> Non
     assert says(468) == ALLOW
     assert says(469) == unknown
     assert len(code) // 8 < 4096
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_gives_no_memory_that_is_not_counted(machine: str) -> None:
+    """Objects of System V, memory by reference, long attributes: to the byte."""
+    code, arch, numbers = program(machine), AUDIT[machine], NUMBERS[machine]
+
+    def says(name: str | int, *arguments: int) -> int:
+        number = name if isinstance(name, int) else numbers[name]
+        return verdict(code, arch, number, *arguments)
+
+    unknown, invalid = ERRNO | errno.ENOSYS, ERRNO | errno.EINVAL
+    assert says("msgget") == says("semget", 0, 1) == says(463) == unknown
+    assert says("splice") == says("sendfile") == invalid
+    assert says("shmget", 0, 0) == says("shmget", 1 << 31, 4096, 0o1600) == ALLOW
+    assert says("shmget", 0, 4097) == says("shmget", 0, 1 << 32) == invalid
+    assert says("setsockopt", 3, 1, 60) == ERRNO | errno.ENOPROTOOPT
+    assert says("setsockopt", 3, 1, 7) == says("setsockopt", 3, 6, 60) == ALLOW
+    assert says("setxattr", 0, 0, 0, 256) == says("setxattr", 0, 0, 0, 0) == ALLOW
+    assert says("setxattr", 0, 0, 0, 257) == ERRNO | errno.EOPNOTSUPP
 
 
 def test_a_processor_without_rules_is_refused() -> None:

@@ -22,6 +22,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.records import (
+    STANDARD,
     Answer,
     Cost,
     ErrorInfo,
@@ -49,7 +50,8 @@ def _setup(rng: random.Random, name: str) -> ModelSetup:
         Rate(input=1.25, cached_input=0.125, output=10.0),
         Rate(input=2.5, cached_input=0.25, output=15.0, above=50_000),
     )
-    price = Price(rates=rates, source="config") if rng.random() < 0.8 else None
+    tiers = {"flex": (Rate(input=0.6, cached_input=0.06, output=5.0),)}
+    price = Price(rates=rates, source="config", tiers=tiers) if rng.random() < 0.8 else None
     return ModelSetup(name=name, price=price)
 
 
@@ -67,12 +69,19 @@ def _event(rng: random.Random, at: float) -> Event:
                 calls=1,
                 input_tokens=fresh + cached,
                 cached_input_tokens=cached,
-                cache_write_tokens=rng.randint(0, fresh),
+                cache_write_tokens=(written := rng.randint(0, fresh)),
+                cache_write_long_tokens=rng.randint(0, written),
+                cache_reported_tokens=rng.choice([0, fresh + cached]),
                 output_tokens=rng.randint(0, 5_000),
                 reasoning_tokens=rng.randint(0, 50),
                 estimated=rng.random() < 0.1,
             )
-            return CallAnswered(at=at, purpose=purpose, answer=Answer(content="x", usage=usage))
+            return CallAnswered(
+                at=at,
+                purpose=purpose,
+                answer=Answer(content="x", usage=usage),
+                tier=rng.choice([STANDARD, "flex"]),
+            )
         case "fail":
             failure = Failure(kind=rng.choice(list(FailureKind)), message="x")
             return CallFailed(at=at, failure=failure)
@@ -100,12 +109,14 @@ def _line() -> TaskLine:
 def _check(line: TaskLine, state: TaskState, booked: Tally) -> None:
     usage = state.usage
     assert line.rounds + line.round_open == state.iterations
-    tokens = {f.name: getattr(line, f.name) for f in fields(Usage)}
+    tokens = {f.name: getattr(line, f.name) for f in fields(Usage) if hasattr(line, f.name)}
     assert Usage(**tokens | {"estimated": bool(line.estimated)}) == usage
     if state.cost is None:
         assert line.cost_usd is None
     else:
         assert line.cost_usd == pytest.approx(state.cost.total)
+    saved = state.cache_saved_usd or 0.0
+    assert (line.cache_saved_usd, booked.cache_saved_usd) == pytest.approx((saved, saved))
     assert line.unsettled_calls == booked.unsettled_calls == state.unsettled_calls
     assert line.unsettled_usd == pytest.approx(state.unsettled_usd)
     assert booked.unsettled_usd == pytest.approx(state.unsettled_usd)

@@ -70,6 +70,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
         4,
         ("pool", "wire", "agent", "results", "spool.outbox", "llm", "sandbox", *EVENTS),
     ),
+    # What the fork server loads first of all.
+    "pool.sealed": Room(4, ()),
     # Names what the fork server loads ahead.
     "pool.preload": Room(4, ("pool", "llm", "tokens")),
     "control": Room(4, ("wire",)),

@@ -12,7 +12,8 @@ import pytest
 
 from batchd import config, records
 from batchd.config import Config
-from batchd.config.sections import Secrets
+from batchd.config.limits import Caps, Limits
+from batchd.config.sections import Agent, Model, Secrets
 from batchd.errors import TaskFileError
 from batchd.records import Secret
 from batchd.spool import taskfile, taskspec
@@ -79,6 +80,59 @@ def test_the_example_of_the_design(spool: Config, tmp_path: Path) -> None:
         tags=("a",),
         metadata={"n": [1, None]},
     )
+
+
+def test_the_tier_of_a_task_comes_from_the_nearest_place(spool: Config) -> None:
+    """The task's own, its batch's, its model's table, [agent]; flex may take 900 s a call unless the file says otherwise."""
+    config = replace(
+        spool,
+        agent=Agent(model="openai/x", service_tier="flex"),
+        models={"openai/y": Model(service_tier="priority", tier_fallback=0.0)},
+        limits=Limits(call_timeout_s=60.0),
+    )
+    tasks = [
+        {"first_prompt": "a"},
+        {"first_prompt": "a", "model": "openai/y"},
+        {
+            "first_prompt": "a",
+            "model": "openai/y",
+            "service_tier": "flex",
+            "tier_fallback": "never",
+        },
+        {"first_prompt": "a", "service_tier": "standard", "tier_fallback": 5},
+        {"first_prompt": "a", "limits": {"call_timeout_s": 30}},
+    ]
+    found = [
+        (t.service_tier, t.tier_fallback_s, t.limits.call_timeout_s) for t in _tasks(tasks, config)
+    ]
+    assert found == [
+        ("flex", None, 900.0),
+        ("priority", 0.0, 60.0),
+        ("flex", None, 900.0),
+        ("standard", 5.0, 60.0),
+        ("flex", None, 30.0),
+    ]
+    batch = {"service_tier": "priority", "tasks": [tasks[0], tasks[2]]}
+    assert [t.service_tier for t in _tasks(batch, config)] == ["priority", "flex"]
+    bound = replace(config, limits=Limits(ceiling=Caps(call_timeout_s=120.0)))
+    assert _tasks(tasks[0], bound)[0].limits.call_timeout_s == 120.0
+
+
+def test_an_unknown_tier_is_refused_with_those_that_there_are(spool: Config) -> None:
+    """In the batch and in a task, each at its place."""
+    batch = {
+        "service_tier": "cheap",
+        "tasks": [{"first_prompt": "a", "service_tier": "default", "tier_fallback": True}],
+    }
+    with pytest.raises(TaskFileError) as refused:
+        _tasks(batch, spool)
+    found = {p.place: p.message for p in refused.value.problems}
+    tiers = "it must be 'standard', 'flex' or 'priority'"
+    assert found == {
+        "service_tier": tiers,
+        "tasks[0].service_tier": tiers,
+        "tasks[0].tier_fallback": "it must be 'never', or the seconds after which it goes on at the standard price",
+    }
 
 
 @pytest.mark.parametrize(

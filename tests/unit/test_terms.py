@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from batchd.config import Config
-from batchd.config.sections import Evaluation, Model, Provider
+from batchd.config import Config, dialects
+from batchd.config.providers import Model, Provider
+from batchd.config.sections import Agent, Evaluation
 from batchd.errors import ConfigError, InputError
 from batchd.pricing import Prices
 from batchd.records import Limits, Task
-from batchd.terms import terms
+from batchd.terms import setup, terms
 
 PROVIDERS: Mapping[str, Provider] = {
     "openai": Provider(
@@ -78,3 +81,71 @@ def test_what_has_no_price_cannot_be_capped() -> None:
         assert len(caught.value.problems) == 1
     mended = Prices({"local/qwen": Model(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
     assert terms(_task("local/qwen"), config, mended, capped=True).capped
+
+
+def test_a_tier_without_a_price_cannot_be_capped() -> None:
+    """Where a limit is active, a tier whose price is not known is refused with those that there are."""
+    config = Config(
+        models={"openai/gpt-6.2-sol": Model(input_usd_per_mtok=2, output_usd_per_mtok=10)}
+    )
+    prices = Prices(config.models)
+    task = Task(id="1", first_prompt="x", model="openai/gpt-6.2-sol", service_tier="flex")
+    assert terms(task, config, prices, capped=False).model.tier_price is None
+    with pytest.raises(InputError) as refused:
+        terms(task, config, prices, capped=True)
+    (problem,) = refused.value.problems
+    assert "no price is known of its service tier flex" in problem.message
+    assert "known are standard;" in problem.hint
+    luna = replace(task, model="openai/gpt-6-luna", tier_fallback_s=60.0)
+    found = terms(luna, Config(), Prices({}), capped=True)
+    assert (found.model.service_tier, found.model.tier_fallback_s) == ("flex", 60.0)
+    assert found.judge == found.model
+
+
+def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
+    """What a task or [agent] says of tiers is of the model that does the work."""
+    models = {"openai/gpt-6.1-terra": Model(service_tier="priority", tier_fallback=5.0)}
+    config = Config(evaluation=Evaluation(judge_model="openai/gpt-6.1-terra"), models=models)
+    task = Task(id="1", first_prompt="x", model="openai/gpt-6-luna", service_tier="flex")
+    judge = terms(task, config, Prices(models), capped=False).judge
+    assert (judge.service_tier, judge.tier_fallback_s) == ("priority", 5.0)
+    plain = replace(config, models={})
+    assert terms(task, plain, Prices({}), capped=False).judge.service_tier == "standard"
+
+
+@pytest.mark.parametrize(
+    ("changed", "api", "why"),
+    [
+        ({}, "responses", ""),
+        ({"base_url": "https://api.openai.com/v1/"}, "responses", ""),
+        ({"base_url": "https://proxy.example/v1"}, "chat", "its base_url is not the preset's"),
+        ({"extra_body": {"seed": 1}}, "chat", "it has an extra_body"),
+        ({"extra_body": {"seed": 1}, "api": "responses"}, "responses", ""),
+        ({"base_url": "https://proxy.example/v1", "api": "messages"}, "messages", ""),
+        ({"api": "chat"}, "chat", ""),
+    ],
+)
+def test_a_presets_dialect_holds_at_its_own_address(
+    changed: dict[str, Any], api: str, why: str
+) -> None:
+    """What was set up for chat completions stays with them, and is told; a word of the user's counts everywhere."""
+    provider = replace(PROVIDERS["openai"], **changed)
+    config = Config(providers={"openai": provider})
+    assert setup("openai/x", config, Prices({})).api == api
+    assert dialects.stays_chat("openai", provider) == why
+    own = Config(providers={"openai": provider}, models={"openai/x": Model(api="messages")})
+    assert setup("openai/x", own, Prices({})).api == "messages"
+    assert setup("openai/y", own, Prices({})).api == api
+
+
+def test_a_task_says_how_much_its_model_thinks_before_its_table_and_the_agent() -> None:
+    """The judge's own word comes first; else it thinks as much as the task's model."""
+    config = Config(providers=PROVIDERS, agent=Agent(effort="low"))
+    task = _task("local/qwen")
+    assert terms(task, config, Prices({}), capped=False).judge.effort == "low"
+    config = replace(config, models={"local/qwen": Model(effort="high")})
+    assert terms(task, config, Prices({}), capped=False).model.effort == "high"
+    task = replace(task, effort="max")
+    config = replace(config, evaluation=Evaluation(judge_effort="none"))
+    found = terms(task, config, Prices({}), capped=False)
+    assert (found.model.effort, found.judge.effort) == ("max", "none")

@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from batchd.config import Config
+from batchd.config.checking import model_problem
 from batchd.control import Giver, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.orders import targets
+from batchd.daemon.orders.choosing import chosen, listed
 from batchd.daemon.orders.targets import Target
+from batchd.daemon.parking import ParkingLot
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
-from batchd.records import Batch, Ref, Status, Task
+from batchd.records import Batch, Ref, Task
 from batchd.spool import outbox, taskfile
 from batchd.spool.claims import mark
 from batchd.spool.directories import Directories
@@ -30,8 +33,9 @@ from batchd.spool.ulid import PATTERN, marked
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
-#: Names that one message has room for.
-_NAMED = 5
+
+#: Cancels tasks that have not ended, with what their results say.
+EndThem: TypeAlias = Callable[[Sequence[Ref], str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +51,25 @@ class _Plan:
 class Rerun:
     """Starts new runs of old tasks."""
 
-    def __init__(self, core: Core, batches: Batches) -> None:
+    def __init__(self, core: Core, batches: Batches, lot: ParkingLot, end: EndThem) -> None:
+        """``lot``: what waits for a model that is gone; ``end``: cancels tasks, saying why."""
         self._core = core
         self._batches = batches
+        self._lot = lot
+        self._end = end
 
     async def retry(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Run batches or tasks again; ``failed``: of those, what did not complete.
+
+        ``model``: with this one, in place of their own. Then tasks that wait for a model that is gone run again too:
+        they are cancelled, once the new run is durable.
 
         ``claim`` marks the request, so that one that is made twice, because its answer was lost, runs once. What is
         stored and reserved for it carries this state directory's mark, by which a later daemon knows it for its own.
         """
         store = self._core.store
         failed, claim = arguments.get("failed") is True, arguments.get("claim") or ulid()
+        model = self._model(arguments.get("model") or "")
         if not isinstance(claim, str) or not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
         found = targets.find(store, targets.given(arguments))
@@ -67,18 +78,37 @@ class Rerun:
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
         made = {c: batch for c in claims if (batch := store.claimed(c))}
         plans = {
-            c: await self._plan(target, c, failed=failed)
+            c: await self._plan(target, c, failed=failed, model=model)
             for c, target in zip(claims, found, strict=True)
             if c not in made
         }
         for c, plan in plans.items():
             # Once one run is durable the order is, and the others follow.
             made[c] = await self._add(plan, None if made else giver(arguments))
+        if model:
+            for target, c in zip(found, claims, strict=True):
+                await self._replace(target, made[c], model)
         runs = [
             {"batch": batch.name, "retry_of": batch.retry_of, "tasks": len(store.tasks(batch.name))}
             for batch in (made[c] for c in claims)
         ]
         return {"runs": runs, "batches": [r["batch"] for r in runs]}
+
+    def _model(self, model: object) -> str:
+        """Return the model that is asked for; empty: none. Raises ``UsageError``."""
+        if not isinstance(model, str):
+            raise UsageError("a model is text: PROVIDER/MODEL")
+        if model and (problem := model_problem(model, self._core.config)):
+            raise UsageError(str(problem))
+        return model
+
+    async def _replace(self, target: Target, run: Batch, model: str) -> None:
+        """Cancel what has not ended of the tasks that run again: those of a model that is gone would come back with it."""
+        again = {task.ref.task for task in self._core.store.tasks(run.name)}
+        left = [t.ref for t in self._core.store.tasks(target.batch.name) if t.ref.task in again]
+        left = [ref for ref in left if ref in self._core.schedule]
+        if left:
+            await self._end(left, f"it runs again in {run.name}, with {model}")
 
     async def _add(self, plan: _Plan, by: Giver | None) -> Batch:
         """Store a run and queue its tasks; return its batch. ``by``: who must still be there for it.
@@ -137,15 +167,18 @@ class Rerun:
         request = Path(batch.folder, batch.request)
         await self._bring(batch, partial(outbox.publish, request, data, replace=True))
 
-    async def _plan(self, target: Target, claim: str, *, failed: bool) -> _Plan:
+    async def _plan(self, target: Target, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
         old, config = target.batch, self._core.config
-        again = chosen(target, failed=failed)
+        again = chosen(target, failed=failed, held=self._held(target) if model else ())
         try:
             data, why = await self._core.promptly(partial(_request, old, config), old.outbox)
         except OSError as error:
             data, why = None, f"their file cannot be had ({error})"
         specs = await self._specs(old, again, data, why)
+        if model:
+            # Its file says what runs: a later retry may have no more than that.
+            specs, data = [replace(spec, model=model) for spec in specs], None
         tasks = [replace(spec, after=tuple(a for a in spec.after if a in again)) for spec in specs]
         _check_directories(config, old, tasks)
         batch = Batch(
@@ -158,6 +191,12 @@ class Rerun:
             retry_of=old.name,
         )
         return _Plan(batch, tasks, data if data is not None else _written(old, specs))
+
+    def _held(self, target: Target) -> set[str]:
+        """Return the ids of tasks that wait for a model that is gone."""
+        lot, schedule = self._lot, self._core.schedule
+        left = (t.ref for t in target.tasks.values() if t.ref in schedule)
+        return {ref.task for ref in left if lot.gone(ref, schedule.model(ref))}
 
     def _root(self, batch: Batch) -> Batch:
         """Return the run that was dropped: names are counted from there, ``games-2``, ``games-3``."""
@@ -184,13 +223,13 @@ class Rerun:
             known = {task.id: task for task in parsed.tasks}
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
-                    f"{Path(old.folder, old.request)} has no task {_listed(missing)} any more"
+                    f"{Path(old.folder, old.request)} has no task {listed(missing)} any more"
                 ) from None
             specs = [known[task] for task in ids]
         if lost := [spec.id for spec in specs if _lost(spec)]:
             if data is None:
                 raise UsageError(
-                    f"{old.name}: the secrets of {_listed(lost)} went with its end, and {why}: drop the file again"
+                    f"{old.name}: the secrets of {listed(lost)} went with its end, and {why}: drop the file again"
                 )
             parsed = await asyncio.to_thread(taskfile.parse, data, old.request, self._core.config)
             secrets = {task.id: task.secrets for task in parsed.tasks}
@@ -201,49 +240,6 @@ class Rerun:
 def _lost(task: Task) -> bool:
     """Return whether the value of a secret was in the store alone, which has dropped it."""
     return any(not (s.value or s.from_env or s.from_file) for s in task.secrets.values())
-
-
-def chosen(target: Target, *, failed: bool) -> list[str]:
-    """Return the ids of what is to run again, in the order of the file.
-
-    That is what was named, or what of it did not complete, and all that comes after any of it.
-    Raises ``UsageError`` where there is nothing, or something that cannot run again now.
-    """
-    name, tasks = target.batch.name, target.tasks
-    again = {
-        task.ref.task
-        for task in target.chosen
-        if not failed or (task.status.final and task.status is not Status.COMPLETED)
-    }
-    if not again:
-        raise UsageError(f"no task of {name} has failed; without --failed, it is all run again")
-    dependants: dict[str, list[str]] = {}
-    for task in tasks.values():
-        for ref in task.after:
-            dependants.setdefault(ref.task, []).append(task.ref.task)
-    waiting = list(again)
-    while waiting:
-        fresh = [task for task in dependants.get(waiting.pop(), ()) if task not in again]
-        again.update(fresh)
-        waiting += fresh
-    ordered = [task for task in tasks if task in again]
-    if busy := [task for task in ordered if not tasks[task].status.final]:
-        raise UsageError(
-            f"{name}: what has not ended cannot run again: {_listed(busy)}; wait, or cancel that"
-        )
-    for each in ordered:
-        for ref in tasks[each].after:
-            status = tasks[ref.task].status
-            if ref.task not in again and status is not Status.COMPLETED:
-                raise UsageError(
-                    f"{name}/{each} comes after {ref.task}, which is {status}: retry that one too"
-                )
-    return ordered
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> None:

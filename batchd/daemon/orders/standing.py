@@ -15,6 +15,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.desk import Figures
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.retiring import Retiring
 from batchd.daemon.troubles import Tries
 from batchd.log import Action
 from batchd.records import Scope
@@ -24,12 +25,18 @@ class Standing:
     """Tells what the daemon does right now; the listeners' ``Desk``."""
 
     def __init__(
-        self, core: Core, batches: Batches, dispatcher: Dispatcher, lot: ParkingLot
+        self,
+        core: Core,
+        batches: Batches,
+        dispatcher: Dispatcher,
+        lot: ParkingLot,
+        retiring: Retiring,
     ) -> None:
         self._core = core
         self._batches = batches
         self._dispatcher = dispatcher
         self._lot = lot
+        self._retiring = retiring
         self._started_at = time.time()
 
     async def status(self, _arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -54,6 +61,7 @@ class Standing:
             "day": core.governor.money.told(),
             "parked": [dataclasses.asdict(parking) for parking in self._lot.parkings],
             "troubles": [dataclasses.asdict(trouble) for trouble in core.troubles.open],
+            "retiring": [dataclasses.asdict(warned) for warned in self._retiring.due],
             "workers": [
                 # Without a number while it is being started.
                 {

@@ -20,6 +20,7 @@ from batchd.daemon.orders.standing import Standing
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
+from batchd.daemon.retiring import Retiring
 from batchd.daemon.starting import CANCELLED
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.records import Reason, Ref, Status
@@ -43,15 +44,16 @@ class Orders:
         *,
         ends: Ends,
         reloader: Reloader,
+        retiring: Retiring,
     ) -> None:
         self._core = core
         self._publisher = publisher
         self._dispatcher = dispatcher
         self._ends = ends
         self._reloader = reloader
-        self.standing = Standing(core, batches, dispatcher, lot)
+        self.standing = Standing(core, batches, dispatcher, lot, retiring)
         self._pausing = Pausing(core, batches, lot)
-        self.rerun = Rerun(core, batches)
+        self.rerun = Rerun(core, batches, lot, self._cancel_held)
 
     def table(self) -> Mapping[str, Handler]:
         """Return what answers each verb, with its line in the log."""
@@ -99,7 +101,11 @@ class Orders:
         # Those left out ended by themselves, before the order reached them.
         return {"cancelled": list(wait.ended.values()).count(Status.CANCELLED)}
 
-    async def _end(self, refs: Sequence[Ref], message: str, by: Giver) -> None:
+    async def _cancel_held(self, refs: Sequence[Ref], message: str) -> None:
+        """Cancel tasks that run again elsewhere: that order is durable by now, whether its giver is still there or not."""
+        await self._end(refs, message, None)
+
+    async def _end(self, refs: Sequence[Ref], message: str, by: Giver | None) -> None:
         """End tasks: those at work at their next durable point, the others now, most of them together.
 
         Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
@@ -114,7 +120,7 @@ class Orders:
         try:
             with self._publisher.ending_many():
                 for start in range(0, max(1, len(idle)), _CHUNK):
-                    check = {} if start else {"check": by.insist}
+                    check = {"check": by.insist} if by and not start else {}
                     await finish(idle[start : start + _CHUNK], end, core.ordered, **check)
                     done = start + _CHUNK
                     for ref in () if start else refs:

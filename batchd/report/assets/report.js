@@ -73,11 +73,13 @@
   function figures(done, all) {
     const figure = (label, value, sub, warn) => el("div", {}, el("dt", { text: label }), el("dd", { text: value }), sub && el("dd", { class: `sub${warn ? " warn" : ""}`, text: sub }));
     const money = total.unsettled_calls ? `and at most ${Words.money(total.unsettled_usd)} unsettled` : total.unpriced_calls ? `no price known for ${Words.counted(total.unpriced_calls, "call")}` : done && total.usd ? `${Words.money(total.usd / done)} a completed task` : "";
-    const cached = total.input_tokens ? total.cached_input_tokens / total.input_tokens : 0;
+    const cache = total.cache_share, saved = total.cache_saved;
+    const kept = cache === null ? "the provider says nothing of it" : saved === null ? "what it saved is not known" : saved < 0 ? `writing it cost ${Words.money(-saved)} more than it saved` : `saved ${Words.money(saved)}`;
     return el("dl", { class: "figures" },
       figure("Success", Words.percent(all ? done / all : 0), `${Words.count(done)} of ${Words.count(all)}`),
       figure("Cost", Money.spent(total), money, total.unsettled_calls || total.unpriced_calls),
-      figure("Tokens", `${total.estimated_calls ? "≈ " : ""}${Words.compact(Money.tokens(total))}`, `${Words.compact(total.input_tokens)} in${cached ? `, ${Words.percent(cached)} cached` : ""}; ${Words.compact(total.output_tokens)} out`),
+      figure("Tokens", `${total.estimated_calls ? "≈ " : ""}${Words.compact(Money.tokens(total))}`, `${Words.compact(total.input_tokens)} in; ${Words.compact(total.output_tokens)} out`),
+      total.calls ? figure("Input from the prompt cache", cache === null ? "not known" : Words.percent(cache), kept) : null,
       figure("Time", Words.duration(content.wall_s), content.run_s > content.wall_s ? `for ${Words.duration(content.run_s)} of work` : ""),
       figure("Model calls", Words.compact(total.calls), all ? `${(total.calls / all).toFixed(1)} a task` : ""));
   }

@@ -1,4 +1,4 @@
-"""Opens a listening socket inside the network of a sandbox."""
+"""Opens sockets inside the network of a sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchd.sandbox import launch
 
 #: Where commands find the proxy, on their own loopback: the port that such servers have by custom.
 PORT = 3128
-_LISTENER = str(Path(__file__).with_name("listener.py"))
+_HELPER = str(Path(__file__).with_name("helper.py"))
 _PATIENCE_S = 20.0
 _MOST_SAID = 4096
 
@@ -23,10 +23,19 @@ async def listening(process: int, number: int) -> socket.socket:
 
     Raises ``OSError``, and ``SandboxError`` where that is not possible here.
     """
+    return await _made(process, number, PORT)
+
+
+async def telling(process: int, number: int) -> socket.socket:
+    """Return a socket that tells of the sockets in a network (see ``queues``). Otherwise like ``listening``."""
+    return await _made(process, number, 0)
+
+
+async def _made(process: int, number: int, port: int) -> socket.socket:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            words = (_LISTENER, str(process), str(number), str(PORT))
+            words = (_HELPER, str(process), str(number), str(port))
             helper = launch.helper((sys.executable, "-I", "-S", *words), theirs.fileno())
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -49,6 +58,6 @@ def _handed(line: socket.socket) -> socket.socket:
         last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise SandboxError(f"the network of a command cannot be entered: {last or 'no answer'}")
     os.set_inheritable(descriptors[0], False)
-    listener = socket.socket(fileno=descriptors[0])
-    listener.setblocking(False)
-    return listener
+    made = socket.socket(fileno=descriptors[0])
+    made.setblocking(False)
+    return made

@@ -1,8 +1,9 @@
-"""Makes a listening socket on the loopback of somebody else's network, and hands it out: a program of its own.
+"""Makes a socket in somebody else's network, and hands it out: a program of its own.
 
 To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its path with
 ``python -I -S``: it imports nothing of ours. Arguments: a process that lives in the network, the network's
-number, the port. Standard output is a Unix socket.
+number, and the port on its loopback at which the socket is to listen; 0: it is to tell of the sockets there. Standard
+output is a Unix socket.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import sys
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _NS_GET_USERNS = 0xB701
 _IP_FREEBIND = 15
+_NETLINK_SOCK_DIAG = 4
 _BACKLOG = 128
 
 
 def main() -> None:
-    """Enter, listen, hand out, end."""
+    """Enter, make a socket, hand it out, end."""
     process, number, port = map(int, sys.argv[1:])
     network = os.open(f"/proc/{process}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     # The process may be gone, and another one have its number by now.
@@ -32,15 +34,25 @@ def main() -> None:
         # Its owner: the user namespace in which it may be entered.
         _enter(fcntl.ioctl(network, _NS_GET_USERNS), _CLONE_NEWUSER)
     _enter(network, _CLONE_NEWNET)
+    made = _listening(port) if port else _telling()
+    rights = array.array("i", [made.fileno()])
+    out = _socket.socket(fileno=1)
+    out.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    out.detach()
+
+
+def _listening(port: int) -> _socket.socket:
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     # bwrap may not have set loopback up yet.
     listener.setsockopt(_socket.IPPROTO_IP, _IP_FREEBIND, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(_BACKLOG)
-    rights = array.array("i", [listener.fileno()])
-    out = _socket.socket(fileno=1)
-    out.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-    out.detach()
+    return listener
+
+
+def _telling() -> _socket.socket:
+    # It belongs to this network for as long as it lives, whoever has it.
+    return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
 
 
 def _enter(namespace: int, kind: int) -> None:

@@ -1,0 +1,51 @@
+"""What comes back from a model call, before it is recorded: without secrets, and what it means for the next try."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from batchd.llm import Request
+from batchd.masking import Masker
+from batchd.records import Answer, Failure, FailureKind, ToolCall
+
+
+def masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
+    """Return what a provider said without the secrets that it may have echoed."""
+    if isinstance(outcome, Failure):
+        return replace(outcome, message=masker.text(outcome.message))
+    plain = replace(
+        outcome,
+        content=masker.text(outcome.content),
+        reasoning=masker.text(outcome.reasoning),
+        model=masker.text(outcome.model),
+        refusal=masker.text(outcome.refusal),
+        tool_calls=tuple(
+            ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
+        ),
+    )
+    if outcome.replay is None:
+        return plain
+    if plain == outcome and not any(_holds(masker, bytes(raw)) for raw in outcome.replay.items):
+        return outcome
+    # What is sealed cannot be masked: neither this goes back as it came, nor what comes after it.
+    return replace(plain, replay=None, masked=True)
+
+
+def _holds(masker: Masker, item: bytes) -> bool:
+    """Whether an item holds a secret, as it is written or in the texts that it says."""
+    text = item.decode("utf-8", "replace")
+    if masker.text(text) != text:
+        return True
+    value = msgspec.json.decode(item) if "\\" in text else None
+    return bool(masker.value(value) != value)
+
+
+def repaired(request: Request, failure: Failure) -> Request:
+    """Return the request as it is sent again: without what was refused of it."""
+    if failure.kind is FailureKind.REPLAY:
+        return request.without_items()
+    if failure.kind is FailureKind.SPARED:
+        return replace(request, spared=request.spared | {failure.refuses})
+    return request

@@ -1,0 +1,44 @@
+"""Which dialect a model is spoken to in: its table's word, its provider's, or a preset's own at the preset's own address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from batchd.config.presets import APIS, PRESETS
+from batchd.config.providers import Provider
+from batchd.config.sections import Sections
+
+_CHAT = "chat"
+
+
+def api(model: str, config: Sections) -> str:
+    """Return the dialect of a model whose provider is configured."""
+    name = model.partition("/")[0]
+    provider = config.providers[name]
+    table = config.models.get(model)
+    own = "" if stays_chat(name, provider) else APIS.get(name, _CHAT)
+    return (table.api if table else "") or provider.api or own or _CHAT
+
+
+def stays_chat(name: str, provider: Provider) -> str:
+    """Return why a preset's own dialect is not spoken, although nothing else is asked for; empty: it is."""
+    if provider.api or name not in APIS:
+        return ""
+    if provider.base_url.rstrip("/") != PRESETS[name]["base_url"]:
+        return "its base_url is not the preset's"
+    # What it adds was written for chat completions.
+    return "it has an extra_body" if provider.extra_body else ""
+
+
+def efforts(model: str, config: Sections, *asked: str) -> str:
+    """Return how much a model is to think: the first that is said of what is ``asked``, its table's word, the agent's."""
+    table = config.models.get(model)
+    said = (*asked, table.effort if table else "", config.agent.effort)
+    return next(filter(None, said), "")
+
+
+def notes(config: Sections, models: Mapping[str, str]) -> Mapping[str, str]:
+    """Return why the providers of these models, by name, are spoken to in chat completions and not in their own dialect."""
+    names = {model.partition("/")[0] for model in models.values() if model}
+    told = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
+    return {name: why for name, why in sorted(told.items()) if why}

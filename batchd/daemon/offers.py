@@ -1,0 +1,115 @@
+"""What providers offer while the daemon runs: their lists of models, asked for once a day, and what ends when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchd import catalog
+from batchd.catalog import Listing, Shutdown
+from batchd.daemon.core import Core
+from batchd.errors import BatchdError
+from batchd.records import Endpoint
+
+#: A list that is older is asked for again, in seconds.
+_FRESH_S = 86_400.0
+#: A provider that just had none is not asked again within this time.
+_AGAIN_S = 600.0
+#: A list that has not come by then is given up; the thread that asks for it knows a shorter time.
+_PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a provider answered; None: it has no list, or did not answer."""
+
+    at: float
+    listing: Listing | None
+
+
+class Offers:
+    """Knows the models of providers."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._asked: dict[str, _Asked] = {}
+
+    def known(self, provider: str) -> bool:
+        """Whether a provider was asked lately, whatever it said."""
+        asked = self._asked.get(provider)
+        if asked is None:
+            return False
+        lasts_s = _FRESH_S if asked.listing else _AGAIN_S
+        return time.monotonic() - asked.at < lasts_s
+
+    async def ask(self, provider: str) -> None:
+        """Ask a provider for its list, unless that is known. Raises nothing."""
+        if self.known(provider):
+            return
+        try:
+            endpoint = self._core.config.endpoint(provider)
+        except BatchdError:
+            return  # without a key there is no list
+        found = await _in_thread(endpoint)
+        self._asked[provider] = _Asked(time.monotonic(), found)
+
+    def forget(self) -> None:
+        """Ask for every list again: addresses or keys may have changed."""
+        self._asked.clear()
+
+    def end(self, model: str) -> Shutdown | None:
+        """Return what is known of the end of a model; None: nothing."""
+        provider, listing = self._of(model)
+        known = self._core.config.providers.get(provider)
+        return catalog.end(model, known.base_url if known else "", listing)
+
+    def explained(self, model: str, message: str) -> str:
+        """Return what a provider said of a model that it does not have, and what is known beside that."""
+        return "; ".join((message, *self._more(model)))
+
+    def _more(self, model: str) -> Iterator[str]:
+        provider, listing = self._of(model)
+        end, today = self.end(model), catalog.today()
+        if end is not None and end.gone(today):
+            yield end.words(today)
+        near = listing.nearest(model.partition("/")[2]) if listing else ()
+        successors = [end.successor] if end is not None and end.successor else []
+        names = dict.fromkeys((*successors, *(f"{provider}/{name}" for name in near)))
+        names.pop(model, None)  # a list of yesterday has it yet
+        if names:
+            yield f"nearest are {', '.join(names)}"
+
+    def _of(self, model: str) -> tuple[str, Listing | None]:
+        provider = model.partition("/")[0]
+        asked = self._asked.get(provider)
+        return provider, asked.listing if asked else None
+
+
+async def _in_thread(endpoint: Endpoint) -> Listing | None:
+    """Ask in a thread of its own, which nobody waits for at the end: a server may hold it up for long."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Listing | None] = loop.create_future()
+
+    def give(found: Listing | None) -> None:
+        if not answer.done():
+            answer.set_result(found)
+
+    def work() -> None:
+        from batchd.catalog.asking import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)
+
+        found = ask(endpoint)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(give, found if isinstance(found, Listing) else None)
+
+    try:
+        threading.Thread(target=work, name="models", daemon=True).start()
+    except RuntimeError:
+        return None  # no thread is to be had
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            return await answer
+    return None

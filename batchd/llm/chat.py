@@ -1,0 +1,260 @@
+"""Chat completions, and what goes by that name: the dialect that most providers speak."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from batchd.llm import bodies
+from batchd.llm.answer import Counts, bounded, fields, named, number, stated, string
+from batchd.llm.dialect import Dialect
+from batchd.llm.failures import Place, error_in_answer
+from batchd.llm.request import Request, Target, alternating, arguments
+from batchd.records import EFFORTS, Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+
+WHAT = "chat completion"
+_LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_FILTERED = frozenset({"content_filter", "content_filtered", "safety", "sensitive", "refusal"})
+#: The provider broke off for reasons of its own (OpenRouter, DeepSeek, Zhipu).
+_BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error"})
+#: No set: what a server writes there may be no word, and nothing that could be in one.
+_TEXT_PARTS = ("text", "output_text", None)
+#: Servers without a parser for it leave a model's thinking in front of its answer.
+_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+_HTTP_OK = 200
+#: The two names of the limit on output.
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+class Function(msgspec.Struct):
+    """What a tool call calls."""
+
+    name: str | None = None
+    #: JSON text, as an exception the object itself.
+    arguments: Any = None
+
+
+class Call(msgspec.Struct):
+    """A tool call."""
+
+    id: str | None = None
+    function: Function | None = None
+
+
+class Said(msgspec.Struct):
+    """The answer proper."""
+
+    #: Text, or a list of parts.
+    content: str | list[Any] | None = None
+    tool_calls: list[Call] | None = None
+    #: DeepSeek, vLLM, llama.cpp.
+    reasoning_content: Any = None
+    #: OpenRouter, ollama.
+    reasoning: Any = None
+    refusal: str | None = None
+
+
+class Choice(msgspec.Struct):
+    """One of the answers; only one is ever asked for."""
+
+    message: Said | None = None
+    finish_reason: str | None = None
+
+
+class Completion(msgspec.Struct):
+    """A chat completion, as far as it is used: everything may be missing or null."""
+
+    choices: list[Choice] | None = None
+    #: Counts by their names, or whatever a server takes for them: nothing in it is worth an answer.
+    usage: Any = None
+    model: str | None = None
+    #: What served it, where the provider sells tiers.
+    service_tier: Any = None
+    #: Sent with status 200 by gateways whose own provider failed.
+    error: Any = None
+
+
+_DECODER = msgspec.json.Decoder(Completion)
+
+
+def encode(setup: ModelSetup, _target: Target, request: Request) -> dict[str, Any]:
+    """Return what asks for a chat completion."""
+    limit = setup.output_limit_field
+    if f"name:{limit}" in request.spared:
+        limit = next(name for name in _LIMITS if name != limit)
+    body: dict[str, Any] = {
+        "model": setup.model,
+        "messages": [_message(m) for m in alternating(request.messages)],
+        limit: request.max_output_tokens,
+    }
+    if request.tools:
+        body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
+    if request.stop:
+        body["stop"] = request.stop
+    if request.schema is not None and setup.json_mode != "none":
+        body["response_format"] = _response_format(setup.json_mode, request.schema)
+    effort = request.effort(setup, EFFORTS)
+    if request.tools and "effort with tools" in request.spared:
+        effort = "none"
+    if effort:
+        body["reasoning_effort"] = effort
+    if request.service_tier:
+        body["service_tier"] = request.service_tier
+    return body
+
+
+def _response_format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if mode == "json_object":
+        return {"type": "json_object"}
+    form = {"name": "answer", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": form}
+
+
+def _message(message: Message) -> Mapping[str, Any]:
+    if message.role == "assistant":
+        return _own_message(message)
+    if message.role != "tool":
+        return {"role": message.role, "content": message.content}
+    if message.tool_call_id is None:
+        return {"role": "user", "content": message.content}
+    return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+
+
+def _own_message(message: Message) -> Mapping[str, Any]:
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        # Some providers refuse an empty text beside tool calls, all take null.
+        body["content"] = message.content or None
+        body["tool_calls"] = [_call(c) for c in message.tool_calls]
+    if message.reasoning is not None:
+        body["reasoning_content"] = message.reasoning
+    return body
+
+
+def _call(call: ToolCall) -> Mapping[str, Any]:
+    function = {"name": call.name, "arguments": arguments(call)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def decode(
+    place: Place, _target: Target, body: bytes, request: Request, seconds: float
+) -> Answer | Failure:
+    """Return what a chat completion says. Raises ``UnreadableError``."""
+    completion = bodies.decode(body, _DECODER, WHAT)
+    choice = completion.choices[0] if completion.choices else None
+    if choice is None or choice.message is None:
+        if completion.error:
+            return error_in_answer(place, completion.error)
+        return place.failure(FailureKind.BAD_ANSWER, "it holds no choices", http_status=_HTTP_OK)
+    if choice.finish_reason in _BROKEN_OFF:
+        return place.failure(
+            FailureKind.OVERLOADED,
+            f"it broke off with {choice.finish_reason}",
+            http_status=_HTTP_OK,
+        )
+    return _answer(completion, choice.message, choice.finish_reason, request, seconds)
+
+
+def _answer(
+    completion: Completion, said: Said, reason: str | None, request: Request, seconds: float
+) -> Answer:
+    calls = tuple(named(_calls(said.tool_calls or [])))
+    content, thinking = _content(said)
+    reasoning = string(said.reasoning_content) or string(said.reasoning) or thinking
+    answer = Answer(
+        content=content,
+        tool_calls=calls,
+        finish_reason=_finish_reason(reason, called=bool(calls)),
+        reasoning=reasoning,
+        reasoning_back=bool(request.tools) and isinstance(said.reasoning_content, str),
+        model=completion.model or "",
+        seconds=seconds,
+    )
+    counts = _counts(fields(completion.usage), string(completion.service_tier))
+    return bounded(answer, request, counts)
+
+
+def _content(said: Said) -> tuple[str, str]:
+    """Return an answer's text, and the thinking in front of it."""
+    parts = [said.content] if isinstance(said.content, str) else said.content or []
+    text = "".join(map(_part, parts)) or said.refusal or ""
+    thinking = _THINKING.match(text)
+    return (text[thinking.end() :], thinking.group(1).strip()) if thinking else (text, "")
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
+        return string(part.get("text"))
+    return string(part)
+
+
+def _calls(calls: list[Call]) -> Iterator[ToolCall]:
+    for call in calls:
+        function = call.function or Function()
+        yield ToolCall(call.id or "", function.name or "", _arguments(function.arguments))
+
+
+def _arguments(value: Any) -> str:
+    if isinstance(value, str):
+        return value or "{}"
+    return "{}" if value is None else msgspec.json.encode(value).decode()
+
+
+def _finish_reason(reason: str | None, *, called: bool) -> str:
+    given = (reason or "").lower()
+    if given in _LENGTH:
+        return "length"
+    if given in _FILTERED:
+        return "content_filter"
+    return "tool_calls" if called else "stop"
+
+
+def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
+    inside = fields(counts.get("prompt_tokens_details"))
+    outside = fields(counts.get("completion_tokens_details"))
+    read, written = number(counts.get("prompt_tokens")), number(counts.get("completion_tokens"))
+    if read:
+        # Gemini and Grok leave the thinking out of completion_tokens, but not out of the total.
+        written = max(written, number(counts.get("total_tokens")) - read)
+    # The second one is DeepSeek's name for it.
+    cached = inside.get("cached_tokens")
+    if not cached:
+        cached = counts.get("prompt_cache_hit_tokens", cached)
+    lasting = fields(inside.get("cache_write_tokens_details"))
+    return Counts(
+        read=read,
+        cached=number(cached),
+        kept=number(inside.get("cache_write_tokens")),
+        kept_long=number(lasting.get("ttl_12h_tokens")),
+        reported=cached is not None,
+        tier=tier,
+        stated_usd=stated(counts),
+        written=written,
+        thinking=number(outside.get("reasoning_tokens")),
+    )
+
+
+def bearer(key: str) -> Mapping[str, str]:
+    """Return the header that most keys go into."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+DIALECT = Dialect(
+    what=f"{WHAT}s",
+    path="chat/completions",
+    encode=encode,
+    decode=decode,
+    headers=bearer,
+    sparable={
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "stop": "stop",
+        "response_format": "response_format",
+        "reasoning_effort": "reasoning_effort",
+        "parallel_tool_calls": "parallel_tool_calls",
+    },
+    counted=b'"prompt_tokens"',
+)

@@ -1,0 +1,240 @@
+"""Anthropic's Messages API.
+
+The model's thinking comes as blocks that are signed: they go back whole, in place, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from batchd.llm import bodies
+from batchd.llm.answer import Counts, bounded, fields, number, stated, string
+from batchd.llm.dialect import Dialect
+from batchd.llm.failures import Place, coded_failure
+from batchd.llm.request import Request, Target, arguments
+from batchd.records import Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+
+_WHAT = "message"
+_HTTP_OK = 200
+#: What all that imitate this API know; another one goes into [providers.NAME] headers.
+_VERSION = "2023-06-01"
+#: `minimal` is none of its words.
+_EFFORTS = ("none", "low", "medium", "high", "xhigh", "max")
+#: What ends here is kept in the provider's cache.
+_BREAKPOINT: Mapping[str, Any] = {"cache_control": {"type": "ephemeral"}}
+#: No text of a block may be empty.
+_EMPTY = "(empty)"
+
+
+class Said(msgspec.Struct):
+    """A message, as far as it is used: everything may be missing or null."""
+
+    type: str | None = None
+    content: list[msgspec.Raw] | None = None
+    stop_reason: str | None = None
+    stop_details: Any = None
+    usage: Any = None
+    model: str | None = None
+    error: Any = None
+
+
+class Block(msgspec.Struct):
+    """A block of its content, as far as it is used."""
+
+    type: Any = None
+    text: Any = None
+    thinking: Any = None
+    id: Any = None
+    name: Any = None
+    #: An object, kept as it is written.
+    input: msgspec.Raw = msgspec.Raw()
+
+
+_DECODER = msgspec.json.Decoder(Said)
+_BLOCK = msgspec.json.Decoder(Block)
+_FINISH: Mapping[str, str] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    # It wants to go on, which it is asked to.
+    "pause_turn": "length",
+    "refusal": "content_filter",
+}
+
+
+def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any]:
+    """Return what asks for a message."""
+    caching = bool(request.cache_key)
+    body: dict[str, Any] = {"model": setup.model, "max_tokens": request.max_output_tokens}
+    if system := [m.content for m in request.messages if m.role == "system"]:
+        # Behind the tools, which are the same for all tasks: the one breakpoint keeps both.
+        block = {"type": "text", "text": "\n\n".join(system)}
+        body["system"] = [{**block, **_BREAKPOINT} if caching else block]
+    body["messages"] = list(_turns(request, target, caching=caching))
+    if request.tools:
+        body["tools"] = [
+            {"name": t.name, "description": t.description, "input_schema": t.parameters}
+            for t in request.tools
+        ]
+    if request.stop:
+        body["stop_sequences"] = request.stop
+    output: dict[str, Any] = {}
+    if effort := request.effort(setup, _EFFORTS):
+        if effort == "none":
+            body["thinking"] = {"type": "disabled"}
+        else:
+            output["effort"] = effort
+    if request.schema is not None and setup.json_mode != "none":
+        output["format"] = {"type": "json_schema", "schema": request.schema}
+    if output:
+        body["output_config"] = output
+    if request.service_tier:
+        body["service_tier"] = request.service_tier
+    return body
+
+
+def _turns(request: Request, target: Target, *, caching: bool) -> Iterator[Mapping[str, Any]]:
+    """Yield the turns of a conversation, the user's and the model's by turns.
+
+    Breakpoints stand where this request ends and where the one before did: what that one wrote to the cache is found
+    however many blocks have come since.
+    """
+    messages = [m for m in request.messages if m.role != "system"]
+    own = [i for i, m in enumerate(messages) if m.role == "assistant"]
+    ends = {own[-1] - 1 if own else -1, len(messages) - 1} if caching else set()
+    role, blocks = "", list[Any]()
+    for i, message in enumerate(messages):
+        speaker = "assistant" if message.role == "assistant" else "user"
+        if speaker != role and blocks:
+            yield {"role": role, "content": blocks}
+            blocks = []
+        role = speaker
+        blocks += _blocks(message, target)
+        if i in ends and role == "user":
+            blocks[-1] = {**blocks[-1], **_BREAKPOINT}
+    if blocks:
+        yield {"role": role, "content": blocks}
+
+
+def _blocks(message: Message, target: Target) -> Iterator[Any]:
+    """Yield a message as blocks: those that it came in, where their maker is asked."""
+    if message.role == "tool" and message.tool_call_id is not None:
+        yield {
+            "type": "tool_result",
+            "tool_use_id": message.tool_call_id,
+            "content": message.content,
+        }
+    elif message.role != "assistant":
+        yield {"type": "text", "text": message.content if message.content.strip() else _EMPTY}
+    elif message.replay is not None and target.takes(message.replay):
+        yield from message.replay.items
+    else:
+        if message.content.strip() or not message.tool_calls:
+            # Text at the end of a conversation may not end with white space.
+            yield {"type": "text", "text": message.content.rstrip() or _EMPTY}
+        for call in message.tool_calls:
+            given = msgspec.Raw(arguments(call).encode("utf-8", "replace"))
+            yield {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
+
+
+def decode(
+    place: Place, target: Target, body: bytes, request: Request, seconds: float
+) -> Answer | Failure:
+    """Return what a message says. Raises ``UnreadableError``."""
+    said = bodies.decode(body, _DECODER, _WHAT)
+    if said.error:
+        return coded_failure(place, said.error)
+    if said.content is None:
+        return place.failure(FailureKind.BAD_ANSWER, f"it is no {_WHAT}", http_status=_HTTP_OK)
+    counts = _counts(fields(said.usage))
+    items = tuple(raw.copy() for raw in said.content)
+    blocks = [bodies.item(raw, _BLOCK) or Block() for raw in items]
+    calls = tuple(_calls(blocks, cut=said.stop_reason == "max_tokens"))
+    refused = said.stop_reason == "refusal"
+    content = "".join(string(b.text) for b in blocks if b.type == "text")
+    ids = {call.id for call in calls}
+    whole = not (refused or said.stop_reason == "max_tokens") or not calls
+    whole = whole and not refused and bool(items) and len(ids) == len(calls) and "" not in ids
+    finish = "tool_calls" if calls else "stop"
+    answer = Answer(
+        # What it broke off is not to be used, the vendor says.
+        content="" if refused else content,
+        tool_calls=() if refused else calls,
+        finish_reason=_FINISH.get(said.stop_reason or "", finish),
+        reasoning="\n\n".join(filter(None, (string(b.thinking) for b in blocks))),
+        model=said.model or "",
+        seconds=seconds,
+        refusal=_refusal(fields(said.stop_details)) if refused else "",
+        window_full=said.stop_reason == "model_context_window_exceeded",
+        replay=target.replay(items, counts.thinking) if whole else None,
+    )
+    return bounded(answer, request, counts)
+
+
+def _calls(blocks: list[Block], *, cut: bool) -> Iterator[ToolCall]:
+    last = blocks[-1] if blocks else None
+    for block in blocks:
+        if block.type != "tool_use":
+            continue
+        given = bytes(block.input).decode() or "{}"
+        if cut and block is last:
+            # Half of its arguments may be missing, and what is there in order all the same: it must not run.
+            given = given[:-1]
+        yield ToolCall(string(block.id), string(block.name), given)
+
+
+def _refusal(details: Mapping[str, Any]) -> str:
+    told = (string(details.get("category")), string(details.get("explanation")))
+    return ": ".join(filter(None, told))
+
+
+def _counts(counts: Mapping[str, Any]) -> Counts:
+    written = fields(counts.get("cache_creation"))
+    kept, cached = (
+        number(counts.get("cache_creation_input_tokens")),
+        number(counts.get("cache_read_input_tokens")),
+    )
+    return Counts(
+        # What comes from the cache, or goes into it, is not part of `input_tokens`.
+        read=number(counts.get("input_tokens")) + kept + cached,
+        cached=cached,
+        kept=kept,
+        kept_long=number(written.get("ephemeral_1h_input_tokens")),
+        reported=counts.get("cache_read_input_tokens") is not None,
+        tier=string(counts.get("service_tier")),
+        stated_usd=stated(counts),
+        written=number(counts.get("output_tokens")),
+        thinking=number(fields(counts.get("output_tokens_details")).get("thinking_tokens")),
+    )
+
+
+def _headers(key: str) -> Mapping[str, str]:
+    version = {"anthropic-version": _VERSION}
+    return version | {"x-api-key": key} if key else version
+
+
+DIALECT = Dialect(
+    what="Messages API",
+    path="messages",
+    encode=encode,
+    decode=decode,
+    headers=_headers,
+    account=("anthropic-organization-id",),
+    refused_items=re.compile(
+        r"invalid .{0,3}signature|bound to a different conversation|`?(?:redacted_)?thinking`? (?:or `?\w+`? )?blocks?"
+    ),
+    sparable={
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "thinking": "thinking",
+        "output_config.effort": "output_config.effort",
+        "output_config.format": "output_config.format",
+        "output_format": "output_config.format",
+        "stop_sequences": "stop_sequences",
+    },
+    counted=b'"input_tokens"',
+)

@@ -1,0 +1,269 @@
+"""OpenAI's Responses API, without its memory: each request holds the whole conversation.
+
+The model's thinking comes as items that only its provider can read. They go back in order and byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from batchd.llm import bodies
+from batchd.llm.answer import Counts, bounded, fields, number, stated, string
+from batchd.llm.chat import bearer
+from batchd.llm.dialect import Dialect
+from batchd.llm.failures import Place, coded_failure
+from batchd.llm.request import Request, Target, arguments, by_user
+from batchd.records import EFFORTS, Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+
+_WHAT = "response"
+_HTTP_OK = 200
+#: A `prompt_cache_key` has at most so many characters.
+_KEY_CHARS = 64
+
+
+class Response(msgspec.Struct):
+    """A response, as far as it is used: everything may be missing or null."""
+
+    status: str | None = None
+    output: list[msgspec.Raw] | None = None
+    usage: Any = None
+    model: str | None = None
+    service_tier: Any = None
+    error: Any = None
+    incomplete_details: Any = None
+    input_transformations: Any = None
+
+
+class Item(msgspec.Struct):
+    """An item of its output, as far as it is used."""
+
+    type: Any = None
+    status: Any = None
+    #: Of a message, and with open models of their thinking.
+    content: Any = None
+    summary: Any = None
+    call_id: Any = None
+    name: Any = None
+    arguments: Any = None
+
+
+_DECODER = msgspec.json.Decoder(Response)
+_ITEM = msgspec.json.Decoder(Item)
+
+
+def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any]:
+    """Return what asks for a response."""
+    body: dict[str, Any] = {
+        "model": setup.model,
+        "input": [item for m in request.messages for item in _items(m, target)],
+        "max_output_tokens": request.max_output_tokens,
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+    }
+    if request.tools:
+        # Our schemas leave arguments out, which strict ones may not; where it is missing it counts as true.
+        body["tools"] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+                "strict": False,
+            }
+            for tool in request.tools
+        ]
+    if request.schema is not None and setup.json_mode != "none":
+        body["text"] = {"format": _format(setup.json_mode, request.schema)}
+    if effort := request.effort(setup, EFFORTS):
+        body["reasoning"] = {"effort": effort}
+    if request.cache_key:
+        body["prompt_cache_key"] = _cache_key(request.cache_key)
+    if request.service_tier:
+        body["service_tier"] = request.service_tier
+    return body
+
+
+def _format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if mode == "json_object":
+        return {"type": "json_object"}
+    return {"type": "json_schema", "name": "answer", "strict": True, "schema": schema}
+
+
+def _cache_key(name: str) -> str:
+    """Return a task's name as a key: of a long one the beginning, and what tells it from others."""
+    if len(name) <= _KEY_CHARS:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:16]
+    return f"{name[: _KEY_CHARS - 17]}-{digest}"
+
+
+def _items(message: Message, target: Target) -> Iterator[Any]:
+    """Yield a message as items: those that it came in, where their maker is asked."""
+    if message.role == "system":
+        # `instructions` may stand behind the input, where no cache finds them.
+        yield {"role": "developer", "content": message.content}
+    elif by_user(message):
+        yield {"role": "user", "content": message.content}
+    elif message.role == "tool":
+        yield {
+            "type": "function_call_output",
+            "call_id": message.tool_call_id,
+            "output": message.content,
+        }
+    elif message.replay is not None and target.takes(message.replay):
+        yield from message.replay.items
+    else:
+        yield from _own_items(message)
+
+
+def _own_items(message: Message) -> Iterator[Mapping[str, Any]]:
+    if message.content or not message.tool_calls:
+        phase = "commentary" if message.tool_calls else "final_answer"
+        yield {"role": "assistant", "content": message.content, "phase": phase}
+    for call in message.tool_calls:
+        yield {
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": arguments(call),
+        }
+
+
+def decode(
+    place: Place, target: Target, body: bytes, request: Request, seconds: float
+) -> Answer | Failure:
+    """Return what a response says, its status first. Raises ``UnreadableError``."""
+    response = bodies.decode(body, _DECODER, _WHAT)
+    if response.status == "failed" or response.error:
+        return coded_failure(place, response.error)
+    if response.status not in {"completed", "incomplete"} or response.output is None:
+        said = f"its status is {response.status!r}" if response.status else f"it is no {_WHAT}"
+        return place.failure(FailureKind.BAD_ANSWER, said, http_status=_HTTP_OK)
+    counts = _counts(fields(response.usage), string(response.service_tier))
+    items = tuple(raw.copy() for raw in response.output)
+    told = [bodies.item(raw, _ITEM) or Item() for raw in items]
+    answer, whole = _answer(response, told, request)
+    if whole:
+        answer = replace(answer, replay=target.replay(items, counts.thinking))
+    return bounded(replace(answer, seconds=seconds), request, counts)
+
+
+def _answer(response: Response, items: list[Item], request: Request) -> tuple[Answer, bool]:
+    """Return an answer without its usage, and whether its items may go back as they are."""
+    texts, refusals = [], []
+    for part in _parts(items):
+        texts.append(string(part.get("text")))
+        refusals.append(string(part.get("refusal")))
+    content, refusal = "".join(texts), "".join(refusals)
+    content, cut = _before_stop(content, request.stop)
+    given = [item for item in items if item.type == "function_call"]
+    calls = tuple(map(_call, given))
+    reason = _finish_reason(response, called=bool(calls), refused=bool(refusal) and not content)
+    broken = any(item.status == "incomplete" for item in given)
+    # Replies name the call that they answer: what has no name of its own is no item of this dialect.
+    ids = {call.id for call in calls}
+    answer = Answer(
+        content=content,
+        tool_calls=calls,
+        finish_reason=reason,
+        reasoning="\n\n".join(_thinking(items)),
+        model=response.model or "",
+        refusal=refusal,
+        removed=tuple(_removed(response.input_transformations)),
+    )
+    return answer, not (cut or broken or len(ids) < len(calls) or "" in ids)
+
+
+def _parts(items: list[Item]) -> Iterator[Mapping[str, Any]]:
+    for item in items:
+        if item.type == "message":
+            parts = item.content if isinstance(item.content, list) else [{"text": item.content}]
+            yield from map(fields, parts)
+
+
+def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
+    """Return a text up to where it should have ended, as this API knows no `stop`; and whether there was more."""
+    ends = [at for text in stop if (at := content.find(text)) >= 0]
+    return (content[: min(ends)], True) if ends else (content, False)
+
+
+def _call(item: Item) -> ToolCall:
+    given = string(item.arguments) or "{}"
+    if item.status == "incomplete":
+        # Half of its arguments may be missing, and what is there in order all the same: it must not run.
+        given = given[:-1]
+    return ToolCall(string(item.call_id), string(item.name), given)
+
+
+def _thinking(items: list[Item]) -> Iterator[str]:
+    """Yield what a model shows of its thinking: its summary, or with open models all of it."""
+    for item in items:
+        if item.type == "reasoning":
+            for part in (*_list(item.summary), *_list(item.content)):
+                if text := string(fields(part).get("text")):
+                    yield text
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _finish_reason(response: Response, *, called: bool, refused: bool) -> str:
+    if response.status == "incomplete":
+        why = fields(response.incomplete_details).get("reason")
+        return "content_filter" if why == "content_filter" else "length"
+    if refused:
+        return "content_filter"
+    return "tool_calls" if called else "stop"
+
+
+def _removed(transformations: Any) -> Iterator[str]:
+    """Yield why items that were sent back were left out: the only sign that a provider gives of it."""
+    for each in transformations if isinstance(transformations, list) else ():
+        yield string(fields(each).get("reason")) or "unknown"
+
+
+def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
+    inside = fields(counts.get("input_tokens_details"))
+    return Counts(
+        read=number(counts.get("input_tokens")),
+        cached=number(inside.get("cached_tokens")),
+        kept=number(inside.get("cache_write_tokens")),
+        kept_long=number(fields(inside.get("cache_write_tokens_details")).get("ttl_12h_tokens")),
+        reported="cached_tokens" in inside,
+        tier=tier,
+        stated_usd=stated(counts),
+        written=number(counts.get("output_tokens")),
+        thinking=number(fields(counts.get("output_tokens_details")).get("reasoning_tokens")),
+    )
+
+
+DIALECT = Dialect(
+    what="Responses API",
+    path="responses",
+    encode=encode,
+    decode=decode,
+    headers=bearer,
+    account=("openai-organization", "openai-project"),
+    refused_items=re.compile(
+        r"invalid_encrypted_content|encrypted content|provided without its required|without its required"
+        r"|item.{0,200}of type .{0,3}reasoning"
+    ),
+    sparable={
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "reasoning": "reasoning",
+        "reasoning.effort": "reasoning.effort",
+        "text.format": "text.format",
+        "include": "include",
+        "prompt_cache_key": "prompt_cache_key",
+        "parallel_tool_calls": "parallel_tool_calls",
+    },
+    counted=b'"input_tokens"',
+)

@@ -1,0 +1,10 @@
+"""What the fork server loads first: it closes itself to other processes of its user.
+
+Who could write into its memory could keep the workers that it forks, which hold keys, from sealing themselves.
+"""
+
+from __future__ import annotations
+
+from batchd import sealing
+
+sealing.seal()

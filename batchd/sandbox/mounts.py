@@ -1,0 +1,127 @@
+"""What is mounted where, as this process sees it: which file of a file system is found at which places.
+
+The kernel tells whether anything was mounted or unmounted since, in two microseconds; only then is the table read again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import select
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+_TABLE = "/proc/self/mountinfo"
+_PIECE = 1 << 16
+_MINOR_BITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One that is mounted."""
+
+    #: The kernel's number of the file system.
+    device: int
+    #: The folder, or file, of that file system that is mounted, and where.
+    root: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where the files come from that are found at or below some real paths; all by device."""
+
+    #: Each path as a mount of its own, and what is mounted below.
+    seen: Mapping[int, tuple[Mount, ...]]
+    #: All that is mounted of these file systems, here or elsewhere.
+    whole: Mapping[int, tuple[Mount, ...]]
+
+    @classmethod
+    def of(cls, table: Sequence[Mount], tops: Sequence[str]) -> View:
+        """Return that of real paths."""
+        seen = [mount for mount in table if any(within(mount.place, top) for top in tops)]
+        above = ((top, mount) for top in tops if (mount := _holding(table, top)))
+        seen += (Mount(m.device, moved(top, m.place, m.root), top) for top, m in above)
+        devices = {mount.device for mount in seen}
+        return cls(
+            {device: tuple(m for m in seen if m.device == device) for device in devices},
+            {device: tuple(m for m in table if m.device == device) for device in devices},
+        )
+
+    def places(self, device: int, path: str) -> Iterator[str]:
+        """Yield where a file may be found too, whose real path is another one."""
+        mount = _holding(self.whole[device], path)
+        if mount is not None:
+            inner = moved(path, mount.place, mount.root)
+            for other in self.seen[device]:
+                if within(inner, other.root):
+                    yield moved(inner, other.root, other.place)
+
+
+class Mounts:
+    """Knows the table; any thread may ask."""
+
+    def __init__(self) -> None:
+        """Raise ``OSError``."""
+        self._lock = threading.Lock()
+        self._file = os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        # The kernel says it once for each who has the file open: so one of us must read it for all.
+        self._poll.register(self._file, select.POLLPRI)
+        self._table: tuple[Mount, ...] | None = None
+
+    def table(self) -> tuple[Mount, ...]:
+        """Return how it is now; the same one, unless anything has changed. Raises ``OSError``."""
+        with self._lock:
+            changed = self._poll.poll(0)
+            if changed or self._table is None:
+                self._table = None  # what cannot be read now is read at the next look
+                self._table = tuple(map(_mount, self._lines()))
+            return self._table
+
+    def _lines(self) -> list[str]:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        pieces = iter(lambda: os.read(self._file, _PIECE), b"")
+        return os.fsdecode(b"".join(pieces)).rstrip("\n").split("\n")
+
+
+def mounts() -> Mounts:
+    """Return those of this process. Raises ``OSError``."""
+    return _of(os.getpid())
+
+
+@functools.cache
+def _of(_pid: int) -> Mounts:
+    return Mounts()
+
+
+def within(path: str, top: str) -> bool:
+    """Return whether a path is another one, or lies below it."""
+    return path == top or path.startswith(f"{top.rstrip('/')}/")
+
+
+def moved(path: str, top: str, to: str) -> str:
+    """Return a path, which lies within ``top``, as it is where that is ``to``."""
+    return f"{to.rstrip('/')}{path[len(top.rstrip('/')) :]}" or "/"
+
+
+def _holding(mounts: Sequence[Mount], path: str) -> Mount | None:
+    """Return the one on which a real path lies: of those at it or above it the nearest, and the last."""
+    above = [(len(mount.place), n) for n, mount in enumerate(mounts) if within(path, mount.place)]
+    return mounts[max(above)[1]] if above else None
+
+
+def _mount(line: str) -> Mount:
+    _, _, device, root, place, *_ = line.split(" ", 5)
+    major, _, minor = device.partition(":")
+    return Mount(int(major) << _MINOR_BITS | int(minor), _path(root), _path(place))
+
+
+def _path(word: str) -> str:
+    """Return a path as it is: blanks and the like are octal in the table."""
+    if "\\" not in word:
+        return word
+    raw = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), os.fsencode(word))
+    return os.fsdecode(raw)

@@ -1,0 +1,18 @@
+"""Starts the fork server of a pool, with a key in its environment, and tells its number once it has loaded all."""
+
+import sys
+import tempfile
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+from batchd.pool import process
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        process.prepare("json", Path(folder))
+        first = process._FORKSERVER.Process(target=time.sleep, args=(0,))
+        first.start()
+        first.join()
+        print(forkserver._forkserver._forkserver_pid, flush=True)  # type: ignore[attr-defined]
+        sys.stdin.read()

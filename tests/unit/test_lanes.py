@@ -1,0 +1,216 @@
+"""Service tiers without room: they wait by themselves, give slots away, and slow down no one else."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from batchd.governor import Call, Governor, Grant
+from batchd.governor.lanes import full
+from batchd.records import (
+    Cause,
+    Failure,
+    FailureKind,
+    Price,
+    Rate,
+    Reason,
+    Ref,
+    Scope,
+    Usage,
+)
+from tests.patience import PATIENCE_S
+from tests.unit.test_governor import Task, Told, governor
+
+HALF = Rate(input=500, cached_input=500, output=500)
+PRICE = Price(
+    rates=(replace(HALF, input=1000, output=1000),), source="config", tiers={"flex": (HALF,)}
+)
+USED = Usage(calls=1, input_tokens=500, output_tokens=500)
+FULL = "p/m at x has had too many requests or tokens (HTTP 429): Resource Unavailable"
+RATE = "p/m at x has had too many requests or tokens (HTTP 429): Rate limit reached on requests per min"
+
+
+class Flex(Task):
+    """A task whose calls ask for flex."""
+
+    def __init__(self, governor: Governor, name: str, fallback_s: float | None = None) -> None:
+        super().__init__(governor, name)
+        self.fallback_s = fallback_s
+
+    def call(self, price: Price | None = PRICE) -> Call:
+        """Return its next call."""
+        more: dict[str, Any] = {"tier": "flex", "fallback_s": self.fallback_s}
+        return replace(super().call(price or PRICE), **more)
+
+    def refused(self, message: str = FULL, retry_after_s: float | None = None) -> None:
+        """Say that its call met a 429."""
+        failure = Failure(
+            kind=FailureKind.RATE_LIMITED,
+            message=message,
+            http_status=429,
+            retry_after_s=retry_after_s,
+        )
+        self.answered.clear()
+        self._governor.failed(self.call(), failure, self._answered)
+
+    def done(self, tier: str = "flex") -> None:
+        """Say that its call was answered."""
+        self._governor.answered(self.ref, 0.5, USED, tier=tier)
+
+    @property
+    def tiers(self) -> list[str]:
+        """The tiers that it was granted."""
+        return [answer.tier for answer in self.answers if isinstance(answer, Grant)]
+
+    async def granted(self) -> None:
+        """Return once it is."""
+        await asyncio.wait_for(self.answered.wait(), PATIENCE_S)
+
+
+def test_only_what_is_no_rate_limit_fills_a_tier() -> None:
+    """A 429 in words about requests or tokens a minute is the account's; one to a standard call is no tier's."""
+
+    async def scenario() -> None:
+        call = Flex(governor(), "a").call()
+        refused = Failure(kind=FailureKind.RATE_LIMITED, message=FULL, http_status=429)
+        assert full(call, refused)
+        assert full(call, replace(refused, message="no room"))
+        assert not full(replace(call, tier="standard"), refused)
+        assert not full(call, replace(refused, message=RATE))
+        assert not full(call, replace(refused, kind=FailureKind.OVERLOADED))
+
+    asyncio.run(scenario())
+
+
+def test_a_full_tier_slows_no_one_else_down() -> None:
+    """However often it refuses: standard calls go at once, and neither provider nor model is parked."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=8, max_retries=1)
+        watched = Told(g)
+        flex, standard = Flex(g, "f"), Task(g, "s")
+        flex.ask(PRICE)
+        for _ in range(12):
+            await flex.granted()
+            flex.refused(retry_after_s=0.0)
+            await flex.granted()
+        flex.refused(retry_after_s=30.0)
+        before = g.told()["p"]
+        assert (before["paused_s"], before["rpm"], before["under_way"]) == (0.0, 0, 0)
+        for _ in range(20):
+            standard.answered.clear()
+            standard.ask(PRICE)
+            await asyncio.wait_for(standard.answered.wait(), PATIENCE_S)
+            assert isinstance(standard.answers[-1], Grant)
+            g.answered(standard.ref, 1.0, USED)
+        assert not any(outage for outage in watched.of if outage[0] == "parked")
+        assert watched.of[0] == ("tier_full", "p/m", "flex")
+        assert g.waiting == 1
+        assert g.withdraw(flex.ref)
+
+    asyncio.run(scenario())
+
+
+def test_a_rate_limit_under_a_tier_slows_the_provider_as_ever() -> None:
+    """It is about the account, whichever tier it met."""
+
+    async def scenario() -> None:
+        g = governor()
+        flex = Flex(g, "f")
+        flex.ask(PRICE)
+        flex.refused(RATE, retry_after_s=30.0)
+        assert g.told()["p"]["paused_s"] > 0
+        assert g.withdraw(flex.ref)
+
+    asyncio.run(scenario())
+
+
+def test_one_call_tries_a_full_tier_and_each_answer_lets_twice_as_many_go() -> None:
+    """No crowd runs into it: the first wait lets one through, and the others follow its answer."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=8)
+        tasks = [Flex(g, str(i)) for i in range(8)]
+        for task in tasks:
+            task.ask(PRICE)
+        for task in tasks:
+            task.refused(retry_after_s=0.01)
+        await tasks[0].granted()
+        waiting = [task for task in tasks if not task.answered.is_set()]
+        assert len(waiting) == 7
+        tasks[0].done()
+        left = {asyncio.ensure_future(task.granted()): task for task in waiting}
+        most = 2
+        while left:
+            over, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            assert g.told()["p"]["under_way"] <= most
+            for each in over:
+                left.pop(each).done()
+                most = min(8, 2 * most)
+        assert all(task.tiers == ["flex", "flex"] for task in tasks)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fallback_s", [0.0, 0.05])
+def test_a_call_goes_on_at_the_standard_price_when_it_may(fallback_s: float) -> None:
+    """At once, or after its time; all of that price was set aside from the first try on. Its next one asks again."""
+
+    async def scenario() -> None:
+        g = governor()
+        flex = Flex(g, "f", fallback_s)
+        flex.ask(PRICE)
+        flex.refused(retry_after_s=50.0)
+        await flex.granted()
+        assert flex.tiers == ["flex", "standard"]
+        reserved = [a.reserved_usd for a in flex.answers if isinstance(a, Grant)]
+        assert reserved == pytest.approx([1.0, 1.0])
+        flex.done("standard")
+        g.lanes.lift("p/m", "flex")
+        flex.ask(PRICE)
+        assert flex.tiers == ["flex", "standard", "flex"]
+
+    asyncio.run(scenario())
+
+
+def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
+    """It is parked by itself, not its model or provider; the daemon learns when one may try, again and again."""
+
+    async def scenario() -> None:
+        g = governor(max_parked_s=1000.0)
+        watched = Told(g)
+        flex = Flex(g, "f")
+        flex.ask(PRICE)
+        flex.refused(retry_after_s=600.0)
+        park = flex.parked
+        assert (park.scope, park.name, park.cause) == (Scope.TASK, "p/m", Cause.TIER)
+        assert (park.tier, park.message, park.again_s) == ("flex", FULL, None)
+        assert g.lanes.waits("p/m", "flex")
+        assert not g.lanes.waits("p/m", "priority")
+        g.lanes.lift("p/m", "flex")
+        assert watched.of[-1] == ("tier_free", "p/m", "flex", "1")
+        other = Flex(g, "o", 700.0)
+        other.ask(PRICE)
+        assert other.tiers == ["flex"]
+        other.refused(retry_after_s=600.0)
+        assert other.parked.again_s == pytest.approx(700.0, abs=PATIENCE_S)
+
+    asyncio.run(scenario())
+
+
+def test_where_nothing_may_be_parked_a_tier_without_room_ends_the_task() -> None:
+    """After the longest wait that there is, as with a provider that does not answer."""
+
+    async def scenario() -> None:
+        g = governor(max_parked_s=0.0)
+        flex = Flex(g, "f")
+        flex.ask(PRICE)
+        flex.refused(retry_after_s=600.0)
+        assert flex.refusal.reason is Reason.PROVIDER_UNAVAILABLE
+        assert flex.refusal.error.message == FULL
+        g.close_task(Ref("b", "f"))
+
+    asyncio.run(scenario())
