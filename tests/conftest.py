@@ -193,6 +193,12 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Let pytest remove trees of thousands of levels, which a test that failed has left: it ended without a word of any failure."""
+    sys.setrecursionlimit(20_000)
+
+
 @pytest.fixture(autouse=True)
 def plain_log() -> Iterator[None]:
     """Let no test write its log as one before it in this process was told to."""
