@@ -138,6 +138,7 @@ class Meter:
             input_tokens=prompt.tokens,
             cached_input_tokens=prompt.cached,
             cache_write_tokens=prompt.written,
+            cache_reported_tokens=prompt.tokens,
             output_tokens=said,
             reasoning_tokens=thought,
         )

@@ -100,6 +100,7 @@ def test_steps_makes_n_calls_whose_usage_the_totals_add_up() -> None:
             calls=3,
             input_tokens=sum(u.prompt_tokens for u in usages),
             cached_input_tokens=sum(cached),
+            cache_reported_tokens=sum(u.prompt_tokens for u in usages),
             output_tokens=sum(u.completion_tokens for u in usages),
         )
         assert [e.turn for e in server.requests] == [0, 1, 2]

@@ -128,6 +128,7 @@ def tcp() -> Iterator[int]:
 def orphans() -> Iterator[int]:
     """Connections that are closed by those who sent."""
     listener = socket.create_server(ANY, backlog=4096)
+    held.append(listener)
     while True:
         near = socket.create_connection(listener.getsockname())
         yield from filled(near, 1 << 16)
