@@ -34,7 +34,8 @@ class Process:
         """Start it before it is needed. Where that fails, ``make`` tells."""
         if not self._turn.locked():
             async with self._turn:
-                with contextlib.suppress(OSError):
+                # No process, or no thread that waits for its end.
+                with contextlib.suppress(OSError, RuntimeError):
                     self._process = self._process or await _started(behind=self._behind)
                     self._keep()
 
