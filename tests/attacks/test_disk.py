@@ -140,6 +140,7 @@ def _room(folder: Path) -> int:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="mounting a small disk takes root")
+@pytest.mark.usefixtures("by_turns")
 @pytest.mark.stopped_by("ballast")
 def test_a_task_that_fills_the_disk_is_ended_all_the_same(camp: Camp, small: Path) -> None:
     """`cancel` goes through, and ends it, though it takes at once whatever room there is; with room again, all is as ever."""

@@ -116,7 +116,8 @@ def test_status_after_the_daemon_was_killed(at: Control) -> None:
     """What ran is not told as running without a word: no daemon is there, and it goes on when one starts."""
     at.drop("games", [HANGS])
     with at.spool.serving() as daemon:
-        at.until_running("games", 1)
+        # Its call is under way, and no longer only its task.
+        at.until(lambda: [t["step"] for t in at.ask("status")["running"]] == ["model"])
         assert at.told("status", "games")["daemon_runs"] is True
         daemon.kill()
         daemon.wait()
