@@ -94,6 +94,11 @@ def _source(prefix: tuple[str, ...]) -> _Source:
     return _Source(prefix)
 
 
+def see_mounts() -> None:
+    """Have what starts from now on see what is mounted: what another user's are forked from has a mount namespace of its own."""
+    _source.cache_clear()
+
+
 class Popen(subprocess.Popen[Any]):
     """As ``subprocess.Popen``, from a warm start wherever that makes no difference."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from attacking import AS_ROOT, NOBODY_ID, Attack, shell
 from camp import Camp, does, says
 from limiting import Limited, place
@@ -124,6 +125,7 @@ def small(camp: Camp) -> Iterator[Path]:
             camp.own(camp.folder / name)
             _mount("--bind", camp.own(disk / name), camp.folder / name)
         (disk / ".batchd").chmod(0o700)
+        warm.see_mounts()
         yield disk
     finally:
         for name in (*kept, "small"):

@@ -38,7 +38,7 @@ def test_a_broken_configuration_stops_nobody_who_only_looks_for_the_daemon(at: C
         assert (done.returncode, "2 tasks at work" in done.stdout) == (0, True), done.stderr
         assert "timeout_s" in done.stderr
         assert "only its [paths]" in done.stderr
-        assert "task_started" in at.order("logs", "games")
+        at.until(lambda: "task_started" in at.order("logs", "games"))
         for order in (
             ["pause", "games"],
             ["resume", "games"],
