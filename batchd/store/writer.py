@@ -83,8 +83,9 @@ class Writer:
     def submit(self, work: Callable[[Journal], T], *, urgent: bool = False) -> asyncio.Future[T]:
         """Queue an operation; the future is done once its transaction is durable, or refused.
 
-        ``urgent``: where the disk is full, the ballast is given up for it. ``work`` must be ready to be called twice, the second time on what was before the first. What it raises
-        as ``BatchdError`` or ``OSError`` concerns it alone, and it must have written nothing then.
+        ``urgent``: where the disk is full, the ballast is given up for it. ``work`` must be ready to be called twice, the
+        second time on what was before the first. What it raises as ``BatchdError`` or ``OSError`` concerns it alone, and it
+        must have written nothing then.
         Raises ``StoreError`` after ``close``.
         """
         if self._closed:
