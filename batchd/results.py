@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -93,7 +94,7 @@ def result(
         iterations=state.iterations,
         evaluation=state.evaluation,
         usage=_total({p: s.usage for p, s in state.spend.items()}, state.unsettled_calls),
-        cost=_cost(state),
+        cost=_cost(state) if state.terms else _no_cost(),
         timing=TimingV1(
             queued_at=timestamp(queued_at),
             started_at=timestamp(started) if started else None,
@@ -225,6 +226,7 @@ def _without_items(event: Event) -> Event:
     return event
 
 
+@lru_cache(maxsize=64)  # a batch's tasks share one, and so do those that end together
 def timestamp(at: float) -> str:
     """Return a moment as ISO 8601 in UTC, to the millisecond, with Z."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -240,6 +242,17 @@ def _seconds(value: float) -> float:
 
 def _money(value: float) -> float:
     return round(value, _MONEY_DIGITS)
+
+
+# Once for all: an order may cancel 100,000 tasks that have used and paid nothing.
+@cache
+def _no_usage() -> TotalUsageV1:
+    return _sum_of({}, 0)
+
+
+@cache
+def _no_cost() -> CostV1:
+    return _cost(TaskState(first_prompt=""))
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -275,6 +288,10 @@ def _usage_of(usage: UsageV1) -> Usage:
 
 
 def _total(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
+    return _sum_of(by_purpose, unsettled_calls) if by_purpose or unsettled_calls else _no_usage()
+
+
+def _sum_of(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
     return TotalUsageV1(
         **_usage(sum(by_purpose.values(), Usage())),
         unsettled_calls=unsettled_calls,

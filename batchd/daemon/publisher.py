@@ -126,10 +126,10 @@ class Publisher:
         self, known: Open, names: Sequence[str], end: End, write: Write, check: Callable[[], None]
     ) -> None:
         core, batch = self._core, known.batch
-        left = {Ref(batch.name, name) for name in names}
+        left, now = {Ref(batch.name, name) for name in names}, time.time()
         try:
             found = {
-                task.id: (task.model, end.event(batch, task, (), time.time()))
+                task.id: (task.model, end.event(batch, task, (), now))
                 for task in core.store.unbegun(batch.name, names)
             }
             events = [(Ref(batch.name, name), event) for name, (_, event) in found.items()]

@@ -6,6 +6,7 @@ a query, and a whole transaction is written by three statements.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,10 @@ from batchd.store.fold import (
 _LOAD = (
     f"SELECT {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
     "JOIN batches b ON b.id = t.batch WHERE b.name = ? AND t.name = ?"
+)
+_LOAD_MANY = (
+    f"SELECT t.name, {', '.join(f't.{c}' for c in LINE_COLUMNS)} FROM tasks t "  # noqa: S608 (constants)
+    "WHERE t.batch = (SELECT id FROM batches WHERE name = ?) AND t.name IN (SELECT value FROM json_each(?))"
 )
 _HOT = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in HOT_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
 _COLD = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in COLD_COLUMNS)} WHERE id = ?"  # noqa: S608 (constants)
@@ -87,6 +92,16 @@ class Journal:
         line = self._touched.get(ref) or self._lines.get(ref) or self._load(ref)
         self._touched[ref] = line
         return line
+
+    def load(self, batch: str, names: Sequence[str]) -> None:
+        """Read rows of many tasks of a batch by one query, for what follows in this transaction."""
+        wanted = [
+            n
+            for n in names
+            if Ref(batch, n) not in self._touched and Ref(batch, n) not in self._lines
+        ]
+        for name, *row in self.db.execute(_LOAD_MANY, (batch, json.dumps(wanted))):
+            self._touched[Ref(batch, name)] = self._line(row)
 
     def append(
         self,
@@ -198,6 +213,9 @@ class Journal:
         row = self.db.execute(_LOAD, (ref.batch, ref.task)).fetchone()
         if row is None:
             raise ValueError(f"no task {ref}")
+        return self._line(row)
+
+    def _line(self, row: Sequence[object]) -> TaskLine:
         # A damaged byte may have made a number of a text: no sum is to meet that first.
         line = msgspec.convert(dict(zip(LINE_COLUMNS, row, strict=True)), TaskLine)
         if not line.seq:

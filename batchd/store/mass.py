@@ -44,6 +44,11 @@ def ends(
 
 def finish(journal: Journal, found: Sequence[tuple[Ref, TaskFinished]]) -> list[bool]:
     """Store the ends of tasks that have none, also while a worker has them; return for each whether it is the one."""
+    named: dict[str, list[str]] = {}
+    for ref, _ in found:
+        named.setdefault(ref.batch, []).append(ref.task)
+    for batch, names in named.items():
+        journal.load(batch, names)
     return [journal.finish(ref, event, None) for ref, event in found]
 
 

@@ -112,7 +112,7 @@ def test_a_checks_tmp_counts_as_its_tasks(limited: Limited) -> None:
 @pytest.mark.stopped_by("limits at the check")
 def test_a_check_that_could_not_write_does_not_pass(camp: Camp) -> None:
     """While the task is full its check can delete and not write: two empty files are alike, and nothing was compared."""
-    check = "echo right > /tmp/wanted; rm ballast; : > /tmp/found; cmp /tmp/wanted /tmp/found"
+    check = "/bin/echo right > /tmp/wanted; rm ballast; : > /tmp/found; cmp /tmp/wanted /tmp/found"
     task = {"first_prompt": "x", "check": check, "limits": {"max_iterations": 1}}
     full = "head -c 3500000 /dev/zero > ballast; sleep 2"
     with camp.told({"x": [does(full), says("Done.")]}, "[sandbox]\nmax_disk_bytes = 3_000_000\n"):
