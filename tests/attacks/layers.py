@@ -138,7 +138,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "triggers": (("sandbox/triggers.py", "return _Search(top, time.monotonic() + seconds).run(own)", "return {}"),),
     "triggers still": (("sandbox/triggers.py", "elif entry.name in _OBEYED:", "elif entry.is_file():"),),
     "whole files": (
-        ("spool/files.py", "    kept = os.fsdecode(", "    with path.open('wb') as plain:\n        return fill(plain)\n    kept = os.fsdecode("),
+        ("spool/files.py", "    temporary = _temporary(path.name)\n",
+         "    with path.open('wb') as plain:\n        return fill(plain)\n    temporary = _temporary(path.name)\n"),
     ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (

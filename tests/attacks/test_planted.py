@@ -178,8 +178,10 @@ def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str)
         camp.batchd("pause", "--all")
         camp.batchd("submit", camp.write("batch.json", [{"first_prompt": "x"}]))
         camp.eventually((folder / "request.json").exists)
+        planted = {}
         for name in ("001.json", "001.jsonl", "results.jsonl"):
             IN_THE_WAY[what](folder / name, victim)
+            planted[name] = (folder / name).lstat().st_ino
         camp.batchd("resume")
         camp.eventually(
             lambda: (folder / "summary.json").is_file() and (folder / "summary.json").stat().st_size
@@ -189,6 +191,9 @@ def test_nothing_planted_in_the_outbox_is_written_through(camp: Camp, what: str)
     for name in ("001.json", "001.jsonl", "results.jsonl", "summary.json"):
         status = (folder / name).lstat()
         assert (stat.S_ISREG(status.st_mode), status.st_nlink) == (True, 1), name
+        assert status.st_ino != planted.get(name), (
+            "who owns it, or has it open, could change the result"
+        )
         assert "batch" in (folder / name).read_text("utf-8") or name == "001.jsonl"
     assert camp.result("batch", "001")["answer"] == "Done."
 
