@@ -113,44 +113,41 @@ class Publisher:
         ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
         asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.
         """
-        groups: dict[str, list[str]] = {}
+        groups: dict[str, list[Ref]] = {}
         for ref in refs:
-            groups.setdefault(ref.batch, []).append(ref.task)
-        for batch, names in groups.items():
-            for start in range(0, len(names), _AT_ONCE):
-                some = [n for n in names[start : start + _AT_ONCE] if self._claim(Ref(batch, n))]
+            groups.setdefault(ref.batch, []).append(ref)
+        for batch, group in groups.items():
+            for start in range(0, len(group), _AT_ONCE):
+                some = [ref for ref in group[start : start + _AT_ONCE] if self._claim(ref)]
                 if some and (known := self._batches.open(batch)):
                     await self._finish_some(known, some, end, write, check)
 
     async def _finish_some(
-        self, known: Open, names: Sequence[str], end: End, write: Write, check: Callable[[], None]
+        self, known: Open, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None]
     ) -> None:
-        core, batch = self._core, known.batch
-        left, now = {Ref(batch.name, name) for name in names}, time.time()
+        core, batch, now = self._core, known.batch, time.time()
+        left = {ref.task: ref for ref in refs}
         try:
-            found = {
-                task.id: (task.model, end.event(batch, task, (), now))
-                for task in core.store.unbegun(batch.name, names)
-            }
-            events = [(Ref(batch.name, name), event) for name, (_, event) in found.items()]
-            fresh = await write(partial(core.store.finish_all, events, check=check))
-            for (ref, event), is_end in zip(events, fresh, strict=True):
-                self._ended(ref, event, found[ref.task][0] if is_end else "")
-                left.discard(ref)
+            fresh = {task.id: task for task in core.store.unbegun(batch.name, [*left])}
+            ends = [(left[name], end.event(batch, task, (), now)) for name, task in fresh.items()]
+            stored = await write(partial(core.store.finish_all, ends, check=check))
+            for (ref, event), is_end in zip(ends, stored, strict=True):
+                self._ended(ref, event, fresh[ref.task].model if is_end else "")
+                del left[ref.task]
             # What is durable by now is published, whatever becomes of those that have begun.
-            self._publish_soon(known, list(found))
-            begun = sorted(left)
+            self._publish_soon(known, list(fresh))
+            begun = [*left.values()]
             work = (self._finish(known, ref, end, 0, write) for ref in begun)
             outcomes = await asyncio.gather(*work, return_exceptions=True)
             for ref, outcome in zip(begun, outcomes, strict=True):
                 if outcome is None:
-                    left.discard(ref)
+                    del left[ref.task]
                     core.spawn(self.publish(ref))
             for outcome in outcomes:
                 if outcome is not None:
                     raise outcome
         except BatchdError:
-            self._ending.difference_update(left)
+            self._ending.difference_update(left.values())
             raise
 
     def _publish_soon(self, known: Open, names: Sequence[str]) -> None:

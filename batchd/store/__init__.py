@@ -11,6 +11,7 @@ from batchd.store.reader import Reader
 from batchd.store.rows import (
     BatchRow,
     Dispatched,
+    Member,
     Money,
     Prunable,
     QueuedTask,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchRow",
     "Dispatched",
+    "Member",
     "Money",
     "Prunable",
     "QueuedTask",

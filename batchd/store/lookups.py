@@ -14,7 +14,7 @@ from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
-from batchd.store.rows import Money, Prunable, QueuedTask, Refused, Restored
+from batchd.store.rows import Member, Money, Prunable, QueuedTask, Refused, Restored
 
 #: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
 TRIED = "tried"
@@ -220,18 +220,16 @@ def _money(db: sqlite3.Connection, booked: str, opened: str, key: int) -> Money:
 
 def queued(db: sqlite3.Connection, name: str) -> tuple[QueuedTask, ...]:
     """Return the tasks of a batch that have not ended, in order."""
-    return _tasks_of(db, name, "AND t.finished_at IS NULL")
-
-
-def tasks(db: sqlite3.Connection, name: str) -> tuple[QueuedTask, ...]:
-    """Return all tasks of a batch, those that have ended too, in order."""
-    return _tasks_of(db, name)
-
-
-def _tasks_of(db: sqlite3.Connection, name: str, also: str = "") -> tuple[QueuedTask, ...]:
     batch = find_batch(db, name)
-    rows = db.execute(f"{_QUEUED} WHERE t.batch = ? {also} ORDER BY t.id", (batch_key(db, name),))
-    return tuple(_queued(batch, row) for row in rows)
+    query = f"{_QUEUED} WHERE t.batch = ? AND t.finished_at IS NULL ORDER BY t.id"
+    return tuple(_queued(batch, row) for row in db.execute(query, (batch_key(db, name),)))
+
+
+def tasks(db: sqlite3.Connection, name: str) -> dict[str, Member]:
+    """Return all tasks of a batch by their ids, those that have ended too, in order."""
+    query = "SELECT name, status, after FROM tasks WHERE batch = ? ORDER BY id"
+    rows = db.execute(query, (batch_key(db, name),))
+    return {task: Member(Status(status), tuple(after.split())) for task, status, after in rows}
 
 
 def restore(db: sqlite3.Connection) -> Restored:

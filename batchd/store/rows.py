@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchd.errors import Problem
 from batchd.records import Batch, Parking, Ref, Status, cache_share
@@ -43,6 +44,14 @@ class QueuedTask:
     attempt: int
     #: Workers that died of it so far.
     crashes: int
+
+
+class Member(NamedTuple):
+    """A task of a batch, ended or not, as an order looks at it."""
+
+    status: Status
+    #: The ids of those that it comes after.
+    after: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store import copies, lookups, mass, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Reader, Source
-from batchd.store.rows import Dispatched, Money, Prunable, QueuedTask, Refused, Restored
+from batchd.store.rows import Dispatched, Member, Money, Prunable, QueuedTask, Refused, Restored
 from batchd.store.schema import NONSENSE, explain, open_writer
 from batchd.store.writer import Writer
 
@@ -281,8 +281,8 @@ class Store:
         """Return the tasks of a batch that have not ended, in order."""
         return self._source.read(lookups.queued, batch)
 
-    def tasks(self, batch: str) -> tuple[QueuedTask, ...]:
-        """Return all tasks of a batch, those that have ended too, in order."""
+    def tasks(self, batch: str) -> Mapping[str, Member]:
+        """Return all tasks of a batch by their ids, those that have ended too, in order."""
         return self._source.read(lookups.tasks, batch)
 
     def unfinished(self, batch: str) -> int:

@@ -21,18 +21,18 @@ def chosen(target: Target, *, failed: bool, held: Collection[str] = ()) -> list[
     """
     name, tasks = target.batch.name, target.tasks
     again = {
-        task.ref.task
+        task
         for task in target.chosen
         if not failed
-        or task.ref.task in held
-        or (task.status.final and task.status is not Status.COMPLETED)
+        or task in held
+        or (tasks[task].status.final and tasks[task].status is not Status.COMPLETED)
     }
     if not again:
         raise UsageError(f"no task of {name} has failed; without --failed, it is all run again")
     dependants: dict[str, list[str]] = {}
-    for task in tasks.values():
-        for ref in task.after:
-            dependants.setdefault(ref.task, []).append(task.ref.task)
+    for task, member in tasks.items():
+        for earlier in member.after:
+            dependants.setdefault(earlier, []).append(task)
     again = _with_dependants(again, dependants)
     over = _with_dependants(held, dependants)
     ordered = [task for task in tasks if task in again]
@@ -41,11 +41,11 @@ def chosen(target: Target, *, failed: bool, held: Collection[str] = ()) -> list[
             f"{name}: what has not ended cannot run again: {listed(busy)}; wait, or cancel that"
         )
     for each in ordered:
-        for ref in tasks[each].after:
-            status = tasks[ref.task].status
-            if ref.task not in again and status is not Status.COMPLETED:
+        for earlier in tasks[each].after:
+            status = tasks[earlier].status
+            if earlier not in again and status is not Status.COMPLETED:
                 raise UsageError(
-                    f"{name}/{each} comes after {ref.task}, which is {status}: retry that one too"
+                    f"{name}/{each} comes after {earlier}, which is {status}: retry that one too"
                 )
     return ordered
 

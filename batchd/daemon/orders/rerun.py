@@ -104,9 +104,8 @@ class Rerun:
 
     async def _replace(self, target: Target, run: Batch, model: str) -> None:
         """Cancel what has not ended of the tasks that run again: those of a model that is gone would come back with it."""
-        again = {task.ref.task for task in self._core.store.tasks(run.name)}
-        left = [t.ref for t in self._core.store.tasks(target.batch.name) if t.ref.task in again]
-        left = [ref for ref in left if ref in self._core.schedule]
+        again = (Ref(target.batch.name, task) for task in self._core.store.tasks(run.name))
+        left = [ref for ref in again if ref in self._core.schedule]
         if left:
             await self._end(left, f"it runs again in {run.name}, with {model}")
 
@@ -162,7 +161,9 @@ class Rerun:
         old = core.store.batch(batch.retry_of)
         data, _ = await core.at_outbox(partial(_request, old, config), old.outbox)
         if data is None:
-            tasks = [core.store.task(task.ref) for task in core.store.tasks(batch.name)]
+            tasks = [
+                core.store.task(Ref(batch.name, task)) for task in core.store.tasks(batch.name)
+            ]
             data = _written(batch, tasks)
         request = Path(batch.folder, batch.request)
         await self._bring(batch, partial(outbox.publish, request, data, replace=True))
@@ -195,7 +196,7 @@ class Rerun:
     def _held(self, target: Target) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
         lot, schedule = self._lot, self._core.schedule
-        left = (t.ref for t in target.tasks.values() if t.ref in schedule)
+        left = (ref for task in target.tasks if (ref := Ref(target.batch.name, task)) in schedule)
         return {ref.task for ref in left if lot.gone(ref, schedule.model(ref))}
 
     def _root(self, batch: Batch) -> Batch:

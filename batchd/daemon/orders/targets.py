@@ -9,7 +9,7 @@ from typing import Any
 from batchd.errors import UnknownNameError, UsageError
 from batchd.log import escape
 from batchd.records import Batch, Ref, Status
-from batchd.store import QueuedTask, Store
+from batchd.store import Member, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,14 @@ class Target:
 
     batch: Batch
     #: Every task of the batch by its id, ended or not, in order.
-    tasks: Mapping[str, QueuedTask]
+    tasks: Mapping[str, Member]
     #: The ids that were named; empty: the whole batch.
     named: tuple[str, ...] = ()
 
     @property
-    def chosen(self) -> tuple[QueuedTask, ...]:
-        """The tasks that were named, or all."""
-        return tuple(self.tasks[name] for name in self.named or self.tasks)
+    def chosen(self) -> tuple[str, ...]:
+        """The ids of the tasks that were named, or of all."""
+        return self.named or tuple(self.tasks)
 
 
 def given(arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
         batch = store.batch(name)
     except UnknownNameError as error:
         raise UsageError(escape(str(error))) from None
-    tasks = {task.ref.task: task for task in store.tasks(name)}
+    tasks = store.tasks(name)
     for task in ids:
         if task not in tasks:
             raise UsageError(f"batch {name} has no task {escape(task)}")
@@ -72,18 +72,19 @@ def unfinished(target: Target) -> list[Ref]:
 
     Raises ``UsageError`` where none is left, or one that was named has ended.
     """
-    left = [task.ref for task in target.chosen if not task.status.final]
+    batch, tasks = target.batch.name, target.tasks
+    left = [Ref(batch, name) for name in target.chosen if not tasks[name].status.final]
     for name in target.named:
-        status = target.tasks[name].status
+        status = tasks[name].status
         if status.final:
-            raise UsageError(f"{target.batch.name}/{name} has finished already, as {status}")
+            raise UsageError(f"{batch}/{name} has finished already, as {status}")
     if not left:
-        raise UsageError(f"batch {target.batch.name} has finished already: {_ends(target)}")
+        raise UsageError(f"batch {batch} has finished already: {_ends(target)}")
     return left
 
 
 def _ends(target: Target) -> str:
     counts = {status: 0 for status in Status if status.final}
-    for task in target.chosen:
-        counts[task.status] += 1
+    for name in target.chosen:
+        counts[target.tasks[name].status] += 1
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
