@@ -292,6 +292,24 @@ def test_a_refused_replay_is_stripped_once_and_tried_again(tmp_path: Path, api: 
     _run(test)
 
 
+@pytest.mark.parametrize("api", ["responses", "messages"])
+def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_takes_it(
+    tmp_path: Path, api: str
+) -> None:
+    """It was cut off in the middle of its thinking: nothing is refused for that, and later items go back as they came."""
+
+    async def test(server: ModelServer) -> None:
+        watching = Watching()
+        settings = _configure(tmp_path, server.base_url, api, "length-empty-1+steps-4")
+        await _work(settings, _file(3), watching)
+        assert [r["status"] for r in _results(tmp_path)] == ["completed"] * 3
+        assert watching.failures() == []
+        assert {*server.totals.by_status} == {200}
+        assert all(talk[-1].opaque > 0 for talk in _conversations(server).values())
+
+    _run(test)
+
+
 def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_changed(
     tmp_path: Path,
 ) -> None:
