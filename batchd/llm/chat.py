@@ -255,6 +255,8 @@ DIALECT = Dialect(
         "stop": "stop",
         "response_format": "response_format",
         "reasoning_effort": "reasoning_effort",
+        "reasoningeffort": "reasoning_effort",  # xAI
+        "thinking": "reasoning_effort",  # ollama
         "parallel_tool_calls": "parallel_tool_calls",
     },
     counted=b'"prompt_tokens"',

@@ -290,6 +290,7 @@ DIALECT = Dialect(
         "top_p": "top_p",
         "reasoning": "reasoning",
         "reasoning.effort": "reasoning.effort",
+        "reasoningeffort": "reasoning.effort",  # xAI
         "text.format": "text.format",
         "include": "include",
         "prompt_cache_key": "prompt_cache_key",
