@@ -9,6 +9,7 @@ from batchd.catalog import Listing
 from batchd.catalog.asking import Unlisted, ask
 from batchd.cli.lines import Line
 from batchd.config import dialects
+from batchd.config.checking import model_problem
 from batchd.config.presets import APIS
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
@@ -128,8 +129,17 @@ def _tier(settings: config.Config, role: str, model: str) -> str:
     return (known and known.service_tier) or STANDARD
 
 
+def _misnamed(settings: config.Config) -> Iterator[Line]:
+    """Say which tables are of no model that a call can name: what they set holds for none."""
+    for name in settings.models:
+        wrong = model_problem(name, settings)
+        if wrong is not None and name not in settings.cost.compare:
+            yield Line("note", f'[models."{name}"]', wrong.message, wrong.hint)
+
+
 def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[Line]:
     """Say which names of models in the rest of the configuration are of models that are gone, or will be soon."""
+    yield from _misnamed(settings)
     today = catalog.today()
     places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}
     for place, models in places.items():
