@@ -61,6 +61,10 @@ def _unlisted(name: str, endpoint: Endpoint, key: str, found: Unlisted) -> Line:
     if found.status in _REFUSES:
         mend = f"put a valid key where [providers.{name}] says"
         return Line("failed", what, f"it refuses the key (HTTP {found.status})", mend)
+    if found.moved_to:
+        fix = f"set base_url in [providers.{name}] to where it is: no call follows a redirect"
+        told = f"{endpoint.base_url} redirects to {found.moved_to} ({found.why})"
+        return Line("failed", what, told, fix)
     if found.status:
         how = f"with {found.why}" if found.why else "without a list of models"
         told = f"{endpoint.base_url} answers {how}, {key}; whether it has a model shows at the first call"
@@ -92,6 +96,9 @@ def _model(
     elif end is not None and end.due(today):
         verdict = "failed" if end.gone(today) else "note"
         yield Line(verdict, what, end.words(today), f"set {key}: {end.fix}")
+    elif listing is not None and not listing.whole and listing.find(own) is None:
+        told = f"of the models of provider {name} the first {len(listing.models):,} were read: {own} is none of them"
+        yield Line("note", what, told, "whether it is there shows at the first call")
     elif listing is not None:
         yield Line("ok", what, f"{model} is there")
 
