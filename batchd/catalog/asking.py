@@ -65,8 +65,8 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> Listing | Unliste
             after = read.after
     except urllib.error.HTTPError as error:
         error.close()
-        told = error.headers.get("Location", "") if error.code in _MOVED else ""
-        where = Masker(endpoint.secrets()).text(told.partition("?")[0])
+        where = error.headers.get("Location", "") if error.code in _MOVED else ""
+        where = Masker(endpoint.secrets()).text(where.partition("?")[0])
         return Unlisted(f"HTTP {error.code}", error.code, where)
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)

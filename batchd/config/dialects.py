@@ -59,5 +59,5 @@ def efforts(model: str, config: Sections, *asked: str) -> str:
 def notes(config: Sections, models: Mapping[str, str]) -> Mapping[str, str]:
     """Return why the providers of these models, by name, are spoken to in chat completions and not in their own dialect."""
     names = {model.partition("/")[0] for model in models.values() if model}
-    told = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
-    return {name: why for name, why in sorted(told.items()) if why}
+    found = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
+    return {name: why for name, why in sorted(found.items()) if why}

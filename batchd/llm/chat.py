@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -33,7 +34,6 @@ _BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error
 _TEXT_PARTS = ("text", "output_text", None)
 #: Servers without a parser for it leave a model's thinking in front of its answer.
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
-_HTTP_OK = 200
 #: The two names of the limit on output.
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
@@ -157,11 +157,11 @@ def decode(
     if choice is None or choice.message is None:
         if completion.error:
             return error_in_answer(place, completion.error)
-        return place.failure(FailureKind.BAD_ANSWER, "it holds no choices", http_status=_HTTP_OK)
+        return place.unusable("it holds no choices")
     reason = string(choice.finish_reason)
     if reason in _BROKEN_OFF:
         return place.failure(
-            FailureKind.OVERLOADED, f"it broke off with {reason}", http_status=_HTTP_OK
+            FailureKind.OVERLOADED, f"it broke off with {reason}", http_status=HTTPStatus.OK
         )
     return _answer(completion, choice.message, reason, request, seconds)
 

@@ -16,10 +16,9 @@ from batchd.llm.answer import Counts, bounded, fields, named, number, stated, st
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments
-from batchd.records import Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+from batchd.records import Answer, Failure, Message, ModelSetup, ToolCall
 
 _WHAT = "message"
-_HTTP_OK = 200
 #: What all that imitate this API know; another one goes into [providers.NAME] headers.
 _VERSION = "2023-06-01"
 #: `minimal` is none of its words.
@@ -152,7 +151,7 @@ def decode(
     if said.error:
         return coded_failure(place, said.error)
     if said.content is None:
-        return place.failure(FailureKind.BAD_ANSWER, f"it is no {_WHAT}", http_status=_HTTP_OK)
+        return place.unusable(f"it is no {_WHAT}")
     counts = _counts(fields(said.usage))
     blocks = [bodies.item(raw, _BLOCK) for raw in said.content]
     known = [block or Block() for block in blocks]
@@ -202,8 +201,8 @@ def _calls(blocks: list[Block], *, cut: bool) -> Iterator[ToolCall]:
 
 
 def _refusal(details: Mapping[str, Any]) -> str:
-    told = (string(details.get("category")), string(details.get("explanation")))
-    return ": ".join(filter(None, told))
+    words = (string(details.get("category")), string(details.get("explanation")))
+    return ": ".join(filter(None, words))
 
 
 def _counts(counts: Mapping[str, Any]) -> Counts:

@@ -28,10 +28,9 @@ from batchd.llm.chat import bearer
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments, by_user
-from batchd.records import EFFORTS, Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+from batchd.records import EFFORTS, Answer, Failure, Message, ModelSetup, ToolCall
 
 _WHAT = "response"
-_HTTP_OK = 200
 _FINAL = frozenset({"completed", "incomplete"})
 #: A `prompt_cache_key` has at most so many characters.
 _KEY_CHARS = 64
@@ -157,7 +156,7 @@ def decode(
         said = f"it is no {_WHAT}"
         if status:
             said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
-        return place.failure(FailureKind.BAD_ANSWER, said, http_status=_HTTP_OK)
+        return place.unusable(said)
     counts = _counts(fields(response.usage), string(response.service_tier))
     items = [bodies.item(raw, _ITEM) for raw in response.output]
     known = [item or Item() for item in items]
