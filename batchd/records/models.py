@@ -184,8 +184,9 @@ class Failure:
     @property
     def unsettled(self) -> bool:
         """Whether the provider may have done, and billed, the work all the same."""
-        # With status 200 an answer had begun: the provider broke off while it was at work.
-        return self.sent and (self.kind.unsettled or self.http_status == HTTPStatus.OK)
+        # With status 200 an answer had begun: the provider broke off while it was at work. What did not fit never was.
+        begun = self.http_status == HTTPStatus.OK and self.kind is not FailureKind.CONTEXT_OVERFLOW
+        return self.sent and (self.kind.unsettled or begun)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
