@@ -179,10 +179,10 @@ def decode(
 
 def _items(raws: list[msgspec.Raw], blocks: list[Block]) -> Iterator[msgspec.Raw]:
     """Yield a message's blocks as they go back: the API refuses some that it writes itself."""
-    last = None
+    last = ""
     for raw, block in zip(raws, blocks, strict=True):
         if block.type != "text" or string(block.text).strip():
-            last = block.type
+            last = string(block.type)
             yield raw.copy()
     if last in _THOUGHT:
         yield _STUB

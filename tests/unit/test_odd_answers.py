@@ -174,7 +174,8 @@ def test_what_nobody_needs_costs_no_answer(odd: Any) -> None:
     for api, body in (
         ("chat", {"choices": [choice], "model": odd, "service_tier": odd, "usage": odd}),
         ("responses", {"status": "completed", "output": [], "model": odd, "usage": odd}),
-        ("messages", {"content": [], "stop_reason": odd, "model": odd, "usage": odd}),
+        ("messages", {"content": [{"type": odd}], "stop_reason": odd, "model": odd, "usage": odd}),
+        ("responses", {"status": "completed", "output": [{"type": odd, "status": odd}]}),
     ):
         answer = _read(api, json.dumps(body).encode())
         assert isinstance(answer, Answer), (api, answer)
