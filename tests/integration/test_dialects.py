@@ -343,6 +343,41 @@ def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_c
     _run(test)
 
 
+@pytest.mark.parametrize(("before", "after"), [("chat", "responses"), ("messages", "chat")])
+def test_a_task_ends_in_the_dialect_in_which_it_had_its_first_answer(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    """A reload changes it for those that begin later; a kill in between changes nothing of that."""
+
+    async def test(server: ModelServer) -> None:
+        _configure(tmp_path, server.base_url, before, "latency-0.2+steps-4")
+        (tmp_path / "inbox").mkdir()
+        with _serve(tmp_path) as daemon:
+            await _until(lambda: _status(tmp_path))
+            _drop(tmp_path, _file(3))
+            # Each has had an answer by now.
+            await _until(lambda: sum(e.turn == 1 for e in server.requests) == 3)
+            _configure(tmp_path, server.base_url, after, "latency-0.2+steps-4")
+            daemon.send_signal(signal.SIGHUP)
+            await _until(lambda: "config_reloaded" in (tmp_path / "log").read_text())
+            daemon.kill()
+            daemon.wait()
+        settings = config.load(tmp_path / "config.toml", {})
+        async with Daemon(settings) as again:
+            await again.batch_done("b")
+            old = len(server.requests)
+            assert {e.dialect for e in server.requests} == {before}
+            await again.submit("c.json", _file(2))
+            await again.batch_done("c")
+        assert {e.dialect for e in server.requests[old:]} == {after}
+        for batch, count in (("b", 3), ("c", 2)):
+            assert [r["status"] for r in _results(tmp_path, batch)] == ["completed"] * count
+        # 0: broken off by the kill.
+        assert {*server.totals.by_status} <= {0, 200}
+
+    _run(test)
+
+
 def test_what_a_model_refuses_is_learned_once_and_stored(tmp_path: Path) -> None:
     """No call ends for it; a later daemon knows it, and another configuration forgets it."""
 
