@@ -11,10 +11,12 @@ from vendors import check_request
 
 from batchd import events
 from batchd.agent import prompts
+from batchd.agent.answers import masked
 from batchd.llm import composing
 from batchd.llm.dialects import DIALECTS
 from batchd.llm.failures import Place
 from batchd.llm.request import Request, Target
+from batchd.masking import Masker
 from batchd.records import APIS, Answer, Endpoint, Failure, Message, ModelSetup
 from batchd.taskstate import fold
 
@@ -86,6 +88,17 @@ def test_bytes_that_are_no_text_are_replaced(api: str, untidy: bytes) -> None:
     assert answer.content.strip("ab").strip("�") == ""
     for item in answer.replay.items if answer.replay else ():
         json.loads(bytes(item).decode())
+
+
+@pytest.mark.parametrize("api", ["responses", "messages"])
+@pytest.mark.parametrize("odd", [b"1" * 5000, b"1e999", b"[" * 600 + b"]" * 600])
+def test_items_that_cannot_be_looked_through_for_secrets_are_not_kept(api: str, odd: bytes) -> None:
+    """The answer is, in neutral text: a number beyond all bounds ends no task."""
+    body = (TEXTS[api] % b"a\\n").replace(b'{"type"', b'{"x": %b, "type"' % odd)
+    answer = _read(api, body)
+    hidden = masked(answer, Masker(["some other secret"]))
+    assert isinstance(hidden, Answer)
+    assert (hidden.content, hidden.replay) == ("a\n", None)
 
 
 def test_thinking_that_nothing_came_of_does_not_end_a_message() -> None:
