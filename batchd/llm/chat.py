@@ -172,13 +172,15 @@ def _answer(
     calls = tuple(named(_calls(said.tool_calls or [])))
     content, thinking = _content(said)
     reasoning = string(said.reasoning_content) or string(said.reasoning) or thinking
+    refusal = "" if content or calls else string(said.refusal)
     answer = Answer(
         content=content,
         tool_calls=calls,
-        finish_reason=_finish_reason(reason, called=bool(calls)),
+        finish_reason="content_filter" if refusal else _finish_reason(reason, called=bool(calls)),
         reasoning=reasoning,
         reasoning_back=bool(request.tools) and isinstance(said.reasoning_content, str),
         model=string(completion.model),
+        refusal=refusal,
         seconds=seconds,
     )
     counts = _counts(fields(completion.usage), string(completion.service_tier))
@@ -188,7 +190,7 @@ def _answer(
 def _content(said: Said) -> tuple[str, str]:
     """Return an answer's text, and the thinking in front of it."""
     parts = [said.content] if isinstance(said.content, str) else said.content or []
-    text = "".join(map(_part, parts)) or string(said.refusal)
+    text = "".join(map(_part, parts))
     thinking = _THINKING.match(text)
     return (text[thinking.end() :], thinking.group(1).strip()) if thinking else (text, "")
 

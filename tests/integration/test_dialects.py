@@ -310,6 +310,21 @@ def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_tak
     _run(test)
 
 
+@pytest.mark.parametrize("api", APIS)
+def test_a_refusal_is_no_answer_in_any_dialect(tmp_path: Path, api: str) -> None:
+    """It ends its task with the model's own words, and is paid."""
+
+    async def test(server: ModelServer) -> None:
+        settings = _configure(tmp_path, server.base_url, api, "refusal")
+        await _work(settings, _file(1))
+        (result,) = _results(tmp_path)
+        assert (result["status"], result["error"]["type"]) == ("error", "content_filter")
+        assert "I cannot help with that." in result["error"]["message"]
+        assert result["usage"]["calls"] == 1
+
+    _run(test)
+
+
 def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_changed(
     tmp_path: Path,
 ) -> None:
