@@ -18,6 +18,8 @@ from batchd.records.unicode import valid_throughout
 
 #: The dialects, as the configuration names them; ``llm.dialects`` has a row for each.
 APIS = ("chat", "responses", "messages")
+#: Characters of a refusal that an error shows.
+_SHOWN = 500
 #: How much a model is to think, from least to most.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -126,6 +128,12 @@ class Answer:
     window_full: bool = False
     #: Why the provider left out items that were sent back, one reason each.
     removed: tuple[str, ...] = ()
+
+    @property
+    def refusal_line(self) -> str:
+        """Its words where it refused, in one line for people."""
+        words = " ".join(self.refusal.split())
+        return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
 
 
 class FailureKind(enum.StrEnum):

@@ -38,8 +38,6 @@ from batchd.records import (
 from batchd.taskstate.shortening import shortened
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
-#: Characters of a refusal that its task's error shows.
-_REFUSAL = 500
 _AFTER_A_WAIT = CallStarted | CallDenied | Suspended | CancelRequested | ToolRan | RoundEvaluated
 
 
@@ -221,8 +219,7 @@ def _filtered(answer: Answer) -> Verdict | None:
     who = answer.model or "the model"
     message = f"{who} gave no answer: the provider filtered its content"
     if answer.refusal:
-        words = " ".join(answer.refusal.split())
-        message = f"{who} refuses to answer: {words[:_REFUSAL]}{'…' * (len(words) > _REFUSAL)}"
+        message = f"{who} refuses to answer: {answer.refusal_line}"
     error = ErrorInfo(type=Reason.CONTENT_FILTER, message=message)
     return Verdict(status=Status.ERROR, reason=Reason.CONTENT_FILTER, error=error)
 
