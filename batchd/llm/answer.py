@@ -76,9 +76,9 @@ def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
         room -= len(call.arguments)
 
 
-def named(calls: Iterable[ToolCall]) -> Iterator[ToolCall]:
-    """Yield calls that replies can name: an id must be there, and only once."""
-    seen = set()
+def named(calls: Iterable[ToolCall], request: Request) -> Iterator[ToolCall]:
+    """Yield calls that replies can name: an id must be there, and only once in the conversation."""
+    seen = {call.id for message in request.messages for call in message.tool_calls}
     for call in calls:
         name = call.id if call.id and call.id not in seen else f"call_{secrets.token_hex(8)}"
         seen.add(name)

@@ -169,7 +169,7 @@ def decode(
 def _answer(
     completion: Completion, said: Said, reason: str, request: Request, seconds: float
 ) -> Answer:
-    calls = tuple(named(_calls(said.tool_calls or [])))
+    calls = tuple(named(_calls(said.tool_calls or []), request))
     content, thinking = _content(said)
     reasoning = string(said.reasoning_content) or string(said.reasoning) or thinking
     refusal = "" if content or calls else string(said.refusal)

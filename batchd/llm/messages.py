@@ -158,7 +158,7 @@ def decode(
     reason = string(said.stop_reason)
     cut, refused = reason in _CUT, reason == "refusal"
     given = tuple(_calls(known, cut=cut))
-    calls = tuple(named(given))
+    calls = tuple(named(given, request))
     # Half a call, one without a name of its own and what is no block cannot go back as they came.
     whole = not refused and not (cut and calls) and calls == given and None not in blocks
     items = tuple(_items(said.content, known)) if whole else ()

@@ -187,7 +187,7 @@ def _answer(response: Response, items: list[Item], request: Request) -> tuple[An
         for item, half in zip(items, halves, strict=True)
         if item.type == "function_call"
     )
-    calls = tuple(named(given))
+    calls = tuple(named(given, request))
     reason = _finish_reason(response, called=bool(calls), refused=bool(refusal) and not content)
     answer = Answer(
         content=content,

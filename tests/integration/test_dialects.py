@@ -311,6 +311,22 @@ def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_tak
 
 
 @pytest.mark.parametrize("api", APIS)
+def test_calls_that_are_named_as_earlier_ones_are_get_names_of_their_own(
+    tmp_path: Path, api: str
+) -> None:
+    """Some servers count the calls of each answer from the beginning, and refuse two of one name."""
+
+    async def test(server: ModelServer) -> None:
+        watching = Watching()
+        settings = _configure(tmp_path, server.base_url, api, "length-tool-1+steps-3")
+        await _work(settings, _file(1), watching)
+        assert [r["status"] for r in _results(tmp_path)] == ["completed"]
+        assert watching.failures() == []
+
+    _run(test)
+
+
+@pytest.mark.parametrize("api", APIS)
 def test_a_refusal_is_no_answer_in_any_dialect(tmp_path: Path, api: str) -> None:
     """It ends its task with the model's own words, and is paid."""
 
