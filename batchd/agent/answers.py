@@ -38,8 +38,11 @@ def _holds(masker: Masker, item: bytes) -> bool:
     text = item.decode("utf-8", "replace")
     if masker.text(text) != text:
         return True
-    value = msgspec.json.decode(item) if "\\" in text else None
-    return bool(masker.value(value) != value)
+    try:
+        value = msgspec.json.decode(item) if "\\" in text else None
+        return bool(masker.value(value) != value)
+    except (msgspec.MsgspecError, RecursionError):
+        return True  # numbers beyond all bounds, lists within lists: what cannot be looked through is not kept
 
 
 def repaired(request: Request, failure: Failure) -> Request:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from batchd.agent import compaction, context, evaluate
 from batchd.agent.compaction import Compact, Overfull, Summarise
 from batchd.records import (
+    Answer,
     ErrorInfo,
     Evaluation,
     Purpose,
@@ -112,8 +113,16 @@ def _evaluate(task: Task, state: TaskState) -> Step:
     if verdict is not None:
         return Conclude(verdict, last)
     if len(state.judged) > 1:
-        return _error(Reason.EVALUATOR, "the judge answered no valid JSON, twice")
+        return _error(Reason.EVALUATOR, _unjudged(state.judged[-1]))
     return _call(task, state, Purpose.JUDGE, 0)
+
+
+def _unjudged(answer: Answer) -> str:
+    """Return why there is no verdict, after the judge's second answer."""
+    if answer.finish_reason != "content_filter":
+        return "the judge answered no valid JSON, twice"
+    said = answer.refusal_line or "the provider filtered its content"
+    return f"the judge gave no verdict: {said}"
 
 
 def _work(task: Task, state: TaskState) -> Step:

@@ -23,6 +23,7 @@ _CHUNK = 1 << 16
 #: Anthropic's own API asks for it, and takes as many models in one page.
 _ANTHROPIC = {"anthropic-version": "2023-06-01"}
 _PAGE = 1000
+_MOVED = range(300, 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Unlisted:
     why: str = ""
     #: The HTTP status that it answered with; 0: it did not answer.
     status: int = 0
+    #: Where it says that the list is instead.
+    moved_to: str = ""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -48,7 +51,7 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> Listing | Unliste
     if not endpoint.base_url.startswith(("http://", "https://")):
         return Unlisted(f"{endpoint.base_url} is no address")
     found: dict[str, Listed] = {}
-    after, any_name = "", False
+    after, any_name, whole = "", False, False
     try:
         for _ in range(_MOST_PAGES):
             read = page(_get(endpoint, after, deadline))
@@ -56,17 +59,20 @@ def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> Listing | Unliste
                 return Unlisted(status=200)
             found.update((each.name, each) for each in read.models)
             any_name = any_name or read.any_name
+            whole = read.whole and not read.after
             if not read.after or read.after == after or len(found) >= MOST:
                 break
             after = read.after
     except urllib.error.HTTPError as error:
         error.close()
-        return Unlisted(f"HTTP {error.code}", error.code)
+        where = error.headers.get("Location", "") if error.code in _MOVED else ""
+        where = Masker(endpoint.secrets()).text(where.partition("?")[0])
+        return Unlisted(f"HTTP {error.code}", error.code, where)
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         why = "no answer in time" if isinstance(why, TimeoutError) else why
         return Unlisted(Masker(endpoint.secrets()).text(str(why)))
-    return Listing(found, any_name)
+    return Listing(found, any_name, whole)
 
 
 def _get(endpoint: Endpoint, after: str, deadline: float) -> bytes:

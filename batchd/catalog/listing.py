@@ -14,6 +14,8 @@ import msgspec
 #: Models of one list that are read, and characters of a name: no provider has as many, none is as long.
 MOST = 5_000
 _LONGEST = 300
+#: Objects and lists that a page may hold: each takes hundreds of bytes of memory, and two of its body.
+_MOST_OBJECTS = 1 << 18
 #: Names that a message has room for.
 _NEAREST = 3
 #: How alike two names are where one may be meant by the other.
@@ -40,6 +42,8 @@ class Listing:
     models: Mapping[str, Listed] = field(default_factory=dict)
     #: Whether any other name will do as well: a server with one model does not look at the name.
     any_name: bool = False
+    #: Whether all of it was read: what is not there else may still be.
+    whole: bool = True
 
     def find(self, name: str) -> Listed | None:
         """Return the model of this name, under another one too by which it is called; None: it is not there."""
@@ -48,7 +52,9 @@ class Listing:
     def has(self, name: str) -> bool:
         """Whether a call to this name is served."""
         found = self.find(name)
-        return self.any_name or (found is not None and not found.retired)
+        if found is None:
+            return self.any_name or not self.whole
+        return self.any_name or not found.retired
 
     def nearest(self, name: str) -> tuple[str, ...]:
         """Return the names that may be meant, the most alike first."""
@@ -74,6 +80,8 @@ class Page:
     #: What the next page begins behind; empty: there is none.
     after: str = ""
     any_name: bool = False
+    #: Whether all of it was read.
+    whole: bool = True
 
 
 def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -86,6 +94,8 @@ def page(body: bytes) -> Page | None:
 
     OpenAI's shape, Anthropic's, which has pages, and a bare list; what is in neither form is left out.
     """
+    if body.count(b"{") + body.count(b"[") > _MOST_OBJECTS:
+        return None
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -101,7 +111,8 @@ def page(body: bytes) -> Page | None:
     after = value.get("last_id") if more else ""
     # llama.cpp serves its one model under any name.
     any_name = len(entries) == 1 and entries[0].get("owned_by") == "llamacpp"
-    return Page(models, after if isinstance(after, str) else "", any_name)
+    whole = len(found) <= MOST
+    return Page(models, after if isinstance(after, str) else "", any_name, whole)
 
 
 def _listed(entry: Mapping[str, Any]) -> Listed | None:

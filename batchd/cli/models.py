@@ -9,6 +9,7 @@ from batchd.catalog import Listing
 from batchd.catalog.asking import Unlisted, ask
 from batchd.cli.lines import Line
 from batchd.config import dialects
+from batchd.config.checking import model_problem
 from batchd.config.presets import APIS
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
@@ -29,9 +30,9 @@ def lines(settings: config.Config, *, offline: bool) -> Iterator[Line]:
         line, lists[provider] = _provider(settings, provider, offline=offline)
         yield line
     for name, why in dialects.notes(settings, roles).items():
-        mend = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
-        told = f"it is spoken to in chat completions, as {why}"
-        yield Line("note", f"provider {name}", told, mend)
+        fix = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
+        said = f"it is spoken to in chat completions, as {why}"
+        yield Line("note", f"provider {name}", said, fix)
     for role, model in roles.items():
         yield from _model(settings, role, model, lists)
     yield from _priced(settings, roles)
@@ -50,22 +51,26 @@ def _provider(settings: config.Config, name: str, *, offline: bool) -> tuple[Lin
     if isinstance(found, Unlisted):
         return _unlisted(name, endpoint, key, found), None
     count = len(found.models)
-    told = f"{endpoint.base_url} answers, {key}; it lists {count:,} model{'s' * (count != 1)}"
-    return Line("ok", f"provider {name}", told), found
+    said = f"{endpoint.base_url} answers, {key}; it lists {count:,} model{'s' * (count != 1)}"
+    return Line("ok", f"provider {name}", said), found
 
 
 def _unlisted(name: str, endpoint: Endpoint, key: str, found: Unlisted) -> Line:
     """Return what it means that a provider has no list: not every server has one, and that it answers is enough."""
     what = f"provider {name}"
     if found.status in _REFUSES:
-        mend = f"put a valid key where [providers.{name}] says"
-        return Line("failed", what, f"it refuses the key (HTTP {found.status})", mend)
+        fix = f"put a valid key where [providers.{name}] says"
+        return Line("failed", what, f"it refuses the key (HTTP {found.status})", fix)
+    if found.moved_to:
+        fix = f"set base_url in [providers.{name}] to where it is: no call follows a redirect"
+        said = f"{endpoint.base_url} redirects to {found.moved_to} ({found.why})"
+        return Line("failed", what, said, fix)
     if found.status:
         how = f"with {found.why}" if found.why else "without a list of models"
-        told = f"{endpoint.base_url} answers {how}, {key}; whether it has a model shows at the first call"
-        return Line("note", what, told)
-    mend = f"check the network and the base_url in [providers.{name}]"
-    return Line("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", mend)
+        said = f"{endpoint.base_url} answers {how}, {key}; whether it has a model shows at the first call"
+        return Line("note", what, said)
+    fix = f"check the network and the base_url in [providers.{name}]"
+    return Line("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", fix)
 
 
 def _model(
@@ -81,16 +86,19 @@ def _model(
     end = catalog.end(model, provider.base_url, listing)
     if listing is not None and not listing.has(own):
         near = [f"{name}/{each}" for each in listing.nearest(own)]
-        mends = [f"do you mean {listed(near)}?"] if near else []
-        mends += [end.fix] if end and end.successor else []
-        told = f"provider {name} has no model {own}"
-        told += f": {end.words(today)}" if end else ""
+        fixes = [f"do you mean {listed(near)}?"] if near else []
+        fixes += [end.fix] if end and end.successor else []
+        said = f"provider {name} has no model {own}"
+        said += f": {end.words(today)}" if end else ""
         yield Line(
-            "failed", what, told, f"set {key}: {' '.join(mends) or 'take one that it lists'}"
+            "failed", what, said, f"set {key}: {' '.join(fixes) or 'take one that it lists'}"
         )
     elif end is not None and end.due(today):
         verdict = "failed" if end.gone(today) else "note"
         yield Line(verdict, what, end.words(today), f"set {key}: {end.fix}")
+    elif listing is not None and not listing.whole and listing.find(own) is None:
+        said = f"of the models of provider {name} the first {len(listing.models):,} were read: {own} is none of them"
+        yield Line("note", what, said, "whether it is there shows at the first call")
     elif listing is not None:
         yield Line("ok", what, f"{model} is there")
 
@@ -104,20 +112,20 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]
         price = prices.price(model, provider.base_url)
         window = prices.context_window(model, provider.base_url)
         if price is None:
-            mend = f'set the prices in [models."{model}"]; until then no money limit can hold'
-            yield Line("note", f"{role} price", f"nobody knows what {model} costs", mend)
+            fix = f'set the prices in [models."{model}"]; until then no money limit can hold'
+            yield Line("note", f"{role} price", f"no price is known of {model}", fix)
         else:
             rate = price.rates[0]
-            told = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
-            yield Line("ok", f"{role} price", told)
+            said = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
+            yield Line("ok", f"{role} price", said)
             tier = _tier(settings, role, model)
             if price.at(tier) is None:
                 fix = f'set its prices in [models."{model}".tiers.{tier}]; until then no money limit can hold'
                 why = f"no price is known of {model} in its service tier {tier}"
                 yield Line("note", f"{role} price", why, fix)
         if not window:
-            mend = f'set context_window in [models."{model}"]'
-            yield Line("note", f"{role} window", f"nobody knows how much fits into {model}", mend)
+            fix = f'set context_window in [models."{model}"]'
+            yield Line("note", f"{role} window", f"the window of {model} is not known", fix)
 
 
 def _tier(settings: config.Config, role: str, model: str) -> str:
@@ -128,14 +136,23 @@ def _tier(settings: config.Config, role: str, model: str) -> str:
     return (known and known.service_tier) or STANDARD
 
 
+def _misnamed(settings: config.Config) -> Iterator[Line]:
+    """Say which tables are of no model that a call can name: what they set holds for none."""
+    for name in settings.models:
+        wrong = model_problem(name, settings)
+        if wrong is not None and name not in settings.cost.compare:
+            yield Line("note", f'[models."{name}"]', wrong.message, wrong.hint)
+
+
 def _elsewhere(settings: config.Config, said: set[str]) -> Iterator[Line]:
     """Say which names of models in the rest of the configuration are of models that are gone, or will be soon."""
+    yield from _misnamed(settings)
     today = catalog.today()
     places = {"[cost] compare": settings.cost.compare, "[models]": tuple(settings.models)}
     for place, models in places.items():
         for model in dict.fromkeys(models):
             provider = settings.providers.get(model.partition("/")[0])
-            # What nobody calls, to compare with, is told by its name alone.
+            # What is only compared with is known by its name alone.
             called = provider is not None and place == "[models]"
             end = catalog.end(model, provider.base_url if called and provider else "")
             if model not in said and end is not None and end.due(today):

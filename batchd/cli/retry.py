@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchd.cli import controlling
+from batchd.errors import UsageError
 from batchd.observe import words
 from batchd.spool.ulid import ulid
 
@@ -20,7 +21,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PROVIDER/MODEL",
-        default="",
         help="with this model in place of its own; tasks that wait for a model that is gone run again too, and are cancelled",
     )
 
@@ -28,9 +28,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have a new run started for each batch, and say what it is called."""
     given = controlling.checked(args.target)
+    if args.model == "":
+        # As of a variable that is not set: with the tasks' own models it would be another order.
+        raise UsageError("--model is empty: it wants PROVIDER/MODEL, as in openai/gpt-6-luna")
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(
-        args.config, "retry", target=given, failed=args.failed, model=args.model, claim=ulid()
+        args.config, "retry", target=given, failed=args.failed, model=args.model or "", claim=ulid()
     )
     return controlling.tell(answer, told(answer), json=args.json)
 

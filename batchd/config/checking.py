@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from batchd.config import notify, showing, telemetry, web
+from batchd.config import dialects, notify, showing, telemetry, web
 from batchd.config.sections import Paths, Sections, Workspace
 from batchd.errors import Problem
+from batchd.records import STANDARD
 
 Place = tuple[str | int, ...]
 
@@ -86,8 +88,9 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
     for place, model in models.items():
         if why := model_problem(model, config):
             yield place, why
+    yield from _tierless(config)
     for name, provider in config.providers.items():
-        if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", provider.base_url):
+        if not _address(provider.base_url):
             # A user and password in it would end up in logs; keys have their own fields.
             yield (
                 ("providers", name, "base_url"),
@@ -113,6 +116,28 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 and (key > other or folder != outer)
             ):
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
+
+
+def _tierless(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    """Find service tiers that the models they are set for cannot be asked for."""
+    for name, model in config.models.items():
+        if why := dialects.tier_problem(name, model.service_tier or STANDARD, config):
+            yield ("models", name, "service_tier"), why
+    agent = config.agent
+    own = config.models.get(agent.model)
+    said = STANDARD if own and own.service_tier else agent.service_tier
+    if why := dialects.tier_problem(agent.model, said, config):
+        yield ("agent", "service_tier"), why
+
+
+def _address(url: str) -> bool:
+    """Whether a provider can be reached by an address."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, a port
+        return False
+    return named and bool(re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url))
 
 
 def _receivers(config: Sections) -> Iterator[tuple[Place, Problem]]:

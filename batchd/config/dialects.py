@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from batchd.config.presets import APIS, PRESETS
 from batchd.config.providers import Provider
 from batchd.config.sections import Sections
+from batchd.errors import Problem
+from batchd.records import STANDARD
 
 _CHAT = "chat"
+#: The dialects whose requests cannot name a service tier.
+_TIERLESS = frozenset({"messages"})
 
 
 def api(model: str, config: Sections) -> str:
@@ -30,6 +34,21 @@ def stays_chat(name: str, provider: Provider) -> str:
     return "it has an extra_body" if provider.extra_body else ""
 
 
+def takes_tiers(model: str, config: Sections) -> bool:
+    """Whether calls to a model whose provider is configured can ask for a service tier."""
+    return api(model, config) not in _TIERLESS
+
+
+def tier_problem(model: str, tier: str, config: Sections) -> Problem | None:
+    """Return why a model's calls cannot ask for a service tier; the place is the caller's."""
+    known = model.partition("/")[0] in config.providers
+    if tier == STANDARD or not known or takes_tiers(model, config):
+        return None
+    fix = f'set service_tier = "{STANDARD}" in [models."{model}"]'
+    why = f'it is {tier!r}, and {model} is called with api = "{api(model, config)}", which has no tiers'
+    return Problem("", why, fix)
+
+
 def efforts(model: str, config: Sections, *asked: str) -> str:
     """Return how much a model is to think: the first that is said of what is ``asked``, its table's word, the agent's."""
     table = config.models.get(model)
@@ -40,5 +59,5 @@ def efforts(model: str, config: Sections, *asked: str) -> str:
 def notes(config: Sections, models: Mapping[str, str]) -> Mapping[str, str]:
     """Return why the providers of these models, by name, are spoken to in chat completions and not in their own dialect."""
     names = {model.partition("/")[0] for model in models.values() if model}
-    told = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
-    return {name: why for name, why in sorted(told.items()) if why}
+    found = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
+    return {name: why for name, why in sorted(found.items()) if why}

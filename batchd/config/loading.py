@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,16 +16,13 @@ from pydantic_core import ErrorDetails
 
 from batchd.config import finding
 from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
+from batchd.config.complaints import MISSING, complaint
 from batchd.config.presets import PRESETS
 from batchd.config.sections import Sections
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
-#: What is longer is no misspelt key, and takes long to compare.
-_KEY = 64
-#: What pydantic says of a key that is not there.
-_MISSING = {"missing", "missing_argument"}
 
 
 def load(
@@ -258,25 +254,11 @@ def _problem(
     for key in place[:-1]:
         hint = _hint_of(hint, str(key))
     told = complaint(error, _keys(hint))
-    if error["type"] in _MISSING and place[:-1] in variables and len(place) == 3:  # noqa: PLR2004 (section, name, key)
+    if error["type"] in MISSING and place[:-1] in variables and len(place) == 3:  # noqa: PLR2004 (section, name, key)
         section, name, key = map(str, place)
         known = [k for k in raw[section] if (section, k) not in variables]
         told = no_entry(section, name, known, key) or told
     return _named(told, place, variables)
-
-
-def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
-    """Return pydantic's finding in our words; ``known`` are the keys beside it. Without a place."""
-    if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        key = str(error["loc"][-1])
-        near = difflib.get_close_matches(key.lower(), known, n=1) if len(key) <= _KEY else []
-        mend = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-        return Problem("", "there is no such key", mend)
-    if error["type"] in _MISSING:
-        return Problem("", "this key is needed")
-    if error["type"] == "dataclass_type":
-        return Problem("", "it must be a table")
-    return Problem("", re.sub(r"^[A-Z]\w* should", "it must", error["msg"]))
 
 
 def _named(problem: Problem, place: Place, variables: Mapping[Place, str]) -> Problem:

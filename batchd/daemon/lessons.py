@@ -19,9 +19,9 @@ from batchd.store import Refused
 _KEPT_S = 7 * 86400.0
 
 
-def learned(core: Core, told: Mapping[str, Iterable[str]]) -> None:
-    """Note what a worker tells of models, by name; log what is new."""
-    for model, lessons in told.items():
+def learned(core: Core, seen: Mapping[str, Iterable[str]]) -> None:
+    """Note what a worker has seen models, by name, refuse; log what is new."""
+    for model, lessons in seen.items():
         known, setting = known_of(core, model), _setting(core, model)
         for lesson in lessons:
             if lesson in known or not setting:

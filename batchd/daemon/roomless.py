@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import TypeAlias
 
 from batchd.daemon.core import Core
 from batchd.daemon.register import Key, Register
 from batchd.governor import Park
+from batchd.governor.lanes import Name
 from batchd.log import Action
 from batchd.records import Cause, Parking, Ref, Scope
-
-#: A model, ``PROVIDER/MODEL``, and a tier.
-Name: TypeAlias = tuple[str, str]
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.TIER)
 

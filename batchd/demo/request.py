@@ -43,6 +43,14 @@ class Turn(Protocol):
         """What it says."""
 
 
+class Part(Protocol):
+    """A part of a message, as each dialect has them."""
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+
+
 class Segment(Protocol):
     """A part of a prompt that is in the cache as a whole, or not at all."""
 
@@ -176,6 +184,11 @@ def escaped(body: bytes) -> bytes:
 def weigh(text: str) -> int:
     """Return the tokens of a text."""
     return tokens.count(text) if text else 0
+
+
+def joined(content: str | Sequence[Part]) -> str:
+    """Return what a message says, in one text or in parts."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def pieces(text: str) -> list[str]:

@@ -307,7 +307,7 @@ class Governor:
         if news and self.outages.watcher is not None:
             self.outages.watcher.tier_full(model, tier, failure.message)
         if permit.granted:
-            self._end(permit, 0.0)
+            self._end(permit, permit.reserved if failure.unsettled else 0.0)
 
     def _tier_free(self, name: tuple[str, str], calls: int) -> int:
         watcher = self.outages.watcher

@@ -46,6 +46,10 @@ def full(call: Call, failure: Failure) -> bool:
     return not _RATE.search(failure.message.rpartition("(HTTP ")[2])
 
 
+def _name(call: Call) -> Name:
+    return call.model, call.tier
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
     """A tier that is full, or was a moment ago."""
@@ -90,8 +94,9 @@ class Lanes:
     def turn(self, permit: Permit) -> Park | Refusal | bool:
         """Return whether a call whose turn it is may go; False: it waits, and will be queued again."""
         call, now = permit.call, asyncio.get_running_loop().time()
-        lane = self._lanes.get((call.model, call.tier))
-        if lane is None or self._open(call, lane, now):
+        name = _name(call)
+        lane = self._lanes.get(name)
+        if lane is None or self._open(name, lane, now):
             return True
         waited_s = now - self._since.setdefault(call.ref, now)
         if call.fallback_s is not None and waited_s >= call.fallback_s:
@@ -100,7 +105,7 @@ class Lanes:
         slot_s, parked_s = self._limits()
         if max(waited_s, lane.until - now) < slot_s:
             lane.waiting.append(permit)
-            self._arm(call, lane)
+            self._arm(name, lane)
             return False
         if not parked_s or now - lane.since > parked_s:
             error = ErrorInfo(type=Reason.PROVIDER_UNAVAILABLE, message=lane.message)
@@ -112,11 +117,11 @@ class Lanes:
 
     def waits(self, model: str, tier: str) -> bool:
         """Whether a task without a slot has to wait for room: from now on it learns when there may be some."""
-        lane, call = self._lanes.get((model, tier)), (model, tier)
-        now = asyncio.get_running_loop().time()
-        if lane is None or (now >= lane.until and self._under_way[call] < lane.size):
+        name = model, tier
+        lane = self._lanes.get(name)
+        if lane is None or self._open(name, lane, asyncio.get_running_loop().time()):
             return False
-        self._arm_lane(call, lane)
+        self._arm(name, lane)
         return True
 
     def __len__(self) -> int:
@@ -126,11 +131,11 @@ class Lanes:
 
     def entered(self, permit: Permit) -> None:
         """Count a call as under way."""
-        self._under_way[permit.call.model, permit.call.tier] += 1
+        self._under_way[_name(permit.call)] += 1
 
     def exit(self, permit: Permit) -> None:
         """Count it as no longer under way."""
-        name = permit.call.model, permit.call.tier
+        name = _name(permit.call)
         self._under_way[name] -= 1
         if not self._under_way[name]:
             del self._under_way[name]
@@ -138,7 +143,7 @@ class Lanes:
     def refused(self, permit: Permit, failure: Failure) -> bool:
         """Note that a call found no room; return whether that is news."""
         call, now = permit.call, asyncio.get_running_loop().time()
-        name, news = (call.model, call.tier), False
+        name, news = _name(call), False
         self._since.setdefault(call.ref, now)
         lane = self._lanes.get(name)
         if lane is None:
@@ -149,14 +154,14 @@ class Lanes:
             lane.size, lane.refused_at = 1, now
         asked_s = lane.wait_s if failure.retry_after_s is None else failure.retry_after_s
         lane.until, lane.message = max(lane.until, now + asked_s), failure.message
-        self._arm(call, lane)
+        self._arm(name, lane)
         return news
 
     def answered(self, permit: Permit) -> None:
         """Note an answer to a call that is over: where its tier was full, it has room for more."""
         call, now = permit.call, asyncio.get_running_loop().time()
         self._since.pop(call.ref, None)
-        name = call.model, call.tier
+        name = _name(call)
         lane = self._lanes.get(name)
         if lane is None or permit.ticket is None or permit.ticket.at < lane.refused_at:
             return
@@ -168,7 +173,7 @@ class Lanes:
 
     def withdraw(self, permit: Permit) -> None:
         """Take a permit out that waits, if it does."""
-        lane = self._lanes.get((permit.call.model, permit.call.tier))
+        lane = self._lanes.get(_name(permit.call))
         if lane is not None and permit in lane.waiting:
             lane.waiting.remove(permit)
 
@@ -178,19 +183,17 @@ class Lanes:
 
     def lift(self, model: str, tier: str) -> None:
         """Let one call try now, whatever the provider asked to wait."""
-        if lane := self._lanes.get((model, tier)):
+        name = model, tier
+        if lane := self._lanes.get(name):
             lane.until = 0.0
-            self._go_on((model, tier), lane)
+            self._go_on(name, lane)
 
     # How it is done
 
-    def _open(self, call: Call, lane: _Lane, now: float) -> bool:
-        return now >= lane.until and self._under_way[call.model, call.tier] < lane.size
+    def _open(self, name: Name, lane: _Lane, now: float) -> bool:
+        return now >= lane.until and self._under_way[name] < lane.size
 
-    def _arm(self, call: Call, lane: _Lane) -> None:
-        self._arm_lane((call.model, call.tier), lane)
-
-    def _arm_lane(self, name: Name, lane: _Lane) -> None:
+    def _arm(self, name: Name, lane: _Lane) -> None:
         """Look again when one may try, or when somebody has waited long enough; never later than the longest wait."""
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -218,4 +221,4 @@ class Lanes:
         room = lane.size - self._under_way[name] - len(lane.waiting) if now >= lane.until else 0
         left = self._freed(name, max(0, room) if still else -1)
         if still and (left or lane.waiting or lane.until > now):
-            self._arm_lane(name, lane)
+            self._arm(name, lane)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from batchd import tokens
 from batchd.llm.request import Request
 from batchd.records import Answer, ToolCall, Usage
@@ -14,8 +16,9 @@ from batchd.records import Answer, ToolCall, Usage
 #: Characters of an answer that are kept, and as many of its thinking: no model writes as many tokens at a time. What
 #: is longer would hold up, at each step, all that runs beside it.
 MOST_CHARS = 1 << 20
-#: Characters of a service tier's name that are kept.
-_TIER = 64
+#: Characters of a service tier's name, or of another such word, that are kept; and of a model's name.
+_WORD = 64
+_NAME = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +54,12 @@ def bounded(answer: Answer, request: Request, counts: Counts) -> Answer:
         # As if the provider had cut it off: the model goes on, or does it in smaller pieces.
         finish_reason=answer.finish_reason if whole else "length",
         reasoning=reasoning[:MOST_CHARS],
+        model=answer.model[:_NAME],
+        refusal=answer.refusal[:MOST_CHARS],
+        removed=tuple(reason[:_WORD] for reason in answer.removed),
         replay=answer.replay if whole else None,
         usage=_usage(counts, request, (content, reasoning), calls),
-        service_tier=counts.tier[:_TIER],
+        service_tier=counts.tier[:_WORD],
         stated_usd=counts.stated_usd,
     )
 
@@ -70,9 +76,9 @@ def _kept(calls: tuple[ToolCall, ...], room: int) -> Iterator[ToolCall]:
         room -= len(call.arguments)
 
 
-def named(calls: Iterable[ToolCall]) -> Iterator[ToolCall]:
-    """Yield calls that replies can name: an id must be there, and only once."""
-    seen = set()
+def named(calls: Iterable[ToolCall], request: Request) -> Iterator[ToolCall]:
+    """Yield calls that replies can name: an id must be there, and only once in the conversation."""
+    seen = {call.id for message in request.messages for call in message.tool_calls}
     for call in calls:
         name = call.id if call.id and call.id not in seen else f"call_{secrets.token_hex(8)}"
         seen.add(name)
@@ -116,6 +122,13 @@ def fields(value: Any) -> Mapping[str, Any]:
 def string(value: Any) -> str:
     """Return a text; whatever is none is empty."""
     return value if isinstance(value, str) else ""
+
+
+def argument_text(value: Any) -> str:
+    """Return a call's arguments as text: some servers send the object itself."""
+    if isinstance(value, str):
+        return value or "{}"
+    return "{}" if value is None else msgspec.json.encode(value).decode()
 
 
 def number(value: Any) -> int:

@@ -29,6 +29,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     if _crowded(body):
         raise UnreadableError(f"more than {_MOST_VALUES:,} values")
     try:
+        # What stays raw is not looked at by the decoder, and goes into a journal and back over the line.
+        body.decode()
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise UnreadableError(f"its JSON is no {what}: {error}") from None

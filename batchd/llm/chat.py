@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from batchd.llm import bodies
-from batchd.llm.answer import Counts, bounded, fields, named, number, stated, string
+from batchd.llm.answer import (
+    Counts,
+    argument_text,
+    bounded,
+    fields,
+    named,
+    number,
+    stated,
+    string,
+)
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, error_in_answer
 from batchd.llm.request import Request, Target, alternating, arguments
@@ -24,7 +34,6 @@ _BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "network_error
 _TEXT_PARTS = ("text", "output_text", None)
 #: Servers without a parser for it leave a model's thinking in front of its answer.
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
-_HTTP_OK = 200
 #: The two names of the limit on output.
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
@@ -32,7 +41,7 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 class Function(msgspec.Struct):
     """What a tool call calls."""
 
-    name: str | None = None
+    name: Any = None
     #: JSON text, as an exception the object itself.
     arguments: Any = None
 
@@ -40,7 +49,7 @@ class Function(msgspec.Struct):
 class Call(msgspec.Struct):
     """A tool call."""
 
-    id: str | None = None
+    id: Any = None
     function: Function | None = None
 
 
@@ -54,14 +63,14 @@ class Said(msgspec.Struct):
     reasoning_content: Any = None
     #: OpenRouter, ollama.
     reasoning: Any = None
-    refusal: str | None = None
+    refusal: Any = None
 
 
 class Choice(msgspec.Struct):
     """One of the answers; only one is ever asked for."""
 
     message: Said | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
 class Completion(msgspec.Struct):
@@ -70,7 +79,7 @@ class Completion(msgspec.Struct):
     choices: list[Choice] | None = None
     #: Counts by their names, or whatever a server takes for them: nothing in it is worth an answer.
     usage: Any = None
-    model: str | None = None
+    model: Any = None
     #: What served it, where the provider sells tiers.
     service_tier: Any = None
     #: Sent with status 200 by gateways whose own provider failed.
@@ -148,29 +157,30 @@ def decode(
     if choice is None or choice.message is None:
         if completion.error:
             return error_in_answer(place, completion.error)
-        return place.failure(FailureKind.BAD_ANSWER, "it holds no choices", http_status=_HTTP_OK)
-    if choice.finish_reason in _BROKEN_OFF:
+        return place.unusable("it holds no choices")
+    reason = string(choice.finish_reason)
+    if reason in _BROKEN_OFF:
         return place.failure(
-            FailureKind.OVERLOADED,
-            f"it broke off with {choice.finish_reason}",
-            http_status=_HTTP_OK,
+            FailureKind.OVERLOADED, f"it broke off with {reason}", http_status=HTTPStatus.OK
         )
-    return _answer(completion, choice.message, choice.finish_reason, request, seconds)
+    return _answer(completion, choice.message, reason, request, seconds)
 
 
 def _answer(
-    completion: Completion, said: Said, reason: str | None, request: Request, seconds: float
+    completion: Completion, said: Said, reason: str, request: Request, seconds: float
 ) -> Answer:
-    calls = tuple(named(_calls(said.tool_calls or [])))
+    calls = tuple(named(_calls(said.tool_calls or []), request))
     content, thinking = _content(said)
     reasoning = string(said.reasoning_content) or string(said.reasoning) or thinking
+    refusal = "" if content or calls else string(said.refusal)
     answer = Answer(
         content=content,
         tool_calls=calls,
-        finish_reason=_finish_reason(reason, called=bool(calls)),
+        finish_reason="content_filter" if refusal else _finish_reason(reason, called=bool(calls)),
         reasoning=reasoning,
         reasoning_back=bool(request.tools) and isinstance(said.reasoning_content, str),
-        model=completion.model or "",
+        model=string(completion.model),
+        refusal=refusal,
         seconds=seconds,
     )
     counts = _counts(fields(completion.usage), string(completion.service_tier))
@@ -180,7 +190,7 @@ def _answer(
 def _content(said: Said) -> tuple[str, str]:
     """Return an answer's text, and the thinking in front of it."""
     parts = [said.content] if isinstance(said.content, str) else said.content or []
-    text = "".join(map(_part, parts)) or said.refusal or ""
+    text = "".join(map(_part, parts))
     thinking = _THINKING.match(text)
     return (text[thinking.end() :], thinking.group(1).strip()) if thinking else (text, "")
 
@@ -194,20 +204,13 @@ def _part(part: Any) -> str:
 def _calls(calls: list[Call]) -> Iterator[ToolCall]:
     for call in calls:
         function = call.function or Function()
-        yield ToolCall(call.id or "", function.name or "", _arguments(function.arguments))
+        yield ToolCall(string(call.id), string(function.name), argument_text(function.arguments))
 
 
-def _arguments(value: Any) -> str:
-    if isinstance(value, str):
-        return value or "{}"
-    return "{}" if value is None else msgspec.json.encode(value).decode()
-
-
-def _finish_reason(reason: str | None, *, called: bool) -> str:
-    given = (reason or "").lower()
-    if given in _LENGTH:
+def _finish_reason(reason: str, *, called: bool) -> str:
+    if reason.lower() in _LENGTH:
         return "length"
-    if given in _FILTERED:
+    if reason.lower() in _FILTERED:
         return "content_filter"
     return "tool_calls" if called else "stop"
 
@@ -254,6 +257,8 @@ DIALECT = Dialect(
         "stop": "stop",
         "response_format": "response_format",
         "reasoning_effort": "reasoning_effort",
+        "reasoningeffort": "reasoning_effort",  # xAI
+        "thinking": "reasoning_effort",  # ollama
         "parallel_tool_calls": "parallel_tool_calls",
     },
     counted=b'"prompt_tokens"',

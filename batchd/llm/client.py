@@ -35,7 +35,6 @@ _KEEPALIVE_S = 4.0
 MOST_BYTES = 16 << 20
 #: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
 _LONG = 1 << 17
-_HTTP_OK = 200
 #: What a request is refused with that asks for something the model does not do.
 _REFUSED = frozenset({400, 404, 422})
 _HEADERS: Mapping[str, str] = {
@@ -83,11 +82,11 @@ class ModelClient:
         self._lessons: dict[str, tuple[str, ...]] = {}
 
     def limits(self) -> Mapping[str, tuple[RateLimit, ...]]:
-        """Return what providers, by name, told of their limits with their last answers; each is returned once."""
+        """Return the limits that providers, by name, sent with their last answers; each is returned once."""
         if not self._limits:
             return _NO_LIMITS
-        told, self._limits = self._limits, {}
-        return told
+        heard, self._limits = self._limits, {}
+        return heard
 
     def know(self, refused: Mapping[str, Collection[str]]) -> None:
         """Take what models, by name, refuse as all that is known of them."""
@@ -98,8 +97,8 @@ class ModelClient:
         """Return what models, by name, were seen to refuse and to do without; each is returned once."""
         if not self._lessons:
             return _NO_LESSONS
-        told, self._lessons = self._lessons, {}
-        return told
+        learned, self._lessons = self._lessons, {}
+        return learned
 
     async def call(self, setup: ModelSetup, request: Request, timeout_s: float) -> Answer | Failure:
         """Make one call, once, and return what came of it.
@@ -158,24 +157,12 @@ class ModelClient:
         sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
         body = composing.encoded(sent)
         begun = time.monotonic()
-        try:
-            # Around all of it: the client's own timeouts begin anew with every byte.
-            async with asyncio.timeout(timeout_s):
-                response = await line.http.send(
-                    line.http.build_request("POST", line.url, content=body), stream=True
-                )
-                async with contextlib.aclosing(response):
-                    content = await _content(response)
-        except TimeoutError:
-            return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
-        except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-            return _connection_failure(place, error)
-        except ValueError as error:
-            return place.failure(
-                FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
-            )
-        if told := ratelimits.told(response.headers):
-            self._limits[setup.provider] = told
+        came = await _exchanged(line, place, body, timeout_s)
+        if isinstance(came, Failure):
+            return came
+        response, content = came
+        if limits := ratelimits.told(response.headers):
+            self._limits[setup.provider] = limits
         if not response.is_success:
             failure = http_failure(place, response.status_code, response.headers, content)
             if failure.kind is FailureKind.BAD_REQUEST and response.status_code in _REFUSED:
@@ -254,6 +241,28 @@ def _http(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
     )
 
 
+async def _exchanged(
+    line: _Line, place: Place, body: bytes, timeout_s: float
+) -> tuple[httpx2.Response, bytes] | Failure:
+    """Return what a request brings, and its whole body."""
+    try:
+        # Around all of it: the client's own timeouts begin again with every byte.
+        async with asyncio.timeout(timeout_s):
+            response = await line.http.send(
+                line.http.build_request("POST", line.url, content=body), stream=True
+            )
+            async with contextlib.aclosing(response):
+                return response, await _content(response)
+    except TimeoutError:
+        return place.failure(FailureKind.TIMEOUT, says=f"did not answer within {timeout_s:g} s")
+    except (httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+        return _connection_failure(place, error)
+    except ValueError as error:
+        return place.failure(
+            FailureKind.BAD_REQUEST, str(error), says="cannot be asked like this", sent=False
+        )
+
+
 async def _content(response: httpx2.Response) -> bytes:
     """Return a response's body. Raises ``httpx2.HTTPError``, also for one that is too long."""
     parts, left = [], MOST_BYTES
@@ -284,6 +293,6 @@ def _read(place: Place, decode: Callable[[], Answer | Failure]) -> Answer | Fail
     try:
         return decode()
     except UnreadableError as error:
-        return place.failure(FailureKind.BAD_ANSWER, str(error), http_status=_HTTP_OK)
+        return place.unusable(str(error))
     except RecursionError:
-        return place.failure(FailureKind.BAD_ANSWER, "it is nested too deep", http_status=_HTTP_OK)
+        return place.unusable("it is nested too deep")

@@ -36,5 +36,5 @@ class Dialect:
     refused_items: re.Pattern[str] = re.compile("(?!)")
     #: What can be spared of a request: the names that an error may give it, to the body's own field.
     sparable: Mapping[str, str]
-    #: What stands in an answer that counts its input, so that nobody else has to.
+    #: What stands in an answer that counts its input, so that it is not counted here.
     counted: bytes

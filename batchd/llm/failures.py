@@ -125,6 +125,10 @@ class Place:
         message = f"{self} {says or _SAYS[kind]}"
         return Failure(kind=kind, message=f"{message}: {detail}" if detail else message, **more)
 
+    def unusable(self, detail: str) -> Failure:
+        """Return the failure that a body with status 200 is which is no answer."""
+        return self.failure(FailureKind.BAD_ANSWER, detail, http_status=HTTPStatus.OK)
+
 
 def http_failure(place: Place, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """Return what an HTTP error says. ``headers`` have lower-case names."""
@@ -152,7 +156,7 @@ def error_in_answer(place: Place, error: Any) -> Failure:
     code = error.get("code") if isinstance(error, dict) else None
     status = int(code) if isinstance(code, int | str) and _STATUS.fullmatch(str(code)) else 0
     if not status:
-        return place.failure(FailureKind.BAD_ANSWER, _Words.of(text).message, http_status=200)
+        return place.unusable(_Words.of(text).message)
     return http_failure(place, status, {}, text.encode())
 
 

@@ -12,14 +12,13 @@ from typing import Any
 import msgspec
 
 from batchd.llm import bodies
-from batchd.llm.answer import Counts, bounded, fields, number, stated, string
+from batchd.llm.answer import Counts, bounded, fields, named, number, stated, string
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments
-from batchd.records import Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+from batchd.records import Answer, Failure, Message, ModelSetup, ToolCall
 
 _WHAT = "message"
-_HTTP_OK = 200
 #: What all that imitate this API know; another one goes into [providers.NAME] headers.
 _VERSION = "2023-06-01"
 #: `minimal` is none of its words.
@@ -33,12 +32,11 @@ _EMPTY = "(empty)"
 class Said(msgspec.Struct):
     """A message, as far as it is used: everything may be missing or null."""
 
-    type: str | None = None
     content: list[msgspec.Raw] | None = None
-    stop_reason: str | None = None
+    stop_reason: Any = None
     stop_details: Any = None
     usage: Any = None
-    model: str | None = None
+    model: Any = None
     error: Any = None
 
 
@@ -63,6 +61,11 @@ _FINISH: Mapping[str, str] = {
     "pause_turn": "length",
     "refusal": "content_filter",
 }
+#: With these the last block may be half of one.
+_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+_THOUGHT = frozenset({"thinking", "redacted_thinking"})
+#: What stands behind thinking that nothing came of: the API refuses it at a message's end.
+_STUB = msgspec.Raw(msgspec.json.encode({"type": "text", "text": _EMPTY}))
 
 
 def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any]:
@@ -148,30 +151,41 @@ def decode(
     if said.error:
         return coded_failure(place, said.error)
     if said.content is None:
-        return place.failure(FailureKind.BAD_ANSWER, f"it is no {_WHAT}", http_status=_HTTP_OK)
+        return place.unusable(f"it is no {_WHAT}")
     counts = _counts(fields(said.usage))
-    items = tuple(raw.copy() for raw in said.content)
-    blocks = [bodies.item(raw, _BLOCK) or Block() for raw in items]
-    calls = tuple(_calls(blocks, cut=said.stop_reason == "max_tokens"))
-    refused = said.stop_reason == "refusal"
-    content = "".join(string(b.text) for b in blocks if b.type == "text")
-    ids = {call.id for call in calls}
-    whole = not (refused or said.stop_reason == "max_tokens") or not calls
-    whole = whole and not refused and bool(items) and len(ids) == len(calls) and "" not in ids
-    finish = "tool_calls" if calls else "stop"
+    blocks = [bodies.item(raw, _BLOCK) for raw in said.content]
+    known = [block or Block() for block in blocks]
+    reason = string(said.stop_reason)
+    cut, refused = reason in _CUT, reason == "refusal"
+    given = tuple(_calls(known, cut=cut))
+    calls = tuple(named(given, request))
+    # Half a call, one without a name of its own and what is no block cannot go back as they came.
+    whole = not refused and not (cut and calls) and calls == given and None not in blocks
+    items = tuple(_items(said.content, known)) if whole else ()
     answer = Answer(
         # What it broke off is not to be used, the vendor says.
-        content="" if refused else content,
+        content="" if refused else "".join(string(b.text) for b in known if b.type == "text"),
         tool_calls=() if refused else calls,
-        finish_reason=_FINISH.get(said.stop_reason or "", finish),
-        reasoning="\n\n".join(filter(None, (string(b.thinking) for b in blocks))),
-        model=said.model or "",
+        finish_reason=_FINISH.get(reason, "tool_calls" if calls else "stop"),
+        reasoning="\n\n".join(filter(None, (string(b.thinking) for b in known))),
+        model=string(said.model),
         seconds=seconds,
         refusal=_refusal(fields(said.stop_details)) if refused else "",
-        window_full=said.stop_reason == "model_context_window_exceeded",
-        replay=target.replay(items, counts.thinking) if whole else None,
+        window_full=reason == "model_context_window_exceeded",
+        replay=target.replay(items, counts.thinking) if items else None,
     )
     return bounded(answer, request, counts)
+
+
+def _items(raws: list[msgspec.Raw], blocks: list[Block]) -> Iterator[msgspec.Raw]:
+    """Yield a message's blocks as they go back: the API refuses some that it writes itself."""
+    last = ""
+    for raw, block in zip(raws, blocks, strict=True):
+        if block.type != "text" or string(block.text).strip():
+            last = string(block.type)
+            yield raw.copy()
+    if last in _THOUGHT:
+        yield _STUB
 
 
 def _calls(blocks: list[Block], *, cut: bool) -> Iterator[ToolCall]:
@@ -187,8 +201,8 @@ def _calls(blocks: list[Block], *, cut: bool) -> Iterator[ToolCall]:
 
 
 def _refusal(details: Mapping[str, Any]) -> str:
-    told = (string(details.get("category")), string(details.get("explanation")))
-    return ": ".join(filter(None, told))
+    words = (string(details.get("category")), string(details.get("explanation")))
+    return ": ".join(filter(None, words))
 
 
 def _counts(counts: Mapping[str, Any]) -> Counts:
@@ -204,7 +218,8 @@ def _counts(counts: Mapping[str, Any]) -> Counts:
         kept=kept,
         kept_long=number(written.get("ephemeral_1h_input_tokens")),
         reported=counts.get("cache_read_input_tokens") is not None,
-        tier=string(counts.get("service_tier")),
+        # Its fast mode is priced like a tier, and is none of them.
+        tier="fast" if counts.get("speed") == "fast" else string(counts.get("service_tier")),
         stated_usd=stated(counts),
         written=number(counts.get("output_tokens")),
         thinking=number(fields(counts.get("output_tokens_details")).get("thinking_tokens")),
@@ -232,8 +247,10 @@ DIALECT = Dialect(
         "top_k": "top_k",
         "thinking": "thinking",
         "output_config.effort": "output_config.effort",
+        "effort parameter": "output_config.effort",
         "output_config.format": "output_config.format",
         "output_format": "output_config.format",
+        "structured outputs": "output_config.format",
         "stop_sequences": "stop_sequences",
     },
     counted=b'"input_tokens"',

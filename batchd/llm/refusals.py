@@ -19,17 +19,20 @@ from batchd.records import Failure, FailureKind
 _REFUSED = re.compile(
     r"unsupported|(?:not|n't|never) (?:be )?(?:supported|support|permitted|accepted|allowed|available|compatible)"
     r"|unrecognized|unknown (?:parameter|field|name|argument)|unexpected (?:keyword|argument|field)"
-    r"|deprecated|extra (?:inputs|fields)|cannot be (?:set|specified|used|disabled)|no longer"
+    r"|deprecated|extra (?:inputs|fields)|cannot be (?:set|specified|used|disabled)|no longer|unavailable"
 )
 #: That it is the field itself, not the value that it has.
 _FIELD = re.compile(
     r"unsupported[ _]parameter|unknown[ _](?:parameter|field|name|argument)|extra (?:inputs|fields)|unrecognized"
+    r"|(?:not|n't) support (?:thinking|(?:the )?(?:\S+ )?parameter)"
 )
 _NO_TOOLS = re.compile(
-    r"(?:function tools|tools?|function.?call\w*|tool.?(?:use|call)\w*)\b[^.]{0,80}?"
+    r"(?<![\w.])(?:function tools|tools?|function.?call\w*|tool.?(?:use|call)\w*)\b[^.]{0,80}?"
     r"(?:not|n't) (?:be )?(?:supported|support|available|allowed)"
     r"|(?:not|n't) support (?:the use of )?(?:function|tools?\b|tool.?(?:use|call))"
     r"|no endpoints found that support tool use"
+    # vLLM, llama.cpp: the server was started without a parser for calls.
+    r"|tool choice requires|tools param requires"
 )
 _EFFORTS = frozenset({"reasoning_effort", "reasoning", "reasoning.effort", "output_config.effort"})
 _LIMITS = ("max_tokens", "max_completion_tokens")
@@ -89,7 +92,7 @@ def _lesson(dialect: Dialect, sent: Mapping[str, Any], words: str) -> str:
     for name in sorted(dialect.sparable, key=len, reverse=True):
         path = dialect.sparable[name]
         if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", words) and _has(sent, path):
-            return _of_effort(name, sent, words) or f"field:{path}"
+            return _of_effort(path, sent, words) or f"field:{path}"
     return ""
 
 
@@ -99,12 +102,12 @@ def _has(sent: Mapping[str, Any], path: str) -> bool:
     return outer in sent and (not inner or (isinstance(within, Mapping) and inner in within))
 
 
-def _of_effort(name: str, sent: Mapping[str, Any], words: str) -> str:
+def _of_effort(path: str, sent: Mapping[str, Any], words: str) -> str:
     """Return that a model lacks this one effort, where it has others."""
-    if name == "thinking":
+    if path == "thinking":
         return "effort:none" if sent["thinking"] == {"type": "disabled"} else ""
-    if name not in _EFFORTS or _FIELD.search(words):
+    if path not in _EFFORTS or _FIELD.search(words):
         return ""
-    outer = sent.get(name.partition(".")[0])
+    outer = sent.get(path.partition(".")[0])
     effort = outer.get("effort") if isinstance(outer, Mapping) else outer
     return f"effort:{effort}" if isinstance(effort, str) else ""

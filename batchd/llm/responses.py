@@ -14,15 +14,24 @@ from typing import Any
 import msgspec
 
 from batchd.llm import bodies
-from batchd.llm.answer import Counts, bounded, fields, number, stated, string
+from batchd.llm.answer import (
+    Counts,
+    argument_text,
+    bounded,
+    fields,
+    named,
+    number,
+    stated,
+    string,
+)
 from batchd.llm.chat import bearer
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments, by_user
-from batchd.records import EFFORTS, Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+from batchd.records import EFFORTS, Answer, Failure, Message, ModelSetup, ToolCall
 
 _WHAT = "response"
-_HTTP_OK = 200
+_FINAL = frozenset({"completed", "incomplete"})
 #: A `prompt_cache_key` has at most so many characters.
 _KEY_CHARS = 64
 
@@ -30,10 +39,10 @@ _KEY_CHARS = 64
 class Response(msgspec.Struct):
     """A response, as far as it is used: everything may be missing or null."""
 
-    status: str | None = None
+    status: Any = None
     output: list[msgspec.Raw] | None = None
     usage: Any = None
-    model: str | None = None
+    model: Any = None
     service_tier: Any = None
     error: Any = None
     incomplete_details: Any = None
@@ -140,18 +149,28 @@ def decode(
 ) -> Answer | Failure:
     """Return what a response says, its status first. Raises ``UnreadableError``."""
     response = bodies.decode(body, _DECODER, _WHAT)
-    if response.status == "failed" or response.error:
+    status = string(response.status)
+    if status == "failed" or response.error:
         return coded_failure(place, response.error)
-    if response.status not in {"completed", "incomplete"} or response.output is None:
-        said = f"its status is {response.status!r}" if response.status else f"it is no {_WHAT}"
-        return place.failure(FailureKind.BAD_ANSWER, said, http_status=_HTTP_OK)
+    if status not in _FINAL or response.output is None:
+        said = f"it is no {_WHAT}"
+        if status:
+            said = "it holds no output" if status in _FINAL else f"its status is {status!r}"
+        return place.unusable(said)
     counts = _counts(fields(response.usage), string(response.service_tier))
-    items = tuple(raw.copy() for raw in response.output)
-    told = [bodies.item(raw, _ITEM) or Item() for raw in items]
-    answer, whole = _answer(response, told, request)
-    if whole:
-        answer = replace(answer, replay=target.replay(items, counts.thinking))
+    items = [bodies.item(raw, _ITEM) for raw in response.output]
+    known = [item or Item() for item in items]
+    answer, whole = _answer(response, known, request)
+    back = _followed(known)
+    if whole and back and None not in items:
+        raws = tuple(raw.copy() for raw in response.output[:back])
+        answer = replace(answer, replay=target.replay(raws, counts.thinking))
     return bounded(replace(answer, seconds=seconds), request, counts)
+
+
+def _followed(items: list[Item]) -> int:
+    """Return how many items may go back: thinking that nothing came of is refused without what follows it."""
+    return max((i for i, item in enumerate(items, 1) if item.type != "reasoning"), default=0)
 
 
 def _answer(response: Response, items: list[Item], request: Request) -> tuple[Answer, bool]:
@@ -162,22 +181,25 @@ def _answer(response: Response, items: list[Item], request: Request) -> tuple[An
         refusals.append(string(part.get("refusal")))
     content, refusal = "".join(texts), "".join(refusals)
     content, cut = _before_stop(content, request.stop)
-    given = [item for item in items if item.type == "function_call"]
-    calls = tuple(map(_call, given))
+    halves = [_half(item, items, response) for item in items]
+    given = tuple(
+        _call(item, half=half)
+        for item, half in zip(items, halves, strict=True)
+        if item.type == "function_call"
+    )
+    calls = tuple(named(given, request))
     reason = _finish_reason(response, called=bool(calls), refused=bool(refusal) and not content)
-    broken = any(item.status == "incomplete" for item in given)
-    # Replies name the call that they answer: what has no name of its own is no item of this dialect.
-    ids = {call.id for call in calls}
     answer = Answer(
         content=content,
         tool_calls=calls,
         finish_reason=reason,
         reasoning="\n\n".join(_thinking(items)),
-        model=response.model or "",
+        model=string(response.model),
         refusal=refusal,
         removed=tuple(_removed(response.input_transformations)),
     )
-    return answer, not (cut or broken or len(ids) < len(calls) or "" in ids)
+    # Half a call, and one without a name of its own, cannot go back as they came.
+    return answer, not (cut or any(halves)) and calls == given
 
 
 def _parts(items: list[Item]) -> Iterator[Mapping[str, Any]]:
@@ -193,12 +215,19 @@ def _before_stop(content: str, stop: tuple[str, ...]) -> tuple[str, bool]:
     return (content[: min(ends)], True) if ends else (content, False)
 
 
-def _call(item: Item) -> ToolCall:
-    given = string(item.arguments) or "{}"
-    if item.status == "incomplete":
-        # Half of its arguments may be missing, and what is there in order all the same: it must not run.
-        given = given[:-1]
-    return ToolCall(string(item.call_id), string(item.name), given)
+def _half(item: Item, items: list[Item], response: Response) -> bool:
+    """Whether a call's arguments may be half of them."""
+    if item.type != "function_call":
+        return False
+    status = string(item.status)
+    last = response.status == "incomplete" and item is items[-1]
+    return status == "incomplete" or (last and status != "completed")
+
+
+def _call(item: Item, *, half: bool) -> ToolCall:
+    given = argument_text(item.arguments)
+    # What is there of it may be in order all the same: it must not run.
+    return ToolCall(string(item.call_id), string(item.name), given[:-1] if half else given)
 
 
 def _thinking(items: list[Item]) -> Iterator[str]:
@@ -236,7 +265,7 @@ def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
         cached=number(inside.get("cached_tokens")),
         kept=number(inside.get("cache_write_tokens")),
         kept_long=number(fields(inside.get("cache_write_tokens_details")).get("ttl_12h_tokens")),
-        reported="cached_tokens" in inside,
+        reported=inside.get("cached_tokens") is not None,
         tier=tier,
         stated_usd=stated(counts),
         written=number(counts.get("output_tokens")),
@@ -260,6 +289,7 @@ DIALECT = Dialect(
         "top_p": "top_p",
         "reasoning": "reasoning",
         "reasoning.effort": "reasoning.effort",
+        "reasoningeffort": "reasoning.effort",  # xAI
         "text.format": "text.format",
         "include": "include",
         "prompt_cache_key": "prompt_cache_key",

@@ -18,6 +18,8 @@ from batchd.records.unicode import valid_throughout
 
 #: The dialects, as the configuration names them; ``llm.dialects`` has a row for each.
 APIS = ("chat", "responses", "messages")
+#: Characters of a refusal that an error shows.
+_SHOWN = 500
 #: How much a model is to think, from least to most.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -127,6 +129,12 @@ class Answer:
     #: Why the provider left out items that were sent back, one reason each.
     removed: tuple[str, ...] = ()
 
+    @property
+    def refusal_line(self) -> str:
+        """Its words where it refused, in one line for people."""
+        words = " ".join(self.refusal.split())
+        return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
+
 
 class FailureKind(enum.StrEnum):
     """What went wrong with a model call, as far as one call can tell."""
@@ -184,8 +192,9 @@ class Failure:
     @property
     def unsettled(self) -> bool:
         """Whether the provider may have done, and billed, the work all the same."""
-        # With status 200 an answer had begun: the provider broke off while it was at work.
-        return self.sent and (self.kind.unsettled or self.http_status == HTTPStatus.OK)
+        # With status 200 an answer had begun: the provider broke off while it was at work. What did not fit never was.
+        begun = self.http_status == HTTPStatus.OK and self.kind is not FailureKind.CONTEXT_OVERFLOW
+        return self.sent and (self.kind.unsettled or begun)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from batchd import records
-from batchd.config import Config, tiers
+from batchd.config import Config, dialects, tiers
 from batchd.config.checking import model_problem
 from batchd.errors import Problem
 from batchd.masking import LEAST
@@ -55,6 +55,7 @@ def check(
             break
         own = _own(config, directories, schemas, spec, after=bool(spec.after))
         problems += [(index, at, p) for at, p in own]
+        problems += [(index, at, p) for at, p in _tier(config, batch, spec)]
         if not (_first(spec.first_prompt, batch.first_prompt) or "").strip():
             problems.append((index, ("first_prompt",), Problem("", "this key is needed")))
     problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
@@ -90,6 +91,14 @@ def _own(
         if asked is not None and (asked == 0 or asked > ceiling):
             more = "no limit is" if asked == 0 else f"{asked:,} is"
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
+
+
+def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
+    """Yield why a task's model cannot be asked for its service tier, whoever said which."""
+    model = _first(spec.model, batch.model, config.agent.model)
+    tier = _first(spec.service_tier, batch.service_tier, config.tier(model)[0])
+    if wrong := dialects.tier_problem(model, tier, config):
+        yield ("service_tier",), wrong
 
 
 def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:

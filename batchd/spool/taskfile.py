@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from batchd import records
 from batchd.config import Config
-from batchd.config.loading import complaint
+from batchd.config.complaints import complaint
 from batchd.errors import Problem, TaskFileError
 from batchd.log import escape
 from batchd.spool import crosscheck, decoding, taskspec
@@ -307,7 +307,7 @@ def _validated(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
+        found = error.errors(include_url=False)
         problems += _complaints(model, found, written)
         wrong = {one["loc"][0] for one in found}
     return model.model_validate({key: value for key, value in raw.items() if key not in wrong})

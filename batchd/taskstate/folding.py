@@ -219,7 +219,7 @@ def _filtered(answer: Answer) -> Verdict | None:
     who = answer.model or "the model"
     message = f"{who} gave no answer: the provider filtered its content"
     if answer.refusal:
-        message = f"{who} refuses to answer: {answer.refusal}"
+        message = f"{who} refuses to answer: {answer.refusal_line}"
     error = ErrorInfo(type=Reason.CONTENT_FILTER, message=message)
     return Verdict(status=Status.ERROR, reason=Reason.CONTENT_FILTER, error=error)
 

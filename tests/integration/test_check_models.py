@@ -118,6 +118,8 @@ def _server(
             after = parse_qs(urlsplit(self.path).query).get("after_id", [""])[0]
             status, body = pages[after]
             self.send_response(status)
+            if status in range(300, 400):
+                self.send_header("Location", "https://elsewhere.example/v2/models?key=hidden")
             self.end_headers()
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             with contextlib.suppress(OSError):
@@ -176,6 +178,7 @@ def test_anthropics_list_is_read_page_by_page(spool: Spool) -> None:
         (200, b"", "note", "without a list"),
         (401, b"", "failed", "refuses the key"),
         (403, b"", "failed", "refuses the key"),
+        (302, b"", "failed", "redirects to https://elsewhere.example/v2/models (HTTP 302)"),
     ],
 )
 def test_a_provider_without_a_list_is_said_and_not_failed(
@@ -188,6 +191,24 @@ def test_a_provider_without_a_list_is_said_and_not_failed(
     assert lines["provider standin"]["verdict"] == verdict
     assert words in lines["provider standin"]["detail"]
     assert "agent model" not in lines
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        {"": (200, {"data": [{"id": f"model-{n}"} for n in range(6000)]})},
+        {"": _page([_claude("a")], more=True), "a": _page([_claude("a")], more=True)},
+    ],
+)
+def test_of_a_list_that_is_read_in_part_no_name_is_said_to_be_missing(
+    spool: Spool, pages: Mapping[str, tuple[int, object]]
+) -> None:
+    """It may stand behind what was read."""
+    with _server(pages) as (base_url, _):
+        _configure(spool, base_url, "standin/model-5999")
+        line = _checked(spool)["agent model"]
+    assert line["verdict"] == "note"
+    assert "shows at the first call" in line["mend"]
 
 
 def test_pages_without_end_and_answers_without_end_are_given_up() -> None:

@@ -344,6 +344,9 @@ def test_retry_refuses_what_has_not_ended(at: Control) -> None:
         assert "cannot run again: c;" in at.order("retry", "games/b", code=2)
         assert "has no task z" in at.order("retry", "games/z", code=2)
         assert "no batch nope" in at.order("retry", "nope", code=2)
+        # As a variable that is not set would have it: with their own models it would be another order.
+        assert "--model is empty" in at.order("retry", "games/b", "--model", "", code=2)
+        assert "is not provider/model" in at.order("retry", "games/b", "--model", "?", code=2)
         with at.reader() as reader:
             assert len(reader.batches()) == 1
 

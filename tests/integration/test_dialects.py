@@ -292,6 +292,55 @@ def test_a_refused_replay_is_stripped_once_and_tried_again(tmp_path: Path, api: 
     _run(test)
 
 
+@pytest.mark.parametrize("api", ["responses", "messages"])
+def test_an_answer_that_is_nothing_but_thinking_is_sent_back_as_its_provider_takes_it(
+    tmp_path: Path, api: str
+) -> None:
+    """It was cut off in the middle of its thinking: nothing is refused for that, and later items go back as they came."""
+
+    async def test(server: ModelServer) -> None:
+        watching = Watching()
+        settings = _configure(tmp_path, server.base_url, api, "length-empty-1+steps-4")
+        await _work(settings, _file(3), watching)
+        assert [r["status"] for r in _results(tmp_path)] == ["completed"] * 3
+        assert watching.failures() == []
+        assert {*server.totals.by_status} == {200}
+        assert all(talk[-1].opaque > 0 for talk in _conversations(server).values())
+
+    _run(test)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_calls_that_are_named_as_earlier_ones_are_get_names_of_their_own(
+    tmp_path: Path, api: str
+) -> None:
+    """Some servers count the calls of each answer from the beginning, and refuse two of one name."""
+
+    async def test(server: ModelServer) -> None:
+        watching = Watching()
+        settings = _configure(tmp_path, server.base_url, api, "length-tool-1+steps-3")
+        await _work(settings, _file(1), watching)
+        assert [r["status"] for r in _results(tmp_path)] == ["completed"]
+        assert watching.failures() == []
+
+    _run(test)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_refusal_is_no_answer_in_any_dialect(tmp_path: Path, api: str) -> None:
+    """It ends its task with the model's own words, and is paid."""
+
+    async def test(server: ModelServer) -> None:
+        settings = _configure(tmp_path, server.base_url, api, "refusal")
+        await _work(settings, _file(1))
+        (result,) = _results(tmp_path)
+        assert (result["status"], result["error"]["type"]) == ("error", "content_filter")
+        assert "I cannot help with that." in result["error"]["message"]
+        assert result["usage"]["calls"] == 1
+
+    _run(test)
+
+
 def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_changed(
     tmp_path: Path,
 ) -> None:
@@ -321,6 +370,41 @@ def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_c
             assert daemon.wait(PATIENCE_S) == 0
         assert [r["status"] for r in _results(tmp_path)] == ["completed"] * 200
         assert server.totals.by_status[200] == 400
+
+    _run(test)
+
+
+@pytest.mark.parametrize(("before", "after"), [("chat", "responses"), ("messages", "chat")])
+def test_a_task_ends_in_the_dialect_in_which_it_had_its_first_answer(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    """A reload changes it for those that begin later; a kill in between changes nothing of that."""
+
+    async def test(server: ModelServer) -> None:
+        _configure(tmp_path, server.base_url, before, "latency-0.2+steps-4")
+        (tmp_path / "inbox").mkdir()
+        with _serve(tmp_path) as daemon:
+            await _until(lambda: _status(tmp_path))
+            _drop(tmp_path, _file(3))
+            # Each has had an answer by now.
+            await _until(lambda: sum(e.turn == 1 for e in server.requests) == 3)
+            _configure(tmp_path, server.base_url, after, "latency-0.2+steps-4")
+            daemon.send_signal(signal.SIGHUP)
+            await _until(lambda: "config_reloaded" in (tmp_path / "log").read_text())
+            daemon.kill()
+            daemon.wait()
+        settings = config.load(tmp_path / "config.toml", {})
+        async with Daemon(settings) as again:
+            await again.batch_done("b")
+            old = len(server.requests)
+            assert {e.dialect for e in server.requests} == {before}
+            await again.submit("c.json", _file(2))
+            await again.batch_done("c")
+        assert {e.dialect for e in server.requests[old:]} == {after}
+        for batch, count in (("b", 3), ("c", 2)):
+            assert [r["status"] for r in _results(tmp_path, batch)] == ["completed"] * count
+        # 0: broken off by the kill.
+        assert {*server.totals.by_status} <= {0, 200}
 
     _run(test)
 

@@ -21,6 +21,7 @@ from batchd.demo.settings import Settings
 from batchd.errors import UsageError
 from batchd.observe import ending, parking
 from batchd.records import Parking
+from batchd.spool import taskfile
 from batchd.store.reader import Reader
 from tests.integration.test_daemon import results
 
@@ -213,6 +214,36 @@ def test_what_has_ended_runs_again_with_another_model(tmp_path: Path) -> None:
         assert [(r["model"], r["usage"]["calls"]) for r in results(tmp_path, "a-2")] == [
             ("standin/steps-3", 3)
         ] * 2
+
+    asyncio.run(scenario())
+
+
+def test_a_tier_goes_with_a_task_to_another_model_where_that_has_tiers(tmp_path: Path) -> None:
+    """The new run's request is a task file like any other, so that it can be dropped, and run again, as it stands."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            settings = _configured(tmp_path, server)
+            text = '[models."standin/steps-4"]\napi = "messages"\n'
+            (tmp_path / "config.toml").write_text((tmp_path / "config.toml").read_text() + text)
+            settings = config.load(tmp_path / "config.toml", {})
+            async with Daemon(settings) as daemon:
+                data = _tasks(1, service_tier="flex", tier_fallback=90, effort="low")
+                await daemon.submit("a.json", data)
+                await _done(daemon, "a")
+                for model in ("standin/steps-3", "standin/steps-4"):
+                    await _ask(tmp_path, "retry", target=["a"], failed=False, model=model)
+                await _done(daemon, "a-2", "a-3")
+        for run, tier, fallback_s in (("a-2", "flex", 90.0), ("a-3", "standard", None)):
+            (result,) = results(tmp_path, run)
+            assert (result["status"], result["service_tier"]) == ("completed", tier)
+            request = (tmp_path / "outbox" / run / "request.json").read_bytes()
+            (task,) = taskfile.parse(request, "request.json", settings).tasks
+            assert (task.service_tier, task.tier_fallback_s, task.effort) == (
+                tier,
+                fallback_s,
+                "low",
+            )
 
     asyncio.run(scenario())
 

@@ -385,6 +385,13 @@ def _five(body: dict[str, Any]) -> None:
     body["cache_control"] = mark
 
 
+def _cut_short(body: dict[str, Any]) -> None:
+    """Leave nothing but thinking of an answer."""
+    answer, reply = body["messages"][1:3]
+    answer["content"] = answer["content"][:1]
+    reply["content"] = "Go on."
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -419,6 +426,7 @@ def _five(body: dict[str, Any]) -> None:
         ),
         (lambda b: _block(b, 1).update(thinking="other"), "Invalid `signature`"),
         (lambda b: _block(b, 1).update(signature="AAAA"), "Invalid `signature`"),
+        (_cut_short, "cannot be `thinking`"),
         (lambda b: b["messages"][0].update(content="other"), "bound to a different conversation"),
         (lambda b: b.update(system="other"), "bound to a different conversation"),
         (lambda b: b["tools"][0].update(description="other"), "bound to a different conversation"),

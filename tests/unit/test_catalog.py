@@ -132,6 +132,8 @@ def test_lists_of_each_vendor_are_read() -> None:
         *(b"", b"<html>", b"null", b"3", b'{"data": 3}', b'{"data": [1, 2]}', b'{"error": {}}'),
         *(b'{"data": [{"id": ""}]}', b'{"data": [{"id": 7}]}', b"[" * 100_000, b"\xff\xfe"),
         json.dumps({"data": [{"id": "x" * 10_000}]}).encode(),
+        # What would fill the memory, small as it is on the line.
+        b'{"data": [{"id": "x"}' + b",{}" * 300_000 + b"]}",
     ],
 )
 def test_what_is_no_list_is_none(body: bytes) -> None:

@@ -158,7 +158,7 @@ def test_everything_wrong_is_told_at_once(written: Path) -> None:
         ),
         "[limits.ceiling] timout_s": "there is no such key (do you mean timeout_s?)",
         "[cost] compare[1]": "it must be a valid string",
-        "[sandbox] backend": "it must be 'bwrap' or 'none'",
+        "[sandbox] backend": "it must be 'bwrap' or 'none' (it is 'docker')",
         "[spool] scan_s": "it must be a valid number",
         "[budget] per_day_usd": "it must be greater than or equal to 0",
         "[budget] log": "there is no such key (known are per_day_usd)",
@@ -177,11 +177,11 @@ def test_a_tier_is_one_that_there_is(written: Path) -> None:
     when = "it must be 'never', or the seconds after which it goes on at the standard price"
     found = _problems(written, {})
     assert found == {
-        "[agent] service_tier": tiers,
-        "[agent] tier_fallback": when,
-        '[models."openai/x"] service_tier': tiers,
-        '[models."openai/x"] tier_fallback': when,
-        '[models."openai/x".tiers] scale': "it must be 'flex' or 'priority'",
+        "[agent] service_tier": f"{tiers} (it is 'cheap')",
+        "[agent] tier_fallback": f"{when} (it is 'soon')",
+        '[models."openai/x"] service_tier': f"{tiers} (it is 'batch')",
+        '[models."openai/x"] tier_fallback': f"{when} (it is -1)",
+        '[models."openai/x".tiers] scale': "it must be 'flex' or 'priority' (it is 'scale')",
         '[models."openai/x".tiers.flex] input': (
             "there is no such key (known are cache_write_long_usd_per_mtok, cache_write_usd_per_mtok,"
             " cached_input_usd_per_mtok, input_usd_per_mtok, output_usd_per_mtok)"
@@ -193,6 +193,54 @@ def test_a_tier_is_one_that_there_is(written: Path) -> None:
     assert (loaded.agent.service_tier, loaded.agent.tier_fallback) == ("flex", 300.0)
     assert loaded.models["openai/x"].tiers["flex"].input_usd_per_mtok == 1.0
     assert config.load(written, {"BATCHD_AGENT__TIER_FALLBACK": "never"}).agent == sections.Agent()
+
+
+def test_what_is_one_of_a_few_words_says_what_stands_there(written: Path) -> None:
+    """With what may be meant; a name of a model without quotes is a table in a table."""
+    written.write_text(
+        '[agent]\neffort = "hihg"\nservice_tier = true\n[evaluation]\njudge_effort = ["low"]\n'
+        '[providers.x]\nbase_url = "http://x/v1"\napi = "Message"\n'
+        '[models."a/b/c"]\napi = "' + "x" * 90 + '"\n[models.openai.gpt-6.1-sol]\napi = "chat"\n'
+    )
+    efforts = "it must be 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'"
+    apis = "it must be 'chat', 'responses' or 'messages'"
+    assert _problems(written, {}) == {
+        "[agent] effort": f"{efforts} (it is 'hihg'; do you mean high?)",
+        "[agent] service_tier": "it must be 'standard', 'flex' or 'priority' (it is true)",
+        "[evaluation] judge_effort": f"{efforts} (it is a list)",
+        "[providers.x] api": f"{apis} (it is 'Message'; do you mean messages?)",
+        '[models."a/b/c"] api': f"{apis} (it is '{'x' * 63}…')",
+        "[models.openai] gpt-6": "there is no such key (a model's name stands in quotes, "
+        'as in [models."openai/gpt-6.1-sol"])',
+    }
+
+
+def test_a_tier_is_not_set_for_a_model_that_cannot_be_asked_for_it(written: Path) -> None:
+    """Requests of the Messages API have none: each call would be refused."""
+    haiku = "anthropic/claude-haiku-5-5"
+    why = f'and {haiku} is called with api = "messages", which has no tiers'
+    fix = f'set service_tier = "standard" in [models."{haiku}"]'
+    written.write_text(f'[models."{haiku}"]\nservice_tier = "priority"\n')
+    assert _problems(written, {}) == {
+        f'[models."{haiku}"] service_tier': f"it is 'priority', {why} ({fix})"
+    }
+    agent = f'[agent]\nmodel = "{haiku}"\nservice_tier = "flex"\n[models."{haiku}"]\n'
+    written.write_text(agent)
+    assert _problems(written, {}) == {"[agent] service_tier": f"it is 'flex', {why} ({fix})"}
+    for fixed in ('service_tier = "standard"', 'api = "chat"'):
+        written.write_text(f"{agent}{fixed}\n")
+        config.load(written, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://x:port/v1", "http://x:99999/", "http://:80"]
+)
+def test_an_address_that_cannot_be_read_is_none(written: Path, url: str) -> None:
+    """It is refused where it is written, not where it is used."""
+    written.write_text(f'[providers.x]\nbase_url = "{url}"\n')
+    assert _problems(written, {}) == {
+        "[providers.x] base_url": "it must be http(s)://HOST[:PORT]/PATH"
+    }
 
 
 def test_the_network_is_true_false_or_a_list_of_hosts(tmp_path: Path) -> None:

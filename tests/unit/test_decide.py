@@ -63,7 +63,7 @@ class World:
 
     task: Task
     model: Iterable[Answer] = ()
-    judge: Iterable[str] = ()
+    judge: Iterable[str | Answer] = ()
     check: Iterable[bool] = ()
     output: str = "ok"
     window: int = 0
@@ -121,7 +121,8 @@ class World:
                 if purpose is Purpose.AGENT:
                     answer = self.counted(next(self._model))
                 elif purpose is Purpose.JUDGE:
-                    answer = says(next(self._judge))
+                    said = next(self._judge)
+                    answer = said if isinstance(said, Answer) else says(said)
                 else:
                     answer = says("what was done so far")
                 yield events.CallAnswered(
@@ -184,6 +185,18 @@ def test_all_evaluators_asked_for_must_pass_in_order() -> None:
     assert asked == ["check", "output_schema"] * 2
     assert world.state.iterations == 2
     assert world.state.evaluation == Evaluation(by="judge", done=True)
+
+
+@pytest.mark.parametrize("words", ["I will\nnot judge that.", ""])
+def test_a_judge_that_refuses_is_reported_in_its_own_words(words: str) -> None:
+    """A refusal is no verdict, and no broken JSON."""
+    refused = replace(says("", finish="content_filter"), refusal=words)
+    world = World(task(evaluator="judge"), model=[says("ok")], judge=[refused, refused])
+    verdict = world.run().verdict
+    assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.EVALUATOR)
+    assert verdict.error is not None
+    said = " ".join(words.split()) or "the provider filtered its content"
+    assert verdict.error.message == f"the judge gave no verdict: {said}"
 
 
 @pytest.mark.parametrize("prose", ["The task is done.", '{"done": "yes"}', "[]", "{", "done: true"])

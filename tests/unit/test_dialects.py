@@ -443,6 +443,30 @@ def _refused(api: str, status: int, message: str, request: Request = ASK, **more
         ),
         (
             "messages",
+            {"effort": "high"},
+            "This model does not support the effort parameter.",
+            "field:output_config.effort",
+        ),
+        (
+            "chat",
+            {"effort": "high"},
+            "Model grok-4 does not support parameter reasoningEffort.",
+            "field:reasoning_effort",
+        ),
+        (
+            "chat",
+            {"effort": "high"},
+            '"gemma3:4b" does not support thinking',
+            "field:reasoning_effort",
+        ),
+        (
+            "chat",
+            {"extra_body": {"parallel_tool_calls": False}},
+            "Unsupported parameter: 'parallel_tool_calls' is not supported with this model.",
+            "field:parallel_tool_calls",
+        ),
+        (
+            "messages",
             {"extra_body": {"top_k": 3}},
             "`top_k` is deprecated for this model.",
             "field:top_k",
@@ -482,6 +506,7 @@ def test_a_model_that_takes_no_tools_is_told_apart() -> None:
         f"{NO_TOOLS}.",
         "registry.ollama.ai/library/gemma does not support tools",
         "No endpoints found that support tool use.",
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
     ):
         failure = _refused("chat", 400, message)
         assert (failure.kind, failure.of_model) == (FailureKind.UNFIT, True)

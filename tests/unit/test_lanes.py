@@ -114,6 +114,24 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("status", "spent"), [(429, 0.0), (200, 0.5)])
+def test_no_room_under_status_200_may_have_been_billed(status: int, spent: float) -> None:
+    """The journal counts it as such, and so do the limits on money: a response can fail when it was under way."""
+
+    async def scenario() -> None:
+        g = governor()
+        flex = Flex(g, "f")
+        flex.ask(PRICE)
+        failure = Failure(kind=FailureKind.RATE_LIMITED, message="no room", http_status=status)
+        assert failure.unsettled == bool(spent)
+        g.failed(flex.call(), failure, flex._answered)
+        assert g.money.told()["spent_usd"] == spent
+        assert g.money.told()["reserved_usd"] == 0.0
+        assert g.withdraw(flex.ref)
+
+    asyncio.run(scenario())
+
+
 def test_a_rate_limit_under_a_tier_slows_the_provider_as_ever() -> None:
     """It is about the account, whichever tier it met."""
 

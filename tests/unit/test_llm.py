@@ -288,7 +288,8 @@ def test_usage_in_every_dialect() -> None:
     [
         ({}, "", ""),
         ({"content": None, "tool_calls": None}, "", ""),
-        ({"content": None, "refusal": "I will not."}, "I will not.", ""),
+        ({"content": None, "refusal": "I will not."}, "", ""),
+        ({"content": "Well.", "refusal": "I will not."}, "Well.", ""),
         ({"content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]}, "ab", ""),
         ({"content": [{"type": "thinking", "thinking": []}, {"text": "x"}]}, "x", ""),
         ({"content": [{"type": {}, "text": "a"}, {"type": ["text"]}, {"text": "x"}]}, "x", ""),
@@ -303,6 +304,9 @@ def test_content_in_every_form(message: dict[str, Any], content: str, reasoning:
     """Text comes as a string, as parts or not at all, and thinking is kept apart from it."""
     found = _answer(message)
     assert (found.content, found.reasoning) == (content, reasoning)
+    refused = not content and message.get("refusal", "")
+    assert found.finish_reason == ("content_filter" if refused else "stop")
+    assert found.refusal == (refused or "")
 
 
 def test_values_are_counted_and_signs_in_texts_are_none() -> None:

@@ -135,6 +135,21 @@ def test_an_unknown_tier_is_refused_with_those_that_there_are(spool: Config) -> 
     }
 
 
+def test_a_tier_that_the_model_cannot_be_asked_for_is_refused(spool: Config) -> None:
+    """Whoever says which: the task, its batch or the configuration."""
+    claude = {"first_prompt": "a", "model": "anthropic/claude-haiku-5-5"}
+    plain = {**claude, "service_tier": "standard"}
+    with pytest.raises(TaskFileError) as refused:
+        _tasks({"service_tier": "flex", "tasks": [claude, plain, {"first_prompt": "b"}]}, spool)
+    (problem,) = refused.value.problems
+    assert problem.place == "tasks[0].service_tier"
+    assert str(problem).endswith('[models."anthropic/claude-haiku-5-5"])')
+    by_config = replace(spool, agent=replace(spool.agent, service_tier="flex"))
+    with pytest.raises(TaskFileError, match="flex"):
+        _tasks({"tasks": [claude]}, by_config)
+    assert _tasks({"tasks": [plain]}, by_config)[0].service_tier == "standard"
+
+
 @pytest.mark.parametrize(
     ("data", "name", "prompts"),
     [

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from batchd.config import Config
+from batchd.config import Config, dialects
 from batchd.config.checking import model_problem
 from batchd.control import Giver, giver
 from batchd.daemon.batches import Batches
@@ -24,7 +24,7 @@ from batchd.daemon.orders.choosing import chosen, listed
 from batchd.daemon.orders.targets import Target
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
-from batchd.records import Batch, Ref, Task
+from batchd.records import STANDARD, Batch, Ref, Task
 from batchd.spool import outbox, taskfile
 from batchd.spool.claims import mark
 from batchd.spool.directories import Directories
@@ -179,7 +179,7 @@ class Rerun:
         specs = await self._specs(old, again, data, why)
         if model:
             # Its file says what runs: a later retry may have no more than that.
-            specs, data = [replace(spec, model=model) for spec in specs], None
+            specs, data = [_with(model, spec, config) for spec in specs], None
         tasks = [replace(spec, after=tuple(a for a in spec.after if a in again)) for spec in specs]
         _check_directories(config, old, tasks)
         batch = Batch(
@@ -238,6 +238,13 @@ class Rerun:
         return specs
 
 
+def _with(model: str, task: Task, config: Config) -> Task:
+    """Return a task with another model: at the standard price where that has no service tiers."""
+    if not dialects.takes_tiers(model, config):
+        task = replace(task, service_tier=STANDARD, tier_fallback_s=None)
+    return replace(task, model=model)
+
+
 def _lost(task: Task) -> bool:
     """Return whether the value of a secret was in the store alone, which has dropped it."""
     return any(not (s.value or s.from_env or s.from_file) for s in task.secrets.values())
@@ -277,6 +284,8 @@ def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
             name: {k: v for k, v in source.items() if v and k != "value"} or {"secret": ""}
             for name, source in fields.pop("secrets").items()
         }
+        fallback_s = fields.pop("tier_fallback_s")
+        fields["tier_fallback"] = "never" if fallback_s is None else fallback_s
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
     budget = {"budget_usd": old.budget_usd} if old.budget_usd else {}
     return msgspec.json.format(msgspec.json.encode({**budget, "tasks": specs}), indent=2)

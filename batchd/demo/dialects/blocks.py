@@ -11,7 +11,7 @@ import msgspec
 
 from batchd import tokens
 from batchd.demo.opaque import Seal
-from batchd.demo.request import InvalidRequestError, weigh
+from batchd.demo.request import InvalidRequestError, joined, weigh
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -78,8 +78,7 @@ class ToolResult(_Strict, tag="tool_result"):
     @property
     def text(self) -> str:
         """What the tool said."""
-        whole = self.content
-        return whole if isinstance(whole, str) else "".join(part.text for part in whole)
+        return joined(self.content)
 
     def weight(self) -> int:
         """Return its tokens."""

@@ -12,7 +12,7 @@ from batchd import tokens
 from batchd.demo import opaque
 from batchd.demo.dialects.openai import unreadable
 from batchd.demo.opaque import Seal
-from batchd.demo.request import InvalidRequestError, weigh
+from batchd.demo.request import InvalidRequestError, joined, weigh
 
 _Status = Literal["in_progress", "completed", "incomplete"] | None
 
@@ -73,8 +73,7 @@ class Message(_Strict):
     @property
     def text(self) -> str:
         """Its parts, joined."""
-        whole = self.content
-        return whole if isinstance(whole, str) else "".join(part.text for part in whole)
+        return joined(self.content)
 
     def weight(self) -> int:
         """Return its tokens."""
@@ -132,8 +131,7 @@ class Output(_Strict):
     @property
     def text(self) -> str:
         """What the tool said."""
-        whole = self.output
-        return whole if isinstance(whole, str) else "".join(part.text for part in whole)
+        return joined(self.output)
 
     def weight(self) -> int:
         """Return its tokens."""

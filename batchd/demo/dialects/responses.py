@@ -49,21 +49,9 @@ def parse(data: bytes, caller: Caller) -> Request:
         raise openai.unreadable(exc) from exc
     family = families.of(body.model) or families.RESPONSES
     effort = _check(body, family)
-    raws = _messages(given)
-    owner = Seal(
-        model=body.model,
-        account=caller.account,
-        user=body.safety_identifier or body.user or "",
-        prefix=_foundation(body),
-        beside="",
-        tokens=0,
-    )
-    read = replay.read(raws, family, owner)
-    if len(read.breakpoints) > _MOST_BREAKPOINTS:
-        raise InvalidRequestError(
-            f"Too many prompt cache breakpoints: at most 4 are allowed, found {len(read.breakpoints)}.",
-            "input",
-        )
+    owner = _owner(body, caller)
+    read = replay.read(_messages(given), family, owner)
+    _check_breakpoints(len(read.breakpoints))
     tools = _encode(body.tools) if body.tools else b""
     native = bool(tools) or any(isinstance(item, MoreTools) for item in read.items)
     first = next((i.text for i in read.items if i.role == "user"), "")
@@ -91,6 +79,25 @@ def parse(data: bytes, caller: Caller) -> Request:
             body, msgspec.structs.replace(owner, prefix=read.prefix), read.removed, effort
         ),
     )
+
+
+def _owner(body: Body, caller: Caller) -> Seal:
+    """Return the seal that an answer is going to have, but for what stands in the input."""
+    return Seal(
+        model=body.model,
+        account=caller.account,
+        user=body.safety_identifier or body.user or "",
+        prefix=_foundation(body),
+        beside="",
+        tokens=0,
+    )
+
+
+def _check_breakpoints(count: int) -> None:
+    if count > _MOST_BREAKPOINTS:
+        raise InvalidRequestError(
+            f"Too many prompt cache breakpoints: at most 4 are allowed, found {count}.", "input"
+        )
 
 
 def _messages(given: str | list[msgspec.Raw]) -> list[bytes]:

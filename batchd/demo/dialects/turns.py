@@ -53,6 +53,10 @@ def read(body: Body, family: Family, owner: Seal) -> blocks.Read:
                 prompt.think(block, raw, f"messages.{i}.content.{j}")
             else:
                 prompt.add(block, canonical(raw), block.cache_control)
+        if isinstance(said[-1][0], Thinking | Redacted) and not prompt.paused:
+            raise InvalidRequestError(
+                "The final block in an assistant message cannot be `thinking`.", f"messages.{i}"
+            )
     if turns[-1].role == "assistant" and not family.prefill and not prompt.paused:
         raise InvalidRequestError(
             "This model does not support assistant message prefill. The conversation must end with a user message."

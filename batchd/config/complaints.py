@@ -1,0 +1,58 @@
+"""What pydantic finds in a configuration or a task file, in our words."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from batchd.errors import Problem
+
+#: What is longer is no misspelt word, and takes long to compare.
+_WORD = 64
+#: What pydantic says of a key that is not there.
+MISSING = frozenset({"missing", "missing_argument"})
+#: Of these the value is told: it is one of a few words, and no secret.
+_CLOSED = frozenset({"literal_error", "fallback"})
+#: The models' tables, whose names hold dots and slashes.
+_QUOTES = 'a model\'s name stands in quotes, as in [models."openai/gpt-6.1-sol"]'
+
+
+def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
+    """Return a finding; ``known`` are the keys beside it. Without a place."""
+    if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        at = error["loc"]
+        if at[:1] == ("models",) and isinstance(error["input"], dict):
+            return Problem("", "there is no such key", _QUOTES)
+        key = str(at[-1])
+        near = difflib.get_close_matches(key.lower(), known, n=1) if len(key) <= _WORD else []
+        fix = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+        return Problem("", "there is no such key", fix)
+    if error["type"] in MISSING:
+        return Problem("", "this key is needed")
+    if error["type"] == "dataclass_type":
+        return Problem("", "it must be a table")
+    # Empty is the same as not there, which nobody needs to write.
+    said = re.sub(r"^[A-Z]\w* should", "it must", error["msg"]).replace("be '', ", "be ")
+    return Problem(
+        "", said, "; ".join(_given(error["input"], said) if error["type"] in _CLOSED else ())
+    )
+
+
+def _given(value: Any, said: str) -> Iterator[str]:
+    """Yield what stands there, and what may be meant by it."""
+    if isinstance(value, str):
+        short = value if len(value) <= _WORD else f"{value[: _WORD - 1]}…"
+        yield f"it is {short!r}"
+        if near := difflib.get_close_matches(
+            value[:_WORD].lower(), re.findall(r"'(\w+)'", said), n=1
+        ):
+            yield f"do you mean {near[0]}?"
+    elif value is None or isinstance(value, bool | int | float):
+        yield f"it is {json.dumps(value)[:_WORD]}"
+    elif isinstance(value, list):
+        yield "it is a list"
