@@ -44,7 +44,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0  # getaddrinfo needs it; the other netlink families are a large surface
 #: Those of the internet families: none (the usual one), ICMP, TCP, UDP, ICMPv6. Others have queues of their own.
 _PROTOCOLS = (0, 1, 6, 17, 58)
-_SOL_SOCKET, _SO_ZEROCOPY = 1, 60
+_SOL_SOCKET, _SO_SNDBUF, _SO_ZEROCOPY = 1, 7, 60
 #: The longest attribute of a file, as programs set them (bytes). Lists of who may do what are kept in memory, and not counted.
 _MOST_ATTRIBUTE = 256
 #: A segment that nobody has attached is seen by nobody. There can be 4,096 of them; databases have one, of this size.
@@ -223,9 +223,11 @@ def _socket() -> list[_Line]:
 
 def _setsockopt() -> list[_Line]:
     zerocopy = _on(_SO_ZEROCOPY, [_refuse(errno.ENOPROTOOPT)])
+    # A wish, which the kernel may cut as it likes. Without it, little can wait from a socket that is closed, which is not told.
+    wider = _on(_SO_SNDBUF, [_refuse(0)])
     return [
         _load(_ARGS + 8),
-        *_on(_SOL_SOCKET, [_load(_ARGS + 16), *zerocopy, _give(_ALLOW)]),
+        *_on(_SOL_SOCKET, [_load(_ARGS + 16), *zerocopy, *wider, _give(_ALLOW)]),
         _give(_ALLOW),
     ]
 

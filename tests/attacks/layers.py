@@ -105,6 +105,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "memory of names": (("sandbox/used.py", "kernel + beside.names", "kernel"),),
     "memory of files": (("sandbox/used.py", "nameless + beside.files", "nameless"),),
     "memory of the kernel": (("sandbox/used.py", "opened.kernel() + tables(processes)", "0"),),
+    "connections that are over": (("sandbox/network/queues.py", "gone -= kind.memory in found", "gone -= 1"),),
+    "narrow sockets": (("sandbox/seccomp.py", "_on(_SO_SNDBUF, [_refuse(0)])", "_on(_SO_SNDBUF, [_give(_ALLOW)])"),),
     "fair sockets": (("sandbox/network/queues.py", "min(_LEAST * number, limit), 0", "limit, 0"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),

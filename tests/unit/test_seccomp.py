@@ -98,7 +98,9 @@ def test_the_filter_gives_no_memory_that_is_not_counted(machine: str) -> None:
     assert says("shmget", 0, 0) == says("shmget", 1 << 31, 4096, 0o1600) == ALLOW
     assert says("shmget", 0, 4097) == says("shmget", 0, 1 << 32) == invalid
     assert says("setsockopt", 3, 1, 60) == ERRNO | errno.ENOPROTOOPT
-    assert says("setsockopt", 3, 1, 7) == says("setsockopt", 3, 6, 60) == ALLOW
+    assert says("setsockopt", 3, 1, 7) == says("setsockopt", 3, 1 << 32 | 1, 7) == ERRNO
+    assert says("setsockopt", 3, 1, 8) == says("setsockopt", 3, 6, 60) == ALLOW
+    assert says("setsockopt", 3, 6, 7) == ALLOW
     assert says("setxattr", 0, 0, 0, 256) == says("setxattr", 0, 0, 0, 0) == ALLOW
     assert says("setxattr", 0, 0, 0, 257) == ERRNO | errno.EOPNOTSUPP
 

@@ -21,6 +21,9 @@ _MOST = 1 << 18
 _SOCKET = 3 << 10
 #: The least that a message takes in a queue, however little is in it.
 _LEAST = 768
+#: What one Unix socket sends ahead, as a multiple of ``net.core.wmem_default``: a last datagram may pass it, and has its size
+#: rounded up. 2.54 were measured. The filter of system calls sees to it that no socket has more.
+_AHEAD = 3
 #: Datagrams that wait at one socket (``net.unix.max_dgram_qlen``, and one).
 _DATAGRAMS = 11
 _LISTENING = 10
@@ -70,7 +73,7 @@ def at_most(sockstat: str) -> int:
     pages = sum(
         int(line.rpartition(" mem ")[2]) for line in sockstat.splitlines() if " mem " in line
     )
-    return count * (_SOCKET + 2 * most()) + pages * os.sysconf("SC_PAGE_SIZE") if count else 0
+    return count * (_SOCKET + 2 * _widest()) + pages * os.sysconf("SC_PAGE_SIZE") if count else 0
 
 
 def used(sockstat: str) -> int:
@@ -78,18 +81,23 @@ def used(sockstat: str) -> int:
     return int(sockstat.partition("sockets: used ")[2].split("\n", 1)[0])
 
 
-def most() -> int:
-    """Return how much one socket may have sent that nobody has read, in bytes."""
-    return 2 * int(Path("/proc/sys/net/core/wmem_max").read_text())
+def _widest() -> int:
+    """Return how much one socket of whatever kind may hold in one direction, in bytes."""
+    return 2 * _setting("wmem_max")
+
+
+def _setting(name: str) -> int:
+    return int(Path("/proc/sys/net/core", name).read_text())
 
 
 def held(telling: socket.socket, count: int) -> int:
     """Return what the sockets of a network hold, in bytes; ``count``: so many there are. Raises ``OSError``."""
-    told, unowned, gone, limit = count * _SOCKET, 0, count, most()
+    told, unowned, gone, limit = count * _SOCKET, 0, count, _AHEAD * _setting("wmem_default")
     for kind in _KINDS:
         for answer in _answers(telling, kind):
-            gone -= 1
             found = dict(_attributes(answer, kind.attributes))
+            # Connections that are over, or not yet there, are told of as well, and are no sockets: they have no memory.
+            gone -= kind.memory in found
             told += _memory(found.get(kind.memory, b""))
             if kind is _UNIX:
                 waiting, connections = _waiting(answer, found.get(kind.waiting, b""), limit)

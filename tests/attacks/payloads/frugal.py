@@ -7,9 +7,9 @@ import sys
 import time
 
 held = []
-for _ in range(200):
+for number in range(300):
     near, far = socket.socketpair()
-    near.send(b"x" * 100)
+    near.send(b"x" * (100 if number % 5 else 20_000))
     near.close()
     held += [far, *os.pipe(), select.epoll()]
 with socket.create_server(("127.0.0.1", 0), backlog=200) as server:

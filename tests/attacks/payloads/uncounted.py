@@ -65,6 +65,15 @@ def closed() -> Iterator[int]:
         pair[1].close()
 
 
+def hidden() -> Iterator[int]:
+    """The same, behind connections that are over, of which the kernel tells for a minute."""
+    with socket.create_server(ANY) as listener:
+        for _ in range(5000):
+            with socket.create_connection(listener.getsockname()):
+                listener.accept()[0].close()
+    return closed()
+
+
 def parted() -> Iterator[int]:
     """Datagrams, each from a socket that is gone, to one that has no descriptor."""
     while True:
