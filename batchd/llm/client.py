@@ -156,13 +156,20 @@ class ModelClient:
         request = replace(request, spared=request.spared | known) if known else request
         target = Target.of(setup, place.endpoint_host, line.account)
         sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
-        body = composing.encoded(sent)
+        body = [composing.encoded(sent)]
+        size = len(body[0])
         begun = time.monotonic()
         try:
             # Around all of it: the client's own timeouts begin anew with every byte.
             async with asyncio.timeout(timeout_s):
                 response = await line.http.send(
-                    line.http.build_request("POST", line.url, content=body), stream=True
+                    line.http.build_request(
+                        "POST",
+                        line.url,
+                        headers={"Content-Length": str(size)},
+                        content=composing.handed_over(body),
+                    ),
+                    stream=True,
                 )
                 async with contextlib.aclosing(response):
                     content = await _content(response)
@@ -186,7 +193,7 @@ class ModelClient:
             target = Target.of(setup, target.host, line.account)
         seconds = time.monotonic() - begun
         decode = partial(line.dialect.decode, place, target, content, request, seconds)
-        if len(content) > _LONG or (len(body) > _LONG and line.dialect.counted not in content):
+        if len(content) > _LONG or (size > _LONG and line.dialect.counted not in content):
             outcome = await asyncio.to_thread(_read, place, decode)
         else:
             outcome = _read(place, decode)
