@@ -152,7 +152,7 @@ class ModelClient:
     ) -> Answer | Failure:
         setup = place.setup
         known = self._known.get(setup.name, _NOTHING)
-        learning = request.spared - known
+        learning = (request.spared | refusals.unspoken(setup, line.dialect)) - known
         request = replace(request, spared=request.spared | known) if known else request
         target = Target.of(setup, place.endpoint_host, line.account)
         sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
