@@ -89,9 +89,9 @@ class Performer:
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)
         step, request = await self._request(step, state, setup)
-        ask = self._ask(step, request, setup)
         self._host.progress("waiting", setup.name)
-        reply = await self._host.ask(ask)
+        # No name for what is sent: it holds the events before the call, which would stay in memory as long as that takes.
+        reply = await self._host.ask(self._ask(step, request, setup))
         while isinstance(reply, CallStarted):
             self._ends += reply.waited_s  # waiting is no time at work
             yield reply
@@ -114,8 +114,9 @@ class Performer:
             if outcome.kind is FailureKind.CONTEXT_OVERFLOW or self._left(1.0) <= 0:
                 return  # decide will see to it: it shortens the conversation, or ends the task
             self._host.progress("waiting", outcome.message)
-            again = self._ask(step, request, setup)
-            reply = await self._host.failed(wire.Failed(ask=again, failure=outcome))
+            reply = await self._host.failed(
+                wire.Failed(ask=self._ask(step, request, setup), failure=outcome)
+            )
         yield reply
 
     async def _flushed(self) -> float:

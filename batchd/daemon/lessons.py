@@ -17,6 +17,9 @@ from batchd.store import Refused
 
 #: A model may have learned meanwhile to take it.
 _KEPT_S = 7 * 86400.0
+#: What becomes of it, in words.
+_FIELD = "requests to it go without that from now on, and are tried with it in a week"
+_EFFORT = "it is asked for the nearest lower effort that it has, or its lowest, and for this one in a week again"
 
 
 def learned(core: Core, seen: Mapping[str, Iterable[str]]) -> None:
@@ -32,7 +35,7 @@ def learned(core: Core, seen: Mapping[str, Iterable[str]]) -> None:
                 Action.MODEL_REFUSES,
                 model=model,
                 refuses=lesson,
-                message="requests to it go without that from now on, and are tried with it in a week",
+                message=_EFFORT if lesson.startswith("effort:") else _FIELD,
             )
             core.spawn(core.durable(partial(core.store.refuse, refused)))
 

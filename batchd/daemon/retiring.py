@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
 from batchd import catalog
 from batchd.catalog import Shutdown
@@ -45,7 +46,7 @@ class Retiring(Listener):
         self.due: tuple[Warned, ...] = ()
         self._seen: set[str] = set()
         #: On which day people were warned of which model.
-        self._warned: dict[str, date] = {}
+        self._warned = core.store.warned()
         self._news = asyncio.Event()
         core.listeners.add(self)
 
@@ -83,6 +84,8 @@ class Retiring(Listener):
         for end, told in zip(ends, self.due, strict=True):
             if self._warned.get(told.model) != today:
                 self._warned[told.model] = today
+                warn = partial(self._core.store.warn, told.model, today)
+                self._core.spawn(self._core.durable(warn))
                 self._core.log.warning(
                     Action.MODEL_RETIRING, model=told.model, message=told.message, mend=told.mend
                 )

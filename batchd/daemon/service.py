@@ -29,7 +29,7 @@ from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
 from batchd.log import Action
-from batchd.pool import threads
+from batchd.pool import memory, threads
 from batchd.pool.disks import Disks
 from batchd.pool.supervisor import Shape
 from batchd.pricing import Prices
@@ -265,6 +265,7 @@ class Daemon:
             core.spawn(vigil.feed(self._systemd), endless=True)
         core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
+        core.spawn(memory.give_back(), endless=True)
         core.spawn(self._parts.lot.watch(), endless=True)
         core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
         if self._reload is not None:

@@ -9,8 +9,8 @@ Settings, whose number means something else: ``latency-S`` (seconds), ``retry-af
 ``cache-write`` (fresh input is billed as written to the cache), ``reasoning`` (it thinks, and refuses, as DeepSeek
 does, tool calls that come back without their thinking), ``thinks-N`` (in so many tokens), ``opaque-N`` (what is
 sealed of it has about so many bytes), ``redacted`` (nothing of it is shown), ``tier-falls`` (what is asked for a
-tier is served by the standard one). The name of a real model is a part, too: it has that one's rules and prices,
-see ``families``.
+tier is served by the standard one), ``after-N`` (no fault strikes before so many answers). The name of a real model is
+a part, too: it has that one's rules and prices, see ``families``.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ DELIVERIES = frozenset(
     ]
 )
 #: Settings that need a number, and those that take none.
-_NUMBERED = frozenset({"latency", "retry-after", "window", "opaque", "thinks"})
+_NUMBERED = frozenset({"latency", "retry-after", "window", "opaque", "thinks", "after"})
 _PLAIN = frozenset(
     {*families.FAMILIES, "no-usage", "cache-write", "reasoning", "redacted", "tier-falls", "demo"}
 )

@@ -156,6 +156,8 @@ class Planner:
 
     def _fault(self, request: Request, talk: _Talk, parts: tuple[Part, ...]) -> str:
         """Return the fault that strikes this request, if one does."""
+        if request.turn < faults.number(parts, "after", 0):
+            return ""
         spared = set()
         if request.tier != "flex":
             spared.add("flex-full")

@@ -114,7 +114,7 @@ class Governor:
         """
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
-            self._provider(permit.call.provider).answered(permit, usage.total_tokens)
+            self._provider(permit.call.provider).answered(permit, usage)
             if usage.calls and believed:
                 self._estimates.learn(permit.call, usage, tier)
             self.outages.answers(permit)

@@ -56,6 +56,8 @@ class Pace:
         self._limits = (0, 0)
         self._requests = Meter(approach=True)
         self._tokens = Meter()
+        #: Whether what is read from the cache counts in the limit on tokens: a configured one is of all of them.
+        self._spares_cache = False
         self._paused_until = 0.0
         #: Refusals in a row, each epoch one, without an answer between.
         self._refusals = 0
@@ -101,10 +103,12 @@ class Pace:
         self._requests.take(now, 1.0)
         return Ticket(now, tokens, self._tokens.take(now, tokens))
 
-    def answered(self, ticket: Ticket, now: float, tokens: float) -> None:
-        """Say that it was answered, and how many tokens it needed."""
+    def answered(self, ticket: Ticket, now: float, tokens: float, cached: float = 0.0) -> None:
+        """Say that it was answered, and how many tokens it needed; ``cached``: that many of them came from the cache."""
         self._refusals = 0
         self._crowd.answered()
+        if self._spares_cache and not self._limits[1]:
+            tokens -= cached
         self._tokens.correct(ticket.entry, ticket.tokens, tokens, now)
 
     def failed(self, ticket: Ticket | None, now: float, failure: Failure, under_way: int) -> None:
@@ -127,7 +131,9 @@ class Pace:
     def heard(self, limits: Sequence[RateLimit], now: float) -> None:
         """Take what the headers of an answer or a failure tell."""
         for limit in limits:
-            meter = self._tokens if limit.of == "tokens" else self._requests
+            meter = self._requests
+            if limit.of == "tokens":
+                meter, self._spares_cache = self._tokens, limit.spares_cache
             if limit.remaining > _PLENTY * limit.limit:
                 meter.untell()
             elif limit.remaining <= _LITTLE * limit.limit and limit.reset_s > 0:

@@ -12,7 +12,18 @@ from typing import TypeAlias
 
 from batchd.governor.breaker import Breaker
 from batchd.governor.pacing import Pace, Ticket
-from batchd.records import STANDARD, Cause, ErrorInfo, Failure, Price, Reason, Ref, Scope, Status
+from batchd.records import (
+    STANDARD,
+    Cause,
+    ErrorInfo,
+    Failure,
+    Price,
+    Reason,
+    Ref,
+    Scope,
+    Status,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,10 +195,12 @@ class Provider:
         for breaker in self._of(permit):
             breaker.ended(permit)
 
-    def answered(self, permit: Permit, tokens: int) -> None:
+    def answered(self, permit: Permit, usage: Usage) -> None:
         """Tell the pacing clock of an answer, and how many tokens it needed."""
         if permit.ticket is not None:
-            self.pace.answered(permit.ticket, asyncio.get_running_loop().time(), tokens)
+            now = asyncio.get_running_loop().time()
+            cached = usage.cached_input_tokens
+            self.pace.answered(permit.ticket, now, usage.total_tokens, cached)
 
     def failed(self, permit: Permit, failure: Failure) -> None:
         """Have the pacing clock learn from a failure, unless the call's model is parked alone: that is no matter of pace."""

@@ -151,11 +151,12 @@ class ModelClient:
     ) -> Answer | Failure:
         setup = place.setup
         known = self._known.get(setup.name, _NOTHING)
-        learning = request.spared - known
+        learning = (request.spared | refusals.unspoken(setup, line.dialect)) - known
         request = replace(request, spared=request.spared | known) if known else request
         target = Target.of(setup, place.endpoint_host, line.account)
         sent = composing.fields(line.dialect, setup, target, request, place.endpoint.body)
-        body = composing.encoded(sent)
+        body = [composing.encoded(sent)]
+        size = len(body[0])
         begun = time.monotonic()
         came = await _exchanged(line, place, body, timeout_s)
         if isinstance(came, Failure):
@@ -173,7 +174,7 @@ class ModelClient:
             target = Target.of(setup, target.host, line.account)
         seconds = time.monotonic() - begun
         decode = partial(line.dialect.decode, place, target, content, request, seconds)
-        if len(content) > _LONG or (len(body) > _LONG and line.dialect.counted not in content):
+        if len(content) > _LONG or (size > _LONG and line.dialect.counted not in content):
             outcome = await asyncio.to_thread(_read, place, decode)
         else:
             outcome = _read(place, decode)
@@ -242,15 +243,20 @@ def _http(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
 
 
 async def _exchanged(
-    line: _Line, place: Place, body: bytes, timeout_s: float
+    line: _Line, place: Place, body: list[bytes], timeout_s: float
 ) -> tuple[httpx2.Response, bytes] | Failure:
-    """Return what a request brings, and its whole body."""
+    """Return what a request brings, and its whole body. ``body`` holds the one to send, and is empty once it is sent."""
+    size = str(len(body[0]))
     try:
         # Around all of it: the client's own timeouts begin again with every byte.
         async with asyncio.timeout(timeout_s):
-            response = await line.http.send(
-                line.http.build_request("POST", line.url, content=body), stream=True
+            request = line.http.build_request(
+                "POST",
+                line.url,
+                headers={"Content-Length": size},
+                content=composing.handed_over(body),
             )
+            response = await line.http.send(request, stream=True)
             async with contextlib.aclosing(response):
                 return response, await _content(response)
     except TimeoutError:

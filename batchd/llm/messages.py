@@ -237,6 +237,7 @@ DIALECT = Dialect(
     encode=encode,
     decode=decode,
     headers=_headers,
+    efforts=_EFFORTS,
     account=("anthropic-organization-id",),
     refused_items=re.compile(
         r"invalid .{0,3}signature|bound to a different conversation|`?(?:redacted_)?thinking`? (?:or `?\w+`? )?blocks?"

@@ -17,6 +17,8 @@ _GRADUAL: tuple[tuple[str, str], ...] = (
     ("requests", "anthropic-ratelimit-requests-{}"),
     ("tokens", "anthropic-ratelimit-tokens-{}"),
 )
+#: Of whose tokens what is read from the cache uses none up.
+_SPARES_CACHE = "anthropic-"
 #: Of these, all of it is back at once, when a window ends.
 _WINDOWS = ("ratelimit-{}", "x-ratelimit-{}")
 _FIELDS = ("limit", "remaining", "reset")
@@ -41,7 +43,14 @@ def _read(headers: Mapping[str, str]) -> Iterator[RateLimit]:
         most, left = _number(headers.get(limit)), _number(headers.get(remaining))
         wait = waits.seconds(headers.get(reset))
         if most and left is not None and wait is not None:
-            yield RateLimit(of=of, limit=most, remaining=left, reset_s=wait, window=window)
+            yield RateLimit(
+                of=of,
+                limit=most,
+                remaining=left,
+                reset_s=wait,
+                window=window,
+                spares_cache=of == "tokens" and limit.startswith(_SPARES_CACHE),
+            )
 
 
 def _number(value: str | None) -> float | None:

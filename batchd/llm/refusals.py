@@ -13,7 +13,7 @@ from typing import Any
 
 from batchd.llm.dialect import Dialect
 from batchd.llm.request import Request
-from batchd.records import Failure, FailureKind
+from batchd.records import Failure, FailureKind, ModelSetup
 
 #: That an error is about what is sent, not about its value's sense or the conversation.
 _REFUSED = re.compile(
@@ -36,6 +36,7 @@ _NO_TOOLS = re.compile(
 )
 _EFFORTS = frozenset({"reasoning_effort", "reasoning", "reasoning.effort", "output_config.effort"})
 _LIMITS = ("max_tokens", "max_completion_tokens")
+_NOTHING: frozenset[str] = frozenset()
 #: Of an error's body so many characters are looked at.
 _LOOKED_AT = 4000
 
@@ -53,6 +54,13 @@ def repaired(
     if not lesson or lesson in request.spared:
         return failure
     return replace(failure, kind=FailureKind.SPARED, refuses=lesson)
+
+
+def unspoken(setup: ModelSetup, dialect: Dialect) -> frozenset[str]:
+    """Return as a lesson what is asked of a model in a word that its dialect does not have."""
+    if not setup.effort or setup.effort in dialect.efforts:
+        return _NOTHING
+    return frozenset({f"effort:{setup.effort}"})
 
 
 def _unfit(failure: Failure, dialect: Dialect) -> Failure:

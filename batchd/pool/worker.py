@@ -28,7 +28,7 @@ from batchd.errors import FolderError, SandboxUnavailableError, StaleAttemptErro
 from batchd.events import CancelRequested, Suspended, TaskFinished, decode
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.pool import code, threads
+from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
 from batchd.records import FileStamp, Ref, Trigger
 from batchd.sandbox import Sandbox
@@ -79,10 +79,11 @@ class Worker:
         await self.channel.attach(sock)
         heart = asyncio.create_task(self._beat())
         heart.add_done_callback(self._stopped)
+        lean = asyncio.create_task(memory.give_back())
         await self._ended.wait()
-        for task in (heart, *self._tasks):
+        for task in (heart, lean, *self._tasks):
             task.cancel()
-        await asyncio.gather(heart, *self._tasks, return_exceptions=True)
+        await asyncio.gather(heart, lean, *self._tasks, return_exceptions=True)
         if self._settings is not None:
             await self.client.aclose()
         self.channel.close()

@@ -18,3 +18,5 @@ class RateLimit:
     reset_s: float
     #: Whether it is there again all at once, not bit by bit.
     window: bool = False
+    #: Whether what is read from the provider's cache uses none of it up.
+    spares_cache: bool = False

@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Collection
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -313,6 +314,12 @@ def refused(db: sqlite3.Connection) -> tuple[Refused, ...]:
     return tuple(
         Refused(*row) for row in db.execute("SELECT model, lesson, setting, at FROM refused")
     )
+
+
+def warned(db: sqlite3.Connection) -> dict[str, date]:
+    """Return on which day people were last warned of which model."""
+    rows = db.execute("SELECT model, day FROM warned")
+    return {model: date.fromisoformat(day) for model, day in rows}
 
 
 def _queued(batch: Batch, row: tuple[Any, ...]) -> QueuedTask:

@@ -179,4 +179,11 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE tasks SET cache_reported_tokens = input_tokens WHERE cached_input_tokens > 0;
     UPDATE spend SET cache_reported_tokens = input_tokens WHERE cached_input_tokens > 0;
     """,
+    # On which day people were last warned of which model that ends.
+    """
+    CREATE TABLE warned (
+        model TEXT PRIMARY KEY,             -- provider/model
+        day TEXT NOT NULL                   -- as in 2026-12-11, UTC
+    ) WITHOUT ROWID;
+    """,
 )

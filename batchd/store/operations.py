@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -243,6 +244,12 @@ def refuse(journal: Journal, refused: Refused) -> None:
     """Note what a model refuses; what was known of it is replaced."""
     row = (refused.model, refused.lesson, refused.setting, refused.at)
     journal.db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", row)
+
+
+def warn(journal: Journal, model: str, day: date) -> None:
+    """Note that people are warned of a model on this day; other days are forgotten."""
+    journal.db.execute("DELETE FROM warned WHERE day != ?", (day.isoformat(),))
+    journal.db.execute("INSERT OR REPLACE INTO warned VALUES (?, ?)", (model, day.isoformat()))
 
 
 def unpark(journal: Journal, scope: Scope, name: str) -> None:

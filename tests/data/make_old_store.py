@@ -1,10 +1,12 @@
 """Makes `store-vN.tar.gz`: a spool as a daemon of today leaves it when it is killed in the middle of its work.
 
-    python tests/data/make_old_store.py [CHECKOUT]
+    python tests/data/make_old_store.py [CHECKOUT] [--parked]
 
 Run it on the last commit before a migration is added, and commit what it makes together with the migration:
 `test_old_stores.py` then holds that every later batchd goes on from there. The spool holds what a live one
 may hold: a batch that is published, one that has a task in every state, one that waits, and a refused file.
+
+With `--parked` it is `parked-vN.tar.gz`, whose provider refuses the key in the middle of the work.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,11 +87,29 @@ FILES: Mapping[str, Any] = {
         ]
     },
 }
+#: Of the spool whose provider is parked: the second batch comes when it is.
+PARKED: Mapping[str, Any] = {
+    "begun": {
+        "tasks": [
+            {"id": "mid", "first_prompt": "begun mid", "model": SLOW},
+            {"id": "mid2", "first_prompt": "begun mid2", "model": SLOW, "check": "true"},
+            {"id": "next", "first_prompt": "begun next", "after": ["mid"]},
+        ]
+    },
+    "later": {
+        "tasks": [
+            {"id": "low", "first_prompt": "later low", "priority": -3},
+            {"id": "high", "first_prompt": "later high", "priority": 7},
+        ]
+    },
+}
 
 
 def main() -> None:
     """Make the archive of the checkout's version."""
-    checkout = Path(sys.argv[1] if len(sys.argv) > 1 else HERE.parents[1]).resolve()
+    parked = "--parked" in sys.argv
+    given = [argument for argument in sys.argv[1:] if argument != "--parked"]
+    checkout = Path(given[0] if given else HERE.parents[1]).resolve()
     shutil.rmtree(ROOT, ignore_errors=True)
     doubt = ROOT / "repos/doubt"
     doubt.mkdir(parents=True)
@@ -101,12 +122,15 @@ def main() -> None:
         (ROOT / "config.toml").write_text(CONFIG.format(base_url=base_url))
         daemon = _daemon(environment)
         try:
-            _work()
+            if parked:
+                _work_until_parked(base_url)
+            else:
+                _work()
         finally:
             daemon.send_signal(signal.SIGKILL)
             daemon.wait()
     time.sleep(1)  # until the last worker is dead
-    _pack()
+    _pack("parked" if parked else "store")
 
 
 def _work() -> None:
@@ -158,9 +182,22 @@ def _daemon(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return daemon
 
 
+def _work_until_parked(base_url: str) -> None:
+    """Have the key refused once two tasks have some answers, and other tasks come after that."""
+    _drop("begun")
+    begun = "SELECT count(*) FROM tasks WHERE status = 'running' AND calls >= 2"
+    _until(lambda: _one(begun) == 2)
+    control = f"{base_url.removesuffix('/v1')}/control"
+    urllib.request.urlopen(control, data=b'{"api_key": "sk-another"}').close()
+    # Not only the provider: the tasks, too, whose journals say so.
+    _until(lambda: _one("SELECT count(*) FROM tasks WHERE status = 'parked' AND calls >= 2") == 2)
+    _drop("later")
+    _until(lambda: _one("SELECT count(*) FROM batches WHERE name = 'later'"))
+
+
 def _drop(name: str) -> None:
     path = ROOT / f"{name}.json"
-    path.write_text(json.dumps(FILES[name]))
+    path.write_text(json.dumps({**FILES, **PARKED}[name]))
     path.rename(ROOT / "inbox" / path.name)
 
 
@@ -179,9 +216,10 @@ def _until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def _pack() -> None:
+def _pack(kind: str) -> None:
     """Pack database, log and outbox; leave out what made them so."""
-    (ROOT / "outbox/live/stuck.json").rmdir()
+    if kind == "store":
+        (ROOT / "outbox/live/stuck.json").rmdir()
     (ROOT / "repos/doubt/slow.sh").unlink()
     with tempfile.TemporaryDirectory() as folder:
         # Not through SQLite on the original: closing it would empty the log.
@@ -189,7 +227,7 @@ def _pack() -> None:
             shutil.copy(ROOT / ".batchd" / name, folder)
         with contextlib.closing(sqlite3.connect(Path(folder, "batchd.db"))) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-    target = HERE / f"store-v{version}.tar.gz"
+    target = HERE / f"{kind}-v{version}.tar.gz"
     with tarfile.open(target, "w:gz", compresslevel=9) as archive:
         for name in (".batchd/batchd.db", ".batchd/batchd.db-wal", "outbox", "repos"):
             archive.add(ROOT / name, name)

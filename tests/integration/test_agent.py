@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import subprocess
 import time
@@ -222,6 +223,22 @@ def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path
         said = [e.evaluation.feedback for e in (*new, *old)]
         apart = "`false`: exit code 1 (a check begins with an empty HOME and /tmp)"
         assert said == [apart, "`false`: exit code 1"]
+
+    scene(tmp_path, play)
+
+
+def test_a_call_that_waits_keeps_no_events_that_are_durable(tmp_path: Path) -> None:
+    """What was sent with the question for a permit is let go of: it holds whole answers, and the call may take long."""
+
+    async def play(scene: Scene) -> None:
+        work = asyncio.create_task(scene.run(task("after-1+hang+steps-2", id="waits")))
+        while scene.server.totals.requests < 2:  # noqa: ASYNC110 (the server has no event for it)
+            await asyncio.sleep(0.01)
+        gc.collect()
+        kept = [o for o in gc.get_objects() if type(o) is wire.Ask and o.ref.task == "waits"]
+        assert kept == []
+        work.cancel()
+        await asyncio.wait([work])
 
     scene(tmp_path, play)
 

@@ -440,3 +440,25 @@ def test_what_a_model_refuses_is_learned_once_and_stored(tmp_path: Path) -> None
         assert server.totals.by_status[400] > 0
 
     _run(test)
+
+
+def test_an_effort_that_a_dialect_has_no_word_for_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model gets the nearest lower one; the log says so once, over batches and restarts, and no call is lost for it."""
+
+    async def test(server: ModelServer) -> None:
+        settings = _configure(tmp_path, server.base_url, "messages", "steps-2", "minimal")
+        for name in ("one", "two"):
+            async with Daemon(settings) as daemon:
+                for part in ("a", "b"):
+                    await daemon.submit(f"{name}-{part}.json", _file(3))
+                    await daemon.batch_done(f"{name}-{part}")
+        asked = [json.loads(e.request).get("thinking") for e in server.requests]
+        assert asked == [{"type": "disabled"}] * 24
+        assert server.totals.by_status == {200: 24}
+
+    _run(test)
+    said = [line for line in capsys.readouterr().out.splitlines() if "model_refuses" in line]
+    assert len(said) == 1
+    assert "effort:minimal" in said[0]

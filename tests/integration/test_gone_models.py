@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -347,6 +349,28 @@ def test_a_model_in_use_that_ends_soon_is_reported(
         True
     ] * 2
     assert days["steps-2"] in logged[0]
+
+
+def test_of_a_model_that_ends_a_daemon_warns_once_a_day_however_often_it_starts(
+    tmp_path: Path,
+) -> None:
+    """The day of the last warning is stored; on another day it warns again. ``status`` shows it all the time."""
+
+    async def warned(server: ModelServer) -> list[str]:
+        heard = Heard()
+        async with Daemon(_configured(tmp_path, server), listeners=[heard]):
+            await _status(tmp_path, lambda status: status["retiring"])
+        return [model for model, _ in heard.retiring]
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(models={"steps-2": _day(30)})) as server:
+            assert await warned(server) == ["standin/steps-2"]
+            assert await warned(server) == []
+            with contextlib.closing(sqlite3.connect(tmp_path / ".batchd/batchd.db")) as db, db:
+                db.execute("UPDATE warned SET day = ?", (_day(-1),))
+            assert await warned(server) == ["standin/steps-2"]
+
+    asyncio.run(scenario())
 
 
 def test_where_nothing_is_left_to_wait_no_trace_is_left(tmp_path: Path) -> None:

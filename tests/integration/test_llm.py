@@ -6,8 +6,9 @@ import asyncio
 import gzip
 import json
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -509,3 +510,41 @@ def test_many_calls_share_one_client() -> None:
         assert len(client._lines) == 1
 
     _with_server(test, Settings(count=False))
+
+
+def test_a_call_that_waits_keeps_no_copy_of_its_request() -> None:
+    """What was sent is let go of before the answer comes: a thousand calls may wait at a time, each with all it has read."""
+
+    async def test() -> None:
+        arrived, over = asyncio.Event(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"chunked" not in head.lower()
+            left = int(head.lower().partition(b"content-length:")[2].split()[0])
+            while left:
+                left -= len(await reader.read(1 << 16))
+            arrived.set()
+            await over.wait()
+            writer.close()
+
+        request = replace(ASK, messages=(Message("user", "x" * (8 << 20)),))
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            client = ModelClient({"standin": Endpoint(base_url=f"http://127.0.0.1:{port}/v1")})
+            before, _ = tracemalloc.get_traced_memory()
+            call = asyncio.create_task(client.call(_setup("silent"), request, PATIENCE_S))
+            async with asyncio.timeout(PATIENCE_S):
+                await arrived.wait()
+                while tracemalloc.get_traced_memory()[0] - before > 4 << 20:  # noqa: ASYNC110 (memory has no event)
+                    await asyncio.sleep(0.01)
+            assert not call.done()
+            over.set()
+            assert isinstance(await call, Failure)
+            await client.aclose()
+
+    tracemalloc.start()
+    try:
+        asyncio.run(test())
+    finally:
+        tracemalloc.stop()

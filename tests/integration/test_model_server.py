@@ -604,6 +604,19 @@ def test_weather_of_a_part_of_all_requests_and_of_one_model() -> None:
     _run_with(test, ModelServer(Settings(count=False)))
 
 
+def test_faults_from_a_later_turn_on() -> None:
+    """``after-1``: the first answer of a conversation comes, whatever strikes behind it."""
+
+    async def test(_server: ModelServer, client: AsyncOpenAI) -> None:
+        first = _user("later")
+        reply = await _ask(client, "after-1+503+steps-3", first)
+        said = reply.choices[0].message.model_dump(exclude_none=True)
+        with pytest.raises(openai.InternalServerError):
+            await _ask(client, "after-1+503+steps-3", [*first, said, *_user("go on")])
+
+    _run_with(test, ModelServer(Settings(count=False)))
+
+
 def test_control_changes_a_running_server() -> None:
     """POST /control takes a server down and up, sets faults for all, asks for a key, forgets; or refuses."""
 

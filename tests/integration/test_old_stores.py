@@ -9,6 +9,7 @@ import contextlib
 import json
 import sqlite3
 import tarfile
+import time
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
@@ -73,12 +74,17 @@ def relocated(path: Path, folder: Path, *, checkpointed: bool) -> dict[str, Any]
     return recorded
 
 
+def log_of(base_url: str) -> list[dict[str, Any]]:
+    """Return the server's log."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        log: list[dict[str, Any]] = json.load(answer)
+    return log
+
+
 def asked(base_url: str) -> dict[str, list[int]]:
     """Return what the server was asked, by task: how many answers each request held, in the order of the first."""
-    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
-        log = json.load(answer)
     turns: dict[str, list[int]] = {}
-    for exchange in log:
+    for exchange in log_of(base_url):
         turns.setdefault(exchange["prompt"].split()[1], []).append(exchange["turn"])
     return turns
 
@@ -185,3 +191,39 @@ def test_an_older_store_goes_on_where_it_was(
     with Reader(path) as reader:
         (doubt,) = [e for e in reader.events(Ref("live", "doubt")) if isinstance(e, ToolRan)]
     assert doubt.outcome == "interrupted"
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_tasks_that_an_older_version_parked_end_in_the_dialect_that_they_began_in(
+    spool: Any, slow_server: str, api: str
+) -> None:
+    """Whatever their provider speaks now: a task that has begun goes on over chat completions, and pays no answer twice."""
+    configure(spool, slow_server)
+    config = spool.folder / "config.toml"
+    address = f'base_url = "{slow_server}"'
+    config.write_text(config.read_text().replace(address, f'{address}\napi = "{api}"'))
+    path = unpacked(DATA / "parked-v4.tar.gz", spool.folder)
+    recorded = relocated(path, spool.folder, checkpointed=False)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        held = db.execute("SELECT scope, name, cause FROM parked").fetchall()
+        # Or they would end: nothing waits for years.
+        db.execute("UPDATE parked SET since = ?", (time.time(),))
+    assert held == [("provider", "standin", "auth")]
+    outbox = spool.folder / "outbox"
+    with spool.serving():
+        # It may have been tried by then.
+        spool.batchd("resume", "--provider", "standin")
+        for batch in ("begun", "later"):
+            spool.eventually((outbox / batch / "summary.json").exists)
+
+    turns = asked(slow_server)
+    calls = {name: CALLS[name] for name in ("mid", "mid2", "next", "low", "high")}
+    assert turns == {name: list(range(recorded[name], n)) for name, n in calls.items()}
+    assert min(recorded["mid"], recorded["mid2"]) >= 2
+    spoken = {(e["prompt"].split()[1], e["dialect"]) for e in log_of(slow_server)}
+    assert spoken == {(name, "chat" if recorded[name] else api) for name in calls}
+    for batch, total in (("begun", 3), ("later", 2)):
+        assert spool.result(batch, "summary")["counts"]["completed"] == total
+    usage = spool.result("begun", "mid")["usage"]
+    assert (usage["calls"], usage["unsettled_calls"]) == (6, 0)

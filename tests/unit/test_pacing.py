@@ -323,6 +323,29 @@ def test_headers_matter_once_little_is_left() -> None:
     assert pace.ready_at(9.0, 10) <= 9.0 + 60
 
 
+@pytest.mark.parametrize(
+    ("spares_cache", "tpm", "fresh"),
+    [(True, 0, 1_000), (False, 0, 10_000), (True, 60_000, 10_000)],
+)
+def test_what_comes_from_the_cache_counts_as_its_provider_says(
+    tpm: int, fresh: float, *, spares_cache: bool
+) -> None:
+    """Where its limit on tokens spares the cache, long conversations are not paced by all that they repeat; a configured one is of all."""
+    limit = RateLimit(
+        of="tokens", limit=60_000, remaining=0, reset_s=60.0, spares_cache=spares_cache
+    )
+
+    def wait_s(used: float, cached: float) -> float:
+        pace = Pace()
+        pace.configure(0, tpm, 32, 0.0)
+        pace.heard([limit], 0.0)
+        pace.answered(pace.granted(0.0, 10_000), 0.0, used, cached)
+        return pace.ready_at(0.0, 55_000)
+
+    assert wait_s(10_000, 9_000) == pytest.approx(wait_s(fresh, 0.0))
+    assert wait_s(1_000, 0.0) < wait_s(10_000, 0.0)
+
+
 def test_headers_do_not_overrule_the_configuration() -> None:
     """Who sets rpm knows what other clients need."""
     pace = _settled(120)

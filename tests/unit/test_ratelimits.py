@@ -60,6 +60,7 @@ def test_moments_become_seconds(name: str, limit: str) -> None:
     (told,) = ratelimits.told({name.format(limit, key): value for key, value in values.items()})
     assert told.reset_s == pytest.approx(30, abs=2)
     assert (told.of, told.limit, told.remaining, told.window) == (limit, 50, 1, False)
+    assert told.spares_cache == (limit == "tokens"), "cache reads use up no tokens there"
 
 
 def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
