@@ -238,6 +238,7 @@ def _task(
     model = key("model", config.agent.model)
     tier, fallback_s = config.tier(model)
     tier, fallback = key("service_tier", tier), key("tier_fallback", None)
+    evaluator = key("evaluator", "none" if command else config.evaluation.by)
     return records.Task(
         id=name,
         first_prompt=key("first_prompt", ""),
@@ -247,11 +248,11 @@ def _task(
         system_prompt=key("system_prompt", ""),
         priority=key("priority", 0),
         after=tuple(dict.fromkeys(spec.after or ())),
-        evaluator=key("evaluator", "none" if command else config.evaluation.by),
+        evaluator=evaluator,
         check=command,
         check_in=key("check_in", config.evaluation.check_in),
         output_schema=key("output_schema", None),
-        limits=_limits(config, tier, batch, spec),
+        limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
         service_tier=tier,
         tier_fallback_s=fallback_s if fallback is None else tiers.seconds(fallback),
         network=key("network", False),
@@ -262,9 +263,16 @@ def _task(
     )
 
 
-def _limits(config: Config, tier: str, *layers: Defaults) -> records.Limits:
+def _judge_tier(config: Config, evaluator: str) -> str | None:
+    """Return the service tier of a judge that has one of its own."""
+    judge = config.models.get(config.evaluation.judge_model) if evaluator == "judge" else None
+    return judge.service_tier if judge else None
+
+
+def _limits(config: Config, called: Sequence[str | None], *layers: Defaults) -> records.Limits:
+    """Return a task's limits. ``called``: the service tiers of its calls."""
     limits = config.limits.record()
-    if tier == "flex":
+    if "flex" in called:
         # It is slow by nature: what would be broken off is paid, and sent again.
         limits = replace(limits, call_timeout_s=max(limits.call_timeout_s, _FLEX_CALL_S))
     # A default is lowered in silence; what a file asks for has been refused above the ceiling.

@@ -118,6 +118,18 @@ def test_the_tier_of_a_task_comes_from_the_nearest_place(spool: Config) -> None:
     assert _tasks(tasks[0], bound)[0].limits.call_timeout_s == 120.0
 
 
+def test_a_judge_of_its_own_tier_has_the_time_that_it_takes(spool: Config) -> None:
+    """Its calls fall under the same limit as the task's; where it does not judge, its table says nothing."""
+    config = replace(
+        spool,
+        evaluation=replace(spool.evaluation, judge_model="openai/judge"),
+        models={"openai/judge": Model(service_tier="flex")},
+        limits=Limits(call_timeout_s=60.0),
+    )
+    tasks = [{"first_prompt": "a", "evaluator": by} for by in ("judge", "none")]
+    assert [t.limits.call_timeout_s for t in _tasks(tasks, config)] == [900.0, 60.0]
+
+
 def test_an_unknown_tier_is_refused_with_those_that_there_are(spool: Config) -> None:
     """In the batch and in a task, each at its place."""
     batch = {
