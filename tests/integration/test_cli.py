@@ -330,14 +330,14 @@ def test_check_says_what_would_fail(spool: Any) -> None:
     assert failed["provider gone"]["mend"]
     assert spool.batchd("check", "--offline").returncode == 3
     config.write_text(
-        '[agent]\nmodel = "anthropic/claude-sonnet-5-5"\nservice_tier = "flex"\n'
+        '[agent]\nmodel = "deepseek/deepseek-chat"\nservice_tier = "flex"\n'
         '[evaluation]\njudge_model = "openai/gpt-6-luna"\n'
         '[models."openai/gpt-6-luna"]\nservice_tier = "priority"\n'
     )
     lines = json.loads(spool.batchd("check", "--offline", "--json").stdout)
     (unpriced,) = [line for line in lines if "service tier" in line["detail"]]
     assert (unpriced["verdict"], unpriced["what"]) == ("note", "agent price")
-    assert '[models."anthropic/claude-sonnet-5-5".tiers.flex]' in unpriced["mend"]
+    assert '[models."deepseek/deepseek-chat".tiers.flex]' in unpriced["mend"]
 
 
 def test_interrupts_and_closed_pipes_are_quiet(spool: Any) -> None:
