@@ -17,6 +17,8 @@ from batchd.pricing import Prices
 from batchd.records import STANDARD, Endpoint
 
 _REFUSES = frozenset({401, 403})
+#: What each dialect adds to an address.
+_PATHS = ("/chat/completions", "/responses", "/messages")
 #: Where each role of a model is configured.
 _KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
 
@@ -65,12 +67,21 @@ def _unlisted(name: str, endpoint: Endpoint, key: str, found: Unlisted) -> Line:
         fix = f"set base_url in [providers.{name}] to where it is: no call follows a redirect"
         said = f"{endpoint.base_url} redirects to {found.moved_to} ({found.why})"
         return Line("failed", what, said, fix)
+    if found.status == 404 and (path := _one_too_many(endpoint.base_url)):  # noqa: PLR2004 (not found)
+        right = endpoint.base_url.rstrip("/").removesuffix(path)
+        said = f"{endpoint.base_url} ends with {path}, which each call adds"
+        return Line("failed", what, said, f'set base_url = "{right}" in [providers.{name}]')
     if found.status:
         how = f"with {found.why}" if found.why else "without a list of models"
         said = f"{endpoint.base_url} answers {how}, {key}; whether it has a model shows at the first call"
         return Line("note", what, said)
     fix = f"check the network and the base_url in [providers.{name}]"
     return Line("failed", what, f"{endpoint.base_url} cannot be reached: {found.why}", fix)
+
+
+def _one_too_many(base_url: str) -> str:
+    """Return the path of a dialect that an address already ends with; empty: it ends with none."""
+    return next((path for path in _PATHS if base_url.rstrip("/").endswith(path)), "")
 
 
 def _model(

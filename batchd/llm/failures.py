@@ -31,8 +31,13 @@ _RATE = _SAID(r"rate.?limit (?:is |was )?exceeded|rate_limit_exceeded|too many r
 _KEY = _SAID(
     r"invalid_api_key|(?:incorrect|invalid) api[ _]key|api[ _]key not valid|api_key_invalid"
 )
+#: The account itself is shut: no key of it would fare better, and no task.
+_ACCOUNT = _SAID(
+    r"organization_on_hold|(?:account|organization)_(?:deactivated|disabled|suspended)"
+    r"|\b(?:account|organization) (?:is|was|has been) (?:on hold|not active|inactive|deactivated|disabled|suspended)"
+)
 #: Not of this one request: the account may not.
-_FORBIDDEN = _SAID(r"organization_on_hold|permission_error")
+_FORBIDDEN = _SAID(r"permission_error")
 _OVERFLOW = _SAID(
     r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|size|window)"
     r"|prompt is too long|input is too long|prompt_too_long|exceed context limit"
@@ -53,6 +58,10 @@ _MOST_SAID = 1 << 16
 _LOOKED_AT = 4000
 #: What HTTP calls an error.
 _STATUS = re.compile("[45][0-9][0-9]")
+#: A tier, or a server, that has no room for a request, whoever asks.
+_NO_ROOM = _SAID(r"resource[ _]unavailable|no room|\bcapacity\b")
+#: OpenRouter's 404 where the address is right.
+_NO_SERVER = "no endpoints found"
 #: Longer than the tokens that a minute allows: waiting does not help.
 _TOO_LARGE = "request too large"
 _FILTER = _SAID(
@@ -116,6 +125,15 @@ class Place:
         except ValueError:
             return "no address"
 
+    @property
+    def endpoint_address(self) -> str:
+        """The base URL as far as its path, likewise."""
+        try:
+            parts = urlsplit(self.endpoint.base_url)
+        except ValueError:
+            return "no address"
+        return self.masker.text(f"{parts.scheme}://{self.endpoint_host}{parts.path}")
+
     def failure(self, kind: FailureKind, detail: str = "", says: str = "", **more: Any) -> Failure:
         """Return a failure whose message says what happened, where, and in whose words."""
         long = len(detail) > _LOOKED_AT
@@ -134,7 +152,11 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
     """Return what an HTTP error says. ``headers`` have lower-case names."""
     text = body[:_MOST_SAID].decode("utf-8", "replace")
     words = _Words.of(text)
-    kind = _kind(status, words)
+    kind, of_model = _kind(status, words), _names(place.setup.model, words)
+    if status == 404 and kind is FailureKind.BAD_REQUEST:  # noqa: PLR2004 (not found)
+        # Where it is no model, it is the address: every request would learn the same.
+        named = of_model or "model" in words.all or _NO_SERVER in words.all
+        kind = kind if named else FailureKind.UNFIT
     retry_after_s = waits.retry_after(headers)
     if retry_after_s is None and kind is FailureKind.RATE_LIMITED:
         retry_after_s = waits.until_reset(headers, text)
@@ -146,7 +168,7 @@ def http_failure(place: Place, status: int, headers: Mapping[str, str], body: by
         retry_after_s=retry_after_s,
         headers=place.masker.value(dict(_limit_headers(headers))),
         window=_window(words.all + text[:4000]) if kind is FailureKind.CONTEXT_OVERFLOW else 0,
-        of_model=_names(place.setup.model, words),
+        of_model=of_model,
     )
 
 
@@ -221,6 +243,7 @@ def _kind(status: int, words: _Words) -> FailureKind:
         (_RATE, FailureKind.RATE_LIMITED),
         (_QUOTA, FailureKind.QUOTA),
         (_KEY, FailureKind.AUTH),
+        (_ACCOUNT, FailureKind.AUTH),
         (_FORBIDDEN, FailureKind.FORBIDDEN),
         (_FILTER, FailureKind.CONTENT_FILTER),
     ):
@@ -246,10 +269,16 @@ def _window(said: str) -> int:
 
 
 def _says(place: Place, status: int, kind: FailureKind, words: _Words) -> str:
-    if status == 404 and kind is FailureKind.BAD_REQUEST:  # noqa: PLR2004 (not found)
-        if "model" in words.all:
-            return f"does not know the model {place.setup.model!r} (HTTP 404)"
-        return f"has no {place.what} under base_url {place.endpoint_host} (HTTP 404)"
+    if kind is FailureKind.UNFIT:
+        where, name = place.endpoint_address, place.setup.provider
+        fix = f"set another api, or base_url up to and without /responses and the like, in [providers.{name}]"
+        return f"has no {place.what} under base_url {where}: {fix} (HTTP {status})"
+    if status == 404 and kind is FailureKind.BAD_REQUEST and _NO_SERVER not in words.all:  # noqa: PLR2004 (not found)
+        return f"does not know the model {place.setup.model!r} (HTTP 404)"
+    if kind is FailureKind.RATE_LIMITED and _NO_ROOM.search(words.all):
+        return f"has no room for the request (HTTP {status})"
+    if kind is FailureKind.AUTH and _ACCOUNT.search(words.all):
+        return f"refuses the account (HTTP {status})"
     if 300 <= status < 400:  # noqa: PLR2004 (redirects)
         return f"redirects elsewhere: set base_url to where (HTTP {status})"
     return f"{_SAYS[kind]} (HTTP {status})"

@@ -154,7 +154,7 @@ class FailureKind(enum.StrEnum):
     REPLAY = "replay"
     #: A part of the request that can be spared was refused: without it it may work.
     SPARED = "spared"
-    #: The model cannot do what every task needs: it takes no tools.
+    #: No task could use it as it is set up: the model takes no tools, or its address speaks another dialect.
     UNFIT = "unfit"
 
     @property

@@ -52,7 +52,7 @@ class Cause(enum.StrEnum):
     LIMITED = "rate_limited"
     #: The provider does not have the model, any more or at all, or not for us.
     GONE = "model_gone"
-    #: The model cannot do what every task needs.
+    #: No task can use it as it is set up: it takes no tools, or its address speaks another dialect.
     UNFIT = "model_unfit"
     #: What is left of the day's money is too little.
     BUDGET = "budget"

@@ -17,6 +17,7 @@ import pytest
 
 from batchd.catalog import Listing
 from batchd.catalog.asking import Unlisted, ask
+from batchd.llm.dialects import DIALECTS
 from batchd.records import Endpoint
 from tests.conftest import Spool, stand_in
 
@@ -191,6 +192,19 @@ def test_a_provider_without_a_list_is_said_and_not_failed(
     assert lines["provider standin"]["verdict"] == verdict
     assert words in lines["provider standin"]["detail"]
     assert "agent model" not in lines
+
+
+@pytest.mark.parametrize("path", [*(d.path for d in DIALECTS.values()), "responses/"])
+def test_an_address_that_goes_one_step_too_far_fails_with_the_right_one(
+    spool: Spool, path: str
+) -> None:
+    """As it is copied from a vendor's examples: each call would be answered with 404."""
+    with stand_in() as base_url:
+        _configure(spool, f"{base_url}/{path}", "standin/gpt-6-luna")
+        line = _checked(spool)["provider standin"]
+        assert line["verdict"] == "failed"
+        assert f"/{path.rstrip('/')}, which each call adds" in line["detail"]
+        assert line["mend"] == f'set base_url = "{base_url}" in [providers.standin]'
 
 
 @pytest.mark.parametrize(

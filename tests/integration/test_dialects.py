@@ -341,6 +341,29 @@ def test_a_refusal_is_no_answer_in_any_dialect(tmp_path: Path, api: str) -> None
     _run(test)
 
 
+def test_an_address_without_the_dialect_holds_its_tasks_until_it_is_changed(tmp_path: Path) -> None:
+    """The address goes one step too far, as it is copied from a vendor's examples: no task ends of that."""
+
+    async def test(server: ModelServer) -> None:
+        _configure(tmp_path, f"{server.base_url}/responses", "responses", "steps-2")
+        (tmp_path / "inbox").mkdir()
+        with _serve(tmp_path) as daemon:
+            await _until(lambda: _status(tmp_path))
+            _drop(tmp_path, _file(20))
+            await _until(lambda: _status(tmp_path)["parked"])
+            [parked] = [p for p in _status(tmp_path)["parked"] if p["scope"] == "provider"]
+            assert parked["cause"] == "model_unfit"
+            assert f"base_url {server.base_url}/responses: " in parked["message"]
+            _configure(tmp_path, server.base_url, "responses", "steps-2")
+            daemon.send_signal(signal.SIGHUP)
+            await _until((tmp_path / "outbox/b/summary.json").exists)
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(PATIENCE_S) == 0
+        assert [r["status"] for r in _results(tmp_path)] == ["completed"] * 20
+
+    _run(test)
+
+
 def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_changed(
     tmp_path: Path,
 ) -> None:

@@ -405,7 +405,7 @@ def test_a_call_without_time_is_not_made() -> None:
         (_http(b'data: {"choices": []}\n\n'), FailureKind.BAD_ANSWER),
         (_http(b"x" * 50, headers="Content-Encoding: gzip\r\n"), FailureKind.BAD_ANSWER),
         (_http(b"", "301 Moved", "Location: https://elsewhere/\r\n"), FailureKind.BAD_REQUEST),
-        (_http(b"<html>no", "404 Not Found"), FailureKind.BAD_REQUEST),
+        (_http(b"<html>no", "404 Not Found"), FailureKind.UNFIT),
         (_http(b"\xff\xfe", "503 Unavailable"), FailureKind.OVERLOADED),
         (_http(b"[" * 100_000, "500 Broken"), FailureKind.OVERLOADED),
         (_completion({"content": "par"}, "insufficient_system_resource"), FailureKind.OVERLOADED),

@@ -585,7 +585,7 @@ def test_a_secret_in_an_answer_takes_its_items_with_it(api: str) -> None:
             FailureKind.QUOTA,
         ),
         (400, {"message": "Your credit balance is too low to access the API."}, FailureKind.QUOTA),
-        (400, {"details": {"error_code": "organization_on_hold"}}, FailureKind.FORBIDDEN),
+        (400, {"details": {"error_code": "organization_on_hold"}}, FailureKind.AUTH),
         (402, {"details": {"error_code": "linked_organization_unpaid"}}, FailureKind.QUOTA),
         (529, {"type": "overloaded_error"}, FailureKind.OVERLOADED),
         (409, {"type": "conflict_error"}, FailureKind.OVERLOADED),

@@ -57,6 +57,9 @@ def _usage(**usage: Any) -> Usage:
         (401, {"message": "no"}, FailureKind.AUTH),
         (400, {"message": "API key not valid. Please pass a valid API key."}, FailureKind.AUTH),
         (403, {"message": "x", "code": "invalid_api_key"}, FailureKind.AUTH),
+        (400, {"message": "This organization has been disabled."}, FailureKind.AUTH),
+        (400, {"message": "x", "type": "organization_on_hold"}, FailureKind.AUTH),
+        (403, {"message": "x", "code": "account_deactivated"}, FailureKind.AUTH),
         (402, {"message": "This request requires more credits"}, FailureKind.QUOTA),
         (429, {"message": "x", "type": "insufficient_quota"}, FailureKind.QUOTA),
         (403, {"message": "x", "code": "insufficient_quota"}, FailureKind.QUOTA),
@@ -78,6 +81,9 @@ def _usage(**usage: Any) -> Usage:
         (413, {"message": "Request Entity Too Large"}, FailureKind.CONTEXT_OVERFLOW),
         (400, {"message": "max_tokens is too large"}, FailureKind.BAD_REQUEST),
         (404, {"message": "model 'x' not found, try pulling it first"}, FailureKind.BAD_REQUEST),
+        (404, {"message": "Big-1: not found"}, FailureKind.BAD_REQUEST),
+        (404, {"message": "No endpoints found for this request"}, FailureKind.BAD_REQUEST),
+        (404, {"message": "Invalid URL (POST /v1/responses)"}, FailureKind.UNFIT),
         (403, {"message": "Rate limit exceeded"}, FailureKind.RATE_LIMITED),
         (409, {"message": "conflict"}, FailureKind.OVERLOADED),
         (418, {"message": "teapot"}, FailureKind.BAD_REQUEST),
@@ -135,6 +141,33 @@ def test_any_error_body_makes_one_line(body: bytes) -> None:
     )
     assert "\n" not in failure.message
     assert ("text" in failure.message) == (b"text" in body)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "words"),
+    [
+        (403, "Your organization is not active", "refuses the account (HTTP 403)"),
+        (429, "Resource Unavailable: no flex now", "has no room for the request (HTTP 429)"),
+        (429, "Too many requests", "has had too many requests or tokens (HTTP 429)"),
+        (404, "No endpoints found for your policy", "refuses the request (HTTP 404)"),
+        (404, "model: gone", "does not know the model 'big-1' (HTTP 404)"),
+    ],
+)
+def test_a_failure_is_said_as_what_it_is(status: int, said: str, words: str) -> None:
+    """An account that is shut is no wrong key, a tier without room no rate limit, a router's refusal no wrong address."""
+    body = json.dumps({"error": {"message": said}}).encode()
+    message = http_failure(PLACE, status, {}, body).message
+    assert message == f"acme/big-1 at api.acme.example {words}: {said}"
+
+
+def test_an_address_that_speaks_no_such_dialect_is_named_with_the_fix() -> None:
+    """As it is configured, without a name and password in it, and where to change it."""
+    endpoint = replace(PLACE.endpoint, base_url="https://me:secret@api.acme.example/v1/responses")
+    failure = http_failure(replace(PLACE, endpoint=endpoint), 404, {}, b"404 page not found")
+    assert (failure.kind, failure.of_model) == (FailureKind.UNFIT, False)
+    assert "base_url https://api.acme.example/v1/responses: " in failure.message
+    assert "[providers.acme]" in failure.message
+    assert "secret" not in failure.message
 
 
 def test_errors_under_status_200() -> None:
