@@ -37,7 +37,7 @@ MOST_BYTES = 16 << 20
 _LONG = 1 << 17
 #: What a request is refused with that asks for something the model does not do.
 _REFUSED = frozenset({400, 404, 422})
-_MENDED = frozenset({FailureKind.BAD_REQUEST, FailureKind.UNFIT})
+_REPAIRABLE = frozenset({FailureKind.BAD_REQUEST, FailureKind.UNFIT})
 _HEADERS: Mapping[str, str] = {
     "Accept": "application/json",
     "Content-Type": "application/json",
@@ -167,7 +167,7 @@ class ModelClient:
             self._limits[setup.provider] = limits
         if not response.is_success:
             failure = http_failure(place, response.status_code, response.headers, content)
-            if failure.kind in _MENDED and response.status_code in _REFUSED:
+            if failure.kind in _REPAIRABLE and response.status_code in _REFUSED:
                 return refusals.repaired(failure, line.dialect, request, sent, content)
             return failure
         if line.dialect.account:
