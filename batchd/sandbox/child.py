@@ -89,6 +89,15 @@ class Child:
             if self._status is not None:
                 loop.remove_reader(self._status)
 
+    async def ends(self, within_s: float) -> bool:
+        """Return whether it ends by itself within a time."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True
+
     @property
     def first(self) -> int | None:
         """The first process inside the sandbox, as the outside numbers it; None as long as that is not known, or without one."""

@@ -172,17 +172,21 @@ def restart(paths: Sequence[Path]) -> None:
 
 
 @pytest.mark.parametrize("above", ["/usr/local"], indirect=True)
-def test_services_that_come_and_go_end_no_task(above: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [False, ("a.example",)], ids=["no network", "a list of hosts"])
+def test_services_that_come_and_go_end_no_task(
+    above: Path, tmp_path: Path, network: bool | tuple[str, ...]
+) -> None:
     """What goes, or is made again, while it is covered is looked at once more, and the command begins then."""
     paths = [above / str(number) for number in range(10)]
     services = [threading.Thread(target=restart, args=(paths[n::2] * 150,)) for n in range(2)]
 
     async def visit() -> None:
-        sandbox = Sandbox(SandboxPolicy())
+        sandbox = Sandbox(SandboxPolicy(network=network))
         for number in itertools.count():
             if not any(service.is_alive() for service in services):
                 break
-            opening = sandbox.open(str(tmp_path / str(number)), fresh=True, network=False, env={})
+            folder = str(tmp_path / str(number))
+            opening = sandbox.open(folder, fresh=True, network=network, env={})
             with await opening as place:
                 ran = await asyncio.gather(*(place.shell("echo x", timeout_s=60) for _ in range(4)))
                 assert [end.output for end in ran] == ["x\n"] * 4

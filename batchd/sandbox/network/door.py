@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 from batchd.errors import SandboxError
@@ -13,6 +14,8 @@ from batchd.sandbox.network.inside import PORT, listening
 from batchd.sandbox.network.refusals import Refusals
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+#: A sandbox whose first process is gone has ended within this time (seconds), on the busiest machine.
+_SET_UP_S = 10.0
 
 
 class Door:
@@ -25,18 +28,14 @@ class Door:
     async def opened(self, child: Child) -> AsyncIterator[Refusals]:
         """Open the way for a command, let it begin, and close the way again; what was refused is told.
 
-        Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran.
+        Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens nothing where there is no
+        sandbox.
         """
         # Daemons, and workers whose tasks have no list, do without HTTP.
         from batchd.sandbox.network.proxy import Proxy  # noqa: PLC0415
 
         refusals = Refusals()
-        try:
-            inside = await child.inside()
-            # Without a sandbox there is nothing to open: bwrap says why.
-            listener = await listening(*inside) if inside else None
-        except OSError as error:
-            raise SandboxError(f"a command's way to the network: {error}") from error
+        listener = await _listener(child)
         serving = None
         if listener is not None:
             serving = asyncio.ensure_future(Proxy(listener, self._allowed, refusals).serve())
@@ -67,3 +66,17 @@ def variables(allowed: Allowed) -> dict[str, str]:
     found = {name: proxy for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
     # Node reads them only when told to.
     return {**found, "no_proxy": own, "NO_PROXY": own, "NODE_USE_ENV_PROXY": "1"}
+
+
+async def _listener(child: Child) -> socket.socket | None:
+    """Return what listens inside a command's network; None: its sandbox could not be set up, and bwrap says why."""
+    try:
+        inside = await child.inside()
+        return await listening(*inside) if inside else None
+    except SandboxError:
+        # It is held back: what ends now never began, and its network went with it.
+        if await child.ends(_SET_UP_S):
+            return None
+        raise
+    except OSError as error:
+        raise SandboxError(f"a command's way to the network: {error}") from error
