@@ -19,6 +19,8 @@ from batchd.store import Reader
 from tests.integration.test_cli import on_a_terminal
 from tests.integration.test_control import HANGS, Control
 
+pytestmark = pytest.mark.in_turns
+
 
 @pytest.fixture
 def at(spool: Any) -> Control:

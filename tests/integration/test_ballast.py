@@ -21,6 +21,8 @@ from batchd.records import Batch, Ref, Status, Task
 from batchd.store import Store, restoring
 from batchd.store.ballast import AGAIN_S, SIZE, SPARE
 
+pytestmark = pytest.mark.in_turns
+
 _MB = 1 << 20
 _ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
 

@@ -29,6 +29,8 @@ from batchd.errors import NoDaemonError
 from batchd.events import CallFailed, Event
 from batchd.records import FailureKind, Ref
 
+pytestmark = pytest.mark.in_turns
+
 APIS = ("chat", "responses", "messages")
 _COUNTED = (
     "calls",

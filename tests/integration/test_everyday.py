@@ -15,6 +15,8 @@ from attacking import AS_ROOT, HERE, NOBODY_ID, ordinary_user
 from limiting import Limited
 from test_inside import needs
 
+pytestmark = pytest.mark.in_turns
+
 PROGRAMS = Path(__file__).with_name("everyday")
 SMALL = {"max_memory_bytes": 512 << 20}
 

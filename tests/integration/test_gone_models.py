@@ -27,6 +27,8 @@ from batchd.spool import taskfile
 from batchd.store.reader import Reader
 from tests.integration.test_daemon import results
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = """\
 [agent]
 model = "standin/steps-2"

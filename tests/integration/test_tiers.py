@@ -19,6 +19,8 @@ from batchd.demo.settings import Settings
 from batchd.errors import UsageError
 from batchd.store.reader import Reader
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = """\
 [agent]
 model = "standin/{model}"
