@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice
-from typing import Any
 
 import msgspec
 
 from batchd.errors import Problem
 from batchd.events import CallAnswered, Event
 from batchd.formats import (
-    ComparedV1,
     CostV1,
     FilesV1,
     ProblemV1,
@@ -25,34 +23,25 @@ from batchd.formats import (
     RunsCodeV1,
     SummaryTaskV1,
     SummaryV1,
-    TierV1,
     TimingV1,
-    TotalUsageV1,
-    UsageV1,
 )
 from batchd.log import escape_json
 from batchd.records import (
     Batch,
-    Cost,
     ErrorInfo,
     FileChanges,
     FileStamp,
-    ModelSetup,
     Purpose,
     Reason,
-    Spend,
     Status,
     Task,
     Trigger,
     Usage,
 )
 from batchd.records.triggers import changed, show
+from batchd.results import figures
 from batchd.taskstate import TaskState
 
-#: Digits kept of a sum in dollars: a hundredth of a millionth.
-_MONEY_DIGITS = 8
-#: And of a share.
-_SHARE_DIGITS = 6
 _MAX_FILES_LISTED = 1000
 
 
@@ -93,8 +82,8 @@ def result(
         answer=state.answer,
         iterations=state.iterations,
         evaluation=state.evaluation,
-        usage=_total({p: s.usage for p, s in state.spend.items()}, state.unsettled_calls),
-        cost=_cost(state) if state.terms else _no_cost(),
+        usage=figures.used({p: s.usage for p, s in state.spend.items()}, state.unsettled_calls),
+        cost=figures.paid(state),
         timing=TimingV1(
             queued_at=timestamp(queued_at),
             started_at=timestamp(started) if started else None,
@@ -137,7 +126,7 @@ class Sums:
         self._counts[result.status] += 1
         for purpose, usage in result.usage.by_purpose.items():
             known = self._purposes.get(purpose, Usage())
-            self._purposes[purpose] = known + _usage_of(usage)
+            self._purposes[purpose] = known + figures.usage_of(usage)
         self._unsettled += result.usage.unsettled_calls
         self._costs.append(result.cost)
         self._tasks.append(
@@ -170,8 +159,8 @@ class Sums:
             total=total,
             # Digits enough for one task of the most that there can be: 1.0 means all.
             success_rate=round(completed / total, 6) if total else None,
-            usage=_total(self._purposes, self._unsettled),
-            cost=_sum(self._costs),
+            usage=figures.used(self._purposes, self._unsettled),
+            cost=figures.summed(self._costs),
             tasks=tuple(self._tasks),
         )
         return _text(value)
@@ -190,8 +179,8 @@ def rejected(batch: Batch, problems: Iterable[Problem], finished_at: float) -> s
         counts={s: 0 for s in Status if s.final},
         total=0,
         success_rate=None,
-        usage=_total({}, 0),
-        cost=_sum([]),
+        usage=figures.used({}, 0),
+        cost=figures.summed([]),
         tasks=(),
         errors=tuple(ProblemV1(place=p.place, message=p.message, hint=p.hint) for p in problems),
     )
@@ -238,143 +227,6 @@ def _text(value: ResultV1 | SummaryV1) -> str:
 
 def _seconds(value: float) -> float:
     return round(max(0.0, value), 3)
-
-
-def _money(value: float) -> float:
-    return round(value, _MONEY_DIGITS)
-
-
-# Once for all: an order may cancel 100,000 tasks that have used and paid nothing.
-@cache
-def _no_usage() -> TotalUsageV1:
-    return _sum_of({}, 0)
-
-
-@cache
-def _no_cost() -> CostV1:
-    return _cost(TaskState(first_prompt=""))
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    share = usage.cache_share
-    return {
-        "calls": usage.calls,
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "total_tokens": usage.total_tokens,
-        "average_tokens_per_call": round(usage.total_tokens / usage.calls) if usage.calls else 0,
-        "estimated": usage.estimated,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "cache_write_long_tokens": usage.cache_write_long_tokens,
-        "cache_reported_tokens": usage.reported_tokens,
-        "cache_share": None if share is None else round(share, _SHARE_DIGITS),
-    }
-
-
-def _usage_of(usage: UsageV1) -> Usage:
-    return Usage(
-        calls=usage.calls,
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        estimated=usage.estimated,
-        cache_write_tokens=usage.cache_write_tokens,
-        cache_write_long_tokens=usage.cache_write_long_tokens,
-        cache_reported_tokens=usage.cache_reported_tokens,
-    )
-
-
-def _total(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
-    return _sum_of(by_purpose, unsettled_calls) if by_purpose or unsettled_calls else _no_usage()
-
-
-def _sum_of(by_purpose: Mapping[Purpose, Usage], unsettled_calls: int) -> TotalUsageV1:
-    return TotalUsageV1(
-        **_usage(sum(by_purpose.values(), Usage())),
-        unsettled_calls=unsettled_calls,
-        by_purpose={
-            purpose: UsageV1(**_usage(by_purpose.get(purpose, Usage()))) for purpose in Purpose
-        },
-    )
-
-
-def _cost(state: TaskState) -> CostV1:
-    cost, terms = state.cost, state.terms
-    price = terms.model.price if terms else None
-    known = price is not None or not state.spend
-    if price is None and state.spend:
-        cost = None
-    return CostV1(
-        currency="USD",
-        input=_money(cost.input) if cost else None,
-        output=_money(cost.output) if cost else None,
-        total=_money(cost.total) if cost else None,
-        unsettled=_money(state.unsettled_usd) if known else None,
-        price_source=price.source if price else None,
-        compare=tuple(_compared(setup, state) for setup in (terms.compare if terms else ())),
-        cache_saved=None if state.cache_saved_usd is None else _money(state.cache_saved_usd),
-        tiers={name: _tier(spend) for name, spend in sorted(state.by_tier.items())},
-    )
-
-
-def _tier(spend: Spend) -> TierV1:
-    return TierV1(
-        calls=spend.usage.calls,
-        input_tokens=spend.usage.input_tokens,
-        output_tokens=spend.usage.output_tokens,
-        cost=_money(spend.cost.total) if spend.cost else None,
-    )
-
-
-def _compared(setup: ModelSetup, state: TaskState) -> ComparedV1:
-    """Return what another model would have taken for the same tokens, the calls of each purpose as long as their average."""
-    price, cost = setup.price, None
-    if price is not None:
-        cost = sum((price.cost_of_many(s.usage) for s in state.spend.values()), Cost())
-    return ComparedV1(model=setup.name, total=_money(cost.total) if cost else None)
-
-
-def _sum(costs: list[CostV1]) -> CostV1:
-    """Return the sum of costs: null as soon as one of them is."""
-
-    def total(values: list[float | None]) -> float | None:
-        return None if None in values else _money(sum(v for v in values if v is not None))
-
-    models = list(dict.fromkeys(c.model for cost in costs for c in cost.compare))
-    saved = [cost.cache_saved for cost in costs if cost.cache_saved is not None]
-    tiers = sorted({name for cost in costs for name in cost.tiers})
-    sources = {cost.price_source for cost in costs if cost.price_source}
-    return CostV1(
-        currency="USD",
-        input=total([c.input for c in costs]),
-        output=total([c.output for c in costs]),
-        total=total([c.total for c in costs]),
-        unsettled=total([c.unsettled for c in costs]),
-        price_source=",".join(sorted(sources)) or None,
-        compare=tuple(
-            ComparedV1(
-                model=model,
-                total=total([c.total for cost in costs for c in cost.compare if c.model == model]),
-            )
-            for model in models
-        ),
-        cache_saved=_money(sum(saved)) if saved else None,
-        tiers={name: _tiers([c.tiers[name] for c in costs if name in c.tiers]) for name in tiers},
-    )
-
-
-def _tiers(parts: list[TierV1]) -> TierV1:
-    """Return the sum of what a tier served: its cost is null as soon as that of one of them is."""
-    known = [part.cost for part in parts if part.cost is not None]
-    return TierV1(
-        calls=sum(part.calls for part in parts),
-        input_tokens=sum(part.input_tokens for part in parts),
-        output_tokens=sum(part.output_tokens for part in parts),
-        cost=_money(sum(known)) if len(known) == len(parts) else None,
-    )
 
 
 def _listed(changes: FileChanges) -> FilesV1:
