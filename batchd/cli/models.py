@@ -14,11 +14,9 @@ from batchd.config.presets import APIS
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
 from batchd.pricing import Prices
-from batchd.records import STANDARD, Endpoint
+from batchd.records import PATHS, STANDARD, Endpoint
 
 _REFUSES = frozenset({401, 403})
-#: What each dialect adds to an address.
-_PATHS = ("/chat/completions", "/responses", "/messages")
 #: Where each role of a model is configured.
 _KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
 
@@ -81,7 +79,8 @@ def _unlisted(name: str, endpoint: Endpoint, key: str, found: Unlisted) -> Line:
 
 def _one_too_many(base_url: str) -> str:
     """Return the path of a dialect that an address already ends with; empty: it ends with none."""
-    return next((path for path in _PATHS if base_url.rstrip("/").endswith(path)), "")
+    paths = (f"/{path}" for path in PATHS.values())
+    return next((path for path in paths if base_url.rstrip("/").endswith(path)), "")
 
 
 def _model(

@@ -23,7 +23,16 @@ from batchd.llm.answer import (
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, error_in_answer
 from batchd.llm.request import Request, Target, alternating, arguments
-from batchd.records import EFFORTS, Answer, Failure, FailureKind, Message, ModelSetup, ToolCall
+from batchd.records import (
+    EFFORTS,
+    PATHS,
+    Answer,
+    Failure,
+    FailureKind,
+    Message,
+    ModelSetup,
+    ToolCall,
+)
 
 WHAT = "chat completion"
 _LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
@@ -247,7 +256,7 @@ def bearer(key: str) -> Mapping[str, str]:
 
 DIALECT = Dialect(
     what=f"{WHAT}s",
-    path="chat/completions",
+    path=PATHS["chat"],
     encode=encode,
     decode=decode,
     headers=bearer,

@@ -16,7 +16,7 @@ from batchd.llm.answer import Counts, bounded, fields, named, number, stated, st
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments
-from batchd.records import Answer, Failure, Message, ModelSetup, ToolCall
+from batchd.records import PATHS, Answer, Failure, Message, ModelSetup, ToolCall
 
 _WHAT = "message"
 #: What all that imitate this API know; another one goes into [providers.NAME] headers.
@@ -233,7 +233,7 @@ def _headers(key: str) -> Mapping[str, str]:
 
 DIALECT = Dialect(
     what="Messages API",
-    path="messages",
+    path=PATHS["messages"],
     encode=encode,
     decode=decode,
     headers=_headers,

@@ -28,7 +28,7 @@ from batchd.llm.chat import bearer
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments, by_user
-from batchd.records import EFFORTS, Answer, Failure, Message, ModelSetup, ToolCall
+from batchd.records import EFFORTS, PATHS, Answer, Failure, Message, ModelSetup, ToolCall
 
 _WHAT = "response"
 _FINAL = frozenset({"completed", "incomplete"})
@@ -275,7 +275,7 @@ def _counts(counts: Mapping[str, Any], tier: str) -> Counts:
 
 DIALECT = Dialect(
     what="Responses API",
-    path="responses",
+    path=PATHS["responses"],
     encode=encode,
     decode=decode,
     headers=bearer,

@@ -10,6 +10,7 @@ from batchd.records.limits import RateLimit
 from batchd.records.models import (
     APIS,
     EFFORTS,
+    PATHS,
     Answer,
     Endpoint,
     Failure,
@@ -55,6 +56,7 @@ from batchd.records.triggers import Trigger
 __all__ = [
     "APIS",
     "EFFORTS",
+    "PATHS",
     "SHOWABLE",
     "STANDARD",
     "TIERS",

@@ -16,8 +16,14 @@ from batchd import masking
 from batchd.records.money import STANDARD, Price, Usage
 from batchd.records.unicode import valid_throughout
 
-#: The dialects, as the configuration names them; ``llm.dialects`` has a row for each.
-APIS = ("chat", "responses", "messages")
+#: The dialects, as the configuration names them, and where each sends its requests below ``base_url``; ``llm.dialects`` has a row
+#: for each.
+PATHS: Mapping[str, str] = {
+    "chat": "chat/completions",
+    "responses": "responses",
+    "messages": "messages",
+}
+APIS = tuple(PATHS)
 #: Characters of a refusal that an error shows.
 _SHOWN = 500
 #: How much a model is to think, from least to most.
