@@ -16,7 +16,7 @@ from batchd.errors import Problem
 _WORD = 64
 #: What pydantic says of a key that is not there.
 MISSING = frozenset({"missing", "missing_argument"})
-#: Of these the value is told: it is one of a few words, and no secret.
+#: Of these the value is shown: it is one of a few words, and no secret.
 _CLOSED = frozenset({"literal_error", "fallback"})
 #: The models' tables, whose names hold dots and slashes.
 _QUOTES = 'a model\'s name stands in quotes, as in [models."openai/gpt-6.1-sol"]'
@@ -36,7 +36,7 @@ def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
         return Problem("", "this key is needed")
     if error["type"] == "dataclass_type":
         return Problem("", "it must be a table")
-    # Empty is the same as not there, which nobody needs to write.
+    # Empty is the same as not there: no one needs to write it.
     said = re.sub(r"^[A-Z]\w* should", "it must", error["msg"]).replace("be '', ", "be ")
     return Problem(
         "", said, "; ".join(_given(error["input"], said) if error["type"] in _CLOSED else ())

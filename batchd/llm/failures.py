@@ -58,7 +58,7 @@ _MOST_SAID = 1 << 16
 _LOOKED_AT = 4000
 #: What HTTP calls an error.
 _STATUS = re.compile("[45][0-9][0-9]")
-#: A tier, or a server, that has no room for a request, whoever asks.
+#: A tier, or a server, that has no room for a request of anybody's.
 _NO_ROOM = _SAID(r"resource[ _]unavailable|no room|\bcapacity\b")
 #: OpenRouter's 404 where the address is right.
 _NO_SERVER = "no endpoints found"

@@ -223,7 +223,7 @@ def _socket() -> list[_Line]:
 
 def _setsockopt() -> list[_Line]:
     zerocopy = _on(_SO_ZEROCOPY, [_refuse(errno.ENOPROTOOPT)])
-    # A wish, which the kernel may cut as it likes. Without it, little can wait from a socket that is closed, which is not told.
+    # A wish, which the kernel may cut as it likes. Without it, little can wait from a socket that is closed, which the kernel does not list.
     wider = _on(_SO_SNDBUF, [_refuse(0)])
     return [
         _load(_ARGS + 8),

@@ -94,7 +94,7 @@ def _own(
 
 
 def _tier(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
-    """Yield why a task's model cannot be asked for its service tier, whoever said which."""
+    """Yield why a task's model cannot be asked for its service tier, be it the task's, its batch's or the configuration's."""
     model = _first(spec.model, batch.model, config.agent.model)
     tier = _first(spec.service_tier, batch.service_tier, config.tier(model)[0])
     if wrong := dialects.tier_problem(model, tier, config):

@@ -53,7 +53,7 @@ def test_what_sockets_hold_counts(limited: Limited, ways: str) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("memory of sockets", "connections that are over")
 def test_connections_that_are_over_hide_no_socket(limited: Limited) -> None:
-    """The kernel tells of them as of sockets: each stood for one that is closed, of which it tells nothing."""
+    """The kernel lists them like sockets: each stood for one that is closed, which it does not list."""
     assert " in sockets" in held(limited, "hidden")
 
 

@@ -148,7 +148,7 @@ def test_an_unknown_tier_is_refused_with_those_that_there_are(spool: Config) -> 
 
 
 def test_a_tier_that_the_model_cannot_be_asked_for_is_refused(spool: Config) -> None:
-    """Whoever says which: the task, its batch or the configuration."""
+    """Be it the task's own, its batch's or the configuration's."""
     claude = {"first_prompt": "a", "model": "anthropic/claude-haiku-5-5"}
     plain = {**claude, "service_tier": "standard"}
     with pytest.raises(TaskFileError) as refused:

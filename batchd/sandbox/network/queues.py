@@ -96,7 +96,7 @@ def held(telling: socket.socket, count: int) -> int:
     for kind in _KINDS:
         for answer in _answers(telling, kind):
             found = dict(_attributes(answer, kind.attributes))
-            # Connections that are over, or not yet there, are told of as well, and are no sockets: they have no memory.
+            # Connections that are over, or not yet there, are listed as well, and are no sockets: they have no memory.
             gone -= kind.memory in found
             told += _memory(found.get(kind.memory, b""))
             if kind is _UNIX:

@@ -66,7 +66,7 @@ def closed() -> Iterator[int]:
 
 
 def hidden() -> Iterator[int]:
-    """The same, behind connections that are over, of which the kernel tells for a minute."""
+    """The same, behind connections that are over, which the kernel lists for a minute."""
     with socket.create_server(ANY) as listener:
         for _ in range(5000):
             with socket.create_connection(listener.getsockname()):
