@@ -52,7 +52,7 @@ def _small_disk(place: Arena) -> Iterator[Path]:
         subprocess.run(["umount", "-l", small], check=True)
 
 
-def _fill(small: Path) -> Path:
+def _fill(small: Path) -> None:
     """Take all room there is, and what is freed within a moment."""
     ballast = small / "ballast"
     for piece in (1 << 16, 1 << 12):
@@ -61,7 +61,21 @@ def _fill(small: Path) -> Path:
                 while True:
                     file.write(bytes(piece))
             time.sleep(0.02)
-    return ballast
+
+
+def _filled_for_good(small: Path, place: Arena, model: Model) -> Path:
+    """Fill the disk until the store says so and calls under way have ended: what is freed meanwhile is taken too."""
+    seen = -1
+
+    def stands_still() -> bool:
+        nonlocal seen
+        before, seen = seen, len(model.log())
+        _fill(small)
+        time.sleep(0.5)
+        return seen == before and "store_trouble" in place.log.read_text()
+
+    until(stands_still, 30, place.tail)
+    return small / "ballast"
 
 
 @pytest.mark.sampled(1)
@@ -79,8 +93,7 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
         try:
             _under_way(place, model, 20)
             folder = small / "outbox/c"
-            ballast = _fill(small)
-            time.sleep(0.7)  # calls under way may end
+            ballast = _filled_for_good(small, place, model)
             before = len(model.log())
             if killed:
                 assert place.daemon is not None
