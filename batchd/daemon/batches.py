@@ -13,8 +13,9 @@ from pathlib import Path
 from batchd import results
 from batchd.daemon.core import Core
 from batchd.errors import Problem
+from batchd.lifecycle import inputs
 from batchd.log import Action
-from batchd.records import Batch, Task
+from batchd.records import Batch, Ref, Task
 from batchd.schedule import Queued
 from batchd.spool import outbox
 from batchd.store import QueuedTask, Restored
@@ -56,6 +57,10 @@ class Batches:
         """Return what is known of an open batch."""
         return self._open.get(name)
 
+    def unpublished(self) -> set[Ref]:
+        """Return all tasks without a confirmed result."""
+        return {Ref(name, task) for name, known in self._open.items() for task in known.left}
+
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
         """Yield each batch of which something has ended and is not published.
 
@@ -88,7 +93,7 @@ class Batches:
             self._open[batch.name] = Open(batch, {task.id for task in tasks}, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
             for queued in core.store.queued(batch.name):
-                core.schedule.add(_queued(queued))
+                self._queue(queued)
             core.log.info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
@@ -146,11 +151,17 @@ class Batches:
             core.governor.money.open_batch(batch.name, batch.budget_usd, spent)
         for queued in restored.queued:
             self._open[queued.ref.batch].left.add(queued.ref.task)
-            core.schedule.add(_queued(queued))
+            self._queue(queued)
         for ref in restored.unpublished:
             self._open[ref.batch].left.add(ref.task)
+            core.note(inputs.Unpublished(ref))
         for known in self._open.values():
             self.look(known)
+
+    def _queue(self, task: QueuedTask) -> None:
+        suspect = task.crashes > 0
+        self._core.schedule.add(_queued(task))
+        self._core.note(inputs.Accepted(task.ref, task.after, suspect))
 
     # A batch's end
 

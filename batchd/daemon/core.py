@@ -17,10 +17,11 @@ from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Place, Trouble, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
+from batchd.lifecycle import Input, Lifecycle, inputs
 from batchd.log import Action, get_logger
 from batchd.pool.disks import Disks, silent
 from batchd.pricing import Prices
-from batchd.records import Batch
+from batchd.records import Batch, HoldKey, Ref
 from batchd.schedule import Schedule
 from batchd.spool import outbox
 from batchd.store import Refused, Store
@@ -61,6 +62,8 @@ class Core:
     refused: dict[tuple[str, str], Refused] = field(default_factory=dict)
     #: Nothing new is begun.
     closing: bool = False
+    #: What the lifecycle makes of it all, in tests; see ``shadow``.
+    shadow: Lifecycle | None = None
     #: Called where a slot or a task may have become free.
     wake: Callable[[], None] = _nothing
     #: Done when a part broke: a bug, which ends the daemon.
@@ -78,6 +81,26 @@ class Core:
 
     def __post_init__(self) -> None:
         self.troubles = Troubles(self.log, ended=self._trouble_over)
+
+    def hold(self, ref: Ref, hold: HoldKey) -> None:
+        """Keep a task from starting until this, and all else that holds it, is lifted; one that runs is not stopped."""
+        self.schedule.hold(ref, hold)
+        self.note(inputs.Held(ref, hold))
+
+    def hold_back(self, ref: Ref, hold: HoldKey) -> None:
+        """Take back that a task was taken, as if it had not been, and keep it from starting."""
+        self.schedule.hold_back(ref, hold)
+        self.note(inputs.Held(ref, hold))
+
+    def lift(self, ref: Ref, hold: HoldKey) -> None:
+        """Take a hold back."""
+        self.schedule.lift(ref, hold)
+        self.note(inputs.Lifted(ref, hold))
+
+    def note(self, given: Input) -> None:
+        """Tell the lifecycle what has happened to a task."""
+        if self.shadow is not None:
+            self.shadow.take(given)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False

@@ -21,11 +21,15 @@ from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
 from batchd.governor import Park
+from batchd.lifecycle import effects, inputs
 from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
+
+#: What the result says of a task at which an agent broke.
+_BROKE = "an error inside batchd ended this task; the log has the details"
 
 
 class Dispatcher:
@@ -98,16 +102,20 @@ class Dispatcher:
         self._core.closing = True
         for active in self.active:
             if active.stop is None:
-                self._calls.stop(active, Suspended(at=time.time(), cause="drain"))
+                event = Suspended(at=time.time(), cause="drain")
+                self._core.note(inputs.Halt(active.ref, event))
+                self._calls.stop(active, event)
 
     def cancel(self, ref: Ref, message: str) -> None:
         """End a task that has not ended."""
         active = self._active.get(ref)
+        event = CancelRequested(at=time.time(), message=message)
         if active is not None:
-            event = CancelRequested(at=time.time(), message=message)
+            self._core.note(inputs.Cancel(ref, event))
             if not self._calls.stop(active, event):
                 self.pool.send(ref, wire.Cancel(ref, active.attempt, message))
         elif ref in self._core.schedule:
+            self._core.note(inputs.Cancel(ref, event))
             self._core.schedule.remove(ref)
             self._core.spawn(self._cancelled(ref, message))
 
@@ -116,6 +124,7 @@ class Dispatcher:
         active = self._active.get(ref)
         if active is not None and active.stop is None:
             event = Suspended(at=time.time(), cause="park", message=message)
+            self._core.note(inputs.Halt(ref, event))
             if not self._calls.stop(active, event):
                 self.pool.send(ref, wire.Park(ref, active.attempt, message))
 
@@ -129,17 +138,20 @@ class Dispatcher:
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
         self._lot.shortage.something_goes_on()
         active = self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
+        self._core.note(inputs.SlotFree(ref))
         self._core.spawn(self._start(active))
 
     async def _start(self, active: Active) -> None:
         core, ref = self._core, active.ref
         await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
+            core.note(inputs.Lost(ref))
             await self._recover(active, counted=False)
             return
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._drop(active)
+            core.note(inputs.FolderShut(ref))
             if isinstance(active.stop, CancelRequested):
                 await self._cancelled(ref, active.stop.message)
             else:
@@ -151,15 +163,18 @@ class Dispatcher:
             given = await core.durable(partial(core.store.dispatch, ref, worker))
         except StaleAttemptError:  # it has ended meanwhile
             self._drop(active)
+            core.note(inputs.Stale(ref))
             await self._publisher.publish(ref)
             return
         batch = self._batches.get(ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
         task = active.task = core.store.task(ref)
         active.attempt = given.attempt
+        core.note(inputs.Dispatched(ref, given.attempt))
         closed = await starting.closed(core, task)
         if isinstance(active.stop, Suspended):
             self.pool.release(active.worker, ref)
+            core.note(inputs.Ready(ref))
             await self._suspend(active, active.stop)
             return
         if refusal := starting.refusal(core, active, task, given, closed):
@@ -167,15 +182,19 @@ class Dispatcher:
                 self.pool.release(active.worker, ref)
                 active.park = refusal
                 event = Suspended(at=time.time(), cause="park", message=refusal.message)
+                core.note(inputs.TurnedAway(ref, event))
                 await self._suspend(active, event)
                 return
             self._drop(active)
+            core.note(inputs.Refused(effects.End(ref, *refusal)))
             # This dispatch is none that was tried.
             await self._publisher.finish(ref, *refusal, attempts=given.attempt - 1)
             return
         run = starting.order(core, active, batch, given)
         core.listeners.task_dispatched(ref, batch, run.terms)
+        core.note(inputs.Ready(ref))
         if not self.pool.run(active.worker, run):
+            core.note(inputs.Lost(ref))
             await self._recover(active, counted=False)
 
     async def _user_there(self) -> None:
@@ -236,6 +255,7 @@ class Dispatcher:
         at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
         for active in theirs:
             counts, alone = active in at_work, len(at_work) == 1
+            core.note(inputs.Lost(active.ref, counts, alone))
             core.spawn(self._recover(active, counted=counts, alone=alone))
         self.pump()
 
@@ -243,11 +263,14 @@ class Dispatcher:
         core, ref = self._core, active.ref
         if done.outcome == "published" and active.finished is not None:
             self._forget(active)
+            core.note(inputs.Confirmed(ref))
             core.spawn(self._publisher.confirm(ref, active.finished))
         elif done.outcome == "unpublished" and active.finished is not None:
             self._forget(active)
+            core.note(inputs.Unconfirmed(ref))
             core.spawn(self._publisher.publish(ref))
         elif done.outcome == "suspended" and active.suspended is not None:
+            core.note(inputs.GaveBack(ref))
             core.spawn(self._suspend(active, active.suspended))
         elif done.outcome == "refused":  # before it began: no attempt of the task's
             core.log.error(
@@ -256,10 +279,13 @@ class Dispatcher:
                 message=done.message,
                 task=str(ref),
             )
+            core.note(inputs.Lost(ref))
             core.spawn(self._recover(active, counted=False))
         elif done.outcome == "failed":
+            core.note(inputs.Broke(effects.End(ref, Status.ERROR, Reason.INTERNAL, _BROKE)))
             core.spawn(self._fail(active, done.message))
         else:
+            core.note(inputs.Lost(ref, done.outcome != "unopened"))
             core.spawn(self._recover(active, counted=done.outcome != "unopened"))
         self._rest()
         self.pump()
@@ -287,6 +313,7 @@ class Dispatcher:
         )
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._forget(active)
+        self._core.note(inputs.Settled(active.ref))
         if isinstance(active.stop, CancelRequested):  # it came when the task had just stopped
             await self._cancelled(active.ref, active.stop.message)
         elif status is Status.PARKED:
@@ -302,9 +329,8 @@ class Dispatcher:
             self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=traceback)
             await self._publisher.publish(active.ref)
             return
-        message = "an error inside batchd ended this task; the log has the details"
         await self._publisher.finish(
-            active.ref, Status.ERROR, Reason.INTERNAL, message, details=traceback
+            active.ref, Status.ERROR, Reason.INTERNAL, _BROKE, details=traceback
         )
 
     async def _recover(self, active: Active, *, counted: bool, alone: bool = True) -> None:
@@ -324,12 +350,15 @@ class Dispatcher:
         self._forget(active)
         if core.closing:
             return
+        message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
+        worn_out = alone and crashes >= core.config.pool.max_attempts
+        end = effects.End(ref, Status.ERROR, Reason.WORKER_CRASHED, message) if worn_out else None
+        core.note(inputs.Settled(ref, counted, end))
         if active.finished is not None:
             await self._publisher.publish(ref)
         elif isinstance(active.stop, CancelRequested):
             await self._cancelled(ref, active.stop.message)
-        elif alone and crashes >= core.config.pool.max_attempts:
-            message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
+        elif worn_out:
             await self._publisher.finish(
                 ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt
             )

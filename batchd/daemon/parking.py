@@ -23,6 +23,7 @@ from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
+from batchd.lifecycle import effects, inputs
 from batchd.log import Action
 from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
 from batchd.schedule import is_of
@@ -45,7 +46,7 @@ class ParkingLot(Listener):
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
-        self.trials = Trials(core.schedule, self._register)
+        self.trials = Trials(core, self._register)
         #: Who waits for a tier without room.
         self.roomless = Roomless(core, self._register)
         #: Who waits for the day's money.
@@ -296,14 +297,12 @@ class ParkingLot(Listener):
     def _apply(self, parking: Parking) -> None:
         """Keep what a parking concerns from being started, and halt what runs."""
         core, key = self._core, (parking.scope, parking.name)
-        new = self._register.add(parking)
+        self._register.add(parking)
+        self._register.hold(parking)
         if parking.scope.asked:
             core.schedule.park_provider(parking.name)
             if not parking.cause.reason:
                 core.governor.outages.pause(parking.name)
-        elif parking.scope in {Scope.BATCH, Scope.TASK} and new:
-            for ref in self._register.concerned(*key):
-                core.schedule.park(ref)
         if not parking.cause.reason and parking.scope is not Scope.DAY:
             for ref in self._register.concerned(*key):
                 self.halt(ref, parking.message)
@@ -319,8 +318,9 @@ class ParkingLot(Listener):
         Return whether there was something to take back.
         """
         core, (scope, name) = self._core, key
-        if not self._register.drop(key, keep):
+        if not (lifted := self._register.drop(key, keep)):
             return False
+        self._register.lift(lifted)
         if scope.asked:
             if not self._register.paused(name):
                 core.governor.outages.unpause(name)
@@ -328,9 +328,6 @@ class ParkingLot(Listener):
                 core.schedule.unpark_provider(name)
                 self.trials.end(name)
                 self.trials.release(name)
-        elif scope in {Scope.BATCH, Scope.TASK} and key not in self._register:
-            for ref in self._register.concerned(scope, name):
-                core.schedule.unpark(ref)
         core.log.info(Action.RESUMED, scope=scope, name=name)
         core.wake()
         return True
@@ -358,6 +355,7 @@ class ParkingLot(Listener):
         refs = [ref for ref in dict.fromkeys(refs) if ref in core.schedule]
         for ref in refs:
             core.schedule.remove(ref)
+            core.note(inputs.GiveUp(effects.End(ref, Status.ERROR, reason, message)))
         await self._publisher.finish_all(refs, End(Status.ERROR, reason, message), core.durable)
         core.governor.outages.close(name)
         if self._lift(key, keep=(Cause.PAUSED,)):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -17,6 +18,7 @@ from batchd.daemon.ending import End
 from batchd.daemon.lines import TaskLog
 from batchd.errors import BatchdError
 from batchd.events import TaskFinished, TaskStarted
+from batchd.lifecycle import effects, inputs
 from batchd.log import Action
 from batchd.records import Reason, Ref, Status
 from batchd.spool import outbox
@@ -56,11 +58,17 @@ class Publisher:
         self._orders = 0
         self._after: list[Open] = []
 
+    @property
+    def ending(self) -> AbstractSet[Ref]:
+        """The tasks whose end the daemon makes, until it is published."""
+        return self._ending
+
     def restore(self, restored: Restored) -> None:
         """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
         for ref in restored.unpublished:
             self._core.spawn(self.publish(ref))
         for ref, status in restored.ended:
+            self._core.note(inputs.Published(ref, status))
             if doomed := self._core.schedule.done(ref, status):
                 self._doom(doomed, ref, status)
 
@@ -78,7 +86,7 @@ class Publisher:
 
         ``attempts`` counts also those that left no event. ``details`` are for the log alone.
         """
-        if known := self._claim(ref):
+        if known := self._claim(ref, End(status, reason, message)):
             await self._finish(
                 known, ref, End(status, reason, message), attempts, self._core.durable
             )
@@ -118,7 +126,7 @@ class Publisher:
             groups.setdefault(ref.batch, []).append(ref)
         for batch, group in groups.items():
             for start in range(0, len(group), _AT_ONCE):
-                some = [ref for ref in group[start : start + _AT_ONCE] if self._claim(ref)]
+                some = [ref for ref in group[start : start + _AT_ONCE] if self._claim(ref, end)]
                 if some and (known := self._batches.open(batch)):
                     await self._finish_some(known, some, end, write, check)
 
@@ -148,6 +156,8 @@ class Publisher:
                     raise outcome
         except BatchdError:
             self._ending.difference_update(left.values())
+            for ref in left.values():
+                core.note(inputs.EndRefused(ref))
             raise
 
     def _publish_soon(self, known: Open, names: Sequence[str]) -> None:
@@ -159,12 +169,13 @@ class Publisher:
         elif begins:
             self._core.spawn(self._publish_all(known))
 
-    def _claim(self, ref: Ref) -> Open | None:
+    def _claim(self, ref: Ref, end: End) -> Open | None:
         """Return a task's batch, for the one who ends it; None where it has ended, or somebody else is at it."""
         known = self._batches.open(ref.batch)
         if known is None or ref.task not in known.left or ref in self._ending:
             return None
         self._ending.add(ref)
+        self._core.note(inputs.GiveUp(effects.End(ref, end.status, end.reason, end.message)))
         return known
 
     async def _finish(self, known: Open, ref: Ref, end: End, attempts: int, write: Write) -> None:
@@ -178,6 +189,7 @@ class Publisher:
     def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
         """Note a durable end; without ``model`` it is another one, and known."""
         self._core.schedule.remove(ref)
+        self._core.note(inputs.Ended(ref, event.status))
         if model:
             TaskLog(ref, 0, model).event(event)
             self._core.listeners.task_event(ref, event)
@@ -245,6 +257,7 @@ class Publisher:
         known.left.remove(ref.task)
         self._ending.discard(ref)
         self._written.discard(ref)
+        core.note(inputs.Published(ref, finished.status))
         if len(known.left) == _FEW:
             for finisher in core.finishers:
                 core.spawn(finisher.soon(known.tasks, core.config))

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from batchd import __version__, control, log
 from batchd.config import Config
-from batchd.daemon import lock, signals, strangers, tuning, vigil, visible
+from batchd.daemon import lock, shadow, signals, strangers, tuning, vigil, visible
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
@@ -24,10 +24,12 @@ from batchd.daemon.orders import Ends
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.reserving import Reserving
+from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.pool import memory, threads
 from batchd.pool.disks import Disks
@@ -204,6 +206,7 @@ class Daemon:
             listeners=self._listeners,
             finishers=self._finishers,
             disks=disks,
+            shadow=Lifecycle() if shadow.wanted() else None,
         )
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
@@ -270,6 +273,9 @@ class Daemon:
         core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
+        if core.shadow is not None:
+            compare = Shadow(core, batches, self._parts.publisher, dispatcher)
+            core.spawn(compare.watch(core.shadow), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from functools import partial
 
+from batchd.daemon.core import Core
 from batchd.daemon.register import Register
-from batchd.records import Ref
-from batchd.schedule import Schedule
+from batchd.records import Cause, HoldKey, Ref, Scope
 
 
 class Trials:
     """Picks a task that may start although its provider, or its model, is parked."""
 
-    def __init__(self, schedule: Schedule, register: Register) -> None:
+    def __init__(self, core: Core, register: Register) -> None:
         """``register``: what is parked, and why."""
-        self._schedule = schedule
+        self._core = core
+        self._schedule = core.schedule
         self._register = register
         #: By what is half-open: the task that tries it; None while there is none.
         self._trying: dict[str, Ref | None] = {}
@@ -62,7 +63,7 @@ class Trials:
         held = self._held.setdefault(name, {})
         if ref not in held:
             held[ref] = None
-            self._schedule.park(ref)
+            self._core.hold(ref, _tried(name))
 
     def holds(self, ref: Ref) -> bool:
         """Whether a task is kept from starting."""
@@ -81,7 +82,7 @@ class Trials:
         self._asked.pop(name, None)
         refs = list(self._held.pop(name, ()))
         for ref in refs:
-            self._schedule.unpark(ref)
+            self._core.lift(ref, _tried(name))
         return refs
 
     def forget(self, ref: Ref) -> None:
@@ -105,7 +106,7 @@ class Trials:
                 if ref is not None:
                     break
                 del held[first]
-                schedule.unpark(first)
+                self._core.lift(first, _tried(source))
                 ref = take(source)
             if ref is not None:
                 return ref
@@ -116,3 +117,8 @@ class Trials:
         first = next(iter(self._held.get(source, ())), None)
         waited_longer = first is not None and not self._schedule.suspect(first)
         return waited_longer or self._schedule.ready(source)
+
+
+def _tried(name: str) -> HoldKey:
+    """Return what keeps the tasks that tried a provider, or a model, and failed."""
+    return HoldKey(Scope.of(name), name, Cause.TRIED)

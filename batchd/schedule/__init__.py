@@ -18,12 +18,12 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from operator import itemgetter
 
-from batchd.records import Ref, Status
+from batchd.records import Cause, HoldKey, Ref, Status
 from batchd.schedule.heads import Heads, competing, is_of, of, provider_of
 from batchd.schedule.holds import Entry, Hold, Holds, Lane, discard
 from batchd.schedule.items import Item, Queued
 
-__all__ = ["Queued", "Schedule", "is_of"]
+__all__ = ["Item", "Queued", "Schedule", "is_of"]
 
 
 class Schedule:
@@ -49,6 +49,10 @@ class Schedule:
 
     def __contains__(self, ref: Ref) -> bool:
         return ref in self._items
+
+    def item(self, ref: Ref) -> Item | None:
+        """Return how a task stands here, for whoever only looks; None: it is not here."""
+        return self._items.get(ref)
 
     def refs(self, name: str = "", *, waiting: bool = False) -> list[Ref]:
         """Return the tasks, of one provider, of one model or all; ``waiting``: only those that do not run."""
@@ -98,13 +102,14 @@ class Schedule:
         """
         if queued.ref in self._items:
             raise ValueError(f"{queued.ref} is in the schedule already")
-        item = Item(queued, len(set(queued.after)), suspect=queued.suspect)
+        after = frozenset(HoldKey.on(ref, Cause.DEPENDENCY) for ref in queued.after)
+        item = Item(queued, after, suspect=queued.suspect)
         self._items[queued.ref] = item
         for ref in queued.after:
             self._dependants.setdefault(ref, {})[queued.ref] = None
         if queued.begun or queued.suspect:
             self._begin(item)
-        if not item.unmet:
+        if not item.holds:
             self._ready(item)
 
     def take(self, slots: int, crowded: AbstractSet[str] = frozenset()) -> list[Ref]:
@@ -184,10 +189,10 @@ class Schedule:
         ``suspect``: its worker died, so from now on only ``take_suspect`` returns it.
         """
         item = self._items.get(ref)
-        if item and item.hold and item.lane is None:
+        if item and item.place and item.lane is None:
             item.suspect = item.suspect or suspect
             item.taken = False
-            if not item.unmet:
+            if not item.holds:
                 self._ready(item)
 
     def begins(self, ref: Ref) -> bool:
@@ -197,31 +202,32 @@ class Schedule:
 
     def put_back(self, ref: Ref) -> None:
         """Take back that a task was taken, as if it had not been: it keeps no directory that it did not have before."""
-        if self.hold_back(ref):
-            self.unpark(ref)
-
-    def hold_back(self, ref: Ref) -> bool:
-        """Do so, and do not dispatch it until ``unpark``; return whether it had been taken."""
         item = self._items.get(ref)
-        if item is None or not item.taken:
-            return False
-        item.taken = False
-        item.unmet += 1
-        if item.begins and item.hold:
-            hold, item.hold, item.begins = item.hold, None, False
-            self._lift(hold)
-        return True
+        if item is not None and item.taken:
+            self._untake(item)
+            if not item.holds:
+                self._ready(item)
 
-    def park(self, ref: Ref) -> None:
-        """Do not dispatch a task until as many calls of ``unpark``; one that runs is not stopped."""
+    def hold_back(self, ref: Ref, hold: HoldKey) -> None:
+        """Do so, and do not dispatch it until this is lifted."""
+        item = self._items.get(ref)
+        if item is not None and item.taken:
+            item.holds |= {hold}
+            self._untake(item)
+
+    def hold(self, ref: Ref, hold: HoldKey) -> None:
+        """Do not dispatch a task until this, and all else that holds it, is lifted; one that runs is not stopped."""
         if item := self._items.get(ref):
-            item.unmet += 1
+            item.holds |= {hold}
             self._withdraw(item)
 
-    def unpark(self, ref: Ref) -> None:
-        """Take back one ``park``."""
-        if item := self._items.get(ref):
-            self._met(item)
+    def lift(self, ref: Ref, hold: HoldKey) -> None:
+        """Take a hold back."""
+        item = self._items.get(ref)
+        if item is not None and hold in item.holds:
+            item.holds -= {hold}
+            if not item.holds and not item.taken:
+                self._ready(item)
 
     def prioritise(self, ref: Ref, priority: int) -> None:
         """Give a task another priority, which also counts for its next dispatches."""
@@ -239,8 +245,7 @@ class Schedule:
         self.remove(ref)
         if status is Status.COMPLETED:
             for dependant in self._dependants.pop(ref, ()):
-                if item := self._items.get(dependant):
-                    self._met(item)
+                self.lift(dependant, HoldKey.on(ref, Cause.DEPENDENCY))
             return []
         doomed: list[Ref] = []
         ended = [ref]
@@ -257,8 +262,8 @@ class Schedule:
         item = self._items.pop(ref, None)
         if item is None:
             return
-        if item.hold:
-            self._lift(item.hold)
+        if item.place:
+            self._leave(item.place)
         self._withdraw(item)
 
     def park_provider(self, name: str) -> None:
@@ -270,11 +275,12 @@ class Schedule:
         """Dispatch this provider's, or model's, tasks again."""
         self._parked.discard(name)
 
-    def _met(self, item: Item) -> None:
-        """One thing less to wait for."""
-        item.unmet -= 1
-        if not item.unmet and not item.taken:
-            self._ready(item)
+    def _untake(self, item: Item) -> None:
+        """Take back that a task was taken; it keeps no directory that it did not have before."""
+        item.taken = False
+        if item.begins and item.place:
+            place, item.place, item.begins = item.place, None, False
+            self._leave(place)
 
     def _withdraw(self, item: Item) -> bool:
         """Take a task that is ready out of its lane; return whether it was in one."""
@@ -295,7 +301,7 @@ class Schedule:
             item.lane = Lane(queued.source, "", [entry])
             heappush(self._suspects.setdefault(queued.source, []), entry)
             return
-        directory = "" if item.hold else queued.directory
+        directory = "" if item.place else queued.directory
         key = (queued.source, directory)
         lane = item.lane = self._lanes.get(key) or self._lanes.setdefault(key, Lane(*key))
         heappush(lane.heap, entry)
@@ -303,8 +309,8 @@ class Schedule:
             self._wake(lane)
 
     def _begin(self, item: Item) -> None:
-        item.hold = Hold(item.queued.directory)
-        self._holds.add(item.hold)
+        item.place = Hold(item.queued.directory)
+        self._holds.add(item.place)
 
     def _take(self, heads: Mapping[str, list[Entry]]) -> Ref | None:
         """Return the best task whose directory is free; from now on it runs."""
@@ -312,11 +318,11 @@ class Schedule:
             item = self._items[entry[2]]
             lane = item.lane
             assert lane is not None, "a current head is in its lane"
-            if not item.hold and (blocker := self._holds.blocker(lane.directory, entry)):
+            if not item.place and (blocker := self._holds.blocker(lane.directory, entry)):
                 self._stand_aside(lane, blocker, entry)
                 continue
-            item.lane, item.taken, item.begins = None, True, not item.hold
-            if not item.hold:
+            item.lane, item.taken, item.begins = None, True, not item.place
+            if not item.place:
                 self._begin(item)
             self._push(lane)
             return item.queued.ref
@@ -377,7 +383,7 @@ class Schedule:
                 self._holds.remove(claim)
                 woken.extend(w for w in claim.waiters if w.blocker is claim)
 
-    def _lift(self, hold: Hold) -> None:
+    def _leave(self, hold: Hold) -> None:
         self._holds.remove(hold)
         for lane in hold.waiters:
             if lane.blocker is hold:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchd.records import Ref
+from batchd.records import HoldKey, Ref
 from batchd.schedule.holds import Entry, Hold, Lane
 
 
@@ -40,8 +40,8 @@ class Item:
     """A task in the schedule, and where it stands there."""
 
     queued: Queued
-    #: What it waits for: tasks that it comes after, and ``park``.
-    unmet: int
+    #: What keeps it from being dispatched: tasks that it comes after, and ``hold``.
+    holds: frozenset[HoldKey]
     #: Where it stands while it is ready. The entry is made anew each time, and compared by
     #: identity: what a heap still has of an earlier time is stale.
     lane: Lane | None = None
@@ -49,7 +49,7 @@ class Item:
     suspect: bool = False
     #: Whether it has been dispatched, and has not given its slot back.
     taken: bool = False
-    #: Set once it has begun.
-    hold: Hold | None = None
+    #: Its directory, once it has begun.
+    place: Hold | None = None
     #: Whether it begins with its present dispatch.
     begins: bool = False

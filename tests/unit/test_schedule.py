@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from batchd.records import Ref, Status
+from batchd.records import Cause, HoldKey, Ref, Status
 from batchd.schedule import Queued, Schedule
 
 
@@ -35,8 +35,8 @@ class _Naive:
     running: set[Ref] = field(default_factory=set)
     suspects: set[Ref] = field(default_factory=set)
     parked: set[str] = field(default_factory=set)
-    #: By task: how often it was parked.
-    parks: Counter[Ref] = field(default_factory=Counter)
+    #: By task: what holds it, beside what it comes after.
+    holds: dict[Ref, set[HoldKey]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, queued: Queued) -> None:
         self.tasks[queued.ref] = queued
@@ -50,7 +50,7 @@ class _Naive:
         ready = [
             q
             for r, q in self.tasks.items()
-            if not self.unmet[r] and r not in self.running and not self.parks[r]
+            if not self.unmet[r] and r not in self.running and not self.holds[r]
         ]
         return sorted(ready, key=lambda q: (-q.priority, q.order))
 
@@ -98,14 +98,13 @@ class _Naive:
         if suspect:
             self.suspects.add(ref)
 
-    def hold_back(self, ref: Ref, begun: set[Ref]) -> None:
+    def put_back(self, ref: Ref, begun: set[Ref]) -> None:
         self.running.discard(ref)
         self.begun = begun
-        self.parks[ref] += 1
 
     def remove(self, ref: Ref) -> None:
         self.tasks.pop(ref, None)
-        self.parks.pop(ref, None)
+        self.holds.pop(ref, None)
         for refs in (self.begun, self.running, self.suspects):
             refs.discard(ref)
 
@@ -193,12 +192,17 @@ def _hold_back(rng: random.Random, schedule: Schedule, naive: _Naive) -> None:
         assert taken == naive.take(1)
         for ref in taken:
             assert schedule.begins(ref) == (ref not in begun)
-            naive.hold_back(ref, begun)
+            naive.put_back(ref, begun)
             if rng.random() < 0.5:
-                schedule.hold_back(ref)
+                hold = _hold(rng, ref)
+                schedule.hold_back(ref, hold)
+                naive.holds[ref].add(hold)
             else:
                 schedule.put_back(ref)
-                naive.parks[ref] -= 1
+
+
+def _hold(rng: random.Random, ref: Ref) -> HoldKey:
+    return HoldKey.on(ref, rng.choice([Cause.PAUSED, Cause.BUDGET, Cause.TIER]))
 
 
 def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> None:
@@ -213,13 +217,14 @@ def _rare(rng: random.Random, ref: Ref, schedule: Schedule, naive: _Naive) -> No
         case 2:
             assert set(schedule.done(ref, Status.CANCELLED)) == naive.done(ref, Status.CANCELLED)
         case 3:
-            schedule.park(ref)
-            naive.parks[ref] += 1
-        case 4 if naive.parks:
-            parked = rng.choice(sorted(naive.parks))
-            if naive.parks[parked]:
-                schedule.unpark(parked)
-                naive.parks[parked] -= 1
+            hold = _hold(rng, ref)
+            schedule.hold(ref, hold)
+            naive.holds[ref].add(hold)
+        case 4 if naive.holds:
+            held = rng.choice(sorted(naive.holds))
+            hold = _hold(rng, held)
+            schedule.lift(held, hold)
+            naive.holds[held].discard(hold)
         case 5:
             priority = rng.choice([0, 2, 7])
             schedule.prioritise(ref, priority)
@@ -236,9 +241,10 @@ def _run_out(schedule: Schedule, naive: _Naive) -> None:
     for provider in ["p", *SOURCES]:
         schedule.unpark_provider(provider)
         naive.parked.discard(provider)
-    for ref in naive.parks.elements():
-        schedule.unpark(ref)
-    naive.parks.clear()
+    for ref, holds in naive.holds.items():
+        for hold in holds:
+            schedule.lift(ref, hold)
+    naive.holds.clear()
     while naive.tasks:
         taken = naive.take(3)
         assert schedule.take(3) == taken

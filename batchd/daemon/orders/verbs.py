@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
@@ -23,7 +24,7 @@ from batchd.daemon.reloading import Reloader
 from batchd.daemon.retiring import Retiring
 from batchd.daemon.starting import CANCELLED
 from batchd.errors import BatchdError, NotPossibleError, UsageError
-from batchd.records import Reason, Ref, Status
+from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
 
 #: Tasks that are cancelled in one transaction.
 _CHUNK = 500
@@ -54,6 +55,8 @@ class Orders:
         self.standing = Standing(core, batches, dispatcher, lot, retiring)
         self._pausing = Pausing(core, batches, lot)
         self.rerun = Rerun(core, batches, lot, self._cancel_held)
+        #: Two orders may be about the same tasks.
+        self._numbers = itertools.count(1)
 
     def table(self) -> Mapping[str, Handler]:
         """Return what answers each verb, with its line in the log."""
@@ -113,8 +116,9 @@ class Orders:
         """
         core, active = self._core, {each.ref for each in self._dispatcher.active}
         idle = [ref for ref in refs if ref not in active]
+        hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
-            core.schedule.park(ref)  # nothing of it starts any more
+            core.hold(ref, hold)  # nothing of it starts any more
         end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
         finish, done = self._publisher.finish_all, 0
         try:
@@ -134,7 +138,7 @@ class Orders:
             ) from None
         finally:
             for ref in idle[done:]:
-                core.schedule.unpark(ref)
+                core.lift(ref, hold)
 
     async def _priority(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give tasks that have not ended another priority."""

@@ -1,0 +1,102 @@
+"""The shadow: holds what the lifecycle makes of its inputs against what the daemon's own classes say.
+
+For tests, which set ``BATCHD_SHADOW``: a difference ends the daemon. It goes once the lifecycle decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+from batchd.daemon.active import Active
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import Core
+from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.publisher import Publisher
+from batchd.lifecycle import Entry, Lifecycle, Phase
+from batchd.records import Ref
+
+_LOOK_S = 0.05
+_AT_WORK = (Phase.RUNNING, Phase.STOPPING)
+
+
+def wanted() -> bool:
+    """Return whether a test asks for it."""
+    return bool(os.environ.get("BATCHD_SHADOW"))
+
+
+class Shadow:
+    """Compares, as long as the daemon takes up work."""
+
+    def __init__(
+        self, core: Core, batches: Batches, publisher: Publisher, dispatcher: Dispatcher
+    ) -> None:
+        self._core = core
+        self._batches = batches
+        self._publisher = publisher
+        self._dispatcher = dispatcher
+
+    async def watch(self, lifecycle: Lifecycle) -> None:
+        """Compare for ever. Raises ``AssertionError`` with the differences."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._core.closing:
+                return
+            if wrong := list(self._differences(lifecycle)):
+                raise AssertionError("\n".join(("the lifecycle differs:", *wrong[:20])))
+
+    def _differences(self, lifecycle: Lifecycle) -> Iterator[str]:
+        active = {each.ref: each for each in self._dispatcher.active}
+        left = self._batches.unpublished()
+        for ref in left ^ lifecycle.entries.keys():
+            yield f"{ref}: {'the lifecycle' if ref in left else 'the batch'} does not have it"
+        for ref in left & lifecycle.entries.keys():
+            entry = lifecycle.entries[ref]
+            expected = tuple(self._phases(ref, active.get(ref)))
+            if entry.phase not in expected:
+                yield f"{ref}: {entry}, where {expected} was expected"
+            if ref in active:
+                yield from _attempt(entry, active[ref])
+            yield from self._holds(entry)
+
+    def _phases(self, ref: Ref, active: Active | None) -> Iterator[Phase]:
+        """Yield the phases that the daemon's own classes leave open."""
+        item = self._core.schedule.item(ref)
+        if active is not None:
+            alive = active.worker in self._dispatcher.pool.workers
+            yield from _phases_at_work(active, alive=alive)
+        elif ref in self._publisher.ending or item is None:
+            # Nothing but the store knows whether its end is durable.
+            yield from (Phase.ENDING, Phase.ENDED)
+        elif item.taken:
+            yield Phase.ENDED
+        else:
+            yield Phase.HELD if item.holds else Phase.QUEUED
+
+    def _holds(self, entry: Entry) -> Iterator[str]:
+        item = self._core.schedule.item(entry.ref)
+        if item is not None and item.holds != entry.holds:
+            yield f"{entry.ref}: held by {entry.holds}, where {item.holds} was expected"
+        if item is not None and item.suspect != entry.suspect and entry.phase.waits:
+            yield f"{entry.ref}: suspect {entry.suspect}, where {item.suspect} was expected"
+
+
+def _phases_at_work(active: Active, *, alive: bool) -> Iterator[Phase]:
+    given = active.worker.tasks.get(active.ref)
+    if given is None or (given and not alive):
+        yield Phase.SUSPENDED
+    elif given:
+        yield Phase.RUNNING if active.stop is None else Phase.STOPPING
+    else:
+        yield Phase.STARTING if active.attempt else Phase.RESERVED
+        yield Phase.SUSPENDED  # its worker was lost before it had the task
+
+
+def _attempt(entry: Entry, active: Active) -> Iterator[str]:
+    if entry.attempt != active.attempt:
+        yield f"{entry.ref}: attempt {entry.attempt}, where {active.attempt} was expected"
+    if entry.wish != active.stop and entry.phase in _AT_WORK:
+        yield f"{entry.ref}: to stop with {entry.wish}, where {active.stop} was expected"
+    if entry.ended != (active.finished and active.finished.status):
+        yield f"{entry.ref}: ended as {entry.ended}, where {active.finished} was expected"
