@@ -121,6 +121,26 @@ class Publisher:
         ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
         asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.
         """
+        # The ends of some are made while those before them are written, which takes another thread as long.
+        under_way: list[asyncio.Task[None]] = []
+        try:
+            for known, some in self._claimed(refs, end):
+                ending = self._finish_some(known, some, end, write, check)
+                under_way.append(asyncio.get_running_loop().create_task(ending))
+                if len(under_way) > 1:
+                    await under_way.pop(0)
+            while under_way:
+                await under_way.pop(0)
+        except BatchdError:
+            await asyncio.gather(*under_way, return_exceptions=True)
+            raise
+        except asyncio.CancelledError:
+            for task in under_way:
+                task.cancel()
+            raise
+
+    def _claimed(self, refs: Sequence[Ref], end: End) -> Iterator[tuple[Open, list[Ref]]]:
+        """Yield tasks that can be ended, some at a time, each time of one batch."""
         groups: dict[str, list[Ref]] = {}
         for ref in refs:
             groups.setdefault(ref.batch, []).append(ref)
@@ -128,7 +148,7 @@ class Publisher:
             for start in range(0, len(group), _AT_ONCE):
                 some = [ref for ref in group[start : start + _AT_ONCE] if self._claim(ref, end)]
                 if some and (known := self._batches.open(batch)):
-                    await self._finish_some(known, some, end, write, check)
+                    yield known, some
 
     async def _finish_some(
         self, known: Open, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None]

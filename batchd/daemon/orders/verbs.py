@@ -120,24 +120,21 @@ class Orders:
         for ref in idle:
             core.hold(ref, hold)  # nothing of it starts any more
         end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
-        finish, done = self._publisher.finish_all, 0
+        finish, check = self._publisher.finish_all, {"check": by.insist} if by else {}
         try:
             with self._publisher.ending_many():
-                for start in range(0, max(1, len(idle)), _CHUNK):
-                    check = {"check": by.insist} if by and not start else {}
-                    await finish(idle[start : start + _CHUNK], end, core.ordered, **check)
-                    done = start + _CHUNK
-                    for ref in () if start else refs:
-                        if ref in active:
-                            self._dispatcher.cancel(ref, message)
+                await finish(idle[:_CHUNK], end, core.ordered, **check)
+                for ref in refs:
+                    if ref in active:
+                        self._dispatcher.cancel(ref, message)
+                await finish(idle[_CHUNK:], end, core.ordered)
         except NotPossibleError as error:
+            done = sum(ref not in core.schedule for ref in idle)
             if not done:
                 raise
-            raise NotPossibleError(
-                f"the first {done:,} tasks are cancelled, no others: {error}"
-            ) from None
+            raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
         finally:
-            for ref in idle[done:]:
+            for ref in idle:
                 core.lift(ref, hold)
 
     async def _priority(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
