@@ -13,10 +13,9 @@ from pathlib import Path
 from batchd import results
 from batchd.daemon.core import Core
 from batchd.errors import Problem
-from batchd.lifecycle import inputs
+from batchd.lifecycle import Facts, inputs
 from batchd.log import Action
 from batchd.records import Batch, Ref, Task
-from batchd.schedule import Queued
 from batchd.spool import outbox
 from batchd.store import QueuedTask, Restored
 
@@ -67,11 +66,13 @@ class Batches:
         With it, its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
         nothing but to be published.
         """
-        queued = self._core.schedule.sizes()
+        lifecycle = self._core.lifecycle
+        entries = lifecycle.entries.values() if lifecycle.ending else ()
+        ended = collections.Counter(entry.ref.batch for entry in entries if not entry.phase.open)
         for name, known in self._open.items():
             left = len(known.left)
-            if not left or left > queued[name]:
-                yield known.batch, left, left - queued[name]
+            if not left or ended[name]:
+                yield known.batch, left, ended[name]
 
     async def done(self, name: str) -> None:
         """Wait until a batch's summary is written."""
@@ -159,9 +160,7 @@ class Batches:
             self.look(known)
 
     def _queue(self, task: QueuedTask) -> None:
-        suspect = task.crashes > 0
-        self._core.schedule.add(_queued(task))
-        self._core.note(inputs.Accepted(task.ref, task.after, suspect))
+        self._core.note(inputs.Accepted(_facts(task)))
 
     # A batch's end
 
@@ -232,15 +231,14 @@ def _write_results(core: Core, batch: Batch, replace: bool) -> results.Sums:
     return sums
 
 
-def _queued(task: QueuedTask) -> Queued:
-    """Return what the schedule must know of a stored task."""
-    return Queued(
+def _facts(task: QueuedTask) -> Facts:
+    """Return what a stored task's turn hangs on."""
+    return Facts(
         ref=task.ref,
         priority=task.priority,
         order=task.order,
         directory=task.directory,
         after=task.after,
-        provider=task.model.partition("/")[0],
         model=task.model,
         begun=task.attempt > 0,
         suspect=task.crashes > 0,

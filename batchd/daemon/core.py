@@ -22,7 +22,6 @@ from batchd.log import Action, get_logger
 from batchd.pool.disks import Disks, silent
 from batchd.pricing import Prices
 from batchd.records import Batch, HoldKey, Ref
-from batchd.schedule import Schedule
 from batchd.spool import outbox
 from batchd.store import Refused, Store
 
@@ -55,15 +54,14 @@ class Core:
     disks: Disks
     #: They have their turn before a batch's summary is written.
     finishers: Sequence[Finisher] = ()
-    schedule: Schedule = field(default_factory=Schedule)
+    #: Where each task stands.
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
     log: Any = field(default_factory=get_logger)
     troubles: Troubles = field(init=False)
     #: What models were seen to refuse, by model and lesson.
     refused: dict[tuple[str, str], Refused] = field(default_factory=dict)
     #: Nothing new is begun.
     closing: bool = False
-    #: What the lifecycle makes of it all, in tests; see ``shadow``.
-    shadow: Lifecycle | None = None
     #: Called where a slot or a task may have become free.
     wake: Callable[[], None] = _nothing
     #: Done when a part broke: a bug, which ends the daemon.
@@ -84,23 +82,15 @@ class Core:
 
     def hold(self, ref: Ref, hold: HoldKey) -> None:
         """Keep a task from starting until this, and all else that holds it, is lifted; one that runs is not stopped."""
-        self.schedule.hold(ref, hold)
-        self.note(inputs.Held(ref, hold))
-
-    def hold_back(self, ref: Ref, hold: HoldKey) -> None:
-        """Take back that a task was taken, as if it had not been, and keep it from starting."""
-        self.schedule.hold_back(ref, hold)
         self.note(inputs.Held(ref, hold))
 
     def lift(self, ref: Ref, hold: HoldKey) -> None:
         """Take a hold back."""
-        self.schedule.lift(ref, hold)
         self.note(inputs.Lifted(ref, hold))
 
     def note(self, given: Input) -> None:
         """Tell the lifecycle what has happened to a task."""
-        if self.shadow is not None:
-            self.shadow.take(given)
+        self.lifecycle.take(given)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False

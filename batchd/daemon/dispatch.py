@@ -60,14 +60,14 @@ class Dispatcher:
         core = self._core
         if core.closing or self._lot.stopped or self._rooms.closed:
             return
-        schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
+        queue, trials, pool = self._core.lifecycle.queue, self._lot.trials, self.pool
         self._try_alone()
         self._start_suspects()
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
         self._try_alone()  # no other one may be left
         free = self._free()
-        ready = schedule.take(max(0, free), self._core.governor.crowded)
+        ready = queue.draw(max(0, free), self._core.governor.crowded)
         begins = [ref for ref in ready if not self._lot.keeps(ref)]
         for ref in begins:
             self._reserve(ref)
@@ -91,7 +91,7 @@ class Dispatcher:
     def startable(self) -> Ref | None:
         """Return a task that ``pump`` would start now; None after each call of it."""
         stopped = self._core.closing or self._lot.stopped or self._rooms.closed
-        return None if stopped or self._free() <= 0 else self._core.schedule.next()
+        return None if stopped or self._free() <= 0 else self._core.lifecycle.queue.next()
 
     def _free(self) -> int:
         """Return how many tasks may start now; slots that rest do not count."""
@@ -114,9 +114,8 @@ class Dispatcher:
             self._core.note(inputs.Cancel(ref, event))
             if not self._calls.stop(active, event):
                 self.pool.send(ref, wire.Cancel(ref, active.attempt, message))
-        elif ref in self._core.schedule:
+        elif self._core.lifecycle.open(ref):
             self._core.note(inputs.Cancel(ref, event))
-            self._core.schedule.remove(ref)
             self._core.spawn(self._cancelled(ref, message))
 
     def halt(self, ref: Ref, message: str) -> None:
@@ -154,8 +153,6 @@ class Dispatcher:
             core.note(inputs.FolderShut(ref))
             if isinstance(active.stop, CancelRequested):
                 await self._cancelled(ref, active.stop.message)
-            else:
-                core.schedule.put_back(ref)
             self.pump()  # its slot is free for others
             return
         worker = str(active.worker.pid or "")
@@ -318,8 +315,6 @@ class Dispatcher:
             await self._cancelled(active.ref, active.stop.message)
         elif status is Status.PARKED:
             self._lot.gave_back(active.ref, active.park)
-        else:
-            self._core.schedule.release(active.ref)
         self.pump()
 
     async def _fail(self, active: Active, traceback: str) -> None:
@@ -363,7 +358,6 @@ class Dispatcher:
                 ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt
             )
         else:
-            core.schedule.release(ref, suspect=counted)
             self.pump()
 
 

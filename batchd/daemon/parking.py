@@ -1,6 +1,6 @@
 """What waits, and why: for a provider, for tomorrow's money, or because somebody paused it.
 
-The governor finds outages, people pause things; here both become what the schedule may start,
+The governor finds outages, people pause things; here both become what may start,
 what the store remembers over a restart, and what goes on once the cause is gone.
 """
 
@@ -23,10 +23,9 @@ from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
-from batchd.lifecycle import effects, inputs
+from batchd.lifecycle import effects, inputs, is_of
 from batchd.log import Action
 from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
-from batchd.schedule import is_of
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
@@ -112,7 +111,7 @@ class ParkingLot(Listener):
             outage = [cause for cause in causes if scope.asked and cause.reason]
             if outage:
                 self.read_keys()
-            if outage and not self._core.schedule.refs(name) and not self.trials.holds_for(name):
+            if outage and not self._core.lifecycle.refs(name) and not self.trials.holds_for(name):
                 self._core.governor.outages.close(name)  # no task is left to try it
                 outage = []
             elif outage or scope is Scope.PROVIDER:
@@ -156,7 +155,7 @@ class ParkingLot(Listener):
 
     def gave_back(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
-        core, model = self._core, self._core.schedule.model(ref)
+        core, model = self._core, self._core.lifecycle.model(ref)
         self._given_back[ref] = None
         if park is not None and park.scope is Scope.DAY:
             self.shortage.turned_away(ref, park.message)
@@ -166,7 +165,6 @@ class ParkingLot(Listener):
             own = is_of(model, park.name)  # else it comes to it only after a while
             if park.culprit or not own:
                 self.trials.hold(park.name, ref)
-        core.schedule.release(ref)
         if not self._waits(ref, model):
             core.spawn(self._requeue())
 
@@ -300,7 +298,7 @@ class ParkingLot(Listener):
         self._register.add(parking)
         self._register.hold(parking)
         if parking.scope.asked:
-            core.schedule.park_provider(parking.name)
+            core.lifecycle.queue.park(parking.name)
             if not parking.cause.reason:
                 core.governor.outages.pause(parking.name)
         if not parking.cause.reason and parking.scope is not Scope.DAY:
@@ -325,7 +323,7 @@ class ParkingLot(Listener):
             if not self._register.paused(name):
                 core.governor.outages.unpause(name)
             if key not in self._register:
-                core.schedule.unpark_provider(name)
+                core.lifecycle.queue.unpark(name)
                 self.trials.end(name)
                 self.trials.release(name)
         core.log.info(Action.RESUMED, scope=scope, name=name)
@@ -341,8 +339,8 @@ class ParkingLot(Listener):
 
     async def _requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
-        core, schedule = self._core, self._core.schedule
-        free = [r for r in self._given_back if not self._waits(r, schedule.model(r))]
+        core, lifecycle = self._core, self._core.lifecycle
+        free = [r for r in self._given_back if not self._waits(r, lifecycle.model(r))]
         for ref in free:
             del self._given_back[ref]
         if free:
@@ -351,10 +349,9 @@ class ParkingLot(Listener):
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, or a model, then forget that it was parked."""
         core, key = self._core, (Scope.of(name), name)
-        refs = [*core.schedule.refs(name, waiting=True), *self.trials.release(name)]
-        refs = [ref for ref in dict.fromkeys(refs) if ref in core.schedule]
+        refs = [*core.lifecycle.refs(name, waiting=True), *self.trials.release(name)]
+        refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
         for ref in refs:
-            core.schedule.remove(ref)
             core.note(inputs.GiveUp(effects.End(ref, Status.ERROR, reason, message)))
         await self._publisher.finish_all(refs, End(Status.ERROR, reason, message), core.durable)
         core.governor.outages.close(name)
@@ -366,7 +363,7 @@ class ParkingLot(Listener):
         if parking.cause in {Cause.BUDGET, Cause.TIER}:
             return True
         if parking.scope is Scope.TASK:
-            return Ref(*parking.name.split("/", 1)) not in self._core.schedule
+            return not self._core.lifecycle.open(Ref(*parking.name.split("/", 1)))
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
 
     def _ended(self, scope: Scope, name: str) -> None:

@@ -68,9 +68,7 @@ class Publisher:
         for ref in restored.unpublished:
             self._core.spawn(self.publish(ref))
         for ref, status in restored.ended:
-            self._core.note(inputs.Published(ref, status))
-            if doomed := self._core.schedule.done(ref, status):
-                self._doom(doomed, ref, status)
+            self._doom(self._core.lifecycle.take(inputs.Published(ref, status)))
 
     async def finish(
         self,
@@ -208,7 +206,6 @@ class Publisher:
 
     def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
         """Note a durable end; without ``model`` it is another one, and known."""
-        self._core.schedule.remove(ref)
         self._core.note(inputs.Ended(ref, event.status))
         if model:
             TaskLog(ref, 0, model).event(event)
@@ -277,16 +274,16 @@ class Publisher:
         known.left.remove(ref.task)
         self._ending.discard(ref)
         self._written.discard(ref)
-        core.note(inputs.Published(ref, finished.status))
         if len(known.left) == _FEW:
             for finisher in core.finishers:
                 core.spawn(finisher.soon(known.tasks, core.config))
         core.listeners.task_finished(ref, finished)
-        if doomed := core.schedule.done(ref, finished.status):
-            self._doom(doomed, ref, finished.status)
+        self._doom(core.lifecycle.take(inputs.Published(ref, finished.status)))
 
-    def _doom(self, refs: Sequence[Ref], ref: Ref, status: Status) -> None:
-        """End what comes after a task that did not complete."""
-        message = f"it comes after {ref.task}, which ended as {status}"
-        end = End(Status.CANCELLED, Reason.DEPENDENCY, message)
-        self._core.spawn(self.finish_all(refs, end, self._core.durable))
+    def _doom(self, doomed: Sequence[effects.Effect]) -> None:
+        """End what comes after a task that did not complete: all of it for one reason."""
+        ends = [effect for effect in doomed if isinstance(effect, effects.End)]
+        if ends:
+            end = End(ends[0].status, ends[0].reason, ends[0].message)
+            refs = [each.ref for each in ends]
+            self._core.spawn(self.finish_all(refs, end, self._core.durable))

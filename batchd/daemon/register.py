@@ -61,14 +61,14 @@ class Register:
 
     def concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
         """Yield the tasks of a scope that have not ended."""
-        schedule = self._core.schedule
+        lifecycle = self._core.lifecycle
         if scope is Scope.TASK:
             refs = [Ref(*name.split("/", 1))]
         elif scope is Scope.BATCH:
             refs = [queued.ref for queued in self._core.store.queued(name)]
         else:
-            refs = schedule.refs(name if scope.asked else "")
-        return (ref for ref in refs if ref in schedule)
+            refs = lifecycle.refs(name if scope.asked else "")
+        return (ref for ref in refs if lifecycle.open(ref))
 
     def causes(self, key: Key) -> Mapping[Cause, Parking]:
         """Return why something waits; empty where it does not."""

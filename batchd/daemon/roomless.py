@@ -53,13 +53,13 @@ class Roomless:
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its calls would find no room; return whether they would."""
         core = self._core
-        if not len(core.governor.lanes) or not core.schedule.begins(ref):
+        if not len(core.governor.lanes) or not core.lifecycle.begins(ref):
             return False
         task = core.store.task(ref)
         name = task.model, task.service_tier
         if task.tier_fallback_s is not None or not core.governor.lanes.waits(*name):
             return False
-        core.hold_back(ref, HoldKey.on(ref, Cause.TIER))
+        core.hold(ref, HoldKey.on(ref, Cause.TIER))
         self._waiting.setdefault(name, {})[ref] = False
         return True
 

@@ -50,8 +50,8 @@ class Rooms:
         if batch.name in self._held:
             return
         self._held.add(batch.name)
-        schedule = self._core.schedule
-        refs = [q.ref for q in self._core.store.queued(batch.name) if q.ref in schedule]
+        lifecycle = self._core.lifecycle
+        refs = [q.ref for q in self._core.store.queued(batch.name) if lifecycle.open(q.ref)]
         hold = HoldKey(Scope.BATCH, batch.name, Cause.FOLDER)
         for ref in refs:
             self._core.hold(ref, hold)

@@ -29,7 +29,6 @@ from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
-from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.pool import memory, threads
 from batchd.pool.disks import Disks
@@ -206,7 +205,6 @@ class Daemon:
             listeners=self._listeners,
             finishers=self._finishers,
             disks=disks,
-            shadow=Lifecycle() if shadow.wanted() else None,
         )
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
@@ -227,7 +225,7 @@ class Daemon:
                 Start(
                     after_crash=after_crash,
                     batches=len(self._parts.batches),
-                    tasks=len(core.schedule),
+                    tasks=core.lifecycle.unended,
                 )
             )
         else:
@@ -273,9 +271,9 @@ class Daemon:
         core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
-        if core.shadow is not None:
+        if shadow.wanted():
             compare = Shadow(core, batches, self._parts.publisher, dispatcher)
-            core.spawn(compare.watch(core.shadow), endless=True)
+            core.spawn(compare.watch(), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )

@@ -14,8 +14,7 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.publisher import Publisher
-from batchd.lifecycle import Entry, Lifecycle, Phase
-from batchd.records import Ref
+from batchd.lifecycle import Entry, Phase
 
 _LOOK_S = 0.05
 _AT_WORK = (Phase.RUNNING, Phase.STOPPING)
@@ -37,49 +36,39 @@ class Shadow:
         self._publisher = publisher
         self._dispatcher = dispatcher
 
-    async def watch(self, lifecycle: Lifecycle) -> None:
+    async def watch(self) -> None:
         """Compare for ever. Raises ``AssertionError`` with the differences."""
         while True:
             await asyncio.sleep(_LOOK_S)
             if self._core.closing:
                 return
-            if wrong := list(self._differences(lifecycle)):
+            if wrong := list(self._differences()):
                 raise AssertionError("\n".join(("the lifecycle differs:", *wrong[:20])))
 
-    def _differences(self, lifecycle: Lifecycle) -> Iterator[str]:
+    def _differences(self) -> Iterator[str]:
+        entries = self._core.lifecycle.entries
         active = {each.ref: each for each in self._dispatcher.active}
         left = self._batches.unpublished()
-        for ref in left ^ lifecycle.entries.keys():
+        for ref in left ^ entries.keys():
             yield f"{ref}: {'the lifecycle' if ref in left else 'the batch'} does not have it"
-        for ref in left & lifecycle.entries.keys():
-            entry = lifecycle.entries[ref]
-            expected = tuple(self._phases(ref, active.get(ref)))
+        for ref in left & entries.keys():
+            entry = entries[ref]
+            expected = tuple(self._phases(entry, active.get(ref)))
             if entry.phase not in expected:
                 yield f"{ref}: {entry}, where {expected} was expected"
             if ref in active:
                 yield from _attempt(entry, active[ref])
-            yield from self._holds(entry)
 
-    def _phases(self, ref: Ref, active: Active | None) -> Iterator[Phase]:
+    def _phases(self, entry: Entry, active: Active | None) -> Iterator[Phase]:
         """Yield the phases that the daemon's own classes leave open."""
-        item = self._core.schedule.item(ref)
         if active is not None:
             alive = active.worker in self._dispatcher.pool.workers
             yield from _phases_at_work(active, alive=alive)
-        elif ref in self._publisher.ending or item is None:
+        elif entry.ref in self._publisher.ending:
             # Nothing but the store knows whether its end is durable.
             yield from (Phase.ENDING, Phase.ENDED)
-        elif item.taken:
-            yield Phase.ENDED
         else:
-            yield Phase.HELD if item.holds else Phase.QUEUED
-
-    def _holds(self, entry: Entry) -> Iterator[str]:
-        item = self._core.schedule.item(entry.ref)
-        if item is not None and item.holds != entry.holds:
-            yield f"{entry.ref}: held by {entry.holds}, where {item.holds} was expected"
-        if item is not None and item.suspect != entry.suspect and entry.phase.waits:
-            yield f"{entry.ref}: suspect {entry.suspect}, where {item.suspect} was expected"
+            yield from (Phase.ENDED, entry.waiting)
 
 
 def _phases_at_work(active: Active, *, alive: bool) -> Iterator[Phase]:

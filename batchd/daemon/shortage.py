@@ -50,13 +50,13 @@ class Shortage:
         """Keep a task that was just taken from starting, if its next call is known to be too dear; return whether it is."""
         if self._since is None:
             return False
-        governor, schedule = self._core.governor, self._core.schedule
+        governor, lifecycle = self._core.governor, self._core.lifecycle
         call = governor.money.wanted.get(ref)
-        if call is None and schedule.begins(ref):
+        if call is None and lifecycle.begins(ref):
             call = self._first_calls.least(ref)
         if call is None or not governor.waits_for_day(call):
             return False
-        self._core.hold_back(ref, HoldKey.on(ref, Cause.BUDGET))
+        self._core.hold(ref, HoldKey.on(ref, Cause.BUDGET))
         self._kept[ref] = None
         return True
 

@@ -19,11 +19,11 @@ class Trials:
     def __init__(self, core: Core, register: Register) -> None:
         """``register``: what is parked, and why."""
         self._core = core
-        self._schedule = core.schedule
+        self._lifecycle = core.lifecycle
         self._register = register
         #: By what is half-open: the task that tries it; None while there is none.
         self._trying: dict[str, Ref | None] = {}
-        #: By what is parked: tasks that the schedule must not start for its sake alone, the one that tried first in
+        #: By what is parked: tasks that must not start for its sake alone, the one that tried first in
         #: front. They wait for it although it is not their own, as for a judge's, or it failed on them while others
         #: may fare better.
         self._held: dict[str, dict[Ref, None]] = {}
@@ -57,7 +57,7 @@ class Trials:
 
     def hold(self, name: str, ref: Ref) -> None:
         """Keep a task from starting until what it needs goes on, or no other task can try that."""
-        asked, model = self._asked.setdefault(name, {}), self._schedule.model(ref)
+        asked, model = self._asked.setdefault(name, {}), self._lifecycle.model(ref)
         asked.pop(model, None)
         asked[model] = None
         held = self._held.setdefault(name, {})
@@ -95,19 +95,19 @@ class Trials:
 
         Tasks of a provider's models that are parked themselves try it where there are no others.
         """
-        schedule, asked = self._schedule, tuple(self._asked.get(name, ()))
-        take = schedule.take_suspect if alone else partial(schedule.take_of, last=asked)
+        queue, asked = self._lifecycle.queue, tuple(self._asked.get(name, ()))
+        draw = queue.draw_suspect if alone else partial(queue.draw_of, last=asked)
         for source in (name, *self._register.models(name)):
-            ref = take(source)
+            ref = draw(source)
             held = self._held.get(source, {})
             if ref is None and alone and self._others_first(source):
                 return None
-            for first in [each for each in held if schedule.suspect(each) == alone]:
+            for first in [each for each in held if self._lifecycle.suspect(each) == alone]:
                 if ref is not None:
                     break
                 del held[first]
                 self._core.lift(first, _tried(source))
-                ref = take(source)
+                ref = draw(source)
             if ref is not None:
                 return ref
         return None
@@ -115,8 +115,8 @@ class Trials:
     def _others_first(self, source: str) -> bool:
         """Return whether one that need not run alone is to try before one that did so already tries again."""
         first = next(iter(self._held.get(source, ())), None)
-        waited_longer = first is not None and not self._schedule.suspect(first)
-        return waited_longer or self._schedule.ready(source)
+        waited_longer = first is not None and not self._lifecycle.suspect(first)
+        return waited_longer or self._lifecycle.queue.ready(source)
 
 
 def _tried(name: str) -> HoldKey:

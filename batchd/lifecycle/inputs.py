@@ -7,18 +7,23 @@ from typing import TypeAlias
 
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.effects import End
+from batchd.lifecycle.entry import Facts
 from batchd.records import HoldKey, Ref, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A task is in the store, and has not ended."""
+    """A task is in the store, and has not ended.
 
-    ref: Ref
-    #: The tasks that must complete first, and have not yet.
-    after: tuple[Ref, ...] = ()
-    #: Whether a worker died of it, so that it must run alone.
-    suspect: bool = False
+    What it comes ``after`` is yet to be ``Published``, also where that was never here.
+    """
+
+    facts: Facts
+
+    @property
+    def ref(self) -> Ref:
+        """The task."""
+        return self.facts.ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,14 @@ class Lifted:
 
     ref: Ref
     hold: HoldKey
+
+
+@dataclass(frozen=True, slots=True)
+class Prioritised:
+    """A task has another priority, which also counts for its next turns."""
+
+    ref: Ref
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +233,7 @@ Input: TypeAlias = (
     | Unpublished
     | Held
     | Lifted
+    | Prioritised
     | SlotFree
     | FolderShut
     | Dispatched

@@ -6,8 +6,9 @@ is a bug: ``decide`` raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 from batchd.lifecycle import inputs
@@ -98,84 +99,95 @@ def end_worn_out(_: Entry, given: inputs.Settled) -> Effect:
     return given.worn_out
 
 
-# The rows
+# The rows, in the order of a task's life
 
 _WAITING = (Phase.QUEUED, Phase.HELD)
-_AT_WORK = (Phase.RUNNING, Phase.STOPPING)
 
 
-def _rows() -> list[Row]:
-    """Return the table, in the order of a task's life."""
-    rows: list[Row] = []
-    add = rows.append
+def _while_it_waits() -> Iterator[Row]:
     for waiting in _WAITING:
-        add(Row(waiting, inputs.Held, None, None))
-        add(Row(waiting, inputs.Lifted, None, None))
-        add(Row(waiting, inputs.Cancel, None, Phase.ENDING, (end_cancelled,)))
-        add(Row(waiting, inputs.GiveUp, None, Phase.ENDING, (end,)))
-        add(Row(waiting, inputs.Halt, None, None))
-    add(Row(Phase.QUEUED, inputs.SlotFree, None, Phase.RESERVED, (Start,)))
-    # It has a slot, and nothing that counts has begun.
+        yield Row(waiting, inputs.Held, None, None)
+        yield Row(waiting, inputs.Lifted, None, None)
+        yield Row(waiting, inputs.Prioritised, None, None)
+        yield Row(waiting, inputs.Cancel, None, Phase.ENDING, (end_cancelled,))
+        yield Row(waiting, inputs.GiveUp, None, Phase.ENDING, (end,))
+        yield Row(waiting, inputs.Halt, None, None)
+    yield Row(Phase.QUEUED, inputs.SlotFree, None, Phase.RESERVED, (Start,))
+
+
+def _while_it_starts() -> Iterator[Row]:
+    """Yield what follows while a task has a slot, and no worker has it."""
     for early in (Phase.RESERVED, Phase.STARTING):
         for wish in (inputs.Cancel, inputs.Halt):
-            add(Row(early, wish, None, early))
-    add(Row(Phase.RESERVED, inputs.FolderShut, is_cancelled, Phase.ENDING, (Free, end_cancelled)))
-    add(Row(Phase.RESERVED, inputs.FolderShut, None, None, (Free,)))
-    add(Row(Phase.RESERVED, inputs.Stale, None, Phase.ENDED, (Free, Publish)))
-    add(Row(Phase.RESERVED, inputs.Dispatched, None, Phase.STARTING))
-    add(Row(Phase.RESERVED, inputs.Lost, None, Phase.SUSPENDED, (recover,)))
-    # Its attempt has a number.
-    add(Row(Phase.STARTING, inputs.Ready, is_cancelled, Phase.ENDING, (Free, end_cancelled)))
-    add(Row(Phase.STARTING, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, Suspend)))
-    add(Row(Phase.STARTING, inputs.Ready, None, Phase.RUNNING, (Run,)))
-    add(Row(Phase.STARTING, inputs.Refused, is_cancelled, Phase.ENDING, (Free, end_cancelled)))
-    add(Row(Phase.STARTING, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, Suspend)))
-    add(Row(Phase.STARTING, inputs.Refused, None, Phase.ENDING, (Free, end)))
-    add(Row(Phase.STARTING, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled)))
-    add(Row(Phase.STARTING, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, Suspend)))
-    add(Row(Phase.STARTING, inputs.Lost, None, Phase.SUSPENDED, (recover,)))
-    # A worker works on it.
-    add(Row(Phase.RUNNING, inputs.Cancel, None, Phase.STOPPING, (Stop,)))
-    add(Row(Phase.RUNNING, inputs.Halt, None, Phase.STOPPING, (Stop,)))
-    add(Row(Phase.STOPPING, inputs.Cancel, None, Phase.STOPPING, (Stop,)))
-    add(Row(Phase.STOPPING, inputs.Halt, None, Phase.STOPPING))
-    for at_work in _AT_WORK:
-        add(Row(at_work, inputs.Finished, None, at_work))
-        add(Row(at_work, inputs.Confirmed, None, Phase.ENDED, (Confirm,)))
-        add(Row(at_work, inputs.Unconfirmed, None, Phase.ENDED, (Publish,)))
-        add(Row(at_work, inputs.GaveBack, None, Phase.SUSPENDED, (Suspend,)))
-        add(Row(at_work, inputs.Broke, has_ended, Phase.ENDED, (Publish,)))
-        add(Row(at_work, inputs.Broke, None, Phase.ENDING, (end,)))
-        add(Row(at_work, inputs.Lost, None, Phase.SUSPENDED, (recover,)))
-    # No worker has it any more.
-    add(Row(Phase.SUSPENDED, inputs.Cancel, None, Phase.SUSPENDED))
-    add(Row(Phase.SUSPENDED, inputs.Halt, None, Phase.SUSPENDED))
+            yield Row(early, wish, None, early)
+    reserved, starting = Phase.RESERVED, Phase.STARTING
+    yield Row(reserved, inputs.FolderShut, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(reserved, inputs.FolderShut, None, None, (Free,))
+    yield Row(reserved, inputs.Stale, None, Phase.ENDED, (Free, Publish))
+    yield Row(reserved, inputs.Dispatched, None, Phase.STARTING)
+    yield Row(reserved, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+    yield Row(starting, inputs.Ready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(starting, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Ready, None, Phase.RUNNING, (Run,))
+    yield Row(starting, inputs.Refused, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(starting, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Refused, None, Phase.ENDING, (Free, end))
+    yield Row(starting, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+
+
+def _while_it_runs() -> Iterator[Row]:
+    yield Row(Phase.RUNNING, inputs.Cancel, None, Phase.STOPPING, (Stop,))
+    yield Row(Phase.RUNNING, inputs.Halt, None, Phase.STOPPING, (Stop,))
+    yield Row(Phase.STOPPING, inputs.Cancel, None, Phase.STOPPING, (Stop,))
+    yield Row(Phase.STOPPING, inputs.Halt, None, Phase.STOPPING)
+    for at_work in (Phase.RUNNING, Phase.STOPPING):
+        yield Row(at_work, inputs.Finished, None, at_work)
+        yield Row(at_work, inputs.Confirmed, None, Phase.ENDED, (Confirm,))
+        yield Row(at_work, inputs.Unconfirmed, None, Phase.ENDED, (Publish,))
+        yield Row(at_work, inputs.GaveBack, None, Phase.SUSPENDED, (Suspend,))
+        yield Row(at_work, inputs.Broke, has_ended, Phase.ENDED, (Publish,))
+        yield Row(at_work, inputs.Broke, None, Phase.ENDING, (end,))
+        yield Row(at_work, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+
+
+def _once_it_has_stopped() -> Iterator[Row]:
+    yield Row(Phase.SUSPENDED, inputs.Cancel, None, Phase.SUSPENDED)
+    yield Row(Phase.SUSPENDED, inputs.Halt, None, Phase.SUSPENDED)
+    yield Row(Phase.SUSPENDED, inputs.Settled, has_ended, Phase.ENDED, (Publish,))
+    yield Row(Phase.SUSPENDED, inputs.Settled, is_cancelled, Phase.ENDING, (end_cancelled,))
+    yield Row(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,))
+    yield Row(Phase.SUSPENDED, inputs.Settled, None, None)
+    yield Row(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,))
+    yield Row(Phase.ENDING, inputs.EndRefused, None, None)
+    yield Row(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED)
     # What its worker said last may become durable late.
     for late in (Phase.SUSPENDED, Phase.ENDING):
-        add(Row(late, inputs.Finished, None, late))
-    add(Row(Phase.SUSPENDED, inputs.Settled, has_ended, Phase.ENDED, (Publish,)))
-    add(Row(Phase.SUSPENDED, inputs.Settled, is_cancelled, Phase.ENDING, (end_cancelled,)))
-    add(Row(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,)))
-    add(Row(Phase.SUSPENDED, inputs.Settled, None, None))
-    # The daemon makes its end.
-    add(Row(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,)))
-    add(Row(Phase.ENDING, inputs.EndRefused, None, None))
-    # Its end is durable.
-    add(Row(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED))
+        yield Row(late, inputs.Finished, None, late)
     for over in (Phase.ENDING, Phase.ENDED):
         for vain in (inputs.Cancel, inputs.Halt, inputs.GiveUp):
-            add(Row(over, vain, None, over))
-    # A hold on what does not wait counts once it does.
+            yield Row(over, vain, None, over)
+
+
+def _at_any_time() -> Iterator[Row]:
+    """Yield what counts once a task waits again: a hold on what does not wait, and a priority."""
     for busy in Phase:
         if busy not in _WAITING and busy is not Phase.PUBLISHED:
-            add(Row(busy, inputs.Held, None, busy))
-            add(Row(busy, inputs.Lifted, None, busy))
-    return rows
+            for given in (inputs.Held, inputs.Lifted, inputs.Prioritised):
+                yield Row(busy, given, None, busy)
 
 
 def _table() -> Mapping[tuple[Phase, type[inputs.Input]], tuple[Row, ...]]:
     found: dict[tuple[Phase, type[inputs.Input]], tuple[Row, ...]] = {}
-    for row in _rows():
+    parts = (
+        _while_it_waits,
+        _while_it_starts,
+        _while_it_runs,
+        _once_it_has_stopped,
+        _at_any_time,
+    )
+    for row in chain.from_iterable(part() for part in parts):
         key = row.phase, row.input
         found[key] = (*found.get(key, ()), row)
     return found

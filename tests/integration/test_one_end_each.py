@@ -18,6 +18,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.ending import End
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import Event, TaskFinished, TaskStarted, Terms, encode
+from batchd.lifecycle import Phase
 from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
 from batchd.store import Reader
 
@@ -124,7 +125,7 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
             assert await order({"target": "many", "message": "no"}) == {"cancelled": count}
             await daemon.batch_done("many")
             await daemon.batch_done("alone")
-            assert len(core.schedule) == 0
+            assert core.lifecycle.unended == 0
 
     asyncio.run(scenario())
     outbox = tmp_path / "outbox"
@@ -169,7 +170,7 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
             with pytest.raises(WithdrawnError):
                 await order({"target": "games", "by": Gone(0, 0)})
             assert watch.durable == []
-            assert len(core.schedule.take(5)) == 3
+            assert core.lifecycle.counts[Phase.QUEUED] == 3
             assert await order({"target": "games"}) == {"cancelled": 3}
             await daemon.batch_done("games")
 

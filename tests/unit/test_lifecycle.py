@@ -11,14 +11,14 @@ from typing import get_args
 import pytest
 
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle import Lifecycle, Phase, drawing, effects, inputs
+from batchd.lifecycle import Facts, Lifecycle, Phase, drawing, effects, inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.table import TABLE
 from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
 
 #: Inputs that make a task's entry, rather than change it.
 _MAKE = {inputs.Accepted, inputs.Unpublished}
-_HOLDS = {inputs.Held, inputs.Lifted}
+_HOLDS = {inputs.Held, inputs.Lifted, inputs.Prioritised}
 _WISHES = {inputs.Cancel, inputs.Halt}
 
 #: The pairs that can come about, by phase: written down a second time, so that no row goes or comes unseen.
@@ -128,7 +128,8 @@ class _World:
         # Those that have completed are no reason to wait any more; as in the store, one comes after what is there.
         after = tuple(r for r in after if r in self.lifecycle.entries)
         self.after[ref] = after
-        self.take(inputs.Accepted(ref, after))
+        directory = self.rng.choice(["/a", "/a/b", "/c", f"/{number}"])
+        self.take(inputs.Accepted(Facts(ref, 0, number, directory, after, "p/m")))
 
     def perform(self) -> None:
         """Do one thing that is to be done, whichever."""
@@ -244,8 +245,15 @@ class _World:
                 self.take(inputs.Cancel(ref, CancelRequested(at=0.0, message="enough")))
             case 4:
                 self.take(inputs.Halt(ref, Suspended(at=0.0, cause="park")))
-            case _ if entry.phase is Phase.QUEUED:
-                self.take(inputs.SlotFree(ref))
+            case _:
+                self.turn(rng.randint(1, 3))
+
+    def turn(self, slots: int) -> None:
+        """Give slots to those whose turn it is."""
+        for ref in self.lifecycle.queue.draw(slots):
+            self.take(inputs.SlotFree(ref))
+        if suspect := self.lifecycle.queue.draw_suspect():
+            self.take(inputs.SlotFree(suspect))
 
     def check(self) -> None:
         """What never changes."""
@@ -286,12 +294,11 @@ def test_whatever_happens_each_task_ends_once(seed: int) -> None:
 
 def _run_out(world: _World) -> None:
     """Lift all holds, and let everything come to its end."""
-    for _ in range(200):
+    for _ in range(10_000):
         for ref, entry in sorted(world.lifecycle.entries.items()):
             for hold in [h for h in entry.holds if h.cause is not Cause.DEPENDENCY]:
                 world.take(inputs.Lifted(ref, hold))
-            if entry.phase is Phase.QUEUED:
-                world.take(inputs.SlotFree(ref))
+        world.turn(1000)
         for _ in range(3 * len(world.lifecycle.entries)):
             world.go_on()
             world.perform()
@@ -300,12 +307,16 @@ def _run_out(world: _World) -> None:
             return
 
 
+def _facts(ref: Ref, *after: Ref) -> Facts:
+    return Facts(ref, 0, int(ref.task), f"/{ref.task}", after, "p/m")
+
+
 def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
     """Whoever cancels a task that has just given its slot back finds it, and it ends as cancelled."""
     lifecycle, ref = Lifecycle(), Ref("b", "1")
     halt = Suspended(at=1.0, cause="park", message="paused")
     for given in (
-        inputs.Accepted(ref),
+        inputs.Accepted(_facts(ref)),
         inputs.SlotFree(ref),
         inputs.Dispatched(ref, 1),
         inputs.Ready(ref),
@@ -324,10 +335,10 @@ def test_what_comes_after_a_failure_ends_with_it() -> None:
     """All that comes after a failed task, and after that, is cancelled at once, with the one that failed named."""
     lifecycle = Lifecycle()
     first, second, third, other = (Ref("b", name) for name in ("1", "2", "3", "4"))
-    lifecycle.take(inputs.Accepted(first))
-    lifecycle.take(inputs.Accepted(second, (first,)))
-    lifecycle.take(inputs.Accepted(third, (second,)))
-    lifecycle.take(inputs.Accepted(other))
+    lifecycle.take(inputs.Accepted(_facts(first)))
+    lifecycle.take(inputs.Accepted(_facts(second, first)))
+    lifecycle.take(inputs.Accepted(_facts(third, second)))
+    lifecycle.take(inputs.Accepted(_facts(other)))
     lifecycle.take(inputs.GiveUp(End(first, Status.ERROR, Reason.AUTH, "no key")))
     assert lifecycle.take(inputs.Ended(first, Status.ERROR)) == [effects.Publish(first)]
     message = "it comes after 1, which ended as error"

@@ -50,7 +50,7 @@ class Standing:
             "draining": core.closing,
             "batches": {"open": len(self._batches)},
             "tasks": {
-                "queued": len(core.schedule) - len(active) - given_back,
+                "queued": core.lifecycle.waiting - given_back,
                 # Begun, and without a slot now.
                 "parked": given_back,
                 "running": len(active),
@@ -93,7 +93,7 @@ class Standing:
         return Figures(
             draining=core.closing,
             batches=len(self._batches),
-            queued=len(core.schedule) - len(active) - given_back,
+            queued=core.lifecycle.waiting - given_back,
             running=len(active),
             parked=given_back,
             slots=core.config.pool.processes * core.config.pool.agents_per_process,

@@ -24,6 +24,7 @@ from batchd.daemon.reloading import Reloader
 from batchd.daemon.retiring import Retiring
 from batchd.daemon.starting import CANCELLED
 from batchd.errors import BatchdError, NotPossibleError, UsageError
+from batchd.lifecycle import inputs
 from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
 
 #: Tasks that are cancelled in one transaction.
@@ -129,7 +130,7 @@ class Orders:
                         self._dispatcher.cancel(ref, message)
                 await finish(idle[_CHUNK:], end, core.ordered)
         except NotPossibleError as error:
-            done = sum(ref not in core.schedule for ref in idle)
+            done = sum(not core.lifecycle.open(ref) for ref in idle)
             if not done:
                 raise
             raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
@@ -147,7 +148,7 @@ class Orders:
         check = giver(arguments).insist
         await core.ordered(partial(core.store.prioritise, refs, priority, check=check))
         for ref in refs:
-            core.schedule.prioritise(ref, priority)
+            core.note(inputs.Prioritised(ref, priority))
         core.wake()
         return {"tasks": len(refs)}
 
