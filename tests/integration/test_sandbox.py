@@ -26,6 +26,8 @@ from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.records import FileChanges, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check, directory
 
+pytestmark = pytest.mark.in_turns
+
 AS_ROOT = os.geteuid() == 0
 HERE = Path(__file__).parents[2]
 #: Without namespaces the kernel counts all processes of this user, those of other tests too.
