@@ -12,7 +12,7 @@ from batchd.taskstate import fold
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class Ending:
     """How tasks end."""
 
     status: Status

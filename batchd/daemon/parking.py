@@ -13,7 +13,7 @@ from functools import partial
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.ending import End
+from batchd.daemon.ending import Ending
 from batchd.daemon.listener import Listener
 from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
@@ -353,7 +353,7 @@ class ParkingLot(Listener):
         refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
         for ref in refs:
             core.note(inputs.GiveUp(effects.End(ref, Status.ERROR, reason, message)))
-        await self._publisher.finish_all(refs, End(Status.ERROR, reason, message), core.durable)
+        await self._publisher.finish_all(refs, Ending(Status.ERROR, reason, message), core.durable)
         core.governor.outages.close(name)
         if self._lift(key, keep=(Cause.PAUSED,)):
             await self._forget(key)

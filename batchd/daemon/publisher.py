@@ -14,13 +14,13 @@ from typing import Protocol, TypeVar
 from batchd import results
 from batchd.daemon.batches import Batches, Open
 from batchd.daemon.core import Core
-from batchd.daemon.ending import End
+from batchd.daemon.ending import Ending
 from batchd.daemon.lines import TaskLog
 from batchd.errors import BatchdError
 from batchd.events import TaskFinished, TaskStarted
 from batchd.lifecycle import effects, inputs
 from batchd.log import Action
-from batchd.records import Reason, Ref, Status
+from batchd.records import Ref
 from batchd.spool import outbox
 from batchd.store import Restored
 
@@ -70,31 +70,18 @@ class Publisher:
         for ref, status in restored.ended:
             self._doom(self._core.lifecycle.take(inputs.Published(ref, status)))
 
-    async def finish(
-        self,
-        ref: Ref,
-        status: Status,
-        reason: Reason,
-        message: str,
-        *,
-        attempts: int = 0,
-        details: str = "",
-    ) -> None:
-        """End a task that no worker can end itself, and publish its result.
-
-        ``attempts`` counts also those that left no event. ``details`` are for the log alone.
-        """
-        if known := self._claim(ref, End(status, reason, message)):
-            await self._finish(
-                known, ref, End(status, reason, message), attempts, self._core.durable
-            )
-            if details:
+    async def finish(self, effect: effects.End) -> None:
+        """End a task that no worker can end itself, and publish its result."""
+        ref, end = effect.ref, Ending(effect.status, effect.reason, effect.message)
+        if known := self._claim(ref, end):
+            await self._finish(known, ref, end, effect.attempts, self._core.durable)
+            if effect.details:
                 self._core.log.error(
                     Action.TASK_FINISHED,
                     batch=ref.batch,
                     task=ref.task,
-                    reason=reason,
-                    details=details,
+                    reason=end.reason,
+                    details=effect.details,
                 )
             await self.publish(ref)
 
@@ -112,7 +99,7 @@ class Publisher:
                 self._after.clear()
 
     async def finish_all(
-        self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
+        self, refs: Sequence[Ref], end: Ending, write: Write, check: Callable[[], None] = _wanted
     ) -> None:
         """End tasks that no worker has, many in a transaction; return once that is durable, before they are published.
 
@@ -137,7 +124,7 @@ class Publisher:
                 task.cancel()
             raise
 
-    def _claimed(self, refs: Sequence[Ref], end: End) -> Iterator[tuple[Open, list[Ref]]]:
+    def _claimed(self, refs: Sequence[Ref], end: Ending) -> Iterator[tuple[Open, list[Ref]]]:
         """Yield tasks that can be ended, some at a time, each time of one batch."""
         groups: dict[str, list[Ref]] = {}
         for ref in refs:
@@ -149,7 +136,7 @@ class Publisher:
                     yield known, some
 
     async def _finish_some(
-        self, known: Open, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None]
+        self, known: Open, refs: Sequence[Ref], end: Ending, write: Write, check: Callable[[], None]
     ) -> None:
         core, batch, now = self._core, known.batch, time.time()
         left = {ref.task: ref for ref in refs}
@@ -187,7 +174,7 @@ class Publisher:
         elif begins:
             self._core.spawn(self._publish_all(known))
 
-    def _claim(self, ref: Ref, end: End) -> Open | None:
+    def _claim(self, ref: Ref, end: Ending) -> Open | None:
         """Return a task's batch, for the one who ends it; None where it has ended, or somebody else is at it."""
         known = self._batches.open(ref.batch)
         if known is None or ref.task not in known.left or ref in self._ending:
@@ -196,7 +183,9 @@ class Publisher:
         self._core.note(inputs.GiveUp(effects.End(ref, end.status, end.reason, end.message)))
         return known
 
-    async def _finish(self, known: Open, ref: Ref, end: End, attempts: int, write: Write) -> None:
+    async def _finish(
+        self, known: Open, ref: Ref, end: Ending, attempts: int, write: Write
+    ) -> None:
         """Store a task's end, unless it has one."""
         core, task = self._core, self._core.store.task(ref)
         events = core.store.events(ref)
@@ -284,6 +273,6 @@ class Publisher:
         """End what comes after a task that did not complete: all of it for one reason."""
         ends = [effect for effect in doomed if isinstance(effect, effects.End)]
         if ends:
-            end = End(ends[0].status, ends[0].reason, ends[0].message)
+            end = Ending(ends[0].status, ends[0].reason, ends[0].message)
             refs = [each.ref for each in ends]
             self._core.spawn(self.finish_all(refs, end, self._core.durable))

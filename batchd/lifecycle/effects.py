@@ -63,6 +63,10 @@ class End:
     reason: Reason
     #: For people.
     message: str
+    #: The attempts that count, those that left no event included; 0: as many as left one.
+    attempts: int = 0
+    #: For the log alone.
+    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)

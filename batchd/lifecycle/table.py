@@ -90,7 +90,9 @@ def end(_: Entry, given: inputs.GiveUp | inputs.Refused | inputs.Broke) -> Effec
 def end_cancelled(entry: Entry, _: object) -> Effect:
     """End it as its user wishes."""
     message = entry.wish.message if entry.wish else ""
-    return End(entry.ref, Status.CANCELLED, Reason.USER, message or CANCELLED)
+    # The dispatch of one that is about to start is none that was tried.
+    attempts = entry.attempt - 1 if entry.phase is Phase.STARTING else 0
+    return End(entry.ref, Status.CANCELLED, Reason.USER, message or CANCELLED, attempts)
 
 
 def end_worn_out(_: Entry, given: inputs.Settled) -> Effect:

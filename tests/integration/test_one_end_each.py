@@ -15,10 +15,11 @@ import pytest
 from batchd import config, control
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.core import Core
-from batchd.daemon.ending import End
+from batchd.daemon.ending import Ending
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import Event, TaskFinished, TaskStarted, Terms, encode
 from batchd.lifecycle import Phase
+from batchd.lifecycle.effects import End
 from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
 from batchd.store import Reader
 
@@ -76,10 +77,10 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
             cancel = parts.orders.table()["cancel"]
             many = parts.publisher.finish_all(
-                refs, End(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
+                refs, Ending(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
             )
             own = [
-                parts.publisher.finish(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
+                parts.publisher.finish(End(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"))
                 for ref in refs
             ]
             orders = [cancel({"target": "games"}) for _ in range(3)]
@@ -187,7 +188,7 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
             core, parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(4))
             first, *others = (Ref("games", f"{i:03d}") for i in range(1, 5))
-            end = End(Status.CANCELLED, Reason.USER, "no")
+            end = Ending(Status.CANCELLED, Reason.USER, "no")
             free = threading.Event()
             busy = [asyncio.ensure_future(core.at_outbox(free.wait, batch.outbox)) for _ in "1234"]
             await parts.publisher.finish_all([first], end, core.durable)
@@ -224,7 +225,7 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
                     raise NotPossibleError("the disk is full")
                 return await write()
 
-            end = End(Status.CANCELLED, Reason.USER, "no")
+            end = Ending(Status.CANCELLED, Reason.USER, "no")
             with pytest.raises(NotPossibleError):
                 await parts.publisher.finish_all(refs, end, once)
             await core.idle()

@@ -11,7 +11,7 @@ from batchd.control import Giver, Handler, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.ending import End
+from batchd.daemon.ending import Ending
 from batchd.daemon.orders import pruning, targets
 from batchd.daemon.orders.ends import Ends
 from batchd.daemon.orders.lines import logged
@@ -22,9 +22,9 @@ from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.retiring import Retiring
-from batchd.daemon.starting import CANCELLED
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.lifecycle import inputs
+from batchd.lifecycle.table import CANCELLED
 from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
 
 #: Tasks that are cancelled in one transaction.
@@ -120,7 +120,7 @@ class Orders:
         hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
             core.hold(ref, hold)  # nothing of it starts any more
-        end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
+        end = Ending(Status.CANCELLED, Reason.USER, message or CANCELLED)
         finish, check = self._publisher.finish_all, {"check": by.insist} if by else {}
         try:
             with self._publisher.ending_many():
