@@ -107,11 +107,11 @@ class Batches:
         core = self._core
         batch = await self._stored(batch, partial(core.store.reject, problems=problems))
         if batch.name not in self._open:
-            known = self._open[batch.name] = Open(batch, set())
+            self._open[batch.name] = Open(batch, set())
             errors = [str(problem) for problem in problems]
             core.log.warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
             core.listeners.batch_rejected(batch, problems)
-            self.look(known)
+            self.look(batch.name)
         return batch
 
     async def _stored(self, batch: Batch, write: Callable[[Batch], Awaitable[Batch]]) -> Batch:
@@ -140,7 +140,7 @@ class Batches:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
         if known := self._open.get(name):
             known.moved = True
-            self.look(known)
+            self.look(name)
 
     def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
@@ -155,17 +155,17 @@ class Batches:
             self._queue(queued)
         for ref in restored.unpublished:
             self._open[ref.batch].left.add(ref.task)
-            core.note(inputs.Unpublished(ref))
-        for known in self._open.values():
-            self.look(known)
+        for name in self._open:
+            self.look(name)
 
     def _queue(self, task: QueuedTask) -> None:
         self._core.note(inputs.Accepted(_facts(task)))
 
     # A batch's end
 
-    def look(self, known: Open) -> None:
+    def look(self, name: str) -> None:
         """See whether a batch can be closed."""
+        known = self._open[name]
         if known.moved and not known.left and not known.closing:
             known.closing = True
             self._core.spawn(self._close(known))

@@ -13,7 +13,6 @@ from functools import partial
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.ending import Ending
 from batchd.daemon.listener import Listener
 from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
@@ -23,7 +22,8 @@ from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
-from batchd.lifecycle import effects, inputs, is_of
+from batchd.lifecycle import inputs, is_of
+from batchd.lifecycle.effects import End
 from batchd.log import Action
 from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
 from batchd.store import QueuedTask
@@ -351,9 +351,10 @@ class ParkingLot(Listener):
         core, key = self._core, (Scope.of(name), name)
         refs = [*core.lifecycle.refs(name, waiting=True), *self.trials.release(name)]
         refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
-        for ref in refs:
-            core.note(inputs.GiveUp(effects.End(ref, Status.ERROR, reason, message)))
-        await self._publisher.finish_all(refs, Ending(Status.ERROR, reason, message), core.durable)
+        ends = [End(ref, Status.ERROR, reason, message) for ref in refs]
+        for end in ends:
+            core.note(inputs.GiveUp(end))
+        await self._publisher.finish_all(ends, core.durable)
         core.governor.outages.close(name)
         if self._lift(key, keep=(Cause.PAUSED,)):
             await self._forget(key)

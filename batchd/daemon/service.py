@@ -272,7 +272,7 @@ class Daemon:
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
         if shadow.wanted():
-            compare = Shadow(core, batches, self._parts.publisher, dispatcher)
+            compare = Shadow(core, batches, dispatcher)
             core.spawn(compare.watch(), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)

@@ -13,7 +13,6 @@ from batchd.daemon.active import Active
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.publisher import Publisher
 from batchd.lifecycle import Entry, Phase
 
 _LOOK_S = 0.05
@@ -28,12 +27,9 @@ def wanted() -> bool:
 class Shadow:
     """Compares, as long as the daemon takes up work."""
 
-    def __init__(
-        self, core: Core, batches: Batches, publisher: Publisher, dispatcher: Dispatcher
-    ) -> None:
+    def __init__(self, core: Core, batches: Batches, dispatcher: Dispatcher) -> None:
         self._core = core
         self._batches = batches
-        self._publisher = publisher
         self._dispatcher = dispatcher
 
     async def watch(self) -> None:
@@ -64,11 +60,8 @@ class Shadow:
         if active is not None:
             alive = active.worker in self._dispatcher.pool.workers
             yield from _phases_at_work(active, alive=alive)
-        elif entry.ref in self._publisher.ending:
-            # Nothing but the store knows whether its end is durable.
-            yield from (Phase.ENDING, Phase.ENDED)
         else:
-            yield from (Phase.ENDED, entry.waiting)
+            yield from (Phase.ENDING, Phase.ENDED, entry.waiting)
 
 
 def _phases_at_work(active: Active, *, alive: bool) -> Iterator[Phase]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -11,7 +12,6 @@ from batchd.control import Giver, Handler, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.ending import Ending
 from batchd.daemon.orders import pruning, targets
 from batchd.daemon.orders.ends import Ends
 from batchd.daemon.orders.lines import logged
@@ -23,9 +23,10 @@ from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.retiring import Retiring
 from batchd.errors import BatchdError, NotPossibleError, UsageError
+from batchd.events import CancelRequested
 from batchd.lifecycle import inputs
-from batchd.lifecycle.table import CANCELLED
-from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
+from batchd.lifecycle.effects import End
+from batchd.records import Cause, HoldKey, Ref, Scope, Status
 
 #: Tasks that are cancelled in one transaction.
 _CHUNK = 500
@@ -120,15 +121,14 @@ class Orders:
         hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
             core.hold(ref, hold)  # nothing of it starts any more
-        end = Ending(Status.CANCELLED, Reason.USER, message or CANCELLED)
         finish, check = self._publisher.finish_all, {"check": by.insist} if by else {}
         try:
             with self._publisher.ending_many():
-                await finish(idle[:_CHUNK], end, core.ordered, **check)
+                await finish(self._cancelled(idle[:_CHUNK], message), core.ordered, **check)
                 for ref in refs:
                     if ref in active:
                         self._dispatcher.cancel(ref, message)
-                await finish(idle[_CHUNK:], end, core.ordered)
+                await finish(self._cancelled(idle[_CHUNK:], message), core.ordered)
         except NotPossibleError as error:
             done = sum(not core.lifecycle.open(ref) for ref in idle)
             if not done:
@@ -137,6 +137,13 @@ class Orders:
         finally:
             for ref in idle:
                 core.lift(ref, hold)
+
+    def _cancelled(self, refs: Sequence[Ref], message: str) -> Iterator[End]:
+        """Yield the ends of tasks without a slot, each as it is asked for: until then it is as it was."""
+        wish = CancelRequested(at=time.time(), message=message)
+        for ref in refs:
+            effects = self._core.lifecycle.take(inputs.Cancel(ref, wish))
+            yield from (effect for effect in effects if isinstance(effect, End))
 
     async def _priority(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give tasks that have not ended another priority."""
