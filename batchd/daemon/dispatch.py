@@ -46,7 +46,14 @@ _BROKE = "an error inside batchd ended this task; the log has the details"
 class Dispatcher:
     """Fills the pool's slots; the pool's ``Handler``."""
 
-    def __init__(self, core: Core, batches: Batches, publisher: Publisher, lot: ParkingLot) -> None:
+    def __init__(
+        self,
+        core: Core,
+        batches: Batches,
+        publisher: Publisher,
+        lot: ParkingLot,
+        pool: Supervisor,
+    ) -> None:
         self._core = core
         self._batches = batches
         self._publisher = publisher
@@ -57,8 +64,7 @@ class Dispatcher:
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
-        self.pool: Supervisor
-        core.wake = self.pump
+        self.pool = pool
         lot.halt = self.halt
 
     @property
@@ -66,7 +72,15 @@ class Dispatcher:
         """The tasks that workers work on."""
         return tuple(self._active.values())
 
-    def pump(self) -> None:
+    async def watch(self) -> None:
+        """Start what can start whenever something may have become free, for ever."""
+        while True:
+            await self._core.woken.wait()
+            self._core.woken.clear()
+            self._pump()
+            await asyncio.sleep(0)  # it may be woken already, and others have their turn
+
+    def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
         if core.closing or self._lot.stopped or self._rooms.closed:
@@ -86,7 +100,7 @@ class Dispatcher:
         reopened = self._suspects.make_room(pool)
         kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
         if reopened or kept:
-            asyncio.get_running_loop().call_soon(self.pump)
+            core.wake()
         elif free > 0 and not self._active:
             self._lot.shortage.nothing_goes_on()
 
@@ -100,7 +114,7 @@ class Dispatcher:
                 self._reserve(ref, alone=True)
 
     def startable(self) -> Ref | None:
-        """Return a task that ``pump`` would start now; None after each call of it."""
+        """Return a task that would be started now; None after each look."""
         stopped = self._core.closing or self._lot.stopped or self._rooms.closed
         return None if stopped or self._free() <= 0 else self._core.lifecycle.queue.next()
 
@@ -183,7 +197,7 @@ class Dispatcher:
             self.take(inputs.FolderShut(ref))
             if ref in self._active:
                 self._forget(active)
-            self.pump()  # its slot is free for others
+            self._core.wake()  # its slot is free for others
             return
         try:
             active.given = await core.durable(
@@ -240,7 +254,7 @@ class Dispatcher:
     def started(self, worker: Worker) -> None:
         """Note that a worker is up."""
         self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
-        self.pump()  # tasks may have waited for one to come up
+        self._core.wake()  # tasks may have waited for one to come up
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""
@@ -261,7 +275,7 @@ class Dispatcher:
         at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
         for active in theirs:
             self.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
-        self.pump()
+        self._core.wake()
 
     def _done(self, active: Active, done: wire.Done) -> None:
         if done.outcome == "refused":
@@ -275,7 +289,7 @@ class Dispatcher:
             self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
         self.take(_said(active, done))
         self._rest()
-        self.pump()
+        self._core.wake()
 
     def _rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
@@ -285,7 +299,7 @@ class Dispatcher:
 
     def _rested(self) -> None:
         self._resting -= 1
-        self.pump()
+        self._core.wake()
 
     def _stop(self, active: Active) -> None:
         """Have a task at work stop: with the answer to its request, or at its next durable point."""
@@ -309,7 +323,7 @@ class Dispatcher:
         self._settled(active, inputs.Settled(ref))
         if status is Status.PARKED and core.lifecycle.open(ref):
             self._lot.gave_back(ref, active.park)
-        self.pump()
+        self._core.wake()
 
     async def _recover(self, active: Active, *, counted: bool, alone: bool) -> None:
         """Note that a task's worker is gone. ``counted``: it may have killed it; ``alone``: no other can."""
@@ -334,7 +348,7 @@ class Dispatcher:
             error, reason = Status.ERROR, Reason.WORKER_CRASHED
             worn_out = End(ref, error, reason, message, attempts=active.attempt)
         self._settled(active, inputs.Settled(ref, counted, worn_out))
-        self.pump()
+        self._core.wake()
 
     def _settled(self, active: Active, settled: inputs.Settled) -> None:
         """Take how an attempt ended, now that it is durable."""

@@ -249,7 +249,7 @@ class Daemon:
         await strangers.hold_published(core, batches, self._parts.lot)
         server = control.Server(state, self._verbs)
         undo.push_async_callback(server.stop)
-        dispatcher.pool.start()
+        dispatcher.pool.start(dispatcher)
         core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)
         parsers = Parsers()
         undo.push_async_callback(parsers.close)
@@ -277,7 +277,8 @@ class Daemon:
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )
-        dispatcher.pump()
+        core.spawn(dispatcher.watch(), endless=True)
+        core.wake()
         self._systemd.ready()
 
     async def _drain(self) -> None:
