@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from batchd.lifecycle import inputs
@@ -104,22 +103,32 @@ class Lifecycle:
 
     def take(self, given: Input) -> list[Effect]:
         """Take an input; return what is to be done. Raises ``ValueError`` for one that cannot come about."""
-        if isinstance(given, inputs.Accepted):
-            self._accept(given.facts)
-            return []
-        if isinstance(given, inputs.Unpublished):
-            self._add(Entry(Facts(given.ref, 0, 0, ""), Phase.ENDED))
-            return []
-        effects: list[Effect] = []
-        for each in self._followed(given):
-            entry = self._entries.get(each.ref)
-            if entry is None:
-                continue  # it is published: whoever wanted something of it was late
-            _note(entry, each)
-            before = entry.phase
-            entry.phase, more = decide(entry, each)
-            self._moved(entry, before, each)
-            effects += more
+        match given:
+            case inputs.Accepted():
+                self._accept(given.facts)
+                return []
+            case inputs.Unpublished():
+                self._add(Entry(Facts(given.ref, 0, 0, ""), Phase.ENDED))
+                return []
+        effects = self._take(given)
+        if isinstance(given, inputs.Published):
+            if self._entries.pop(given.ref, None) is not None:
+                self._counts[Phase.PUBLISHED] -= 1
+            for each in self._after(given.ref, given.status):
+                effects += self._take(each)
+        return effects
+
+    def _take(self, given: Input) -> list[Effect]:
+        entry = self._entries.get(given.ref)
+        if entry is None:
+            return []  # it is published: whoever wanted something of it was late
+        given.note(entry)
+        before = entry.phase
+        entry.phase, effects = decide(entry, given)
+        if entry.phase is not before:
+            self._counts[before] -= 1
+            self._counts[entry.phase] += 1
+        self._moved(entry, given)
         return effects
 
     def _accept(self, facts: Facts) -> None:
@@ -139,31 +148,23 @@ class Lifecycle:
         self._entries[entry.ref] = entry
         self._counts[entry.phase] += 1
 
-    def _moved(self, entry: Entry, before: Phase, given: Input) -> None:
+    def _moved(self, entry: Entry, given: Input) -> None:
         """Have the queue follow."""
-        after = entry.phase
-        self._counts[before] -= 1
-        self._counts[after] += 1
-        if isinstance(given, inputs.FolderShut) or (entry.drawn and isinstance(given, inputs.Held)):
-            self.queue.put_back(entry)
-        if after.waits:
-            entry.attempt, entry.wish = 0, None
-        if after is not Phase.QUEUED or isinstance(given, inputs.Prioritised):
+        phase = entry.phase
+        if phase is not Phase.QUEUED:
             self.queue.leave(entry)
-        if after is Phase.QUEUED and entry.lane is None:
-            self.queue.enter(entry)
-        if after is Phase.RESERVED:
+        if phase is Phase.QUEUED or phase is Phase.HELD:
+            entry.attempt, entry.wish = 0, None
+            if isinstance(given, inputs.FolderShut) or entry.drawn:
+                self.queue.put_back(entry)
+            elif isinstance(given, inputs.Prioritised):
+                self.queue.leave(entry)
+            if phase is Phase.QUEUED and entry.lane is None:
+                self.queue.enter(entry)
+        elif phase is Phase.RESERVED:
             entry.drawn = False
-        if after is Phase.ENDED:
+        elif phase is Phase.ENDED:
             self.queue.vacate(entry)
-
-    def _followed(self, given: Input) -> Iterator[Input]:
-        """Yield an input, and what it means for tasks that come after its own."""
-        yield given
-        if isinstance(given, inputs.Published):
-            if self._entries.pop(given.ref, None) is not None:
-                self._counts[Phase.PUBLISHED] -= 1
-            yield from self._after(given.ref, given.status)
 
     def _after(self, first: Ref, status: Status) -> Iterator[Input]:
         """Yield what the published end of a task means for those that come after it, and after those."""
@@ -179,24 +180,3 @@ class Lifecycle:
                 if entry is not None and entry.phase.waits:
                     yield inputs.GiveUp(End(ref, Status.CANCELLED, Reason.DEPENDENCY, message))
                     failed.append(ref)
-
-
-def _note(entry: Entry, given: Input) -> None:
-    """Take over what an input says; what follows from it is for the table."""
-    match given:
-        case inputs.Held(hold=hold):
-            entry.holds |= {hold}
-        case inputs.Lifted(hold=hold):
-            entry.holds -= {hold}
-        case inputs.Prioritised(priority=priority):
-            entry.facts = replace(entry.facts, priority=priority)
-        case inputs.Dispatched(attempt=attempt):
-            entry.attempt = attempt
-        case inputs.Cancel(wish=wish):
-            entry.wish = wish
-        case inputs.Halt(wish=wish) | inputs.TurnedAway(wish=wish):
-            entry.wish = entry.wish or wish
-        case inputs.Finished(status=status) | inputs.Ended(status=status):
-            entry.ended = entry.ended or status
-        case inputs.Settled(suspect=suspect):
-            entry.suspect = entry.suspect or suspect

@@ -38,6 +38,9 @@ class Phase(enum.StrEnum):
     #: Its files are published: it leaves the map.
     PUBLISHED = "published"
 
+    # An enum's own is Python code, and 100,000 tasks may be looked up several times each.
+    __hash__ = str.__hash__
+
     @property
     def waits(self) -> bool:
         """Whether it has no slot, and may get one."""

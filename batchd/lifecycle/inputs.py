@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.effects import End
-from batchd.lifecycle.entry import Facts
+from batchd.lifecycle.entry import Entry, Facts
 from batchd.records import HoldKey, Ref, Status
 
 
+class _Input:
+    """What all inputs have."""
+
+    __slots__ = ()
+
+    def note(self, entry: Entry) -> None:
+        """Take over into the task's entry what it says; what follows from that is for the table."""
+
+
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(_Input):
     """A task is in the store, and has not ended.
 
     What it comes ``after`` is yet to be ``Published``, also where that was never here.
@@ -27,67 +36,83 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Unpublished:
+class Unpublished(_Input):
     """A task ended under an earlier daemon, which did not confirm its files."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Held(_Input):
     """Something keeps a task from starting; one that runs is not stopped by that."""
 
     ref: Ref
     hold: HoldKey
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.holds |= {self.hold}
+
 
 @dataclass(frozen=True, slots=True)
-class Lifted:
+class Lifted(_Input):
     """That is over."""
 
     ref: Ref
     hold: HoldKey
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.holds -= {self.hold}
+
 
 @dataclass(frozen=True, slots=True)
-class Prioritised:
+class Prioritised(_Input):
     """A task has another priority, which also counts for its next turns."""
 
     ref: Ref
     priority: int
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.facts = replace(entry.facts, priority=self.priority)
+
 
 @dataclass(frozen=True, slots=True)
-class SlotFree:
+class SlotFree(_Input):
     """It is a task's turn, and a slot is reserved for it."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class FolderShut:
+class FolderShut(_Input):
     """A task's folder takes no files: it could leave no result."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatched:
+class Dispatched(_Input):
     """The store has numbered an attempt."""
 
     ref: Ref
     attempt: int
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.attempt = self.attempt
+
 
 @dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(_Input):
     """The store numbers no attempt: the task has ended."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(_Input):
     """A task cannot start under today's configuration, and ends."""
 
     end: End
@@ -99,38 +124,50 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnedAway:
+class TurnedAway(_Input):
     """A task cannot start yet: what it needs is parked."""
 
     ref: Ref
     wish: Suspended
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.wish = entry.wish or self.wish
+
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(_Input):
     """Nothing is missing: the worker may have the task."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(_Input):
     """Somebody wants a task to end."""
 
     ref: Ref
     wish: CancelRequested
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.wish = self.wish
+
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(_Input):
     """A task that has a slot is to give it back: something is paused, or needs the room, or the daemon stops."""
 
     ref: Ref
     wish: Suspended
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.wish = entry.wish or self.wish
+
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(_Input):
     """A task that has no slot is to end: what it comes after failed, or its provider was gone for too long."""
 
     end: End
@@ -142,36 +179,40 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(_Input):
     """A worker's last event of a task is durable."""
 
     ref: Ref
     status: Status
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.ended = entry.ended or self.status
+
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(_Input):
     """A worker is done with a task that has ended, and has written its files."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Unconfirmed:
+class Unconfirmed(_Input):
     """A worker is done with a task that has ended, and could not write its files."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class GaveBack:
+class GaveBack(_Input):
     """A worker has stopped at a durable point, and gave the slot back."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Broke:
+class Broke(_Input):
     """An agent broke inside a worker: a bug."""
 
     #: How the task ends, unless it has ended.
@@ -184,7 +225,7 @@ class Broke:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(_Input):
     """A worker is gone, or never took the task up."""
 
     ref: Ref
@@ -195,7 +236,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(_Input):
     """The store knows how an attempt ended."""
 
     ref: Ref
@@ -204,24 +245,32 @@ class Settled:
     #: How it ends, where its workers died too often.
     worn_out: End | None = None
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.suspect = entry.suspect or self.suspect
+
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(_Input):
     """An end that the daemon made is durable."""
 
     ref: Ref
     status: Status
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.ended = entry.ended or self.status
+
 
 @dataclass(frozen=True, slots=True)
-class EndRefused:
+class EndRefused(_Input):
     """The store did not take an end that an order asked for: nothing has changed."""
 
     ref: Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class Published(_Input):
     """All files of a task are known to be published."""
 
     ref: Ref
