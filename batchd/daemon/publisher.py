@@ -100,23 +100,8 @@ class Publisher:
         raises leaves those that are left as they were. ``check``: asked before each transaction, in it: raises
         ``BatchdError`` where its tasks are not to end.
         """
-        # The ends of some are made while those before them are written, which takes another thread as long.
-        under_way: list[asyncio.Task[None]] = []
-        try:
-            for some in _grouped(ends):
-                ending = self._finish_some(some, write, check)
-                under_way.append(asyncio.get_running_loop().create_task(ending))
-                if len(under_way) > 1:
-                    await under_way.pop(0)
-            while under_way:
-                await under_way.pop(0)
-        except BatchdError:
-            await asyncio.gather(*under_way, return_exceptions=True)
-            raise
-        except asyncio.CancelledError:
-            for task in under_way:
-                task.cancel()
-            raise
+        for some in _grouped(ends):
+            await self._finish_some(some, write, check)
 
     async def _finish_some(
         self, ends: Sequence[End], write: Write, check: Callable[[], None]
