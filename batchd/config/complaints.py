@@ -36,6 +36,8 @@ def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
         return Problem("", "this key is needed")
     if error["type"] == "dataclass_type":
         return Problem("", "it must be a table")
+    if error["type"] == "model_type":
+        return Problem("", "it must be an object")
     # Empty is the same as not there: no one needs to write it.
     said = re.sub(r"^[A-Z]\w* should", "it must", error["msg"]).replace("be '', ", "be ")
     return Problem(

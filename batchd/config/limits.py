@@ -1,55 +1,46 @@
-"""``[limits]``: what tasks may use up."""
+"""``[limits]``: what tasks may use up. The limits themselves are those of ``records.Limits``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from batchd import records
-from batchd.config.values import Amount, Count, Positive, Section, Span
+from batchd.config.values import Section
+
+_Table = TypeVar("_Table")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def left_open() -> dict[str, Any]:
+    """Return what each limit may be where it may be left open: within its bounds, or None. By name."""
+    kinds: dict[str, Any] = {}
+    for name, kind in get_type_hints(records.Limits, include_extras=True).items():
+        *bounds, meaning = kind.__metadata__
+        kinds[name] = Annotated[Annotated[kind.__origin__, *bounds] | None, meaning]
+    return kinds
+
+
+def _with_limits(cls: type[_Table]) -> type[_Table]:
+    """Make a class the dataclass of all limits, each of which may be left open."""
+    cls.__annotations__ = left_open()
+    for name in cls.__annotations__:
+        setattr(cls, name, None)
+    return dataclass(frozen=True, slots=True, kw_only=True)(cls)
+
+
+@_with_limits
 class Caps(Section):
-    """Limits that may be left open; the keys of ``[limits.ceiling]`` and of a task's ``limits``."""
+    """``[limits.ceiling]``: no task may ask for more. What is left open, or 0, binds nothing."""
 
-    max_iterations: Count | None = None
-    """Rounds of work and evaluation."""
-    max_calls: Count | None = None
-    """Model calls, evaluations and compactions included."""
-    max_tokens: Count | None = None
-    """Tokens over all calls, input and output together."""
-    max_output_tokens: Positive | None = None
-    """Output tokens of one call."""
-    max_cost_usd: Amount | None = None
-    """Money over all calls."""
-    timeout_s: Amount | None = None
-    """Time at work; parked time does not count."""
-    call_timeout_s: Span | None = None
-    """One model call, from request to the last byte."""
-    tool_timeout_s: Span | None = None
-    """One command or file tool."""
+    def binding(self) -> dict[str, Any]:
+        """Return the ceilings that bind, by name."""
+        return {f.name: cap for f in fields(records.Limits) if (cap := getattr(self, f.name))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits(Section):
+class Limits(records.Limits, Section):
     """``[limits]``: defaults for tasks; 0 means no limit."""
 
-    max_iterations: Count = 10
-    """Rounds of work and evaluation."""
-    max_calls: Count = 100
-    """Model calls, evaluations and compactions included."""
-    max_tokens: Count = 0
-    """Tokens over all calls, input and output together."""
-    max_output_tokens: Positive = 8192
-    """Output tokens of one call."""
-    max_cost_usd: Amount = 0.0
-    """Money over all calls."""
-    timeout_s: Amount = 3600.0
-    """Time at work; parked time does not count."""
-    call_timeout_s: Span = 600.0
-    """One model call, from request to the last byte."""
-    tool_timeout_s: Span = 120.0
-    """One command or file tool."""
     ceiling: Caps = field(default_factory=Caps)
     """``[limits.ceiling]``: binds every task."""
 
@@ -62,8 +53,7 @@ class Limits(Section):
     def lowered(self, limits: records.Limits) -> records.Limits:
         """Return limits of which none is above the ceiling."""
         low = {
-            f.name: min(getattr(limits, f.name) or ceiling, ceiling)
-            for f in fields(self.ceiling)
-            if (ceiling := getattr(self.ceiling, f.name))
+            name: min(getattr(limits, name) or most, most)
+            for name, most in self.ceiling.binding().items()
         }
         return replace(limits, **low)

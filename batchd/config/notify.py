@@ -11,8 +11,9 @@ from annotated_types import Ge, Gt, Le
 
 from batchd import masking
 from batchd.config import reading
-from batchd.config.values import Amount, Name, Section, loopback
+from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
+from batchd.records.numbers import Amount
 
 #: What somebody can be told of.
 Told: TypeAlias = Literal[

@@ -10,7 +10,8 @@ from annotated_types import Ge, Le
 
 from batchd.config.presets import PRESETS
 from batchd.config.tiers import Fallback, Tier
-from batchd.config.values import Amount, Api, Count, Effort, Name, Section
+from batchd.config.values import Api, Effort, Name, Section
+from batchd.records.numbers import Amount, Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

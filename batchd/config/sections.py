@@ -19,8 +19,9 @@ from batchd.config.providers import Model, Provider, presets
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
 from batchd.config.tiers import Fallback, Tier
-from batchd.config.values import Amount, Count, Effort, Name, Positive, Section, Span
+from batchd.config.values import Effort, Name, Section
 from batchd.config.web import Web
+from batchd.records.numbers import Amount, Count, Positive, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import MinLen
 
-#: Bounds that no honest value meets keep every number within what SQLite and timers can hold.
-Count = Annotated[int, Ge(0), Le(10**15)]
-Positive = Annotated[int, Ge(1), Le(10**15)]
-Amount = Annotated[float, Ge(0), Le(10**9)]
-Span = Annotated[float, Gt(0), Le(10**9)]
 #: The dialects; empty: as the preset has it, or chat. ``records.APIS`` names the same.
 Api = Literal["", "chat", "responses", "messages"]
 #: How much a model is to think; empty: as its provider sees fit. ``records.EFFORTS`` names the same.

@@ -6,7 +6,7 @@ seconds, sizes are bytes, and models are named ``provider/model``.
 
 from batchd.records.hosts import Network
 from batchd.records.kept import Kept
-from batchd.records.limits import RateLimit
+from batchd.records.limits import Limits
 from batchd.records.models import (
     APIS,
     EFFORTS,
@@ -37,13 +37,13 @@ from batchd.records.money import (
 )
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, SandboxPolicy
+from batchd.records.ratelimits import RateLimit
 from batchd.records.tasks import (
     Batch,
     ErrorInfo,
     Evaluation,
     FileChanges,
     FileStamp,
-    Limits,
     Name,
     Reason,
     Ref,

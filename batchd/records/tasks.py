@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from batchd.records.hosts import Network
+from batchd.records.limits import Limits
 from batchd.records.money import STANDARD
 
 
@@ -66,28 +67,6 @@ class Ref:
 
     def __str__(self) -> str:
         return f"{self.batch}/{self.task}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a task may use up. 0 means no limit of its own."""
-
-    #: Rounds of work and evaluation.
-    max_iterations: int = 10
-    #: Model calls, evaluations and compactions included.
-    max_calls: int = 100
-    #: Tokens over all calls, input and output together.
-    max_tokens: int = 0
-    #: Output tokens of one call.
-    max_output_tokens: int = 8192
-    #: Money over all calls.
-    max_cost_usd: float = 0.0
-    #: Time at work; parked time does not count.
-    timeout_s: float = 3600.0
-    #: One model call, from request to the last byte.
-    call_timeout_s: float = 600.0
-    #: One command or file tool.
-    tool_timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -86,8 +86,9 @@ def _own(
     for name, value in (spec.env or {}).items():
         if isinstance(value, SecretSpec) and (wrong := _secret_problem(config, value)):
             yield ("env", name), wrong
-    for name, ceiling in _ceiling(config).items():
-        asked = getattr(spec.limits, name, None)
+    given = spec.limits.given() if spec.limits else {}
+    for name, ceiling in config.limits.ceiling.binding().items():
+        asked = given.get(name)
         if asked is not None and (asked == 0 or asked > ceiling):
             more = "no limit is" if asked == 0 else f"{asked:,} is"
             yield ("limits", name), Problem("", f"{more} above [limits.ceiling], {ceiling:,}")
@@ -120,12 +121,6 @@ def _secret_problem(config: Config, secret: SecretSpec) -> Problem | None:
     return Problem(
         "", f"{place} does not name {value!r}", f"it names {', '.join(allowed) or 'none'}"
     )
-
-
-def _ceiling(config: Config) -> dict[str, float]:
-    """Return the ceilings that bind."""
-    ceiling = config.limits.ceiling
-    return {f.name: cap for f in fields(ceiling) if (cap := getattr(ceiling, f.name))}
 
 
 def _ids(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
@@ -279,5 +274,5 @@ def _limits(config: Config, called: Sequence[str | None], *layers: Defaults) -> 
     limits = config.limits.lowered(limits)
     for layer in layers:
         if layer.limits is not None:
-            limits = replace(limits, **layer.limits.model_dump(exclude_none=True))
+            limits = replace(limits, **layer.limits.given())
     return limits

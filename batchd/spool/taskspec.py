@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
 
+from batchd.config.limits import left_open
 from batchd.config.reach import Reach
 from batchd.config.tiers import Fallback, Tier
-from batchd.config.values import Amount, Count, Positive, Span
+from batchd.records.numbers import Amount
 
 #: Files of a batch that are no task's.
 RESERVED = frozenset({"request", "results", "summary", "report"})
@@ -21,6 +22,8 @@ Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 TagName = Annotated[str, Field(pattern=r"^[^\x00]*$", min_length=1, max_length=200)]
 _INT32 = 1 << 31
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(
@@ -32,25 +35,19 @@ class _Spec(BaseModel):
     )
 
 
+def _with_limits(cls: type[_Model]) -> type[_Model]:
+    """Give a model all limits as its keys, each of which may be left open."""
+    keys: dict[str, Any] = {name: (kind, None) for name, kind in left_open().items()}
+    return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **keys)
+
+
+@_with_limits
 class Limits(_Spec):
     """What a task may use up; 0 means no limit. What is not given comes from the configuration."""
 
-    max_iterations: Count | None = None
-    """Rounds of work and evaluation."""
-    max_calls: Count | None = None
-    """Model calls, evaluations and compactions included."""
-    max_tokens: Count | None = None
-    """Tokens over all calls, input and output together."""
-    max_output_tokens: Positive | None = None
-    """Output tokens of one call."""
-    max_cost_usd: Amount | None = None
-    """US dollars over all calls."""
-    timeout_s: Amount | None = None
-    """Seconds at work; parked time does not count."""
-    call_timeout_s: Span | None = None
-    """Seconds of one model call, from request to the last byte."""
-    tool_timeout_s: Span | None = None
-    """Seconds of one command or file tool."""
+    def given(self) -> dict[str, Any]:
+        """Return what is given, by name."""
+        return self.model_dump(exclude_none=True)
 
 
 class SecretSpec(_Spec):

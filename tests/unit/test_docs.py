@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_type_hints
 
-from batchd.records import triggers
+from pydantic import TypeAdapter, ValidationError
+
+from batchd.records import Limits, triggers
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -57,6 +60,28 @@ def test_all_that_counts_as_running_code_is_listed() -> None:
     for name, folders in triggers.WITHIN.items():
         for folder in folders:
             assert f"`{folder}/{name}`" in rows[triggers.GIT]
+
+
+def test_limits_are_documented_as_they_are_defined() -> None:
+    """config.toml and the guide have each limit with its default and its meaning, in the order and the words of its definition."""
+    lines, rows = [], []
+    for name, kind in get_type_hints(Limits, include_extras=True).items():
+        default, meaning = getattr(Limits(), name), kind.__metadata__[-1].text
+        lines.append(f"{f'{name} = {default}':<31} # {meaning}")
+        rows.append(f"| `{name}` | {default:g} | {_zero(kind)} | {meaning} |")
+    _, _, table = (ROOT / "config.toml").read_text().partition("\n[limits] ")
+    assert table.partition("\n\n")[0].splitlines()[1:] == lines
+    _, _, table = (ROOT / "docs/tasks.md").read_text().partition("\n### Limits\n\n")
+    assert table.partition("\n\n")[0].splitlines()[2:] == rows
+
+
+def _zero(kind: Any) -> str:
+    """Return what 0 is among numbers of a kind."""
+    try:
+        TypeAdapter(kind).validate_python(0)
+    except ValidationError:
+        return "refused"
+    return "no limit"
 
 
 def test_what_the_program_names_is_there() -> None:

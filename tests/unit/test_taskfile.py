@@ -299,6 +299,7 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
                 },
                 3,
                 {"id": "004", "first_prompt": "x", "dir": "nope", "priority": 1.5},
+                {"id": "last", "first_prompt": "x", "limits": 3},
             ],
         },
         spool,
@@ -339,6 +340,7 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
         "tasks[6].id": (
             "the task at place 4 has the id '004' too (without an id, its 3-digit place is its id)"
         ),
+        "tasks[7].limits": "it must be an object",
     }
 
 

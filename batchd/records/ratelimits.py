@@ -1,0 +1,22 @@
+"""What providers tell of their rate limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """One limit, as the headers of an answer tell it. Never stored."""
+
+    #: ``requests`` or ``tokens``.
+    of: str
+    limit: float
+    #: What may still go at once.
+    remaining: float
+    #: Seconds until all of it is there again.
+    reset_s: float
+    #: Whether it is there again all at once, not bit by bit.
+    window: bool = False
+    #: Whether what is read from the provider's cache uses none of it up.
+    spares_cache: bool = False
