@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
 from batchd.records import (
     STANDARD,
     Answer,
+    CheckIn,
     Cost,
     ErrorInfo,
     Evaluation,
@@ -29,10 +30,17 @@ from batchd.records import (
     Purpose,
     Reason,
     Status,
+    Tier,
     ToolCall,
     Trigger,
     Usage,
 )
+
+#: What became of a tool call: ``refused`` for bad arguments, ``killed`` where it passed a limit, ``interrupted`` where a crash leaves
+#: it in doubt.
+ToolOutcome: TypeAlias = Literal["ran", "refused", "timed_out", "killed", "interrupted"]
+#: Why a task gives its slot back: to wait, or because the daemon stops.
+SuspendCause: TypeAlias = Literal["park", "drain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +60,7 @@ class Terms:
     #: measured, or no one looked, as in older journals.
     held: int | None = None
     #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
-    check_in: str = "task"
+    check_in: CheckIn = "task"
     #: Models to compare the cost with.
     compare: tuple[ModelSetup, ...] = ()
     #: Whether a money limit of the task, its batch or the day is active.
@@ -93,7 +101,7 @@ class CallStarted:
     #: The tokens of input and of output that this is the price of.
     reserved_tokens: tuple[int, int] | None = None
     #: The service tier that it asks for.
-    tier: str = STANDARD
+    tier: Tier = STANDARD
     #: Of the time since the event before: waiting for the permit, which is no time at work.
     waited_s: float = 0.0
 
@@ -163,8 +171,7 @@ class ToolRan:
     #: The command's; None where nothing ran, or it was killed at its time limit.
     exit_code: int | None = None
     seconds: float = 0.0
-    #: ``ran``, ``refused`` (bad arguments), ``timed_out``, ``killed`` (it passed a limit) or ``interrupted`` (in doubt after a crash).
-    outcome: str = "ran"
+    outcome: ToolOutcome = "ran"
     #: Where the command wanted to go and might not, a line each.
     refused: tuple[str, ...] = ()
     #: Which limit of the sandbox it passed, and by what.
@@ -215,10 +222,10 @@ class Compacted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspended:
-    """The task gave its slot back: ``cause`` is ``park`` or ``drain``."""
+    """The task gave its slot back."""
 
     at: float
-    cause: str
+    cause: SuspendCause
     message: str = ""
     #: Of the time since the event before: waiting for the permit, which is no time at work.
     waited_s: float = 0.0

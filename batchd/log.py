@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from batchd import journald
 from batchd.errors import NotPossibleError, cut
@@ -29,6 +29,11 @@ from batchd.stderr import Stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+#: From which level on lines are written.
+Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+#: ``auto``: columns on a terminal, fields where stderr is systemd's journal, JSON lines elsewhere.
+Format: TypeAlias = Literal["auto", "json", "console"]
 
 
 class Action(enum.StrEnum):
@@ -153,16 +158,14 @@ def get_logger(**fields: object) -> FilteringBoundLogger:
 
 
 def configure(
-    level: str = "info",
-    format: str = "auto",  # noqa: A002 (the configuration's own name)
+    level: Level = "info",
+    format: Format = "auto",  # noqa: A002 (the configuration's own name)
     file: str = "",
     *,
     quiet: bool = False,
 ) -> None:
     """Set logging up for this process; also to change it.
 
-    ``format`` is ``auto`` (columns on a terminal, fields where stderr is systemd's journal, JSON lines
-    elsewhere), ``json`` or ``console``.
     ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
     gets warnings and errors alone. Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
@@ -186,7 +189,7 @@ def configure(
         root.addHandler(_Library(logging.WARNING))
 
 
-def _to_stderr(form: str) -> Callable[[dict[str, Any]], None]:
+def _to_stderr(form: Format) -> Callable[[dict[str, Any]], None]:
     if form == "console" or (form == "auto" and sys.stderr.isatty()):
         return _columns()
     if form == "auto" and journald.is_stream(2):

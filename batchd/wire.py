@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -19,6 +19,7 @@ from batchd.events import decode as decode_event
 from batchd.events import encode as encode_event
 from batchd.records import (
     Batch,
+    Doing,
     Endpoint,
     Failure,
     Purpose,
@@ -32,6 +33,11 @@ from batchd.records import (
 MAX_FRAME = 1 << 28
 #: And of the history that one message takes along: a task's journal may be larger than a frame.
 MAX_HISTORY = 1 << 24
+
+#: How an attempt ended in its worker; ``refused``: the worker takes no task; ``unopened``: the batch's folder takes no directory.
+Outcome: TypeAlias = Literal[
+    "published", "unpublished", "suspended", "stale", "failed", "refused", "unopened"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,22 +216,17 @@ class Progress:
 
     ref: Ref
     attempt: int
-    #: ``model``, ``tool``, ``evaluating``, ``waiting``.
-    step: str
+    step: Doing
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Up: the slot is free.
-
-    ``outcome``: ``published``, ``unpublished``, ``suspended``, ``stale`` or ``failed``; ``refused``: the worker takes
-    no task; ``unopened``: the batch's folder takes no directory.
-    """
+    """Up: the slot is free."""
 
     ref: Ref
     attempt: int
-    outcome: str
+    outcome: Outcome
     #: For ``failed`` and ``refused``: for the log.
     message: str = ""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from batchd.agent import compaction, context, evaluate
 from batchd.agent.compaction import Compact, Overfull, Summarise
@@ -44,7 +45,7 @@ class RunTool:
 class Evaluate:
     """Run one of the evaluators that is no model call."""
 
-    by: str
+    by: Literal["check", "output_schema"]
     #: Whether a pass settles the round: nothing is left to ask.
     last: bool
 
@@ -92,15 +93,12 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
 
 def _evaluate(task: Task, state: TaskState) -> Step:
     """Ask the next evaluator: each only where asked for, in the order of the design."""
-    wanted = [
-        by
-        for by, asked in (
-            ("check", task.check),
-            ("output_schema", task.output_schema is not None),
-            ("judge", task.evaluator == "judge"),
-        )
-        if asked
-    ]
+    asked: Mapping[Literal["check", "output_schema", "judge"], bool] = {
+        "check": bool(task.check),
+        "output_schema": task.output_schema is not None,
+        "judge": task.evaluator == "judge",
+    }
+    wanted = [by for by in asked if asked[by]]
     if not wanted:
         return Conclude(Evaluation(by="none", done=True), last=True)
     by = wanted[len(state.evaluations)]

@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from batchd import wire
 from batchd.agent import context, prompts
@@ -20,13 +21,14 @@ from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 
+EndedAs: TypeAlias = Literal["finished", "suspended", "stale"]
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How an attempt ended."""
 
-    #: ``finished``, ``suspended`` or ``stale``.
-    outcome: str
+    outcome: EndedAs
     state: TaskState
     events: tuple[Event, ...]
 
@@ -53,7 +55,7 @@ class _Agent:
         #: What others run in the directory, where the sandbox failed.
         self._triggers: Mapping[str, Trigger] | None = None
 
-    def ended(self, outcome: str) -> Ended:
+    def ended(self, outcome: EndedAs) -> Ended:
         return Ended(outcome, self.state, tuple(self._journal.events))
 
     async def work(self) -> None:

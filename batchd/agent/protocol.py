@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchd.agent import tools
-from batchd.records import Answer, ToolCall
+from batchd.records import Answer, ToolCall, ToolProtocol
 from batchd.records.unicode import valid
 
 #: The end of an indented block is as far in, or not at all: what lies deeper is text within it.
@@ -30,7 +30,9 @@ _BETWEEN = re.compile(r"[ \t\r\n,]*")
 MOST_CALLS = 128
 
 
-def calls(answer: Answer, protocol: str, *, native_seen: bool) -> tuple[tuple[ToolCall, ...], bool]:
+def calls(
+    answer: Answer, protocol: ToolProtocol, *, native_seen: bool
+) -> tuple[tuple[ToolCall, ...], bool]:
     """Return the tool calls of an answer, and whether they are answered in text.
 
     ``protocol`` is ``native``, ``text`` or ``auto``.

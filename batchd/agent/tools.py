@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batchd.events import ToolOutcome
 from batchd.records import ToolCall
 from batchd.sandbox import Ran, Workplace
 
@@ -54,8 +55,7 @@ class Output:
     text: str
     exit_code: int | None = None
     seconds: float = 0.0
-    #: ``ran``, ``refused``, ``timed_out`` or ``killed``.
-    outcome: str = "ran"
+    outcome: ToolOutcome = "ran"
     #: Where it wanted to go and might not.
     refused: tuple[str, ...] = ()
     #: Which limit of the sandbox it passed, and by what.
@@ -166,5 +166,5 @@ def _shown(ran: Ran, timeout_s: float) -> Output:
         note = f"{note}\n[{ran.excess}]".lstrip()
     if text and note and not text.endswith("\n"):
         text += "\n"
-    outcome = "timed_out" if ran.timed_out else "killed" if ran.killed else "ran"
+    outcome: ToolOutcome = "timed_out" if ran.timed_out else "killed" if ran.killed else "ran"
     return Output(text + note, ran.exit_code, ran.seconds, outcome, ran.refused, ran.excess)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Verdict: TypeAlias = Literal["ok", "note", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One thing looked at."""
 
-    #: ``ok``, ``note`` (works, but know it) or ``failed``.
-    verdict: str
+    #: ``note``: it works, but know it.
+    verdict: Verdict
     what: str
     detail: str
     mend: str = ""

@@ -51,7 +51,7 @@ class Config(Sections):
             max_concurrent=known.max_concurrent,
         )
 
-    def tier(self, model: str) -> tuple[str, float | None]:
+    def tier(self, model: str) -> tuple[records.Tier, float | None]:
         """Return what a model's calls are sold at where the task does not say it.
 
         The tier, and after how many seconds without room there they go on at the standard price; None: never.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from batchd.config.presets import APIS, PRESETS
 from batchd.config.providers import Provider
 from batchd.config.sections import Sections
+from batchd.config.values import Effort
 from batchd.errors import Problem
-from batchd.records import STANDARD
+from batchd.records import STANDARD, Api, Tier
 
-_CHAT = "chat"
+_CHAT: Final = "chat"
 #: The dialects whose requests cannot name a service tier.
-_TIERLESS = frozenset({"messages"})
+_TIERLESS: frozenset[Api] = frozenset({"messages"})
 
 
-def api(model: str, config: Sections) -> str:
+def api(model: str, config: Sections) -> Api:
     """Return the dialect of a model whose provider is configured."""
     name = model.partition("/")[0]
     provider = config.providers[name]
@@ -39,7 +41,7 @@ def takes_tiers(model: str, config: Sections) -> bool:
     return api(model, config) not in _TIERLESS
 
 
-def tier_problem(model: str, tier: str, config: Sections) -> Problem | None:
+def tier_problem(model: str, tier: Tier, config: Sections) -> Problem | None:
     """Return why a model's calls cannot ask for a service tier; the place is the caller's."""
     known = model.partition("/")[0] in config.providers
     if tier == STANDARD or not known or takes_tiers(model, config):
@@ -49,7 +51,7 @@ def tier_problem(model: str, tier: str, config: Sections) -> Problem | None:
     return Problem("", why, fix)
 
 
-def efforts(model: str, config: Sections, *asked: str) -> str:
+def efforts(model: str, config: Sections, *asked: Effort) -> Effort:
     """Return how much a model is to think: the first that is said of what is ``asked``, its table's word, the agent's."""
     table = config.models.get(model)
     said = (*asked, table.effort if table else "", config.agent.effort)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchd.records import Api
+
 #: The dialects that presets speak at their own addresses; the others speak chat completions.
-APIS: Mapping[str, str] = {"openai": "responses", "anthropic": "messages"}
+APIS: Mapping[str, Api] = {"openai": "responses", "anthropic": "messages"}
 #: A ``[providers.NAME]`` table overrides it key by key.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "openai": {

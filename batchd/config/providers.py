@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from batchd.config.presets import PRESETS
-from batchd.config.tiers import Fallback, Tier
+from batchd.config.tiers import Fallback
 from batchd.config.values import Api, Effort, Name, Section
+from batchd.records import JsonMode, Tier, ToolProtocol
 from batchd.records.numbers import Amount, Count
 
 
@@ -32,11 +33,11 @@ class Provider(Section):
     """Requests a minute; 0 learns them from its limit headers and 429s."""
     tpm: Count = 0
     """Tokens a minute, input and output together; 0 learns them likewise."""
-    tools: Literal["auto", "native", "text"] = "auto"
+    tools: ToolProtocol = "auto"
     """How its models call tools."""
     output_limit_field: Name = "max_tokens"
     """The request field that limits output tokens."""
-    json_mode: Literal["json_schema", "json_object", "none"] = "json_schema"
+    json_mode: JsonMode = "json_schema"
     """How a judge is bound to its JSON."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent along with every request."""

@@ -18,9 +18,11 @@ from batchd.config.notify import Receiver
 from batchd.config.providers import Model, Provider, presets
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
-from batchd.config.tiers import Fallback, Tier
+from batchd.config.tiers import Fallback
 from batchd.config.values import Effort, Name, Section
 from batchd.config.web import Web
+from batchd.log import Format, Level
+from batchd.records import Backend, CheckIn, Evaluator, Tier
 from batchd.records.numbers import Amount, Count, Positive, Span
 
 
@@ -102,13 +104,13 @@ class Budget(Section):
 class Evaluation(Section):
     """``[evaluation]``: who says that a task is done."""
 
-    by: Literal["judge", "none"] = "judge"
+    by: Evaluator = "judge"
     """Of tasks without a ``check``. ``none`` accepts the agent's own word."""
     judge_model: str = ""
     """``provider/model``; empty: the task's own."""
     judge_effort: Effort = ""
     """How much the judge is to think; empty: as the task's model."""
-    check_in: Literal["apart", "task"] = "apart"
+    check_in: CheckIn = "apart"
     """``task`` gives a ``check`` the HOME and /tmp of the task's commands, which can then make it pass."""
 
 
@@ -144,7 +146,7 @@ class Report(Section):
 class Sandbox(Section):
     """``[sandbox]``: where model-written commands run."""
 
-    backend: Literal["bwrap", "none"] = "bwrap"
+    backend: Backend = "bwrap"
     """``none`` runs them unprotected, as the daemon's user."""
     user: Name = "nobody"
     """Who runs commands in fresh directories when batchd is root."""
@@ -228,9 +230,9 @@ class Store(Section):
 class Log(Section):
     """``[log]``: what is told, and where."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    level: Level = "info"
     """The least important lines to write."""
-    format: Literal["auto", "json", "console"] = "auto"
+    format: Format = "auto"
     """``auto``: columns on a terminal, JSON lines elsewhere."""
     file: str = ""
     """Gets JSON lines too; survives logrotate."""

@@ -36,8 +36,6 @@ class _Fallback:
         return {"anyOf": [{"const": _NEVER}, {"type": "number", "minimum": 0}]}
 
 
-#: What a call may ask for: ``records.TIERS``.
-Tier: TypeAlias = Literal["standard", "flex", "priority"]
 #: When a call whose tier has no room goes on in the standard one: ``never``, or after so many seconds.
 Fallback: TypeAlias = Annotated[float | Literal["never"], _Fallback()]
 

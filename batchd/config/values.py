@@ -7,10 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import MinLen
 
-#: The dialects; empty: as the preset has it, or chat. ``records.APIS`` names the same.
-Api = Literal["", "chat", "responses", "messages"]
-#: How much a model is to think; empty: as its provider sees fit. ``records.EFFORTS`` names the same.
-Effort = Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
+from batchd import records
+
+#: The dialects; empty: as the preset has it, or chat.
+Api = Literal["", records.Api]
+#: How much a model is to think; empty: as its provider sees fit.
+Effort = Literal["", records.Effort]
 Name = Annotated[str, MinLen(1)]
 
 

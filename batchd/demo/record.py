@@ -13,9 +13,10 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
 import msgspec
@@ -28,7 +29,7 @@ from batchd.demo.faults import Refusal
 from batchd.demo.recordings import Recording, Verdict
 from batchd.demo.request import Caller, InvalidRequestError, Request
 from batchd.errors import BatchdError
-from batchd.records import Answer, Purpose, ToolCall, Usage
+from batchd.records import Answer, FinishReason, Purpose, ToolCall, Usage
 
 #: A local model may think for long.
 _TIMEOUT_S = 3600.0
@@ -69,6 +70,10 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+#: The ends that are told apart; any other is a stop.
+_FINISHED: Mapping[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     model: str = ""
@@ -84,7 +89,7 @@ def read_answer(body: bytes, seconds: float) -> Answer:
     return Answer(
         content=said.text,
         tool_calls=tuple(calls),
-        finish_reason=choice.finish_reason or "stop",
+        finish_reason=_FINISHED.get(choice.finish_reason or "", "stop"),
         reasoning=said.reasoning_content or "",
         usage=(completion.usage or _Usage()).plain(),
         model=completion.model,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from batchd.demo import faults
+from batchd.demo.ends import ended
 from batchd.demo.faults import Part
 from batchd.demo.request import LONE_SURROGATE
-from batchd.records import Answer, ToolCall
+from batchd.records import Answer, FinishReason, ToolCall
 
 FINAL = Answer(content="Done.")
 #: What the judge says where nothing else is asked for.
@@ -70,7 +71,7 @@ def _as_text(reply: Answer) -> Answer:
 
 
 def _tool(
-    turn: int, arguments: str, name: str = "shell", finish_reason: str = "tool_calls"
+    turn: int, arguments: str, name: str = "shell", finish_reason: FinishReason = "tool_calls"
 ) -> Answer:
     calls = (ToolCall(f"call_{turn}", name, arguments),)
     return Answer(content="", tool_calls=calls, finish_reason=finish_reason)
@@ -142,9 +143,9 @@ _TURNS: Mapping[str, Callable[[int], Answer]] = {
     "unknown-tool": lambda turn: _tool(turn, '{"where": "home"}', "teleport"),
     "content-filter": lambda _: Answer(content="", finish_reason="content_filter"),
     # What some dialects have a word for: a model that declines, a window that is full, a turn that goes on.
-    "refusal": lambda _: Answer(content="I cannot help with that.", finish_reason="refusal"),
-    "full": lambda _: Answer(content="The work so far", finish_reason="full"),
-    "pause": lambda _: Answer(content="Let me see.", finish_reason="pause"),
+    "refusal": lambda _: ended("I cannot help with that.", "refusal"),
+    "full": lambda _: ended("The work so far", "full"),
+    "pause": lambda _: ended("Let me see.", "pause"),
     "surrogate": lambda _: Answer(content=f"Half a smile: {LONE_SURROGATE}"),
     "surrogate-tool": lambda turn: _tool(
         turn, f'{{"command": "echo {LONE_SURROGATE} > half.txt"}}'

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from batchd.governor.breaker import Breaker
 from batchd.governor.pacing import Pace, Ticket
@@ -22,6 +22,7 @@ from batchd.records import (
     Ref,
     Scope,
     Status,
+    Tier,
     Usage,
 )
 
@@ -39,7 +40,7 @@ class Call:
     input_tokens: int
     max_output_tokens: int
     #: The service tier that it asks for.
-    tier: str = STANDARD
+    tier: Tier = STANDARD
     #: After how many seconds without room there it goes on in the standard one; None: never.
     fallback_s: float | None = None
 
@@ -63,7 +64,7 @@ class Grant:
     #: The tokens of input and of output that this is the price of.
     reserved_tokens: tuple[int, int]
     #: The service tier to ask for.
-    tier: str = STANDARD
+    tier: Tier = STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Park:
     culprit: bool = False
     #: With the scope ``TASK``: the service tier of the model ``name`` that has no room, and after how many seconds
     #: it asks again all the same; None: when there is room.
-    tier: str = ""
+    tier: Literal["", Tier] = ""
     again_s: float | None = None
 
 

@@ -29,6 +29,8 @@ from batchd.records import (
     Answer,
     Failure,
     FailureKind,
+    FinishReason,
+    JsonMode,
     Message,
     ModelSetup,
     ToolCall,
@@ -124,7 +126,7 @@ def encode(setup: ModelSetup, _target: Target, request: Request) -> dict[str, An
     return body
 
 
-def _response_format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _response_format(mode: JsonMode, schema: Mapping[str, Any]) -> Mapping[str, Any]:
     if mode == "json_object":
         return {"type": "json_object"}
     form = {"name": "answer", "strict": True, "schema": schema}
@@ -216,7 +218,7 @@ def _calls(calls: list[Call]) -> Iterator[ToolCall]:
         yield ToolCall(string(call.id), string(function.name), argument_text(function.arguments))
 
 
-def _finish_reason(reason: str, *, called: bool) -> str:
+def _finish_reason(reason: str, *, called: bool) -> FinishReason:
     if reason.lower() in _LENGTH:
         return "length"
     if reason.lower() in _FILTERED:

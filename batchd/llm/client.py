@@ -24,7 +24,7 @@ from batchd.llm.failures import Place, http_failure
 from batchd.llm.request import Request, Target
 from batchd.llm.text import line as one_line
 from batchd.masking import Masker
-from batchd.records import Answer, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
+from batchd.records import Answer, Api, Endpoint, Failure, FailureKind, ModelSetup, RateLimit
 
 #: A host that does not take a connection by then cannot be reached.
 CONNECT_S = 15.0
@@ -190,7 +190,7 @@ class ModelClient:
             self._known[model] = known | fresh
             self._lessons[model] = (*self._lessons.get(model, ()), *sorted(fresh))
 
-    def _line(self, name: str, api: str, endpoint: Endpoint) -> _Line:
+    def _line(self, name: str, api: Api, endpoint: Endpoint) -> _Line:
         line = self._lines.get((name, api))
         if line is None:
             dialect = DIALECTS[api]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from batchd.llm.failures import Place
 from batchd.llm.request import Request, Target
-from batchd.records import EFFORTS, Answer, Failure, ModelSetup
+from batchd.records import EFFORTS, Answer, Effort, Failure, ModelSetup
 
 #: What goes into a request's body, before the configuration's own fields are laid over it.
 Encode: TypeAlias = Callable[[ModelSetup, Target, Request], dict[str, Any]]
@@ -31,7 +31,7 @@ class Dialect:
     #: The headers that a key goes into, beside those that every request has.
     headers: Callable[[str], Mapping[str, str]]
     #: The words that it has for how much a model is to think.
-    efforts: tuple[str, ...] = EFFORTS
+    efforts: tuple[Effort, ...] = EFFORTS
     #: The headers of an answer that name the account, never its key.
     account: tuple[str, ...] = ()
     #: What a refusal of earlier items says, in lower case.

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from batchd.llm import chat, messages, responses
 from batchd.llm.dialect import Dialect
+from batchd.records import Api
 
-DIALECTS: Mapping[str, Dialect] = {
+DIALECTS: Mapping[Api, Dialect] = {
     "chat": chat.DIALECT,
     "responses": responses.DIALECT,
     "messages": messages.DIALECT,

@@ -16,13 +16,22 @@ from batchd.llm.answer import Counts, bounded, fields, named, number, stated, st
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments
-from batchd.records import PATHS, Answer, Failure, Message, ModelSetup, ToolCall
+from batchd.records import (
+    PATHS,
+    Answer,
+    Effort,
+    Failure,
+    FinishReason,
+    Message,
+    ModelSetup,
+    ToolCall,
+)
 
 _WHAT = "message"
 #: What all that imitate this API know; another one goes into [providers.NAME] headers.
 _VERSION = "2023-06-01"
 #: `minimal` is none of its words.
-_EFFORTS = ("none", "low", "medium", "high", "xhigh", "max")
+_EFFORTS: tuple[Effort, ...] = ("none", "low", "medium", "high", "xhigh", "max")
 #: What ends here is kept in the provider's cache.
 _BREAKPOINT: Mapping[str, Any] = {"cache_control": {"type": "ephemeral"}}
 #: No text of a block may be empty.
@@ -54,7 +63,7 @@ class Block(msgspec.Struct):
 
 _DECODER = msgspec.json.Decoder(Said)
 _BLOCK = msgspec.json.Decoder(Block)
-_FINISH: Mapping[str, str] = {
+_FINISH: Mapping[str, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     # It wants to go on, which it is asked to.

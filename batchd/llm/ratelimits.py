@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from batchd.llm import waits
-from batchd.records import RateLimit
+from batchd.records import Metered, RateLimit
 
 #: By what a limit is of, where its three headers are: OpenAI's names, which most have taken over, and
 #: anthropic's. Of these, what went comes back bit by bit.
-_GRADUAL: tuple[tuple[str, str], ...] = (
+_GRADUAL: tuple[tuple[Metered, str], ...] = (
     ("requests", "x-ratelimit-{}-requests"),
     ("tokens", "x-ratelimit-{}-tokens"),
     ("requests", "anthropic-ratelimit-requests-{}"),
@@ -23,7 +23,7 @@ _SPARES_CACHE = "anthropic-"
 _WINDOWS = ("ratelimit-{}", "x-ratelimit-{}")
 _FIELDS = ("limit", "remaining", "reset")
 #: Their names written out, as this is read with every answer.
-_NAMES: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+_NAMES: tuple[tuple[Metered, bool, tuple[str, ...]], ...] = (
     *((of, False, tuple(map(name.format, _FIELDS))) for of, name in _GRADUAL),
     *(("requests", True, tuple(map(name.format, _FIELDS))) for name in _WINDOWS),
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from batchd.records import EFFORTS, Message, ModelSetup, Replay, Tool, ToolCall
+from batchd.records import EFFORTS, Api, Effort, Message, ModelSetup, Replay, Tool, ToolCall
 from batchd.records.unicode import valid_throughout
 
 
@@ -16,7 +16,7 @@ from batchd.records.unicode import valid_throughout
 class Target:
     """Who is asked: what an answer's items go back to."""
 
-    api: str
+    api: Api
     provider: str
     model: str
     #: The server's host and port.
@@ -75,7 +75,7 @@ class Request:
         """Return the same request with every message as neutral text and calls."""
         return replace(self, messages=tuple(replace(m, replay=None) for m in self.messages))
 
-    def effort(self, setup: ModelSetup, words: tuple[str, ...]) -> str:
+    def effort(self, setup: ModelSetup, words: tuple[Effort, ...]) -> Literal["", Effort]:
         """Return how much the model is to think, in one of the ``words`` that there are; empty: as it sees fit.
 
         The nearest lower one where it lacks what is asked for, or the lowest that it has.

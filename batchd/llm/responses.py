@@ -28,7 +28,17 @@ from batchd.llm.chat import bearer
 from batchd.llm.dialect import Dialect
 from batchd.llm.failures import Place, coded_failure
 from batchd.llm.request import Request, Target, arguments, by_user
-from batchd.records import EFFORTS, PATHS, Answer, Failure, Message, ModelSetup, ToolCall
+from batchd.records import (
+    EFFORTS,
+    PATHS,
+    Answer,
+    Failure,
+    FinishReason,
+    JsonMode,
+    Message,
+    ModelSetup,
+    ToolCall,
+)
 
 _WHAT = "response"
 _FINAL = frozenset({"completed", "incomplete"})
@@ -98,7 +108,7 @@ def encode(setup: ModelSetup, target: Target, request: Request) -> dict[str, Any
     return body
 
 
-def _format(mode: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _format(mode: JsonMode, schema: Mapping[str, Any]) -> Mapping[str, Any]:
     if mode == "json_object":
         return {"type": "json_object"}
     return {"type": "json_schema", "name": "answer", "strict": True, "schema": schema}
@@ -243,7 +253,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _finish_reason(response: Response, *, called: bool, refused: bool) -> str:
+def _finish_reason(response: Response, *, called: bool, refused: bool) -> FinishReason:
     if response.status == "incomplete":
         why = fields(response.incomplete_details).get("reason")
         return "content_filter" if why == "content_filter" else "length"

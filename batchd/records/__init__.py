@@ -1,7 +1,8 @@
 """The values that every room passes around: frozen, without I/O.
 
 Money is in US dollars, times are seconds since the epoch (UTC), durations are
-seconds, sizes are bytes, and models are named ``provider/model``.
+seconds, sizes are bytes, and models are named ``provider/model``. Closed lists of words are
+enums where their members do or mean more than a spelling, else literals.
 """
 
 from batchd.records.hosts import Network
@@ -12,15 +13,21 @@ from batchd.records.models import (
     EFFORTS,
     PATHS,
     Answer,
+    Api,
+    Effort,
     Endpoint,
     Failure,
     FailureKind,
+    FinishReason,
+    JsonMode,
     Message,
     ModelSetup,
     Purpose,
     Replay,
+    Role,
     Tool,
     ToolCall,
+    ToolProtocol,
 )
 from batchd.records.money import (
     STANDARD,
@@ -29,6 +36,7 @@ from batchd.records.money import (
     Price,
     Rate,
     Spend,
+    Tier,
     Usage,
     believable,
     cache_share,
@@ -36,12 +44,15 @@ from batchd.records.money import (
     dollars,
 )
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
-from batchd.records.policy import SHOWABLE, SandboxPolicy
-from batchd.records.ratelimits import RateLimit
+from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
+from batchd.records.ratelimits import Metered, RateLimit
 from batchd.records.tasks import (
     Batch,
+    CheckIn,
+    Doing,
     ErrorInfo,
     Evaluation,
+    Evaluator,
     FileChanges,
     FileStamp,
     Name,
@@ -50,6 +61,7 @@ from batchd.records.tasks import (
     Secret,
     Status,
     Task,
+    VerdictBy,
 )
 from batchd.records.triggers import Trigger
 
@@ -61,20 +73,29 @@ __all__ = [
     "STANDARD",
     "TIERS",
     "Answer",
+    "Api",
+    "Backend",
     "Batch",
     "Cause",
+    "CheckIn",
     "Cost",
+    "Doing",
+    "Effort",
     "Endpoint",
     "ErrorInfo",
     "Evaluation",
+    "Evaluator",
     "Failure",
     "FailureKind",
     "FileChanges",
     "FileStamp",
+    "FinishReason",
     "HoldKey",
+    "JsonMode",
     "Kept",
     "Limits",
     "Message",
+    "Metered",
     "ModelSetup",
     "Name",
     "Network",
@@ -86,16 +107,20 @@ __all__ = [
     "Reason",
     "Ref",
     "Replay",
+    "Role",
     "SandboxPolicy",
     "Scope",
     "Secret",
     "Spend",
     "Status",
     "Task",
+    "Tier",
     "Tool",
     "ToolCall",
+    "ToolProtocol",
     "Trigger",
     "Usage",
+    "VerdictBy",
     "believable",
     "cache_share",
     "dearest",

@@ -7,27 +7,37 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from batchd import masking
-from batchd.records.money import STANDARD, Price, Usage
+from batchd.records.money import STANDARD, Price, Tier, Usage
 from batchd.records.unicode import valid_throughout
 
-#: The dialects, as the configuration names them, and where each sends its requests below ``base_url``; ``llm.dialects`` has a row
-#: for each.
-PATHS: Mapping[str, str] = {
+#: The dialects, as the configuration names them; ``llm.dialects`` has a row for each.
+Api: TypeAlias = Literal["chat", "responses", "messages"]
+APIS: tuple[Api, ...] = get_args(Api)
+#: Where each sends its requests below ``base_url``.
+PATHS: Mapping[Api, str] = {
     "chat": "chat/completions",
     "responses": "responses",
     "messages": "messages",
 }
-APIS = tuple(PATHS)
 #: Characters of a refusal that an error shows.
 _SHOWN = 500
 #: How much a model is to think, from least to most.
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+#: Who speaks in a conversation.
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+#: Why an answer ends, whatever its provider calls that.
+FinishReason: TypeAlias = Literal["stop", "tool_calls", "length", "content_filter"]
+#: How a model's tools are called: by its API, in its text, or as its answers show.
+ToolProtocol: TypeAlias = Literal["auto", "native", "text"]
+#: How a judge is bound to its JSON.
+JsonMode: TypeAlias = Literal["json_schema", "json_object", "none"]
 
 
 class Purpose(enum.StrEnum):
@@ -74,7 +84,7 @@ class Replay:
     """An answer as the items it came in, byte for byte: they go back to who made them, and to no other."""
 
     #: The dialect that they are written in.
-    api: str
+    api: Api
     provider: str
     #: The model's name at the provider.
     model: str
@@ -91,8 +101,7 @@ class Replay:
 class Message:
     """One message of a conversation, in no dialect's own form."""
 
-    #: ``system``, ``user``, ``assistant`` or ``tool``.
-    role: str
+    role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     #: For the role ``tool``: the call that this answers; None under the text protocol, which sends it as ``user``.
@@ -109,8 +118,7 @@ class Answer:
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    #: ``stop``, ``tool_calls``, ``length`` or ``content_filter``.
-    finish_reason: str = "stop"
+    finish_reason: FinishReason = "stop"
     #: The model's visible thinking, where the provider sends it.
     reasoning: str = ""
     #: Whether it came as ``reasoning_content``, and goes back as that: DeepSeek and others refuse tool calls without it.
@@ -213,20 +221,18 @@ class ModelSetup:
     price: Price | None = None
     #: Tokens that fit into its window; 0 if unknown.
     context_window: int = 0
-    #: ``native``, ``text`` or ``auto``.
-    tools: str = "auto"
+    tools: ToolProtocol = "auto"
     #: The request field that carries the limit on output tokens.
     output_limit_field: str = "max_completion_tokens"
-    #: How a judge is bound to its JSON: ``json_schema``, ``json_object`` or ``none``.
-    json_mode: str = "json_schema"
+    json_mode: JsonMode = "json_schema"
     #: Sent along in every request body, over our own fields.
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     #: The dialect that it is spoken to in; that of the oldest journals is chat.
-    api: str = "chat"
-    #: How much it is to think: one of ``EFFORTS``; empty: as its provider sees fit.
-    effort: str = ""
-    #: The service tier that its calls ask for: one of ``TIERS``.
-    service_tier: str = STANDARD
+    api: Api = "chat"
+    #: How much it is to think; empty: as its provider sees fit.
+    effort: Literal["", Effort] = ""
+    #: The service tier that its calls ask for.
+    service_tier: Tier = STANDARD
     #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
     tier_fallback_s: float | None = None
 

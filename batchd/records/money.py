@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Final, Literal, TypeAlias, get_args
 
 #: The service tiers that a call may ask for. What serves it may be another one, by the provider's own name.
-STANDARD = "standard"
-TIERS = (STANDARD, "flex", "priority")
+Tier: TypeAlias = Literal["standard", "flex", "priority"]
+STANDARD: Final = "standard"
+TIERS: tuple[Tier, ...] = get_args(Tier)
 #: What writing to a cache that keeps it long costs at most, times other input, where no price is listed: OpenAI's
 #: twelve hours cost as much, Anthropic's hour costs twice.
 _LONG_WRITE = 2.5

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from batchd.records.hosts import Network
 
 #: The folders of the machine below which ``show`` and ``hide`` name something.
 SHOWABLE = ("/usr", "/etc", "/opt")
+#: What holds commands; ``none`` runs them unprotected.
+Backend: TypeAlias = Literal["bwrap", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPolicy:
     """What commands may do, from ``[sandbox]``."""
 
-    #: ``bwrap`` or ``none``.
-    backend: str = "bwrap"
+    backend: Backend = "bwrap"
     #: Who runs commands in fresh directories when batchd is root.
     user: str = "nobody"
     #: What tasks may ask for at most: no network, all of it, or hosts of this list.

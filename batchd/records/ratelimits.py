@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+#: What a rate limit counts.
+Metered: TypeAlias = Literal["requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
     """One limit, as the headers of an answer tell it. Never stored."""
 
-    #: ``requests`` or ``tokens``.
-    of: str
+    of: Metered
     limit: float
     #: What may still go at once.
     remaining: float

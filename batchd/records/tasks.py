@@ -5,11 +5,21 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from batchd.records.hosts import Network
 from batchd.records.limits import Limits
-from batchd.records.money import STANDARD
+from batchd.records.models import Effort
+from batchd.records.money import STANDARD, Tier
+
+#: What evaluates a round where there is no ``check``.
+Evaluator: TypeAlias = Literal["judge", "none"]
+#: Where a check runs: with an empty home and /tmp, or with those of the task's commands.
+CheckIn: TypeAlias = Literal["apart", "task"]
+#: Whose verdict it is.
+VerdictBy: TypeAlias = Literal["check", "output_schema", Evaluator]
+#: What a task at work does right now; for people.
+Doing: TypeAlias = Literal["starting", "waiting", "model", "tool", "evaluating"]
 
 
 class Status(enum.StrEnum):
@@ -91,8 +101,8 @@ class Task:
     first_prompt: str
     #: ``provider/model``.
     model: str
-    #: How much the model is to think, one of ``EFFORTS``; empty: as the configuration says.
-    effort: str = ""
+    #: How much the model is to think; empty: as the configuration says.
+    effort: Literal["", Effort] = ""
     #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
     dir: str = ""
     #: Replaces the opening of batchd's own system prompt.
@@ -101,12 +111,10 @@ class Task:
     priority: int = 0
     #: Ids in the same batch that must have completed before this one starts.
     after: tuple[str, ...] = ()
-    #: ``judge`` or ``none``: what evaluates a round where there is no ``check``.
-    evaluator: str = "judge"
+    evaluator: Evaluator = "judge"
     #: A shell command; exit 0 accepts the round.
     check: str = ""
-    #: ``apart``: with an empty home and /tmp; ``task``: with those of the task's commands.
-    check_in: str = "apart"
+    check_in: CheckIn = "apart"
     #: A JSON Schema that the final answer must satisfy.
     output_schema: Mapping[str, Any] | None = None
     limits: Limits = field(default_factory=Limits)
@@ -116,8 +124,8 @@ class Task:
     env: Mapping[str, str] = field(default_factory=dict)
     #: More of them, which are masked wherever they show up.
     secrets: Mapping[str, Secret] = field(default_factory=dict)
-    #: The service tier that its model's calls ask for: one of ``TIERS``.
-    service_tier: str = STANDARD
+    #: The service tier that its model's calls ask for.
+    service_tier: Tier = STANDARD
     #: After how many seconds without room in that tier a call goes on in the standard one; None: never.
     tier_fallback_s: float | None = None
     tags: tuple[str, ...] = ()
@@ -167,8 +175,7 @@ class Batch:
 class Evaluation:
     """The verdict on one round."""
 
-    #: ``check``, ``output_schema``, ``judge`` or ``none``.
-    by: str
+    by: VerdictBy
     done: bool
     feedback: str = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from shlex import quote
+from typing import Literal, TypeAlias
 
 GIT = "git"
 _EDITORS = "editors"
@@ -96,6 +97,8 @@ VERSIONS = frozenset({".hg", ".sl", ".svn", ".jj", ".bzr", "_darcs", ".pijul", "
 
 #: The path under which it stands that not all of a directory was looked at.
 REST = "."
+#: What lies there; ``link``: to what is elsewhere, or no file.
+TriggerKind: TypeAlias = Literal["file", "link", "folder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,7 @@ class Trigger:
     by: str
     #: Inode, size, time of the last change of its content and of all else; of a link also those of what it leads to.
     stamp: tuple[int, ...] = ()
-    #: ``file``, ``link`` (to what is elsewhere, or no file) or ``folder``.
-    kind: str = "file"
+    kind: TriggerKind = "file"
 
     @property
     def changed_at(self) -> float:

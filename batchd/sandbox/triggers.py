@@ -24,6 +24,7 @@ from batchd.records.triggers import (
     VERSIONS,
     WITHIN,
     Trigger,
+    TriggerKind,
 )
 from batchd.sandbox import directory
 
@@ -189,7 +190,7 @@ def _within(folder: str, known: Sequence[str]) -> bool:
     return any(f"/{folder}".endswith(f"/{each}") for each in known)
 
 
-def _kind(found: os.stat_result) -> str:
+def _kind(found: os.stat_result) -> TriggerKind:
     if stat.S_ISLNK(found.st_mode):
         return "link"
     return "file" if stat.S_ISREG(found.st_mode) else "folder"

@@ -258,13 +258,15 @@ def _task(
     )
 
 
-def _judge_tier(config: Config, evaluator: str) -> str | None:
+def _judge_tier(config: Config, evaluator: records.Evaluator) -> records.Tier | None:
     """Return the service tier of a judge that has one of its own."""
     judge = config.models.get(config.evaluation.judge_model) if evaluator == "judge" else None
     return judge.service_tier if judge else None
 
 
-def _limits(config: Config, called: Sequence[str | None], *layers: Defaults) -> records.Limits:
+def _limits(
+    config: Config, called: Sequence[records.Tier | None], *layers: Defaults
+) -> records.Limits:
     """Return a task's limits. ``called``: the service tiers of its calls."""
     limits = config.limits.record()
     if "flex" in called:

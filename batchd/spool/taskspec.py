@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
 
 from batchd.config.limits import left_open
 from batchd.config.reach import Reach
-from batchd.config.tiers import Fallback, Tier
+from batchd.config.tiers import Fallback
+from batchd.records import CheckIn, Effort, Evaluator, Tier
 from batchd.records.numbers import Amount
 
 #: Files of a batch that are no task's.
@@ -84,17 +85,17 @@ class Defaults(_Spec):
     """What its model's calls are sold at; default: that of [models."provider/model"], else of [agent]."""
     tier_fallback: Fallback | None = None
     """When a call whose tier has no room goes on at the standard price: never, or the seconds; default as for service_tier."""
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     """How much the model is to think; default: its table in [models], then [agent] effort, then as its provider sees fit."""
     system_prompt: str | None = None
     """Replaces the opening of batchd's own system prompt."""
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None
     """Higher goes first; default 0."""
-    evaluator: Literal["judge", "none"] | None = None
+    evaluator: Evaluator | None = None
     """Who says that it is done; default: none where there is a check, else [evaluation] by."""
     check: Word | None = None
     """A shell command, run in the sandbox after each round; exit 0 accepts it."""
-    check_in: Literal["apart", "task"] | None = None
+    check_in: CheckIn | None = None
     """apart: with an empty HOME and /tmp; task: with those of the task's commands. Default: [evaluation] check_in."""
     output_schema: dict[str, Any] | None = None
     """A JSON Schema that the final answer must satisfy."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from batchd.events import Compacted
-from batchd.records import Message
+from batchd.records import Message, Role
 
 #: What stands in the conversation for a tool output that was elided.
 ELIDED = "[output removed to save space; run the command again if you need it]"
@@ -31,7 +31,7 @@ def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message,
     )
     if event.summary is None:
         return messages
-    role = "assistant" if event.own else "user"
+    role: Role = "assistant" if event.own else "user"
     # Where a provider wants the thinking back, it may want it with every message of the model.
     thinks = event.own and any(m.reasoning is not None for m in messages)
     said = Message(role, f"{NOTES}{event.summary}", reasoning="" if thinks else None)

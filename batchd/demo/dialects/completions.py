@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from batchd.demo.dialects import openai
+from batchd.demo.ends import End, end
 from batchd.demo.request import Bill, Heading, escaped, pieces
 from batchd.records import Answer, Usage
 
 #: What other dialects have a word for, and this one has not.
-_FINISHED = {"refusal": "stop", "full": "length", "pause": "stop"}
+_FINISHED: Mapping[End, End] = {"refusal": "stop", "full": "length", "pause": "stop"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,7 +47,7 @@ def _completion(heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
         "role": "assistant",
         "content": None if answer.tool_calls and not answer.content else answer.content,
     }
-    if answer.finish_reason == "refusal":
+    if end(answer) == "refusal":
         message |= {"content": None, "refusal": answer.content}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
@@ -62,7 +63,7 @@ def _completion(heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
                 "index": 0,
                 "message": message,
                 "logprobs": None,
-                "finish_reason": _FINISHED.get(answer.finish_reason, answer.finish_reason),
+                "finish_reason": _FINISHED.get(end(answer), end(answer)),
             }
         ],
     }
@@ -75,7 +76,7 @@ def _completion(heading: Heading, answer: Answer, bill: Bill | None) -> bytes:
 def _chunks(heading: Heading, answer: Answer, bill: Bill | None) -> Iterator[bytes]:
     for delta in _deltas(answer):
         yield _event(heading, {"index": 0, "delta": delta, "finish_reason": None})
-    reason = _FINISHED.get(answer.finish_reason, answer.finish_reason)
+    reason = _FINISHED.get(end(answer), end(answer))
     yield _event(heading, {"index": 0, "delta": {}, "finish_reason": reason})
     if bill is not None:
         yield _event(heading, None, usage=_usage(bill.usage), service_tier=bill.tier)

@@ -20,6 +20,7 @@ from batchd.demo.dialects.anthropic import (
     refusal,
 )
 from batchd.demo.dialects.blocks import Body
+from batchd.demo.ends import End, end
 from batchd.demo.families import Family
 from batchd.demo.opaque import Seal
 from batchd.demo.request import (
@@ -90,7 +91,7 @@ def _cache(body: Body, family: Family, read: blocks.Read, caller: Caller) -> Cac
     )
 
 
-_STOPPED = {
+_STOPPED: Mapping[End, str] = {
     "stop": "end_turn",
     "tool_calls": "tool_use",
     "length": "max_tokens",
@@ -114,7 +115,7 @@ class _Writer:
         return escaped(_encode(self._message(heading, answer, bill)))
 
     def _message(self, heading: Heading, answer: Answer, bill: Bill | None) -> dict[str, Any]:
-        reason = "stop_sequence" if heading.stopped else _STOPPED[answer.finish_reason]
+        reason = "stop_sequence" if heading.stopped else _STOPPED[end(answer)]
         refused = {"type": "refusal", "category": "cyber", "explanation": answer.content or None}
         body: dict[str, Any] = {
             "id": f"msg_{heading.id}",
@@ -140,7 +141,7 @@ class _Writer:
 
     def _content(self, heading: Heading, answer: Answer) -> list[dict[str, Any]]:
         found = [self._thinking(heading, answer)] if answer.reasoning else []
-        if answer.content and answer.finish_reason != "refusal":
+        if answer.content and end(answer) != "refusal":
             found.append({"type": "text", "text": answer.content, "citations": None})
         found += (
             {
@@ -161,7 +162,7 @@ class _Writer:
             self.owner,
             beside=opaque.digest(text.encode()),
             tokens=heading.thought_tokens,
-            paused=answer.finish_reason == "pause",
+            paused=end(answer) == "pause",
         )
         blob = opaque.sealed(seal, heading.sealed_size)
         if heading.redacted:

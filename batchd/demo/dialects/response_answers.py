@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from batchd.demo import opaque
 from batchd.demo.dialects import items, response_stream
 from batchd.demo.dialects.replay import Removal
 from batchd.demo.dialects.response_body import Body
+from batchd.demo.ends import End, end, ended
 from batchd.demo.opaque import Seal
 from batchd.demo.request import Bill, Heading, escaped
 from batchd.records import Answer, Usage
@@ -39,11 +40,11 @@ class Writer:
 
     def failed(self, heading: Heading) -> bytes:
         """Return what comes with status 200 and is an error."""
-        return _encode(self._response(heading, Answer(content="", finish_reason="failed"), None))
+        return _encode(self._response(heading, ended("", "failed"), None))
 
     def _response(self, heading: Heading, answer: Answer, bill: Bill | None) -> dict[str, Any]:
-        body, reason = self.body, _INCOMPLETE.get(answer.finish_reason)
-        failed = answer.finish_reason == "failed"
+        body, reason = self.body, _INCOMPLETE.get(end(answer))
+        failed = end(answer) == "failed"
         done = "failed" if failed else "incomplete" if reason else "completed"
         text: dict[str, Any] = {"format": {"type": "text"}, "verbosity": "medium"}
         asked = msgspec.to_builtins(body.text) if body.text else {}
@@ -82,7 +83,7 @@ class Writer:
 
     def _output(self, heading: Heading, answer: Answer) -> list[dict[str, Any]]:
         stem = f"{heading.id}{'t' if answer.reasoning else 'n'}"
-        cut = answer.finish_reason in _INCOMPLETE
+        cut = end(answer) in _INCOMPLETE
         status = "incomplete" if cut else "completed"
         found: list[dict[str, Any]] = []
         if answer.reasoning:
@@ -102,7 +103,7 @@ class Writer:
                     "role": "assistant",
                     "status": status,
                     "phase": "commentary" if answer.tool_calls else "final_answer",
-                    "content": [refused if answer.finish_reason == "refusal" else said],
+                    "content": [refused if end(answer) == "refusal" else said],
                 }
             )
         found += (
@@ -136,7 +137,7 @@ class Writer:
         }
 
 
-_INCOMPLETE = {
+_INCOMPLETE: Mapping[End, str] = {
     "length": "max_output_tokens",
     "full": "max_output_tokens",
     "content_filter": "content_filter",
