@@ -12,7 +12,7 @@ from typing import TypeAlias
 from batchd.records import Parking
 from batchd.store.reader import Reader
 from batchd.store.recent import Answered
-from batchd.store.rows import BatchRow, Done
+from batchd.store.rows import BatchRow, WorkDone
 
 #: How far back speed is measured: long enough for slow tasks, short enough to show a change (seconds).
 _WINDOW_S = 600.0
@@ -127,9 +127,9 @@ class SpeedMeter:
 
     def __init__(self) -> None:
         #: What of each batch was done when it was last seen.
-        self._known: dict[str, Done] = {}
+        self._known: dict[str, WorkDone] = {}
         #: Moments of the monotonic clock, and all that was done by then.
-        self._samples: deque[tuple[float, Done]] = deque()
+        self._samples: deque[tuple[float, WorkDone]] = deque()
 
     def measure(self, reader: Reader, batches: Sequence[BatchRow]) -> Speed | None:
         """Return the speed up to now; None until there is something to measure. Raises ``StoreError``.
@@ -139,11 +139,11 @@ class SpeedMeter:
         now = time.monotonic()
         seen = {row.batch.name: _done(row) for row in batches}
         if self._samples:
-            added = sum((d - self._known.get(n, Done()) for n, d in seen.items()), Done())
+            added = sum((d - self._known.get(n, WorkDone()) for n, d in seen.items()), WorkDone())
             total = self._samples[-1][1] + added
         else:
             self._samples.append(_history(reader, batches, now))
-            total = Done()
+            total = WorkDone()
         self._known = seen
         self._samples.append((now, total))
         while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # noqa: PLR2004 (first and last)
@@ -157,13 +157,13 @@ class SpeedMeter:
         )
 
 
-def _history(reader: Reader, batches: Sequence[BatchRow], now: float) -> tuple[float, Done]:
+def _history(reader: Reader, batches: Sequence[BatchRow], now: float) -> tuple[float, WorkDone]:
     """Return the moment at which the window begins, and minus what was done since then, by tasks at work too."""
     wall = time.time()
     oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)
     window = min(_WINDOW_S, max(0.0, wall - oldest))
-    return now - window, Done() - reader.done_since(wall - window)
+    return now - window, WorkDone() - reader.done_since(wall - window)
 
 
-def _done(row: BatchRow) -> Done:
-    return Done(row.finished, row.input_tokens + row.output_tokens, row.cost_usd or 0.0)
+def _done(row: BatchRow) -> WorkDone:
+    return WorkDone(row.finished, row.input_tokens + row.output_tokens, row.cost_usd or 0.0)

@@ -139,6 +139,8 @@ LINE_COLUMNS = _COLUMNS
 COLD_COLUMNS = _COLUMNS[_COLUMNS.index("status") : _FIRST_HOT]
 #: What changes with every event.
 HOT_COLUMNS = _COLUMNS[_FIRST_HOT:]
+#: What a task's row and the ledger sum up alike.
+_OF_BOTH = tuple(name for name in TALLY_COLUMNS if name in _COLUMNS)
 
 
 def fold(line: TaskLine, event: Event, ledger: Ledger) -> None:
@@ -161,18 +163,9 @@ def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -
     tally = ledger[_account(line, purpose, at)]
     for name in TALLY_COLUMNS:
         setattr(tally, name, getattr(tally, name) + getattr(used, name))
-    line.calls += used.calls
-    line.input_tokens += used.input_tokens
-    line.cached_input_tokens += used.cached_input_tokens
-    line.cache_write_tokens += used.cache_write_tokens
-    line.cache_write_long_tokens += used.cache_write_long_tokens
-    line.cache_reported_tokens += used.cache_reported_tokens
-    line.cache_saved_usd += used.cache_saved_usd
-    line.output_tokens += used.output_tokens
-    line.reasoning_tokens += used.reasoning_tokens
+    for name in _OF_BOTH:
+        setattr(line, name, getattr(line, name) + getattr(used, name))
     line.estimated |= used.estimated_calls > 0
-    line.unsettled_calls += used.unsettled_calls
-    line.unsettled_usd += used.unsettled_usd
     if used.unpriced_calls or line.cost_usd is None:
         line.cost_usd = None
     else:

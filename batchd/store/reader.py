@@ -16,7 +16,7 @@ from batchd.records import Parking, Ref, Task, summed
 from batchd.store import held, lookups, past, recent, spending
 from batchd.store.past import PastTask
 from batchd.store.recent import Answered
-from batchd.store.rows import BatchRow, Done, Prunable, SpendRow, TaskRow
+from batchd.store.rows import BatchRow, Prunable, SpendRow, TaskRow, WorkDone
 from batchd.store.schema import NONSENSE, explain, open_reader
 from batchd.store.spending import Split
 from batchd.store.views import BATCHES, MATCHING, ORDERS, TASKS, batch_row, task_row
@@ -165,7 +165,7 @@ class Reader:
             task_row, f"{TASKS} WHERE t.published = 0 AND t.finished_at IS NULL AND t.attempt > 0"
         )
 
-    def done_since(self, at: float) -> Done:
+    def done_since(self, at: float) -> WorkDone:
         """Return how many tasks have ended since then, and what was used by all that were at work."""
         return self._source.read(recent.done, at)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batchd.events import CallAnswered, Event, TaskStarted, decode
 from batchd.records import Purpose
 from batchd.store.bodies import unpack
-from batchd.store.rows import Done
+from batchd.store.rows import WorkDone
 
 #: Tasks that had an event since then; their batches are few among all that there ever were.
 _LATELY = (
@@ -34,7 +34,7 @@ class Answered:
     tokens: int
 
 
-def done(db: sqlite3.Connection, since: float) -> Done:
+def done(db: sqlite3.Connection, since: float) -> WorkDone:
     """Return how many tasks have ended since then, and what was used by all that were at work."""
     row = db.execute(
         f"SELECT count(CASE WHEN t.finished_at >= ?1 THEN 1 END),"
@@ -42,7 +42,7 @@ def done(db: sqlite3.Connection, since: float) -> Done:
         f" coalesce(sum(t.cost_usd * {_PART}), 0.0){_LATELY}",
         (since,),
     ).fetchone()
-    return Done(*row)
+    return WorkDone(*row)
 
 
 def answered(db: sqlite3.Connection, since: float) -> list[Answered]:

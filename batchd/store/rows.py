@@ -1,4 +1,9 @@
-"""What the store returns: records, not rows of tables."""
+"""What the store returns: records, not rows of tables.
+
+A task as it was dropped is a ``records.Task``. What the table ``tasks`` keeps of it has one definition, ``fold.TaskLine``, and these
+views, each no larger than who asks needs it: ``TaskRow`` for people, ``QueuedTask`` for the schedule and ``Member`` for orders,
+both of which hold a hundred thousand at once, ``past.PastTask`` for estimates.
+"""
 
 from __future__ import annotations
 
@@ -100,19 +105,19 @@ class Money:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What has been done, by some tasks or in some time."""
+class WorkDone:
+    """What some tasks came to, or all of them in some time."""
 
     #: Tasks that have ended.
     tasks: int = 0
     tokens: float = 0
     usd: float = 0.0
 
-    def __add__(self, other: Done) -> Done:
-        return Done(self.tasks + other.tasks, self.tokens + other.tokens, self.usd + other.usd)
+    def __add__(self, other: WorkDone) -> WorkDone:
+        return WorkDone(self.tasks + other.tasks, self.tokens + other.tokens, self.usd + other.usd)
 
-    def __sub__(self, other: Done) -> Done:
-        return Done(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
+    def __sub__(self, other: WorkDone) -> WorkDone:
+        return WorkDone(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
 
 
 class FromCache:
