@@ -24,6 +24,8 @@ _SUGGESTIONS, _ID_LENGTH = 5, 64
 #: Cycles that are reported; a chain of thousands may run back into itself at each of its tasks.
 _CYCLES = 20
 
+#: Keys that a task takes as they are given; where they are not, the record's own defaults count.
+_AS_GIVEN = ("effort", "system_prompt", "priority", "output_schema", "network", "metadata")
 #: What a call of the tier ``flex`` may take, in seconds, unless the task says otherwise.
 _FLEX_CALL_S = 900.0
 
@@ -227,6 +229,7 @@ def _task(
     def key(field: str, default: Any) -> Any:
         return _first(getattr(spec, field), getattr(batch, field), default)
 
+    given = {name: value for name in _AS_GIVEN if (value := key(name, None)) is not None}
     directory = key("dir", "")
     command = key("check", "")
     env, secrets = _split({**(batch.env or {}), **spec.env}) if spec.env else shared
@@ -238,23 +241,18 @@ def _task(
         id=name,
         first_prompt=key("first_prompt", ""),
         model=model,
-        effort=key("effort", ""),
         dir=directories.real(directory) if directory else "",
-        system_prompt=key("system_prompt", ""),
-        priority=key("priority", 0),
         after=tuple(dict.fromkeys(spec.after or ())),
         evaluator=evaluator,
         check=command,
         check_in=key("check_in", config.evaluation.check_in),
-        output_schema=key("output_schema", None),
         limits=_limits(config, (tier, _judge_tier(config, evaluator)), batch, spec),
         service_tier=tier,
         tier_fallback_s=fallback_s if fallback is None else tiers.seconds(fallback),
-        network=key("network", False),
         env=env,
         secrets=secrets,
         tags=tuple(key("tags", ())),
-        metadata=key("metadata", {}),
+        **given,
     )
 
 
