@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batchd.masking import MASK
-from batchd.records import Message, Task, Tool
+from batchd.records import Message, Task, Tool, ToolName
 
 _OPENING = """\
 You are an autonomous agent that finishes one task by running commands on a Linux machine.
@@ -65,7 +65,7 @@ INTERRUPTED = (
 )
 
 
-def _tool(name: str, description: str, **parameters: str) -> Tool:
+def _tool(name: ToolName, description: str, **parameters: str) -> Tool:
     schema = {
         "type": "object",
         "properties": {

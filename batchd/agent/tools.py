@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchd.events import ToolOutcome
-from batchd.records import ToolCall
+from batchd.records import ToolCall, ToolName
 from batchd.sandbox import Ran, Workplace
 
 #: Each tool's arguments: name to type, and which must be there.
-_ARGUMENTS: Mapping[str, tuple[Mapping[str, type], frozenset[str]]] = {
+_ARGUMENTS: Mapping[ToolName, tuple[Mapping[str, type], frozenset[str]]] = {
     "shell": ({"command": str}, frozenset({"command"})),
     "read_file": ({"path": str, "start": int, "lines": int}, frozenset({"path"})),
     "write_file": ({"path": str, "content": str}, frozenset({"path", "content"})),
     "edit_file": ({"path": str, "old": str, "new": str}, frozenset({"path", "old", "new"})),
 }
 #: Done again when a crash leaves it in doubt; the others may have an effect that must not happen twice.
-REPEATABLE = frozenset({"read_file", "write_file"})
+REPEATABLE: frozenset[ToolName] = frozenset({"read_file", "write_file"})
 #: A file larger than this is edited with commands (bytes).
 _EDITABLE = 4 << 20
 #: Python refuses to write numbers of thousands of digits, and tools to read those of twenty.
@@ -43,7 +43,7 @@ cat > "$1"
 class Request:
     """A tool call whose arguments are in order."""
 
-    name: str
+    name: ToolName
     arguments: Mapping[str, Any]
 
 
@@ -64,13 +64,14 @@ class Output:
 
 def parse(call: ToolCall) -> Request | str:
     """Return the call as a request, or, for the model, what is wrong with it."""
-    if call.name not in _ARGUMENTS:
+    name = next((tool for tool in _ARGUMENTS if tool == call.name), None)
+    if name is None:
         return f"There is no tool {call.name[:_NAMED]!r}. Tools: {', '.join(_ARGUMENTS)}."
     try:
         given = call.given()
     except (ValueError, RecursionError) as error:
         return f"The arguments are not valid JSON: {error}"
-    types, required = _ARGUMENTS[call.name]
+    types, required = _ARGUMENTS[name]
     if not isinstance(given, dict):
         return f"The arguments must be a JSON object with {', '.join(types)}."
     given = {key: value for key, value in given.items() if value is not None}
@@ -86,7 +87,7 @@ def parse(call: ToolCall) -> Request | str:
             return f"{key} must not be empty or hold NUL characters."
         if isinstance(value, int) and abs(value) > _MOST_LINES:
             return f"{key} must be a number of lines that a file can have."
-    return Request(call.name, given)
+    return Request(name, given)
 
 
 async def run(

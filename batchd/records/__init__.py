@@ -27,6 +27,7 @@ from batchd.records.models import (
     Role,
     Tool,
     ToolCall,
+    ToolName,
     ToolProtocol,
 )
 from batchd.records.money import (
@@ -117,6 +118,7 @@ __all__ = [
     "Tier",
     "Tool",
     "ToolCall",
+    "ToolName",
     "ToolProtocol",
     "Trigger",
     "Usage",

@@ -36,6 +36,8 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 FinishReason: TypeAlias = Literal["stop", "tool_calls", "length", "content_filter"]
 #: How a model's tools are called: by its API, in its text, or as its answers show.
 ToolProtocol: TypeAlias = Literal["auto", "native", "text"]
+#: The tools that there are.
+ToolName: TypeAlias = Literal["shell", "read_file", "write_file", "edit_file"]
 #: How a judge is bound to its JSON.
 JsonMode: TypeAlias = Literal["json_schema", "json_object", "none"]
 

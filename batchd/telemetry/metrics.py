@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -26,7 +26,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.log import Action
-from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task
+from batchd.records import Batch, ModelSetup, Price, Purpose, Ref, Task, ToolName
 from batchd.telemetry.counting import OTHER, Counts, Series
 from batchd.telemetry.endpoint import Endpoint
 from batchd.telemetry.line import Line
@@ -34,7 +34,7 @@ from batchd.telemetry.standing import StandingCollector
 from batchd.telemetry.textfile import Textfile
 
 #: A model may call tools whatever it likes.
-_TOOLS = {"shell", "read_file", "write_file", "edit_file"}
+_TOOLS = frozenset(get_args(ToolName))
 
 
 class _Usage(msgspec.Struct):
