@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 #: From which level on lines are written.
-Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 #: ``auto``: columns on a terminal, fields where stderr is systemd's journal, JSON lines elsewhere.
-Format: TypeAlias = Literal["auto", "json", "console"]
+LineFormat: TypeAlias = Literal["auto", "json", "console"]
 
 
 class Action(enum.StrEnum):
@@ -158,8 +158,8 @@ def get_logger(**fields: object) -> FilteringBoundLogger:
 
 
 def configure(
-    level: Level = "info",
-    format: Format = "auto",  # noqa: A002 (the configuration's own name)
+    level: LogLevel = "info",
+    format: LineFormat = "auto",  # noqa: A002 (the configuration's own name)
     file: str = "",
     *,
     quiet: bool = False,
@@ -189,7 +189,7 @@ def configure(
         root.addHandler(_Library(logging.WARNING))
 
 
-def _to_stderr(form: Format) -> Callable[[dict[str, Any]], None]:
+def _to_stderr(form: LineFormat) -> Callable[[dict[str, Any]], None]:
     if form == "console" or (form == "auto" and sys.stderr.isatty()):
         return _columns()
     if form == "auto" and journald.is_stream(2):

@@ -18,8 +18,8 @@ from batchd.events import CallStarted, Event, Terms
 from batchd.events import decode as decode_event
 from batchd.events import encode as encode_event
 from batchd.records import (
+    Activity,
     Batch,
-    Doing,
     Endpoint,
     Failure,
     Purpose,
@@ -35,7 +35,7 @@ MAX_FRAME = 1 << 28
 MAX_HISTORY = 1 << 24
 
 #: How an attempt ended in its worker; ``refused``: the worker takes no task; ``unopened``: the batch's folder takes no directory.
-Outcome: TypeAlias = Literal[
+DoneAs: TypeAlias = Literal[
     "published", "unpublished", "suspended", "stale", "failed", "refused", "unopened"
 ]
 
@@ -216,7 +216,7 @@ class Progress:
 
     ref: Ref
     attempt: int
-    step: Doing
+    step: Activity
     detail: str = ""
 
 
@@ -226,7 +226,7 @@ class Done:
 
     ref: Ref
     attempt: int
-    outcome: Outcome
+    outcome: DoneAs
     #: For ``failed`` and ``refused``: for the log.
     message: str = ""
 

@@ -11,7 +11,7 @@ from batchd import wire
 from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.records import Doing, FileStamp, Trigger
+from batchd.records import Activity, FileStamp, Trigger
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
 
@@ -84,7 +84,7 @@ class Host(Protocol):
     async def record(self, record: wire.Record) -> None:
         """Return when the events are durable; raises ``StaleAttemptError``."""
 
-    def progress(self, step: Doing, detail: str) -> None:
+    def progress(self, step: Activity, detail: str) -> None:
         """Tell people what the task is doing."""
 
     def finish(

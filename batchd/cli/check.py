@@ -15,7 +15,7 @@ from pathlib import Path
 from batchd import config, control, sandbox, telemetry
 from batchd.cli import common, models, refusals
 from batchd.cli.common import coloured
-from batchd.cli.lines import Line, Verdict
+from batchd.cli.lines import Line, LineVerdict
 from batchd.config import private
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
@@ -93,7 +93,7 @@ def _log_file(settings: config.Config) -> Iterator[Line]:
 
 def _exposed(settings: config.Config) -> Iterator[Line]:
     for found in permissions.exposures(settings):
-        verdict: Verdict = "failed" if found.grave else "note"
+        verdict: LineVerdict = "failed" if found.grave else "note"
         yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
 
 
@@ -129,7 +129,7 @@ def _daemon(settings: config.Config) -> Iterator[Line]:
 
 def _sandbox(settings: config.Config) -> Iterator[Line]:
     for found in sandbox.check(settings.sandbox_policy()):
-        verdict: Verdict = "ok" if found.ok else "failed"
+        verdict: LineVerdict = "ok" if found.ok else "failed"
         if found.ok and found.name == "sandbox" and settings.sandbox.backend == "none":
             verdict = "note"
         yield Line(verdict, found.name, found.detail, found.mend)

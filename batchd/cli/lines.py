@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Verdict: TypeAlias = Literal["ok", "note", "failed"]
+LineVerdict: TypeAlias = Literal["ok", "note", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class Line:
     """One thing looked at."""
 
     #: ``note``: it works, but know it.
-    verdict: Verdict
+    verdict: LineVerdict
     what: str
     detail: str
     mend: str = ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from batchd import catalog, config
 from batchd.catalog import Listing
 from batchd.catalog.asking import Unlisted, ask
-from batchd.cli.lines import Line, Verdict
+from batchd.cli.lines import Line, LineVerdict
 from batchd.config import dialects
 from batchd.config.checking import model_problem
 from batchd.config.presets import APIS
@@ -104,7 +104,7 @@ def _model(
             "failed", what, said, f"set {key}: {' '.join(fixes) or 'take one that it lists'}"
         )
     elif end is not None and end.due(today):
-        verdict: Verdict = "failed" if end.gone(today) else "note"
+        verdict: LineVerdict = "failed" if end.gone(today) else "note"
         yield Line(verdict, what, end.words(today), f"set {key}: {end.fix}")
     elif listing is not None and not listing.whole and listing.find(own) is None:
         said = f"of the models of provider {name} the first {len(listing.models):,} were read: {own} is none of them"

@@ -8,9 +8,8 @@ from typing import Final
 from batchd.config.presets import APIS, PRESETS
 from batchd.config.providers import Provider
 from batchd.config.sections import Sections
-from batchd.config.values import Effort
 from batchd.errors import Problem
-from batchd.records import STANDARD, Api, Tier
+from batchd.records import STANDARD, Api, AskedEffort, Tier
 
 _CHAT: Final = "chat"
 #: The dialects whose requests cannot name a service tier.
@@ -51,7 +50,7 @@ def tier_problem(model: str, tier: Tier, config: Sections) -> Problem | None:
     return Problem("", why, fix)
 
 
-def efforts(model: str, config: Sections, *asked: Effort) -> Effort:
+def efforts(model: str, config: Sections, *asked: AskedEffort) -> AskedEffort:
     """Return how much a model is to think: the first that is said of what is ``asked``, its table's word, the agent's."""
     table = config.models.get(model)
     said = (*asked, table.effort if table else "", config.agent.effort)

@@ -10,8 +10,8 @@ from annotated_types import Ge, Le
 
 from batchd.config.presets import PRESETS
 from batchd.config.tiers import Fallback
-from batchd.config.values import Api, Effort, Name, Section
-from batchd.records import JsonMode, Tier, ToolProtocol
+from batchd.config.values import AskedApi, Name, Section
+from batchd.records import AskedEffort, JsonMode, Tier, ToolProtocol
 from batchd.records.numbers import Amount, Count
 
 
@@ -21,7 +21,7 @@ class Provider(Section):
 
     base_url: Name
     """The address up to and without ``/chat/completions``, ``/responses`` or ``/messages``."""
-    api: Api = ""
+    api: AskedApi = ""
     """The dialect. Empty: a preset's own at the preset's own address, if there is no ``extra_body``; else chat."""
     api_key_env: str = ""
     """The environment variable that holds the key. Neither this nor a file: a server without keys."""
@@ -74,9 +74,9 @@ class Model(Prices):
     """``[models."provider/model".tiers.flex]``: the prices of a service tier."""
     context_window: Count | None = None
     """Tokens that fit into its window."""
-    api: Api = ""
+    api: AskedApi = ""
     """The dialect that it is spoken to in; empty: its provider's."""
-    effort: Effort = ""
+    effort: AskedEffort = ""
     """How much it is to think; empty: as ``[agent]`` says."""
     service_tier: Tier | None = None
     """``standard``, ``flex`` or ``priority``; a task may name its own. Not given: [agent] service_tier."""

@@ -19,10 +19,10 @@ from batchd.config.providers import Model, Provider, presets
 from batchd.config.reach import HostList, Reach
 from batchd.config.telemetry import Metrics, Traces
 from batchd.config.tiers import Fallback
-from batchd.config.values import Effort, Name, Section
+from batchd.config.values import Name, Section
 from batchd.config.web import Web
-from batchd.log import Format, Level
-from batchd.records import Backend, CheckIn, Evaluator, Tier
+from batchd.log import LineFormat, LogLevel
+from batchd.records import AskedEffort, Backend, CheckIn, Evaluator, Tier
 from batchd.records.numbers import Amount, Count, Positive, Span
 
 
@@ -44,7 +44,7 @@ class Agent(Section):
 
     model: Name = "openai/gpt-6-luna"
     """``provider/model``; a task may name its own."""
-    effort: Effort = ""
+    effort: AskedEffort = ""
     """How much a model is to think; a task, or the model's table, may say otherwise. Empty: as its provider sees fit."""
     service_tier: Tier = "standard"
     """``standard``, ``flex`` (half the price, when there is room) or ``priority``; a task may name its own."""
@@ -108,7 +108,7 @@ class Evaluation(Section):
     """Of tasks without a ``check``. ``none`` accepts the agent's own word."""
     judge_model: str = ""
     """``provider/model``; empty: the task's own."""
-    judge_effort: Effort = ""
+    judge_effort: AskedEffort = ""
     """How much the judge is to think; empty: as the task's model."""
     check_in: CheckIn = "apart"
     """``task`` gives a ``check`` the HOME and /tmp of the task's commands, which can then make it pass."""
@@ -230,9 +230,9 @@ class Store(Section):
 class Log(Section):
     """``[log]``: what is told, and where."""
 
-    level: Level = "info"
+    level: LogLevel = "info"
     """The least important lines to write."""
-    format: Format = "auto"
+    format: LineFormat = "auto"
     """``auto``: columns on a terminal, JSON lines elsewhere."""
     file: str = ""
     """Gets JSON lines too; survives logrotate."""

@@ -10,9 +10,7 @@ from annotated_types import MinLen
 from batchd import records
 
 #: The dialects; empty: as the preset has it, or chat.
-Api = Literal["", records.Api]
-#: How much a model is to think; empty: as its provider sees fit.
-Effort = Literal["", records.Effort]
+AskedApi = Literal["", records.Api]
 Name = Annotated[str, MinLen(1)]
 
 

@@ -9,14 +9,14 @@ from batchd.records import Answer, FinishReason
 
 #: Beside the ends that batchd tells apart: a model that declines, a window that is full, a turn that goes on, a call that fails
 #: with status 200.
-End: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
+AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
 
 
-def ended(content: str, end: End) -> Answer:
+def ended(content: str, end: AnswerEnd) -> Answer:
     """Return an answer that ends so; only a dialect of the stand-in's, which asks ``end``, can write it."""
     return replace(Answer(content=content), finish_reason=cast("FinishReason", end))
 
 
-def end(answer: Answer) -> End:
+def end(answer: Answer) -> AnswerEnd:
     """Return how one of the stand-in's answers ends."""
     return answer.finish_reason

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from batchd.records import EFFORTS, Api, Effort, Message, ModelSetup, Replay, Tool, ToolCall
+from batchd.records import (
+    EFFORTS,
+    Api,
+    AskedEffort,
+    Effort,
+    Message,
+    ModelSetup,
+    Replay,
+    Tool,
+    ToolCall,
+)
 from batchd.records.unicode import valid_throughout
 
 
@@ -75,7 +85,7 @@ class Request:
         """Return the same request with every message as neutral text and calls."""
         return replace(self, messages=tuple(replace(m, replay=None) for m in self.messages))
 
-    def effort(self, setup: ModelSetup, words: tuple[Effort, ...]) -> Literal["", Effort]:
+    def effort(self, setup: ModelSetup, words: tuple[Effort, ...]) -> AskedEffort:
         """Return how much the model is to think, in one of the ``words`` that there are; empty: as it sees fit.
 
         The nearest lower one where it lacks what is asked for, or the lowest that it has.

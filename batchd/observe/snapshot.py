@@ -13,14 +13,14 @@ from typing import Any, Self
 from batchd import control
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.observe.speed import HeldMeter, Rate, RateMeter, Speed, SpeedMeter
-from batchd.records import Doing, Parking, Scope, Status
+from batchd.records import Activity, Parking, Scope, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
 #: What the daemon gets to say how it does: the store tells the rest (seconds).
 _PATIENCE_S = 3.0
 #: What a running task does before its worker has told, by its last event.
-_STEPS: Mapping[str, Doing] = {
+_STEPS: Mapping[str, Activity] = {
     "CallStarted": "model",
     "CallAnswered": "tool",
     "CallFailed": "waiting",
@@ -35,7 +35,7 @@ class Agent:
     """A task at work."""
 
     row: TaskRow
-    step: Doing
+    step: Activity
     #: Which model, which command, what it waits for.
     detail: str
     #: When this step began, in seconds since the epoch.

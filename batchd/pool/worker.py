@@ -30,7 +30,7 @@ from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
-from batchd.records import Doing, FileStamp, Ref, Trigger
+from batchd.records import Activity, FileStamp, Ref, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
@@ -279,7 +279,7 @@ class AgentHost:
         """Return when the events are durable; raises ``StaleAttemptError``."""
         await self._exchange(self._told(record))
 
-    def progress(self, step: Doing, detail: str) -> None:
+    def progress(self, step: Activity, detail: str) -> None:
         """Tell people what the task is doing."""
         self._tell(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
 

@@ -30,6 +30,8 @@ _SHOWN = 500
 #: How much a model is to think, from least to most.
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
+#: What is asked for; empty: as somebody else says, in the end the provider.
+AskedEffort: TypeAlias = Literal["", Effort]
 #: Who speaks in a conversation.
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 #: Why an answer ends, whatever its provider calls that.
@@ -232,7 +234,7 @@ class ModelSetup:
     #: The dialect that it is spoken to in; that of the oldest journals is chat.
     api: Api = "chat"
     #: How much it is to think; empty: as its provider sees fit.
-    effort: Literal["", Effort] = ""
+    effort: AskedEffort = ""
     #: The service tier that its calls ask for.
     service_tier: Tier = STANDARD
     #: After how many seconds without room in that tier a call goes on in the standard one; None: never.

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from batchd.records.hosts import Network
 from batchd.records.limits import Limits
-from batchd.records.models import Effort
+from batchd.records.models import AskedEffort
 from batchd.records.money import STANDARD, Tier
 
 #: What evaluates a round where there is no ``check``.
@@ -19,7 +19,7 @@ CheckIn: TypeAlias = Literal["apart", "task"]
 #: Whose verdict it is.
 VerdictBy: TypeAlias = Literal["check", "output_schema", Evaluator]
 #: What a task at work does right now; for people.
-Doing: TypeAlias = Literal["starting", "waiting", "model", "tool", "evaluating"]
+Activity: TypeAlias = Literal["starting", "waiting", "model", "tool", "evaluating"]
 
 
 class Status(enum.StrEnum):
@@ -102,7 +102,7 @@ class Task:
     #: ``provider/model``.
     model: str
     #: How much the model is to think; empty: as the configuration says.
-    effort: Literal["", Effort] = ""
+    effort: AskedEffort = ""
     #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
     dir: str = ""
     #: Replaces the opening of batchd's own system prompt.

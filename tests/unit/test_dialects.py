@@ -21,7 +21,9 @@ from batchd.masking import Masker
 from batchd.records import (
     APIS,
     EFFORTS,
+    PATHS,
     Answer,
+    AskedEffort,
     Endpoint,
     Failure,
     FailureKind,
@@ -137,9 +139,9 @@ TURNS = {
 
 def test_the_configuration_names_the_dialects_that_there_are() -> None:
     """A dialect is a file and a row; its name and the efforts are what users may write."""
-    assert tuple(DIALECTS) == APIS
-    assert values.Api.__args__ == ("", *APIS)
-    assert values.Effort.__args__ == ("", *EFFORTS)
+    assert tuple(DIALECTS) == tuple(PATHS) == APIS
+    assert values.AskedApi.__args__ == ("", *APIS)
+    assert AskedEffort.__args__ == ("", *EFFORTS)
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from batchd.demo.dialects import openai
-from batchd.demo.ends import End, end
+from batchd.demo.ends import AnswerEnd, end
 from batchd.demo.request import Bill, Heading, escaped, pieces
 from batchd.records import Answer, Usage
 
 #: What other dialects have a word for, and this one has not.
-_FINISHED: Mapping[End, End] = {"refusal": "stop", "full": "length", "pause": "stop"}
+_FINISHED: Mapping[AnswerEnd, AnswerEnd] = {"refusal": "stop", "full": "length", "pause": "stop"}
 _encode = msgspec.json.Encoder().encode
 
 

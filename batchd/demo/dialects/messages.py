@@ -20,7 +20,7 @@ from batchd.demo.dialects.anthropic import (
     refusal,
 )
 from batchd.demo.dialects.blocks import Body
-from batchd.demo.ends import End, end
+from batchd.demo.ends import AnswerEnd, end
 from batchd.demo.families import Family
 from batchd.demo.opaque import Seal
 from batchd.demo.request import (
@@ -91,7 +91,7 @@ def _cache(body: Body, family: Family, read: blocks.Read, caller: Caller) -> Cac
     )
 
 
-_STOPPED: Mapping[End, str] = {
+_STOPPED: Mapping[AnswerEnd, str] = {
     "stop": "end_turn",
     "tool_calls": "tool_use",
     "length": "max_tokens",

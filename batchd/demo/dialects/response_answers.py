@@ -12,7 +12,7 @@ from batchd.demo import opaque
 from batchd.demo.dialects import items, response_stream
 from batchd.demo.dialects.replay import Removal
 from batchd.demo.dialects.response_body import Body
-from batchd.demo.ends import End, end, ended
+from batchd.demo.ends import AnswerEnd, end, ended
 from batchd.demo.opaque import Seal
 from batchd.demo.request import Bill, Heading, escaped
 from batchd.records import Answer, Usage
@@ -137,7 +137,7 @@ class Writer:
         }
 
 
-_INCOMPLETE: Mapping[End, str] = {
+_INCOMPLETE: Mapping[AnswerEnd, str] = {
     "length": "max_output_tokens",
     "full": "max_output_tokens",
     "content_filter": "content_filter",
