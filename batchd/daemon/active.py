@@ -11,7 +11,7 @@ from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
 from batchd.pool.process import Worker
-from batchd.records import ModelSetup, Purpose, Ref, Task
+from batchd.records import Activity, ModelSetup, Purpose, Ref, Task
 from batchd.store import Dispatched
 
 
@@ -29,7 +29,7 @@ class Active:
     terms: Terms | None = None
     log: TaskLog | None = None
     #: What it is doing, for people, and since when.
-    step: str = "starting"
+    step: Activity = "starting"
     detail: str = ""
     since: float = field(default_factory=time.time)
     #: What it was asked to end with.
