@@ -1,8 +1,7 @@
 """The lifecycle: where each task stands, whose turn it is, and what follows from what happens to it. Pure.
 
 ``Lifecycle`` keeps one map from ``Ref`` to entry; ``table`` has the whole of what is decided about a task, ``queue`` of
-whose turn it is. What follows is not taken from here yet: the daemon's own classes do it, report it here, and tests hold
-the two against each other.
+whose turn it is. ``inputs`` are what happens, ``effects`` what is to be done: the daemon performs them.
 """
 
 from __future__ import annotations
