@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from batchd import __version__, control, log
+from batchd import __version__, log
 from batchd.config import Config
+from batchd.control.server import Server
 from batchd.daemon import lock, signals, strangers, tuning, vigil, visible
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
@@ -246,7 +247,7 @@ class Daemon:
             earlier = inbox.claimed()
         self._parts.restore(earlier)
         await strangers.hold_published(core, batches, self._parts.lot)
-        server = control.Server(state, self._verbs)
+        server = Server(state, self._verbs)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start()
         core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)

@@ -27,6 +27,7 @@ from patience import PATIENCE_S
 
 from batchd import config, control
 from batchd.cli import controlling
+from batchd.control.server import Server
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.lock import acquire, release
 from batchd.errors import (
@@ -1031,7 +1032,7 @@ def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
         raise RuntimeError("a bug")
 
     async def scenario() -> None:
-        server = control.Server(tmp_path, {"break": breaks})
+        server = Server(tmp_path, {"break": breaks})
         await server.start()
         for _ in range(2):
             with pytest.raises(BatchdError, match="error inside batchd") as caught:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from batchd import config, control
+from batchd import config
+from batchd.control.giver import Giver
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.core import Core
 from batchd.daemon.ending import End
@@ -151,7 +152,7 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
     """The giver is gone when its turn at the disk comes: nothing has ended, and everything may start or be cancelled."""
     watch = Watch()
 
-    class Gone(control.Giver):
+    class Gone(Giver):
         """Somebody who leaves while the order waits for the store."""
 
         def insist(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from batchd.control import Handler, giver
+from batchd.control.server import Handler, giver
 from batchd.daemon.reloading import told
 from batchd.errors import BatchdError
 from batchd.log import Action

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from batchd.control import giver
+from batchd.control.server import giver
 from batchd.daemon.core import Core
 from batchd.errors import UsageError
 from batchd.spool import removal

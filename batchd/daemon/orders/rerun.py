@@ -16,7 +16,8 @@ import msgspec
 
 from batchd.config import Config, dialects
 from batchd.config.checking import model_problem
-from batchd.control import Giver, giver
+from batchd.control.giver import Giver
+from batchd.control.server import giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.orders import targets

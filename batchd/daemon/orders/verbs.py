@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
-from batchd.control import Giver, Handler, giver
+from batchd.control.giver import Giver
+from batchd.control.server import Handler, giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
