@@ -17,11 +17,11 @@ from batchd import __version__, log
 from batchd.config import Config
 from batchd.control.server import Server
 from batchd.daemon import lock, signals, strangers, tuning, vigil, visible
+from batchd.daemon.commands import Ends
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
-from batchd.daemon.orders import Ends
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.reserving import Reserving
@@ -133,7 +133,7 @@ class Daemon:
         await done
 
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry out one order, with all that it causes, where no daemon runs: see ``Orders``.
+        """Carry out one order, with all that it causes, where no daemon runs: see ``Commands``.
 
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """
@@ -217,9 +217,9 @@ class Daemon:
             reload=self._reload,
             shape=self._shape,
         )
-        self._verbs = self._parts.orders.table()
+        self._verbs = self._parts.commands.table()
         if self._work:
-            self._listeners.opened(self._parts.orders.standing)
+            self._listeners.opened(self._parts.commands.standing)
             await self._begin(undo, state)
             self._listeners.daemon_started(
                 Start(

@@ -74,7 +74,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             core, parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            cancel = parts.orders.table()["cancel"]
+            cancel = parts.commands.table()["cancel"]
             many = parts.publisher.finish_all(
                 refs, End(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
             )
@@ -120,7 +120,7 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
             core, parts = parts_of(daemon)
             await daemon.submit("alone.json", request(1))
             await daemon.submit("many.json", request(count))
-            order = parts.orders.table()["cancel"]
+            order = parts.commands.table()["cancel"]
             assert await order({"target": "alone", "message": "no"}) == {"cancelled": 1}
             assert await order({"target": "many", "message": "no"}) == {"cancelled": count}
             await daemon.batch_done("many")
@@ -166,7 +166,7 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
         async with opened(tmp_path, watch) as daemon:
             core, parts = parts_of(daemon)
             await daemon.submit("games.json", request(3))
-            order = parts.orders.table()["cancel"]
+            order = parts.commands.table()["cancel"]
             with pytest.raises(WithdrawnError):
                 await order({"target": "games", "by": Gone(0, 0)})
             assert watch.durable == []

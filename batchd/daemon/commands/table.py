@@ -1,4 +1,4 @@
-"""What people order: each verb is durable before it is answered, and leaves one line in the log."""
+"""What people command: each verb is durable before it is answered, and leaves one line in the log."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from batchd.control.giver import Giver
 from batchd.control.server import Handler, giver
 from batchd.daemon.batches import Batches
+from batchd.daemon.commands import prune, targets
+from batchd.daemon.commands.ends import Ends
+from batchd.daemon.commands.lines import logged
+from batchd.daemon.commands.pause import Pausing
+from batchd.daemon.commands.retry import Rerun
+from batchd.daemon.commands.status import Standing
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.ending import End
-from batchd.daemon.orders import pruning, targets
-from batchd.daemon.orders.ends import Ends
-from batchd.daemon.orders.lines import logged
-from batchd.daemon.orders.pausing import Pausing
-from batchd.daemon.orders.rerun import Rerun
-from batchd.daemon.orders.standing import Standing
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
@@ -32,7 +32,7 @@ _CHUNK = 500
 _INT32 = 1 << 31
 
 
-class Orders:
+class Commands:
     """Answers every verb."""
 
     def __init__(
@@ -153,7 +153,7 @@ class Orders:
 
     async def _prune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Drop what finished batches have left."""
-        return await pruning.prune(self._core, arguments)
+        return await prune.prune(self._core, arguments)
 
     async def _tune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change the configuration of the running daemon, or tell what is changed."""

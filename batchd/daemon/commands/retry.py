@@ -19,10 +19,10 @@ from batchd.config.checking import model_problem
 from batchd.control.giver import Giver
 from batchd.control.server import giver
 from batchd.daemon.batches import Batches
+from batchd.daemon.commands import targets
+from batchd.daemon.commands.choosing import chosen, listed
+from batchd.daemon.commands.targets import Target
 from batchd.daemon.core import Core
-from batchd.daemon.orders import targets
-from batchd.daemon.orders.choosing import chosen, listed
-from batchd.daemon.orders.targets import Target
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.records import STANDARD, Batch, Ref, Task
