@@ -10,6 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from batchd import __version__
+from batchd.control import coding
+from batchd.control.messages import A, Request
 from batchd.control.place import address
 from batchd.errors import (
     BatchdError,
@@ -25,6 +30,29 @@ _AGAIN_S = 0.02
 _WONDER_S = 2.0
 
 
+def ask(
+    state: Path,
+    message: Request[A],
+    *,
+    timeout_s: float = _TIMEOUT_S,
+    heed: Callable[[str], None] | None = None,
+    waiting: Callable[[], None] | None = None,
+) -> A:
+    """Ask the daemon of a state directory; return its answer. See ``request``, which also says what is raised.
+
+    Raises ``BatchdError`` also for an answer that is none: another version's.
+    """
+    verb, fields = coding.verb(type(message)), coding.fields(message)
+    told = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
+    try:
+        return coding.answer(message, told)
+    except msgspec.ValidationError as error:
+        raise BatchdError(
+            f"the daemon on {state} answers {verb} as batchd {__version__} does not understand ({error}): "
+            "use the program of its version, or restart the daemon"
+        ) from None
+
+
 def request(
     state: Path,
     verb: str,
@@ -34,7 +62,7 @@ def request(
     waiting: Callable[[], None] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Ask the daemon of a state directory; return its answer's fields.
+    """Ask in the protocol's own words: a verb and its fields, as JSON has them; return the answer's fields.
 
     ``heed`` is told which version answered, a refusal too; empty: one that does not tell yet. ``waiting`` is called
     once, where the answer is not there within a few seconds.
