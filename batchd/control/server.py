@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from batchd import __version__
+from batchd.control import coding
 from batchd.control.giver import Giver
+from batchd.control.messages import A, Request
 from batchd.control.place import NAME, address
 from batchd.errors import BatchdError, UsageError
 from batchd.log import Action, get_logger
@@ -22,23 +24,25 @@ _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
 _BACKLOG = 1024
 
-#: What answers a verb: gets the arguments, returns the answer's fields. Raises ``BatchdError``.
-#: ``by`` among the arguments is the ``Giver``.
-Handler: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
+class Commands(Protocol):
+    """What carries requests out."""
 
-def giver(arguments: Mapping[str, Any]) -> Giver:
-    """Return who gave an order: without a connection it was this process."""
-    by = arguments.get("by")
-    return by if isinstance(by, Giver) else Giver.here()
+    async def carry_out(self, request: Request[A], by: Giver, /) -> A:
+        """Do what is asked, and return the answer. Raises ``BatchdError``."""
+
+    def malformed(
+        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver, error: BatchdError, /
+    ) -> None:
+        """Take note of a request of a kind that is refused for its fields."""
 
 
 class Server:
     """The daemon's half."""
 
-    def __init__(self, state: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, state: Path, commands: Commands) -> None:
         self._state = state
-        self._handlers = handlers
+        self._commands = commands
         self._server: asyncio.Server | None = None
         #: The socket's file, as the kernel knows it.
         self._file: tuple[int, int] | None = None
@@ -94,18 +98,29 @@ class Server:
         if not line:
             return _refusal(f"a request has at most {_MAX_LINE} bytes")
         try:
-            request = json.loads(line)
-            handler = self._handlers[request.pop("verb")]
+            given = json.loads(line)
+            kind = coding.REQUESTS[given["verb"]]
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-            known = ", ".join(sorted(self._handlers))
+            known = ", ".join(sorted(coding.REQUESTS))
             return _refusal(f"not a request; the verbs are {known}")
         try:
-            return {"ok": True, **await handler({**request, "by": by})}
+            return {"ok": True, **await self._carried_out(kind, given, by)}
         except BatchdError as error:
             return _refusal(str(error), error.exit_code)
-        except Exception:  # noqa: BLE001 (a bug in a verb must not hang who asks, nor end the daemon)
+        except Exception:  # noqa: BLE001 (a bug in a command must not hang who asks, nor end the daemon)
             get_logger().exception(Action.COMMAND_REFUSED)
             return _refusal("an error inside batchd; the daemon's log has the details", 1)
+
+    async def _carried_out(
+        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver
+    ) -> dict[str, Any]:
+        """Have a request carried out; return the answer's fields. Raises ``BatchdError``."""
+        try:
+            request = coding.request(kind, given)
+        except UsageError as error:
+            self._commands.malformed(kind, coding.known(kind, given), by, error)
+            raise
+        return coding.fields(await self._commands.carry_out(request, by))
 
 
 def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+import batchd
 from batchd import control
 from batchd.control import coding, standing
 from batchd.errors import UsageError
@@ -263,3 +265,16 @@ def test_an_answer_that_is_none_is_refused() -> None:
     """What every version says must be there."""
     with pytest.raises(msgspec.ValidationError):
         coding.answer(control.Cancel(target="a"), {"done": True})
+
+
+def test_a_command_its_request_and_its_module_have_one_name() -> None:
+    """Of the command line as of the socket and the daemon; what is paused goes on in the same module."""
+    package = Path(batchd.__file__).parent
+    assert {*coding.REQUESTS} == {
+        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune")
+    }
+    for verb in coding.REQUESTS:
+        assert (package / "cli" / f"{verb}.py").exists()
+        module = "pause" if verb == "resume" else verb
+        text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")
+        assert f"async def {verb}(" in text

@@ -1,4 +1,4 @@
-"""What the control socket can ask for: ``Commands`` is the table of verbs, the other modules carry them out."""
+"""What the control socket can ask for: ``Commands`` carries requests out, by the module of each command's name."""
 
 from __future__ import annotations
 
