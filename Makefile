@@ -95,6 +95,10 @@ SOAK_MINUTES ?= 5
 soak: setup ## thousands of small tasks for SOAK_MINUTES: memory, descriptors, files must stay flat
 	@$(BIN)/python tests/chaos/soak.py --minutes $(SOAK_MINUTES)
 
+.PHONY: drawing
+drawing: setup ## draw the lifecycle's table into docs/architecture.md
+	@$(BIN)/python -m batchd.lifecycle.drawing docs/architecture.md
+
 .PHONY: lint
 lint: setup ## ruff (every rule), its formatter, mypy --strict
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
 from batchd.pool.process import Worker
 from batchd.records import ModelSetup, Purpose, Ref, Task
+from batchd.store import Dispatched
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +23,8 @@ class Active:
     worker: Worker
     #: 0 until the store has given it one; then the rest is known too.
     attempt: int = 0
+    #: What the store gave with it.
+    given: Dispatched | None = None
     task: Task | None = None
     terms: Terms | None = None
     log: TaskLog | None = None

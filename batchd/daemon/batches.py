@@ -13,9 +13,9 @@ from pathlib import Path
 from batchd import results
 from batchd.daemon.core import Core
 from batchd.errors import Problem
+from batchd.lifecycle import Facts, inputs
 from batchd.log import Action
-from batchd.records import Batch, Task
-from batchd.schedule import Queued
+from batchd.records import Batch, Ref, Task
 from batchd.spool import outbox
 from batchd.store import QueuedTask, Restored
 
@@ -56,17 +56,23 @@ class Batches:
         """Return what is known of an open batch."""
         return self._open.get(name)
 
+    def unpublished(self) -> set[Ref]:
+        """Return all tasks without a confirmed result."""
+        return {Ref(name, task) for name, known in self._open.items() for task in known.left}
+
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
         """Yield each batch of which something has ended and is not published.
 
         With it, its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
         nothing but to be published.
         """
-        queued = self._core.schedule.sizes()
+        lifecycle = self._core.lifecycle
+        entries = lifecycle.entries.values() if lifecycle.ending else ()
+        ended = collections.Counter(entry.ref.batch for entry in entries if not entry.phase.open)
         for name, known in self._open.items():
             left = len(known.left)
-            if not left or left > queued[name]:
-                yield known.batch, left, left - queued[name]
+            if not left or ended[name]:
+                yield known.batch, left, ended[name]
 
     async def done(self, name: str) -> None:
         """Wait until a batch's summary is written."""
@@ -88,7 +94,7 @@ class Batches:
             self._open[batch.name] = Open(batch, {task.id for task in tasks}, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
             for queued in core.store.queued(batch.name):
-                core.schedule.add(_queued(queued))
+                self._queue(queued)
             core.log.info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
@@ -101,11 +107,11 @@ class Batches:
         core = self._core
         batch = await self._stored(batch, partial(core.store.reject, problems=problems))
         if batch.name not in self._open:
-            known = self._open[batch.name] = Open(batch, set())
+            self._open[batch.name] = Open(batch, set())
             errors = [str(problem) for problem in problems]
             core.log.warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
             core.listeners.batch_rejected(batch, problems)
-            self.look(known)
+            self.look(batch.name)
         return batch
 
     async def _stored(self, batch: Batch, write: Callable[[Batch], Awaitable[Batch]]) -> Batch:
@@ -134,7 +140,7 @@ class Batches:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
         if known := self._open.get(name):
             known.moved = True
-            self.look(known)
+            self.look(name)
 
     def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
@@ -146,16 +152,20 @@ class Batches:
             core.governor.money.open_batch(batch.name, batch.budget_usd, spent)
         for queued in restored.queued:
             self._open[queued.ref.batch].left.add(queued.ref.task)
-            core.schedule.add(_queued(queued))
+            self._queue(queued)
         for ref in restored.unpublished:
             self._open[ref.batch].left.add(ref.task)
-        for known in self._open.values():
-            self.look(known)
+        for name in self._open:
+            self.look(name)
+
+    def _queue(self, task: QueuedTask) -> None:
+        self._core.note(inputs.Accepted(_facts(task)))
 
     # A batch's end
 
-    def look(self, known: Open) -> None:
+    def look(self, name: str) -> None:
         """See whether a batch can be closed."""
+        known = self._open[name]
         if known.moved and not known.left and not known.closing:
             known.closing = True
             self._core.spawn(self._close(known))
@@ -221,15 +231,14 @@ def _write_results(core: Core, batch: Batch, replace: bool) -> results.Sums:
     return sums
 
 
-def _queued(task: QueuedTask) -> Queued:
-    """Return what the schedule must know of a stored task."""
-    return Queued(
+def _facts(task: QueuedTask) -> Facts:
+    """Return what a stored task's turn hangs on."""
+    return Facts(
         ref=task.ref,
         priority=task.priority,
         order=task.order,
         directory=task.directory,
         after=task.after,
-        provider=task.model.partition("/")[0],
         model=task.model,
         begun=task.attempt > 0,
         suspect=task.crashes > 0,

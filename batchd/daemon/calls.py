@@ -29,6 +29,7 @@ from batchd.events import (
     TaskFinished,
 )
 from batchd.governor import Call, Grant, Park, Refusal
+from batchd.lifecycle import inputs
 from batchd.records import FailureKind
 
 #: How the journal's text of an answer begins, and of a failure.
@@ -245,6 +246,7 @@ class Calls:
         """Pass on what a durable event says."""
         if isinstance(event, TaskFinished):
             active.finished = event
+            self._core.note(inputs.Finished(active.ref, event.status))
         elif isinstance(event, Suspended):
             active.suspended = event
         if active.log is None:

@@ -18,11 +18,11 @@ from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Place, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
+from batchd.lifecycle import Input, Lifecycle, inputs
 from batchd.log import Action, get_logger
 from batchd.pool.disks import Disks, silent
 from batchd.pricing import Prices
-from batchd.records import Batch
-from batchd.schedule import Schedule
+from batchd.records import Batch, HoldKey, Ref
 from batchd.spool import outbox
 from batchd.store import Refused, Store
 
@@ -38,10 +38,6 @@ HANGS_S = 20.0
 _REACHED_S = 1.0
 
 
-def _nothing() -> None:
-    """Stand in until the dispatcher is there."""
-
-
 @dataclass(slots=True, eq=False)
 class Core:
     """The rooms that the daemon joins."""
@@ -55,15 +51,16 @@ class Core:
     disks: Disks
     #: They have their turn before a batch's summary is written.
     finishers: Sequence[Finisher] = ()
-    schedule: Schedule = field(default_factory=Schedule)
+    #: Where each task stands.
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
     log: Any = field(default_factory=get_logger)
     troubles: Troubles = field(init=False)
     #: What models were seen to refuse, by model and lesson.
     refused: dict[tuple[str, str], Refused] = field(default_factory=dict)
     #: Nothing new is begun.
     closing: bool = False
-    #: Called where a slot or a task may have become free.
-    wake: Callable[[], None] = _nothing
+    #: Set where a slot or a task may have become free.
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
     #: Done when a part broke: a bug, which ends the daemon.
     broken: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -78,7 +75,23 @@ class Core:
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.troubles = Troubles(self.log, ended=self._trouble_over)
+        self.troubles = Troubles(self.log, ended=self.wake)
+
+    def hold(self, ref: Ref, hold: HoldKey) -> None:
+        """Keep a task from starting until this, and all else that holds it, is lifted; one that runs is not stopped."""
+        self.note(inputs.Held(ref, hold))
+
+    def lift(self, ref: Ref, hold: HoldKey) -> None:
+        """Take a hold back."""
+        self.note(inputs.Lifted(ref, hold))
+
+    def wake(self) -> None:
+        """Have it be looked at soon what can start."""
+        self.woken.set()
+
+    def note(self, given: Input) -> None:
+        """Tell the lifecycle what has happened to a task."""
+        self.lifecycle.take(given)
 
     def spawn(
         self, work: Coroutine[Any, Any, None], *, endless: bool = False
@@ -209,9 +222,6 @@ class Core:
         folder = batch.outbox
         whole = await self._answered(partial(outbox.refuses, folder), folder)
         return Place(outbox=folder) if whole else Place(batch=batch.name)
-
-    def _trouble_over(self) -> None:
-        self.wake()  # which is set later than this
 
     async def idle(self) -> tuple[Trouble, ...]:
         """Wait until all that was spawned has ended, or only trouble is left: return that. Raises what broke."""

@@ -20,18 +20,40 @@ from batchd.daemon.rooms import Rooms
 from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
-from batchd.governor import Park
+from batchd.lifecycle import Input, inputs
+from batchd.lifecycle.effects import (
+    Confirm,
+    Effect,
+    End,
+    Free,
+    Publish,
+    Recover,
+    Run,
+    Start,
+    Stop,
+    Suspend,
+)
 from batchd.log import Action
 from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
 
+#: What the result says of a task at which an agent broke.
+_BROKE = "an error inside batchd ended this task; the log has the details"
+
 
 class Dispatcher:
     """Fills the pool's slots; the pool's ``Handler``."""
 
-    def __init__(self, core: Core, batches: Batches, publisher: Publisher, lot: ParkingLot) -> None:
+    def __init__(
+        self,
+        core: Core,
+        batches: Batches,
+        publisher: Publisher,
+        lot: ParkingLot,
+        pool: Supervisor,
+    ) -> None:
         self._core = core
         self._batches = batches
         self._publisher = publisher
@@ -42,8 +64,7 @@ class Dispatcher:
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
-        self.pool: Supervisor
-        core.wake = self.pump
+        self.pool = pool
         lot.halt = self.halt
 
     @property
@@ -51,19 +72,27 @@ class Dispatcher:
         """The tasks that workers work on."""
         return tuple(self._active.values())
 
-    def pump(self) -> None:
+    async def watch(self) -> None:
+        """Start what can start whenever something may have become free, for ever."""
+        while True:
+            await self._core.woken.wait()
+            self._core.woken.clear()
+            self._pump()
+            await asyncio.sleep(0)  # it may be woken already, and others have their turn
+
+    def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
         if core.closing or self._lot.stopped or self._rooms.closed:
             return
-        schedule, trials, pool = self._core.schedule, self._lot.trials, self.pool
+        queue, trials, pool = self._core.lifecycle.queue, self._lot.trials, self.pool
         self._try_alone()
         self._start_suspects()
         while self._free() > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
         self._try_alone()  # no other one may be left
         free = self._free()
-        ready = schedule.take(max(0, free), self._core.governor.crowded)
+        ready = queue.draw(max(0, free), self._core.governor.crowded)
         begins = [ref for ref in ready if not self._lot.keeps(ref)]
         for ref in begins:
             self._reserve(ref)
@@ -71,7 +100,7 @@ class Dispatcher:
         reopened = self._suspects.make_room(pool)
         kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
         if reopened or kept:
-            asyncio.get_running_loop().call_soon(self.pump)
+            core.wake()
         elif free > 0 and not self._active:
             self._lot.shortage.nothing_goes_on()
 
@@ -85,9 +114,9 @@ class Dispatcher:
                 self._reserve(ref, alone=True)
 
     def startable(self) -> Ref | None:
-        """Return a task that ``pump`` would start now; None after each call of it."""
+        """Return a task that would be started now; None after each look."""
         stopped = self._core.closing or self._lot.stopped or self._rooms.closed
-        return None if stopped or self._free() <= 0 else self._core.schedule.next()
+        return None if stopped or self._free() <= 0 else self._core.lifecycle.queue.next()
 
     def _free(self) -> int:
         """Return how many tasks may start now; slots that rest do not count."""
@@ -97,97 +126,107 @@ class Dispatcher:
         """Start nothing more, and have requests that wait answered with a suspension."""
         self._core.closing = True
         for active in self.active:
-            if active.stop is None:
-                self._calls.stop(active, Suspended(at=time.time(), cause="drain"))
+            self.take(inputs.Halt(active.ref, Suspended(at=time.time(), cause="drain")))
 
     def cancel(self, ref: Ref, message: str) -> None:
         """End a task that has not ended."""
-        active = self._active.get(ref)
-        if active is not None:
-            event = CancelRequested(at=time.time(), message=message)
-            if not self._calls.stop(active, event):
-                self.pool.send(ref, wire.Cancel(ref, active.attempt, message))
-        elif ref in self._core.schedule:
-            self._core.schedule.remove(ref)
-            self._core.spawn(self._cancelled(ref, message))
+        self.take(inputs.Cancel(ref, CancelRequested(at=time.time(), message=message)))
 
     def halt(self, ref: Ref, message: str) -> None:
         """Have a task that runs give its slot back at its next durable point."""
-        active = self._active.get(ref)
-        if active is not None and active.stop is None:
-            event = Suspended(at=time.time(), cause="park", message=message)
-            if not self._calls.stop(active, event):
-                self.pool.send(ref, wire.Park(ref, active.attempt, message))
+        wish = Suspended(at=time.time(), cause="park", message=message)
+        self.take(inputs.Halt(ref, wish))
 
-    async def _cancelled(self, ref: Ref, message: str) -> None:
-        await self._publisher.finish(
-            ref, Status.CANCELLED, Reason.USER, message or starting.CANCELLED
-        )
+    # What follows
+
+    def take(self, given: Input) -> None:
+        """Take what has happened to a task, and do what follows."""
+        for effect in self._core.lifecycle.take(given):
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        active = self._active.get(effect.ref)
+        match effect:
+            case End() | Publish() | Confirm():
+                self._end(effect, active)
+            case _ if active is None:
+                raise ValueError(f"{effect}: no worker has it")
+            case Start():
+                self._core.spawn(self._start(active))
+            case Free():
+                self.pool.release(active.worker, active.ref)
+            case Run():
+                self._run(active)
+            case Stop():
+                self._stop(active)
+            case Suspend():
+                self._core.spawn(self._suspend(active))
+            case Recover(counted=counted, alone=alone):
+                self._core.spawn(self._recover(active, counted=counted, alone=alone))
+
+    def _end(self, effect: End | Publish | Confirm, active: Active | None) -> None:
+        """Have a task end, or its files written, or noted as written: no worker works on it any more."""
+        if active is not None:
+            self._forget(active)
+        match effect:
+            case End():
+                self._core.spawn(self._publisher.finish(effect))
+            case Publish():
+                self._core.spawn(self._publisher.publish(effect.ref))
+            case Confirm():
+                assert active is not None, "a worker has just written them"
+                assert active.finished is not None, "it has ended"
+                self._core.spawn(self._publisher.confirm(effect.ref, active.finished))
 
     # Starting
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
         self._lot.shortage.something_goes_on()
-        active = self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
-        self._core.spawn(self._start(active))
+        self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
+        self.take(inputs.SlotFree(ref))
 
     async def _start(self, active: Active) -> None:
+        """See whether a task can start, and number its attempt."""
         core, ref = self._core, active.ref
         await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
-            await self._recover(active, counted=False)
+            self.take(inputs.Lost(ref))
             return
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
-            self._drop(active)
-            if isinstance(active.stop, CancelRequested):
-                await self._cancelled(ref, active.stop.message)
-            else:
-                core.schedule.put_back(ref)
-            self.pump()  # its slot is free for others
+            self.take(inputs.FolderShut(ref))
+            if ref in self._active:
+                self._forget(active)
+            self._core.wake()  # its slot is free for others
             return
-        worker = str(active.worker.pid or "")
         try:
-            given = await core.durable(partial(core.store.dispatch, ref, worker))
+            active.given = await core.durable(
+                partial(core.store.dispatch, ref, str(active.worker.pid or ""))
+            )
         except StaleAttemptError:  # it has ended meanwhile
-            self._drop(active)
-            await self._publisher.publish(ref)
+            self.take(inputs.Stale(ref))
             return
+        active.attempt = active.given.attempt
+        self.take(inputs.Dispatched(ref, active.attempt))
+        task = active.task = core.store.task(ref)
+        closed = await starting.closed(core, task)
+        self.take(starting.prepared(core, active, task, active.given, closed))
+
+    def _run(self, active: Active) -> None:
+        """Hand a task to its worker."""
+        core, ref = self._core, active.ref
         batch = self._batches.get(ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
-        task = active.task = core.store.task(ref)
-        active.attempt = given.attempt
-        closed = await starting.closed(core, task)
-        if isinstance(active.stop, Suspended):
-            self.pool.release(active.worker, ref)
-            await self._suspend(active, active.stop)
-            return
-        if refusal := starting.refusal(core, active, task, given, closed):
-            if isinstance(refusal, Park):
-                self.pool.release(active.worker, ref)
-                active.park = refusal
-                event = Suspended(at=time.time(), cause="park", message=refusal.message)
-                await self._suspend(active, event)
-                return
-            self._drop(active)
-            # This dispatch is none that was tried.
-            await self._publisher.finish(ref, *refusal, attempts=given.attempt - 1)
-            return
-        run = starting.order(core, active, batch, given)
+        assert active.given is not None, "it has an attempt"
+        run = starting.order(core, active, batch, active.given)
         core.listeners.task_dispatched(ref, batch, run.terms)
         if not self.pool.run(active.worker, run):
-            await self._recover(active, counted=False)
+            self.take(inputs.Lost(ref))
 
     async def _user_there(self) -> None:
         """See to it that commands can run as whom they should. Raises ``SandboxUnavailableError``."""
         # In a thread: the answer may come over a network.
         await asyncio.to_thread(check_user, self._core.config.sandbox_policy())
-
-    def _drop(self, active: Active) -> None:
-        """Give a slot back in which nothing was started."""
-        del self._active[active.ref]
-        self.pool.release(active.worker, active.ref)
-        self._lot.left(active.ref)
 
     # What the pool tells
 
@@ -215,7 +254,7 @@ class Dispatcher:
     def started(self, worker: Worker) -> None:
         """Note that a worker is up."""
         self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
-        self.pump()  # tasks may have waited for one to come up
+        self._core.wake()  # tasks may have waited for one to come up
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""
@@ -235,34 +274,22 @@ class Dispatcher:
         # Who waits for an answer of ours cannot have killed it.
         at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
         for active in theirs:
-            counts, alone = active in at_work, len(at_work) == 1
-            core.spawn(self._recover(active, counted=counts, alone=alone))
-        self.pump()
+            self.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
+        self._core.wake()
 
     def _done(self, active: Active, done: wire.Done) -> None:
-        core, ref = self._core, active.ref
-        if done.outcome == "published" and active.finished is not None:
-            self._forget(active)
-            core.spawn(self._publisher.confirm(ref, active.finished))
-        elif done.outcome == "unpublished" and active.finished is not None:
-            self._forget(active)
-            core.spawn(self._publisher.publish(ref))
-        elif done.outcome == "suspended" and active.suspended is not None:
-            core.spawn(self._suspend(active, active.suspended))
-        elif done.outcome == "refused":  # before it began: no attempt of the task's
-            core.log.error(
+        if done.outcome == "refused":
+            self._core.log.error(
                 Action.SANDBOX_TROUBLE,
                 worker=active.worker.pid,
                 message=done.message,
-                task=str(ref),
+                task=str(active.ref),
             )
-            core.spawn(self._recover(active, counted=False))
-        elif done.outcome == "failed":
-            core.spawn(self._fail(active, done.message))
-        else:
-            core.spawn(self._recover(active, counted=done.outcome != "unopened"))
+        if done.outcome == "failed" and active.finished is not None:  # in how it is written
+            self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
+        self.take(_said(active, done))
         self._rest()
-        self.pump()
+        self._core.wake()
 
     def _rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
@@ -272,43 +299,34 @@ class Dispatcher:
 
     def _rested(self) -> None:
         self._resting -= 1
-        self.pump()
+        self._core.wake()
 
-    def _forget(self, active: Active) -> None:
-        self._active.pop(active.ref, None)
-        self._core.governor.close_task(active.ref)
-        self._lot.left(active.ref)
-
-    async def _suspend(self, active: Active, event: Suspended) -> None:
-        """Note that a task gave its slot back."""
-        status = Status.PARKED if event.cause == "park" else Status.QUEUED
-        await self._core.durable(
-            partial(self._core.store.suspend, active.ref, active.attempt, status, event.message)
-        )
-        # Only now: who cancels it meanwhile must find it, and not end it under our hands.
-        self._forget(active)
-        if isinstance(active.stop, CancelRequested):  # it came when the task had just stopped
-            await self._cancelled(active.ref, active.stop.message)
-        elif status is Status.PARKED:
-            self._lot.gave_back(active.ref, active.park)
-        else:
-            self._core.schedule.release(active.ref)
-        self.pump()
-
-    async def _fail(self, active: Active, traceback: str) -> None:
-        """End a task at which an agent broke: a bug, told in the log alone."""
-        self._forget(active)
-        if active.finished is not None:  # the bug is in how it is written
-            self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=traceback)
-            await self._publisher.publish(active.ref)
+    def _stop(self, active: Active) -> None:
+        """Have a task at work stop: with the answer to its request, or at its next durable point."""
+        ref, wish = active.ref, self._core.lifecycle.entries[active.ref].wish
+        assert wish is not None, "it is to stop"
+        if self._calls.stop(active, wish):
             return
-        message = "an error inside batchd ended this task; the log has the details"
-        await self._publisher.finish(
-            active.ref, Status.ERROR, Reason.INTERNAL, message, details=traceback
-        )
+        if isinstance(wish, CancelRequested):
+            self.pool.send(ref, wire.Cancel(ref, active.attempt, wish.message))
+        elif wish.cause == "park":  # a pool that drains says so itself
+            self.pool.send(ref, wire.Park(ref, active.attempt, wish.message))
 
-    async def _recover(self, active: Active, *, counted: bool, alone: bool = True) -> None:
-        """Queue a task again whose worker is gone, or end it. ``counted``: it may have killed it; ``alone``: no other can."""
+    async def _suspend(self, active: Active) -> None:
+        """Note that a task gave its slot back."""
+        core, ref = self._core, active.ref
+        event = active.suspended or core.lifecycle.entries[ref].wish
+        assert isinstance(event, Suspended), "it gave its slot back"
+        status = Status.PARKED if event.cause == "park" else Status.QUEUED
+        await core.durable(partial(core.store.suspend, ref, active.attempt, status, event.message))
+        # Only now: who cancels it meanwhile must find it, and not end it under our hands.
+        self._settled(active, inputs.Settled(ref))
+        if status is Status.PARKED and core.lifecycle.open(ref):
+            self._lot.gave_back(ref, active.park)
+        self._core.wake()
+
+    async def _recover(self, active: Active, *, counted: bool, alone: bool) -> None:
+        """Note that a task's worker is gone. ``counted``: it may have killed it; ``alone``: no other can."""
         core, ref = self._core, active.ref
         crashes = 0
         # What it said comes first, and may have been the end: after a full disk, each write is tried again by itself.
@@ -321,21 +339,44 @@ class Dispatcher:
                 await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
         except StaleAttemptError:
             pass  # it has ended: `finished` has what it ended with
-        self._forget(active)
         if core.closing:
+            self._forget(active)
             return
-        if active.finished is not None:
-            await self._publisher.publish(ref)
-        elif isinstance(active.stop, CancelRequested):
-            await self._cancelled(ref, active.stop.message)
-        elif alone and crashes >= core.config.pool.max_attempts:
+        worn_out = None
+        if alone and crashes >= core.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
-            await self._publisher.finish(
-                ref, Status.ERROR, Reason.WORKER_CRASHED, message, attempts=active.attempt
-            )
-        else:
-            core.schedule.release(ref, suspect=counted)
-            self.pump()
+            error, reason = Status.ERROR, Reason.WORKER_CRASHED
+            worn_out = End(ref, error, reason, message, attempts=active.attempt)
+        self._settled(active, inputs.Settled(ref, counted, worn_out))
+        self._core.wake()
+
+    def _settled(self, active: Active, settled: inputs.Settled) -> None:
+        """Take how an attempt ended, now that it is durable."""
+        self._forget(active)
+        self.take(settled)
+
+    def _forget(self, active: Active) -> None:
+        """Forget an attempt that is over."""
+        self._active.pop(active.ref, None)
+        self._core.governor.close_task(active.ref)
+        self._lot.left(active.ref)
+
+
+def _said(active: Active, done: wire.Done) -> Input:
+    """Return what a worker's last word on a task means."""
+    ref, ended = active.ref, active.finished is not None
+    match done.outcome:
+        case "published" if ended:
+            return inputs.Confirmed(ref)
+        case "unpublished" if ended:
+            return inputs.Unconfirmed(ref)
+        case "suspended" if active.suspended is not None:
+            return inputs.GaveBack(ref)
+        case "failed":
+            end = End(ref, Status.ERROR, Reason.INTERNAL, _BROKE, details=done.message)
+            return inputs.Broke(end)
+        case outcome:  # "refused" and "unopened": before it began, no attempt of the task's
+            return inputs.Lost(ref, outcome not in {"refused", "unopened"})
 
 
 def _address(message: Any) -> tuple[Ref, int]:

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from batchd import results
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
-from batchd.records import Batch, ErrorInfo, Reason, Status, Task
+from batchd.lifecycle.effects import End
+from batchd.records import Batch, ErrorInfo, Task
 from batchd.taskstate import fold
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How tasks end."""
-
-    status: Status
-    reason: Reason
-    message: str
-
-    def event(
-        self, batch: Batch, task: Task, events: Sequence[Event], at: float, *, attempts: int = 0
-    ) -> TaskFinished:
-        """Return the last event of a task that has had these; ``attempts`` counts also those that left none."""
-        state = fold(task.first_prompt, events)
-        tries = sum(isinstance(e, Resumed) for e in events)
-        tries += any(isinstance(e, TaskStarted) for e in events)
-        text = results.result(
-            batch,
-            task,
-            state,
-            status=self.status,
-            reason=self.reason,
-            error=ErrorInfo(type=self.reason, message=self.message, retries=state.retries),
-            queued_at=batch.received_at,
-            finished_at=at,
-            attempts=max(attempts, tries),
-            files=None,
-        )
-        return TaskFinished(at=at, status=self.status, reason=self.reason, result=text)
+def event(end: End, batch: Batch, task: Task, events: Sequence[Event], at: float) -> TaskFinished:
+    """Return the last event of a task that has had these."""
+    state = fold(task.first_prompt, events)
+    tries = sum(isinstance(e, Resumed) for e in events)
+    tries += any(isinstance(e, TaskStarted) for e in events)
+    text = results.result(
+        batch,
+        task,
+        state,
+        status=end.status,
+        reason=end.reason,
+        error=ErrorInfo(type=end.reason, message=end.message, retries=state.retries),
+        queued_at=batch.received_at,
+        finished_at=at,
+        attempts=max(end.attempts, tries),
+        files=None,
+    )
+    return TaskFinished(at=at, status=end.status, reason=end.reason, result=text)

@@ -1,6 +1,6 @@
 """What waits, and why: for a provider, for tomorrow's money, or because somebody paused it.
 
-The governor finds outages, people pause things; here both become what the schedule may start,
+The governor finds outages, people pause things; here both become what may start,
 what the store remembers over a restart, and what goes on once the cause is gone.
 """
 
@@ -13,7 +13,6 @@ from functools import partial
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.ending import End
 from batchd.daemon.listener import Listener
 from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
@@ -23,9 +22,10 @@ from batchd.daemon.shortage import Shortage
 from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
+from batchd.lifecycle import inputs, is_of
+from batchd.lifecycle.effects import End
 from batchd.log import Action
 from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
-from batchd.schedule import is_of
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
@@ -45,7 +45,7 @@ class ParkingLot(Listener):
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
-        self.trials = Trials(core.schedule, self._register)
+        self.trials = Trials(core, self._register)
         #: Who waits for a tier without room.
         self.roomless = Roomless(core, self._register)
         #: Who waits for the day's money.
@@ -111,7 +111,7 @@ class ParkingLot(Listener):
             outage = [cause for cause in causes if scope.asked and cause.reason]
             if outage:
                 self.read_keys()
-            if outage and not self._core.schedule.refs(name) and not self.trials.holds_for(name):
+            if outage and not self._core.lifecycle.refs(name) and not self.trials.holds_for(name):
                 self._core.governor.outages.close(name)  # no task is left to try it
                 outage = []
             elif outage or scope is Scope.PROVIDER:
@@ -155,7 +155,7 @@ class ParkingLot(Listener):
 
     def gave_back(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
-        core, model = self._core, self._core.schedule.model(ref)
+        core, model = self._core, self._core.lifecycle.model(ref)
         self._given_back[ref] = None
         if park is not None and park.scope is Scope.DAY:
             self.shortage.turned_away(ref, park.message)
@@ -165,7 +165,6 @@ class ParkingLot(Listener):
             own = is_of(model, park.name)  # else it comes to it only after a while
             if park.culprit or not own:
                 self.trials.hold(park.name, ref)
-        core.schedule.release(ref)
         if not self._waits(ref, model):
             core.spawn(self._requeue())
 
@@ -296,14 +295,12 @@ class ParkingLot(Listener):
     def _apply(self, parking: Parking) -> None:
         """Keep what a parking concerns from being started, and halt what runs."""
         core, key = self._core, (parking.scope, parking.name)
-        new = self._register.add(parking)
+        self._register.add(parking)
+        self._register.hold(parking)
         if parking.scope.asked:
-            core.schedule.park_provider(parking.name)
+            core.lifecycle.queue.park(parking.name)
             if not parking.cause.reason:
                 core.governor.outages.pause(parking.name)
-        elif parking.scope in {Scope.BATCH, Scope.TASK} and new:
-            for ref in self._register.concerned(*key):
-                core.schedule.park(ref)
         if not parking.cause.reason and parking.scope is not Scope.DAY:
             for ref in self._register.concerned(*key):
                 self.halt(ref, parking.message)
@@ -319,18 +316,16 @@ class ParkingLot(Listener):
         Return whether there was something to take back.
         """
         core, (scope, name) = self._core, key
-        if not self._register.drop(key, keep):
+        if not (lifted := self._register.drop(key, keep)):
             return False
+        self._register.lift(lifted)
         if scope.asked:
             if not self._register.paused(name):
                 core.governor.outages.unpause(name)
             if key not in self._register:
-                core.schedule.unpark_provider(name)
+                core.lifecycle.queue.unpark(name)
                 self.trials.end(name)
                 self.trials.release(name)
-        elif scope in {Scope.BATCH, Scope.TASK} and key not in self._register:
-            for ref in self._register.concerned(scope, name):
-                core.schedule.unpark(ref)
         core.log.info(Action.RESUMED, scope=scope, name=name)
         core.wake()
         return True
@@ -344,8 +339,8 @@ class ParkingLot(Listener):
 
     async def _requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
-        core, schedule = self._core, self._core.schedule
-        free = [r for r in self._given_back if not self._waits(r, schedule.model(r))]
+        core, lifecycle = self._core, self._core.lifecycle
+        free = [r for r in self._given_back if not self._waits(r, lifecycle.model(r))]
         for ref in free:
             del self._given_back[ref]
         if free:
@@ -354,11 +349,12 @@ class ParkingLot(Listener):
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, or a model, then forget that it was parked."""
         core, key = self._core, (Scope.of(name), name)
-        refs = [*core.schedule.refs(name, waiting=True), *self.trials.release(name)]
-        refs = [ref for ref in dict.fromkeys(refs) if ref in core.schedule]
-        for ref in refs:
-            core.schedule.remove(ref)
-        await self._publisher.finish_all(refs, End(Status.ERROR, reason, message), core.durable)
+        refs = [*core.lifecycle.refs(name, waiting=True), *self.trials.release(name)]
+        refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
+        ends = [End(ref, Status.ERROR, reason, message) for ref in refs]
+        for end in ends:
+            core.note(inputs.GiveUp(end))
+        await self._publisher.finish_all(ends, core.durable)
         core.governor.outages.close(name)
         if self._lift(key, keep=(Cause.PAUSED,)):
             await self._forget(key)
@@ -368,7 +364,7 @@ class ParkingLot(Listener):
         if parking.cause in {Cause.BUDGET, Cause.TIER}:
             return True
         if parking.scope is Scope.TASK:
-            return Ref(*parking.name.split("/", 1)) not in self._core.schedule
+            return not self._core.lifecycle.open(Ref(*parking.name.split("/", 1)))
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
 
     def _ended(self, scope: Scope, name: str) -> None:

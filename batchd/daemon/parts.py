@@ -76,12 +76,10 @@ def joined(
     offers = Offers(core)
     lot = ParkingLot(core, batches, publisher, offers)
     retiring = Retiring(core, offers)
-    dispatcher = Dispatcher(core, batches, publisher, lot)
     settings = tuning.settings(core.config, endpoints)
     sockets = Path(core.config.paths.state, "pool")
-    dispatcher.pool = Supervisor(
-        shape(core.config), settings, dispatcher, held, agent, folder=sockets
-    )
+    pool = Supervisor(shape(core.config), settings, held, agent, folder=sockets)
+    dispatcher = Dispatcher(core, batches, publisher, lot, pool)
     reloader = Reloader(core, dispatcher, reload, shape)
     lot.read_keys = reloader.again
     commands = Commands(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchd import results
+from batchd.daemon import ending
 from batchd.daemon.batches import Batches, Open
 from batchd.daemon.core import Core
-from batchd.daemon.ending import End
 from batchd.daemon.lines import TaskLog
 from batchd.errors import BatchdError
 from batchd.events import TaskFinished, TaskStarted
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import End
 from batchd.log import Action
-from batchd.records import Reason, Ref, Status
+from batchd.records import Batch, Ref
 from batchd.spool import outbox
 from batchd.store import Restored
 
@@ -47,50 +50,33 @@ class Publisher:
     def __init__(self, core: Core, batches: Batches) -> None:
         self._core = core
         self._batches = batches
-        #: Tasks whose end the daemon makes, and whose files it writes: each is done by one alone.
-        self._ending: set[Ref] = set()
-        self._written: set[Ref] = set()
         #: By batch: tasks that ended before they began, and whose results are still to be written.
         self._backlog: dict[str, list[str]] = {}
         #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
         self._orders = 0
-        self._after: list[Open] = []
+        self._after: list[Batch] = []
 
     def restore(self, restored: Restored) -> None:
         """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
         for ref in restored.unpublished:
+            self._core.note(inputs.Unpublished(ref))
             self._core.spawn(self.publish(ref))
         for ref, status in restored.ended:
-            if doomed := self._core.schedule.done(ref, status):
-                self._doom(doomed, ref, status)
+            self._follow(inputs.Published(ref, status))
 
-    async def finish(
-        self,
-        ref: Ref,
-        status: Status,
-        reason: Reason,
-        message: str,
-        *,
-        attempts: int = 0,
-        details: str = "",
-    ) -> None:
-        """End a task that no worker can end itself, and publish its result.
-
-        ``attempts`` counts also those that left no event. ``details`` are for the log alone.
-        """
-        if known := self._claim(ref):
-            await self._finish(
-                known, ref, End(status, reason, message), attempts, self._core.durable
+    async def finish(self, end: End) -> None:
+        """End a task that no worker can end itself, and publish its result."""
+        await self._finish(end, self._core.durable)
+        if end.details:
+            ref = end.ref
+            self._core.log.error(
+                Action.TASK_FINISHED,
+                batch=ref.batch,
+                task=ref.task,
+                reason=end.reason,
+                details=end.details,
             )
-            if details:
-                self._core.log.error(
-                    Action.TASK_FINISHED,
-                    batch=ref.batch,
-                    task=ref.task,
-                    reason=reason,
-                    details=details,
-                )
-            await self.publish(ref)
+        await self.publish(end.ref)
 
     @contextlib.contextmanager
     def ending_many(self) -> Iterator[None]:
@@ -101,94 +87,103 @@ class Publisher:
         finally:
             self._orders -= 1
             if not self._orders:
-                for known in self._after:
-                    self._core.spawn(self._publish_all(known))
+                for batch in self._after:
+                    self._core.spawn(self._publish_all(batch))
                 self._after.clear()
 
     async def finish_all(
-        self, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None] = _wanted
+        self, ends: Iterable[End], write: Write, check: Callable[[], None] = _wanted
     ) -> None:
         """End tasks that no worker has, many in a transaction; return once that is durable, before they are published.
 
-        ``write``: how the store is written to; what it raises leaves those that are left as they were. ``check``:
-        asked before each transaction, in it: raises ``BatchdError`` where its tasks are not to end.
+        ``ends`` come batch by batch, and are taken as they are needed. ``write``: how the store is written to; what it
+        raises leaves those that are left as they were. ``check``: asked before each transaction, in it: raises
+        ``BatchdError`` where its tasks are not to end.
         """
-        groups: dict[str, list[Ref]] = {}
-        for ref in refs:
-            groups.setdefault(ref.batch, []).append(ref)
-        for batch, group in groups.items():
-            for start in range(0, len(group), _AT_ONCE):
-                some = [ref for ref in group[start : start + _AT_ONCE] if self._claim(ref)]
-                if some and (known := self._batches.open(batch)):
-                    await self._finish_some(known, some, end, write, check)
+        # The ends of some are made while those before them are written, which takes another thread as long.
+        under_way: list[asyncio.Task[None]] = []
+        try:
+            for some in _grouped(ends):
+                ending = self._finish_some(some, write, check)
+                under_way.append(asyncio.get_running_loop().create_task(ending))
+                if len(under_way) > 1:
+                    await under_way.pop(0)
+            while under_way:
+                await under_way.pop(0)
+        except BatchdError:
+            await asyncio.gather(*under_way, return_exceptions=True)
+            raise
+        except asyncio.CancelledError:
+            for task in under_way:
+                task.cancel()
+            raise
 
     async def _finish_some(
-        self, known: Open, refs: Sequence[Ref], end: End, write: Write, check: Callable[[], None]
+        self, ends: Sequence[End], write: Write, check: Callable[[], None]
     ) -> None:
-        core, batch, now = self._core, known.batch, time.time()
-        left = {ref.task: ref for ref in refs}
+        """End tasks of one batch: those that never began in one transaction, the others each in its own."""
+        core, batch, now = self._core, self._open(ends[0].ref).batch, time.time()
+        left = {end.ref.task: end for end in ends}
         try:
             fresh = {task.id: task for task in core.store.unbegun(batch.name, [*left])}
-            ends = [(left[name], end.event(batch, task, (), now)) for name, task in fresh.items()]
-            stored = await write(partial(core.store.finish_all, ends, check=check))
-            for (ref, event), is_end in zip(ends, stored, strict=True):
+            events = [
+                (left[name].ref, ending.event(left[name], batch, task, (), now))
+                for name, task in fresh.items()
+            ]
+            stored = await write(partial(core.store.finish_all, events, check=check))
+            for (ref, event), is_end in zip(events, stored, strict=True):
                 self._ended(ref, event, fresh[ref.task].model if is_end else "")
                 del left[ref.task]
             # What is durable by now is published, whatever becomes of those that have begun.
-            self._publish_soon(known, list(fresh))
+            self._publish_soon(batch, list(fresh))
             begun = [*left.values()]
-            work = (self._finish(known, ref, end, 0, write) for ref in begun)
+            work = (self._finish(end, write) for end in begun)
             outcomes = await asyncio.gather(*work, return_exceptions=True)
-            for ref, outcome in zip(begun, outcomes, strict=True):
+            for end, outcome in zip(begun, outcomes, strict=True):
                 if outcome is None:
-                    del left[ref.task]
-                    core.spawn(self.publish(ref))
+                    del left[end.ref.task]
+                    core.spawn(self.publish(end.ref))
             for outcome in outcomes:
                 if outcome is not None:
                     raise outcome
         except BatchdError:
-            self._ending.difference_update(left.values())
+            for end in left.values():
+                core.note(inputs.EndRefused(end.ref))
             raise
 
-    def _publish_soon(self, known: Open, names: Sequence[str]) -> None:
-        name = known.batch.name
-        begins = name not in self._backlog
-        self._backlog.setdefault(name, []).extend(names)
+    def _publish_soon(self, batch: Batch, names: Sequence[str]) -> None:
+        begins = batch.name not in self._backlog
+        self._backlog.setdefault(batch.name, []).extend(names)
         if begins and self._orders:
-            self._after.append(known)
+            self._after.append(batch)
         elif begins:
-            self._core.spawn(self._publish_all(known))
+            self._core.spawn(self._publish_all(batch))
 
-    def _claim(self, ref: Ref) -> Open | None:
-        """Return a task's batch, for the one who ends it; None where it has ended, or somebody else is at it."""
+    def _open(self, ref: Ref) -> Open:
+        """Return a task's batch, which is open as long as a task of it is not published."""
         known = self._batches.open(ref.batch)
-        if known is None or ref.task not in known.left or ref in self._ending:
-            return None
-        self._ending.add(ref)
+        assert known is not None, "it has a task that is not published"
         return known
 
-    async def _finish(self, known: Open, ref: Ref, end: End, attempts: int, write: Write) -> None:
+    async def _finish(self, end: End, write: Write) -> None:
         """Store a task's end, unless it has one."""
-        core, task = self._core, self._core.store.task(ref)
-        events = core.store.events(ref)
-        event = end.event(known.batch, task, events, time.time(), attempts=attempts)
+        core, ref, batch = self._core, end.ref, self._open(end.ref).batch
+        task = core.store.task(ref)
+        event = ending.event(end, batch, task, core.store.events(ref), time.time())
         fresh = await write(partial(core.store.finish, ref, event, attempt=None))
         self._ended(ref, event, task.model if fresh else "")
 
     def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
         """Note a durable end; without ``model`` it is another one, and known."""
-        self._core.schedule.remove(ref)
+        self._core.note(inputs.Ended(ref, event.status))
         if model:
             TaskLog(ref, 0, model).event(event)
             self._core.listeners.task_event(ref, event)
 
     async def publish(self, ref: Ref) -> None:
-        """Write a task's files as the store has them, and note it, unless that is done or under way."""
-        core, known = self._core, self._batches.open(ref.batch)
-        if known is None or ref.task not in known.left or ref in self._written:
-            return
-        self._written.add(ref)
-        folder = Path(known.batch.folder)
+        """Write a task's files as the store has them, and note it."""
+        core, batch = self._core, self._open(ref).batch
+        folder = Path(batch.folder)
         events = core.store.events(ref)
         finished = events[-1]
         assert isinstance(finished, TaskFinished)
@@ -197,26 +192,25 @@ class Publisher:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             return outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        if not await core.on_disk(write, batch=known.batch):
+        if not await core.on_disk(write, batch=batch):
             self._kept(ref)
         await self.confirm(ref, finished)
 
-    async def _publish_all(self, known: Open) -> None:
+    async def _publish_all(self, batch: Batch) -> None:
         """Publish results of tasks that never began, some at a time: their texts wait in the store."""
-        core, name, folder = self._core, known.batch.name, Path(known.batch.folder)
+        core, name, folder = self._core, batch.name, Path(batch.folder)
         while names := self._backlog[name][:_AT_ONCE]:
             found = core.store.ends(name, names)
             texts = {ref.task: finished.result for ref, finished in found}
             publish = partial(outbox.publish_results, folder, texts)
-            for task in await core.on_disk(publish, batch=known.batch):
+            for task in await core.on_disk(publish, batch=batch):
                 self._kept(Ref(name, task))
             await core.durable(partial(core.store.published_all, name, names))
             del self._backlog[name][: len(names)]  # others may have come meanwhile
             for ref, finished in found:
-                if ref.task in known.left:
-                    self._published(known, ref, finished)
+                self._published(ref, finished)
         del self._backlog[name]
-        self._batches.look(known)
+        self._batches.look(name)
         core.wake()
 
     def _kept(self, ref: Ref) -> None:
@@ -231,29 +225,30 @@ class Publisher:
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
         """Note that a task's files are written."""
-        core, known = self._core, self._batches.open(ref.batch)
-        if known is None:
-            return  # another was faster, and the batch has ended
-        await core.durable(partial(core.store.published, ref))
-        if ref.task in known.left:
-            self._published(known, ref, finished)
-            self._batches.look(known)
-            core.wake()
-
-    def _published(self, known: Open, ref: Ref, finished: TaskFinished) -> None:
         core = self._core
+        await core.durable(partial(core.store.published, ref))
+        self._published(ref, finished)
+        self._batches.look(ref.batch)
+        core.wake()
+
+    def _published(self, ref: Ref, finished: TaskFinished) -> None:
+        core, known = self._core, self._open(ref)
         known.left.remove(ref.task)
-        self._ending.discard(ref)
-        self._written.discard(ref)
         if len(known.left) == _FEW:
             for finisher in core.finishers:
                 core.spawn(finisher.soon(known.tasks, core.config))
         core.listeners.task_finished(ref, finished)
-        if doomed := core.schedule.done(ref, finished.status):
-            self._doom(doomed, ref, finished.status)
+        self._follow(inputs.Published(ref, finished.status))
 
-    def _doom(self, refs: Sequence[Ref], ref: Ref, status: Status) -> None:
+    def _follow(self, published: inputs.Published) -> None:
         """End what comes after a task that did not complete."""
-        message = f"it comes after {ref.task}, which ended as {status}"
-        end = End(Status.CANCELLED, Reason.DEPENDENCY, message)
-        self._core.spawn(self.finish_all(refs, end, self._core.durable))
+        ends = [e for e in self._core.lifecycle.take(published) if isinstance(e, End)]
+        if ends:
+            self._core.spawn(self.finish_all(ends, self._core.durable))
+
+
+def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:
+    """Yield ends of one batch, some at a time."""
+    for _, group in itertools.groupby(ends, key=lambda end: end.ref.batch):
+        while some := list(itertools.islice(group, _AT_ONCE)):
+            yield some

@@ -61,32 +61,30 @@ class Register:
 
     def concerned(self, scope: Scope, name: str) -> Iterator[Ref]:
         """Yield the tasks of a scope that have not ended."""
-        schedule = self._core.schedule
+        lifecycle = self._core.lifecycle
         if scope is Scope.TASK:
             refs = [Ref(*name.split("/", 1))]
         elif scope is Scope.BATCH:
             refs = [queued.ref for queued in self._core.store.queued(name)]
         else:
-            refs = schedule.refs(name if scope.asked else "")
-        return (ref for ref in refs if ref in schedule)
+            refs = lifecycle.refs(name if scope.asked else "")
+        return (ref for ref in refs if lifecycle.open(ref))
 
     def causes(self, key: Key) -> Mapping[Cause, Parking]:
         """Return why something waits; empty where it does not."""
         return self._parkings.get(key, {})
 
-    def add(self, parking: Parking) -> bool:
-        """Enter a parking, in memory; return whether it is the first for what it parks. See ``keep``."""
+    def add(self, parking: Parking) -> None:
+        """Enter a parking, in memory. See ``keep``."""
         key = (parking.scope, parking.name)
         causes = self._parkings.get(key, {})
-        new = not causes
         if parking.cause.reason:
             # A provider has one outage at a time.
             causes = {cause: known for cause, known in causes.items() if not cause.reason}
         self._parkings[key] = {**causes, parking.cause: parking}
-        return new
 
-    def drop(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
-        """Strike something out, in memory, those causes apart that are in ``keep``; return whether it was there.
+    def drop(self, key: Key, keep: Iterable[Cause] = ()) -> tuple[Parking, ...]:
+        """Strike something out, in memory, those causes apart that are in ``keep``; return what was there.
 
         See ``forget``.
         """
@@ -94,7 +92,20 @@ class Register:
         kept = {cause: causes[cause] for cause in keep if cause in causes}
         if kept:
             self._parkings[key] = kept
-        return len(kept) < len(causes)
+        return tuple(parking for cause, parking in causes.items() if cause not in kept)
+
+    def hold(self, parking: Parking) -> None:
+        """Keep the tasks of a batch, or one task, from starting; what is asked is parked by its name."""
+        if parking.scope in {Scope.BATCH, Scope.TASK}:
+            for ref in self.concerned(parking.scope, parking.name):
+                self._core.hold(ref, parking.key)
+
+    def lift(self, parkings: Iterable[Parking]) -> None:
+        """Take that back."""
+        for parking in parkings:
+            if parking.scope in {Scope.BATCH, Scope.TASK}:
+                for ref in self.concerned(parking.scope, parking.name):
+                    self._core.lift(ref, parking.key)
 
     async def keep(self, parking: Parking) -> None:
         """Note a parking in the store."""

@@ -114,7 +114,7 @@ class Reloader:
         core.listeners.config_changed(config)
         core.governor.retune(config, missing)
         self._dispatcher.pool.retune(self._shape(config), tuning.settings(config, endpoints))
-        self._dispatcher.pump()
+        self._core.wake()
 
 
 def told(changes: Mapping[str, Any]) -> dict[str, str]:

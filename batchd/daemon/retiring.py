@@ -95,7 +95,7 @@ class Retiring(Listener):
         return list(dict.fromkeys((*filter(self._usable, defaults), *self._tasks())))
 
     def _tasks(self) -> Iterator[str]:
-        return (model for model in sorted(self._core.schedule.models()) if "/" in model)
+        return (model for model in sorted(self._core.lifecycle.models()) if "/" in model)
 
     def _usable(self, model: str) -> bool:
         """Whether a default can be used: without a key it means nothing to its user."""

@@ -11,7 +11,7 @@ from batchd.daemon.register import Key, Register
 from batchd.governor import Park
 from batchd.governor.lanes import Name
 from batchd.log import Action
-from batchd.records import Cause, Parking, Ref, Scope
+from batchd.records import Cause, HoldKey, Parking, Ref, Scope
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.TIER)
 
@@ -44,8 +44,8 @@ class Roomless:
             since=time.time(),
         )
         self._core.spawn(self._register.keep(parking))
-        if self._register.add(parking):
-            self._core.schedule.park(ref)
+        self._register.add(parking)
+        self._core.hold(ref, parking.key)
         if park.again_s is not None:
             later = asyncio.get_running_loop().call_later
             self._timers[ref] = later(max(0.0, park.again_s), self._again, ref)
@@ -53,13 +53,13 @@ class Roomless:
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its calls would find no room; return whether they would."""
         core = self._core
-        if not len(core.governor.lanes) or not core.schedule.begins(ref):
+        if not len(core.governor.lanes) or not core.lifecycle.begins(ref):
             return False
         task = core.store.task(ref)
         name = task.model, task.service_tier
         if task.tier_fallback_s is not None or not core.governor.lanes.waits(*name):
             return False
-        core.schedule.hold_back(ref)
+        core.hold(ref, HoldKey.on(ref, Cause.TIER))
         self._waiting.setdefault(name, {})[ref] = False
         return True
 
@@ -97,13 +97,12 @@ class Roomless:
         parked = any(self._pop(ref))
         self.forget(ref)
         key = Scope.TASK, str(ref)
-        if parked and self._register.drop(key, _OTHERS):
-            if key not in self._register:
-                self._core.schedule.unpark(ref)
+        if parked and (lifted := self._register.drop(key, _OTHERS)):
+            self._register.lift(lifted)
             self._core.spawn(self._register.forget(key))
             self._core.log.info(Action.RESUMED, scope=key[0], name=key[1])
         elif not parked:
-            self._core.schedule.unpark(ref)
+            self._core.lift(ref, HoldKey.on(ref, Cause.TIER))
         self._core.wake()
 
     def _pop(self, ref: Ref) -> Iterator[bool]:

@@ -8,7 +8,7 @@ from functools import partial
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import TROUBLE_S, Core
 from batchd.log import Action
-from batchd.records import Batch
+from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
 
 
@@ -50,10 +50,11 @@ class Rooms:
         if batch.name in self._held:
             return
         self._held.add(batch.name)
-        schedule = self._core.schedule
-        refs = [q.ref for q in self._core.store.queued(batch.name) if q.ref in schedule]
+        lifecycle = self._core.lifecycle
+        refs = [q.ref for q in self._core.store.queued(batch.name) if lifecycle.open(q.ref)]
+        hold = HoldKey(Scope.BATCH, batch.name, Cause.FOLDER)
         for ref in refs:
-            schedule.park(ref)
+            self._core.hold(ref, hold)
 
         async def wait() -> None:
             await self._core.on_disk(partial(outbox.prepare, batch), batch=batch)
@@ -63,7 +64,7 @@ class Rooms:
                 )  # a single file of it, or of others, cannot be written yet
             self._held.discard(batch.name)
             for ref in refs:
-                schedule.unpark(ref)
+                self._core.lift(ref, hold)
             self._core.wake()
 
         self._core.spawn(wait())

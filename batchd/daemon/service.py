@@ -19,7 +19,7 @@ from batchd.control import Request, Trouble
 from batchd.control.giver import Giver
 from batchd.control.messages import A
 from batchd.control.server import Server
-from batchd.daemon import lock, signals, strangers, tuning, vigil, visible
+from batchd.daemon import lock, shadow, signals, strangers, tuning, vigil, visible
 from batchd.daemon.commands import Ends
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
@@ -28,6 +28,7 @@ from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.reserving import Reserving
+from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.governor import Governor
@@ -226,7 +227,7 @@ class Daemon:
                 Start(
                     after_crash=after_crash,
                     batches=len(self._parts.batches),
-                    tasks=len(core.schedule),
+                    tasks=core.lifecycle.unended,
                 )
             )
         else:
@@ -250,7 +251,7 @@ class Daemon:
         await strangers.hold_published(core, batches, self._parts.lot)
         server = Server(state, self._parts.commands)
         undo.push_async_callback(server.stop)
-        dispatcher.pool.start()
+        dispatcher.pool.start(dispatcher)
         core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)
         parsers = Parsers()
         undo.push_async_callback(parsers.close)
@@ -272,10 +273,14 @@ class Daemon:
         core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
+        if shadow.wanted():
+            compare = Shadow(core, batches, dispatcher)
+            core.spawn(compare.watch(), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )
-        dispatcher.pump()
+        core.spawn(dispatcher.watch(), endless=True)
+        core.wake()
         self._systemd.ready()
 
     async def _drain(self) -> None:

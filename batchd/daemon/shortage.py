@@ -8,7 +8,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.firstcalls import FirstCalls
 from batchd.daemon.register import DAY, Key, Register
 from batchd.log import Action
-from batchd.records import Cause, Parking, Ref, Scope
+from batchd.records import Cause, HoldKey, Parking, Ref, Scope
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
 
@@ -44,20 +44,19 @@ class Shortage:
         self._since = self._since or governor.money.today()
         self._parked[ref], self._message = None, message
         self._first_calls.learn(call)
-        if self._park(Scope.TASK, str(ref)):
-            self._core.schedule.park(ref)
+        self._core.hold(ref, self._park(Scope.TASK, str(ref)))
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its next call is known to be too dear; return whether it is."""
         if self._since is None:
             return False
-        governor, schedule = self._core.governor, self._core.schedule
+        governor, lifecycle = self._core.governor, self._core.lifecycle
         call = governor.money.wanted.get(ref)
-        if call is None and schedule.begins(ref):
+        if call is None and lifecycle.begins(ref):
             call = self._first_calls.least(ref)
         if call is None or not governor.waits_for_day(call):
             return False
-        schedule.hold_back(ref)
+        self._core.hold(ref, HoldKey.on(ref, Cause.BUDGET))
         self._kept[ref] = None
         return True
 
@@ -95,7 +94,7 @@ class Shortage:
     def end(self) -> list[Key]:
         """Let all go on; return what the store need not remember any more. What is too dear again is kept as before."""
         for ref in self._kept:
-            self._core.schedule.unpark(ref)
+            self._core.lift(ref, HoldKey.on(ref, Cause.BUDGET))
         keys = [DAY, *((Scope.TASK, str(ref)) for ref in self._parked)]
         lifted = [key for key in keys if self._lift(key, _OTHERS)]
         self._core.log.info(Action.RESUMED, scope=Scope.DAY, name="", tasks=len(self._parked))
@@ -119,16 +118,15 @@ class Shortage:
         self._core.wake()
         return [key] if lifted else []
 
-    def _park(self, scope: Scope, name: str = "") -> bool:
+    def _park(self, scope: Scope, name: str = "") -> HoldKey:
         parking = Parking(
             scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
         )
         self._core.spawn(self._register.keep(parking))
-        return self._register.add(parking)
+        self._register.add(parking)
+        return parking.key
 
     def _lift(self, key: Key, keep: tuple[Cause, ...] = ()) -> bool:
         lifted = self._register.drop(key, keep)
-        if lifted and key not in self._register and key[0] is Scope.TASK:
-            for ref in self._register.concerned(*key):
-                self._core.schedule.unpark(ref)
-        return lifted
+        self._register.lift(lifted)
+        return bool(lifted)

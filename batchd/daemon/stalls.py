@@ -154,7 +154,8 @@ class Stalls:
                 state = f"{ended:,} of its tasks have ended, and have no result"
                 yield Movable(("ending", name, left), name, state)
         working = {active.ref for active in self._dispatcher.active}
-        for ref in self._core.schedule.taken() - working:
+        entries = self._core.lifecycle.entries
+        for ref in {r for r, e in entries.items() if e.phase.has_slot} - working:
             batch_of = self._batches.get(ref.batch)
             if batch_of is None or not self._in_trouble(batch_of):
                 yield Movable(("taken", ref), str(ref), "it has a slot, and no worker works on it")

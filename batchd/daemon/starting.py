@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import replace
 
 import msgspec
@@ -13,8 +14,10 @@ from batchd.daemon import lessons, scratch
 from batchd.daemon.active import Active
 from batchd.daemon.core import Core
 from batchd.errors import InputError, NotPossibleError
-from batchd.events import CancelRequested, Resumed, TaskStarted, Terms, decode
+from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Park, Refusal
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import End
 from batchd.records import Batch, Reason, Secret, Status, Task
 from batchd.spool.directories import Directories
 from batchd.store import Dispatched
@@ -22,19 +25,31 @@ from batchd.store import Dispatched
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
 _RESUMED = b'["Resumed"'
-#: What a cancelled task's result says where nobody said why.
-CANCELLED = "cancelled"
 
 
-def refusal(
+def prepared(
     core: Core, active: Active, task: Task, given: Dispatched, closed: str
-) -> tuple[Status, Reason, str] | Park | None:
-    """Return how a task ends or waits that is not to start after all; else its terms are set, and its secrets known.
+) -> inputs.Ready | inputs.Refused | inputs.TurnedAway:
+    """Return that a task can start, its terms set and its secrets known, or that it is not to start after all.
 
     ``closed``: why it may not work in its directory.
     """
-    if isinstance(active.stop, CancelRequested):
-        return Status.CANCELLED, Reason.USER, active.stop.message or CANCELLED
+    match _refusal(core, active, task, given, closed):
+        case None:
+            return inputs.Ready(active.ref)
+        case Park() as park:
+            active.park = park
+            wish = Suspended(at=time.time(), cause="park", message=park.message)
+            return inputs.TurnedAway(active.ref, wish)
+        case status, reason, message:
+            # This dispatch is none that was tried.
+            attempts = given.attempt - 1
+            return inputs.Refused(End(active.ref, status, reason, message, attempts))
+
+
+def _refusal(
+    core: Core, active: Active, task: Task, given: Dispatched, closed: str
+) -> tuple[Status, Reason, str] | Park | None:
     if closed:
         why = f"its directory is none that tasks may work in now: {closed}"
         fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"

@@ -63,7 +63,7 @@ async def hold_published(core: Core, batches: Batches, lot: ParkingLot) -> None:
     A result appears only once its task's end is durable, so the store is an older one, put back by hand.
     """
     wanted: dict[str, dict[str, list[Path]]] = {}
-    for ref in core.schedule.refs():
+    for ref in core.lifecycle.refs():
         if batch := batches.get(ref.batch):
             names = wanted.setdefault(batch.outbox, {}).setdefault(ref.batch, [])
             names.append(Path(batch.folder, f"{ref.task}.json"))

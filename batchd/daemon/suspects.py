@@ -24,10 +24,10 @@ class Suspects:
 
     def take(self, pool: Supervisor) -> Ref | None:
         """Return the suspect to start now, if it has its turn and a process is empty."""
-        schedule = self._core.schedule
-        if not pool.slot_alone() or schedule.suspect_due(self._core.governor.crowded) is None:
+        queue = self._core.lifecycle.queue
+        if not pool.slot_alone() or queue.suspect_due(self._core.governor.crowded) is None:
             return None
-        return schedule.take_suspect()
+        return queue.draw_suspect()
 
     def make_room(self, pool: Supervisor) -> bool:
         """Clear a process for the suspect whose turn it is; return whether others may have one back that was closed to them.
@@ -35,17 +35,17 @@ class Suspects:
         Its tasks that came after the suspect give their slots back at their next durable point; older and better
         ones come to their end.
         """
-        schedule = self._core.schedule
-        suspect = schedule.suspect_due(self._core.governor.crowded)
+        lifecycle = self._core.lifecycle
+        suspect = lifecycle.queue.suspect_due(self._core.governor.crowded)
         if suspect is None or pool.slot_alone() or any(w.alone for w in pool.workers):
             return pool.clear(None)
         worker = pool.clearing or min(
             (worker for worker in pool.workers if not worker.retiring),
-            key=lambda w: (sum(schedule.precedes(ref, suspect) for ref in w.tasks), len(w.tasks)),
+            key=lambda w: (sum(lifecycle.precedes(ref, suspect) for ref in w.tasks), len(w.tasks)),
             default=None,
         )
         pool.clear(worker)
         for ref in worker.tasks if worker else ():
-            if schedule.precedes(suspect, ref):
+            if lifecycle.precedes(suspect, ref):
                 self._halt(ref, _MESSAGE)
         return False

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from functools import partial
 
+from batchd.daemon.core import Core
 from batchd.daemon.register import Register
-from batchd.records import Ref
-from batchd.schedule import Schedule
+from batchd.records import Cause, HoldKey, Ref, Scope
 
 
 class Trials:
     """Picks a task that may start although its provider, or its model, is parked."""
 
-    def __init__(self, schedule: Schedule, register: Register) -> None:
+    def __init__(self, core: Core, register: Register) -> None:
         """``register``: what is parked, and why."""
-        self._schedule = schedule
+        self._core = core
+        self._lifecycle = core.lifecycle
         self._register = register
         #: By what is half-open: the task that tries it; None while there is none.
         self._trying: dict[str, Ref | None] = {}
-        #: By what is parked: tasks that the schedule must not start for its sake alone, the one that tried first in
+        #: By what is parked: tasks that must not start for its sake alone, the one that tried first in
         #: front. They wait for it although it is not their own, as for a judge's, or it failed on them while others
         #: may fare better.
         self._held: dict[str, dict[Ref, None]] = {}
@@ -56,13 +57,13 @@ class Trials:
 
     def hold(self, name: str, ref: Ref) -> None:
         """Keep a task from starting until what it needs goes on, or no other task can try that."""
-        asked, model = self._asked.setdefault(name, {}), self._schedule.model(ref)
+        asked, model = self._asked.setdefault(name, {}), self._lifecycle.model(ref)
         asked.pop(model, None)
         asked[model] = None
         held = self._held.setdefault(name, {})
         if ref not in held:
             held[ref] = None
-            self._schedule.park(ref)
+            self._core.hold(ref, _tried(name))
 
     def holds(self, ref: Ref) -> bool:
         """Whether a task is kept from starting."""
@@ -81,7 +82,7 @@ class Trials:
         self._asked.pop(name, None)
         refs = list(self._held.pop(name, ()))
         for ref in refs:
-            self._schedule.unpark(ref)
+            self._core.lift(ref, _tried(name))
         return refs
 
     def forget(self, ref: Ref) -> None:
@@ -94,19 +95,19 @@ class Trials:
 
         Tasks of a provider's models that are parked themselves try it where there are no others.
         """
-        schedule, asked = self._schedule, tuple(self._asked.get(name, ()))
-        take = schedule.take_suspect if alone else partial(schedule.take_of, last=asked)
+        queue, asked = self._lifecycle.queue, tuple(self._asked.get(name, ()))
+        draw = queue.draw_suspect if alone else partial(queue.draw_of, last=asked)
         for source in (name, *self._register.models(name)):
-            ref = take(source)
+            ref = draw(source)
             held = self._held.get(source, {})
             if ref is None and alone and self._others_first(source):
                 return None
-            for first in [each for each in held if schedule.suspect(each) == alone]:
+            for first in [each for each in held if self._lifecycle.suspect(each) == alone]:
                 if ref is not None:
                     break
                 del held[first]
-                schedule.unpark(first)
-                ref = take(source)
+                self._core.lift(first, _tried(source))
+                ref = draw(source)
             if ref is not None:
                 return ref
         return None
@@ -114,5 +115,10 @@ class Trials:
     def _others_first(self, source: str) -> bool:
         """Return whether one that need not run alone is to try before one that did so already tries again."""
         first = next(iter(self._held.get(source, ())), None)
-        waited_longer = first is not None and not self._schedule.suspect(first)
-        return waited_longer or self._schedule.ready(source)
+        waited_longer = first is not None and not self._lifecycle.suspect(first)
+        return waited_longer or self._lifecycle.queue.ready(source)
+
+
+def _tried(name: str) -> HoldKey:
+    """Return what keeps the tasks that tried a provider, or a model, and failed."""
+    return HoldKey(Scope.of(name), name, Cause.TRIED)

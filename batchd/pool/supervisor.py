@@ -67,7 +67,6 @@ class Supervisor:
         self,
         shape: Shape,
         settings: wire.Settings,
-        handler: Handler,
         lock: int,
         agent: str = "batchd.agent:run",
         *,
@@ -76,8 +75,9 @@ class Supervisor:
         """``lock``: a descriptor of the spool's lock. ``folder``: for sockets. ``agent``: what works on a task."""
         self._shape = shape
         self._settings = settings
-        self._handler = handler
         self._lock = lock
+        #: Set by ``start``, before there is a worker.
+        self._handler: Handler
         self._folder = folder
         self._agent = agent
         self._workers: list[Worker] = []
@@ -94,8 +94,9 @@ class Supervisor:
         """The workers that live."""
         return tuple(self._workers)
 
-    def start(self) -> None:
-        """Begin to watch, and keep one worker warm."""
+    def start(self, handler: Handler) -> None:
+        """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
+        self._handler = handler
         code.fingerprint()  # of what this process runs, before anybody can change it
         prepare("batchd.pool.preload", self._folder)
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())

@@ -35,7 +35,7 @@ from batchd.records.money import (
     dearest,
     dollars,
 )
-from batchd.records.parking import Cause, Parking, Scope, summed
+from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, SandboxPolicy
 from batchd.records.tasks import (
     Batch,
@@ -71,6 +71,7 @@ __all__ = [
     "FailureKind",
     "FileChanges",
     "FileStamp",
+    "HoldKey",
     "Kept",
     "Limits",
     "Message",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from batchd.records.tasks import Reason
+from batchd.records.tasks import Reason, Ref
 
 
 class Scope(enum.StrEnum):
@@ -58,6 +59,15 @@ class Cause(enum.StrEnum):
     BUDGET = "budget"
     #: The service tier that its calls ask for has no room.
     TIER = "tier_full"
+    # Those that the daemon finds again by itself are never stored.
+    #: It comes after a task that has not completed yet.
+    DEPENDENCY = "dependency"
+    #: Its batch's folder takes no files: it could leave no result.
+    FOLDER = "folder"
+    #: It has tried something that is parked, and others are to try before it does again.
+    TRIED = "tried"
+    #: An order that ends it is being carried out.
+    ORDER = "order"
 
     @property
     def reason(self) -> Reason | None:
@@ -75,6 +85,20 @@ _REASONS = {
 }
 
 
+class HoldKey(NamedTuple):
+    """What keeps a task from starting, as told apart from whatever else does."""
+
+    scope: Scope
+    #: Of what is parked; for ``Scope.TASK`` that of the task itself, or of the one that it comes after.
+    name: str
+    cause: Cause
+
+    @classmethod
+    def on(cls, ref: Ref, cause: Cause) -> HoldKey:
+        """Return what keeps one task by itself; with ``DEPENDENCY``, those that come after it."""
+        return cls(Scope.TASK, str(ref), cause)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parking:
     """One thing that waits. A task is parked while any of those that concern it stands."""
@@ -89,6 +113,11 @@ class Parking:
     since: float
     #: For how long it has been tried in vain, in seconds: what ``max_parked_s`` is compared with.
     tried_s: float = 0.0
+
+    @property
+    def key(self) -> HoldKey:
+        """What tells it apart from all others."""
+        return HoldKey(self.scope, self.name, self.cause)
 
 
 def summed(parkings: Iterable[Parking]) -> tuple[Parking, ...]:

@@ -22,7 +22,7 @@ from batchd.sandbox.shown import Shown
 
 #: Older ones can be led out of the sandbox by a symbolic link during set-up.
 _OLDEST = (0, 12)
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 OTHERWISE = 'or, without any protection, set `[sandbox] backend = "none"`'
 _INSTALL = f"install bubblewrap 0.12 or newer (`apt-get install bubblewrap`), {OTHERWISE}"
 #: What every command must find in its own /proc/self/status.

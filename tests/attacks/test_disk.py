@@ -15,7 +15,7 @@ import warm
 from attacking import AS_ROOT, NOBODY_ID, Attack, shell
 from camp import Camp, does, says
 from limiting import Limited, place
-from patience import until
+from patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.in_turns
 
@@ -98,7 +98,9 @@ def test_the_first_command_is_not_quicker_than_the_first_look(limited: Limited) 
     names = _many_files(limited.folder, 160, 500)
     for path in (limited.folder, *names) if AS_ROOT else ():
         os.chown(path, NOBODY_ID, NOBODY_ID)
-    wrote, after = limited.run(write, "sleep 30", policy={"max_disk_bytes": 60 * MB}, fresh=False)
+    # After a look that took long, the next one comes up to a minute later.
+    wait = f"sleep {PATIENCE_S / 2}"
+    wrote, after = limited.run(write, wait, policy={"max_disk_bytes": 60 * MB}, fresh=False)
     assert wrote.excess or after.excess
 
 

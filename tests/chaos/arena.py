@@ -161,7 +161,9 @@ class Arena:
         """What the daemon and its commands are started with: its folder comes before Python's own modules."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
         path = f"{self.folder}:{ROOT}"
-        return {**kept, "CHAOS_MARK": self.mark, "PYTHONPATH": path, "COLUMNS": "80"}
+        # Where the lifecycle and the daemon's own classes differ, the daemon ends.
+        more = {"CHAOS_MARK": self.mark, "COLUMNS": "80", "BATCHD_SHADOW": "1"}
+        return {**kept, "PYTHONPATH": path, **more}
 
     def command(self, *arguments: str) -> list[str]:
         """Return a command line of batchd's in this spool."""

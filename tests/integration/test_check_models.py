@@ -21,6 +21,8 @@ from batchd.llm.dialects import DIALECTS
 from batchd.records import Endpoint
 from tests.conftest import Spool, stand_in
 
+pytestmark = pytest.mark.in_turns
+
 
 def _day(days: int) -> str:
     """Return a day from now, in UTC."""

@@ -30,6 +30,8 @@ from batchd.records import Ref
 from batchd.store import Store
 from batchd.store.reader import Reader
 
+pytestmark = pytest.mark.in_turns
+
 _CONFIG = """\
 [agent]
 model = "standin/{model}"

@@ -24,6 +24,8 @@ from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
 from batchd.records import Answer, Usage
 
+pytestmark = pytest.mark.in_turns
+
 TOOLS: Any = [
     {
         "type": "function",

@@ -14,6 +14,8 @@ from batchd.observe.conversation import Kind, Passage, passages
 from batchd.observe.snapshot import Observer
 from batchd.records import Ref
 
+pytestmark = pytest.mark.in_turns
+
 
 @pytest.fixture
 def base_url(model_server: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +17,10 @@ from batchd.control import Cancel, Cancelled
 from batchd.control.giver import Giver
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.core import Core
-from batchd.daemon.ending import End
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import Event, TaskFinished, TaskStarted, Terms, encode
+from batchd.lifecycle import Phase, inputs
+from batchd.lifecycle.effects import End
 from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
 from batchd.store import Reader
 
@@ -75,27 +76,18 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             core, parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            many = parts.publisher.finish_all(
-                refs, End(Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away"), core.durable
-            )
-            own = [
-                parts.publisher.finish(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
-                for ref in refs
-            ]
+            many = parts.publisher.finish_all(_given_up(core, refs), core.durable)
             orders = [order(parts, "games") for _ in range(3)]
-            again = [parts.publisher.publish(ref) for ref in refs]
-            for ref in refs:
-                parts.dispatcher.cancel(ref, "away")
-            for refused in await asyncio.gather(*own, *orders, many, return_exceptions=True):
+            for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
                 assert not isinstance(refused, Exception) or isinstance(refused, UsageError)
-            await asyncio.gather(*again, daemon.batch_done("games"))
+            await daemon.batch_done("games")
             summary = tmp_path / "outbox/games/summary.json"
             written = summary.stat().st_mtime_ns
-            # A confirmation that comes after the batch's end is nothing new.
+            # What comes after the batch's end changes nothing.
             for ref in refs:
-                await parts.publisher.confirm(ref, core.store.ends("games", [ref.task])[0][1])
-                await parts.publisher.publish(ref)
+                parts.dispatcher.cancel(ref, "away")
+                assert not [*_given_up(core, [ref])]
             await core.idle()
             assert max(p.stat().st_mtime_ns for p in summary.parent.iterdir()) == written
 
@@ -104,6 +96,14 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
     assert sorted(watch.published) == sorted(watch.durable)
     summary = json.loads((tmp_path / "outbox/games/summary.json").read_bytes())
     assert sum(summary["counts"].values()) == summary["total"] == count
+
+
+def _given_up(core: Core, refs: Sequence[Ref]) -> Iterator[End]:
+    """Yield the ends of tasks that can still be ended, each as it is asked for."""
+    for ref in refs:
+        end = End(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
+        effects = core.lifecycle.take(inputs.GiveUp(end))
+        yield from (effect for effect in effects if isinstance(effect, End))
 
 
 def parts_of(daemon: Daemon) -> tuple[Core, Any]:
@@ -131,7 +131,7 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
             assert await order(parts, "many") == Cancelled(cancelled=count)
             await daemon.batch_done("many")
             await daemon.batch_done("alone")
-            assert len(core.schedule) == 0
+            assert core.lifecycle.unended == 0
 
     asyncio.run(scenario())
     outbox = tmp_path / "outbox"
@@ -175,7 +175,7 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
             with pytest.raises(WithdrawnError):
                 await order(parts, "games", Gone(0, 0))
             assert watch.durable == []
-            assert len(core.schedule.take(5)) == 3
+            assert core.lifecycle.counts[Phase.QUEUED] == 3
             assert await order(parts, "games") == Cancelled(cancelled=3)
             await daemon.batch_done("games")
 
@@ -192,12 +192,11 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
             core, parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(4))
             first, *others = (Ref("games", f"{i:03d}") for i in range(1, 5))
-            end = End(Status.CANCELLED, Reason.USER, "no")
             free = threading.Event()
             busy = [asyncio.ensure_future(core.at_outbox(free.wait, batch.outbox)) for _ in "1234"]
-            await parts.publisher.finish_all([first], end, core.durable)
+            await parts.publisher.finish_all(_given_up(core, [first]), core.durable)
             await asyncio.sleep(0)
-            await parts.publisher.finish_all(others, end, core.durable)
+            await parts.publisher.finish_all(_given_up(core, others), core.durable)
             free.set()
             await asyncio.gather(*busy)
             await core.idle()
@@ -229,12 +228,11 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
                     raise NotPossibleError("the disk is full")
                 return await write()
 
-            end = End(Status.CANCELLED, Reason.USER, "no")
             with pytest.raises(NotPossibleError):
-                await parts.publisher.finish_all(refs, end, once)
+                await parts.publisher.finish_all(_given_up(core, refs), once)
             await core.idle()
             assert sorted(watch.published) == refs[1:]
-            await parts.publisher.finish_all(refs[:1], end, core.durable)
+            await parts.publisher.finish_all(_given_up(core, refs[:1]), core.durable)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())

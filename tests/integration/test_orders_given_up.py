@@ -24,6 +24,8 @@ from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
 from batchd.store import Reader, Store
 
+pytestmark = pytest.mark.in_turns
+
 HANGS = {"model": "standin/hang"}
 #: For what must happen some time.
 

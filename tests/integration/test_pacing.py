@@ -17,6 +17,8 @@ from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
 from tests.integration.test_daemon import task_file, until
 
+pytestmark = pytest.mark.in_turns
+
 _RPM = "providers.standin.rpm"
 _CONFIG = """\
 [agent]

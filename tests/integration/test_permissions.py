@@ -16,6 +16,8 @@ from loglines import logged
 
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)

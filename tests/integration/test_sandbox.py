@@ -26,6 +26,8 @@ from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
 from batchd.records import FileChanges, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace, check, directory
 
+pytestmark = pytest.mark.in_turns
+
 AS_ROOT = os.geteuid() == 0
 HERE = Path(__file__).parents[2]
 #: Without namespaces the kernel counts all processes of this user, those of other tests too.
@@ -436,7 +438,9 @@ def test_a_bwrap_that_is_too_old_broken_or_missing_is_refused_with_the_mend(
 def test_check_says_what_holds(tmp_path: Path) -> None:
     """Everything is looked at, and a command has run confined."""
     findings = {found.name: found for found in check(SandboxPolicy(network=True))}
-    assert all(found.ok and found.detail and not found.mend for found in findings.values())
+    assert not [found for found in findings.values() if not (found.ok and found.detail)]
+    # Attacks beside this one may have a socket lie below what commands see.
+    assert not [f for f in findings.values() if f.mend and f.name != "sandbox view"]
     assert "confined" in findings["sandbox"].detail
     assert "loopback" in findings["sandbox network"].detail
     if AS_ROOT:

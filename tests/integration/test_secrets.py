@@ -23,6 +23,8 @@ from patience import PATIENCE_S
 
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 KEY = "k3y-Of_the.operator/4711+abc=="
 HEADER = "h34der-secret-0815"
 QUERY = "qu3ry-secret-1234"

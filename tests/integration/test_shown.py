@@ -30,6 +30,8 @@ from batchd.sandbox import Sandbox, check
 from batchd.sandbox.mounts import mounts
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 #: A file below /usr that every machine has, and that no command here needs.
 FILE = "/usr/bin/env"
 

@@ -14,8 +14,9 @@ from batchd import control
 from batchd.config import Config, load
 from batchd.daemon import Daemon
 from batchd.daemon.stalls import Stalls
-from batchd.records import Ref
-from batchd.schedule import Queued
+from batchd.lifecycle import Facts, inputs
+from batchd.lifecycle.effects import End
+from batchd.records import Reason, Ref, Status
 
 _CONFIG = """\
 [agent]
@@ -59,11 +60,13 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
             stalls = Stalls(core, parts.batches, parts.dispatcher, None)
             assert list(stalls.movables()) == []
             # As if the wake-up that comes with a task were lost.
-            lost = Queued(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
-            core.schedule.add(lost)
+            lost = Facts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
+            core.note(inputs.Accepted(lost))
             (queued,) = stalls.movables()
             assert (queued.name, queued.state) == ("a/001", "queued, and a slot is free")
-            core.schedule.remove(lost.ref)
+            core.note(inputs.GiveUp(End(lost.ref, Status.CANCELLED, Reason.USER, "")))
+            core.note(inputs.Ended(lost.ref, Status.CANCELLED))
+            core.note(inputs.Published(lost.ref, Status.CANCELLED))
             await daemon.submit("b.json", _file(2))
             await _until(lambda: any(a.step == "model" for a in parts.dispatcher.active))
             (call,) = stalls.movables()

@@ -25,6 +25,8 @@ from batchd.web.gate import TURN_S, Gate
 from batchd.web.streams import MOST
 from tests.conftest import CONFIG, Spool
 
+pytestmark = pytest.mark.in_turns
+
 SLOW = "standin/latency-0.3+steps-3"
 
 

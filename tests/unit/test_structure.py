@@ -58,7 +58,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     # The data classes that `results` fills, apart because the room outgrew itself.
     "formats": Room(2),
     "results": Room(2, (*EVENTS, "pricing", "formats")),
-    "schedule": Room(2, EVENTS),
+    "lifecycle": Room(2, EVENTS),
     "governor": Room(2, ("pricing", "config")),
     "store": Room(2, EVENTS),
     "wire": Room(2, EVENTS),

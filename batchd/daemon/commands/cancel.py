@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Iterator, Sequence
 
 from batchd.control import Cancel, Cancelled
 from batchd.control.giver import Giver
@@ -10,11 +12,12 @@ from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
-from batchd.daemon.ending import End
 from batchd.daemon.publisher import Publisher
-from batchd.daemon.starting import CANCELLED
 from batchd.errors import BatchdError, NotPossibleError
-from batchd.records import Reason, Ref, Status
+from batchd.events import CancelRequested
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import End
+from batchd.records import Cause, HoldKey, Ref, Scope, Status
 
 #: Tasks that are cancelled in one transaction.
 _CHUNK = 500
@@ -30,6 +33,8 @@ class Cancelling:
         self._publisher = publisher
         self._dispatcher = dispatcher
         self._ends = ends
+        #: Two orders may be about the same tasks.
+        self._numbers = itertools.count(1)
 
     async def cancel(self, request: Cancel, by: Giver) -> Cancelled:
         """End batches or tasks; answer when their ends are durable."""
@@ -58,25 +63,29 @@ class Cancelling:
         """
         core, active = self._core, {each.ref for each in self._dispatcher.active}
         idle = [ref for ref in refs if ref not in active]
+        hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
-            core.schedule.park(ref)  # nothing of it starts any more
-        end = End(Status.CANCELLED, Reason.USER, message or CANCELLED)
-        finish, done = self._publisher.finish_all, 0
+            core.hold(ref, hold)  # nothing of it starts any more
+        finish, check = self._publisher.finish_all, {"check": by.insist} if by else {}
         try:
             with self._publisher.ending_many():
-                for start in range(0, max(1, len(idle)), _CHUNK):
-                    check = {"check": by.insist} if by and not start else {}
-                    await finish(idle[start : start + _CHUNK], end, core.ordered, **check)
-                    done = start + _CHUNK
-                    for ref in () if start else refs:
-                        if ref in active:
-                            self._dispatcher.cancel(ref, message)
+                await finish(self._cancelled(idle[:_CHUNK], message), core.ordered, **check)
+                for ref in refs:
+                    if ref in active:
+                        self._dispatcher.cancel(ref, message)
+                await finish(self._cancelled(idle[_CHUNK:], message), core.ordered)
         except NotPossibleError as error:
+            done = sum(not core.lifecycle.open(ref) for ref in idle)
             if not done:
                 raise
-            raise NotPossibleError(
-                f"the first {done:,} tasks are cancelled, no others: {error}"
-            ) from None
+            raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
         finally:
-            for ref in idle[done:]:
-                core.schedule.unpark(ref)
+            for ref in idle:
+                core.lift(ref, hold)
+
+    def _cancelled(self, refs: Sequence[Ref], message: str) -> Iterator[End]:
+        """Yield the ends of tasks without a slot, each as it is asked for: until then it is as it was."""
+        wish = CancelRequested(at=time.time(), message=message)
+        for ref in refs:
+            effects = self._core.lifecycle.take(inputs.Cancel(ref, wish))
+            yield from (effect for effect in effects if isinstance(effect, End))

@@ -12,8 +12,8 @@ from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.register import Key
 from batchd.errors import UsageError
+from batchd.lifecycle import is_of
 from batchd.records import Cause, Parking, Ref, Scope
-from batchd.schedule import is_of
 
 #: Tasks that are looked at in one go, before others get their turn.
 _CHUNK = 200
@@ -86,9 +86,9 @@ class Pausing:
             # A batch's tasks may be parked one by one.
             own = (p for p in parkings if p.scope is Scope.TASK and p.name.startswith(f"{name}/"))
             wanted |= {(p.scope, p.name) for p in own}
-            refs = [ref for ref in self._core.schedule.refs() if ref.batch == name]
+            refs = [ref for ref in self._core.lifecycle.refs() if ref.batch == name]
         for ref in refs:
-            model, held_for = self._core.schedule.model(ref), self._lot.trials.held_for(ref)
+            model, held_for = self._core.lifecycle.model(ref), self._lot.trials.held_for(ref)
             needed = (model.partition("/")[0], model, *held_for)
             holders.update((Scope.of(name), name) for name in needed)
         return wanted, holders
@@ -99,10 +99,10 @@ class Pausing:
         if not is_of(core.config.evaluation.judge_model, name):
             return 0
         count = 0
-        for place, ref in enumerate(core.schedule.refs()):
+        for place, ref in enumerate(core.lifecycle.refs()):
             if place % _CHUNK == 0:
                 await asyncio.sleep(0)
-            model = core.schedule.model(ref)
+            model = core.lifecycle.model(ref)
             if model and not is_of(model, name):
                 count += core.store.task(ref).evaluator == "judge"
         return count
@@ -120,7 +120,7 @@ class Pausing:
         if scope is Scope.BATCH and self._batches.get(name) is None:
             raise UsageError(f"no batch {name} is under way")
         if scope is Scope.TASK and (
-            "/" not in name or Ref(*name.split("/", 1)) not in self._core.schedule
+            "/" not in name or not self._core.lifecycle.open(Ref(*name.split("/", 1)))
         ):
             raise UsageError(f"no task {name} is under way")
         return scope, "" if scope in {Scope.ALL, Scope.DAY} else name

@@ -9,6 +9,7 @@ from batchd.control.giver import Giver
 from batchd.daemon.commands import targets
 from batchd.daemon.core import Core
 from batchd.errors import UsageError
+from batchd.lifecycle import inputs
 from batchd.records import Ref
 
 #: A priority is a number of 32 bits, as in a task file.
@@ -24,6 +25,6 @@ async def priority(core: Core, request: Priority, by: Giver) -> Prioritised:
     write = partial(core.store.prioritise, refs, request.priority, check=by.insist)
     await core.ordered(write)
     for ref in refs:
-        core.schedule.prioritise(ref, request.priority)
+        core.note(inputs.Prioritised(ref, request.priority))
     core.wake()
     return Prioritised(tasks=len(refs))

@@ -104,7 +104,7 @@ class Rerun:
     async def _replace(self, target: Target, run: Batch, model: str) -> None:
         """Cancel what has not ended of the tasks that run again: those of a model that is gone would come back with it."""
         again = (Ref(target.batch.name, task) for task in self._core.store.tasks(run.name))
-        left = [ref for ref in again if ref in self._core.schedule]
+        left = [ref for ref in again if self._core.lifecycle.open(ref)]
         if left:
             await self._end(left, f"it runs again in {run.name}, with {model}")
 
@@ -194,9 +194,9 @@ class Rerun:
 
     def _held(self, target: Target) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
-        lot, schedule = self._lot, self._core.schedule
-        left = (ref for task in target.tasks if (ref := Ref(target.batch.name, task)) in schedule)
-        return {ref.task for ref in left if lot.gone(ref, schedule.model(ref))}
+        lot, lifecycle = self._lot, self._core.lifecycle
+        left = (ref for task in target.tasks if lifecycle.open(ref := Ref(target.batch.name, task)))
+        return {ref.task for ref in left if lot.gone(ref, lifecycle.model(ref))}
 
     def _root(self, batch: Batch) -> Batch:
         """Return the run that was dropped: names are counted from there, ``games-2``, ``games-3``."""

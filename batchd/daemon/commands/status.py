@@ -51,7 +51,7 @@ class FrontDesk:
             draining=core.closing,
             batches=standing.Batches(open=len(self._batches)),
             tasks=standing.Tasks(
-                queued=len(core.schedule) - len(active) - given_back,
+                queued=core.lifecycle.waiting - given_back,
                 parked=given_back,
                 running=len(active),
                 waiting=core.governor.waiting,
@@ -89,7 +89,7 @@ class FrontDesk:
         return Figures(
             draining=core.closing,
             batches=len(self._batches),
-            queued=len(core.schedule) - len(active) - given_back,
+            queued=core.lifecycle.waiting - given_back,
             running=len(active),
             parked=given_back,
             slots=core.config.pool.processes * core.config.pool.agents_per_process,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
-from batchd.schedule.holds import Entry
+from batchd.lifecycle.directories import Rank
 
 #: By model, ``PROVIDER/MODEL``.
-Heads: TypeAlias = dict[str, list[Entry]]
+Heads: TypeAlias = dict[str, list[Rank]]
 
 
 def provider_of(model: str) -> str:
@@ -22,7 +22,7 @@ def is_of(model: str, name: str) -> bool:
     return name in {model, provider_of(model)}
 
 
-def competing(heads: Mapping[str, list[Entry]], parked: AbstractSet[str]) -> Heads:
+def competing(heads: Mapping[str, list[Rank]], parked: AbstractSet[str]) -> Heads:
     """Return those of the models that are not parked, nor their providers."""
     return {
         model: theirs
@@ -31,7 +31,7 @@ def competing(heads: Mapping[str, list[Entry]], parked: AbstractSet[str]) -> Hea
     }
 
 
-def of(heads: Mapping[str, list[Entry]], name: str, parked: AbstractSet[str]) -> Heads:
+def of(heads: Mapping[str, list[Rank]], name: str, parked: AbstractSet[str]) -> Heads:
     """Return those of a model, or of a provider's models that are not parked themselves."""
     if name in heads:
         return {name: heads[name]}

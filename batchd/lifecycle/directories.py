@@ -9,17 +9,17 @@ from typing import TypeAlias, TypeVar
 from batchd.records import Ref
 
 #: Sorts the best task first: minus its priority, its order, its name.
-Entry: TypeAlias = tuple[int, int, Ref]
+Rank: TypeAlias = tuple[int, int, Ref]
 _Member = TypeVar("_Member")
 
 
 @dataclass(slots=True, eq=False)
-class Hold:
+class Taken:
     """A directory that is taken: by a task that has begun, or by a lane that waits for it."""
 
     directory: str
     #: The waiting lane's head, which only blocks worse ones; None: blocks all.
-    claim: Entry | None = None
+    claim: Rank | None = None
     #: The lanes that stand aside because of it, as an ordered set.
     waiters: dict[Lane, None] = field(default_factory=dict)
 
@@ -31,39 +31,39 @@ class Lane:
     #: The model's name, ``PROVIDER/MODEL``.
     source: str
     directory: str
-    heap: list[Entry] = field(default_factory=list)
+    heap: list[Rank] = field(default_factory=list)
     #: While it stands aside: what it waits for, and its own claim on the directory.
-    blocker: Hold | None = None
-    claim: Hold | None = None
+    blocker: Taken | None = None
+    claim: Taken | None = None
 
 
-class Holds:
+class Directories:
     """The directories that are taken, found by their own path, from above and from below."""
 
     def __init__(self) -> None:
-        self._at: dict[str, dict[Hold, None]] = {}
-        self._below: dict[str, dict[Hold, None]] = {}
+        self._at: dict[str, dict[Taken, None]] = {}
+        self._below: dict[str, dict[Taken, None]] = {}
 
-    def add(self, hold: Hold) -> None:
+    def add(self, taken: Taken) -> None:
         """Take a directory."""
-        self._at.setdefault(hold.directory, {})[hold] = None
-        for path in _parents(hold.directory):
-            self._below.setdefault(path, {})[hold] = None
+        self._at.setdefault(taken.directory, {})[taken] = None
+        for path in _parents(taken.directory):
+            self._below.setdefault(path, {})[taken] = None
 
-    def remove(self, hold: Hold) -> None:
+    def remove(self, taken: Taken) -> None:
         """Give it back; who waited for it is the caller's business."""
-        discard(self._at, hold.directory, hold)
-        for path in _parents(hold.directory):
-            discard(self._below, path, hold)
+        discard(self._at, taken.directory, taken)
+        for path in _parents(taken.directory):
+            discard(self._below, path, taken)
 
-    def blocker(self, directory: str, entry: Entry) -> Hold | None:
-        """Return a hold that keeps ``entry`` out of ``directory``, if there is one."""
+    def blocker(self, directory: str, rank: Rank) -> Taken | None:
+        """Return what keeps ``rank`` out of ``directory``, if anything does."""
         near = [self._below.get(directory), self._at.get(directory)]
         near += [self._at.get(path) for path in _parents(directory)]
-        for holds in near:
-            for hold in holds or ():
-                if hold.claim is None or hold.claim < entry:
-                    return hold
+        for found in near:
+            for taken in found or ():
+                if taken.claim is None or taken.claim < rank:
+                    return taken
         return None
 
 

@@ -1,0 +1,84 @@
+"""The shadow: holds what the lifecycle makes of its inputs against what the daemon's own classes say.
+
+For tests, which set ``BATCHD_SHADOW``: a difference ends the daemon. It goes once the lifecycle decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+from batchd.daemon.active import Active
+from batchd.daemon.batches import Batches
+from batchd.daemon.core import Core
+from batchd.daemon.dispatch import Dispatcher
+from batchd.lifecycle import Entry, Phase
+
+_LOOK_S = 0.05
+_AT_WORK = (Phase.RUNNING, Phase.STOPPING)
+
+
+def wanted() -> bool:
+    """Return whether a test asks for it."""
+    return bool(os.environ.get("BATCHD_SHADOW"))
+
+
+class Shadow:
+    """Compares, as long as the daemon takes up work."""
+
+    def __init__(self, core: Core, batches: Batches, dispatcher: Dispatcher) -> None:
+        self._core = core
+        self._batches = batches
+        self._dispatcher = dispatcher
+
+    async def watch(self) -> None:
+        """Compare for ever. Raises ``AssertionError`` with the differences."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._core.closing:
+                return
+            if wrong := list(self._differences()):
+                raise AssertionError("\n".join(("the lifecycle differs:", *wrong[:20])))
+
+    def _differences(self) -> Iterator[str]:
+        entries = self._core.lifecycle.entries
+        active = {each.ref: each for each in self._dispatcher.active}
+        left = self._batches.unpublished()
+        for ref in left ^ entries.keys():
+            yield f"{ref}: {'the lifecycle' if ref in left else 'the batch'} does not have it"
+        for ref in left & entries.keys():
+            entry = entries[ref]
+            expected = tuple(self._phases(entry, active.get(ref)))
+            if entry.phase not in expected:
+                yield f"{ref}: {entry}, where {expected} was expected"
+            if ref in active:
+                yield from _attempt(entry, active[ref])
+
+    def _phases(self, entry: Entry, active: Active | None) -> Iterator[Phase]:
+        """Yield the phases that the daemon's own classes leave open."""
+        if active is not None:
+            alive = active.worker in self._dispatcher.pool.workers
+            yield from _phases_at_work(active, alive=alive)
+        else:
+            yield from (Phase.ENDING, Phase.ENDED, entry.waiting)
+
+
+def _phases_at_work(active: Active, *, alive: bool) -> Iterator[Phase]:
+    given = active.worker.tasks.get(active.ref)
+    if given is None or (given and not alive):
+        yield Phase.SUSPENDED
+    elif given:
+        yield Phase.RUNNING if active.stop is None else Phase.STOPPING
+    else:
+        yield Phase.STARTING if active.attempt else Phase.RESERVED
+        yield Phase.SUSPENDED  # its worker was lost before it had the task
+
+
+def _attempt(entry: Entry, active: Active) -> Iterator[str]:
+    if entry.attempt != active.attempt:
+        yield f"{entry.ref}: attempt {entry.attempt}, where {active.attempt} was expected"
+    if entry.wish != active.stop and entry.phase in _AT_WORK:
+        yield f"{entry.ref}: to stop with {entry.wish}, where {active.stop} was expected"
+    if entry.ended != (active.finished and active.finished.status):
+        yield f"{entry.ref}: ended as {entry.ended}, where {active.finished} was expected"

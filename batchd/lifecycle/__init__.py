@@ -1,0 +1,202 @@
+"""The lifecycle: where each task stands, whose turn it is, and what follows from what happens to it. Pure.
+
+``Lifecycle`` keeps one map from ``Ref`` to entry; ``table`` has the whole of what is decided about a task, ``queue`` of
+whose turn it is. What follows is not taken from here yet: the daemon's own classes do it, report it here, and tests hold
+the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import Effect, End
+from batchd.lifecycle.entry import Entry, Facts, Phase
+from batchd.lifecycle.heads import is_of
+from batchd.lifecycle.inputs import Input
+from batchd.lifecycle.queue import Queue, rank_of
+from batchd.lifecycle.table import decide
+from batchd.records import Cause, HoldKey, Reason, Ref, Status
+
+__all__ = ["Entry", "Facts", "Input", "Lifecycle", "Phase", "is_of"]
+
+
+class Lifecycle:
+    """The map of all tasks whose files are not known to be published. For one thread."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Ref, Entry] = {}
+        #: By task: those that come after it.
+        self._dependants: dict[Ref, dict[Ref, None]] = {}
+        self._counts: Counter[Phase] = Counter()
+        #: Whose turn it is.
+        self.queue = Queue(self._entries)
+
+    # How tasks stand
+
+    @property
+    def entries(self) -> Mapping[Ref, Entry]:
+        """Every task that is here, for whoever only looks."""
+        return MappingProxyType(self._entries)
+
+    @property
+    def counts(self) -> Mapping[Phase, int]:
+        """How many tasks are in each phase."""
+        return MappingProxyType(self._counts)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks have no slot, and may get one."""
+        return self._counts[Phase.QUEUED] + self._counts[Phase.HELD]
+
+    @property
+    def unended(self) -> int:
+        """How many tasks may still run."""
+        return len(self._entries) - self.ending
+
+    @property
+    def ending(self) -> int:
+        """How many tasks run no more, and are not known to be published."""
+        return self._counts[Phase.ENDING] + self._counts[Phase.ENDED]
+
+    def open(self, ref: Ref) -> bool:
+        """Whether a task is here, and may still run."""
+        entry = self._entries.get(ref)
+        return entry is not None and entry.phase.open
+
+    def refs(self, name: str = "", *, waiting: bool = False) -> list[Ref]:
+        """Return the tasks that may still run, of one provider, of one model or all; ``waiting``: those without a slot."""
+        return [
+            ref
+            for ref, entry in self._entries.items()
+            if (not name or is_of(entry.facts.model, name))
+            and (entry.phase.waits if waiting else entry.phase.open)
+        ]
+
+    def model(self, ref: Ref) -> str:
+        """Return the model of a task, ``PROVIDER/MODEL``; empty for one that is not here."""
+        entry = self._entries.get(ref)
+        return entry.facts.model if entry else ""
+
+    def models(self) -> set[str]:
+        """Return the models of all tasks that may still run."""
+        return {entry.facts.model for entry in self._entries.values() if entry.phase.open}
+
+    def suspect(self, ref: Ref) -> bool:
+        """Whether a task must run in a process of its own."""
+        entry = self._entries.get(ref)
+        return entry is not None and entry.suspect
+
+    def begins(self, ref: Ref) -> bool:
+        """Whether a task that was drawn had never begun before."""
+        entry = self._entries.get(ref)
+        return entry is not None and entry.begins
+
+    def precedes(self, one: Ref, other: Ref) -> bool:
+        """Whether one task is better than another by priority, then order; False where one of them is not here."""
+        ours, theirs = self._entries.get(one), self._entries.get(other)
+        return ours is not None and theirs is not None and rank_of(ours) < rank_of(theirs)
+
+    # What happens to them
+
+    def take(self, given: Input) -> list[Effect]:
+        """Take an input; return what is to be done. Raises ``ValueError`` for one that cannot come about."""
+        if isinstance(given, inputs.Accepted):
+            self._accept(given.facts)
+            return []
+        if isinstance(given, inputs.Unpublished):
+            self._add(Entry(Facts(given.ref, 0, 0, ""), Phase.ENDED))
+            return []
+        effects: list[Effect] = []
+        for each in self._followed(given):
+            entry = self._entries.get(each.ref)
+            if entry is None:
+                continue  # it is published: whoever wanted something of it was late
+            _note(entry, each)
+            before = entry.phase
+            entry.phase, more = decide(entry, each)
+            self._moved(entry, before, each)
+            effects += more
+        return effects
+
+    def _accept(self, facts: Facts) -> None:
+        if facts.ref in self._entries:
+            raise ValueError(f"{facts.ref} is here already")
+        after = frozenset(HoldKey.on(ref, Cause.DEPENDENCY) for ref in facts.after)
+        entry = Entry(facts, Phase.HELD if after else Phase.QUEUED, after, facts.suspect)
+        for ref in facts.after:
+            self._dependants.setdefault(ref, {})[facts.ref] = None
+        self._add(entry)
+        if facts.begun or facts.suspect:
+            self.queue.occupy(entry)
+        if entry.phase is Phase.QUEUED:
+            self.queue.enter(entry)
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.ref] = entry
+        self._counts[entry.phase] += 1
+
+    def _moved(self, entry: Entry, before: Phase, given: Input) -> None:
+        """Have the queue follow."""
+        after = entry.phase
+        self._counts[before] -= 1
+        self._counts[after] += 1
+        if isinstance(given, inputs.FolderShut) or (entry.drawn and isinstance(given, inputs.Held)):
+            self.queue.put_back(entry)
+        if after.waits:
+            entry.attempt, entry.wish = 0, None
+        if after is not Phase.QUEUED or isinstance(given, inputs.Prioritised):
+            self.queue.leave(entry)
+        if after is Phase.QUEUED and entry.lane is None:
+            self.queue.enter(entry)
+        if after is Phase.RESERVED:
+            entry.drawn = False
+        if after is Phase.ENDED:
+            self.queue.vacate(entry)
+
+    def _followed(self, given: Input) -> Iterator[Input]:
+        """Yield an input, and what it means for tasks that come after its own."""
+        yield given
+        if isinstance(given, inputs.Published):
+            if self._entries.pop(given.ref, None) is not None:
+                self._counts[Phase.PUBLISHED] -= 1
+            yield from self._after(given.ref, given.status)
+
+    def _after(self, first: Ref, status: Status) -> Iterator[Input]:
+        """Yield what the published end of a task means for those that come after it, and after those."""
+        if status is Status.COMPLETED:
+            for ref in self._dependants.pop(first, ()):
+                yield inputs.Lifted(ref, HoldKey.on(first, Cause.DEPENDENCY))
+            return
+        message = f"it comes after {first.task}, which ended as {status}"
+        failed = [first]
+        for each in failed:
+            for ref in self._dependants.pop(each, ()):
+                entry = self._entries.get(ref)
+                if entry is not None and entry.phase.waits:
+                    yield inputs.GiveUp(End(ref, Status.CANCELLED, Reason.DEPENDENCY, message))
+                    failed.append(ref)
+
+
+def _note(entry: Entry, given: Input) -> None:
+    """Take over what an input says; what follows from it is for the table."""
+    match given:
+        case inputs.Held(hold=hold):
+            entry.holds |= {hold}
+        case inputs.Lifted(hold=hold):
+            entry.holds -= {hold}
+        case inputs.Prioritised(priority=priority):
+            entry.facts = replace(entry.facts, priority=priority)
+        case inputs.Dispatched(attempt=attempt):
+            entry.attempt = attempt
+        case inputs.Cancel(wish=wish):
+            entry.wish = wish
+        case inputs.Halt(wish=wish) | inputs.TurnedAway(wish=wish):
+            entry.wish = entry.wish or wish
+        case inputs.Finished(status=status) | inputs.Ended(status=status):
+            entry.ended = entry.ended or status
+        case inputs.Settled(suspect=suspect):
+            entry.suspect = entry.suspect or suspect

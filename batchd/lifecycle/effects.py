@@ -1,0 +1,86 @@
+"""What is to be done about a task, as values. Whoever performs one that takes time reports back with an input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchd.records import Reason, Ref, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Look whether a task can start in its slot."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Hand a task to its worker."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Give back a slot in which nothing was started."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Have the worker, or a request of its that waits, stop with what the task was asked to stop with."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Write that an attempt gave its slot back."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """Write that an attempt lost its worker, once all that it said is durable."""
+
+    ref: Ref
+    #: Whether the task may have killed it.
+    counted: bool
+    #: Whether no other one can have.
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Make the end of a task that no worker can end itself."""
+
+    ref: Ref
+    status: Status
+    reason: Reason
+    #: For people.
+    message: str
+    #: The attempts that count, those that left no event included; 0: as many as left one.
+    attempts: int = 0
+    #: For the log alone.
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Write the files of a task that has ended."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Write that the files of a task, which its worker wrote, are published."""
+
+    ref: Ref
+
+
+Effect: TypeAlias = Start | Run | Free | Stop | Suspend | Recover | End | Publish | Confirm

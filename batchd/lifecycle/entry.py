@@ -1,0 +1,124 @@
+"""A task's entry: all that is known of where a task stands."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchd.events import CancelRequested, Suspended
+from batchd.lifecycle.directories import Lane, Rank, Taken
+from batchd.records import HoldKey, Ref, Status
+
+#: What an attempt was asked to stop with: to end, or to give its slot back.
+Wish: TypeAlias = CancelRequested | Suspended
+
+
+class Phase(enum.StrEnum):
+    """Where a task stands, from the store's promise to the last file of its result."""
+
+    #: It starts when its turn comes.
+    QUEUED = "queued"
+    #: Something keeps it alone, or its batch, from starting.
+    HELD = "held"
+    #: It has a slot, and no attempt yet: its worker comes up, or its folder is looked at.
+    RESERVED = "reserved"
+    #: The store has numbered its attempt, and the worker does not have it yet.
+    STARTING = "starting"
+    #: A worker works on it.
+    RUNNING = "running"
+    #: A worker works on it, and is asked to stop at its next durable point.
+    STOPPING = "stopping"
+    #: No worker has it any more; how the attempt ended is not durable yet.
+    SUSPENDED = "suspended"
+    #: The daemon makes its end, which is not durable yet.
+    ENDING = "ending"
+    #: Its end is durable; its files are not known to be published.
+    ENDED = "ended"
+    #: Its files are published: it leaves the map.
+    PUBLISHED = "published"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no slot, and may get one."""
+        return self in _WAITING
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a slot of the pool is its own."""
+        return self in _WITH_SLOT
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still run."""
+        return self not in _OVER
+
+
+_WAITING = frozenset({Phase.QUEUED, Phase.HELD})
+_WITH_SLOT = frozenset({Phase.RESERVED, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+_OVER = frozenset({Phase.ENDING, Phase.ENDED, Phase.PUBLISHED})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a task's turn hangs on, as the store has it."""
+
+    ref: Ref
+    #: Higher goes first.
+    priority: int
+    #: Among equals, lower goes first; never the same twice.
+    order: int
+    #: The absolute path of the directory that it works in.
+    directory: str
+    #: The tasks that must complete first.
+    after: tuple[Ref, ...] = ()
+    #: ``PROVIDER/MODEL``, or a provider that has but one.
+    model: str = ""
+    #: Whether it has begun before, so that its directory is its own until it ends.
+    begun: bool = False
+    #: Whether a worker died of it, so that it must run alone.
+    suspect: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One task. Only the lifecycle changes it."""
+
+    facts: Facts
+    phase: Phase
+    #: What keeps this task from starting; what keeps a provider, a model or everything is not repeated here.
+    holds: frozenset[HoldKey] = frozenset()
+    #: Whether a worker died of it, so that it must run alone.
+    suspect: bool = False
+    #: The number that the store gave the attempt under way; 0: none is.
+    attempt: int = 0
+    #: What the attempt was asked to stop with.
+    wish: Wish | None = None
+    #: How it ended, once that is durable.
+    ended: Status | None = None
+    # Where it stands in the queue, which alone changes what follows.
+    #: The lane that it is in, and by what it is sorted there. The rank is another one each time, and compared by identity:
+    #: what a heap still has of an earlier time is stale.
+    lane: Lane | None = None
+    rank: Rank | None = None
+    #: Its directory, once it has begun.
+    place: Taken | None = None
+    #: Whether it was drawn, and it is not decided yet whether it starts.
+    drawn: bool = False
+    #: Whether it began with its present, or last, start.
+    begins: bool = False
+
+    @property
+    def ref(self) -> Ref:
+        """The task."""
+        return self.facts.ref
+
+    @property
+    def waiting(self) -> Phase:
+        """The phase in which it waits for a slot."""
+        return Phase.HELD if self.holds else Phase.QUEUED
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was asked to end."""
+        return isinstance(self.wish, CancelRequested)

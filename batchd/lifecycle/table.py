@@ -1,0 +1,212 @@
+"""The table of the lifecycle: what follows from an input in each phase. Pure; the whole of what is decided about a task.
+
+Of the rows of a phase and an input the first one holds whose condition does. A pair without a row cannot come about, and
+is a bug: ``decide`` raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeAlias
+
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import (
+    Confirm,
+    Effect,
+    End,
+    Free,
+    Publish,
+    Recover,
+    Run,
+    Start,
+    Stop,
+    Suspend,
+)
+from batchd.lifecycle.entry import Entry, Phase
+from batchd.records import Reason, Status
+
+#: What a cancelled task's result says where nobody said why.
+CANCELLED = "cancelled"
+
+#: A condition. The entry has taken over what the input says.
+When: TypeAlias = Callable[[Entry, Any], bool]
+#: An effect that says no more than which task it is about.
+Plain: TypeAlias = type[Start | Run | Free | Stop | Suspend | Publish | Confirm]
+#: Makes an effect.
+Make: TypeAlias = Plain | Callable[[Entry, Any], Effect]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: in a phase, after an input, where a condition holds."""
+
+    phase: Phase
+    input: type[inputs.Input]
+    #: Named after what it asks; None: always.
+    when: When | None
+    #: The next phase; None: queued, or held where something holds it.
+    then: Phase | None
+    makes: tuple[Make, ...] = ()
+
+
+# Conditions
+
+
+def has_ended(entry: Entry, _: object) -> bool:
+    """Its end is durable."""
+    return entry.ended is not None
+
+
+def is_cancelled(entry: Entry, _: object) -> bool:
+    """It was asked to end."""
+    return entry.cancelled
+
+
+def is_halted(entry: Entry, _: object) -> bool:
+    """It was asked to give its slot back."""
+    return entry.wish is not None and not entry.cancelled
+
+
+def is_worn_out(_: Entry, given: inputs.Settled) -> bool:
+    """Its workers died too often."""
+    return given.worn_out is not None
+
+
+# Effects
+
+
+def recover(entry: Entry, given: inputs.Lost) -> Effect:
+    """Write that it lost its worker, as the input says."""
+    return Recover(entry.ref, given.counted, given.alone)
+
+
+def end(_: Entry, given: inputs.GiveUp | inputs.Refused | inputs.Broke) -> Effect:
+    """End it as the input says."""
+    return given.end
+
+
+def end_cancelled(entry: Entry, _: object) -> Effect:
+    """End it as its user wishes."""
+    message = entry.wish.message if entry.wish else ""
+    # The dispatch of one that is about to start is none that was tried.
+    attempts = entry.attempt - 1 if entry.phase is Phase.STARTING else 0
+    return End(entry.ref, Status.CANCELLED, Reason.USER, message or CANCELLED, attempts)
+
+
+def end_worn_out(_: Entry, given: inputs.Settled) -> Effect:
+    """End it, as its workers died too often."""
+    assert given.worn_out is not None, "it is worn out"
+    return given.worn_out
+
+
+# The rows, in the order of a task's life
+
+_WAITING = (Phase.QUEUED, Phase.HELD)
+
+
+def _while_it_waits() -> Iterator[Row]:
+    for waiting in _WAITING:
+        yield Row(waiting, inputs.Held, None, None)
+        yield Row(waiting, inputs.Lifted, None, None)
+        yield Row(waiting, inputs.Prioritised, None, None)
+        yield Row(waiting, inputs.Cancel, None, Phase.ENDING, (end_cancelled,))
+        yield Row(waiting, inputs.GiveUp, None, Phase.ENDING, (end,))
+        yield Row(waiting, inputs.Halt, None, None)
+    yield Row(Phase.QUEUED, inputs.SlotFree, None, Phase.RESERVED, (Start,))
+
+
+def _while_it_starts() -> Iterator[Row]:
+    """Yield what follows while a task has a slot, and no worker has it."""
+    for early in (Phase.RESERVED, Phase.STARTING):
+        for wish in (inputs.Cancel, inputs.Halt):
+            yield Row(early, wish, None, early)
+    reserved, starting = Phase.RESERVED, Phase.STARTING
+    yield Row(reserved, inputs.FolderShut, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(reserved, inputs.FolderShut, None, None, (Free,))
+    yield Row(reserved, inputs.Stale, None, Phase.ENDED, (Free, Publish))
+    yield Row(reserved, inputs.Dispatched, None, Phase.STARTING)
+    yield Row(reserved, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+    yield Row(starting, inputs.Ready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(starting, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Ready, None, Phase.RUNNING, (Run,))
+    yield Row(starting, inputs.Refused, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(starting, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Refused, None, Phase.ENDING, (Free, end))
+    yield Row(starting, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+
+
+def _while_it_runs() -> Iterator[Row]:
+    yield Row(Phase.RUNNING, inputs.Cancel, None, Phase.STOPPING, (Stop,))
+    yield Row(Phase.RUNNING, inputs.Halt, None, Phase.STOPPING, (Stop,))
+    yield Row(Phase.STOPPING, inputs.Cancel, None, Phase.STOPPING, (Stop,))
+    yield Row(Phase.STOPPING, inputs.Halt, None, Phase.STOPPING)
+    for at_work in (Phase.RUNNING, Phase.STOPPING):
+        yield Row(at_work, inputs.Finished, None, at_work)
+        yield Row(at_work, inputs.Confirmed, None, Phase.ENDED, (Confirm,))
+        yield Row(at_work, inputs.Unconfirmed, None, Phase.ENDED, (Publish,))
+        yield Row(at_work, inputs.GaveBack, None, Phase.SUSPENDED, (Suspend,))
+        yield Row(at_work, inputs.Broke, has_ended, Phase.ENDED, (Publish,))
+        yield Row(at_work, inputs.Broke, None, Phase.ENDING, (end,))
+        yield Row(at_work, inputs.Lost, None, Phase.SUSPENDED, (recover,))
+
+
+def _once_it_has_stopped() -> Iterator[Row]:
+    yield Row(Phase.SUSPENDED, inputs.Cancel, None, Phase.SUSPENDED)
+    yield Row(Phase.SUSPENDED, inputs.Halt, None, Phase.SUSPENDED)
+    yield Row(Phase.SUSPENDED, inputs.Settled, has_ended, Phase.ENDED, (Publish,))
+    yield Row(Phase.SUSPENDED, inputs.Settled, is_cancelled, Phase.ENDING, (end_cancelled,))
+    yield Row(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,))
+    yield Row(Phase.SUSPENDED, inputs.Settled, None, None)
+    yield Row(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,))
+    yield Row(Phase.ENDING, inputs.EndRefused, None, None)
+    yield Row(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED)
+    # What its worker said last may become durable late.
+    for late in (Phase.SUSPENDED, Phase.ENDING):
+        yield Row(late, inputs.Finished, None, late)
+    for over in (Phase.ENDING, Phase.ENDED):
+        for vain in (inputs.Cancel, inputs.Halt, inputs.GiveUp):
+            yield Row(over, vain, None, over)
+
+
+def _at_any_time() -> Iterator[Row]:
+    """Yield what counts once a task waits again: a hold on what does not wait, and a priority."""
+    for busy in Phase:
+        if busy not in _WAITING and busy is not Phase.PUBLISHED:
+            for given in (inputs.Held, inputs.Lifted, inputs.Prioritised):
+                yield Row(busy, given, None, busy)
+
+
+def _table() -> Mapping[tuple[Phase, type[inputs.Input]], tuple[Row, ...]]:
+    found: dict[tuple[Phase, type[inputs.Input]], tuple[Row, ...]] = {}
+    parts = (
+        _while_it_waits,
+        _while_it_starts,
+        _while_it_runs,
+        _once_it_has_stopped,
+        _at_any_time,
+    )
+    for row in chain.from_iterable(part() for part in parts):
+        key = row.phase, row.input
+        found[key] = (*found.get(key, ()), row)
+    return found
+
+
+#: By phase and input: the rows that may hold, in order.
+TABLE: Mapping[tuple[Phase, type[inputs.Input]], tuple[Row, ...]] = _table()
+
+
+def decide(entry: Entry, given: inputs.Input) -> tuple[Phase, list[Effect]]:
+    """Return the next phase of a task, and what is to be done. Raises ``ValueError`` for what cannot come about."""
+    for row in TABLE.get((entry.phase, type(given)), ()):
+        if row.when is None or row.when(entry, given):
+            then = row.then or entry.waiting
+            return then, [_made(make, entry, given) for make in row.makes]
+    raise ValueError(f"{entry.ref} is {entry.phase}: {type(given).__name__} cannot come about")
+
+
+def _made(make: Make, entry: Entry, given: inputs.Input) -> Effect:
+    return make(entry.ref) if isinstance(make, type) else make(entry, given)

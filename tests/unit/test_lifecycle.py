@@ -1,0 +1,349 @@
+"""The lifecycle: its table is complete, and whatever happens in whatever order, its guarantees hold."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from batchd.events import CancelRequested, Suspended
+from batchd.lifecycle import Facts, Lifecycle, Phase, drawing, effects, inputs
+from batchd.lifecycle.effects import Effect, End
+from batchd.lifecycle.table import TABLE
+from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
+
+#: Inputs that make a task's entry, rather than change it.
+_MAKE = {inputs.Accepted, inputs.Unpublished}
+_HOLDS = {inputs.Held, inputs.Lifted, inputs.Prioritised}
+_WISHES = {inputs.Cancel, inputs.Halt}
+
+#: The pairs that can come about, by phase: written down a second time, so that no row goes or comes unseen.
+_POSSIBLE = {
+    Phase.QUEUED: {inputs.SlotFree, inputs.GiveUp, *_WISHES, *_HOLDS},
+    Phase.HELD: {inputs.GiveUp, *_WISHES, *_HOLDS},
+    Phase.RESERVED: {
+        *(inputs.FolderShut, inputs.Stale, inputs.Dispatched, inputs.Lost),
+        *_WISHES,
+        *_HOLDS,
+    },
+    Phase.STARTING: {
+        *(inputs.Ready, inputs.Refused, inputs.TurnedAway, inputs.Lost),
+        *_WISHES,
+        *_HOLDS,
+    },
+    Phase.RUNNING: {
+        *(inputs.Finished, inputs.Confirmed, inputs.Unconfirmed, inputs.GaveBack),
+        *(inputs.Broke, inputs.Lost),
+        *_WISHES,
+        *_HOLDS,
+    },
+    Phase.STOPPING: {
+        *(inputs.Finished, inputs.Confirmed, inputs.Unconfirmed, inputs.GaveBack),
+        *(inputs.Broke, inputs.Lost),
+        *_WISHES,
+        *_HOLDS,
+    },
+    Phase.SUSPENDED: {inputs.Settled, inputs.Finished, *_WISHES, *_HOLDS},
+    Phase.ENDING: {
+        *(inputs.Ended, inputs.EndRefused, inputs.Finished, inputs.GiveUp),
+        *_WISHES,
+        *_HOLDS,
+    },
+    Phase.ENDED: {inputs.Published, inputs.GiveUp, *_WISHES, *_HOLDS},
+    Phase.PUBLISHED: set(),
+}
+_ALL_INPUTS = set(get_args(inputs.Input))
+_PAIRS = [(phase, kind) for phase in Phase for kind in sorted(_ALL_INPUTS - _MAKE, key=str)]
+
+
+@pytest.mark.parametrize(("phase", "kind"), _PAIRS)
+def test_each_pair_has_an_answer_or_cannot_come_about(
+    phase: Phase, kind: type[inputs.Input]
+) -> None:
+    """Of a pair that can come about, the last row has no condition, and all before it have one."""
+    rows = TABLE.get((phase, kind), ())
+    assert bool(rows) == (kind in _POSSIBLE[phase])
+    assert [row.when is None for row in rows] == [False] * (len(rows) - 1) + [True] * bool(rows)
+
+
+def test_the_drawing_is_the_table() -> None:
+    """docs/architecture.md shows the table as it is; `make drawing` draws it again."""
+    page = Path(__file__).parents[2].joinpath("docs/architecture.md").read_text("utf-8")
+    assert drawing.put(page) == page
+
+
+def test_inputs_and_effects_are_values() -> None:
+    """All of them are frozen, so that they can be kept, compared and sent."""
+    for kind in (*get_args(inputs.Input), *get_args(Effect)):
+        assert kind.__dataclass_params__.frozen, kind
+        assert fields(kind), kind
+
+
+@dataclass
+class _World:
+    """What is outside: it performs effects in any order, at any time, and reports back; and it notes what must hold."""
+
+    rng: random.Random
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    #: What is to be done, and what workers have.
+    todo: list[Effect] = field(default_factory=list)
+    starting: set[Ref] = field(default_factory=set)
+    dispatched: set[Ref] = field(default_factory=set)
+    workers: set[Ref] = field(default_factory=set)
+    #: As the store has it: how each ended.
+    ended: dict[Ref, Status] = field(default_factory=dict)
+    after: dict[Ref, tuple[Ref, ...]] = field(default_factory=dict)
+    published: Counter[Ref] = field(default_factory=Counter)
+    #: Those that were asked to end before they did.
+    cancelled: set[Ref] = field(default_factory=set)
+    attempts: Counter[Ref] = field(default_factory=Counter)
+
+    def take(self, given: inputs.Input) -> None:
+        for effect in self.lifecycle.take(given):
+            match effect:
+                case effects.Start(ref):
+                    assert ref not in self.starting | self.dispatched | self.workers, "two slots"
+                    assert all(self.ended.get(r) is Status.COMPLETED for r in self.after[ref])
+                    self.starting.add(ref)
+                case effects.Run(ref):
+                    assert ref not in self.workers, "two workers"
+                    assert ref not in self.ended, "a task that has ended runs"
+                    self.workers.add(ref)
+                case effects.Free(ref):
+                    assert ref not in self.workers, "a slot is freed under a worker"
+                case effects.Stop():
+                    pass
+                case _:
+                    self.todo.append(effect)
+        self.starting -= self.dispatched
+
+    def accept(self, number: int) -> None:
+        known = sorted(self.after)
+        ref = Ref("b", f"{number:06}")
+        after = tuple(self.rng.sample(known, min(len(known), self.rng.choice([0, 0, 1, 2]))))
+        # Those that have completed are no reason to wait any more; as in the store, one comes after what is there.
+        after = tuple(r for r in after if r in self.lifecycle.entries)
+        self.after[ref] = after
+        directory = self.rng.choice(["/a", "/a/b", "/c", f"/{number}"])
+        self.take(inputs.Accepted(Facts(ref, 0, number, directory, after, "p/m")))
+
+    def perform(self) -> None:
+        """Do one thing that is to be done, whichever."""
+        if not self.todo:
+            return
+        effect = self.todo.pop(self.rng.randrange(len(self.todo)))
+        ref = effect.ref
+        match effect:
+            case effects.Suspend():
+                self.take(inputs.Settled(ref))
+            case effects.Recover(counted=counted, alone=alone):
+                worn_out = None
+                if counted and alone and self.rng.random() < 0.3:
+                    worn_out = End(ref, Status.ERROR, Reason.WORKER_CRASHED, "it died 3 times")
+                self.take(inputs.Settled(ref, counted, worn_out))
+            case End(status=status, reason=reason):
+                entry = self.lifecycle.entries[ref]
+                # An order is refused where the store takes nothing; all else is tried until it does.
+                if reason is Reason.USER and self.rng.random() < 0.2 and entry.ended is None:
+                    self.cancelled.discard(ref)
+                    self.take(inputs.EndRefused(ref))
+                    return
+                self.end(ref, status)
+                self.take(inputs.Ended(ref, self.ended[ref]))
+            case effects.Publish() | effects.Confirm():
+                assert ref in self.ended, "what has not ended is published"
+                self.published[ref] += 1
+                self.take(inputs.Published(ref, self.ended[ref]))
+
+    def end(self, ref: Ref, status: Status) -> None:
+        """The store takes the first end of a task, and no other."""
+        self.ended.setdefault(ref, status)
+
+    def go_on(self) -> None:
+        """Let one task that is being started, or that a worker has, come a step further, or fail."""
+        rng = self.rng
+        places = [self.starting, self.dispatched, self.workers]
+        place = rng.choice(places)
+        if not place:
+            return
+        ref = rng.choice(sorted(place))
+        place.discard(ref)
+        if place is self.starting:
+            self._look(ref)
+        elif place is self.dispatched:
+            self._prepared(ref)
+        else:
+            self._work(ref)
+
+    def _look(self, ref: Ref) -> None:
+        match self.rng.randint(0, 9):
+            case 0 | 1:
+                self.take(inputs.FolderShut(ref))
+            case 2 | 3:
+                self.take(inputs.Lost(ref))
+            case 4:  # what an earlier attempt said last became durable late
+                self.cancelled.discard(ref)
+                self.end(ref, Status.COMPLETED)
+                self.take(inputs.Stale(ref))
+            case _:
+                self.attempts[ref] += 1
+                self.take(inputs.Dispatched(ref, self.attempts[ref]))
+                self.dispatched.add(ref)
+
+    def _prepared(self, ref: Ref) -> None:
+        match self.rng.randint(0, 7):
+            case 0:
+                end = End(ref, Status.ERROR, Reason.SANDBOX, "its directory is none")
+                self.take(inputs.Refused(end))
+            case 1:
+                self.take(inputs.TurnedAway(ref, Suspended(at=0.0, cause="park")))
+            case 2:
+                self.take(inputs.Lost(ref))
+            case _:
+                self.take(inputs.Ready(ref))
+
+    def _work(self, ref: Ref) -> None:
+        rng, entry = self.rng, self.lifecycle.entries[ref]
+        match rng.randint(0, 5):
+            case 0:
+                self.take(inputs.Lost(ref, rng.random() < 0.5, rng.random() < 0.5))
+            case 1:
+                end = End(ref, Status.ERROR, Reason.INTERNAL, "an error inside batchd")
+                self.take(inputs.Broke(end))
+            case 2 if entry.wish is not None and entry.ended is None:
+                self.take(inputs.GaveBack(ref))
+            case 3 if entry.ended is None:
+                status = Status.CANCELLED if entry.cancelled else Status.COMPLETED
+                self.end(ref, status)
+                self.take(inputs.Finished(ref, self.ended[ref]))
+                self.workers.add(ref)
+            case _ if entry.ended is not None:
+                self.take(rng.choice([inputs.Confirmed, inputs.Unconfirmed])(ref))
+            case _:
+                self.workers.add(ref)
+
+    def want(self) -> None:
+        """Somebody, or something, wants a task to wait, to stop, to end, or its turn has come."""
+        rng = self.rng
+        if not self.lifecycle.entries:
+            return
+        ref = rng.choice(sorted(self.lifecycle.entries))
+        entry = self.lifecycle.entries[ref]
+        hold = HoldKey(Scope.BATCH, "b", rng.choice([Cause.PAUSED, Cause.FOLDER]))
+        match rng.randint(0, 12):
+            case 0:
+                self.take(inputs.Held(ref, hold))
+            case 1 | 2:
+                self.take(inputs.Lifted(ref, hold))
+            case 3:
+                if ref not in self.ended and entry.phase is not Phase.ENDING:
+                    self.cancelled.add(ref)
+                self.take(inputs.Cancel(ref, CancelRequested(at=0.0, message="enough")))
+            case 4:
+                self.take(inputs.Halt(ref, Suspended(at=0.0, cause="park")))
+            case _:
+                self.turn(rng.randint(1, 3))
+
+    def turn(self, slots: int) -> None:
+        """Give slots to those whose turn it is."""
+        for ref in self.lifecycle.queue.draw(slots):
+            self.take(inputs.SlotFree(ref))
+        if suspect := self.lifecycle.queue.draw_suspect():
+            self.take(inputs.SlotFree(suspect))
+
+    def check(self) -> None:
+        """What never changes."""
+        for ref, entry in self.lifecycle.entries.items():
+            assert entry.phase is not Phase.PUBLISHED
+            assert (entry.phase is Phase.HELD) <= bool(entry.holds)
+            assert not (entry.phase is Phase.QUEUED and entry.holds)
+            assert (entry.attempt > 0) >= (ref in self.workers)
+            assert not self.published[ref], "it is published, and still here"
+        assert not [ref for ref, count in self.published.items() if count > 1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_happens_each_task_ends_once(seed: int) -> None:
+    """In 10,000 steps of orders, starts, losses and refusals a task has one slot, one end, and one result.
+
+    What was asked to end never completes after it stopped; what comes after another starts only once that completed.
+    """
+    world = _World(random.Random(seed))
+    for number in range(10_000):
+        match world.rng.randint(0, 9):
+            case 0 if number < 9_000:
+                world.accept(number)
+            case 1 | 2 | 3:
+                world.want()
+            case 4 | 5 | 6:
+                world.go_on()
+            case _:
+                world.perform()
+        if number % 50 == 0:
+            world.check()
+    _run_out(world)
+    assert {*world.after} == {*world.published}, "tasks are lost"
+    assert not world.lifecycle.entries
+    assert world.cancelled, "nothing was tried"
+    assert {world.ended[ref] for ref in world.cancelled} <= {Status.CANCELLED, Status.ERROR}
+
+
+def _run_out(world: _World) -> None:
+    """Lift all holds, and let everything come to its end."""
+    for _ in range(10_000):
+        for ref, entry in sorted(world.lifecycle.entries.items()):
+            for hold in [h for h in entry.holds if h.cause is not Cause.DEPENDENCY]:
+                world.take(inputs.Lifted(ref, hold))
+        world.turn(1000)
+        for _ in range(3 * len(world.lifecycle.entries)):
+            world.go_on()
+            world.perform()
+        world.check()
+        if not world.lifecycle.entries:
+            return
+
+
+def _facts(ref: Ref, *after: Ref) -> Facts:
+    return Facts(ref, 0, int(ref.task), f"/{ref.task}", after, "p/m")
+
+
+def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
+    """Whoever cancels a task that has just given its slot back finds it, and it ends as cancelled."""
+    lifecycle, ref = Lifecycle(), Ref("b", "1")
+    halt = Suspended(at=1.0, cause="park", message="paused")
+    for given in (
+        inputs.Accepted(_facts(ref)),
+        inputs.SlotFree(ref),
+        inputs.Dispatched(ref, 1),
+        inputs.Ready(ref),
+        inputs.Halt(ref, halt),
+        inputs.GaveBack(ref),
+        inputs.Cancel(ref, CancelRequested(at=2.0, message="enough")),
+    ):
+        lifecycle.take(given)
+    assert lifecycle.take(inputs.Settled(ref)) == [
+        End(ref, Status.CANCELLED, Reason.USER, "enough")
+    ]
+    assert lifecycle.entries[ref].phase is Phase.ENDING
+
+
+def test_what_comes_after_a_failure_ends_with_it() -> None:
+    """All that comes after a failed task, and after that, is cancelled at once, with the one that failed named."""
+    lifecycle = Lifecycle()
+    first, second, third, other = (Ref("b", name) for name in ("1", "2", "3", "4"))
+    lifecycle.take(inputs.Accepted(_facts(first)))
+    lifecycle.take(inputs.Accepted(_facts(second, first)))
+    lifecycle.take(inputs.Accepted(_facts(third, second)))
+    lifecycle.take(inputs.Accepted(_facts(other)))
+    lifecycle.take(inputs.GiveUp(End(first, Status.ERROR, Reason.AUTH, "no key")))
+    assert lifecycle.take(inputs.Ended(first, Status.ERROR)) == [effects.Publish(first)]
+    message = "it comes after 1, which ended as error"
+    assert lifecycle.take(inputs.Published(first, Status.ERROR)) == [
+        End(second, Status.CANCELLED, Reason.DEPENDENCY, message),
+        End(third, Status.CANCELLED, Reason.DEPENDENCY, message),
+    ]
+    assert [*lifecycle.entries] == [second, third, other]
