@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from batchd.cli import controlling
+from batchd.control import Cancel, Cancelled
 from batchd.observe import words
 
 
@@ -19,11 +19,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have them ended, and say how many there were."""
     given = controlling.checked(args.target)
-    answer = controlling.ask(args.config, "cancel", target=given, message=args.message)
+    answer = controlling.ask(args.config, Cancel(target=given, message=args.message))
     return controlling.tell(answer, told(given, answer), json=args.json)
 
 
-def told(given: Sequence[str], answer: Mapping[str, Any]) -> list[str]:
+def told(given: Sequence[str], answer: Cancelled) -> list[str]:
     """Return what the answer says."""
-    count = words.counted(int(answer["cancelled"]), "task")
+    count = words.counted(answer.cancelled, "task")
     return [f"{words.listed(given)}: {count} cancelled"]

@@ -112,13 +112,13 @@ def _visible(settings: config.Config) -> Iterator[Line]:
 
 def _daemon(settings: config.Config) -> Iterator[Line]:
     try:
-        answer = control.request(Path(settings.paths.state), "status")
-        told = f"process {answer['pid']}, version {answer['version']}"
-        mend = versions.differs(answer)
+        answer = control.ask(Path(settings.paths.state), control.Status())
+        told = f"process {answer.pid}, version {answer.version}"
+        mend = versions.differs(answer.version)
         yield Line("note" if mend else "ok", "daemon", told, mend)
-        for trouble in answer.get("troubles", ()):
-            if trouble["what"] == "unknown_work":
-                yield Line("note", "store", trouble["message"], trouble["mend"])
+        for trouble in answer.troubles:
+            if trouble.what == "unknown_work":
+                yield Line("note", "store", trouble.message, trouble.mend)
     except NoDaemonError as error:
         for refusal in refusals.found(Path(settings.paths.state)):
             yield Line("failed", "store", refusal)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from batchd import config, control, log
 from batchd.cli import common
 from batchd.config import Config
+from batchd.control import Pause, Request
+from batchd.control.messages import A
 from batchd.errors import (
     BatchdError,
     ConfigError,
@@ -31,7 +31,7 @@ _CHANGING_S = 15.0
 _AGAIN_S = 0.1
 
 
-def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
+def ask(file: Path | None, order: Request[A]) -> A:
     """Have an order carried out, and return the answer: what it says is durable.
 
     ``file``: the configuration that was named, if any. Raises ``UsageError`` and the like where the order is
@@ -41,13 +41,12 @@ def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
     deadline = time.monotonic() + _CHANGING_S
     while True:
         try:
-            return control.request(
+            return control.ask(
                 state,
-                verb,
+                order,
                 timeout_s=_PATIENCE_S,
                 heed=_heed,
                 waiting=lambda: _report_wait(state),
-                **arguments,
             )
         except NoAnswerError:
             raise
@@ -59,7 +58,7 @@ def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
         except NoDaemonError:
             pass
         try:
-            return _here(_whole(file, state), verb, arguments)
+            return _here(_whole(file, state), order)
         except SpoolLockedError as error:
             # A daemon that starts or stops just now, or another command like this one.
             if time.monotonic() > deadline:
@@ -67,13 +66,13 @@ def ask(file: Path | None, verb: str, **arguments: Any) -> dict[str, Any]:
         time.sleep(_AGAIN_S)
 
 
-def running(file: Path | None, verb: str, why: str, **arguments: Any) -> dict[str, Any]:
+def running(file: Path | None, order: Request[A], why: str) -> A:
     """Have a running daemon carry out what makes sense there alone; ``why`` says what to do otherwise.
 
     Raises ``NoDaemonError``.
     """
     try:
-        return control.request(common.state_directory(file), verb, heed=_heed, **arguments)
+        return control.ask(common.state_directory(file), order, heed=_heed)
     except NoAnswerError:
         raise
     except NoDaemonError as error:
@@ -84,7 +83,7 @@ def _report_wait(state: Path) -> None:
     """Report on stderr what an order may wait for."""
     common.complain("batchd: the order is not carried out yet; Ctrl-C gives it up")
     try:
-        found = control.request(state, "status", timeout_s=_CHANGING_S)["troubles"]
+        found = control.ask(state, control.Status(), timeout_s=_CHANGING_S).troubles
     except NoAnswerError:
         common.complain(
             "  the daemon does not answer: it is stopped, or its machine has much to do"
@@ -98,7 +97,7 @@ def _report_wait(state: Path) -> None:
 
 def _heed(version: str) -> None:
     """Tell where the daemon that answered is of another version: what it refuses, it may not know yet."""
-    common.complain(versions.differs({"version": version}))
+    common.complain(versions.differs(version))
 
 
 def _whole(file: Path | None, state: Path) -> Config:
@@ -111,12 +110,12 @@ def _whole(file: Path | None, state: Path) -> Config:
         ) from None
 
 
-def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _here(settings: Config, order: Request[A]) -> A:
     from batchd.daemon import Daemon, visible  # noqa: PLC0415 (loads everything; a running daemon has done so)
 
     visible.refuse(settings)
     state = Path(settings.paths.state)
-    if verb != "pause" and not common.store_path(state).exists():
+    if not isinstance(order, Pause) and not common.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
     import asyncio  # noqa: PLC0415 (as below)
@@ -127,8 +126,8 @@ def _here(settings: Config, verb: str, arguments: dict[str, Any]) -> dict[str, A
     # The order's line goes where the daemon's go; a person at a terminal has the answer instead.
     log.configure(known.level, known.format, known.file, quiet=sys.stderr.isatty())
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
-    answer = dict(asyncio.run(daemon.command(verb, arguments)))
-    for trouble in map(dataclasses.asdict, daemon.left):
+    answer = asyncio.run(daemon.command(order))
+    for trouble in daemon.left:
         print(*troubles.lines(trouble), sep="\n", file=sys.stderr)
     return answer
 
@@ -145,15 +144,15 @@ def as_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def checked(given: Sequence[str]) -> list[str]:
+def checked(given: Sequence[str]) -> tuple[str, ...]:
     """Return targets, each of which is one. Raises ``UsageError``."""
-    return ["/".join(filter(None, common.split_target(target))) for target in given]
+    return tuple("/".join(filter(None, common.split_target(target))) for target in given)
 
 
-def tell(answer: dict[str, Any], lines: Sequence[str], *, json: bool) -> int:
+def tell(answer: object, lines: Sequence[str], *, json: bool) -> int:
     """Print an answer, and return the exit code for done."""
     if json:
-        common.print_json(answer)
+        common.print_json(control.fields(answer))
     for line in () if json else lines:
         print(escape(line))
     return 0

@@ -96,7 +96,7 @@ def _follow(spool: Path) -> BatchRow:
     state = spool / ".batchd"
 
     def ended(rows: Sequence[BatchRow]) -> bool:
-        control.request(state, "status")  # raises where the daemon has died
+        control.ask(state, control.Status())  # raises where the daemon has died
         return bool(rows) and all(r.published_at is not None for r in rows)
 
     with Reader(common.store_path(state)) as reader:
@@ -133,7 +133,7 @@ def _daemon(spool: Path) -> Iterator[int]:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             with contextlib.suppress(NoDaemonError):
-                yield int(control.request(spool / ".batchd", "status")["pid"])
+                yield control.ask(spool / ".batchd", control.Status()).pid
                 return
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NotPossibleError(_last_word(log) or f"the daemon does not start; see {log}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from batchd.cli import controlling, scopes
+from batchd.control import Pause, Paused
 from batchd.observe import words
+from batchd.records import Scope
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +20,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have it paused, and say how many tasks wait now."""
     scope, name = scopes.wanted(args)
-    answer = controlling.ask(args.config, "pause", scope=scope, name=name, message=args.message)
+    answer = controlling.ask(args.config, Pause(scope=scope, name=name, message=args.message))
     return controlling.tell(answer, told(scope, name, answer), json=args.json)
 
 
-def told(scope: str, name: str, answer: Mapping[str, Any]) -> list[str]:
+def told(scope: Scope, name: str, answer: Paused) -> list[str]:
     """Return what the answer says."""
-    judged = answer["judged"]
+    judged = answer.judged
     only = f", {judged:,} of them for a judge: they work until they are judged" if judged else ""
     return [
-        f"{words.named(scope, name)} is paused: {words.counted(answer['parked'], 'task')}{only}",
+        f"{words.named(scope, name)} is paused: {words.counted(answer.parked, 'task')}{only}",
         f"To go on: batchd resume {words.option(scope, name)}",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batchd.cli import controlling
+from batchd.control import Priority
 from batchd.observe import words
 
 
@@ -18,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Change it for all tasks that have not ended."""
     given = controlling.checked(args.target)
-    answer = controlling.ask(args.config, "priority", target=given, priority=args.priority)
-    count = words.counted(int(answer["tasks"]), "task")
+    answer = controlling.ask(args.config, Priority(target=given, priority=args.priority))
+    count = words.counted(answer.tasks, "task")
     line = f"{words.listed(given)}: {count} with priority {args.priority}"
     return controlling.tell(answer, [line], json=args.json)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd.cli import common, controlling
+from batchd.control import Prune
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.observe import words
@@ -48,16 +49,16 @@ def run(args: argparse.Namespace) -> int:
         store = common.store_path(common.state_directory(args.config))
         return _show(_found(store, args), outbox=args.outbox, as_json=args.json)
     answer = controlling.ask(
-        args.config, "prune", older_than_days=args.older_than, outbox=args.outbox
+        args.config, Prune(older_than_days=args.older_than, outbox=args.outbox)
     )
-    line = f"{words.counted(answer['pruned'], 'batch')} pruned: {_size(answer['bytes'])}"
+    line = f"{words.counted(answer.pruned, 'batch')} pruned: {_size(answer.bytes)}"
     if args.outbox:
-        folders = words.counted(answer["folders"], "folder")
-        line += f"; {folders} removed: {_size(answer['folder_bytes'])}"
+        folders = words.counted(answer.folders, "folder")
+        line += f"; {folders} removed: {_size(answer.folder_bytes)}"
     controlling.tell(answer, [line], json=args.json)
-    for problem in answer["problems"]:
+    for problem in answer.problems:
         print(f"batchd: {escape(problem)}", file=sys.stderr)
-    return 1 if answer["problems"] else 0
+    return 1 if answer.problems else 0
 
 
 def _found(store: Path, args: argparse.Namespace) -> list[tuple[Prunable, int]]:

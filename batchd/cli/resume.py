@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from batchd.cli import controlling, scopes
+from batchd.control import Held, Resume, Resumed
 from batchd.observe import parking, words
 from batchd.records import Cause, Parking, Scope
 
@@ -25,17 +25,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Have it go on, and say what does, what must answer first, and what is still held by something else."""
     scope, name = scopes.scope(args)
-    answer = controlling.ask(args.config, "resume", scope=scope, name=name)
+    answer = controlling.ask(args.config, Resume(scope=scope, name=name))
     return controlling.tell(answer, [*told(scope, name, answer)], json=args.json)
 
 
-def told(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
+def told(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:
     """Yield what the answer says."""
-    what, trying, held = words.named(scope, name), answer["trying"], answer["held"]
-    everything = scope in {"", Scope.ALL}
-    if not answer["resumed"] and not (everything and held):
+    what, trying, held = words.named(scope or "", name), answer.trying, answer.held
+    everything = scope in {None, Scope.ALL}
+    if not answer.resumed and not (everything and held):
         yield f"{what}: nothing was parked"
-    elif answer["resumed"] > len(trying):
+    elif answer.resumed > len(trying):
         freed = everything or not held
         yield f"{what} goes on" if freed else f"{what} is not parked itself any more"
     for each in trying:
@@ -46,5 +46,12 @@ def told(scope: str, name: str, answer: Mapping[str, Any]) -> Iterator[str]:
         yield from parking.lines(_parking(each) for each in held)
 
 
-def _parking(told: Mapping[str, Any]) -> Parking:
-    return Parking(**{**told, "scope": Scope(told["scope"]), "cause": Cause(told["cause"])})
+def _parking(told: Held) -> Parking:
+    return Parking(
+        scope=Scope(told.scope),
+        name=told.name,
+        cause=Cause(told.cause),
+        message=told.message,
+        since=told.since,
+        tried_s=told.tried_s,
+    )

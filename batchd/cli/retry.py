@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from batchd.cli import controlling
+from batchd.control import Retried, Retry
 from batchd.errors import UsageError
 from batchd.observe import words
 from batchd.spool.ulid import ulid
@@ -33,14 +32,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--model is empty: it wants PROVIDER/MODEL, as in openai/gpt-6-luna")
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(
-        args.config, "retry", target=given, failed=args.failed, model=args.model or "", claim=ulid()
+        args.config,
+        Retry(target=given, failed=args.failed, model=args.model or "", claim=ulid()),
     )
     return controlling.tell(answer, told(answer), json=args.json)
 
 
-def told(answer: Mapping[str, Any]) -> list[str]:
+def told(answer: Retried) -> list[str]:
     """Return what the answer says."""
     return [
-        f"{run['batch']}: {words.counted(run['tasks'], 'task')} of {run['retry_of']} queued again"
-        for run in answer["runs"]
+        f"{run.batch}: {words.counted(run.tasks, 'task')} of {run.retry_of} queued again"
+        for run in answer.runs
     ]

@@ -6,6 +6,7 @@ import argparse
 
 from batchd.cli import common
 from batchd.errors import UsageError
+from batchd.records import Scope
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,25 +18,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model", metavar="PROVIDER/MODEL", help="what needs this model")
 
 
-def scope(args: argparse.Namespace) -> tuple[str, str]:
-    """Return the scope and the name that are meant; both are empty where none is named."""
+def scope(args: argparse.Namespace) -> tuple[Scope | None, str]:
+    """Return the scope and the name that are meant; None, and an empty name, where none is."""
     if args.all:
-        return "all", ""
+        return Scope.ALL, ""
     if args.provider is not None:
-        return "provider", args.provider
+        return Scope.PROVIDER, args.provider
     if args.model is not None:
-        return "model", args.model
+        return Scope.MODEL, args.model
     if args.target is None:
-        return "", ""
+        return None, ""
     batch, task = common.split_target(args.target)
-    return ("task", f"{batch}/{task}") if task else ("batch", batch)
+    return (Scope.TASK, f"{batch}/{task}") if task else (Scope.BATCH, batch)
 
 
-def wanted(args: argparse.Namespace) -> tuple[str, str]:
+def wanted(args: argparse.Namespace) -> tuple[Scope, str]:
     """Return a scope that must be named. Raises ``UsageError``."""
-    found = scope(args)
-    if not found[0]:
+    found, name = scope(args)
+    if found is None:
         raise UsageError(
             "say what: BATCH, BATCH/TASK, --provider NAME, --model PROVIDER/MODEL, or --all"
         )
-    return found
+    return found, name

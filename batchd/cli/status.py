@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchd.cli import cautions, common, refusals
+from batchd.control import Standing, fields
 from batchd.log import escape
 from batchd.observe import ending, parking, troubles, versions, words
-from batchd.observe.snapshot import ask
+from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
 from batchd.records import Parking, Ref
@@ -32,9 +33,10 @@ def run(args: argparse.Namespace) -> int:
     """Show how things stand."""
     state = common.state_directory(args.config)
     daemon = ask(state)
-    common.complain(versions.differs(daemon))
+    if isinstance(daemon, Standing):
+        common.complain(versions.differs(daemon.version))
     batch, task = common.split_target(args.target) if args.target else ("", "")
-    if daemon is None and not args.json:
+    if daemon is Unseen.ABSENT and not args.json:
         for refusal in refusals.found(state):
             common.complain(f"A daemon would not start here: {refusal}.")
     store = common.store_path(state)
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _overview(
-    daemon: dict[str, Any] | None,
+    daemon: Standing | Unseen,
     parked: Sequence[Parking],
     rows: list[BatchRow],
     *,
@@ -66,13 +68,14 @@ def _overview(
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
-        common.print_json({"daemon": daemon, "parked": waits, "batches": batches})
+        common.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
         return 0
     print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
-    for trouble in (daemon or {}).get("troubles", ()):
-        print(*troubles.lines(trouble), sep="\n")
-    for warned in (daemon or {}).get("retiring", ()):
-        print(*ending.lines(warned), sep="\n")
+    if isinstance(daemon, Standing):
+        for trouble in daemon.troubles:
+            print(*troubles.lines(trouble), sep="\n")
+        for warned in daemon.retiring:
+            print(*ending.lines(warned), sep="\n")
     for line in parking.lines(parked):
         print(line)
     if rows:
@@ -80,19 +83,26 @@ def _overview(
     return 0
 
 
-def _standing(daemon: dict[str, Any] | None, *, waiting: bool) -> str:
+def _json(daemon: Standing | Unseen) -> dict[str, Any] | None:
+    """Return what the daemon says as JSON has it: nothing is in it where it does not answer; None: there is none."""
+    if isinstance(daemon, Standing):
+        return fields(daemon)
+    return {} if daemon is Unseen.SILENT else None
+
+
+def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
     """Return what the daemon does; ``waiting``: whether there is something for it to do."""
-    if daemon is None:
+    if daemon is Unseen.ABSENT:
         rest = "; what has not ended goes on then, where it was" if waiting else ""
         return f"No daemon runs here; `batchd serve` starts one{rest}."
-    if not daemon:
+    if daemon is Unseen.SILENT:
         return "The daemon does not answer: what follows is what the store says."
-    doing = "draining" if daemon["draining"] else "running"
-    tasks = daemon["tasks"]
-    parked = f"{tasks['parked']:,} parked, " if tasks.get("parked") else ""
+    doing = "draining" if daemon.draining else "running"
+    tasks = daemon.tasks
+    parked = f"{tasks.parked:,} parked, " if tasks.parked else ""
     return (
-        f"Daemon {daemon['pid']} {doing}: {words.counted(tasks['running'], 'task')} at work, "
-        f"{tasks['queued']:,} queued, {parked}{words.counted(len(daemon['workers']), 'worker')}"
+        f"Daemon {daemon.pid} {doing}: {words.counted(tasks.running, 'task')} at work, "
+        f"{tasks.queued:,} queued, {parked}{words.counted(len(daemon.workers), 'worker')}"
     )
 
 
@@ -136,7 +146,7 @@ def batch_status(row: BatchRow) -> str:
     return "parked" if row.parked and not row.queued else "queued"
 
 
-def _batch(reader: Reader, name: str, daemon: dict[str, Any] | None, *, as_json: bool) -> int:
+def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: bool) -> int:
     tasks = reader.tasks(name)
     parked = parking.of_batch(reader.parked(), name, tasks)
     row = reader.batch(name)
@@ -148,10 +158,10 @@ def _batch(reader: Reader, name: str, daemon: dict[str, Any] | None, *, as_json:
             {**_fields(t), "why": waiting.why(t), "runs_code": cautions.field(found, t.ref.task)}
             for t in tasks
         ]
-        runs = daemon is not None
+        runs = daemon is not Unseen.ABSENT
         common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": told})
         return 0
-    if not daemon and row.finished < row.tasks:
+    if isinstance(daemon, Unseen) and row.finished < row.tasks:
         print(_standing(daemon, waiting=True))
     print(*_batch_table([row]), sep="\n")
     if row.calls:
@@ -185,14 +195,14 @@ def _waiting(
     reader: Reader,
     tasks: Sequence[TaskRow],
     parked: Sequence[Parking],
-    daemon: dict[str, Any] | None,
+    daemon: Standing | Unseen,
 ) -> Waiting:
     """Return what tells why tasks wait; ``tasks``: those, and all that they come after."""
     left = {task.ref for task in tasks if not task.status.final}
-    return Waiting(parked, reader.begun() if left else (), left, daemon=daemon is not None)
+    return Waiting(parked, reader.begun() if left else (), left, daemon=daemon is not Unseen.ABSENT)
 
 
-def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: bool) -> int:
+def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool) -> int:
     row = reader.task(ref)
     others = [reader.task(Ref(ref.batch, name)) for name in row.after]
     waiting = _waiting(reader, [row, *others], reader.parked(), daemon)
@@ -200,7 +210,7 @@ def _task(reader: Reader, ref: Ref, daemon: dict[str, Any] | None, *, as_json: b
     found = cautions.read(reader, ref.batch, ref.task)
     if as_json:
         runs_code = cautions.field(found, ref.task)
-        more = {"why": why, "daemon_runs": daemon is not None, "runs_code": runs_code}
+        more = {"why": why, "daemon_runs": daemon is not Unseen.ABSENT, "runs_code": runs_code}
         common.print_json({**_fields(row), **more})
         return 0
     facts = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from batchd.cli import controlling
+from batchd.control import Tune
 from batchd.errors import UsageError
 from batchd.log import escape
 
@@ -31,10 +31,8 @@ def run(args: argparse.Namespace) -> int:
         if not equals or not key.strip():
             raise UsageError(f"{escape(change)} is no SECTION.KEY=VALUE")
         changes[key.strip()] = value
-    answer: dict[str, Any] = controlling.running(
-        args.config, "tune", _WHY, changes=changes, reset=args.reset
-    )
-    lines = [f"{key} = {value}" for key, value in answer["overrides"].items()]
+    answer = controlling.running(args.config, Tune(changes=changes, reset=args.reset), _WHY)
+    lines = [f"{key} = {value}" for key, value in answer.overrides.items()]
     if not lines:
         lines = ["Nothing is changed: the daemon works as config.toml says."]
     return controlling.tell(answer, lines, json=args.json)

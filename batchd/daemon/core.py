@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from batchd.config import Config
+from batchd.control import Trouble
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.listener import Listeners
-from batchd.daemon.troubles import Place, Trouble, Troubles, refused
+from batchd.daemon.troubles import Place, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
 from batchd.lifecycle import Input, Lifecycle, inputs

@@ -37,7 +37,7 @@ class Figures:
     #: The day's money: ``limit_usd``, ``spent_usd``, ``reserved_usd``.
     day: Mapping[str, float]
     #: What it cannot do at this time.
-    troubles: tuple[Action, ...]
+    troubles: tuple[str, ...]
 
 
 class Desk(Protocol):

@@ -10,10 +10,10 @@ from pathlib import Path
 from batchd.config import Config
 from batchd.daemon import tuning
 from batchd.daemon.batches import Batches
+from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.core import Core
 from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.offers import Offers
-from batchd.daemon.orders import Ends, Orders
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
@@ -34,7 +34,7 @@ class Parts:
     lot: ParkingLot
     dispatcher: Dispatcher
     reloader: Reloader
-    orders: Orders
+    commands: Commands
     retiring: Retiring
 
     def restore(self, claimed: set[str]) -> None:
@@ -43,11 +43,11 @@ class Parts:
         gc.disable()
         restored = self.core.store.restore()
         self.core.refused.update({(r.model, r.lesson): r for r in self.core.store.refused()})
-        torn = self.orders.rerun.torn(restored.batches)
+        torn = self.commands.rerun.torn(restored.batches)
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
         self.publisher.restore(restored)
         for batch in torn:
-            self.core.spawn(self.orders.rerun.mend(batch))
+            self.core.spawn(self.commands.rerun.mend(batch))
         self.lot.restore(restored.parked, restored.queued)
         self.scratch.sweep(task.ref for task in restored.queued)
         gc.freeze()
@@ -82,7 +82,7 @@ def joined(
     dispatcher = Dispatcher(core, batches, publisher, lot, pool)
     reloader = Reloader(core, dispatcher, reload, shape)
     lot.read_keys = reloader.again
-    orders = Orders(
+    commands = Commands(
         core, batches, publisher, dispatcher, lot, ends=ends, reloader=reloader, retiring=retiring
     )
     return Parts(
@@ -93,6 +93,6 @@ def joined(
         lot=lot,
         dispatcher=dispatcher,
         reloader=reloader,
-        orders=orders,
+        commands=commands,
         retiring=retiring,
     )

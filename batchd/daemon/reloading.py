@@ -73,14 +73,11 @@ class Reloader:
         more = {"needs_restart": late} if late else {}
         tell.info(Action.CONFIG_RELOADED, file=read.file, **more)
 
-    async def tune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Change single keys until the daemon ends, or take all such changes back.
+    async def tune(self, wanted: Mapping[str, str], *, reset: bool) -> Mapping[str, str]:
+        """Change single keys until the daemon ends, or take all such changes back; return all that is changed then.
 
         Raises ``UsageError`` for a key that cannot change now, ``ConfigError`` for a wrong value.
         """
-        wanted, reset = arguments.get("changes") or {}, bool(arguments.get("reset"))
-        if not isinstance(wanted, dict) or not all(isinstance(v, str) for v in wanted.values()):
-            raise UsageError("tune wants SECTION.KEY=VALUE")
         new = {place_of(key): text for key, text in wanted.items()}
         for place in new:
             if why := _fixed(place):
@@ -93,7 +90,7 @@ class Reloader:
             self._take(configuration.changed(self._read_last, changes))
             self._changes = changes
             self._core.governor.try_parked()
-        return {"overrides": told({dotted(place): text for place, text in changes.items()})}
+        return told({dotted(place): text for place, text in changes.items()})
 
     def again(self) -> None:
         """Take over the present configuration once more: keys may have changed in their files."""

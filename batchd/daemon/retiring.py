@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
 from batchd import catalog
 from batchd.catalog import Shutdown
 from batchd.config import Config
+from batchd.control import Warned
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
 from batchd.daemon.offers import Offers
@@ -21,18 +21,6 @@ from batchd.records import Batch, Task
 
 #: How often it is looked, beside when there is news: a day may have begun.
 _LOOK_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A model that is gone, or will be soon, as ``status`` tells it."""
-
-    #: ``provider/model``.
-    model: str
-    #: The day, as in 2026-12-11; None: it is gone, and nobody says since when.
-    on: str | None
-    message: str
-    mend: str
 
 
 class Retiring(Listener):

@@ -7,27 +7,30 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from batchd import __version__, control, log
+from batchd import __version__, log
 from batchd.config import Config
+from batchd.control import Request, Trouble
+from batchd.control.giver import Giver
+from batchd.control.messages import A
+from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, strangers, tuning, vigil, visible
+from batchd.daemon.commands import Ends
 from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
-from batchd.daemon.orders import Ends
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.reserving import Reserving
 from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
-from batchd.daemon.troubles import Trouble
 from batchd.governor import Governor
 from batchd.log import Action
 from batchd.pool import memory, threads
@@ -132,13 +135,13 @@ class Daemon:
             self._parts.dispatcher.cancel(queued.ref, "the run was interrupted")
         await done
 
-    async def command(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Carry out one order, with all that it causes, where no daemon runs: see ``Orders``.
+    async def command(self, request: Request[A]) -> A:
+        """Carry out one request, with all that it causes, where no daemon runs: see ``Commands``.
 
         Raises what ``run`` raises, but needs no sandbox; and ``BatchdError`` where it is refused.
         """
         async with self:
-            answer = await self._verbs[verb](arguments)
+            answer = await self._parts.commands.carry_out(request, Giver.here())
             self.left = await self._core.idle()
         return answer
 
@@ -217,9 +220,8 @@ class Daemon:
             reload=self._reload,
             shape=self._shape,
         )
-        self._verbs = self._parts.orders.table()
         if self._work:
-            self._listeners.opened(self._parts.orders.standing)
+            self._listeners.opened(self._parts.commands.desk)
             await self._begin(undo, state)
             self._listeners.daemon_started(
                 Start(
@@ -247,7 +249,7 @@ class Daemon:
             earlier = inbox.claimed()
         self._parts.restore(earlier)
         await strangers.hold_published(core, batches, self._parts.lot)
-        server = control.Server(state, self._verbs)
+        server = Server(state, self._parts.commands)
         undo.push_async_callback(server.stop)
         dispatcher.pool.start(dispatcher)
         core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
+import msgspec
+
+from batchd.control import Trouble
 from batchd.errors import NotPossibleError
 from batchd.log import Action
 
@@ -53,19 +56,6 @@ class Place:
 _EVERYTHING = Place()
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """One that is open, as ``status`` tells it."""
-
-    what: Action
-    message: str
-    #: Seconds since the epoch.
-    since: float
-    mend: str
-    #: The batches that it concerns, where it concerns single ones.
-    batches: tuple[str, ...] = ()
-
-
 @dataclass(slots=True)
 class _Open:
     """A trouble, and how many pieces of work meet it."""
@@ -82,7 +72,7 @@ class _Open:
 
     def seen(self) -> Trouble:
         """Return it as it stands now."""
-        return replace(self.told, batches=tuple(sorted(self.batches())[:_NAMED]))
+        return msgspec.structs.replace(self.told, batches=tuple(sorted(self.batches())[:_NAMED]))
 
 
 class Troubles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from batchd.control import Server
+from batchd.control.server import Server
 from batchd.daemon import clocks
 from batchd.daemon.core import Core
 from batchd.daemon.systemd import Notifier

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from batchd.control import Warned
 from batchd.log import escape
 
 
-def lines(warned: Mapping[str, Any]) -> Iterator[str]:
+def lines(warned: Warned) -> Iterator[str]:
     """Yield two lines: which model ends when, and what to do about it."""
-    yield escape(f"Model {warned['message']}")
-    yield escape(f"  To go on: {warned['mend']}")
+    yield escape(f"Model {warned.message}")
+    yield escape(f"  To go on: {warned.mend}")

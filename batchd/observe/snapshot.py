@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from batchd import control
+from batchd.control import Standing, standing
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.observe.speed import HeldMeter, Rate, RateMeter, Speed, SpeedMeter
 from batchd.records import Activity, Parking, Scope, Status
@@ -28,6 +30,15 @@ _STEPS: Mapping[str, Activity] = {
     "RoundEvaluated": "waiting",
     "Compacted": "waiting",
 }
+
+
+class Unseen(enum.Enum):
+    """Why no daemon says how it does."""
+
+    #: None runs.
+    ABSENT = enum.auto()
+    #: One does, and does not answer.
+    SILENT = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +100,8 @@ class Daemon:
     slots: int
     #: None: such a daemon does not say either.
     day: Day | None
-    #: What it cannot do: ``what``, ``message``, ``mend``, ``since``.
-    troubles: tuple[Mapping[str, Any], ...]
+    #: What it cannot do.
+    troubles: tuple[control.Trouble, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,23 +215,24 @@ class Observer:
 
 def agent_at(state: Path, row: TaskRow) -> Agent:
     """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
-    told = ask(state) or {}
-    doing = [each for each in told.get("running", ()) if each["task"] == str(row.ref)]
-    return _agent(row, doing[0] if doing else {})
+    told = ask(state)
+    running = told.running if isinstance(told, Standing) else ()
+    doing = (each for each in running if each.task == str(row.ref))
+    return _agent(row, next(doing, None))
 
 
-def ask(state: Path) -> dict[str, Any] | None:
-    """Return what the daemon says of itself; nothing is in it where it does not answer; None: there is none."""
+def ask(state: Path) -> Standing | Unseen:
+    """Return what the daemon says of itself, or why there is nothing to be seen of it."""
     try:
-        return control.request(state, "status", timeout_s=_PATIENCE_S)
+        return control.ask(state, control.Status(), timeout_s=_PATIENCE_S)
     except NoAnswerError:
-        return {}
+        return Unseen.SILENT
     except NoDaemonError:
-        return None
+        return Unseen.ABSENT
 
 
 def snapshot(
-    told: dict[str, Any] | None,
+    told: Standing | Unseen,
     *,
     batches: Sequence[BatchRow] = (),
     rows: Sequence[TaskRow] = (),
@@ -231,52 +243,54 @@ def snapshot(
     unsettled_usd: float = 0.0,
 ) -> Snapshot:
     """Return a snapshot of what the daemon tells and what the store has; ``unsettled_usd``: of this day."""
-    doing = {each["task"]: each for each in (told or {}).get("running", ())}
+    known = told if isinstance(told, Standing) else None
+    doing = {each.task: each for each in known.running} if known else {}
     return Snapshot(
         at=time.time(),
-        daemon=_daemon(told, unsettled_usd) if told else None,
-        silent=told == {},
+        daemon=_daemon(known, unsettled_usd) if known else None,
+        silent=told is Unseen.SILENT,
         agents=tuple(
-            _agent(row, doing.get(str(row.ref), {})) for row in rows if row.status is Status.RUNNING
+            _agent(row, doing.get(str(row.ref))) for row in rows if row.status is Status.RUNNING
         ),
         waiting=tuple(row for row in rows if row.status is Status.PARKED),
         batches=tuple(batches),
         queued=sum(b.queued for b in batches),
         parked=parked,
         held=held,
-        providers=tuple(_providers((told or {}).get("providers", {}), parked, rates or {})),
+        providers=tuple(_providers(known.providers if known else {}, parked, rates or {})),
         speed=speed,
     )
 
 
-def _daemon(told: Mapping[str, Any], unsettled_usd: float) -> Daemon:
+def _daemon(told: Standing, unsettled_usd: float) -> Daemon:
+    day = told.day
     return Daemon(
-        pid=told["pid"],
-        version=told["version"],
-        started_at=told["started_at"],
-        draining=told["draining"],
-        workers=len(told["workers"]),
-        slots=told.get("slots", 0),
-        day=replace(Day(**_known(Day, told["day"])), unsettled_usd=unsettled_usd)
-        if "day" in told
+        pid=told.pid,
+        version=told.version,
+        started_at=told.started_at,
+        draining=told.draining,
+        workers=len(told.workers),
+        slots=told.slots,
+        day=Day(
+            limit_usd=day.limit_usd,
+            spent_usd=day.spent_usd,
+            reserved_usd=day.reserved_usd,
+            unsettled_usd=unsettled_usd,
+        )
+        if day
         else None,
-        troubles=tuple(told.get("troubles", ())),
+        troubles=told.troubles,
     )
 
 
-def _known(kind: type[Day | Provider], told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known here: a newer daemon may say more."""
-    return {each.name: told[each.name] for each in fields(kind) if each.name in told}
-
-
-def _agent(row: TaskRow, told: Mapping[str, Any]) -> Agent:
-    if told:
-        return Agent(row=row, step=told["step"], detail=told["detail"], since=told["since"])
+def _agent(row: TaskRow, told: standing.Running | None) -> Agent:
+    if told is not None:
+        return Agent(row=row, step=told.step, detail=told.detail, since=told.since)
     return Agent(row=row, step=_STEPS.get(row.step, "starting"), detail="", since=row.since)
 
 
 def _providers(
-    told: Mapping[str, Mapping[str, Any]],
+    told: Mapping[str, standing.Provider],
     parked: tuple[Parking, ...],
     rates: Mapping[str, Rate],
 ) -> Iterator[Provider]:
@@ -285,10 +299,15 @@ def _providers(
         if each.scope is Scope.PROVIDER:
             held.setdefault(each.name, []).append(each)
     for name, why in sorted(held.items()):
-        rate = rates.get(name)
+        rate, known = rates.get(name), told.get(name, standing.Provider())
         yield Provider(
             name=name,
-            **_known(Provider, told.get(name, {})),
+            under_way=known.under_way,
+            waiting=known.waiting,
+            concurrent=known.concurrent,
+            rpm=known.rpm,
+            tpm=known.tpm,
+            paused_s=known.paused_s,
             calls_a_minute=rate.calls if rate else None,
             tokens_a_minute=rate.tokens if rate else None,
             parked=tuple(why),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from batchd.control import Trouble
 from batchd.log import escape
 from batchd.observe.words import moment
 
@@ -23,14 +23,14 @@ _WHAT = {
 }
 
 
-def what(trouble: Mapping[str, Any]) -> str:
+def what(trouble: Trouble) -> str:
     """Return what fails, and what that means for tasks."""
-    if trouble["what"] == "outbox_trouble" and (names := trouble.get("batches")):
+    if trouble.what == "outbox_trouble" and (names := trouble.batches):
         return f"results of {', '.join(names)} cannot be written, so none of its tasks is started"
-    return str(_WHAT.get(trouble["what"], trouble["what"]))
+    return _WHAT.get(trouble.what, trouble.what)
 
 
-def lines(trouble: Mapping[str, Any]) -> Iterator[str]:
+def lines(trouble: Trouble) -> Iterator[str]:
     """Yield two lines: what fails since when, and the mend."""
-    yield escape(f"Trouble since {moment(trouble['since'])}: {what(trouble)}. {trouble['message']}")
-    yield escape(f"  To go on: {trouble['mend']}")
+    yield escape(f"Trouble since {moment(trouble.since)}: {what(trouble)}. {trouble.message}")
+    yield escape(f"  To go on: {trouble.mend}")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from batchd import __version__
 
 
-def differs(told: Mapping[str, Any] | None) -> str:
+def differs(version: str) -> str:
     """Return what to do about a daemon of another version, in one line; empty: nothing.
 
-    ``told``: an answer of its; of none, and of one that does not answer, there is nothing to say.
+    ``version``: what it says; empty: it is too old to say.
     """
-    if not told or (version := str(told.get("version", ""))) == __version__:
+    if version == __version__:
         return ""
     which = f"batchd {version}" if version else "an older batchd"
     if _numbers(version) > _numbers(__version__):

@@ -54,7 +54,7 @@ class StandingCollector(Collector):
             yield _gauge(name, told, value=now.day[key])
         troubles = _gauge("troubles", "What the daemon cannot do at this time.", "what")
         for what, count in Counter(now.troubles).items():
-            troubles.add_metric([what.value], count)
+            troubles.add_metric([what], count)
         yield troubles
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from batchd.control import fields
 from batchd.observe import troubles, versions
 from batchd.observe.parking import Standstill, standstills
 from batchd.observe.snapshot import Agent, Daemon, Provider, Snapshot
@@ -170,7 +171,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
     return {
         "pid": daemon.pid,
         "version": daemon.version,
-        "differs": versions.differs({"version": daemon.version}),
+        "differs": versions.differs(daemon.version),
         "started_at": daemon.started_at,
         "draining": daemon.draining,
         "workers": daemon.workers,
@@ -183,7 +184,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         }
         if daemon.day
         else None,
-        "troubles": [{**each, "what": troubles.what(each)} for each in daemon.troubles],
+        "troubles": [{**fields(each), "what": troubles.what(each)} for each in daemon.troubles],
     }
 
 

@@ -25,8 +25,9 @@ import sockets
 from loglines import logged
 from patience import PATIENCE_S
 
-from batchd import config, control
+from batchd import __version__, config, control
 from batchd.cli import controlling
+from batchd.control.server import Server
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.lock import acquire, release
 from batchd.errors import (
@@ -37,7 +38,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.events import Event, Suspended
-from batchd.records import Ref
+from batchd.records import Ref, Scope
 from batchd.spool import claims
 from batchd.spool.removal import Folder
 from batchd.spool.ulid import marked, ulid
@@ -832,15 +833,14 @@ def test_a_spool_whose_holder_does_not_answer(at: Control, monkeypatch: pytest.M
     held = acquire(at.state)
     try:
         with pytest.raises(SpoolLockedError, match=rf"{os.getpid()}, which does not answer"):
-            controlling.ask(at.folder / "config.toml", "cancel", target=["games"])
+            controlling.ask(at.folder / "config.toml", control.Cancel(target="games"))
     finally:
         release(held)
     held = acquire(at.state)
     threading.Timer(0.2, release, [held]).start()
     monkeypatch.setattr(controlling, "_CHANGING_S", 30)
-    assert controlling.ask(at.folder / "config.toml", "cancel", target=["games"]) == {
-        "cancelled": 1
-    }
+    answer = controlling.ask(at.folder / "config.toml", control.Cancel(target="games"))
+    assert answer == control.Cancelled(cancelled=1)
 
 
 # A full disk
@@ -1004,6 +1004,59 @@ def test_a_socket_survives_rude_and_many_clients(at: Control) -> None:
     assert "error" not in {line.get("level") for line in at.lines("command_refused")}
 
 
+def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
+    """To the letter, for clients of any version; a line of the log for each order, and for one that is none."""
+    at.drop("games", [HANGS, HANGS])
+    verbs = "cancel, pause, priority, prune, resume, retry, status, tune"
+    wrong = r"priority is \"high\": a priority is a whole number; higher goes first"
+    said = [
+        ('{"verb": "priority", "target": "games", "priority": 3}', '"ok": true, "tasks": 2'),
+        (
+            '{"verb": "pause", "scope": "batch", "name": "games"}',
+            '"ok": true, "parked": 2, "judged": 0',
+        ),
+        (
+            '{"verb": "resume", "scope": "", "name": ""}',
+            '"ok": true, "resumed": 1, "trying": [], "held": []',
+        ),
+        ('{"verb": "cancel", "target": ["games"]}', '"ok": true, "cancelled": 2'),
+        (
+            '{"verb": "retry", "target": "games", "failed": true}',
+            '"ok": true, "runs": [{"batch": "games-2", "retry_of": "games", "tasks": 2}], "batches": ["games-2"]',
+        ),
+        (
+            '{"verb": "prune", "older_than_days": 1}',
+            '"ok": true, "pruned": 0, "bytes": 0, "folders": 0, "folder_bytes": 0, "problems": []',
+        ),
+        ('{"verb": "tune"}', '"ok": true, "overrides": {}'),
+        (
+            '{"verb": "dance"}',
+            f'"ok": false, "error": "not a request; the verbs are {verbs}", "exit_code": 2',
+        ),
+        (
+            '{"verb": "cancel", "target": "games"}',
+            '"ok": false, "error": "batch games has finished already: 2 cancelled", "exit_code": 2',
+        ),
+        (
+            '{"verb": "priority", "target": "games", "priority": "high", "uid": 7}',
+            f'"ok": false, "error": "{wrong}", "exit_code": 2',
+        ),
+    ]
+    with at.spool.serving():
+        at.until_running("games", 2)
+        for line, answer in said:
+            told = _said(at.state, line.encode() + b"\n")
+            assert told == f'{{{answer}, "batchd": "{__version__}"}}\n', line
+    done = [line["verb"] for line in at.lines("command_done")]
+    assert done == ["priority", "pause", "resume", "cancel", "retry", "prune"]
+    refused = at.lines("command_refused")
+    assert [(line["verb"], line["target"], line.get("priority")) for line in refused] == [
+        ("cancel", "games", None),
+        ("priority", "games", "high"),
+    ]
+    assert {line["uid"] for line in refused} == {os.getuid()}
+
+
 def _connected(state: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(PATIENCE_S)
@@ -1027,21 +1080,58 @@ def _said(state: Path, data: bytes) -> str:
 def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
     """Whoever asks is told that it is batchd's fault, and the next request is served."""
 
-    async def breaks(_arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise RuntimeError("a bug")
+    class Breaks:
+        """Commands with a bug."""
+
+        async def carry_out(self, *_asked: object) -> Any:
+            """Break."""
+            raise RuntimeError("a bug")
+
+        def malformed(self, *_refused: object) -> None:
+            """Leave no line."""
 
     async def scenario() -> None:
-        server = control.Server(tmp_path, {"break": breaks})
+        server = Server(tmp_path, Breaks())
         await server.start()
         for _ in range(2):
             with pytest.raises(BatchdError, match="error inside batchd") as caught:
-                await asyncio.to_thread(control.request, tmp_path, "break")
+                await asyncio.to_thread(control.ask, tmp_path, control.Status())
             assert caught.value.exit_code == 1
         await server.stop()
         with pytest.raises(NoDaemonError):
-            control.request(tmp_path, "break")
+            control.ask(tmp_path, control.Status())
 
     asyncio.run(scenario())
+
+
+def test_a_daemon_of_another_version_is_understood(tmp_path: Path) -> None:
+    """It hears what every version says, and may answer more; what is no answer to a command is said to be none."""
+    heard: list[bytes] = []
+    versions: list[str] = []
+    answers = [
+        b'{"ok": true, "parked": 1, "mood": ["good"], "batchd": "99.0"}\n',
+        b'{"ok": true, "done": 1}\n',
+    ]
+
+    def serve(listener: socket.socket) -> None:
+        for answer in answers:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as stream:
+                heard.append(stream.readline())
+                connection.sendall(answer)
+
+    pause = control.Pause(scope=Scope.ALL)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        sockets.bind(listener, tmp_path / "control.sock")
+        listener.listen()
+        daemon = threading.Thread(target=serve, args=(listener,))
+        daemon.start()
+        assert control.ask(tmp_path, pause, heed=versions.append) == control.Paused(parked=1)
+        with pytest.raises(BatchdError, match=r"does not understand .*parked.*: use the program"):
+            control.ask(tmp_path, pause, heed=versions.append)
+        daemon.join(PATIENCE_S)
+    line = b'{"verb": "pause", "scope": "all", "name": "", "message": ""}\n'
+    assert (heard, versions) == ([line, line], ["99.0", ""])
 
 
 def test_a_queue_of_clients_that_is_full_is_waited_for(tmp_path: Path) -> None:

@@ -501,7 +501,7 @@ def test_many_dependants_are_cancelled_some_at_a_time(tmp_path: Path) -> None:
         async with Daemon(settings, work=False) as daemon:
             await daemon.submit("b.json", data)
         ordered = Daemon(settings, work=False, listeners=[ends])
-        await ordered.command("cancel", {"target": "b/root"})
+        await ordered.command(control.Cancel(target="b/root"))
 
     asyncio.run(scenario())
     assert (ends.count, ends.open) == (701, 0)

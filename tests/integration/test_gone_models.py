@@ -339,7 +339,7 @@ def test_a_model_in_use_that_ends_soon_is_reported(
             status = await _ask(tmp_path, "status")
             first = status["retiring"][0]
             assert (first["model"], first["on"]) == ("standin/steps-2", days["steps-2"])
-            shown = "\n".join(ending.lines(first))
+            shown = "\n".join(ending.lines(control.Warned(**first)))
             assert f"Model standin/steps-2 is shut down on {days['steps-2']}" in shown
             assert "[agent] model" in shown
             await _done(daemon, "b")

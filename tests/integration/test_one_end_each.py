@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from batchd import config, control
+from batchd import config
+from batchd.control import Cancel, Cancelled
+from batchd.control.giver import Giver
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.core import Core
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
@@ -74,9 +76,8 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             core, parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            cancel = parts.orders.table()["cancel"]
             many = parts.publisher.finish_all(_given_up(core, refs), core.durable)
-            orders = [cancel({"target": "games"}) for _ in range(3)]
+            orders = [order(parts, "games") for _ in range(3)]
             for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
                 assert not isinstance(refused, Exception) or isinstance(refused, UsageError)
@@ -110,6 +111,13 @@ def parts_of(daemon: Daemon) -> tuple[Core, Any]:
     return daemon._core, daemon._parts
 
 
+async def order(parts: Any, target: str, by: Giver | None = None) -> Cancelled:
+    """Order the end of a batch."""
+    request = Cancel(target=target, message="no")
+    answer: Cancelled = await parts.commands.carry_out(request, by or Giver.here())
+    return answer
+
+
 def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Path) -> None:
     """Over several transactions: every task has its result, its row and its place in the sums."""
     watch, count = Watch(), 1201
@@ -119,9 +127,8 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
             core, parts = parts_of(daemon)
             await daemon.submit("alone.json", request(1))
             await daemon.submit("many.json", request(count))
-            order = parts.orders.table()["cancel"]
-            assert await order({"target": "alone", "message": "no"}) == {"cancelled": 1}
-            assert await order({"target": "many", "message": "no"}) == {"cancelled": count}
+            assert await order(parts, "alone") == Cancelled(cancelled=1)
+            assert await order(parts, "many") == Cancelled(cancelled=count)
             await daemon.batch_done("many")
             await daemon.batch_done("alone")
             assert core.lifecycle.unended == 0
@@ -151,7 +158,7 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
     """The giver is gone when its turn at the disk comes: nothing has ended, and everything may start or be cancelled."""
     watch = Watch()
 
-    class Gone(control.Giver):
+    class Gone(Giver):
         """Somebody who leaves while the order waits for the store."""
 
         def insist(self) -> None:
@@ -165,12 +172,11 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
         async with opened(tmp_path, watch) as daemon:
             core, parts = parts_of(daemon)
             await daemon.submit("games.json", request(3))
-            order = parts.orders.table()["cancel"]
             with pytest.raises(WithdrawnError):
-                await order({"target": "games", "by": Gone(0, 0)})
+                await order(parts, "games", Gone(0, 0))
             assert watch.durable == []
             assert core.lifecycle.counts[Phase.QUEUED] == 3
-            assert await order({"target": "games"}) == {"cancelled": 3}
+            assert await order(parts, "games") == Cancelled(cancelled=3)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())
@@ -258,8 +264,8 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
     asyncio.run(stored())
     folder.rename(away)
     folder.write_bytes(b"")
-    order = opened(tmp_path, watch).command("cancel", {"target": "games"})
-    assert asyncio.run(_carried_out(order)) == {"cancelled": 1}
+    order = opened(tmp_path, watch).command(Cancel(target="games"))
+    assert asyncio.run(_carried_out(order)) == Cancelled(cancelled=1)
     assert claim.exists()
     folder.unlink()
     away.rename(folder)

@@ -19,6 +19,7 @@ from loglines import logged
 from patience import PATIENCE_S, until
 
 from batchd import control
+from batchd.control.giver import Giver
 from batchd.errors import WithdrawnError
 from batchd.records import Batch, Task
 from batchd.store import Reader, Store
@@ -187,7 +188,7 @@ def test_an_order_is_dropped_while_it_waits_for_the_disk(tmp_path: Path) -> None
         ours, theirs = socket.socketpair()
         hangs = threading.Event()
         stuck = store.writer.submit(lambda _: hangs.wait(PATIENCE_S))
-        by = control.Giver(0, 0, ours)
+        by = Giver(0, 0, ours)
         by.insist()
         order = asyncio.ensure_future(store.add_batch(batch, [task], check=by.insist))
         await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from batchd import config
+from batchd.control import Cancel, Cancelled
 from batchd.daemon import Daemon, reconcile
 from batchd.daemon.reconcile import Plan
 from batchd.events import TaskStarted
@@ -430,7 +431,7 @@ def test_many_uncertain_tasks_are_cancelled_as_fast_as_few(tmp_path: Path) -> No
         (folder / "outbox" / "a" / "request.json").write_text("{}")
         daemon = Daemon(config.load(folder / "config.toml", {}), work=False)
         begun = time.process_time()
-        assert asyncio.run(daemon.command("cancel", {"target": "a"})) == {"cancelled": count}
+        assert asyncio.run(daemon.command(Cancel(target="a"))) == Cancelled(cancelled=count)
         return (time.process_time() - begun) / count
 
     assert cost_of_one(3000) < 1.7 * cost_of_one(250)

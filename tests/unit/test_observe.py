@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from batchd import __version__
+from batchd import __version__, control
+from batchd.control import coding
 from batchd.log import Action
 from batchd.observe import troubles, versions
 from batchd.observe.snapshot import snapshot
@@ -30,6 +31,11 @@ OLD: dict[str, Any] = {
 }
 
 
+def said(answer: dict[str, Any]) -> control.Standing:
+    """Return what a daemon has said, as it is understood here."""
+    return coding.answer(control.Status(), answer)
+
+
 @pytest.mark.parametrize(
     ("usd", "told"),
     [
@@ -48,13 +54,13 @@ def test_money_is_told_in_digits_that_matter(usd: float | None, told: str) -> No
 
 
 def test_old_daemons_are_told_from_new_ones() -> None:
-    """One line says which is which and what to restart; of the same version, of none and of a silent one, nothing."""
-    assert [versions.differs(told) for told in (None, {}, {"version": __version__})] == [""] * 3
-    old = versions.differs({"version": "0.0.9"})
+    """One line says which is which and what to restart; of the same version, nothing."""
+    assert versions.differs(__version__) == ""
+    old = versions.differs("0.0.9")
     assert "restart the daemon" in old
     assert f"batchd 0.0.9, this program is {__version__}" in old
-    assert "restart the daemon" in versions.differs({"pid": 1})
-    new = versions.differs({"version": "99.10.0"})
+    assert "restart the daemon" in versions.differs("")
+    new = versions.differs("99.10.0")
     assert "newer than this program" in new
     assert "restart the daemon" not in new
 
@@ -68,25 +74,25 @@ def test_the_time_left_is_of_what_can_run() -> None:
     running = TaskRow(**{**task, "ref": Ref("b", "1"), "status": Status.RUNNING, "step": ""})
     speed = Speed(over_s=60, tasks_a_minute=2, tokens_a_minute=0, usd_a_minute=0)
     now = {"batches": [row], "speed": speed, "rows": [running]}
-    assert snapshot(OLD, **now).seconds_left == 15 * 60
-    assert snapshot(OLD, held=6, **now).seconds_left == 12 * 60
+    assert snapshot(said(OLD), **now).seconds_left == 15 * 60
+    assert snapshot(said(OLD), held=6, **now).seconds_left == 12 * 60
 
 
 def test_each_trouble_has_words() -> None:
     """No name of the log's reaches people."""
     for action in Action:
         if action.endswith("_trouble") and action is not Action.REPORT_TROUBLE:  # which passes
-            assert "_" not in troubles.what({"what": action.value}), action
+            assert "_" not in troubles.what(control.Trouble(action, "", 0.0, "")), action
 
 
 def test_daemons_of_other_versions_are_understood() -> None:
     """One from before an upgrade leaves out what it does not know; a newer one says more."""
-    old = snapshot(OLD)
+    old = snapshot(said(OLD))
     assert old.daemon is not None
     assert (old.daemon.pid, old.daemon.slots, old.daemon.day) == (4711, 0, None)
     assert [p.concurrent for p in old.providers] == [8]
     more = {"limit_usd": 1.0, "spent_usd": 0.5, "reserved_usd": 0.0, "lent_usd": 9.0}
-    new = snapshot(OLD | {"day": more, "providers": {"openai": {"mood": "good"}}})
+    new = snapshot(said(OLD | {"day": more, "providers": {"openai": {"mood": "good"}}}))
     assert new.daemon is not None
     assert new.daemon.day is not None
     assert new.daemon.day.spent_usd == 0.5

@@ -74,7 +74,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "pool.sealed": Room(4, ()),
     # Names what the fork server loads ahead.
     "pool.preload": Room(4, ("pool", "llm", "tokens")),
-    "control": Room(4, ("wire",)),
+    "control": Room(4),
 }
 ROOMS: Mapping[str, Room] = {
     **BELOW_THE_DAEMON,

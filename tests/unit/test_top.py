@@ -16,6 +16,7 @@ from batchd.cli.top.keys import Keys
 from batchd.cli.top.screen import Screen
 from batchd.cli.top.watching import Sight
 from batchd.cli.top.work import Work
+from batchd.control import Trouble
 from batchd.log import escape
 from batchd.observe.snapshot import Agent, Daemon, Day, Provider, Snapshot
 from batchd.observe.speed import Speed
@@ -90,7 +91,7 @@ def _batch(name: str, **fields: Any) -> BatchRow:
 
 def _sight() -> Sight:
     """Return a busy spool, in which every text that somebody else writes is hostile."""
-    trouble = {"what": "outbox_trouble", "message": HOSTILE, "since": NOW - 30, "mend": HOSTILE}
+    trouble = Trouble("outbox_trouble", HOSTILE, NOW - 30, HOSTILE)
     parking = Parking(
         scope=Scope.PROVIDER, name="other", cause=Cause.AUTH, message=HOSTILE, since=NOW - 9
     )

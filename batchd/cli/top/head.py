@@ -67,7 +67,7 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
 
 
 def _other_version(snapshot: Snapshot) -> Iterator[Text]:
-    if snapshot.daemon and (told := versions.differs({"version": snapshot.daemon.version})):
+    if snapshot.daemon and (told := versions.differs(snapshot.daemon.version)):
         yield Text(escape(told), "bold yellow")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from batchd import control
 from batchd.cli import cancel, pause, resume, retry
+from batchd.control import Cancel, Pause, Request, Resume, Retry
+from batchd.control.messages import A
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
 from batchd.observe import words
+from batchd.records import Scope
 from batchd.spool.ulid import ulid
 
 #: What the daemon gets for an order: ten thousand tasks take their time (seconds).
@@ -22,58 +25,59 @@ _PATIENCE_S = 600.0
 class Order:
     """One order, ready to be given."""
 
-    #: The verb of the control socket.
-    verb: str
+    request: Request[Any]
     #: The command that does the same, for when there is no daemon: ``cancel games/001``.
     command: str
     #: Asked before it is given; empty: it can be taken back.
     question: str
-    arguments: Mapping[str, Any]
     #: Makes the lines of the answer.
-    told: Callable[[Mapping[str, Any]], list[str]] = field(compare=False)
+    told: Callable[[Any], list[str]] = field(compare=False)
+
+
+def _order(
+    request: Request[A], command: str, question: str, told: Callable[[A], list[str]]
+) -> Order:
+    """Return an order whose lines are made of the answer that it gets."""
+    return Order(request, command, question, told)
 
 
 def cancelling(target: str, what: str) -> Order:
     """Return the order to end ``target``; ``what`` says what that is."""
-    return Order(
-        "cancel",
+    return _order(
+        Cancel(target=(target,)),
         f"cancel {target}",
         f"Cancel {what}?",
-        {"target": [target], "message": ""},
         lambda answer: cancel.told([target], answer),
     )
 
 
 def retrying(target: str, what: str, *, failed: bool) -> Order:
     """Return the order to run ``target`` again, or only what of it failed."""
-    return Order(
-        "retry",
+    return _order(
+        # The mark makes sure that an order whose answer is lost, and which is given again, is one.
+        Retry(target=(target,), failed=failed, claim=ulid()),
         f"retry {'--failed ' if failed else ''}{target}",
         f"Run {what} again?",
-        # The mark makes sure that an order whose answer is lost, and which is given again, is one.
-        {"target": [target], "failed": failed, "claim": ulid()},
         retry.told,
     )
 
 
-def pausing(scope: str, name: str) -> Order:
+def pausing(scope: Scope, name: str) -> Order:
     """Return the order to let a scope wait."""
-    return Order(
-        "pause",
+    return _order(
+        Pause(scope=scope, name=name),
         f"pause {words.option(scope, name)}",
         "",
-        {"scope": scope, "name": name, "message": ""},
         lambda answer: pause.told(scope, name, answer),
     )
 
 
-def resuming(scope: str, name: str) -> Order:
+def resuming(scope: Scope, name: str) -> Order:
     """Return the order to let a scope go on."""
-    return Order(
-        "resume",
+    return _order(
+        Resume(scope=scope, name=name),
         f"resume {words.option(scope, name)}",
         "",
-        {"scope": scope, "name": name},
         lambda answer: [*resume.told(scope, name, answer)],
     )
 
@@ -101,9 +105,7 @@ class Desk:
 
     def _carry(self, order: Order) -> None:
         try:
-            answer = control.request(
-                self._state, order.verb, timeout_s=_PATIENCE_S, **order.arguments
-            )
+            answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S)
             self.answer = (" · ".join(line.strip() for line in order.told(answer)), False)
         except NoAnswerError as error:
             self.answer = (str(error), True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from batchd.daemon.orders.targets import Target
+from batchd.daemon.commands.targets import Target
 from batchd.errors import UsageError
 from batchd.records import Status
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from batchd.errors import UnknownNameError, UsageError
 from batchd.log import escape
@@ -28,11 +27,10 @@ class Target:
         return self.named or tuple(self.tasks)
 
 
-def given(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the targets of a request. Raises ``UsageError``."""
-    value = arguments.get("target")
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+def given(target: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the targets of a request, each once. Raises ``UsageError`` where there is none."""
+    values = (target,) if isinstance(target, str) else target
+    if not values:
         raise UsageError("it needs a target: BATCH or BATCH/TASK")
     return tuple(dict.fromkeys(values))
 

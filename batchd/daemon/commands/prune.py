@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
-from batchd.control import giver
+from batchd.control import Prune, Pruned
+from batchd.control.giver import Giver
 from batchd.daemon.core import Core
 from batchd.errors import UsageError
 from batchd.spool import removal
@@ -16,18 +15,18 @@ _DAY_S = 86400.0
 _MOST_DAYS = 1e6
 
 
-async def prune(core: Core, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+async def prune(core: Core, request: Prune, by: Giver) -> Pruned:
     """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
 
     ``outbox``: their folders too. Names, results' statuses, tokens and money stay.
     """
-    days, outbox = arguments.get("older_than_days", 0), arguments.get("outbox") is True
-    if not isinstance(days, int | float) or not 0 <= days <= _MOST_DAYS:
+    days = request.older_than_days
+    if not 0 <= days <= _MOST_DAYS:
         raise UsageError("older_than_days is a number of days, from 0 on")
     before = time.time() - days * _DAY_S
     found = core.store.prunable(before)
     removed, freed, problems = 0, 0, []
-    for each in found if outbox else ():
+    for each in found if request.outbox else ():
         folder = removal.Folder(each.batch.outbox, each.batch.name)
         size = await core.at_outbox(folder.size, each.batch.outbox)
         if size is None:
@@ -38,12 +37,12 @@ async def prune(core: Core, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             removed, freed = removed + 1, freed + size
     # The journals last: an order that is cut short can be given again. The folders may have made room for it.
     await core.ready()
-    giver(arguments).insist()
+    by.insist()
     await core.ordered(partial(core.store.prune_before, before))
-    return {
-        "pruned": sum(each.stored for each in found),
-        "bytes": sum(each.bytes for each in found),
-        "folders": removed,
-        "folder_bytes": freed,
-        "problems": problems,
-    }
+    return Pruned(
+        pruned=sum(each.stored for each in found),
+        bytes=sum(each.bytes for each in found),
+        folders=removed,
+        folder_bytes=freed,
+        problems=tuple(problems),
+    )

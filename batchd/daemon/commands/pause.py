@@ -1,14 +1,12 @@
-"""Pausing and resuming: everything, a provider, a batch, a task."""
+"""``pause`` and ``resume``: everything, a provider, a batch, a task."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any
 
-from batchd.control import giver
+from batchd.control import Held, Pause, Paused, Resume, Resumed
+from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
@@ -29,24 +27,24 @@ class Pausing:
         self._batches = batches
         self._lot = lot
 
-    async def pause(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def pause(self, request: Pause, by: Giver) -> Paused:
         """Let nothing of a scope start, and have what runs give its slot back."""
-        scope, name = self._scope(arguments)
-        message = arguments.get("message") or "paused"
+        scope, name = self._scope(request.scope, request.name)
+        message = request.message or "paused"
         parking = Parking(
-            scope=scope, name=name, cause=Cause.PAUSED, message=str(message), since=time.time()
+            scope=scope, name=name, cause=Cause.PAUSED, message=message, since=time.time()
         )
-        parked = await self._lot.park(parking, check=giver(arguments).insist)
+        parked = await self._lot.park(parking, check=by.insist)
         judged = await self._judged(name) if scope.asked else 0
-        return {"parked": parked + judged, "judged": judged}
+        return Paused(parked=parked + judged, judged=judged)
 
-    async def resume(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def resume(self, request: Resume, _by: Giver) -> Resumed:
         """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
 
         What may have been done already is named by whoever knows better. The answer tells what is still ``held``,
         and by what.
         """
-        wanted, holders = self._wanted(arguments)
+        wanted, holders = self._wanted(request)
         resumed = await self._lot.resume(*sorted(wanted))
         left = [(parking, (parking.scope, parking.name)) for parking in self._lot.parkings]
         # What is still parked although it was named: a provider must answer one call first; else, as with a
@@ -54,22 +52,22 @@ class Pausing:
         named = {key for _, key in left if key in wanted}
         trying = {name for scope, name in named if scope.asked}
         again = {key for key in named if not key[0].asked}
-        return {
-            "resumed": resumed - len(again),
-            "trying": sorted(trying),
-            "held": [
-                dataclasses.asdict(parking)
+        return Resumed(
+            resumed=resumed - len(again),
+            trying=tuple(sorted(trying)),
+            held=tuple(
+                Held.of(parking)
                 for parking, key in left
                 if key in again or (key not in wanted and (holders is None or key in holders))
-            ],
-        }
+            ),
+        )
 
-    def _wanted(self, arguments: Mapping[str, Any]) -> tuple[set[Key], set[Key] | None]:
+    def _wanted(self, request: Resume) -> tuple[set[Key], set[Key] | None]:
         """Return what is to go on, and what may hold it back all the same; None: whatever is parked."""
         parkings = self._lot.parkings
-        if not arguments.get("scope"):
+        if request.scope is None:
             return {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}, None
-        scope, name = self._scope(arguments)
+        scope, name = self._scope(request.scope, request.name)
         wanted = {(scope, name)}
         if scope is Scope.ALL:
             return wanted, None
@@ -109,13 +107,8 @@ class Pausing:
                 count += core.store.task(ref).evaluator == "judge"
         return count
 
-    def _scope(self, arguments: Mapping[str, Any]) -> tuple[Scope, str]:
+    def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
         """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""
-        name = str(arguments.get("name", ""))
-        try:
-            scope = Scope(arguments.get("scope", ""))
-        except ValueError:
-            raise UsageError(f"no scope; the scopes are {', '.join(Scope)}") from None
         # What is parked can be named, also when the configuration has it no more.
         parked = (p.name.partition("/")[0] for p in self._lot.parkings if p.scope.asked)
         known = dict.fromkeys((*self._core.config.providers, *parked))

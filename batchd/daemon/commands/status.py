@@ -1,15 +1,16 @@
-"""How things stand, for ``status`` and for whoever counts."""
+"""``status``: how things stand, also for what counts."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+
+import msgspec
 
 from batchd import __version__
+from batchd.control import Held, Standing, Status, standing
+from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.desk import Figures
@@ -21,7 +22,7 @@ from batchd.log import Action
 from batchd.records import Scope
 
 
-class Standing:
+class FrontDesk:
     """Tells what the daemon does right now; the listeners' ``Desk``."""
 
     def __init__(
@@ -39,51 +40,46 @@ class Standing:
         self._retiring = retiring
         self._started_at = time.time()
 
-    async def status(self, _arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return it, as JSON has it."""
+    async def status(self, _request: Status, _by: Giver) -> Standing:
+        """Return how the daemon does."""
         core, active = self._core, self._dispatcher.active
         given_back = self._lot.given_back(each.ref for each in active)
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "started_at": self._started_at,
-            "draining": core.closing,
-            "batches": {"open": len(self._batches)},
-            "tasks": {
-                "queued": core.lifecycle.waiting - given_back,
-                # Begun, and without a slot now.
-                "parked": given_back,
-                "running": len(active),
-                "waiting": core.governor.waiting,
-            },
-            "slots": core.config.pool.processes * core.config.pool.agents_per_process,
-            "providers": core.governor.told(),
-            "day": core.governor.money.told(),
-            "parked": [dataclasses.asdict(parking) for parking in self._lot.parkings],
-            "troubles": [dataclasses.asdict(trouble) for trouble in core.troubles.open],
-            "retiring": [dataclasses.asdict(warned) for warned in self._retiring.due],
-            "workers": [
-                # Without a number while it is being started.
-                {
-                    "pid": w.pid or None,
-                    "tasks": len(w.tasks),
-                    "rss": w.rss,
-                    "tasks_done": w.tasks_done,
-                }
+        return Standing(
+            pid=os.getpid(),
+            version=__version__,
+            started_at=self._started_at,
+            draining=core.closing,
+            batches=standing.Batches(open=len(self._batches)),
+            tasks=standing.Tasks(
+                queued=core.lifecycle.waiting - given_back,
+                parked=given_back,
+                running=len(active),
+                waiting=core.governor.waiting,
+            ),
+            slots=core.config.pool.processes * core.config.pool.agents_per_process,
+            providers=msgspec.convert(core.governor.told(), dict[str, standing.Provider]),
+            day=standing.Day(**core.governor.money.told()),
+            parked=tuple(map(Held.of, self._lot.parkings)),
+            troubles=core.troubles.open,
+            retiring=self._retiring.due,
+            workers=tuple(
+                standing.Worker(
+                    pid=w.pid or None, tasks=len(w.tasks), rss=w.rss, tasks_done=w.tasks_done
+                )
                 for w in self._dispatcher.pool.workers
-            ],
-            "running": [
-                {
-                    "task": str(a.ref),
-                    "attempt": a.attempt,
-                    "worker": a.worker.pid or None,
-                    "step": a.step,
-                    "detail": a.detail,
-                    "since": a.since,
-                }
+            ),
+            running=tuple(
+                standing.Running(
+                    task=str(a.ref),
+                    attempt=a.attempt,
+                    worker=a.worker.pid or None,
+                    step=a.step,
+                    detail=a.detail,
+                    since=a.since,
+                )
                 for a in active
-            ],
-        }
+            ),
+        )
 
     def figures(self) -> Figures:
         """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""

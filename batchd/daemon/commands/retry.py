@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ import msgspec
 
 from batchd.config import Config, dialects
 from batchd.config.checking import model_problem
-from batchd.control import Giver, giver
+from batchd.control import Retried, Retry, Run
+from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
+from batchd.daemon.commands import targets
+from batchd.daemon.commands.choosing import chosen, listed
+from batchd.daemon.commands.targets import Target
 from batchd.daemon.core import Core
-from batchd.daemon.orders import targets
-from batchd.daemon.orders.choosing import chosen, listed
-from batchd.daemon.orders.targets import Target
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.records import STANDARD, Batch, Ref, Task
@@ -58,7 +59,7 @@ class Rerun:
         self._lot = lot
         self._end = end
 
-    async def retry(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def retry(self, request: Retry, by: Giver) -> Retried:
         """Run batches or tasks again; ``failed``: of those, what did not complete.
 
         ``model``: with this one, in place of their own. Then tasks that wait for a model that is gone run again too:
@@ -68,11 +69,11 @@ class Rerun:
         stored and reserved for it carries this state directory's mark, by which a later daemon knows it for its own.
         """
         store = self._core.store
-        failed, claim = arguments.get("failed") is True, arguments.get("claim") or ulid()
-        model = self._model(arguments.get("model") or "")
-        if not isinstance(claim, str) or not PATTERN.fullmatch(claim):
+        failed, claim = request.failed, request.claim or ulid()
+        model = self._model(request.model)
+        if not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
-        found = targets.find(store, targets.given(arguments))
+        found = targets.find(store, targets.given(request.target))
         if not store.claimed(claim):  # as earlier versions stored it
             claim = marked(claim, mark(Path(self._core.config.paths.state)))
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
@@ -84,20 +85,18 @@ class Rerun:
         }
         for c, plan in plans.items():
             # Once one run is durable the order is, and the others follow.
-            made[c] = await self._add(plan, None if made else giver(arguments))
+            made[c] = await self._add(plan, None if made else by)
         if model:
             for target, c in zip(found, claims, strict=True):
                 await self._replace(target, made[c], model)
-        runs = [
-            {"batch": batch.name, "retry_of": batch.retry_of, "tasks": len(store.tasks(batch.name))}
+        runs = tuple(
+            Run(batch=batch.name, retry_of=batch.retry_of, tasks=len(store.tasks(batch.name)))
             for batch in (made[c] for c in claims)
-        ]
-        return {"runs": runs, "batches": [r["batch"] for r in runs]}
+        )
+        return Retried(runs=runs, batches=tuple(run.batch for run in runs))
 
-    def _model(self, model: object) -> str:
+    def _model(self, model: str) -> str:
         """Return the model that is asked for; empty: none. Raises ``UsageError``."""
-        if not isinstance(model, str):
-            raise UsageError("a model is text: PROVIDER/MODEL")
         if model and (problem := model_problem(model, self._core.config)):
             raise UsageError(str(problem))
         return model

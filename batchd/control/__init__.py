@@ -1,0 +1,58 @@
+"""The control socket: JSON lines over a Unix socket in the state directory.
+
+A request is ``{"verb": "status", …fields}``, its answer ``{"ok": true, …fields}`` or
+``{"ok": false, "error": "…", "exit_code": 2}``; both tell the daemon's version as ``batchd``. ``messages`` and ``standing``
+have their fields, ``coding`` their JSON. What is exported is what who asks needs, and light to import: ``server`` is the daemon's half.
+"""
+
+from __future__ import annotations
+
+from batchd.control.client import ask, request
+from batchd.control.coding import fields
+from batchd.control.messages import (
+    Cancel,
+    Cancelled,
+    Held,
+    Pause,
+    Paused,
+    Prioritised,
+    Priority,
+    Prune,
+    Pruned,
+    Request,
+    Resume,
+    Resumed,
+    Retried,
+    Retry,
+    Run,
+    Tune,
+    Tuned,
+)
+from batchd.control.standing import Standing, Status, Trouble, Warned
+
+__all__ = [
+    "Cancel",
+    "Cancelled",
+    "Held",
+    "Pause",
+    "Paused",
+    "Prioritised",
+    "Priority",
+    "Prune",
+    "Pruned",
+    "Request",
+    "Resume",
+    "Resumed",
+    "Retried",
+    "Retry",
+    "Run",
+    "Standing",
+    "Status",
+    "Trouble",
+    "Tune",
+    "Tuned",
+    "Warned",
+    "ask",
+    "fields",
+    "request",
+]

@@ -1,0 +1,126 @@
+"""The half of who asks: synchronous, and light to import."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchd import __version__
+from batchd.control import coding
+from batchd.control.messages import A, Request
+from batchd.control.place import address
+from batchd.errors import (
+    BatchdError,
+    NoAnswerError,
+    NoDaemonError,
+    NotPossibleError,
+    UsageError,
+)
+
+_TIMEOUT_S = 30.0
+_AGAIN_S = 0.02
+#: When somebody who waits for an answer wants to know what for.
+_WONDER_S = 2.0
+
+
+def ask(
+    state: Path,
+    message: Request[A],
+    *,
+    timeout_s: float = _TIMEOUT_S,
+    heed: Callable[[str], None] | None = None,
+    waiting: Callable[[], None] | None = None,
+) -> A:
+    """Ask the daemon of a state directory; return its answer. See ``request``, which also says what is raised.
+
+    Raises ``BatchdError`` also for an answer that is none: another version's.
+    """
+    verb, fields = coding.verb(type(message)), coding.fields(message)
+    told = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
+    try:
+        return coding.answer(message, told)
+    except msgspec.ValidationError as error:
+        raise BatchdError(
+            f"the daemon on {state} answers {verb} as batchd {__version__} does not understand ({error}): "
+            "use the program of its version, or restart the daemon"
+        ) from None
+
+
+def request(
+    state: Path,
+    verb: str,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+    heed: Callable[[str], None] | None = None,
+    waiting: Callable[[], None] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Ask in the protocol's own words: a verb and its fields, as JSON has them; return the answer's fields.
+
+    ``heed`` is told which version answered, a refusal too; empty: one that does not tell yet. ``waiting`` is called
+    once, where the answer is not there within a few seconds.
+
+    Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for
+    ``timeout_s``; where it refuses, ``UsageError``, or ``NotPossibleError``, or ``BatchdError``.
+    """
+    line = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
+    try:
+        answer = _exchange(state, line, timeout_s, waiting)
+    except (FileNotFoundError, ConnectionError):
+        raise NoDaemonError(f"no daemon runs on {state}") from None
+    except TimeoutError:
+        raise NoAnswerError(f"the daemon on {state} does not answer") from None
+    version = answer.pop("batchd", "")
+    if heed:
+        heed(version)
+    if not answer.pop("ok", False):
+        kind = _REFUSALS.get(answer.get("exit_code", 2), BatchdError)
+        raise kind(answer.get("error", "the daemon refused"))
+    return answer
+
+
+_REFUSALS: Mapping[int, type[BatchdError]] = {2: UsageError, 3: NotPossibleError}
+
+
+def _exchange(
+    state: Path, line: bytes, timeout_s: float, waiting: Callable[[], None] | None
+) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, address(state) as where:
+        sock.settimeout(timeout_s)
+        _connect(sock, where, timeout_s)
+        sock.sendall(line)
+        if waiting and not _readable(sock):
+            waiting()
+        with sock.makefile("rb") as stream:
+            answer = stream.readline()
+    if not answer.endswith(b"\n"):
+        raise ConnectionResetError
+    value: dict[str, Any] = json.loads(answer)
+    return value
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Return whether an answer, or the end, comes within the time after which people wonder."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(_WONDER_S * 1000))
+
+
+def _connect(sock: socket.socket, where: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            sock.connect(where)
+        except BlockingIOError:  # so many wait that not even the queue has room
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(_AGAIN_S)
+        else:
+            return

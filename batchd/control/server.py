@@ -1,0 +1,167 @@
+"""The daemon's half of the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from batchd import __version__
+from batchd.control import coding
+from batchd.control.giver import Giver
+from batchd.control.messages import A, Request
+from batchd.control.place import NAME, address
+from batchd.errors import BatchdError, UsageError
+from batchd.log import Action, get_logger
+
+#: A request on one line is never longer.
+_MAX_LINE = 1 << 20
+#: Clients that may wait to be accepted.
+_BACKLOG = 1024
+
+
+class Commands(Protocol):
+    """What carries requests out."""
+
+    async def carry_out(self, request: Request[A], by: Giver, /) -> A:
+        """Do what is asked, and return the answer. Raises ``BatchdError``."""
+
+    def malformed(
+        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver, error: BatchdError, /
+    ) -> None:
+        """Take note of a request of a kind that is refused for its fields."""
+
+
+class Server:
+    """The daemon's half."""
+
+    def __init__(self, state: Path, commands: Commands) -> None:
+        self._state = state
+        self._commands = commands
+        self._server: asyncio.Server | None = None
+        #: The socket's file, as the kernel knows it.
+        self._file: tuple[int, int] | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. Whoever calls this holds the spool's lock, so an old socket is nobody's."""
+        listener = _bind(self._state)
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=listener, limit=_MAX_LINE, backlog=_BACKLOG
+        )
+        self._file = _file(self._state)
+
+    async def look(self) -> None:
+        """Listen anew where somebody has taken the socket's file away. Raises ``OSError``."""
+        if self._server is not None and _file(self._state) != self._file:
+            former = self._server
+            await self.start()
+            former.close()  # who is connected to it still gets answers
+
+    async def stop(self) -> None:
+        """Close the socket and take it away; who still waits for an answer gets none."""
+        if self._server is not None:
+            self._server.close()
+            for client in self._clients:
+                client.cancel()
+            await asyncio.gather(*self._clients, return_exceptions=True)
+            if _file(self._state) == self._file:
+                _unlink(self._state)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one client, line by line, until it goes."""
+        by = _peer(writer.get_extra_info("socket"))
+        try:
+            while (line := await _line(reader)) is not None:
+                # After an upgrade, who asks may be of another version.
+                answer = {**await self._answer(line, by), "batchd": __version__}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+                if not line:
+                    break
+        except OSError:
+            pass  # it is gone
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes, by: Giver) -> Mapping[str, Any]:
+        if not line:
+            return _refusal(f"a request has at most {_MAX_LINE} bytes")
+        try:
+            given = json.loads(line)
+            kind = coding.REQUESTS[given["verb"]]
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+            known = ", ".join(sorted(coding.REQUESTS))
+            return _refusal(f"not a request; the verbs are {known}")
+        try:
+            return {"ok": True, **await self._carried_out(kind, given, by)}
+        except BatchdError as error:
+            return _refusal(str(error), error.exit_code)
+        except Exception:  # noqa: BLE001 (a bug in a command must not hang who asks, nor end the daemon)
+            get_logger().exception(Action.COMMAND_REFUSED)
+            return _refusal("an error inside batchd; the daemon's log has the details", 1)
+
+    async def _carried_out(
+        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver
+    ) -> dict[str, Any]:
+        """Have a request carried out; return the answer's fields. Raises ``BatchdError``."""
+        try:
+            request = coding.request(kind, given)
+        except UsageError as error:
+            self._commands.malformed(kind, coding.known(kind, given), by, error)
+            raise
+        return coding.fields(await self._commands.carry_out(request, by))
+
+
+def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:
+    return {"ok": False, "error": error, "exit_code": exit_code}
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next whole line; None at the end, empty where it is too long."""
+    try:
+        line = await reader.readline()
+    except ValueError:
+        return b""
+    # What was cut off in the middle was not meant.
+    return line if line.endswith(b"\n") else None
+
+
+def _peer(sock: socket.socket) -> Giver:
+    """Return who is at the other end."""
+    form = struct.Struct("3i")
+    pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
+    return Giver(uid, pid, sock)
+
+
+def _bind(state: Path) -> socket.socket:
+    _unlink(state)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # Before it is bound, so that nobody else can ever connect.
+    os.fchmod(listener.fileno(), 0o600)
+    with address(state) as where:
+        listener.bind(where)
+    return listener
+
+
+def _file(state: Path) -> tuple[int, int] | None:
+    """Return which file the socket's name leads to; None where there is none."""
+    try:
+        found = os.lstat(state / NAME)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _unlink(state: Path) -> None:
+    (state / NAME).unlink(missing_ok=True)

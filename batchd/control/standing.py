@@ -1,0 +1,136 @@
+"""What ``status`` answers: how the daemon does. A daemon from before an upgrade leaves out what has a default here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from batchd.control.messages import Held, Request
+
+
+class Batches(msgspec.Struct, frozen=True, kw_only=True):
+    """Batches, counted."""
+
+    #: Those whose summary is not written yet.
+    open: int = 0
+
+
+class Tasks(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks that have not ended, counted."""
+
+    #: Not begun.
+    queued: int
+    #: Begun, and without a slot now.
+    parked: int = 0
+    running: int
+    #: Of those that run, those that wait for their turn at a model.
+    waiting: int = 0
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that was called since the daemon started."""
+
+    #: Calls that wait for their answers, and for their turn.
+    under_way: int = 0
+    waiting: int = 0
+    #: How long it asks everybody to wait, from now (seconds).
+    paused_s: int | float = 0.0
+    #: Requests and tokens a minute, configured or found out; 0: no limit is known.
+    rpm: int | float = 0.0
+    tpm: int | float = 0.0
+    #: How many may be under way.
+    concurrent: int = 0
+
+
+class Day(msgspec.Struct, frozen=True, kw_only=True):
+    """The day's money in US dollars, counted in UTC; ``limit_usd`` 0: it has none."""
+
+    limit_usd: int | float
+    #: What may have been paid counts as spent.
+    spent_usd: int | float
+    reserved_usd: int | float
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Something that the daemon cannot do at this time."""
+
+    #: A name of the log's: ``outbox_trouble``.
+    what: str
+    message: str
+    #: Seconds since the epoch.
+    since: float
+    #: How to go on.
+    mend: str
+    #: The batches that it concerns, where it concerns single ones.
+    batches: tuple[str, ...] = ()
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """A model that is gone, or will be soon."""
+
+    #: ``provider/model``.
+    model: str
+    #: The day, as in 2026-12-11; None: it is gone, and nobody says since when.
+    on: str | None
+    message: str
+    mend: str
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process."""
+
+    #: None: it is being started.
+    pid: int | None = None
+    #: Tasks that it works on.
+    tasks: int = 0
+    #: Resident memory in bytes.
+    rss: int = 0
+    #: Tasks that it has worked on.
+    tasks_done: int = 0
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A task at work."""
+
+    #: ``BATCH/TASK``.
+    task: str
+    attempt: int = 0
+    #: The process; None: it is being started.
+    worker: int | None = None
+    #: ``starting``, ``waiting``, ``model``, ``tool`` or ``evaluating``.
+    step: str
+    #: Which model, which command, what it waits for.
+    detail: str
+    #: When this step began, in seconds since the epoch.
+    since: float
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How the daemon does at this moment."""
+
+    pid: int
+    version: str
+    #: Seconds since the epoch.
+    started_at: float
+    #: Whether it starts nothing any more.
+    draining: bool
+    batches: Batches = Batches()
+    tasks: Tasks
+    #: Agents that can be at work at once; 0: it does not say.
+    slots: int = 0
+    #: By name.
+    providers: Mapping[str, Provider] = msgspec.field(default_factory=dict)
+    #: None: it does not say.
+    day: Day | None = None
+    #: What waits as a whole, and why.
+    parked: tuple[Held, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+    #: Models in use that end soon.
+    retiring: tuple[Warned, ...] = ()
+    workers: tuple[Worker, ...] = ()
+    running: tuple[Running, ...] = ()
+
+
+class Status(Request[Standing], frozen=True):
+    """Ask how the daemon does."""

@@ -1,0 +1,91 @@
+"""``cancel``: batches or tasks end now, or at their next durable point."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+
+from batchd.control import Cancel, Cancelled
+from batchd.control.giver import Giver
+from batchd.daemon.commands import targets
+from batchd.daemon.commands.ends import Ends
+from batchd.daemon.core import Core
+from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.publisher import Publisher
+from batchd.errors import BatchdError, NotPossibleError
+from batchd.events import CancelRequested
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import End
+from batchd.records import Cause, HoldKey, Ref, Scope, Status
+
+#: Tasks that are cancelled in one transaction.
+_CHUNK = 500
+
+
+class Cancelling:
+    """Ends what people name, and waits until that is durable."""
+
+    def __init__(
+        self, core: Core, publisher: Publisher, dispatcher: Dispatcher, ends: Ends
+    ) -> None:
+        self._core = core
+        self._publisher = publisher
+        self._dispatcher = dispatcher
+        self._ends = ends
+        #: Two orders may be about the same tasks.
+        self._numbers = itertools.count(1)
+
+    async def cancel(self, request: Cancel, by: Giver) -> Cancelled:
+        """End batches or tasks; answer when their ends are durable."""
+        found = targets.find(self._core.store, targets.given(request.target))
+        refs = [ref for target in found for ref in targets.unfinished(target)]
+        del found  # of 100,000 tasks it takes more than all that follows
+        wait = self._ends.of(refs)
+        try:
+            await self._end(refs, request.message, by)
+        except BatchdError:
+            self._ends.forget(wait)
+            raise
+        await wait.over.wait()
+        # Those left out ended by themselves, before the order reached them.
+        return Cancelled(cancelled=list(wait.ended.values()).count(Status.CANCELLED))
+
+    async def cancel_held(self, refs: Sequence[Ref], message: str) -> None:
+        """Cancel tasks that run again elsewhere: that order is durable by now, whether its giver is still there or not."""
+        await self._end(refs, message, None)
+
+    async def _end(self, refs: Sequence[Ref], message: str, by: Giver | None) -> None:
+        """End tasks: those at work at their next durable point, the others now, most of them together.
+
+        Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
+        ``NotPossibleError`` with what was done where the store takes no more.
+        """
+        core, active = self._core, {each.ref for each in self._dispatcher.active}
+        idle = [ref for ref in refs if ref not in active]
+        hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
+        for ref in idle:
+            core.hold(ref, hold)  # nothing of it starts any more
+        finish, check = self._publisher.finish_all, {"check": by.insist} if by else {}
+        try:
+            with self._publisher.ending_many():
+                await finish(self._cancelled(idle[:_CHUNK], message), core.ordered, **check)
+                for ref in refs:
+                    if ref in active:
+                        self._dispatcher.cancel(ref, message)
+                await finish(self._cancelled(idle[_CHUNK:], message), core.ordered)
+        except NotPossibleError as error:
+            done = sum(not core.lifecycle.open(ref) for ref in idle)
+            if not done:
+                raise
+            raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
+        finally:
+            for ref in idle:
+                core.lift(ref, hold)
+
+    def _cancelled(self, refs: Sequence[Ref], message: str) -> Iterator[End]:
+        """Yield the ends of tasks without a slot, each as it is asked for: until then it is as it was."""
+        wish = CancelRequested(at=time.time(), message=message)
+        for ref in refs:
+            effects = self._core.lifecycle.take(inputs.Cancel(ref, wish))
+            yield from (effect for effect in effects if isinstance(effect, End))

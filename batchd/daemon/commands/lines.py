@@ -1,0 +1,39 @@
+"""The log's lines about orders: one for each, which says who wanted what, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchd.control import Request, Status, Tune, coding
+from batchd.control.giver import Giver
+from batchd.daemon.reloading import told
+
+#: Items of a list that a line shows.
+_SHOWN = 20
+
+
+def changes(request: Request[Any]) -> bool:
+    """Return whether it is an order; else it is only a question, and leaves no line."""
+    if isinstance(request, Tune):
+        return bool(request.changes or request.reset)
+    return not isinstance(request, Status)
+
+
+def asked(kind: type[Request[Any]], given: Mapping[str, Any], by: Giver) -> dict[str, Any]:
+    """Return who asks, and for what. ``given``: the fields of the request, as JSON has them."""
+    fields = {name: value for name, value in given.items() if name != "claim"}
+    if wanted := fields.get("changes"):
+        fields["changes"] = told(wanted) if isinstance(wanted, dict) else "…"
+    fields = {k: [*v][:_SHOWN] if isinstance(v, list | tuple) else v for k, v in fields.items()}
+    who = {"verb": coding.verb(kind), "uid": by.uid, "pid": by.pid}
+    return {**who, **{k: v for k, v in fields.items() if v}}
+
+
+def answered(answer: object) -> dict[str, Any]:
+    """Return the figures and names of an answer."""
+    fields = coding.fields(answer)
+    shown: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
+    if batches := fields.get("batches"):
+        shown["batches"] = [*batches][:_SHOWN]
+    return shown

@@ -1,0 +1,280 @@
+"""The control socket's JSON, written out: what each request and each answer looks like, also from and to other versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import batchd
+from batchd import control
+from batchd.control import coding, standing
+from batchd.errors import UsageError
+from batchd.records import Cause, Parking, Scope
+
+_CLAIM = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+#: As commands send them.
+SENT: list[tuple[control.Request[Any], str]] = [
+    (control.Status(), '{"verb": "status"}'),
+    (
+        control.Cancel(target=("games", "b/001"), message="no"),
+        '{"verb": "cancel", "target": ["games", "b/001"], "message": "no"}',
+    ),
+    (control.Cancel(target=("b",)), '{"verb": "cancel", "target": ["b"], "message": ""}'),
+    (
+        control.Pause(scope=Scope.PROVIDER, name="openai", message="no money"),
+        '{"verb": "pause", "scope": "provider", "name": "openai", "message": "no money"}',
+    ),
+    (
+        control.Pause(scope=Scope.ALL),
+        '{"verb": "pause", "scope": "all", "name": "", "message": ""}',
+    ),
+    (
+        control.Resume(scope=Scope.TASK, name="games/001"),
+        '{"verb": "resume", "scope": "task", "name": "games/001"}',
+    ),
+    (control.Resume(), '{"verb": "resume", "scope": "", "name": ""}'),
+    (
+        control.Priority(target=("games",), priority=-5),
+        '{"verb": "priority", "target": ["games"], "priority": -5}',
+    ),
+    (
+        control.Retry(target=("games",), failed=True, model="openai/x", claim=_CLAIM),
+        (
+            '{"verb": "retry", "target": ["games"], "failed": true, "model": "openai/x", '
+            f'"claim": "{_CLAIM}"}}'
+        ),
+    ),
+    (
+        control.Prune(older_than_days=1.5, outbox=True),
+        '{"verb": "prune", "older_than_days": 1.5, "outbox": true}',
+    ),
+    (
+        control.Tune(changes={"pool.processes": "4"}, reset=True),
+        '{"verb": "tune", "changes": {"pool.processes": "4"}, "reset": true}',
+    ),
+    (control.Tune(), '{"verb": "tune", "changes": {}, "reset": false}'),
+]
+
+#: As other clients, older ones and people with netcat, send them.
+UNDERSTOOD: list[tuple[str, control.Request[Any]]] = [
+    ('{"verb": "status", "who": "a newer client"}', control.Status()),
+    ('{"verb": "cancel", "target": "games"}', control.Cancel(target="games")),
+    ('{"verb": "cancel", "target": [], "message": null}', control.Cancel(target=())),
+    ('{"verb": "pause", "scope": "all"}', control.Pause(scope=Scope.ALL)),
+    ('{"verb": "pause", "scope": "day", "name": null}', control.Pause(scope=Scope.DAY)),
+    ('{"verb": "resume"}', control.Resume()),
+    ('{"verb": "resume", "scope": null}', control.Resume()),
+    (
+        '{"verb": "priority", "priority": 0, "target": "a/b"}',
+        control.Priority(target="a/b", priority=0),
+    ),
+    ('{"verb": "retry", "target": "games"}', control.Retry(target="games")),
+    (
+        '{"verb": "retry", "target": ["games"], "failed": false, "model": null, "claim": ""}',
+        control.Retry(target=("games",)),
+    ),
+    ('{"verb": "prune"}', control.Prune()),
+    ('{"verb": "prune", "older_than_days": 3}', control.Prune(older_than_days=3)),
+    ('{"verb": "tune"}', control.Tune()),
+    ('{"verb": "tune", "changes": null, "reset": null}', control.Tune()),
+    ('{"verb": "tune", "changes": {"a.b": ""}}', control.Tune(changes={"a.b": ""})),
+]
+
+#: With what is said about it.
+REFUSED = [
+    ('{"verb": "cancel"}', "it needs a target: BATCH or BATCH/TASK"),
+    ('{"verb": "cancel", "target": ""}', "it needs a target: BATCH or BATCH/TASK"),
+    ('{"verb": "cancel", "target": 3}', "target is 3: it needs a target: BATCH or BATCH/TASK"),
+    ('{"verb": "cancel", "target": {"a": 1}}', "target is an object: it needs a target"),
+    ('{"verb": "cancel", "target": ["a", 3]}', "target is a list: it needs a target"),
+    ('{"verb": "cancel", "target": "a", "message": 3}', "message is 3: a message is text"),
+    ('{"verb": "pause"}', "no scope; the scopes are all, day, provider, model, batch, task"),
+    (
+        '{"verb": "pause", "scope": "every\\u001b"}',
+        'scope is "every\\u001b": no scope; the scopes are all,',
+    ),
+    ('{"verb": "resume", "scope": ["all"]}', "scope is a list: no scope; the scopes are all,"),
+    ('{"verb": "pause", "scope": "batch", "name": 5}', "name is 5: a name is text"),
+    ('{"verb": "priority", "target": "a"}', "a priority is a whole number; higher goes first"),
+    (
+        '{"verb": "priority", "target": "a", "priority": "high"}',
+        'priority is "high": a priority is a whole number; higher goes first',
+    ),
+    (
+        '{"verb": "priority", "target": "a", "priority": 1e400}',
+        "priority is Infinity: a priority is a whole number",
+    ),
+    ('{"verb": "priority", "target": "a", "priority": 1.5}', "priority is 1.5: a priority is a"),
+    ('{"verb": "priority", "target": "a", "priority": true}', "priority is true: a priority"),
+    ('{"verb": "retry", "target": "a", "failed": 1}', "failed is 1: failed is true or false"),
+    ('{"verb": "retry", "target": "a", "model": 4}', "model is 4: a model is text: PROVIDER/MODEL"),
+    ('{"verb": "retry", "target": "a", "claim": 4}', "claim is 4: a claim is a ULID"),
+    (
+        '{"verb": "prune", "older_than_days": "3"}',
+        'older_than_days is "3": older_than_days is a number of days, from 0 on',
+    ),
+    ('{"verb": "prune", "outbox": "no"}', 'outbox is "no": outbox is true or false'),
+    ('{"verb": "tune", "changes": "a.b=secret"}', "tune wants SECTION.KEY=VALUE"),
+    ('{"verb": "tune", "changes": {"a.b": 5}}', "tune wants SECTION.KEY=VALUE"),
+    ('{"verb": "tune", "reset": "no"}', 'reset is "no": reset is true or false'),
+]
+
+_HELD = Parking(
+    scope=Scope.BATCH, name="games", cause=Cause.PAUSED, message="paused", since=2.5, tried_s=0.0
+)
+_HELD_JSON = (
+    '{"scope": "batch", "name": "games", "cause": "paused", "message": "paused", '
+    '"since": 2.5, "tried_s": 0.0}'
+)
+
+_STANDING = (
+    '{"pid": 4711, "version": "0.1.0", "started_at": 1.5, "draining": false, "batches": {"open": 1}, '
+    '"tasks": {"queued": 5, "parked": 1, "running": 2, "waiting": 3}, "slots": 8, '
+    '"providers": {"openai": {"under_way": 1, "waiting": 2, "paused_s": 0.0, "rpm": 0, "tpm": 0.0, '
+    '"concurrent": 8}}, "day": {"limit_usd": 20.0, "spent_usd": 0.5, "reserved_usd": 0.25}, '
+    f'"parked": [{_HELD_JSON}], "troubles": [{{"what": "outbox_trouble", "message": "full", "since": 3.5, '
+    '"mend": "make room", "batches": ["games"]}], "retiring": [{"model": "openai/x", "on": null, '
+    '"message": "openai/x is gone", "mend": "name another"}], '
+    '"workers": [{"pid": null, "tasks": 1, "rss": 2, "tasks_done": 3}], '
+    '"running": [{"task": "games/001", "attempt": 1, "worker": null, "step": "tool", "detail": "ls", '
+    '"since": 4.5}]}'
+)
+
+#: As the daemon sends them.
+ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
+    (control.Cancel(target="a"), control.Cancelled(cancelled=3), '{"cancelled": 3}'),
+    (
+        control.Pause(scope=Scope.ALL),
+        control.Paused(parked=3, judged=1),
+        '{"parked": 3, "judged": 1}',
+    ),
+    (
+        control.Resume(),
+        control.Resumed(resumed=2, trying=("openai",), held=(control.Held.of(_HELD),)),
+        f'{{"resumed": 2, "trying": ["openai"], "held": [{_HELD_JSON}]}}',
+    ),
+    (control.Priority(target="a", priority=1), control.Prioritised(tasks=2), '{"tasks": 2}'),
+    (
+        control.Retry(target="games"),
+        control.Retried(
+            runs=(control.Run(batch="games-2", retry_of="games", tasks=4),), batches=("games-2",)
+        ),
+        '{"runs": [{"batch": "games-2", "retry_of": "games", "tasks": 4}], "batches": ["games-2"]}',
+    ),
+    (
+        control.Prune(),
+        control.Pruned(pruned=1, bytes=2, folders=3, folder_bytes=4, problems=("é: a link",)),
+        '{"pruned": 1, "bytes": 2, "folders": 3, "folder_bytes": 4, "problems": ["\\u00e9: a link"]}',
+    ),
+    (
+        control.Tune(),
+        control.Tuned(overrides={"pool.processes": "4"}),
+        '{"overrides": {"pool.processes": "4"}}',
+    ),
+    (
+        control.Status(),
+        control.Standing(
+            pid=4711,
+            version="0.1.0",
+            started_at=1.5,
+            draining=False,
+            batches=standing.Batches(open=1),
+            tasks=standing.Tasks(queued=5, parked=1, running=2, waiting=3),
+            slots=8,
+            providers={"openai": standing.Provider(under_way=1, waiting=2, rpm=0, concurrent=8)},
+            day=standing.Day(limit_usd=20.0, spent_usd=0.5, reserved_usd=0.25),
+            parked=(control.Held.of(_HELD),),
+            troubles=(control.Trouble("outbox_trouble", "full", 3.5, "make room", ("games",)),),
+            retiring=(control.Warned("openai/x", None, "openai/x is gone", "name another"),),
+            workers=(standing.Worker(pid=None, tasks=1, rss=2, tasks_done=3),),
+            running=(
+                standing.Running(
+                    task="games/001",
+                    attempt=1,
+                    worker=None,
+                    step="tool",
+                    detail="ls",
+                    since=4.5,
+                ),
+            ),
+        ),
+        _STANDING,
+    ),
+]
+
+
+def read(line: str) -> control.Request[Any]:
+    """Return the request on a line."""
+    given = json.loads(line)
+    return coding.request(coding.REQUESTS[given.pop("verb")], given)
+
+
+@pytest.mark.parametrize(("request_", "line"), SENT, ids=[line for _, line in SENT])
+def test_what_commands_send(request_: control.Request[Any], line: str) -> None:
+    """To the letter, with every field, and read back as the same."""
+    assert json.dumps({"verb": coding.verb(type(request_)), **coding.fields(request_)}) == line
+    assert read(line) == request_
+
+
+@pytest.mark.parametrize(("line", "request_"), UNDERSTOOD, ids=[line for line, _ in UNDERSTOOD])
+def test_what_other_clients_send(line: str, request_: control.Request[Any]) -> None:
+    """What is missing, null or empty has its default; what is unknown counts for nothing."""
+    assert read(line) == request_
+
+
+@pytest.mark.parametrize(("line", "words"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_what_is_refused(line: str, words: str) -> None:
+    """Which field, its value, what it is to be; a value that may be a secret stays away."""
+    with pytest.raises(UsageError) as caught:
+        read(line)
+    assert str(caught.value).startswith(words)
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "text"), ANSWERED, ids=[coding.verb(type(asked)) for asked, *_ in ANSWERED]
+)
+def test_what_the_daemon_answers(asked: control.Request[Any], answer: object, text: str) -> None:
+    """To the letter, and read back as the same; fields that are not known here count for nothing."""
+    assert json.dumps(coding.fields(answer)) == text
+    assert coding.answer(asked, json.loads(text)) == answer
+    assert coding.answer(asked, {**json.loads(text), "more": [1]}) == answer
+    assert json.dumps(coding.fields(coding.answer(asked, json.loads(text)))) == text
+
+
+def test_what_earlier_daemons_left_out_has_a_default() -> None:
+    """As an answer from before the field."""
+    assert coding.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(parked=1)
+    assert coding.answer(control.Resume(), {"resumed": 1}) == control.Resumed(resumed=1)
+
+
+def test_what_a_newer_daemon_is_held_by_is_understood() -> None:
+    """Scopes and causes that are not known here are text as any other."""
+    told = {"resumed": 0, "held": [{"scope": "planet", "cause": "weather", "since": 1.0, "by": 2}]}
+    (held,) = coding.answer(control.Resume(), told).held
+    assert (held.scope, held.cause, held.name) == ("planet", "weather", "")
+
+
+def test_an_answer_that_is_none_is_refused() -> None:
+    """What every version says must be there."""
+    with pytest.raises(msgspec.ValidationError):
+        coding.answer(control.Cancel(target="a"), {"done": True})
+
+
+def test_a_command_its_request_and_its_module_have_one_name() -> None:
+    """Of the command line as of the socket and the daemon; what is paused goes on in the same module."""
+    package = Path(batchd.__file__).parent
+    assert {*coding.REQUESTS} == {
+        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune")
+    }
+    for verb in coding.REQUESTS:
+        assert (package / "cli" / f"{verb}.py").exists()
+        module = "pause" if verb == "resume" else verb
+        text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")
+        assert f"async def {verb}(" in text
