@@ -46,7 +46,7 @@ class Agent:
     """A task at work."""
 
     row: TaskRow
-    step: Activity
+    step: str
     #: Which model, which command, what it waits for.
     detail: str
     #: When this step began, in seconds since the epoch.
