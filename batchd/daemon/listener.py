@@ -10,6 +10,7 @@ from batchd.config import Config
 from batchd.daemon.desk import Desk
 from batchd.errors import Problem
 from batchd.events import Event, TaskFinished, Terms
+from batchd.governor import Park
 from batchd.records import Batch, Parking, Ref, Task
 
 
@@ -30,6 +31,12 @@ class Listener:
 
     def task_event(self, ref: Ref, event: Event) -> None:
         """An event of a task is durable."""
+
+    def task_left(self, ref: Ref) -> None:
+        """No worker works on a task any more, for now or for good."""
+
+    def task_parked(self, ref: Ref, park: Park | None) -> None:
+        """A task gave its slot back, and waits. ``park``: what its call met; None: it was asked to."""
 
     def task_progress(self, ref: Ref, step: str, detail: str) -> None:
         """A task has begun to do something: ``model``, ``tool``, ``evaluating`` or ``waiting``."""
@@ -111,6 +118,16 @@ class Listeners(Listener):
         """Pass it on."""
         for each in self._all:
             each.task_event(ref, event)
+
+    def task_left(self, ref: Ref) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.task_left(ref)
+
+    def task_parked(self, ref: Ref, park: Park | None) -> None:
+        """Pass it on."""
+        for each in self._all:
+            each.task_parked(ref, park)
 
     def task_progress(self, ref: Ref, step: str, detail: str) -> None:
         """Pass it on."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
@@ -36,7 +37,17 @@ _CHUNK = 1000
 class ParkingLot(Listener):
     """Everything that is parked; the governor's ``Watcher``."""
 
-    def __init__(self, core: Core, batches: Batches, publisher: Publisher, offers: Offers) -> None:
+    def __init__(
+        self,
+        core: Core,
+        batches: Batches,
+        publisher: Publisher,
+        attempts: Attempts,
+        *,
+        offers: Offers,
+        read_keys: Callable[[], None],
+    ) -> None:
+        """``read_keys``: reads the keys of providers again."""
         self._core = core
         self._offers = offers
         self._batches = batches
@@ -52,10 +63,8 @@ class ParkingLot(Listener):
         self.shortage = Shortage(core, self._register)
         #: Open batches whose money is spent.
         self._spent: set[str] = set()
-        #: Set by the dispatcher: has a running task give its slot back.
-        self.halt: Callable[[Ref, str], None] = _nothing
-        #: Set by the daemon: reads the keys again.
-        self.read_keys: Callable[[], None] = lambda: None
+        self._attempts = attempts
+        self._read_keys = read_keys
         core.governor.outages.watcher = self
         core.listeners.add(self)
 
@@ -110,7 +119,7 @@ class ParkingLot(Listener):
                 continue
             outage = [cause for cause in causes if scope.asked and cause.reason]
             if outage:
-                self.read_keys()
+                self._read_keys()
             if outage and not self._core.lifecycle.refs(name) and not self.trials.holds_for(name):
                 self._core.governor.outages.close(name)  # no task is left to try it
                 outage = []
@@ -147,13 +156,13 @@ class ParkingLot(Listener):
             )
         self._core.spawn(self._forget(*over))
 
-    # What the dispatcher asks and tells
+    # What becomes of attempts
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
         return self.shortage.keeps(ref) or self.roomless.keeps(ref)
 
-    def gave_back(self, ref: Ref, park: Park | None) -> None:
+    def task_parked(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
         core, model = self._core, self._core.lifecycle.model(ref)
         self._given_back[ref] = None
@@ -168,7 +177,7 @@ class ParkingLot(Listener):
         if not self._waits(ref, model):
             core.spawn(self._requeue())
 
-    def left(self, ref: Ref) -> None:
+    def task_left(self, ref: Ref) -> None:
         """Note that nobody works on a task any more: if it tried a provider, another one may."""
         if self.trials.left(ref):
             self._core.wake()
@@ -239,7 +248,7 @@ class ParkingLot(Listener):
     def half_opened(self, name: str) -> None:
         """Have one task try a parked provider, or model."""
         if (Scope.of(name), name) in self._register:
-            self.read_keys()
+            self._read_keys()
             self.trials.begin(name)
             self._core.wake()
 
@@ -303,7 +312,7 @@ class ParkingLot(Listener):
                 core.governor.outages.pause(parking.name)
         if not parking.cause.reason and parking.scope is not Scope.DAY:
             for ref in self._register.concerned(*key):
-                self.halt(ref, parking.message)
+                self._attempts.halt(ref, parking.message)
 
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""
@@ -388,7 +397,3 @@ def _how(parking: Parking) -> str:
         )
         return f"{retry}; or, once it is there, {resume}; it is also tried by itself"
     return f"mend it, then {resume}; it is also tried by itself"
-
-
-def _nothing(_ref: Ref, _message: str) -> None:
-    """Stand in until the dispatcher is there."""

@@ -9,16 +9,18 @@ from pathlib import Path
 
 from batchd.config import Config
 from batchd.daemon import tuning
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.offers import Offers
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.retiring import Retiring
+from batchd.daemon.rooms import Rooms
 from batchd.daemon.scratch import Scratch
+from batchd.daemon.turns import Turns
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.records import Endpoint
 
@@ -32,7 +34,9 @@ class Parts:
     publisher: Publisher
     scratch: Scratch
     lot: ParkingLot
-    dispatcher: Dispatcher
+    pool: Supervisor
+    attempts: Attempts
+    turns: Turns
     reloader: Reloader
     commands: Commands
     retiring: Retiring
@@ -74,16 +78,25 @@ def joined(
     scratch = Scratch(core)
     core.listeners.add(scratch)
     offers = Offers(core)
-    lot = ParkingLot(core, batches, publisher, offers)
     retiring = Retiring(core, offers)
     settings = tuning.settings(core.config, endpoints)
     sockets = Path(core.config.paths.state, "pool")
     pool = Supervisor(shape(core.config), settings, held, agent, folder=sockets)
-    dispatcher = Dispatcher(core, batches, publisher, lot, pool)
-    reloader = Reloader(core, dispatcher, reload, shape)
-    lot.read_keys = reloader.again
+    reloader = Reloader(core, pool, reload, shape)
+    rooms = Rooms(core, batches)
+    attempts = Attempts(core, batches, publisher, rooms, pool)
+    lot = ParkingLot(core, batches, publisher, attempts, offers=offers, read_keys=reloader.again)
+    turns = Turns(core, lot, rooms, attempts, pool)
     commands = Commands(
-        core, batches, publisher, dispatcher, lot, ends=ends, reloader=reloader, retiring=retiring
+        core,
+        batches,
+        publisher,
+        attempts,
+        lot,
+        pool=pool,
+        ends=ends,
+        reloader=reloader,
+        retiring=retiring,
     )
     return Parts(
         core=core,
@@ -91,7 +104,9 @@ def joined(
         publisher=publisher,
         scratch=scratch,
         lot=lot,
-        dispatcher=dispatcher,
+        pool=pool,
+        attempts=attempts,
+        turns=turns,
         reloader=reloader,
         commands=commands,
         retiring=retiring,

@@ -13,10 +13,9 @@ from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import tuning, visible
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.errors import BatchdError, UsageError
 from batchd.log import Action
-from batchd.pool.supervisor import Shape
+from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
 from batchd.spool import permissions
@@ -43,13 +42,13 @@ class Reloader:
     def __init__(
         self,
         core: Core,
-        dispatcher: Dispatcher,
+        pool: Supervisor,
         read: Callable[[], Config] | None,
         shape: Callable[[Config], Shape],
     ) -> None:
         """``read``: returns the configuration as it stands in its file; ``shape``: the pool that it means."""
         self._core = core
-        self._dispatcher = dispatcher
+        self._pool = pool
         self._read = read
         self._shape = shape
         #: The configuration as it was read, without what ``tune`` changed.
@@ -113,7 +112,7 @@ class Reloader:
         core.config, core.prices = config, prices
         core.listeners.config_changed(config)
         core.governor.retune(config, missing)
-        self._dispatcher.pool.retune(self._shape(config), tuning.settings(config, endpoints))
+        self._pool.retune(self._shape(config), tuning.settings(config, endpoints))
         self._core.wake()
 
 

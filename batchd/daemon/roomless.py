@@ -29,7 +29,7 @@ class Roomless:
         self._waiting: dict[Name, dict[Ref, bool]] = {}
         self._timers: dict[Ref, asyncio.TimerHandle] = {}
 
-    # What the dispatcher reports
+    # What becomes of attempts
 
     def turned_away(self, ref: Ref, park: Park) -> None:
         """Park a task by itself, unless its tier has room by now."""

@@ -132,7 +132,7 @@ class Daemon:
         if self._stopping.is_set():
             interrupted()
         for queued in [q for name in names for q in self._core.store.queued(name)]:
-            self._parts.dispatcher.cancel(queued.ref, "the run was interrupted")
+            self._parts.attempts.cancel(queued.ref, "the run was interrupted")
         await done
 
     async def command(self, request: Request[A]) -> A:
@@ -241,7 +241,7 @@ class Daemon:
 
     async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        core, batches, dispatcher = self._core, self._parts.batches, self._parts.dispatcher
+        core, parts, batches, pool = self._core, self._parts, self._parts.batches, self._parts.pool
         inbox = Inbox(core.config) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
@@ -251,8 +251,8 @@ class Daemon:
         await strangers.hold_published(core, batches, self._parts.lot)
         server = Server(state, self._parts.commands)
         undo.push_async_callback(server.stop)
-        dispatcher.pool.start(dispatcher)
-        core.troubles.also(Action.WORKER_TROUBLE, lambda: dispatcher.pool.trouble)
+        pool.start(parts.attempts)
+        core.troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         parsers = Parsers()
         undo.push_async_callback(parsers.close)
         undo.push_async_callback(self._drain)
@@ -270,25 +270,28 @@ class Daemon:
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(memory.give_back(), endless=True)
         core.spawn(self._parts.lot.watch(), endless=True)
-        core.spawn(Stalls(core, batches, dispatcher, inbox).watch(), endless=True)
+        core.spawn(
+            Stalls(core, batches, parts.turns, parts.attempts, pool=pool, inbox=inbox).watch(),
+            endless=True,
+        )
         if self._reload is not None:
             core.spawn(self._reloads(), endless=True)
         if shadow.wanted():
-            compare = Shadow(core, batches, dispatcher)
+            compare = Shadow(core, batches, parts.attempts, pool)
             core.spawn(compare.watch(), endless=True)
         core.log.info(
             Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
         )
-        core.spawn(dispatcher.watch(), endless=True)
+        core.spawn(parts.turns.watch(), endless=True)
         core.wake()
         self._systemd.ready()
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
-        core, pool = self._core, self._parts.dispatcher.pool
+        core, pool = self._core, self._parts.pool
         self._systemd.stopping()
-        core.log.info(Action.DAEMON_STOPPING, tasks=len(self._parts.dispatcher.active))
-        self._parts.dispatcher.drain()
+        core.log.info(Action.DAEMON_STOPPING, tasks=len(self._parts.attempts.active))
+        self._parts.attempts.drain()
         if not self._at_once.is_set() and not core.broken.done():
             drain = asyncio.ensure_future(pool.drain(core.config.pool.drain_s))
             hurry = asyncio.ensure_future(self._at_once.wait())

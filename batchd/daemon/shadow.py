@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterator
 
 from batchd.daemon.active import Active
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.lifecycle import Entry, Phase
+from batchd.pool.supervisor import Supervisor
 
 _LOOK_S = 0.05
 _AT_WORK = (Phase.RUNNING, Phase.STOPPING)
@@ -27,10 +28,11 @@ def wanted() -> bool:
 class Shadow:
     """Compares, as long as the daemon takes up work."""
 
-    def __init__(self, core: Core, batches: Batches, dispatcher: Dispatcher) -> None:
+    def __init__(self, core: Core, batches: Batches, attempts: Attempts, pool: Supervisor) -> None:
         self._core = core
         self._batches = batches
-        self._dispatcher = dispatcher
+        self._attempts = attempts
+        self._pool = pool
 
     async def watch(self) -> None:
         """Compare for ever. Raises ``AssertionError`` with the differences."""
@@ -43,7 +45,7 @@ class Shadow:
 
     def _differences(self) -> Iterator[str]:
         entries = self._core.lifecycle.entries
-        active = {each.ref: each for each in self._dispatcher.active}
+        active = {each.ref: each for each in self._attempts.active}
         left = self._batches.unpublished()
         for ref in left ^ entries.keys():
             yield f"{ref}: {'the lifecycle' if ref in left else 'the batch'} does not have it"
@@ -58,7 +60,7 @@ class Shadow:
     def _phases(self, entry: Entry, active: Active | None) -> Iterator[Phase]:
         """Yield the phases that the daemon's own classes leave open."""
         if active is not None:
-            alive = active.worker in self._dispatcher.pool.workers
+            alive = active.worker in self._pool.workers
             yield from _phases_at_work(active, alive=alive)
         else:
             yield from (Phase.ENDING, Phase.ENDED, entry.waiting)

@@ -33,7 +33,7 @@ class Shortage:
         #: Whether people know that nothing goes on.
         self._announced = False
 
-    # What the dispatcher reports
+    # What becomes of attempts
 
     def turned_away(self, ref: Ref, message: str) -> None:
         """Park a task by itself: the day has too little left for its next call, unless it is another day by now."""

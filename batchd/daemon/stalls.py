@@ -13,11 +13,13 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from batchd.daemon.active import Active
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
+from batchd.daemon.turns import Turns
 from batchd.errors import NotPossibleError
 from batchd.log import Action
+from batchd.pool.supervisor import Supervisor
 from batchd.records import Batch
 from batchd.spool.inbox import Inbox
 
@@ -82,12 +84,21 @@ class Stalls:
     """Looks for stalls for as long as the daemon runs."""
 
     def __init__(
-        self, core: Core, batches: Batches, dispatcher: Dispatcher, inbox: Inbox | None
+        self,
+        core: Core,
+        batches: Batches,
+        turns: Turns,
+        attempts: Attempts,
+        *,
+        pool: Supervisor,
+        inbox: Inbox | None,
     ) -> None:
         """``inbox``: None where none is watched."""
         self._core = core
         self._batches = batches
-        self._dispatcher = dispatcher
+        self._turns = turns
+        self._attempts = attempts
+        self._pool = pool
         self._inbox = inbox
         self._tally = Tally()
         #: What has stalled, and since when that is known.
@@ -129,14 +140,12 @@ class Stalls:
         yield from self._dropped()
 
     def _queued(self) -> Iterator[Movable]:
-        if ref := self._dispatcher.startable():
+        if ref := self._turns.startable():
             yield Movable(("queued", ref), str(ref), "queued, and a slot is free")
 
     def _running(self) -> Iterator[Movable]:
-        in_trouble = (
-            self._core.troubles.stops(Action.SANDBOX_TROUBLE) or self._dispatcher.pool.trouble
-        )
-        for active in self._dispatcher.active:
+        in_trouble = self._core.troubles.stops(Action.SANDBOX_TROUBLE) or self._pool.trouble
+        for active in self._attempts.active:
             if active.waiting is None and (active.task or not in_trouble):
                 yield _at_work(active)
         for ref in self._core.governor.servable():
@@ -153,7 +162,7 @@ class Stalls:
                 # One for a batch: that some of them end shows that the others have their turn.
                 state = f"{ended:,} of its tasks have ended, and have no result"
                 yield Movable(("ending", name, left), name, state)
-        working = {active.ref for active in self._dispatcher.active}
+        working = {active.ref for active in self._attempts.active}
         entries = self._core.lifecycle.entries
         for ref in {r for r, e in entries.items() if e.phase.has_slot} - working:
             batch_of = self._batches.get(ref.batch)

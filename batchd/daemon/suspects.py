@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.core import Core
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
@@ -17,25 +16,25 @@ class Suspects:
     One at a time: a suspect needs a whole process, and while many wait the other processes go on.
     """
 
-    def __init__(self, core: Core, halt: Callable[[Ref, str], None]) -> None:
-        """``halt``: has a running task give its slot back."""
+    def __init__(self, core: Core, attempts: Attempts, pool: Supervisor) -> None:
         self._core = core
-        self._halt = halt
+        self._attempts = attempts
+        self._pool = pool
 
-    def take(self, pool: Supervisor) -> Ref | None:
+    def take(self) -> Ref | None:
         """Return the suspect to start now, if it has its turn and a process is empty."""
         queue = self._core.lifecycle.queue
-        if not pool.slot_alone() or queue.suspect_due(self._core.governor.crowded) is None:
+        if not self._pool.slot_alone() or queue.suspect_due(self._core.governor.crowded) is None:
             return None
         return queue.draw_suspect()
 
-    def make_room(self, pool: Supervisor) -> bool:
+    def make_room(self) -> bool:
         """Clear a process for the suspect whose turn it is; return whether others may have one back that was closed to them.
 
         Its tasks that came after the suspect give their slots back at their next durable point; older and better
         ones come to their end.
         """
-        lifecycle = self._core.lifecycle
+        lifecycle, pool = self._core.lifecycle, self._pool
         suspect = lifecycle.queue.suspect_due(self._core.governor.crowded)
         if suspect is None or pool.slot_alone() or any(w.alone for w in pool.workers):
             return pool.clear(None)
@@ -47,5 +46,5 @@ class Suspects:
         pool.clear(worker)
         for ref in worker.tasks if worker else ():
             if lifecycle.precedes(suspect, ref):
-                self._halt(ref, _MESSAGE)
+                self._attempts.halt(ref, _MESSAGE)
         return False

@@ -622,9 +622,9 @@ def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
             settings = configured(tmp_path, server.base_url, "steps-1")
             async with Daemon(settings) as daemon:
                 await daemon.batch_done((await daemon.submit("warm.json", task_file(1))).name)
-                warm = daemon._parts.dispatcher.pool.workers
+                warm = daemon._parts.pool.workers
                 await daemon.batch_done((await daemon.submit("b.json", task_file(1))).name)
                 # How long it takes is benchmarked.
-                assert daemon._parts.dispatcher.pool.workers == warm
+                assert daemon._parts.pool.workers == warm
 
     asyncio.run(scenario())

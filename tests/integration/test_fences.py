@@ -287,7 +287,7 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
 
         def task_event(self, ref: Ref, event: Event) -> None:  # noqa: ARG002 (which event does not matter)
             if not self.stopped:
-                (active,) = (a for a in self.daemon._parts.dispatcher.active if a.ref == ref)
+                (active,) = (a for a in self.daemon._parts.attempts.active if a.ref == ref)
                 self.stopped = active.worker.pid
                 os.kill(self.stopped, signal.SIGSTOP)
 
@@ -327,7 +327,7 @@ def test_a_watch_over_workers_that_breaks_ends_the_daemon(tmp_path: Path, slow_s
 
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
-            del daemon._parts.dispatcher.pool._settings  # as by a bug
+            del daemon._parts.pool._settings  # as by a bug
             await daemon.submit("b.json", batch("x"))
             await daemon.batch_done("b")
 
@@ -344,9 +344,9 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await daemon.submit("b.json", batch("a", model="standin/latency-1.5+steps-2"))
-            running = daemon._parts.dispatcher
+            running = daemon._parts.attempts
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
-            (worker,) = daemon._parts.dispatcher.pool.workers
+            (worker,) = daemon._parts.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
             daemon._parts.reloader.again()
@@ -354,7 +354,7 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
             async with asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("b")
-            assert daemon._parts.dispatcher.pool.workers == (worker,)
+            assert daemon._parts.pool.workers == (worker,)
 
     asyncio.run(scenario())
     assert [r["attempts"] for r in results(tmp_path).values()] == [1]
@@ -369,9 +369,9 @@ def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await daemon.submit("a.json", batch("a", model="standin/latency-1.5+steps-2"))
-            running = daemon._parts.dispatcher
+            running = daemon._parts.attempts
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
-            (worker,) = running.pool.workers
+            (worker,) = daemon._parts.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
             await daemon._parts.reloader.tune({"changes": {"sandbox.max_processes": "77"}})
@@ -400,10 +400,10 @@ def test_a_worker_of_another_version_gets_no_task(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             monkeypatch.setattr("batchd.pool.supervisor.__version__", "0.0.0")
-            for worker in daemon._parts.dispatcher.pool.workers:
+            for worker in daemon._parts.pool.workers:
                 worker.kill("the test wants a new one")
             await daemon.submit("b.json", batch("x"))
-            await asyncio.to_thread(until, lambda: daemon._parts.dispatcher.pool._failures > 1)
+            await asyncio.to_thread(until, lambda: daemon._parts.pool._failures > 1)
             assert not results(tmp_path)
             monkeypatch.undo()
             async with asyncio.timeout(PATIENCE_S):
@@ -523,7 +523,7 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             await asyncio.to_thread(
-                until, lambda: all(w.greeted for w in daemon._parts.dispatcher.pool.workers)
+                until, lambda: all(w.greeted for w in daemon._parts.pool.workers)
             )
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
             await daemon.submit("b.json", batch(*"abcd"))
@@ -544,7 +544,7 @@ def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
     async def scenario() -> None:
         daemon = Daemon(settings, watch=False)
         async with daemon:
-            pool = daemon._parts.dispatcher.pool
+            pool = daemon._parts.pool
             await asyncio.to_thread(until, lambda: all(w.greeted for w in pool.workers))
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
             await daemon.submit("b.json", batch("a", "b"))

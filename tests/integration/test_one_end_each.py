@@ -86,7 +86,7 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             written = summary.stat().st_mtime_ns
             # What comes after the batch's end changes nothing.
             for ref in refs:
-                parts.dispatcher.cancel(ref, "away")
+                parts.attempts.cancel(ref, "away")
                 assert not [*_given_up(core, [ref])]
             await core.idle()
             assert max(p.stat().st_mtime_ns for p in summary.parent.iterdir()) == written

@@ -57,7 +57,9 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
     async def scenario() -> None:
         async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
             core, parts = daemon._core, daemon._parts
-            stalls = Stalls(core, parts.batches, parts.dispatcher, None)
+            stalls = Stalls(
+                core, parts.batches, parts.turns, parts.attempts, pool=parts.pool, inbox=None
+            )
             assert list(stalls.movables()) == []
             # As if the wake-up that comes with a task were lost.
             lost = Facts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
@@ -68,7 +70,7 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
             core.note(inputs.Ended(lost.ref, Status.CANCELLED))
             core.note(inputs.Published(lost.ref, Status.CANCELLED))
             await daemon.submit("b.json", _file(2))
-            await _until(lambda: any(a.step == "model" for a in parts.dispatcher.active))
+            await _until(lambda: any(a.step == "model" for a in parts.attempts.active))
             (call,) = stalls.movables()
             assert (call.name, call.may_s) == ("b/001", 660.0)
 

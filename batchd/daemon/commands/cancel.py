@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from batchd.control import Cancel, Cancelled
 from batchd.control.giver import Giver
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.publisher import Publisher
 from batchd.errors import BatchdError, NotPossibleError
 from batchd.events import CancelRequested
@@ -26,12 +26,10 @@ _CHUNK = 500
 class Cancelling:
     """Ends what people name, and waits until that is durable."""
 
-    def __init__(
-        self, core: Core, publisher: Publisher, dispatcher: Dispatcher, ends: Ends
-    ) -> None:
+    def __init__(self, core: Core, publisher: Publisher, attempts: Attempts, ends: Ends) -> None:
         self._core = core
         self._publisher = publisher
-        self._dispatcher = dispatcher
+        self._attempts = attempts
         self._ends = ends
         #: Two orders may be about the same tasks.
         self._numbers = itertools.count(1)
@@ -61,7 +59,7 @@ class Cancelling:
         Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
         ``NotPossibleError`` with what was done where the store takes no more.
         """
-        core, active = self._core, {each.ref for each in self._dispatcher.active}
+        core, active = self._core, {each.ref for each in self._attempts.active}
         idle = [ref for ref in refs if ref not in active]
         hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
@@ -72,7 +70,7 @@ class Cancelling:
                 await finish(self._cancelled(idle[:_CHUNK], message), core.ordered, **check)
                 for ref in refs:
                     if ref in active:
-                        self._dispatcher.cancel(ref, message)
+                        self._attempts.cancel(ref, message)
                 await finish(self._cancelled(idle[_CHUNK:], message), core.ordered)
         except NotPossibleError as error:
             done = sum(not core.lifecycle.open(ref) for ref in idle)

@@ -11,14 +11,15 @@ import msgspec
 from batchd import __version__
 from batchd.control import Held, Standing, Status, standing
 from batchd.control.giver import Giver
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.desk import Figures
-from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.retiring import Retiring
 from batchd.daemon.troubles import Tries
 from batchd.log import Action
+from batchd.pool.supervisor import Supervisor
 from batchd.records import Scope
 
 
@@ -29,20 +30,23 @@ class FrontDesk:
         self,
         core: Core,
         batches: Batches,
-        dispatcher: Dispatcher,
+        attempts: Attempts,
         lot: ParkingLot,
+        *,
+        pool: Supervisor,
         retiring: Retiring,
     ) -> None:
         self._core = core
         self._batches = batches
-        self._dispatcher = dispatcher
+        self._attempts = attempts
+        self._pool = pool
         self._lot = lot
         self._retiring = retiring
         self._started_at = time.time()
 
     async def status(self, _request: Status, _by: Giver) -> Standing:
         """Return how the daemon does."""
-        core, active = self._core, self._dispatcher.active
+        core, active = self._core, self._attempts.active
         given_back = self._lot.given_back(each.ref for each in active)
         return Standing(
             pid=os.getpid(),
@@ -66,7 +70,7 @@ class FrontDesk:
                 standing.Worker(
                     pid=w.pid or None, tasks=len(w.tasks), rss=w.rss, tasks_done=w.tasks_done
                 )
-                for w in self._dispatcher.pool.workers
+                for w in self._pool.workers
             ),
             running=tuple(
                 standing.Running(
@@ -83,8 +87,8 @@ class FrontDesk:
 
     def figures(self) -> Figures:
         """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""
-        core, lot, active = self._core, self._lot, self._dispatcher.active
-        workers, parkings = self._dispatcher.pool.workers, lot.parkings
+        core, lot, active = self._core, self._lot, self._attempts.active
+        workers, parkings = self._pool.workers, lot.parkings
         given_back = lot.given_back(each.ref for each in active)
         return Figures(
             draining=core.closing,

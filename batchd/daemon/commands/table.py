@@ -20,6 +20,7 @@ from batchd.control import (
 )
 from batchd.control.giver import Giver
 from batchd.control.messages import A
+from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.commands import lines
 from batchd.daemon.commands.cancel import Cancelling
@@ -31,13 +32,13 @@ from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
 from batchd.daemon.commands.tune import tune
 from batchd.daemon.core import Core
-from batchd.daemon.dispatch import Dispatcher
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.retiring import Retiring
 from batchd.errors import BatchdError
 from batchd.log import Action
+from batchd.pool.supervisor import Supervisor
 
 #: Carries one kind of request out for its giver, and returns that kind's answer.
 _Handler: TypeAlias = Callable[[Any, Giver], Awaitable[Any]]
@@ -51,16 +52,17 @@ class Commands:
         core: Core,
         batches: Batches,
         publisher: Publisher,
-        dispatcher: Dispatcher,
+        attempts: Attempts,
         lot: ParkingLot,
         *,
+        pool: Supervisor,
         ends: Ends,
         reloader: Reloader,
         retiring: Retiring,
     ) -> None:
         self._core = core
-        self.desk = FrontDesk(core, batches, dispatcher, lot, retiring)
-        cancelling = Cancelling(core, publisher, dispatcher, ends)
+        self.desk = FrontDesk(core, batches, attempts, lot, pool=pool, retiring=retiring)
+        cancelling = Cancelling(core, publisher, attempts, ends)
         pausing = Pausing(core, batches, lot)
         self.rerun = Rerun(core, batches, lot, cancelling.cancel_held)
         self._handlers: Mapping[type[Request[Any]], _Handler] = {

@@ -1,4 +1,4 @@
-"""Running tasks: what starts next, what workers say, what happens when they die."""
+"""Attempts at tasks: performs what follows for those that have a slot, and hears what their workers say."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from batchd.daemon.active import Active
 from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.core import Core
-from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.rooms import Rooms
-from batchd.daemon.suspects import Suspects
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle import Input, inputs
@@ -43,84 +41,41 @@ from batchd.sandbox import check_user
 _BROKE = "an error inside batchd ended this task; the log has the details"
 
 
-class Dispatcher:
-    """Fills the pool's slots; the pool's ``Handler``."""
+class Attempts:
+    """The tasks that have a slot; the pool's ``Handler``."""
 
     def __init__(
-        self,
-        core: Core,
-        batches: Batches,
-        publisher: Publisher,
-        lot: ParkingLot,
-        pool: Supervisor,
+        self, core: Core, batches: Batches, publisher: Publisher, rooms: Rooms, pool: Supervisor
     ) -> None:
         self._core = core
         self._batches = batches
         self._publisher = publisher
-        self._lot = lot
+        self._rooms = rooms
+        self._pool = pool
         self._calls = Calls(core)
-        self._suspects = Suspects(core, self.halt)
-        self._rooms = Rooms(core, batches)
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
-        self.pool = pool
-        lot.halt = self.halt
 
     @property
     def active(self) -> tuple[Active, ...]:
         """The tasks that workers work on."""
         return tuple(self._active.values())
 
-    async def watch(self) -> None:
-        """Start what can start whenever something may have become free, for ever."""
-        while True:
-            await self._core.woken.wait()
-            self._core.woken.clear()
-            self._pump()
-            await asyncio.sleep(0)  # it may be woken already, and others have their turn
+    @property
+    def free(self) -> int:
+        """How many tasks may start now; slots that rest do not count."""
+        return self._pool.slots() - self._resting
 
-    def _pump(self) -> None:
-        """Start whatever can start: nothing while results cannot be written or commands not run."""
-        core = self._core
-        if core.closing or self._lot.stopped or self._rooms.closed:
-            return
-        queue, trials, pool = self._core.lifecycle.queue, self._lot.trials, self.pool
-        self._try_alone()
-        self._start_suspects()
-        while self._free() > 0 and (ref := trials.pick(alone=False)):
-            self._reserve(ref)
-        self._try_alone()  # no other one may be left
-        free = self._free()
-        ready = queue.draw(max(0, free), self._core.governor.crowded)
-        begins = [ref for ref in ready if not self._lot.keeps(ref)]
-        for ref in begins:
-            self._reserve(ref)
-        self._start_suspects()  # no better task may be left
-        reopened = self._suspects.make_room(pool)
-        kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
-        if reopened or kept:
-            core.wake()
-        elif free > 0 and not self._active:
-            self._lot.shortage.nothing_goes_on()
+    @property
+    def free_alone(self) -> bool:
+        """Whether a task could have a process of its own now."""
+        return self._pool.slot_alone()
 
-    def _try_alone(self) -> None:
-        while self.pool.slot_alone() and (ref := self._lot.trials.pick(alone=True)):
-            self._reserve(ref, alone=True)
-
-    def _start_suspects(self) -> None:
-        while ref := self._suspects.take(self.pool):
-            if not self._lot.keeps(ref):
-                self._reserve(ref, alone=True)
-
-    def startable(self) -> Ref | None:
-        """Return a task that would be started now; None after each look."""
-        stopped = self._core.closing or self._lot.stopped or self._rooms.closed
-        return None if stopped or self._free() <= 0 else self._core.lifecycle.queue.next()
-
-    def _free(self) -> int:
-        """Return how many tasks may start now; slots that rest do not count."""
-        return self.pool.slots() - self._resting
+    def reserve(self, ref: Ref, *, alone: bool = False) -> None:
+        """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
+        self._active[ref] = Active(ref, self._pool.reserve(ref, alone=alone))
+        self.take(inputs.SlotFree(ref))
 
     def drain(self) -> None:
         """Start nothing more, and have requests that wait answered with a suspension."""
@@ -154,7 +109,7 @@ class Dispatcher:
             case Start():
                 self._core.spawn(self._start(active))
             case Free():
-                self.pool.release(active.worker, active.ref)
+                self._pool.release(active.worker, active.ref)
             case Run():
                 self._run(active)
             case Stop():
@@ -179,11 +134,6 @@ class Dispatcher:
                 self._core.spawn(self._publisher.confirm(effect.ref, active.finished))
 
     # Starting
-
-    def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
-        self._lot.shortage.something_goes_on()
-        self._active[ref] = Active(ref, self.pool.reserve(ref, alone=alone))
-        self.take(inputs.SlotFree(ref))
 
     async def _start(self, active: Active) -> None:
         """See whether a task can start, and number its attempt."""
@@ -220,7 +170,7 @@ class Dispatcher:
         assert active.given is not None, "it has an attempt"
         run = starting.order(core, active, batch, active.given)
         core.listeners.task_dispatched(ref, batch, run.terms)
-        if not self.pool.run(active.worker, run):
+        if not self._pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
 
     async def _user_there(self) -> None:
@@ -308,9 +258,9 @@ class Dispatcher:
         if self._calls.stop(active, wish):
             return
         if isinstance(wish, CancelRequested):
-            self.pool.send(ref, wire.Cancel(ref, active.attempt, wish.message))
+            self._pool.send(ref, wire.Cancel(ref, active.attempt, wish.message))
         elif wish.cause == "park":  # a pool that drains says so itself
-            self.pool.send(ref, wire.Park(ref, active.attempt, wish.message))
+            self._pool.send(ref, wire.Park(ref, active.attempt, wish.message))
 
     async def _suspend(self, active: Active) -> None:
         """Note that a task gave its slot back."""
@@ -322,7 +272,7 @@ class Dispatcher:
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref))
         if status is Status.PARKED and core.lifecycle.open(ref):
-            self._lot.gave_back(ref, active.park)
+            core.listeners.task_parked(ref, active.park)
         self._core.wake()
 
     async def _recover(self, active: Active, *, counted: bool, alone: bool) -> None:
@@ -359,7 +309,7 @@ class Dispatcher:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
         self._core.governor.close_task(active.ref)
-        self._lot.left(active.ref)
+        self._core.listeners.task_left(active.ref)
 
 
 def _said(active: Active, done: wire.Done) -> Input:

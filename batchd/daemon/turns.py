@@ -1,0 +1,76 @@
+"""Turns: which task starts next, as slots, money, outboxes and what is parked allow."""
+
+from __future__ import annotations
+
+import asyncio
+
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.core import Core
+from batchd.daemon.parking import ParkingLot
+from batchd.daemon.rooms import Rooms
+from batchd.daemon.suspects import Suspects
+from batchd.pool.supervisor import Supervisor
+from batchd.records import Ref
+
+
+class Turns:
+    """Fills the pool's slots."""
+
+    def __init__(
+        self, core: Core, lot: ParkingLot, rooms: Rooms, attempts: Attempts, pool: Supervisor
+    ) -> None:
+        self._core = core
+        self._lot = lot
+        self._rooms = rooms
+        self._attempts = attempts
+        self._suspects = Suspects(core, attempts, pool)
+
+    async def watch(self) -> None:
+        """Start what can start whenever something may have become free, for ever."""
+        while True:
+            await self._core.woken.wait()
+            self._core.woken.clear()
+            self._pump()
+            await asyncio.sleep(0)  # it may be woken already, and others have their turn
+
+    def _pump(self) -> None:
+        """Start whatever can start: nothing while results cannot be written or commands not run."""
+        core = self._core
+        if core.closing or self._lot.stopped or self._rooms.closed:
+            return
+        queue, trials = core.lifecycle.queue, self._lot.trials
+        self._try_alone()
+        self._start_suspects()
+        while self._attempts.free > 0 and (ref := trials.pick(alone=False)):
+            self._reserve(ref)
+        self._try_alone()  # no other one may be left
+        free = self._attempts.free
+        ready = queue.draw(max(0, free), self._core.governor.crowded)
+        begins = [ref for ref in ready if not self._lot.keeps(ref)]
+        for ref in begins:
+            self._reserve(ref)
+        self._start_suspects()  # no better task may be left
+        reopened = self._suspects.make_room()
+        kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
+        if reopened or kept:
+            core.wake()
+        elif free > 0 and not self._attempts.active:
+            self._lot.shortage.nothing_goes_on()
+
+    def _try_alone(self) -> None:
+        while self._attempts.free_alone and (ref := self._lot.trials.pick(alone=True)):
+            self._reserve(ref, alone=True)
+
+    def _start_suspects(self) -> None:
+        while ref := self._suspects.take():
+            if not self._lot.keeps(ref):
+                self._reserve(ref, alone=True)
+
+    def startable(self) -> Ref | None:
+        """Return a task that would be started now; None after each look."""
+        stopped = self._core.closing or self._lot.stopped or self._rooms.closed
+        return None if stopped or self._attempts.free <= 0 else self._core.lifecycle.queue.next()
+
+    def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
+        self._lot.shortage.something_goes_on()
+        self._attempts.reserve(ref, alone=alone)
