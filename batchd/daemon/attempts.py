@@ -114,8 +114,8 @@ class Attempts:
                 self._run(active)
             case Stop():
                 self._stop(active)
-            case Suspend():
-                self._core.spawn(self._suspend(active))
+            case Suspend(wish=wish):
+                self._core.spawn(self._suspend(active, wish))
             case Recover(counted=counted, alone=alone):
                 self._core.spawn(self._recover(active, counted=counted, alone=alone))
 
@@ -262,11 +262,10 @@ class Attempts:
         elif wish.cause == "park":  # a pool that drains says so itself
             self._pool.send(ref, wire.Park(ref, active.attempt, wish.message))
 
-    async def _suspend(self, active: Active) -> None:
+    async def _suspend(self, active: Active, wish: Suspended | None) -> None:
         """Note that a task gave its slot back."""
-        core, ref = self._core, active.ref
-        event = active.suspended or core.lifecycle.entries[ref].wish
-        assert isinstance(event, Suspended), "it gave its slot back"
+        core, ref, event = self._core, active.ref, wish or active.suspended
+        assert event is not None, "its worker has said so"
         status = Status.PARKED if event.cause == "park" else Status.QUEUED
         await core.durable(partial(core.store.suspend, ref, active.attempt, status, event.message))
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from batchd.events import Suspended
 from batchd.records import Reason, Ref, Status
 
 
@@ -41,6 +42,8 @@ class Suspend:
     """Write that an attempt gave its slot back."""
 
     ref: Ref
+    #: What it was asked to give it back with; None: its worker has said so itself.
+    wish: Suspended | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
+from batchd.events import Suspended
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import (
     Confirm,
@@ -82,6 +83,13 @@ def recover(entry: Entry, given: inputs.Lost) -> Effect:
     return Recover(entry.ref, given.counted, given.alone)
 
 
+def suspend(entry: Entry, _: object) -> Effect:
+    """Write that it gave its slot back, as it was asked to."""
+    # Here, and not when it is written: somebody may cancel it in between.
+    assert isinstance(entry.wish, Suspended), "nothing else makes it wait"
+    return Suspend(entry.ref, entry.wish)
+
+
 def end(_: Entry, given: inputs.GiveUp | inputs.Refused | inputs.Broke) -> Effect:
     """End it as the input says."""
     return given.end
@@ -129,13 +137,13 @@ def _while_it_starts() -> Iterator[Row]:
     yield Row(reserved, inputs.Dispatched, None, Phase.STARTING)
     yield Row(reserved, inputs.Lost, None, Phase.SUSPENDED, (recover,))
     yield Row(starting, inputs.Ready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(starting, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Ready, is_halted, Phase.SUSPENDED, (Free, suspend))
     yield Row(starting, inputs.Ready, None, Phase.RUNNING, (Run,))
     yield Row(starting, inputs.Refused, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(starting, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.Refused, is_halted, Phase.SUSPENDED, (Free, suspend))
     yield Row(starting, inputs.Refused, None, Phase.ENDING, (Free, end))
     yield Row(starting, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, Suspend))
+    yield Row(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, suspend))
     yield Row(starting, inputs.Lost, None, Phase.SUSPENDED, (recover,))
 
 

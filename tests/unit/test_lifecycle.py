@@ -331,6 +331,24 @@ def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
     assert lifecycle.entries[ref].phase is Phase.ENDING
 
 
+def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
+    """What is written is what it was turned away with, whatever is wished by the time it is written."""
+    lifecycle, ref = Lifecycle(), Ref("b", "1")
+    for given in (
+        inputs.Accepted(_facts(ref)),
+        inputs.SlotFree(ref),
+        inputs.Dispatched(ref, 1),
+    ):
+        lifecycle.take(given)
+    away = Suspended(at=1.0, cause="park", message="its provider is parked")
+    found = lifecycle.take(inputs.TurnedAway(ref, away))
+    lifecycle.take(inputs.Cancel(ref, CancelRequested(at=2.0, message="enough")))
+    assert found == [effects.Free(ref), effects.Suspend(ref, away)]
+    assert lifecycle.take(inputs.Settled(ref)) == [
+        End(ref, Status.CANCELLED, Reason.USER, "enough")
+    ]
+
+
 def test_what_comes_after_a_failure_ends_with_it() -> None:
     """All that comes after a failed task, and after that, is cancelled at once, with the one that failed named."""
     lifecycle = Lifecycle()
