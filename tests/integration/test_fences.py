@@ -374,7 +374,7 @@ def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
             (worker,) = daemon._parts.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-            await daemon._parts.reloader.tune({"changes": {"sandbox.max_processes": "77"}})
+            await daemon._parts.reloader.tune({"sandbox.max_processes": "77"}, reset=False)
             await daemon.submit("b.json", batch("b"))
             await asyncio.to_thread(until, lambda: worker.retiring)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
