@@ -160,6 +160,9 @@ class Attempts:
         self.take(inputs.Dispatched(ref, active.attempt))
         task = active.task = core.store.task(ref)
         closed = await starting.closed(core, task)
+        if core.lifecycle.entries[ref].wish is not None:
+            self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
+            return
         self.take(starting.prepared(core, active, task, active.given, closed))
 
     def _run(self, active: Active) -> None:
@@ -288,9 +291,6 @@ class Attempts:
                 await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
         except StaleAttemptError:
             pass  # it has ended: `finished` has what it ended with
-        if core.closing:
-            self._forget(active)
-            return
         worn_out = None
         if alone and crashes >= core.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"

@@ -78,9 +78,11 @@ class ParkingLot(Listener):
         """Whether nothing at all may start."""
         return self._register.stopped
 
-    def given_back(self, active: Iterable[Ref]) -> int:
-        """Return how many tasks have begun and wait without a slot; ``active``: those that have one."""
-        return len(self._given_back) - sum(ref in self._given_back for ref in active)
+    @property
+    def given_back(self) -> int:
+        """How many tasks have begun and wait without a slot."""
+        entries = self._core.lifecycle.entries
+        return sum(ref in entries and entries[ref].phase.waits for ref in self._given_back)
 
     def gone(self, ref: Ref, model: str) -> bool:
         """Whether a task waits for a model that is gone: its own, or its judge's."""
@@ -311,8 +313,10 @@ class ParkingLot(Listener):
             if not parking.cause.reason:
                 core.governor.outages.pause(parking.name)
         if not parking.cause.reason and parking.scope is not Scope.DAY:
+            running = {active.ref for active in self._attempts.active}
             for ref in self._register.concerned(*key):
-                self._attempts.halt(ref, parking.message)
+                if ref in running:
+                    self._attempts.halt(ref, parking.message)
 
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""

@@ -40,7 +40,7 @@ class Write(Protocol):
         """Return what ``write`` does."""
 
 
-def _wanted() -> None:
+def wanted() -> None:
     """Let tasks end in any case."""
 
 
@@ -61,8 +61,12 @@ class Publisher:
         for ref in restored.unpublished:
             self._core.note(inputs.Unpublished(ref))
             self._core.spawn(self.publish(ref))
+        unpublished = {*restored.unpublished}
         for ref, status in restored.ended:
-            self._follow(inputs.Published(ref, status))
+            if (
+                ref not in unpublished
+            ):  # else it is still here, and what comes after it waits for its files
+                self._follow(inputs.Published(ref, status))
 
     async def finish(self, end: End) -> None:
         """End a task that no worker can end itself, and publish its result."""
@@ -92,16 +96,23 @@ class Publisher:
                 self._after.clear()
 
     async def finish_all(
-        self, ends: Iterable[End], write: Write, check: Callable[[], None] = _wanted
+        self,
+        ends: Iterable[End],
+        write: Write,
+        *,
+        check: Callable[[], None] = wanted,
+        begin: Callable[[End], bool] = lambda _: True,
     ) -> None:
         """End tasks that no worker has, many in a transaction; return once that is durable, before they are published.
 
-        ``ends`` come batch by batch, and are taken as they are needed. ``write``: how the store is written to; what it
-        raises leaves those that are left as they were. ``check``: asked before each transaction, in it: raises
-        ``BatchdError`` where its tasks are not to end.
+        ``ends`` come batch by batch. ``write``: how the store is written to; what it raises leaves those that are left
+        as they were. ``check``: asked before the first transaction, in it: raises ``BatchdError`` where nothing is to
+        end. ``begin``: has a task be ending, just before its transaction, and returns whether it is; without it all are.
         """
         for some in _grouped(ends):
-            await self._finish_some(some, write, check)
+            if begun := [end for end in some if begin(end)]:
+                await self._finish_some(begun, write, check)
+                check = wanted
 
     async def _finish_some(
         self, ends: Sequence[End], write: Write, check: Callable[[], None]
@@ -133,10 +144,12 @@ class Publisher:
                     raise outcome
         except BatchdError:
             for end in left.values():
-                core.note(inputs.EndRefused(end.ref))
+                self._follow(inputs.EndRefused(end.ref))
             raise
 
     def _publish_soon(self, batch: Batch, names: Sequence[str]) -> None:
+        if not names:
+            return  # the batch may be over before an order is
         begins = batch.name not in self._backlog
         self._backlog.setdefault(batch.name, []).extend(names)
         if begins and self._orders:
@@ -160,7 +173,7 @@ class Publisher:
 
     def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
         """Note a durable end; without ``model`` it is another one, and known."""
-        self._core.note(inputs.Ended(ref, event.status))
+        self._core.lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if model:
             TaskLog(ref, 0, model).event(event)
             self._core.listeners.task_event(ref, event)
@@ -225,9 +238,9 @@ class Publisher:
         core.listeners.task_finished(ref, finished)
         self._follow(inputs.Published(ref, finished.status))
 
-    def _follow(self, published: inputs.Published) -> None:
+    def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:
         """End what comes after a task that did not complete."""
-        ends = [e for e in self._core.lifecycle.take(published) if isinstance(e, End)]
+        ends = [e for e in self._core.lifecycle.take(given) if isinstance(e, End)]
         if ends:
             self._core.spawn(self.finish_all(ends, self._core.durable))
 

@@ -1,6 +1,6 @@
-"""The shadow: holds what the lifecycle makes of its inputs against what the daemon's own classes say.
+"""The shadow: holds the lifecycle's entries against what else the daemon knows of tasks that have a slot or a result.
 
-For tests, which set ``BATCHD_SHADOW``: a difference ends the daemon. It goes once the lifecycle decides.
+For tests, which set ``BATCHD_SHADOW``: a difference ends the daemon.
 """
 
 from __future__ import annotations

@@ -176,6 +176,6 @@ class Lifecycle:
         for each in failed:
             for ref in self._dependants.pop(each, ()):
                 entry = self._entries.get(ref)
-                if entry is not None and entry.phase.waits:
+                if entry is not None and entry.ended is None:
                     yield inputs.GiveUp(End(ref, Status.CANCELLED, Reason.DEPENDENCY, message))
                     failed.append(ref)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.directories import Lane, Rank, Taken
+from batchd.lifecycle.effects import End
 from batchd.records import HoldKey, Ref, Status
 
 #: What an attempt was asked to stop with: to end, or to give its slot back.
@@ -97,6 +98,8 @@ class Entry:
     attempt: int = 0
     #: What the attempt was asked to stop with.
     wish: Wish | None = None
+    #: How it ends where it does not end otherwise: what it comes after has failed.
+    doom: End | None = None
     #: How it ended, once that is durable.
     ended: Status | None = None
     # Where it stands in the queue, which alone changes what follows.

@@ -172,6 +172,10 @@ class GiveUp(_Input):
 
     end: End
 
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.doom = entry.doom or self.end
+
     @property
     def ref(self) -> Ref:
         """The task."""

@@ -75,6 +75,11 @@ def is_worn_out(_: Entry, given: inputs.Settled) -> bool:
     return given.worn_out is not None
 
 
+def is_doomed(entry: Entry, _: object) -> bool:
+    """What it comes after has failed meanwhile."""
+    return entry.doom is not None
+
+
 # Effects
 
 
@@ -101,6 +106,12 @@ def end_cancelled(entry: Entry, _: object) -> Effect:
     # The dispatch of one that is about to start is none that was tried.
     attempts = entry.attempt - 1 if entry.phase is Phase.STARTING else 0
     return End(entry.ref, Status.CANCELLED, Reason.USER, message or CANCELLED, attempts)
+
+
+def end_doomed(entry: Entry, _: object) -> Effect:
+    """End it, as what it comes after has failed."""
+    assert entry.doom is not None, "it is doomed"
+    return entry.doom
 
 
 def end_worn_out(_: Entry, given: inputs.Settled) -> Effect:
@@ -170,6 +181,7 @@ def _once_it_has_stopped() -> Iterator[Row]:
     yield Row(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,))
     yield Row(Phase.SUSPENDED, inputs.Settled, None, None)
     yield Row(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,))
+    yield Row(Phase.ENDING, inputs.EndRefused, is_doomed, Phase.ENDING, (end_doomed,))
     yield Row(Phase.ENDING, inputs.EndRefused, None, None)
     yield Row(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED)
     # What its worker said last may become durable late.

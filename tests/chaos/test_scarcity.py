@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_stops_the_spending_until_there_is_room(
     """While the store cannot write, no new call is made; with room again, all goes on, killed or not."""
     more = '[paths]\noutbox = "small/outbox"\nstate = "small/state"\n'
     with (
-        arena(tmp_path, "--latency", "0.05", more=more) as (place, model),
+        arena(tmp_path, "--latency", "0.5", more=more) as (place, model),
         _small_disk(place) as small,
     ):
         try:

@@ -18,7 +18,7 @@ from batchd.control.giver import Giver
 from batchd.daemon import Daemon, Listener
 from batchd.daemon.core import Core
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
-from batchd.events import Event, TaskFinished, TaskStarted, Terms, encode
+from batchd.events import CancelRequested, Event, TaskFinished, TaskStarted, Terms, encode
 from batchd.lifecycle import Phase, inputs
 from batchd.lifecycle.effects import End
 from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
@@ -106,12 +106,40 @@ def _given_up(core: Core, refs: Sequence[Ref]) -> Iterator[End]:
         yield from (effect for effect in effects if isinstance(effect, End))
 
 
+def _cancelled(core: Core, refs: Sequence[Ref]) -> Iterator[End]:
+    """Yield the ends of tasks that an order ends, each as it is asked for."""
+    for ref in refs:
+        wish = CancelRequested(at=1.0, message="no")
+        effects = core.lifecycle.take(inputs.Cancel(ref, wish))
+        yield from (effect for effect in effects if isinstance(effect, End))
+
+
 def parts_of(daemon: Daemon) -> tuple[Core, Any]:
     """Return what a daemon is made of."""
     return daemon._core, daemon._parts
 
 
-async def order(parts: Any, target: str, by: Giver | None = None) -> Cancelled:
+class Gone(Giver):
+    """Somebody who leaves while the order waits for the store."""
+
+    def insist(self) -> None:
+        """Be gone, once asked by the store's thread."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise WithdrawnError from None
+
+
+async def _begun(core: Core, ref: Ref) -> None:
+    """Have a task begin, and give its slot back."""
+    given = await core.store.dispatch(ref)
+    model = ModelSetup(name="standin/steps-1", price=None)
+    started = encode(TaskStarted(at=1.0, terms=Terms(model=model, judge=model)))
+    await core.store.record(ref, given.attempt, 0, [msgspec.Raw(started)])
+    await core.store.suspend(ref, given.attempt, Status.QUEUED)
+
+
+async def order(parts: Any, *target: str, by: Giver | None = None) -> Cancelled:
     """Order the end of a batch."""
     request = Cancel(target=target, message="no")
     answer: Cancelled = await parts.commands.carry_out(request, by or Giver.here())
@@ -158,22 +186,12 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
     """The giver is gone when its turn at the disk comes: nothing has ended, and everything may start or be cancelled."""
     watch = Watch()
 
-    class Gone(Giver):
-        """Somebody who leaves while the order waits for the store."""
-
-        def insist(self) -> None:
-            """Be gone, once asked by the store's thread."""
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                raise WithdrawnError from None
-
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             core, parts = parts_of(daemon)
             await daemon.submit("games.json", request(3))
             with pytest.raises(WithdrawnError):
-                await order(parts, "games", Gone(0, 0))
+                await order(parts, "games", by=Gone(0, 0))
             assert watch.durable == []
             assert core.lifecycle.counts[Phase.QUEUED] == 3
             assert await order(parts, "games") == Cancelled(cancelled=3)
@@ -215,11 +233,7 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
             core, parts = parts_of(daemon)
             await daemon.submit("games.json", request(3))
             refs = [Ref("games", f"{i:03d}") for i in range(1, 4)]
-            given = await core.store.dispatch(refs[0])
-            model = ModelSetup(name="standin/steps-1", price=None)
-            started = encode(TaskStarted(at=1.0, terms=Terms(model=model, judge=model)))
-            await core.store.record(refs[0], given.attempt, 0, [msgspec.Raw(started)])
-            await core.store.suspend(refs[0], given.attempt, Status.QUEUED)
+            await _begun(core, refs[0])
             writes: list[object] = []
 
             async def once(write: Callable[[], Awaitable[T]]) -> T:
@@ -229,15 +243,54 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
                 return await write()
 
             with pytest.raises(NotPossibleError):
-                await parts.publisher.finish_all(_given_up(core, refs), once)
+                await parts.publisher.finish_all(_cancelled(core, refs), once)
             await core.idle()
             assert sorted(watch.published) == refs[1:]
-            await parts.publisher.finish_all(_given_up(core, refs[:1]), core.durable)
+            await parts.publisher.finish_all(_cancelled(core, refs[:1]), core.durable)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())
     assert sorted(watch.published) == sorted(watch.durable)
     assert len(watch.published) == 3
+
+
+def test_a_batch_that_ends_while_an_order_goes_on_ends_nothing_else(tmp_path: Path) -> None:
+    """Its tasks had begun, each ends by itself, and its summary is written before the order's last transaction."""
+    watch, many = Watch(), 1201
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            await daemon.submit("begun.json", request(1))
+            await daemon.submit("many.json", request(many))
+            await _begun(core, Ref("begun", "001"))
+            assert await order(parts, "begun", "many") == Cancelled(cancelled=many + 1)
+            await daemon.batch_done("begun")
+            await daemon.batch_done("many")
+            await core.idle()
+
+    asyncio.run(scenario())
+    assert len(watch.published) == many + 1
+
+
+def test_an_order_over_batches_that_is_given_up_leaves_all_of_them_as_they_were(
+    tmp_path: Path,
+) -> None:
+    """No task of the batches that had not had their turn stays behind, and the next order ends them all."""
+    watch = Watch()
+
+    async def scenario() -> None:
+        async with opened(tmp_path, watch) as daemon:
+            core, parts = parts_of(daemon)
+            await daemon.submit("a.json", request(2))
+            await daemon.submit("b.json", request(2))
+            with pytest.raises(WithdrawnError):
+                await order(parts, "a", "b", by=Gone(0, 0))
+            assert core.lifecycle.counts[Phase.QUEUED] == 4
+            assert await order(parts, "a", "b") == Cancelled(cancelled=4)
+
+    asyncio.run(scenario())
+    assert len(watch.published) == 4
 
 
 def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> None:

@@ -349,6 +349,21 @@ def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
     ]
 
 
+def test_one_whose_cancel_is_refused_ends_with_what_it_comes_after() -> None:
+    """What it comes after failed while the order was on its way: it would wait for that for ever."""
+    lifecycle = Lifecycle()
+    first, second = Ref("b", "1"), Ref("b", "2")
+    lifecycle.take(inputs.Accepted(_facts(first)))
+    lifecycle.take(inputs.Accepted(_facts(second, first)))
+    lifecycle.take(inputs.Cancel(second, CancelRequested(at=1.0, message="enough")))
+    lifecycle.take(inputs.GiveUp(End(first, Status.ERROR, Reason.AUTH, "no key")))
+    lifecycle.take(inputs.Ended(first, Status.ERROR))
+    assert lifecycle.take(inputs.Published(first, Status.ERROR)) == []
+    message = "it comes after 1, which ended as error"
+    doomed = End(second, Status.CANCELLED, Reason.DEPENDENCY, message)
+    assert lifecycle.take(inputs.EndRefused(second)) == [doomed]
+
+
 def test_what_comes_after_a_failure_ends_with_it() -> None:
     """All that comes after a failed task, and after that, is cancelled at once, with the one that failed named."""
     lifecycle = Lifecycle()

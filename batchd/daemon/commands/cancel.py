@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from batchd.control import Cancel, Cancelled
 from batchd.control.giver import Giver
@@ -12,12 +13,13 @@ from batchd.daemon.attempts import Attempts
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
 from batchd.daemon.core import Core
-from batchd.daemon.publisher import Publisher
+from batchd.daemon.publisher import Publisher, wanted
 from batchd.errors import BatchdError, NotPossibleError
 from batchd.events import CancelRequested
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Cause, HoldKey, Ref, Scope, Status
+from batchd.lifecycle.table import CANCELLED
+from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
 
 #: Tasks that are cancelled in one transaction.
 _CHUNK = 500
@@ -64,14 +66,21 @@ class Cancelling:
         hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
             core.hold(ref, hold)  # nothing of it starts any more
-        finish, check = self._publisher.finish_all, {"check": by.insist} if by else {}
+        wish = CancelRequested(at=time.time(), message=message)
+        said = message or CANCELLED
+        ends = [End(ref, Status.CANCELLED, Reason.USER, said) for ref in idle]
+
+        def begin(end: End) -> bool:
+            return bool(core.lifecycle.take(inputs.Cancel(end.ref, wish)))
+
+        finish = partial(self._publisher.finish_all, write=core.ordered, begin=begin)
         try:
             with self._publisher.ending_many():
-                await finish(self._cancelled(idle[:_CHUNK], message), core.ordered, **check)
+                await finish(ends[:_CHUNK], check=by.insist if by else wanted)
                 for ref in refs:
                     if ref in active:
                         self._attempts.cancel(ref, message)
-                await finish(self._cancelled(idle[_CHUNK:], message), core.ordered)
+                await finish(ends[_CHUNK:])
         except NotPossibleError as error:
             done = sum(not core.lifecycle.open(ref) for ref in idle)
             if not done:
@@ -80,10 +89,3 @@ class Cancelling:
         finally:
             for ref in idle:
                 core.lift(ref, hold)
-
-    def _cancelled(self, refs: Sequence[Ref], message: str) -> Iterator[End]:
-        """Yield the ends of tasks without a slot, each as it is asked for: until then it is as it was."""
-        wish = CancelRequested(at=time.time(), message=message)
-        for ref in refs:
-            effects = self._core.lifecycle.take(inputs.Cancel(ref, wish))
-            yield from (effect for effect in effects if isinstance(effect, End))

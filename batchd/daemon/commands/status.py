@@ -47,7 +47,7 @@ class FrontDesk:
     async def status(self, _request: Status, _by: Giver) -> Standing:
         """Return how the daemon does."""
         core, active = self._core, self._attempts.active
-        given_back = self._lot.given_back(each.ref for each in active)
+        given_back = self._lot.given_back
         return Standing(
             pid=os.getpid(),
             version=__version__,
@@ -89,7 +89,7 @@ class FrontDesk:
         """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""
         core, lot, active = self._core, self._lot, self._attempts.active
         workers, parkings = self._pool.workers, lot.parkings
-        given_back = lot.given_back(each.ref for each in active)
+        given_back = lot.given_back
         return Figures(
             draining=core.closing,
             batches=len(self._batches),
