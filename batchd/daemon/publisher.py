@@ -61,11 +61,10 @@ class Publisher:
         for ref in restored.unpublished:
             self._core.note(inputs.Unpublished(ref))
             self._core.spawn(self.publish(ref))
-        unpublished = {*restored.unpublished}
+        # What comes after one that is still here waits for its files.
+        here = self._core.lifecycle.entries
         for ref, status in restored.ended:
-            if (
-                ref not in unpublished
-            ):  # else it is still here, and what comes after it waits for its files
+            if ref not in here:
                 self._follow(inputs.Published(ref, status))
 
     async def finish(self, end: End) -> None:

@@ -513,20 +513,17 @@ def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> N
     assert spool.result("b", "001")["status"] == "completed"
 
 
-def _fork_server() -> int:
-    return forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined,no-any-return]
-
-
 def _stopped_fork_server() -> int:
     """Stop the fork server, and return its number."""
-    server = _fork_server()
+    server: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     os.kill(server, signal.SIGSTOP)
     return server
 
 
-async def _another_fork_server(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait until there is another one, whose workers may take as long as they need."""
-    await asyncio.to_thread(until, lambda: _fork_server() != server)
+async def _ended_fork_server(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until it is killed; workers of the next one may take as long as they need."""
+    stat = Path(f"/proc/{server}/stat")
+    await asyncio.to_thread(until, lambda: not stat.exists() or ") Z " in stat.read_text())
     monkeypatch.setattr("batchd.pool.supervisor._START_S", 60.0)
 
 
@@ -544,7 +541,7 @@ def test_a_fork_server_that_stands_still_holds_nobody_up(
             )
             server = _stopped_fork_server()
             await daemon.submit("b.json", batch(*"abcd"))
-            await _another_fork_server(server, monkeypatch)
+            await _ended_fork_server(server, monkeypatch)
             async with asyncio.timeout(PATIENCE_S):
                 await daemon.batch_done("b")
 
@@ -605,7 +602,7 @@ def test_a_worker_that_is_being_started_has_no_process_number(
             await daemon.submit("b.json", batch(*"ab"))
             await asyncio.to_thread(until, lambda: len(status(tmp_path)["workers"]) == 2)
             told = await asyncio.to_thread(status, tmp_path)
-            await _another_fork_server(server, monkeypatch)
+            await _ended_fork_server(server, monkeypatch)
             await daemon.batch_done("b")
         return told
 
