@@ -20,10 +20,10 @@ def run(args: argparse.Namespace) -> int:
     """Have them ended, and say how many there were."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, Cancel(target=given, message=args.message))
-    return controlling.tell(answer, told(given, answer), json=args.json)
+    return controlling.tell(answer, lines(given, answer), json=args.json)
 
 
-def told(given: Sequence[str], answer: Cancelled) -> list[str]:
+def lines(given: Sequence[str], answer: Cancelled) -> list[str]:
     """Return what the answer says."""
     count = words.counted(answer.cancelled, "task")
     return [f"{words.listed(given)}: {count} cancelled"]

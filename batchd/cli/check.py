@@ -113,9 +113,9 @@ def _visible(settings: config.Config) -> Iterator[Line]:
 def _daemon(settings: config.Config) -> Iterator[Line]:
     try:
         answer = control.ask(Path(settings.paths.state), control.Status())
-        told = f"process {answer.pid}, version {answer.version}"
+        text = f"process {answer.pid}, version {answer.version}"
         mend = versions.differs(answer.version)
-        yield Line("note" if mend else "ok", "daemon", told, mend)
+        yield Line("note" if mend else "ok", "daemon", text, mend)
         for trouble in answer.troubles:
             if trouble.what == "unknown_work":
                 yield Line("note", "store", trouble.message, trouble.mend)

@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> int:
     """Have it paused, and say how many tasks wait now."""
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, Pause(scope=scope, name=name, message=args.message))
-    return controlling.tell(answer, told(scope, name, answer), json=args.json)
+    return controlling.tell(answer, lines(scope, name, answer), json=args.json)
 
 
-def told(scope: Scope, name: str, answer: Paused) -> list[str]:
+def lines(scope: Scope, name: str, answer: Paused) -> list[str]:
     """Return what the answer says."""
     judged = answer.judged
     only = f", {judged:,} of them for a judge: they work until they are judged" if judged else ""

@@ -26,10 +26,10 @@ def run(args: argparse.Namespace) -> int:
     """Have it go on, and say what does, what must answer first, and what is still held by something else."""
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, Resume(scope=scope, name=name))
-    return controlling.tell(answer, [*told(scope, name, answer)], json=args.json)
+    return controlling.tell(answer, [*lines(scope, name, answer)], json=args.json)
 
 
-def told(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:
+def lines(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:
     """Yield what the answer says."""
     what, trying, held = words.named(scope or "", name), answer.trying, answer.held
     everything = scope in {None, Scope.ALL}
@@ -46,12 +46,12 @@ def told(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:
         yield from parking.lines(_parking(each) for each in held)
 
 
-def _parking(told: Held) -> Parking:
+def _parking(held: Held) -> Parking:
     return Parking(
-        scope=Scope(told.scope),
-        name=told.name,
-        cause=Cause(told.cause),
-        message=told.message,
-        since=told.since,
-        tried_s=told.tried_s,
+        scope=Scope(held.scope),
+        name=held.name,
+        cause=Cause(held.cause),
+        message=held.message,
+        since=held.since,
+        tried_s=held.tried_s,
     )

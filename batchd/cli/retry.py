@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
         args.config,
         Retry(target=given, failed=args.failed, model=args.model or "", claim=ulid()),
     )
-    return controlling.tell(answer, told(answer), json=args.json)
+    return controlling.tell(answer, lines(answer), json=args.json)
 
 
-def told(answer: Retried) -> list[str]:
+def lines(answer: Retried) -> list[str]:
     """Return what the answer says."""
     return [
         f"{run.batch}: {words.counted(run.tasks, 'task')} of {run.retry_of} queued again"

@@ -120,11 +120,11 @@ def _prompted(args: argparse.Namespace) -> bytes:
 def _alive(state: Path, *, heed: bool = False) -> bool:
     """Return whether a daemon runs; ``heed``: tell where it is of another version."""
     try:
-        told = control.ask(state, control.Status())
+        answer = control.ask(state, control.Status())
     except NoDaemonError:
         return False
     if heed:
-        common.complain(versions.differs(told.version))
+        common.complain(versions.differs(answer.version))
     return True
 
 

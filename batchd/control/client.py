@@ -43,9 +43,9 @@ def ask(
     Raises ``BatchdError`` also for an answer that is none: another version's.
     """
     verb, fields = coding.verb(type(message)), coding.fields(message)
-    told = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
+    given = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
     try:
-        return coding.answer(message, told)
+        return coding.answer(message, given)
     except msgspec.ValidationError as error:
         raise BatchdError(
             f"the daemon on {state} answers {verb} as batchd {__version__} does not understand ({error}): "
@@ -64,7 +64,7 @@ def request(
 ) -> dict[str, Any]:
     """Ask in the protocol's own words: a verb and its fields, as JSON has them; return the answer's fields.
 
-    ``heed`` is told which version answered, a refusal too; empty: one that does not tell yet. ``waiting`` is called
+    ``heed`` gets the version that answered, with a refusal too; empty: one that does not say yet. ``waiting`` is called
     once, where the answer is not there within a few seconds.
 
     Raises ``NoDaemonError`` where none runs, ``NoAnswerError`` where one does and says nothing for

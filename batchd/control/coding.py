@@ -34,7 +34,7 @@ _KINDS: tuple[type[Request[Any]], ...] = (
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[Request[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
 
-#: What each field of a request is to be, for whoever gave something else.
+#: What each field of a request is to be, for the message about something else.
 _WANTED: Mapping[str, str] = {
     "target": "it needs a target: BATCH or BATCH/TASK",
     "message": "a message is text",
@@ -85,11 +85,11 @@ def request(kind: type[Request[A]], given: Mapping[str, Any]) -> Request[A]:
         raise UsageError(_complaint(str(error), known(kind, given))) from None
 
 
-def answer(asked: Request[A], told: Mapping[str, Any]) -> A:
+def answer(asked: Request[A], given: Mapping[str, Any]) -> A:
     """Return the answer that has these fields. Raises ``msgspec.ValidationError``."""
     (base,) = type(asked).__dict__["__orig_bases__"]
     (kind,) = get_args(base)
-    converted: A = msgspec.convert(told, kind)
+    converted: A = msgspec.convert(given, kind)
     return converted
 
 

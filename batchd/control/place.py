@@ -17,7 +17,7 @@ _ADDRESS_BYTES = 108
 def address(state: Path) -> Iterator[str]:
     """Give a path to the socket, its own if that is short: 108 bytes are all that a socket's address holds.
 
-    By its own path whoever looks for sockets below some folder sees at once that it lies elsewhere.
+    By its own path a search for sockets below some folder sees at once that it lies elsewhere.
     """
     plain = str(state / NAME)
     if state.is_absolute() and len(os.fsencode(plain)) < _ADDRESS_BYTES:

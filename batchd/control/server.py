@@ -49,7 +49,7 @@ class Server:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. Whoever calls this holds the spool's lock, so an old socket is nobody's."""
+        """Listen. The caller holds the spool's lock, so an old socket has no daemon."""
         listener = _bind(self._state)
         self._server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=_MAX_LINE, backlog=_BACKLOG
@@ -147,7 +147,7 @@ def _peer(sock: socket.socket) -> Giver:
 def _bind(state: Path) -> socket.socket:
     _unlink(state)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Before it is bound, so that nobody else can ever connect.
+    # Before it is bound, so that no one else can ever connect.
     os.fchmod(listener.fileno(), 0o600)
     with address(state) as where:
         listener.bind(where)

@@ -71,7 +71,7 @@ class Warned(msgspec.Struct, frozen=True):
 
     #: ``provider/model``.
     model: str
-    #: The day, as in 2026-12-11; None: it is gone, and nobody says since when.
+    #: The day, as in 2026-12-11; None: it is gone, and since when is not known.
     on: str | None
     message: str
     mend: str

@@ -181,7 +181,7 @@ class Attempts:
         # In a thread: the answer may come over a network.
         await asyncio.to_thread(check_user, self._core.config.sandbox_policy())
 
-    # What the pool tells
+    # What the pool reports
 
     def message(self, worker: Worker, message: Any) -> None:
         """Serve a message of a worker."""

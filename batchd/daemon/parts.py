@@ -51,7 +51,7 @@ class Parts:
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
         self.publisher.restore(restored)
         for batch in torn:
-            self.core.spawn(self.commands.rerun.mend(batch))
+            self.core.spawn(self.commands.rerun.bring_again(batch))
         self.lot.restore(restored.parked, restored.queued)
         self.scratch.sweep(task.ref for task in restored.queued)
         gc.freeze()

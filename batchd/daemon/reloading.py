@@ -32,7 +32,7 @@ _FIXED: Mapping[Place, str] = {
     ("spool", "settle_s"): "the inbox is watched from the start on",
     ("spool", "scan_s"): "the inbox is watched from the start on",
 }
-#: Tables that may hold secrets: what is in them is not told.
+#: Tables that may hold secrets: what is in them is not shown.
 _SECRET = {"headers", "extra_body"}
 
 
@@ -89,7 +89,7 @@ class Reloader:
             self._take(configuration.changed(self._read_last, changes))
             self._changes = changes
             self._core.governor.try_parked()
-        return told({dotted(place): text for place, text in changes.items()})
+        return shown({dotted(place): text for place, text in changes.items()})
 
     def again(self) -> None:
         """Take over the present configuration once more: keys may have changed in their files."""
@@ -116,7 +116,7 @@ class Reloader:
         self._core.wake()
 
 
-def told(changes: Mapping[str, Any]) -> dict[str, str]:
+def shown(changes: Mapping[str, Any]) -> dict[str, str]:
     """Return changes by their keys as they may be shown: without secrets."""
     return {
         str(key): "…" if _SECRET & set(str(key).split(".")) else str(text).partition("?")[0]

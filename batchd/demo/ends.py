@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, cast
 
 from batchd.records import Answer, FinishReason
 
-#: Beside the ends that batchd tells apart: a model that declines, a window that is full, a turn that goes on, a call that fails
+#: Beside the ends that batchd distinguishes: a model that declines, a window that is full, a turn that goes on, a call that fails
 #: with status 200.
 AnswerEnd: TypeAlias = Literal[FinishReason, "refusal", "full", "pause", "failed"]
 

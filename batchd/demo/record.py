@@ -70,7 +70,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-#: The ends that are told apart; any other is a stop.
+#: The ends that are distinguished; any other is a stop.
 _FINISHED: Mapping[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
 
 

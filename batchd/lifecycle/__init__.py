@@ -37,7 +37,7 @@ class Lifecycle:
 
     @property
     def entries(self) -> Mapping[Ref, Entry]:
-        """Every task that is here, for whoever only looks."""
+        """Every task that is here, to look at."""
         return MappingProxyType(self._entries)
 
     @property
@@ -120,7 +120,7 @@ class Lifecycle:
     def _take(self, given: Input) -> list[Effect]:
         entry = self._entries.get(given.ref)
         if entry is None:
-            return []  # it is published: whoever wanted something of it was late
+            return []  # it is published: what was wanted of it came late
         given.note(entry)
         before = entry.phase
         entry.phase, effects = decide(entry, given)

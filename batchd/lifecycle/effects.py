@@ -1,4 +1,4 @@
-"""What is to be done about a task, as values. Whoever performs one that takes time reports back with an input."""
+"""What is to be done about a task, as values. One that takes time comes back as an input."""
 
 from __future__ import annotations
 

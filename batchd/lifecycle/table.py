@@ -28,7 +28,7 @@ from batchd.lifecycle.effects import (
 from batchd.lifecycle.entry import Entry, Phase
 from batchd.records import Reason, Status
 
-#: What a cancelled task's result says where nobody said why.
+#: What a cancelled task's result says where no reason was given.
 CANCELLED = "cancelled"
 
 #: A condition. The entry has taken over what the input says.

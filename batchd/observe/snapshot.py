@@ -21,7 +21,7 @@ from batchd.store.rows import BatchRow, TaskRow
 
 #: What the daemon gets to say how it does: the store tells the rest (seconds).
 _PATIENCE_S = 3.0
-#: What a running task does before its worker has told, by its last event.
+#: What a running task does before its worker has said, by its last event.
 _STEPS: Mapping[str, Activity] = {
     "CallStarted": "model",
     "CallAnswered": "tool",
@@ -179,10 +179,10 @@ class Observer:
 
     def look(self) -> Snapshot:
         """Return how things stand now. Raises ``StoreError`` where the store cannot be read."""
-        told = ask(self._state)
+        answer = ask(self._state)
         if not (self._state / "batchd.db").exists():
             self.close()
-            return snapshot(told)
+            return snapshot(answer)
         try:
             batches = self._batches()
             rows = self.reader.running()
@@ -195,7 +195,7 @@ class Observer:
             self.close()  # another may have been put in its place
             raise
         return snapshot(
-            told,
+            answer,
             batches=batches,
             rows=rows,
             parked=parked,
@@ -215,8 +215,8 @@ class Observer:
 
 def agent_at(state: Path, row: TaskRow) -> Agent:
     """Return what is done for a running task: as the daemon says, or, where none does, as the store knows."""
-    told = ask(state)
-    running = told.running if isinstance(told, Standing) else ()
+    answer = ask(state)
+    running = answer.running if isinstance(answer, Standing) else ()
     doing = (each for each in running if each.task == str(row.ref))
     return _agent(row, next(doing, None))
 
@@ -232,7 +232,7 @@ def ask(state: Path) -> Standing | Unseen:
 
 
 def snapshot(
-    told: Standing | Unseen,
+    answer: Standing | Unseen,
     *,
     batches: Sequence[BatchRow] = (),
     rows: Sequence[TaskRow] = (),
@@ -243,12 +243,12 @@ def snapshot(
     unsettled_usd: float = 0.0,
 ) -> Snapshot:
     """Return a snapshot of what the daemon tells and what the store has; ``unsettled_usd``: of this day."""
-    known = told if isinstance(told, Standing) else None
+    known = answer if isinstance(answer, Standing) else None
     doing = {each.task: each for each in known.running} if known else {}
     return Snapshot(
         at=time.time(),
         daemon=_daemon(known, unsettled_usd) if known else None,
-        silent=told is Unseen.SILENT,
+        silent=answer is Unseen.SILENT,
         agents=tuple(
             _agent(row, doing.get(str(row.ref))) for row in rows if row.status is Status.RUNNING
         ),
@@ -262,15 +262,15 @@ def snapshot(
     )
 
 
-def _daemon(told: Standing, unsettled_usd: float) -> Daemon:
-    day = told.day
+def _daemon(answer: Standing, unsettled_usd: float) -> Daemon:
+    day = answer.day
     return Daemon(
-        pid=told.pid,
-        version=told.version,
-        started_at=told.started_at,
-        draining=told.draining,
-        workers=len(told.workers),
-        slots=told.slots,
+        pid=answer.pid,
+        version=answer.version,
+        started_at=answer.started_at,
+        draining=answer.draining,
+        workers=len(answer.workers),
+        slots=answer.slots,
         day=Day(
             limit_usd=day.limit_usd,
             spent_usd=day.spent_usd,
@@ -279,27 +279,27 @@ def _daemon(told: Standing, unsettled_usd: float) -> Daemon:
         )
         if day
         else None,
-        troubles=told.troubles,
+        troubles=answer.troubles,
     )
 
 
-def _agent(row: TaskRow, told: standing.Running | None) -> Agent:
-    if told is not None:
-        return Agent(row=row, step=told.step, detail=told.detail, since=told.since)
+def _agent(row: TaskRow, running: standing.Running | None) -> Agent:
+    if running is not None:
+        return Agent(row=row, step=running.step, detail=running.detail, since=running.since)
     return Agent(row=row, step=_STEPS.get(row.step, "starting"), detail="", since=row.since)
 
 
 def _providers(
-    told: Mapping[str, standing.Provider],
+    shown: Mapping[str, standing.Provider],
     parked: tuple[Parking, ...],
     rates: Mapping[str, Rate],
 ) -> Iterator[Provider]:
-    held: dict[str, list[Parking]] = {name: [] for name in told}
+    held: dict[str, list[Parking]] = {name: [] for name in shown}
     for each in parked:
         if each.scope is Scope.PROVIDER:
             held.setdefault(each.name, []).append(each)
     for name, why in sorted(held.items()):
-        rate, known = rates.get(name), told.get(name, standing.Provider())
+        rate, known = rates.get(name), shown.get(name, standing.Provider())
         yield Provider(
             name=name,
             under_way=known.under_way,

@@ -86,7 +86,7 @@ _REASONS = {
 
 
 class HoldKey(NamedTuple):
-    """What keeps a task from starting, as told apart from whatever else does."""
+    """The key of one hold: what keeps a task from starting, apart from all else that does."""
 
     scope: Scope
     #: Of what is parked; for ``Scope.TASK`` that of the task itself, or of the one that it comes after.
@@ -116,7 +116,7 @@ class Parking:
 
     @property
     def key(self) -> HoldKey:
-        """What tells it apart from all others."""
+        """Its key among all others."""
         return HoldKey(self.scope, self.name, self.cause)
 
 

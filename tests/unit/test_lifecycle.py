@@ -312,7 +312,7 @@ def _facts(ref: Ref, *after: Ref) -> Facts:
 
 
 def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
-    """Whoever cancels a task that has just given its slot back finds it, and it ends as cancelled."""
+    """A cancel that comes just after a task gave its slot back finds it, and it ends as cancelled."""
     lifecycle, ref = Lifecycle(), Ref("b", "1")
     halt = Suspended(at=1.0, cause="park", message="paused")
     for given in (

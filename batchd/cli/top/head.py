@@ -67,8 +67,8 @@ def _daemon(snapshot: Snapshot, width: int) -> Text:
 
 
 def _other_version(snapshot: Snapshot) -> Iterator[Text]:
-    if snapshot.daemon and (told := versions.differs(snapshot.daemon.version)):
-        yield Text(escape(told), "bold yellow")
+    if snapshot.daemon and (warning := versions.differs(snapshot.daemon.version)):
+        yield Text(escape(warning), "bold yellow")
 
 
 def _troubles(snapshot: Snapshot) -> Iterator[Text]:

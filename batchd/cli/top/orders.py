@@ -31,14 +31,14 @@ class Order:
     #: Asked before it is given; empty: it can be taken back.
     question: str
     #: Makes the lines of the answer.
-    told: Callable[[Any], list[str]] = field(compare=False)
+    lines: Callable[[Any], list[str]] = field(compare=False)
 
 
 def _order(
-    request: Request[A], command: str, question: str, told: Callable[[A], list[str]]
+    request: Request[A], command: str, question: str, lines: Callable[[A], list[str]]
 ) -> Order:
     """Return an order whose lines are made of the answer that it gets."""
-    return Order(request, command, question, told)
+    return Order(request, command, question, lines)
 
 
 def cancelling(target: str, what: str) -> Order:
@@ -47,7 +47,7 @@ def cancelling(target: str, what: str) -> Order:
         Cancel(target=(target,)),
         f"cancel {target}",
         f"Cancel {what}?",
-        lambda answer: cancel.told([target], answer),
+        lambda answer: cancel.lines([target], answer),
     )
 
 
@@ -58,7 +58,7 @@ def retrying(target: str, what: str, *, failed: bool) -> Order:
         Retry(target=(target,), failed=failed, claim=ulid()),
         f"retry {'--failed ' if failed else ''}{target}",
         f"Run {what} again?",
-        retry.told,
+        retry.lines,
     )
 
 
@@ -68,7 +68,7 @@ def pausing(scope: Scope, name: str) -> Order:
         Pause(scope=scope, name=name),
         f"pause {words.option(scope, name)}",
         "",
-        lambda answer: pause.told(scope, name, answer),
+        lambda answer: pause.lines(scope, name, answer),
     )
 
 
@@ -78,7 +78,7 @@ def resuming(scope: Scope, name: str) -> Order:
         Resume(scope=scope, name=name),
         f"resume {words.option(scope, name)}",
         "",
-        lambda answer: [*resume.told(scope, name, answer)],
+        lambda answer: [*resume.lines(scope, name, answer)],
     )
 
 
@@ -106,12 +106,12 @@ class Desk:
     def _carry(self, order: Order) -> None:
         try:
             answer = control.ask(self._state, order.request, timeout_s=_PATIENCE_S)
-            self.answer = (" · ".join(line.strip() for line in order.told(answer)), False)
+            self.answer = (" · ".join(line.strip() for line in order.lines(answer)), False)
         except NoAnswerError as error:
             self.answer = (str(error), True)
         except NoDaemonError:
-            told = f"no daemon runs here: `batchd {order.command}` does it without one"
-            self.answer = (told, True)
+            text = f"no daemon runs here: `batchd {order.command}` does it without one"
+            self.answer = (text, True)
         except (BatchdError, OSError) as error:
             self.answer = (str(error), True)
         self._under_way -= 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from batchd.control import Request, Status, Tune, coding
 from batchd.control.giver import Giver
-from batchd.daemon.reloading import told
+from batchd.daemon.reloading import shown
 
 #: Items of a list that a line shows.
 _SHOWN = 20
@@ -24,7 +24,7 @@ def asked(kind: type[Request[Any]], given: Mapping[str, Any], by: Giver) -> dict
     """Return who asks, and for what. ``given``: the fields of the request, as JSON has them."""
     fields = {name: value for name, value in given.items() if name != "claim"}
     if wanted := fields.get("changes"):
-        fields["changes"] = told(wanted) if isinstance(wanted, dict) else "…"
+        fields["changes"] = shown(wanted) if isinstance(wanted, dict) else "…"
     fields = {k: [*v][:_SHOWN] if isinstance(v, list | tuple) else v for k, v in fields.items()}
     who = {"verb": coding.verb(kind), "uid": by.uid, "pid": by.pid}
     return {**who, **{k: v for k, v in fields.items() if v}}
@@ -33,7 +33,7 @@ def asked(kind: type[Request[Any]], given: Mapping[str, Any], by: Giver) -> dict
 def answered(answer: object) -> dict[str, Any]:
     """Return the figures and names of an answer."""
     fields = coding.fields(answer)
-    shown: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
+    figures: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
     if batches := fields.get("batches"):
-        shown["batches"] = [*batches][:_SHOWN]
-    return shown
+        figures["batches"] = [*batches][:_SHOWN]
+    return figures

@@ -153,7 +153,7 @@ class Rerun:
         retried = [batch for batch in batches if batch.retry_of]
         return [b for b in retried if not Path(b.folder, b.request).exists()]
 
-    async def mend(self, batch: Batch) -> None:
+    async def bring_again(self, batch: Batch) -> None:
         """Bring a torn run's request into its folder, as far as it can still be had."""
         core, config = self._core, self._core.config
         assert batch.retry_of is not None, "it is a run of its own otherwise"
