@@ -1,12 +1,10 @@
-"""Attempts at tasks: performs what follows for those that have a slot, and hears what their workers say."""
+"""Attempts at tasks: performs what follows for those that have a slot."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from batchd import wire
 from batchd.daemon import starting
@@ -32,27 +30,30 @@ from batchd.lifecycle.effects import (
     Suspend,
 )
 from batchd.log import Action
-from batchd.pool.process import Worker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
 
-#: What the result says of a task at which an agent broke.
-_BROKE = "an error inside batchd ended this task; the log has the details"
-
 
 class Attempts:
-    """The tasks that have a slot; the pool's ``Handler``."""
+    """The tasks that have a slot."""
 
     def __init__(
-        self, core: Core, batches: Batches, publisher: Publisher, rooms: Rooms, pool: Supervisor
+        self,
+        core: Core,
+        batches: Batches,
+        publisher: Publisher,
+        calls: Calls,
+        *,
+        rooms: Rooms,
+        pool: Supervisor,
     ) -> None:
         self._core = core
         self._batches = batches
         self._publisher = publisher
         self._rooms = rooms
         self._pool = pool
-        self._calls = Calls(core)
+        self._calls = calls
         self._active: dict[Ref, Active] = {}
         #: Slots whose pause between two tasks is not over.
         self._resting = 0
@@ -61,6 +62,10 @@ class Attempts:
     def active(self) -> tuple[Active, ...]:
         """The tasks that workers work on."""
         return tuple(self._active.values())
+
+    def get(self, ref: Ref) -> Active | None:
+        """Return the attempt at a task; None: it has no slot."""
+        return self._active.get(ref)
 
     @property
     def free(self) -> int:
@@ -71,6 +76,16 @@ class Attempts:
     def free_alone(self) -> bool:
         """Whether a task could have a process of its own now."""
         return self._pool.slot_alone()
+
+    def rest(self) -> None:
+        """Keep a slot free for the pause between two tasks."""
+        if pause := self._core.config.pool.rest_s:
+            self._resting += 1
+            asyncio.get_running_loop().call_later(pause, self._rested)
+
+    def _rested(self) -> None:
+        self._resting -= 1
+        self._core.wake()
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
         """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
@@ -181,79 +196,6 @@ class Attempts:
         # In a thread: the answer may come over a network.
         await asyncio.to_thread(check_user, self._core.config.sandbox_policy())
 
-    # What the pool reports
-
-    def message(self, worker: Worker, message: Any) -> None:
-        """Serve a message of a worker."""
-        ref, attempt = _address(message)
-        active = self._active.get(ref)
-        if active is None or active.attempt != attempt or active.worker is not worker:
-            if not isinstance(message, wire.Progress | wire.Done):
-                worker.channel.send(wire.Nack(ref, attempt))
-            return
-        match message:
-            case wire.Record():
-                self._calls.record(active, message)
-            case wire.Ask():
-                self._calls.ask(active, message)
-            case wire.Failed():
-                self._calls.failed(active, message)
-            case wire.Progress(step=step, detail=detail):
-                active.step, active.detail, active.since = step, detail, time.time()
-                self._core.listeners.task_progress(ref, step, detail)
-            case wire.Done():
-                self._done(active, message)
-
-    def started(self, worker: Worker) -> None:
-        """Note that a worker is up."""
-        self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
-        self._core.wake()  # tasks may have waited for one to come up
-
-    def broke(self, error: BaseException) -> None:
-        """End the daemon where a part of the pool ended: a bug."""
-        if not self._core.broken.done():
-            self._core.broken.set_exception(error)
-
-    def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
-        """Take the tasks of a dead worker back."""
-        core = self._core
-        if (lost or not worker.greeted) and not core.closing:
-            tasks = [str(ref) for ref in lost]
-            core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
-            core.listeners.worker_died(worker.cause)
-        # Without an attempt it is still being started: that finds the worker dead by itself.
-        known = [self._active[ref] for ref, n in lost.items() if n and ref in self._active]
-        theirs = [active for active in known if active.worker is worker]
-        # Who waits for an answer of ours cannot have killed it.
-        at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
-        for active in theirs:
-            self.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
-        self._core.wake()
-
-    def _done(self, active: Active, done: wire.Done) -> None:
-        if done.outcome == "refused":
-            self._core.log.error(
-                Action.SANDBOX_TROUBLE,
-                worker=active.worker.pid,
-                message=done.message,
-                task=str(active.ref),
-            )
-        if done.outcome == "failed" and active.finished is not None:  # in how it is written
-            self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
-        self.take(_said(active, done))
-        self._rest()
-        self._core.wake()
-
-    def _rest(self) -> None:
-        """Keep a slot free for the pause between two tasks."""
-        if pause := self._core.config.pool.rest_s:
-            self._resting += 1
-            asyncio.get_running_loop().call_later(pause, self._rested)
-
-    def _rested(self) -> None:
-        self._resting -= 1
-        self._core.wake()
-
     def _stop(self, active: Active) -> None:
         """Have a task at work stop: with the answer to its request, or at its next durable point."""
         ref, wish = active.ref, self._core.lifecycle.entries[active.ref].wish
@@ -309,25 +251,3 @@ class Attempts:
         self._active.pop(active.ref, None)
         self._core.governor.close_task(active.ref)
         self._core.listeners.task_left(active.ref)
-
-
-def _said(active: Active, done: wire.Done) -> Input:
-    """Return what a worker's last word on a task means."""
-    ref, ended = active.ref, active.finished is not None
-    match done.outcome:
-        case "published" if ended:
-            return inputs.Confirmed(ref)
-        case "unpublished" if ended:
-            return inputs.Unconfirmed(ref)
-        case "suspended" if active.suspended is not None:
-            return inputs.GaveBack(ref)
-        case "failed":
-            end = End(ref, Status.ERROR, Reason.INTERNAL, _BROKE, details=done.message)
-            return inputs.Broke(end)
-        case outcome:  # "refused" and "unopened": before it began, no attempt of the task's
-            return inputs.Lost(ref, outcome not in {"refused", "unopened"})
-
-
-def _address(message: Any) -> tuple[Ref, int]:
-    ask = message.ask if isinstance(message, wire.Failed) else message
-    return ask.ref, ask.attempt

@@ -11,12 +11,14 @@ from batchd.config import Config
 from batchd.daemon import tuning
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
+from batchd.daemon.calls import Calls
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.core import Core
 from batchd.daemon.offers import Offers
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
+from batchd.daemon.reports import Reports
 from batchd.daemon.retiring import Retiring
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.scratch import Scratch
@@ -36,6 +38,7 @@ class Parts:
     lot: ParkingLot
     pool: Supervisor
     attempts: Attempts
+    reports: Reports
     turns: Turns
     reloader: Reloader
     commands: Commands
@@ -84,7 +87,9 @@ def joined(
     pool = Supervisor(shape(core.config), settings, held, agent, folder=sockets)
     reloader = Reloader(core, pool, reload, shape)
     rooms = Rooms(core, batches)
-    attempts = Attempts(core, batches, publisher, rooms, pool)
+    calls = Calls(core)
+    attempts = Attempts(core, batches, publisher, calls, rooms=rooms, pool=pool)
+    reports = Reports(core, attempts, calls)
     lot = ParkingLot(core, batches, publisher, attempts, offers=offers, read_keys=reloader.again)
     turns = Turns(core, lot, rooms, attempts, pool)
     commands = Commands(
@@ -106,6 +111,7 @@ def joined(
         lot=lot,
         pool=pool,
         attempts=attempts,
+        reports=reports,
         turns=turns,
         reloader=reloader,
         commands=commands,

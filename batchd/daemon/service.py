@@ -251,7 +251,7 @@ class Daemon:
         await strangers.hold_published(core, batches, self._parts.lot)
         server = Server(state, self._parts.commands)
         undo.push_async_callback(server.stop)
-        pool.start(parts.attempts)
+        pool.start(parts.reports)
         core.troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         parsers = Parsers()
         undo.push_async_callback(parsers.close)
