@@ -65,6 +65,11 @@ class Lifecycle:
         entry = self._entries.get(ref)
         return entry is not None and entry.phase.open
 
+    def ended(self, ref: Ref) -> bool:
+        """Whether a task's end is durable."""
+        entry = self._entries.get(ref)
+        return entry is None or entry.ended is not None
+
     def refs(self, name: str = "", *, waiting: bool = False) -> list[Ref]:
         """Return the tasks that may still run, of one provider, of one model or all; ``waiting``: those without a slot."""
         return [
@@ -102,25 +107,29 @@ class Lifecycle:
 
     def take(self, given: Input) -> list[Effect]:
         """Take an input; return what is to be done. Raises ``ValueError`` for one that cannot come about."""
+        entry = self._entries.get(given.ref)
+        if entry is None:
+            return self._arrived(given)
+        effects = self._follow(entry, given)
+        if isinstance(given, inputs.Published):
+            del self._entries[given.ref]
+            self._counts[Phase.PUBLISHED] -= 1
+            effects += self._after(given)
+        return effects
+
+    def _arrived(self, given: Input) -> list[Effect]:
+        """Take an input about a task that is not here."""
         match given:
             case inputs.Accepted():
                 self._accept(given.facts)
-                return []
             case inputs.Unpublished():
-                self._add(Entry(Facts(given.ref, 0, 0, ""), Phase.ENDED))
-                return []
-        effects = self._take(given)
-        if isinstance(given, inputs.Published):
-            if self._entries.pop(given.ref, None) is not None:
-                self._counts[Phase.PUBLISHED] -= 1
-            for each in self._after(given.ref, given.status):
-                effects += self._take(each)
-        return effects
+                self._add(Entry(facts=Facts(given.ref, 0, 0, ""), phase=Phase.ENDED))
+            case inputs.Published():
+                return self._after(given)
+        return []  # it is published: what was wanted of it came late
 
-    def _take(self, given: Input) -> list[Effect]:
-        entry = self._entries.get(given.ref)
-        if entry is None:
-            return []  # it is published: what was wanted of it came late
+    def _follow(self, entry: Entry, given: Input) -> list[Effect]:
+        """Have a task's entry follow an input."""
         given.note(entry)
         before = entry.phase
         entry.phase, effects = decide(entry, given)
@@ -131,10 +140,9 @@ class Lifecycle:
         return effects
 
     def _accept(self, facts: Facts) -> None:
-        if facts.ref in self._entries:
-            raise ValueError(f"{facts.ref} is here already")
-        after = frozenset(HoldKey.on(ref, Cause.DEPENDENCY) for ref in facts.after)
-        entry = Entry(facts, Phase.HELD if after else Phase.QUEUED, after, facts.suspect)
+        after = tuple(HoldKey.on(ref, Cause.DEPENDENCY) for ref in facts.after)
+        phase = Phase.HELD if after else Phase.QUEUED
+        entry = Entry(facts=facts, phase=phase, holds=after, suspect=facts.suspect)
         for ref in facts.after:
             self._dependants.setdefault(ref, {})[facts.ref] = None
         self._add(entry)
@@ -165,8 +173,12 @@ class Lifecycle:
         elif phase is Phase.ENDED:
             self.queue.vacate(entry)
 
-    def _after(self, first: Ref, status: Status) -> Iterator[Input]:
-        """Yield what the published end of a task means for those that come after it, and after those."""
+    def _after(self, published: inputs.Published) -> list[Effect]:
+        """Return what a task's published end brings about for those that come after it, and after those."""
+        return [effect for each in self._concerned(published) for effect in self.take(each)]
+
+    def _concerned(self, published: inputs.Published) -> Iterator[Input]:
+        first, status = published.ref, published.status
         if status is Status.COMPLETED:
             for ref in self._dependants.pop(first, ()):
                 yield inputs.Lifted(ref, HoldKey.on(first, Cause.DEPENDENCY))

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from batchd.events import Suspended
 from batchd.records import Reason, Ref, Status
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True, gc=False):
     """Look whether a task can start in its slot."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True, gc=False):
     """Hand a task to its worker."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Free:
+class Free(Struct, frozen=True, gc=False):
     """Give back a slot in which nothing was started."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True, gc=False):
     """Have the worker, or a request of its that waits, stop with what the task was asked to stop with."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Suspend:
+class Suspend(Struct, frozen=True, gc=False):
     """Write that an attempt gave its slot back."""
 
     ref: Ref
@@ -46,8 +42,7 @@ class Suspend:
     wish: Suspended | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recover:
+class Recover(Struct, frozen=True, gc=False):
     """Write that an attempt lost its worker, once all that it said is durable."""
 
     ref: Ref
@@ -57,8 +52,7 @@ class Recover:
     alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True, gc=False):
     """Make the end of a task that no worker can end itself."""
 
     ref: Ref
@@ -72,15 +66,13 @@ class End:
     details: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True, gc=False):
     """Write the files of a task that has ended."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(Struct, frozen=True, gc=False):
     """Write that the files of a task, which its worker wrote, are published."""
 
     ref: Ref

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.directories import Lane, Rank, Taken
@@ -63,8 +64,7 @@ _WITH_SLOT = frozenset({Phase.RESERVED, Phase.STARTING, Phase.RUNNING, Phase.STO
 _OVER = frozenset({Phase.ENDING, Phase.ENDED, Phase.PUBLISHED})
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True, gc=False):
     """What a task's turn hangs on, as the store has it."""
 
     ref: Ref
@@ -84,14 +84,13 @@ class Facts:
     suspect: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
+class Entry(Struct, eq=False):
     """One task. Only the lifecycle changes it."""
 
     facts: Facts
     phase: Phase
-    #: What keeps this task from starting; what keeps a provider, a model or everything is not repeated here.
-    holds: frozenset[HoldKey] = frozenset()
+    #: What keeps this task from starting, each once; what keeps a provider, a model or everything is not repeated here.
+    holds: tuple[HoldKey, ...] = ()
     #: Whether a worker died of it, so that it must run alone.
     suspect: bool = False
     #: The number that the store gave the attempt under way; 0: none is.

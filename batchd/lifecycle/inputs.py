@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.effects import End
@@ -11,17 +13,14 @@ from batchd.lifecycle.entry import Entry, Facts
 from batchd.records import HoldKey, Ref, Status
 
 
-class _Input:
+class _Input(Struct, frozen=True, gc=False):
     """What all inputs have."""
-
-    __slots__ = ()
 
     def note(self, entry: Entry) -> None:
         """Take over into the task's entry what it says; what follows from that is for the table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted(_Input):
+class Accepted(_Input, frozen=True, gc=False):
     """A task is in the store, and has not ended.
 
     What it comes ``after`` is yet to be ``Published``, also where that was never here.
@@ -35,15 +34,13 @@ class Accepted(_Input):
         return self.facts.ref
 
 
-@dataclass(frozen=True, slots=True)
-class Unpublished(_Input):
+class Unpublished(_Input, frozen=True, gc=False):
     """A task ended under an earlier daemon, which did not confirm its files."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Held(_Input):
+class Held(_Input, frozen=True, gc=False):
     """Something keeps a task from starting; one that runs is not stopped by that."""
 
     ref: Ref
@@ -51,11 +48,11 @@ class Held(_Input):
 
     def note(self, entry: Entry) -> None:
         """Take over what it says."""
-        entry.holds |= {self.hold}
+        if self.hold not in entry.holds:
+            entry.holds += (self.hold,)
 
 
-@dataclass(frozen=True, slots=True)
-class Lifted(_Input):
+class Lifted(_Input, frozen=True, gc=False):
     """That is over."""
 
     ref: Ref
@@ -63,11 +60,11 @@ class Lifted(_Input):
 
     def note(self, entry: Entry) -> None:
         """Take over what it says."""
-        entry.holds -= {self.hold}
+        if self.hold in entry.holds:
+            entry.holds = tuple(hold for hold in entry.holds if hold != self.hold)
 
 
-@dataclass(frozen=True, slots=True)
-class Prioritised(_Input):
+class Prioritised(_Input, frozen=True, gc=False):
     """A task has another priority, which also counts for its next turns."""
 
     ref: Ref
@@ -78,22 +75,19 @@ class Prioritised(_Input):
         entry.facts = replace(entry.facts, priority=self.priority)
 
 
-@dataclass(frozen=True, slots=True)
-class SlotFree(_Input):
+class SlotFree(_Input, frozen=True, gc=False):
     """It is a task's turn, and a slot is reserved for it."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class FolderShut(_Input):
+class FolderShut(_Input, frozen=True, gc=False):
     """A task's folder takes no files: it could leave no result."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatched(_Input):
+class Dispatched(_Input, frozen=True, gc=False):
     """The store has numbered an attempt."""
 
     ref: Ref
@@ -104,15 +98,13 @@ class Dispatched(_Input):
         entry.attempt = self.attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Stale(_Input):
+class Stale(_Input, frozen=True, gc=False):
     """The store numbers no attempt: the task has ended."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(_Input):
+class Refused(_Input, frozen=True, gc=False):
     """A task cannot start under today's configuration, and ends."""
 
     end: End
@@ -123,8 +115,7 @@ class Refused(_Input):
         return self.end.ref
 
 
-@dataclass(frozen=True, slots=True)
-class TurnedAway(_Input):
+class TurnedAway(_Input, frozen=True, gc=False):
     """A task cannot start yet: what it needs is parked."""
 
     ref: Ref
@@ -135,15 +126,13 @@ class TurnedAway(_Input):
         entry.wish = entry.wish or self.wish
 
 
-@dataclass(frozen=True, slots=True)
-class Ready(_Input):
+class Ready(_Input, frozen=True, gc=False):
     """Nothing is missing: the worker may have the task."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel(_Input):
+class Cancel(_Input, frozen=True, gc=False):
     """Somebody wants a task to end."""
 
     ref: Ref
@@ -154,8 +143,7 @@ class Cancel(_Input):
         entry.wish = self.wish
 
 
-@dataclass(frozen=True, slots=True)
-class Halt(_Input):
+class Halt(_Input, frozen=True, gc=False):
     """A task that has a slot is to give it back: something is paused, or needs the room, or the daemon stops."""
 
     ref: Ref
@@ -166,8 +154,7 @@ class Halt(_Input):
         entry.wish = entry.wish or self.wish
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp(_Input):
+class GiveUp(_Input, frozen=True, gc=False):
     """A task that has no slot is to end: what it comes after failed, or its provider was gone for too long."""
 
     end: End
@@ -182,8 +169,7 @@ class GiveUp(_Input):
         return self.end.ref
 
 
-@dataclass(frozen=True, slots=True)
-class Finished(_Input):
+class Finished(_Input, frozen=True, gc=False):
     """A worker's last event of a task is durable."""
 
     ref: Ref
@@ -194,29 +180,25 @@ class Finished(_Input):
         entry.ended = entry.ended or self.status
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed(_Input):
+class Confirmed(_Input, frozen=True, gc=False):
     """A worker is done with a task that has ended, and has written its files."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Unconfirmed(_Input):
+class Unconfirmed(_Input, frozen=True, gc=False):
     """A worker is done with a task that has ended, and could not write its files."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class GaveBack(_Input):
+class GaveBack(_Input, frozen=True, gc=False):
     """A worker has stopped at a durable point, and gave the slot back."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Broke(_Input):
+class Broke(_Input, frozen=True, gc=False):
     """An agent broke inside a worker: a bug."""
 
     #: How the task ends, unless it has ended.
@@ -228,8 +210,7 @@ class Broke(_Input):
         return self.end.ref
 
 
-@dataclass(frozen=True, slots=True)
-class Lost(_Input):
+class Lost(_Input, frozen=True, gc=False):
     """A worker is gone, or never took the task up."""
 
     ref: Ref
@@ -239,8 +220,7 @@ class Lost(_Input):
     alone: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Settled(_Input):
+class Settled(_Input, frozen=True, gc=False):
     """The store knows how an attempt ended."""
 
     ref: Ref
@@ -254,8 +234,7 @@ class Settled(_Input):
         entry.suspect = entry.suspect or self.suspect
 
 
-@dataclass(frozen=True, slots=True)
-class Ended(_Input):
+class Ended(_Input, frozen=True, gc=False):
     """An end that the daemon made is durable."""
 
     ref: Ref
@@ -266,15 +245,13 @@ class Ended(_Input):
         entry.ended = entry.ended or self.status
 
 
-@dataclass(frozen=True, slots=True)
-class EndRefused(_Input):
+class EndRefused(_Input, frozen=True, gc=False):
     """The store did not take an end that an order asked for: nothing has changed."""
 
     ref: Ref
 
 
-@dataclass(frozen=True, slots=True)
-class Published(_Input):
+class Published(_Input, frozen=True, gc=False):
     """All files of a task are known to be published."""
 
     ref: Ref

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from msgspec import Struct
+
 from batchd.records.hosts import Network
 from batchd.records.limits import Limits
 from batchd.records.models import AskedEffort
@@ -66,8 +68,7 @@ class Reason(enum.StrEnum):
     DEPENDENCY = "dependency"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ref:
+class Ref(Struct, frozen=True, order=True, gc=False):
     """The name of one task: unique over the life of a spool."""
 
     #: The batch's name, which is its folder in the outbox.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -79,8 +79,8 @@ def test_the_drawing_is_the_table() -> None:
 def test_inputs_and_effects_are_values() -> None:
     """All of them are frozen, so that they can be kept, compared and sent."""
     for kind in (*get_args(inputs.Input), *get_args(Effect)):
-        assert kind.__dataclass_params__.frozen, kind
-        assert fields(kind), kind
+        assert kind.__struct_config__.frozen, kind
+        assert kind.__struct_fields__, kind
 
 
 @dataclass

@@ -7,10 +7,11 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from batchd.lifecycle import Facts, Lifecycle, inputs
 from batchd.lifecycle.effects import End

@@ -88,4 +88,5 @@ class Cancelling:
             raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
         finally:
             for ref in idle:
-                core.lift(ref, hold)
+                if not core.lifecycle.ended(ref):
+                    core.lift(ref, hold)
