@@ -14,10 +14,6 @@ from batchd.records import Task
 _SMALL = 512
 #: How a zlib stream begins. JSON never does.
 _ZLIB = b"x"
-#: The start of a zlib stream of level 1 with the default window, 32 KiB (RFC 1950, 2.2).
-_HEADER = b"\x78\x01"
-#: Most bodies fit into a window of 4 KiB, with tables of 2,048 entries: set up in a quarter of the time of the default's.
-_WINDOW_BITS, _MEMORY_LEVEL = 12, 5
 
 _TASK: msgspec.json.Decoder[Task] = msgspec.json.Decoder(Task)
 _VALUES: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
@@ -27,15 +23,8 @@ def pack(body: bytes) -> bytes:
     """Return JSON text as it is stored. Level 1: a fifth of the time of the default, and nearly its size."""
     if len(body) <= _SMALL:
         return body
-    deflated = _deflated_small(body) if len(body) <= 1 << _WINDOW_BITS else zlib.compress(body, 1)
+    deflated = zlib.compress(body, 1)
     return deflated if len(deflated) < len(body) else body
-
-
-def _deflated_small(body: bytes) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
-    stream = packer.compress(body) + packer.flush()
-    # A smaller window than the header says is none to who reads it: also a batchd of before.
-    return _HEADER + stream[len(_HEADER) :]
 
 
 def unpack(stored: bytes) -> bytes:
