@@ -255,5 +255,6 @@ def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
     if isinstance(row, BatchRow):
         fields |= {**fields.pop("batch"), "status": batch_status(row)}
     else:
-        fields |= fields.pop("ref")
+        del fields["ref"]
+        fields |= {"batch": row.ref.batch, "task": row.ref.task}
     return fields
