@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from batchd import wire
@@ -111,7 +112,11 @@ class Attempts:
 
     def take(self, given: Input) -> None:
         """Take what has happened to a task, and do what follows."""
-        for effect in self._core.lifecycle.take(given):
+        self.perform(self._core.lifecycle.take(given))
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Do what follows."""
+        for effect in effects:
             self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
@@ -214,7 +219,7 @@ class Attempts:
         status = Status.PARKED if event.cause == "park" else Status.QUEUED
         await core.durable(partial(core.store.suspend, ref, active.attempt, status, event.message))
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
-        self._settled(active, inputs.Settled(ref))
+        self._settled(active, inputs.Settled(ref, parked=status is Status.PARKED))
         if status is Status.PARKED and core.lifecycle.open(ref):
             core.listeners.task_parked(ref, active.park)
         self._core.wake()

@@ -15,7 +15,7 @@ from batchd.daemon.core import Core
 from batchd.errors import Problem
 from batchd.lifecycle import Facts, inputs
 from batchd.log import Action
-from batchd.records import Batch, Ref, Task
+from batchd.records import Batch, Status, Task
 from batchd.spool import outbox
 from batchd.store import QueuedTask, Restored
 
@@ -25,8 +25,6 @@ class Open:
     """A batch whose summary is not written yet."""
 
     batch: Batch
-    #: The ids of tasks without a confirmed result.
-    left: set[str]
     #: How many tasks it has; 0 where an earlier daemon took it up.
     tasks: int = 0
     #: Whether the dropped file lies in its folder.
@@ -56,10 +54,6 @@ class Batches:
         """Return what is known of an open batch."""
         return self._open.get(name)
 
-    def unpublished(self) -> set[Ref]:
-        """Return all tasks without a confirmed result."""
-        return {Ref(name, task) for name, known in self._open.items() for task in known.left}
-
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
         """Yield each batch of which something has ended and is not published.
 
@@ -70,7 +64,7 @@ class Batches:
         entries = lifecycle.entries.values() if lifecycle.ending else ()
         ended = collections.Counter(entry.ref.batch for entry in entries if not entry.phase.open)
         for name, known in self._open.items():
-            left = len(known.left)
+            left = len(lifecycle.of(name))
             if not left or ended[name]:
                 yield known.batch, left, ended[name]
 
@@ -91,7 +85,7 @@ class Batches:
         """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
         core = self._core
         if batch.name not in self._open:
-            self._open[batch.name] = Open(batch, {task.id for task in tasks}, len(tasks))
+            self._open[batch.name] = Open(batch, len(tasks))
             core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
             for queued in core.store.queued(batch.name):
                 self._queue(queued)
@@ -107,7 +101,7 @@ class Batches:
         core = self._core
         batch = await self._stored(batch, partial(core.store.reject, problems=problems))
         if batch.name not in self._open:
-            self._open[batch.name] = Open(batch, set())
+            self._open[batch.name] = Open(batch)
             errors = [str(problem) for problem in problems]
             core.log.warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
             core.listeners.batch_rejected(batch, problems)
@@ -146,15 +140,14 @@ class Batches:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         core = self._core
         for batch in restored.batches:
-            known = self._open[batch.name] = Open(batch, set())
+            known = self._open[batch.name] = Open(batch)
             known.moved = batch.claim not in claimed
             spent = core.store.batch_money(batch.name).total if batch.budget_usd else 0.0
             core.governor.money.open_batch(batch.name, batch.budget_usd, spent)
         for queued in restored.queued:
-            self._open[queued.ref.batch].left.add(queued.ref.task)
             self._queue(queued)
         for ref in restored.unpublished:
-            self._open[ref.batch].left.add(ref.task)
+            core.note(inputs.Unpublished(ref))
         for name in self._open:
             self.look(name)
 
@@ -166,7 +159,7 @@ class Batches:
     def look(self, name: str) -> None:
         """See whether a batch can be closed."""
         known = self._open[name]
-        if known.moved and not known.left and not known.closing:
+        if known.moved and not known.closing and not self._core.lifecycle.of(name):
             known.closing = True
             self._core.spawn(self._close(known))
 
@@ -242,4 +235,5 @@ def _facts(task: QueuedTask) -> Facts:
         model=task.model,
         begun=task.attempt > 0,
         suspect=task.crashes > 0,
+        given_back=task.status is Status.PARKED,
     )

@@ -17,16 +17,17 @@ from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
 from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
-from batchd.daemon.register import Key, Register
+from batchd.daemon.register import Register
 from batchd.daemon.roomless import Roomless
 from batchd.daemon.shortage import Shortage
-from batchd.daemon.trials import Trials
 from batchd.events import TaskFinished
 from batchd.governor import Park
 from batchd.lifecycle import inputs, is_of
 from batchd.lifecycle.effects import End
+from batchd.lifecycle.holds import Key
+from batchd.lifecycle.trials import Trials
 from batchd.log import Action
-from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status, summed
+from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
@@ -52,11 +53,11 @@ class ParkingLot(Listener):
         self._offers = offers
         self._batches = batches
         self._publisher = publisher
+        self._lifecycle = core.lifecycle
+        self._holds = core.lifecycle.holds
         self._register = Register(core)
-        #: Tasks with the status ``parked``: they have begun, and gave their slot back.
-        self._given_back: dict[Ref, None] = {}
         #: Picks who tries a parked provider.
-        self.trials = Trials(core, self._register)
+        self.trials = Trials(core.lifecycle)
         #: Who waits for a tier without room.
         self.roomless = Roomless(core, self._register)
         #: Who waits for the day's money.
@@ -67,27 +68,6 @@ class ParkingLot(Listener):
         self._read_keys = read_keys
         core.governor.outages.watcher = self
         core.listeners.add(self)
-
-    @property
-    def parkings(self) -> tuple[Parking, ...]:
-        """All that is parked, oldest first."""
-        return summed(self._register.all)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing at all may start."""
-        return self._register.stopped
-
-    @property
-    def given_back(self) -> int:
-        """How many tasks have begun and wait without a slot."""
-        entries = self._core.lifecycle.entries
-        return sum(ref in entries and entries[ref].phase.waits for ref in self._given_back)
-
-    def gone(self, ref: Ref, model: str) -> bool:
-        """Whether a task waits for a model that is gone: its own, or its judge's."""
-        names = (model, *self.trials.held_for(ref))
-        return any(Cause.GONE in self._register.causes((Scope.of(name), name)) for name in names)
 
     # What people want
 
@@ -102,7 +82,7 @@ class ParkingLot(Listener):
         self._core.log.info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
         )
-        return sum(1 for _ in self._register.concerned(parking.scope, parking.name))
+        return len(self._lifecycle.concerned(parking.scope, parking.name))
 
     async def resume(self, *wanted: Key) -> int:
         """Let these go on, whatever they wait for; return how many of them were parked.
@@ -112,7 +92,7 @@ class ParkingLot(Listener):
         parked, lifted = 0, []
         for key in wanted:
             scope, name = key
-            causes = tuple(self._register.causes(key))
+            causes = tuple(self._holds.causes(key))
             parked += bool(causes)
             if Cause.TIER in causes:
                 self.roomless.try_again(key)
@@ -122,7 +102,7 @@ class ParkingLot(Listener):
             outage = [cause for cause in causes if scope.asked and cause.reason]
             if outage:
                 self._read_keys()
-            if outage and not self._core.lifecycle.refs(name) and not self.trials.holds_for(name):
+            if outage and not self._lifecycle.refs(name) and not self.trials.holds_for(name):
                 self._core.governor.outages.close(name)  # no task is left to try it
                 outage = []
             elif outage or scope is Scope.PROVIDER:
@@ -145,7 +125,6 @@ class ParkingLot(Listener):
             if parking.scope.asked and parking.cause.reason:
                 outages.append(parking)
         begun = sorted((q for q in queued if q.status is Status.PARKED), key=lambda q: q.since)
-        self._given_back = {q.ref: None for q in begun}
         # Last, since one task may try each at once: but none that somebody paused as well, and first those that
         # have not tried yet, or the longest ago.
         for parking in outages:
@@ -166,18 +145,17 @@ class ParkingLot(Listener):
 
     def task_parked(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
-        core, model = self._core, self._core.lifecycle.model(ref)
-        self._given_back[ref] = None
+        model = self._lifecycle.model(ref)
         if park is not None and park.scope is Scope.DAY:
             self.shortage.turned_away(ref, park.message)
         elif park is not None and park.tier:
             self.roomless.turned_away(ref, park)
-        elif park is not None and park.scope.asked and (park.scope, park.name) in self._register:
+        elif park is not None and park.scope.asked and (park.scope, park.name) in self._holds:
             own = is_of(model, park.name)  # else it comes to it only after a while
             if park.culprit or not own:
                 self.trials.hold(park.name, ref)
-        if not self._waits(ref, model):
-            core.spawn(self._requeue())
+        if next(self._lifecycle.why(ref), None) is None:
+            self._core.spawn(self._requeue())
 
     def task_left(self, ref: Ref) -> None:
         """Note that nobody works on a task any more: if it tried a provider, another one may."""
@@ -186,10 +164,7 @@ class ParkingLot(Listener):
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Forget a task."""
-        self._given_back.pop(ref, None)
-        self.trials.forget(ref)
-        self.shortage.forget(ref)
-        self.roomless.forget(ref)
+        self.shortage.look()
         self._core.governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
@@ -203,7 +178,7 @@ class ParkingLot(Listener):
     def parked(self, name: str, cause: Cause, message: str) -> None:
         """Park the tasks of a provider, or of a model."""
         self.trials.end(name)
-        news = cause not in self._register.causes((Scope.of(name), name))  # else a try has failed
+        news = cause not in self._holds.causes((Scope.of(name), name))  # else a try has failed
         gone, offers = cause is Cause.GONE, self._offers
         if gone and not offers.known(name.partition("/")[0]):
             self._hold(name, cause, message)
@@ -215,14 +190,14 @@ class ParkingLot(Listener):
     async def _explain(self, name: str, message: str, *, news: bool) -> None:
         """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
         await self._offers.ask(name.partition("/")[0])
-        if Cause.GONE in self._register.causes((Scope.of(name), name)):
+        if Cause.GONE in self._holds.causes((Scope.of(name), name)):
             parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
             self._report(parking, news=news)
 
     def _hold(self, name: str, cause: Cause, message: str) -> Parking:
         """Park a provider, or a model, since it was for whatever cause; return how."""
         scope = Scope.of(name)
-        known = self._register.causes((scope, name))
+        known = self._holds.causes((scope, name))
         parking = Parking(
             scope=scope,
             name=name,
@@ -249,7 +224,7 @@ class ParkingLot(Listener):
 
     def half_opened(self, name: str) -> None:
         """Have one task try a parked provider, or model."""
-        if (Scope.of(name), name) in self._register:
+        if (Scope.of(name), name) in self._holds:
             self._read_keys()
             self.trials.begin(name)
             self._core.wake()
@@ -258,7 +233,7 @@ class ParkingLot(Listener):
         """Let the tasks of a provider, or of a model, go on."""
         self.trials.end(name)
         key = (Scope.of(name), name)
-        outage = next((p for c, p in self._register.causes(key).items() if c.reason), None)
+        outage = next((p for c, p in self._holds.causes(key).items() if c.reason), None)
         if self._lift(key, keep=(Cause.PAUSED,)):
             self._core.spawn(self._forget(key))
             if outage is not None:
@@ -304,19 +279,10 @@ class ParkingLot(Listener):
     # How it is done
 
     def _apply(self, parking: Parking) -> None:
-        """Keep what a parking concerns from being started, and halt what runs."""
-        core, key = self._core, (parking.scope, parking.name)
-        self._register.add(parking)
-        self._register.hold(parking)
-        if parking.scope.asked:
-            core.lifecycle.queue.park(parking.name)
-            if not parking.cause.reason:
-                core.governor.outages.pause(parking.name)
-        if not parking.cause.reason and parking.scope is not Scope.DAY:
-            running = {active.ref for active in self._attempts.active}
-            for ref in self._register.concerned(*key):
-                if ref in running:
-                    self._attempts.halt(ref, parking.message)
+        """Keep what a parking concerns from being started, and have what runs give its slot back."""
+        self._attempts.perform(self._lifecycle.park(parking))
+        if parking.scope.asked and not parking.cause.reason:
+            self._core.governor.outages.pause(parking.name)
 
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""
@@ -329,14 +295,12 @@ class ParkingLot(Listener):
         Return whether there was something to take back.
         """
         core, (scope, name) = self._core, key
-        if not (lifted := self._register.drop(key, keep)):
+        if not self._lifecycle.resume(key, keep):
             return False
-        self._register.lift(lifted)
         if scope.asked:
-            if not self._register.paused(name):
+            if not self._holds.paused(name):
                 core.governor.outages.unpause(name)
-            if key not in self._register:
-                core.lifecycle.queue.unpark(name)
+            if key not in self._holds:
                 self.trials.end(name)
                 self.trials.release(name)
         core.log.info(Action.RESUMED, scope=scope, name=name)
@@ -352,12 +316,8 @@ class ParkingLot(Listener):
 
     async def _requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
-        core, lifecycle = self._core, self._core.lifecycle
-        free = [r for r in self._given_back if not self._waits(r, lifecycle.model(r))]
-        for ref in free:
-            del self._given_back[ref]
-        if free:
-            await core.durable(partial(core.store.requeue, free))
+        if free := self._lifecycle.requeued():
+            await self._core.durable(partial(self._core.store.requeue, free))
 
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, or a model, then forget that it was parked."""
@@ -377,17 +337,13 @@ class ParkingLot(Listener):
         if parking.cause in {Cause.BUDGET, Cause.TIER}:
             return True
         if parking.scope is Scope.TASK:
-            return not self._core.lifecycle.open(Ref(*parking.name.split("/", 1)))
+            return not self._lifecycle.open(Ref(*parking.name.split("/", 1)))
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
 
     def _ended(self, scope: Scope, name: str) -> None:
         """Forget the parking of what has ended: nobody else can have waited for it."""
-        if self._register.drop((scope, name)):
+        if self._lifecycle.resume((scope, name)):
             self._core.spawn(self._register.forget((scope, name)))
-
-    def _waits(self, ref: Ref, model: str) -> bool:
-        """Whether a task waits for anything that is parked."""
-        return self._register.holds(ref, model) or self.trials.holds(ref)
 
 
 def _how(parking: Parking) -> str:

@@ -59,7 +59,6 @@ class Publisher:
     def restore(self, restored: Restored) -> None:
         """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
         for ref in restored.unpublished:
-            self._core.note(inputs.Unpublished(ref))
             self._core.spawn(self.publish(ref))
         # What comes after one that is still here waits for its files.
         here = self._core.lifecycle.entries
@@ -230,12 +229,11 @@ class Publisher:
 
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
         core, known = self._core, self._open(ref)
-        known.left.remove(ref.task)
-        if len(known.left) == _FEW:
+        self._follow(inputs.Published(ref, finished.status))
+        if len(core.lifecycle.of(ref.batch)) == _FEW:
             for finisher in core.finishers:
                 core.spawn(finisher.soon(known.tasks, core.config))
         core.listeners.task_finished(ref, finished)
-        self._follow(inputs.Published(ref, finished.status))
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:
         """End what comes after a task that did not complete."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 from batchd.daemon.core import Core
-from batchd.daemon.register import Key, Register
+from batchd.daemon.register import Register
 from batchd.governor import Park
 from batchd.governor.lanes import Name
+from batchd.lifecycle import inputs
+from batchd.lifecycle.holds import Key
 from batchd.log import Action
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope
 
@@ -17,17 +18,15 @@ _OTHERS = tuple(cause for cause in Cause if cause is not Cause.TIER)
 
 
 class Roomless:
-    """Knows who waits for which tier; the governor says when there is room. After a restart their calls ask again.
+    """Has tasks wait for a tier; the governor says when there is room. After a restart their calls ask again.
 
     A task whose call found no room for long is parked. Others of its tier are kept from starting until there is some.
     """
 
     def __init__(self, core: Core, register: Register) -> None:
         self._core = core
+        self._lifecycle = core.lifecycle
         self._register = register
-        #: In order; whether the task is parked, rather than kept from starting.
-        self._waiting: dict[Name, dict[Ref, bool]] = {}
-        self._timers: dict[Ref, asyncio.TimerHandle] = {}
 
     # What becomes of attempts
 
@@ -35,7 +34,6 @@ class Roomless:
         """Park a task by itself, unless its tier has room by now."""
         if not self._core.governor.lanes.waits(park.name, park.tier):
             return
-        self._waiting.setdefault((park.name, park.tier), {})[ref] = True
         parking = Parking(
             scope=Scope.TASK,
             name=str(ref),
@@ -43,12 +41,11 @@ class Roomless:
             message=park.message,
             since=time.time(),
         )
+        self._lifecycle.park(parking)
+        self._lifecycle.take(inputs.Held(ref, _full((park.name, park.tier))))
         self._core.spawn(self._register.keep(parking))
-        self._register.add(parking)
-        self._core.hold(ref, parking.key)
         if park.again_s is not None:
-            later = asyncio.get_running_loop().call_later
-            self._timers[ref] = later(max(0.0, park.again_s), self._again, ref)
+            self._core.spawn(self._later(ref, parking, max(0.0, park.again_s)), endless=True)
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its calls would find no room; return whether they would."""
@@ -59,53 +56,48 @@ class Roomless:
         name = task.model, task.service_tier
         if task.tier_fallback_s is not None or not core.governor.lanes.waits(*name):
             return False
-        core.hold(ref, HoldKey.on(ref, Cause.TIER))
-        self._waiting.setdefault(name, {})[ref] = False
+        self._lifecycle.take(inputs.Held(ref, _full(name)))
         return True
-
-    def forget(self, ref: Ref) -> None:
-        """Forget a task that has ended."""
-        if timer := self._timers.pop(ref, None):
-            timer.cancel()
-        for refs in self._waiting.values():
-            refs.pop(ref, None)
 
     # How it goes on
 
     def free(self, name: Name, calls: int) -> int:
         """Let so many tasks ask again, or begin, -1: all; return how many wait on."""
-        refs = self._waiting.get(name, {})
-        for ref in list(refs)[: None if calls < 0 else calls]:
+        refs = self._lifecycle.holds.kept(_full(name))
+        freed = refs[: None if calls < 0 else calls]
+        for ref in freed:
             self._go_on(ref)
-        if not refs:
-            self._waiting.pop(name, None)
-        return len(refs)
+        return len(refs) - len(freed)
 
     def try_again(self, key: Key) -> None:
         """Have the tier of one task be tried at once: somebody has reason to think that it helps."""
-        for ref in self._register.concerned(*key):
-            for name, refs in tuple(self._waiting.items()):
-                if ref in refs:
-                    self._go_on(ref)
-                    self._core.governor.lanes.lift(*name)
+        for ref in self._lifecycle.concerned(*key):
+            for hold in self._waits(ref):
+                model, _, tier = hold.name.rpartition(" ")
+                self._go_on(ref)
+                self._core.governor.lanes.lift(model, tier)
 
-    def _again(self, ref: Ref) -> None:
-        del self._timers[ref]
-        self._go_on(ref)
+    async def _later(self, ref: Ref, parking: Parking, after_s: float) -> None:
+        """Let a task go on after a while, unless it has done so meanwhile."""
+        await asyncio.sleep(after_s)
+        if self._lifecycle.holds.causes((Scope.TASK, str(ref))).get(Cause.TIER) is parking:
+            self._go_on(ref)
 
     def _go_on(self, ref: Ref) -> None:
-        parked = any(self._pop(ref))
-        self.forget(ref)
+        for hold in self._waits(ref):
+            self._lifecycle.take(inputs.Lifted(ref, hold))
         key = Scope.TASK, str(ref)
-        if parked and (lifted := self._register.drop(key, _OTHERS)):
-            self._register.lift(lifted)
+        if self._lifecycle.resume(key, _OTHERS):
             self._core.spawn(self._register.forget(key))
             self._core.log.info(Action.RESUMED, scope=key[0], name=key[1])
-        elif not parked:
-            self._core.lift(ref, HoldKey.on(ref, Cause.TIER))
         self._core.wake()
 
-    def _pop(self, ref: Ref) -> Iterator[bool]:
-        for refs in self._waiting.values():
-            if ref in refs:
-                yield refs.pop(ref)
+    def _waits(self, ref: Ref) -> list[HoldKey]:
+        """Return the tiers that a task waits for: one, or none."""
+        entry = self._lifecycle.entries[ref]
+        return [h for h in entry.holds if h.scope is Scope.MODEL and h.cause is Cause.TIER]
+
+
+def _full(name: Name) -> HoldKey:
+    """Return what keeps the tasks that wait for a tier of a model."""
+    return HoldKey(Scope.MODEL, " ".join(name), Cause.TIER)

@@ -18,8 +18,6 @@ class Rooms:
     def __init__(self, core: Core, batches: Batches) -> None:
         self._core = core
         self._batches = batches
-        #: Batches whose tasks are held until their folders take files.
-        self._held: set[str] = set()
 
     @property
     def closed(self) -> bool:
@@ -38,7 +36,7 @@ class Rooms:
         shut = self._core.troubles.holds(batch.outbox, name)
         if shut or not await self._ready(batch):
             self._hold(batch)
-        return name not in self._held
+        return not self._core.lifecycle.holds.keeps(_shut(name))
 
     async def _ready(self, batch: Batch) -> bool:
         try:
@@ -47,24 +45,23 @@ class Rooms:
             return False  # its threads hang: `prepare` will say so
 
     def _hold(self, batch: Batch) -> None:
-        if batch.name in self._held:
+        lifecycle, hold = self._core.lifecycle, _shut(batch.name)
+        if lifecycle.holds.keeps(hold):
             return
-        self._held.add(batch.name)
-        lifecycle = self._core.lifecycle
-        refs = [q.ref for q in self._core.store.queued(batch.name) if lifecycle.open(q.ref)]
-        hold = HoldKey(Scope.BATCH, batch.name, Cause.FOLDER)
-        for ref in refs:
+        for ref in lifecycle.concerned(Scope.BATCH, batch.name):
             self._core.hold(ref, hold)
 
         async def wait() -> None:
             await self._core.on_disk(partial(outbox.prepare, batch), batch=batch)
             while self._core.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
-                await asyncio.sleep(
-                    TROUBLE_S
-                )  # a single file of it, or of others, cannot be written yet
-            self._held.discard(batch.name)
-            for ref in refs:
-                self._core.lift(ref, hold)
+                # A single file of it, or of others, cannot be written yet.
+                await asyncio.sleep(TROUBLE_S)
+            lifecycle.lift(hold)
             self._core.wake()
 
         self._core.spawn(wait())
+
+
+def _shut(batch: str) -> HoldKey:
+    """Return what keeps the tasks of a batch whose folder takes no files."""
+    return HoldKey(Scope.BATCH, batch, Cause.FOLDER)

@@ -46,11 +46,11 @@ class Shadow:
     def _differences(self) -> Iterator[str]:
         entries = self._core.lifecycle.entries
         active = {each.ref: each for each in self._attempts.active}
-        left = self._batches.unpublished()
-        for ref in left ^ entries.keys():
-            yield f"{ref}: {'the lifecycle' if ref in left else 'the batch'} does not have it"
-        for ref in left & entries.keys():
-            entry = entries[ref]
+        for ref in active.keys() - entries.keys():
+            yield f"{ref}: the lifecycle does not have it"
+        for ref, entry in entries.items():
+            if self._batches.open(ref.batch) is None:
+                yield f"{ref}: its batch is not open"
             expected = tuple(self._phases(entry, active.get(ref)))
             if entry.phase not in expected:
                 yield f"{ref}: {entry}, where {expected} was expected"

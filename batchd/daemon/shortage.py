@@ -6,11 +6,16 @@ import time
 
 from batchd.daemon.core import Core
 from batchd.daemon.firstcalls import FirstCalls
-from batchd.daemon.register import DAY, Key, Register
+from batchd.daemon.register import Register
+from batchd.lifecycle import inputs
+from batchd.lifecycle.holds import DAY, Key
 from batchd.log import Action
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
+#: Keeps all that wait for it; those whose call was turned away are parked as well. The day's own parking has another key: it
+#: stands only while nothing else goes on.
+_SHORT = HoldKey(Scope.DAY, "left", Cause.BUDGET)
 
 
 class Shortage:
@@ -22,12 +27,11 @@ class Shortage:
 
     def __init__(self, core: Core, register: Register) -> None:
         self._core = core
+        self._lifecycle = core.lifecycle
         self._register = register
         self._first_calls = FirstCalls(core)
         #: The day and its budget when the first call was turned away; None: there is money.
         self._since: tuple[int, float] | None = None
-        self._parked: dict[Ref, None] = {}
-        self._kept: dict[Ref, None] = {}
         #: What was said of the last call that was turned away.
         self._message = ""
         #: Whether people know that nothing goes on.
@@ -42,32 +46,32 @@ class Shortage:
         if call is None or not governor.waits_for_day(call):
             return
         self._since = self._since or governor.money.today()
-        self._parked[ref], self._message = None, message
+        self._message = message
         self._first_calls.learn(call)
-        self._core.hold(ref, self._park(Scope.TASK, str(ref)))
+        self._park(Scope.TASK, str(ref))
+        self._lifecycle.take(inputs.Held(ref, _SHORT))
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its next call is known to be too dear; return whether it is."""
         if self._since is None:
             return False
-        governor, lifecycle = self._core.governor, self._core.lifecycle
+        governor = self._core.governor
         call = governor.money.wanted.get(ref)
-        if call is None and lifecycle.begins(ref):
+        if call is None and self._lifecycle.begins(ref):
             call = self._first_calls.least(ref)
         if call is None or not governor.waits_for_day(call):
             return False
-        self._core.hold(ref, HoldKey.on(ref, Cause.BUDGET))
-        self._kept[ref] = None
+        self._lifecycle.take(inputs.Held(ref, _SHORT))
         return True
 
     def something_goes_on(self) -> None:
         """Note that a task begins or goes on, or that none waits."""
-        if self._register.drop(DAY):
+        if self._lifecycle.resume(DAY):
             self._core.spawn(self._register.forget(DAY))
 
     def nothing_goes_on(self) -> None:
         """Report that all that waits waits for the day's money, if it does: once."""
-        if not (self._parked or self._kept) or DAY in self._register:
+        if not self._lifecycle.holds.keeps(_SHORT) or DAY in self._lifecycle.holds:
             return
         self._park(Scope.DAY)
         if not self._announced:
@@ -75,11 +79,9 @@ class Shortage:
             self._core.log.warning(Action.BUDGET_REACHED, message=self._message)
             self._core.listeners.budget_reached("", self._message)
 
-    def forget(self, ref: Ref) -> None:
-        """Forget a task that has ended."""
-        self._parked.pop(ref, None)
-        self._kept.pop(ref, None)
-        if not (self._parked or self._kept):
+    def look(self) -> None:
+        """See whether any task waits yet: one has ended."""
+        if not self._lifecycle.holds.keeps(_SHORT):
             self.something_goes_on()
 
     # How it goes on
@@ -93,40 +95,32 @@ class Shortage:
 
     def end(self) -> list[Key]:
         """Let all go on; return what the store need not remember any more. What is too dear again is kept as before."""
-        for ref in self._kept:
-            self._core.lift(ref, HoldKey.on(ref, Cause.BUDGET))
-        keys = [DAY, *((Scope.TASK, str(ref)) for ref in self._parked)]
-        lifted = [key for key in keys if self._lift(key, _OTHERS)]
-        self._core.log.info(Action.RESUMED, scope=Scope.DAY, name="", tasks=len(self._parked))
-        self._kept.clear()
-        self._parked.clear()
+        keys = [(Scope.TASK, str(ref)) for ref in self._lifecycle.lift(_SHORT)]
+        lifted = [key for key in (DAY, *keys) if self._lifecycle.resume(key, _OTHERS)]
+        tasks = len(lifted) - (DAY in lifted)
+        self._core.log.info(Action.RESUMED, scope=Scope.DAY, name="", tasks=tasks)
         self._since, self._announced = None, False
         self._core.wake()
         return lifted
 
     def try_again(self, key: Key) -> list[Key]:
         """Have the call of one task ask again, or with ``DAY`` those of all: somebody wants to know. Return as ``end``."""
-        wanted = self._core.governor.money.wanted
+        wanted, lifecycle = self._core.governor.money.wanted, self._lifecycle
         if key == DAY:
-            for ref in (*self._parked, *self._kept):
+            for ref in lifecycle.holds.kept(_SHORT):
                 wanted.pop(ref, None)
             return self.end()
-        for ref in self._register.concerned(*key):
+        for ref in lifecycle.concerned(*key):
             wanted.pop(ref, None)
-            self.forget(ref)
-        lifted = self._lift(key)
+            lifecycle.take(inputs.Lifted(ref, _SHORT))
+        self.look()
+        lifted = lifecycle.resume(key)
         self._core.wake()
         return [key] if lifted else []
 
-    def _park(self, scope: Scope, name: str = "") -> HoldKey:
+    def _park(self, scope: Scope, name: str = "") -> None:
         parking = Parking(
             scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
         )
+        self._lifecycle.park(parking)
         self._core.spawn(self._register.keep(parking))
-        self._register.add(parking)
-        return parking.key
-
-    def _lift(self, key: Key, keep: tuple[Cause, ...] = ()) -> bool:
-        lifted = self._register.drop(key, keep)
-        self._register.lift(lifted)
-        return bool(lifted)

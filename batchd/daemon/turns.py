@@ -36,7 +36,7 @@ class Turns:
     def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
-        if core.closing or self._lot.stopped or self._rooms.closed:
+        if core.closing or core.lifecycle.holds.stopped or self._rooms.closed:
             return
         queue, trials = core.lifecycle.queue, self._lot.trials
         self._try_alone()
@@ -68,7 +68,7 @@ class Turns:
 
     def startable(self) -> Ref | None:
         """Return a task that would be started now; None after each look."""
-        stopped = self._core.closing or self._lot.stopped or self._rooms.closed
+        stopped = self._core.closing or self._core.lifecycle.holds.stopped or self._rooms.closed
         return None if stopped or self._attempts.free <= 0 else self._core.lifecycle.queue.next()
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:

@@ -1,25 +1,32 @@
-"""The lifecycle: where each task stands, whose turn it is, and what follows from what happens to it. Pure.
+"""The lifecycle: where each task stands, what it waits for, whose turn it is, and what follows from what happens. Pure.
 
-``Lifecycle`` keeps one map from ``Ref`` to entry; ``table`` has the whole of what is decided about a task, ``queue`` of
-whose turn it is. ``inputs`` are what happens, ``effects`` what is to be done: the daemon performs them.
+``Lifecycle`` keeps one map from ``Ref`` to entry; ``table`` has the whole of what is decided about a task, ``holds`` what
+keeps tasks from starting, ``queue`` and ``trials`` whose turn it is. ``inputs`` are what happens, ``effects`` what is to be
+done: the daemon performs them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
+from batchd.events import Suspended
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.entry import Entry, Facts, Phase
 from batchd.lifecycle.heads import is_of
+from batchd.lifecycle.holds import Holds, Key
 from batchd.lifecycle.inputs import Input
 from batchd.lifecycle.queue import Queue, rank_of
 from batchd.lifecycle.table import decide
-from batchd.records import Cause, HoldKey, Reason, Ref, Status
+from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, Status
 
 __all__ = ["Entry", "Facts", "Input", "Lifecycle", "Phase", "is_of"]
+
+
+_NONE: frozenset[Ref] = frozenset()
 
 
 class Lifecycle:
@@ -27,9 +34,13 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self._entries: dict[Ref, Entry] = {}
-        #: By task: those that come after it.
-        self._dependants: dict[Ref, dict[Ref, None]] = {}
+        #: The same tasks by batch.
+        self._batches: dict[str, set[Ref]] = {}
+        #: Tasks with the status ``parked``: they have begun, and gave their slot back.
+        self._given_back: dict[Ref, None] = {}
         self._counts: Counter[Phase] = Counter()
+        #: What keeps tasks from starting.
+        self.holds = Holds()
         #: Whose turn it is.
         self.queue = Queue(self._entries)
 
@@ -59,6 +70,15 @@ class Lifecycle:
     def ending(self) -> int:
         """How many tasks run no more, and are not known to be published."""
         return self._counts[Phase.ENDING] + self._counts[Phase.ENDED]
+
+    @property
+    def given_back(self) -> int:
+        """How many tasks have begun, and wait without a slot."""
+        return sum(self._entries[ref].phase.waits for ref in self._given_back)
+
+    def of(self, batch: str) -> AbstractSet[Ref]:
+        """Return the tasks of a batch that are here."""
+        return self._batches.get(batch, _NONE)
 
     def open(self, ref: Ref) -> bool:
         """Whether a task is here, and may still run."""
@@ -103,6 +123,64 @@ class Lifecycle:
         ours, theirs = self._entries.get(one), self._entries.get(other)
         return ours is not None and theirs is not None and rank_of(ours) < rank_of(theirs)
 
+    # What they wait for
+
+    def why(self, ref: Ref) -> Iterator[Parking]:
+        """Yield what is parked that a task waits for; none for one that is not here."""
+        entry = self._entries.get(ref)
+        return self.holds.of(ref, entry.facts.model, entry.holds) if entry else iter(())
+
+    def concerned(self, scope: Scope, name: str) -> list[Ref]:
+        """Return the tasks of a scope that may still run."""
+        if scope is Scope.TASK:
+            refs: Iterable[Ref] = [Ref(*name.split("/", 1))]
+        elif scope is Scope.BATCH:
+            refs = self.of(name)
+        else:
+            return self.refs(name if scope.asked else "")
+        return [ref for ref in refs if self.open(ref)]
+
+    def park(self, parking: Parking) -> list[Effect]:
+        """Keep what a parking concerns from starting; return how what runs stops, where somebody wants it to wait."""
+        scope, name, cause = parking.key
+        self.holds.enter(parking)
+        if scope.asked:
+            self.queue.park(name)
+        holds = scope in {Scope.BATCH, Scope.TASK}
+        stops = not cause.reason and scope is not Scope.DAY
+        effects: list[Effect] = []
+        for ref in self.concerned(scope, name) if holds or stops else ():
+            if holds:
+                self.take(inputs.Held(ref, parking.key))
+            if stops and self._entries[ref].phase.has_slot:
+                wish = Suspended(at=parking.since, cause="park", message=parking.message)
+                effects += self.take(inputs.Halt(ref, wish))
+        return effects
+
+    def resume(self, key: Key, keep: Iterable[Cause] = ()) -> tuple[Parking, ...]:
+        """Take a parking back, those causes apart that are in ``keep``; return what was taken back."""
+        struck = self.holds.strike(key, keep)
+        for parking in struck:
+            self.lift(parking.key)
+        scope, name = key
+        if scope.asked and key not in self.holds:
+            self.queue.unpark(name)
+        return struck
+
+    def lift(self, hold: HoldKey) -> tuple[Ref, ...]:
+        """Let all tasks go that a hold keeps, as far as it goes; return them."""
+        refs = self.holds.kept(hold)
+        for ref in refs:
+            self.take(inputs.Lifted(ref, hold))
+        return refs
+
+    def requeued(self) -> list[Ref]:
+        """Return the tasks that gave their slot back and wait for nothing any more, which is noted by that."""
+        free = [ref for ref in self._given_back if next(self.why(ref), None) is None]
+        for ref in free:
+            del self._given_back[ref]
+        return free
+
     # What happens to them
 
     def take(self, given: Input) -> list[Effect]:
@@ -112,8 +190,7 @@ class Lifecycle:
             return self._arrived(given)
         effects = self._follow(entry, given)
         if isinstance(given, inputs.Published):
-            del self._entries[given.ref]
-            self._counts[Phase.PUBLISHED] -= 1
+            self._drop(entry)
             effects += self._after(given)
         return effects
 
@@ -136,24 +213,47 @@ class Lifecycle:
         if entry.phase is not before:
             self._counts[before] -= 1
             self._counts[entry.phase] += 1
+        if isinstance(given, inputs.Held):
+            self.holds.add(given.hold, given.ref)
+        elif isinstance(given, inputs.Lifted):
+            self.holds.remove(given.hold, given.ref)
         self._moved(entry, given)
         return effects
 
     def _accept(self, facts: Facts) -> None:
-        after = tuple(HoldKey.on(ref, Cause.DEPENDENCY) for ref in facts.after)
+        after = tuple(HoldKey.on(ref, Cause.DEPENDENCY) for ref in dict.fromkeys(facts.after))
         phase = Phase.HELD if after else Phase.QUEUED
         entry = Entry(facts=facts, phase=phase, holds=after, suspect=facts.suspect)
-        for ref in facts.after:
-            self._dependants.setdefault(ref, {})[facts.ref] = None
+        for hold in after:
+            self.holds.add(hold, facts.ref)
         self._add(entry)
+        if facts.given_back:
+            self._given_back[facts.ref] = None
         if facts.begun or facts.suspect:
             self.queue.occupy(entry)
         if entry.phase is Phase.QUEUED:
             self.queue.enter(entry)
 
     def _add(self, entry: Entry) -> None:
-        self._entries[entry.ref] = entry
+        ref = entry.ref
+        self._entries[ref] = entry
         self._counts[entry.phase] += 1
+        known = self._batches.get(ref.batch)
+        if known is None:
+            known = self._batches[ref.batch] = set()
+        known.add(ref)
+
+    def _drop(self, entry: Entry) -> None:
+        ref = entry.ref
+        del self._entries[ref]
+        self._counts[entry.phase] -= 1
+        for hold in entry.holds:
+            self.holds.remove(hold, ref)
+        self._given_back.pop(ref, None)
+        left = self._batches[ref.batch]
+        left.discard(ref)
+        if not left:
+            del self._batches[ref.batch]
 
     def _moved(self, entry: Entry, given: Input) -> None:
         """Have the queue follow."""
@@ -164,12 +264,16 @@ class Lifecycle:
             entry.attempt, entry.wish = 0, None
             if isinstance(given, inputs.FolderShut) or entry.drawn:
                 self.queue.put_back(entry)
+            elif isinstance(given, inputs.Settled) and given.parked:
+                self._given_back[entry.ref] = None
             elif isinstance(given, inputs.Prioritised):
                 self.queue.leave(entry)
             if phase is Phase.QUEUED and entry.lane is None:
                 self.queue.enter(entry)
         elif phase is Phase.RESERVED:
             entry.drawn = False
+        elif phase is Phase.STARTING:
+            self._given_back.pop(entry.ref, None)
         elif phase is Phase.ENDED:
             self.queue.vacate(entry)
 
@@ -180,14 +284,13 @@ class Lifecycle:
     def _concerned(self, published: inputs.Published) -> Iterator[Input]:
         first, status = published.ref, published.status
         if status is Status.COMPLETED:
-            for ref in self._dependants.pop(first, ()):
-                yield inputs.Lifted(ref, HoldKey.on(first, Cause.DEPENDENCY))
+            hold = HoldKey.on(first, Cause.DEPENDENCY)
+            yield from (inputs.Lifted(ref, hold) for ref in self.holds.kept(hold))
             return
         message = f"it comes after {first.task}, which ended as {status}"
         failed = [first]
         for each in failed:
-            for ref in self._dependants.pop(each, ()):
-                entry = self._entries.get(ref)
-                if entry is not None and entry.ended is None:
+            for ref in self.holds.forget(HoldKey.on(each, Cause.DEPENDENCY)):
+                if self._entries[ref].ended is None:
                     yield inputs.GiveUp(End(ref, Status.CANCELLED, Reason.DEPENDENCY, message))
                     failed.append(ref)

@@ -82,6 +82,8 @@ class Facts(Struct, frozen=True, gc=False):
     begun: bool = False
     #: Whether a worker died of it, so that it must run alone.
     suspect: bool = False
+    #: Whether it gave its slot back, so that it counts as parked.
+    given_back: bool = False
 
 
 class Entry(Struct, eq=False):

@@ -27,12 +27,18 @@ done
 [ "$live" = ' ' ] && exit
 for number in $live; do kill -9 -$number; kill -9 $number; done
 # The first process of a sandbox leaves bwrap's group before it is bound to bwrap's life, and we may not have
-# been told of it: it bears the name that bwrap was started with.
-for file in /proc/[0-9]*/cmdline; do
-    line=
-    read -r line <"$file"
-    number=${file#/proc/}
-    case $line in "$NAME"*) kill -9 "${number%/cmdline}" ;; esac
+# been told of it: it bears the name that bwrap was started with. A bwrap that was killed in the middle of its
+# clone leaves one that no look before shows: two looks that find nothing end this.
+tries=200 clean=0
+while [ $clean -lt 2 ] && [ $tries -gt 0 ]; do
+    tries=$((tries - 1)) clean=$((clean + 1))
+    for file in /proc/[0-9]*/cmdline; do
+        line=
+        read -r line <"$file"
+        number=${file#/proc/}
+        case $line in "$NAME"*) clean=0 && kill -9 "${number%/cmdline}" ;; esac
+    done
+    [ $clean = 0 ] && sleep 0.05
 done
 """
 

@@ -10,9 +10,9 @@ from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.parking import ParkingLot
-from batchd.daemon.register import Key
 from batchd.errors import UsageError
 from batchd.lifecycle import is_of
+from batchd.lifecycle.holds import ALL, DAY, Key
 from batchd.records import Cause, Parking, Ref, Scope
 
 #: Tasks that are looked at in one go, before others get their turn.
@@ -46,7 +46,10 @@ class Pausing:
         """
         wanted, holders = self._wanted(request)
         resumed = await self._lot.resume(*sorted(wanted))
-        left = [(parking, (parking.scope, parking.name)) for parking in self._lot.parkings]
+        left = [
+            (parking, (parking.scope, parking.name))
+            for parking in self._core.lifecycle.holds.parkings
+        ]
         # What is still parked although it was named: a provider must answer one call first; else, as with a
         # day's budget that is still spent, it was parked again at once.
         named = {key for _, key in left if key in wanted}
@@ -64,14 +67,14 @@ class Pausing:
 
     def _wanted(self, request: Resume) -> tuple[set[Key], set[Key] | None]:
         """Return what is to go on, and what may hold it back all the same; None: whatever is parked."""
-        parkings = self._lot.parkings
+        parkings = self._core.lifecycle.holds.parkings
         if request.scope is None:
             return {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}, None
         scope, name = self._scope(request.scope, request.name)
         wanted = {(scope, name)}
         if scope is Scope.ALL:
             return wanted, None
-        holders: set[Key] = {(Scope.ALL, ""), (Scope.DAY, "")}
+        holders: set[Key] = {ALL, DAY}
         refs: list[Ref] = []
         if scope is Scope.PROVIDER:
             # Its models may be parked one by one.
@@ -86,11 +89,9 @@ class Pausing:
             # A batch's tasks may be parked one by one.
             own = (p for p in parkings if p.scope is Scope.TASK and p.name.startswith(f"{name}/"))
             wanted |= {(p.scope, p.name) for p in own}
-            refs = [ref for ref in self._core.lifecycle.refs() if ref.batch == name]
+            refs = self._core.lifecycle.concerned(scope, name)
         for ref in refs:
-            model, held_for = self._core.lifecycle.model(ref), self._lot.trials.held_for(ref)
-            needed = (model.partition("/")[0], model, *held_for)
-            holders.update((Scope.of(name), name) for name in needed)
+            holders.update((p.scope, p.name) for p in self._core.lifecycle.why(ref))
         return wanted, holders
 
     async def _judged(self, name: str) -> int:
@@ -110,7 +111,9 @@ class Pausing:
     def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
         """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""
         # What is parked can be named, also when the configuration has it no more.
-        parked = (p.name.partition("/")[0] for p in self._lot.parkings if p.scope.asked)
+        parked = (
+            p.name.partition("/")[0] for p in self._core.lifecycle.holds.parkings if p.scope.asked
+        )
         known = dict.fromkeys((*self._core.config.providers, *parked))
         provider, _, model = name.partition("/")
         if scope.asked and provider not in known:

@@ -23,9 +23,8 @@ from batchd.daemon.commands import targets
 from batchd.daemon.commands.choosing import chosen, listed
 from batchd.daemon.commands.targets import Target
 from batchd.daemon.core import Core
-from batchd.daemon.parking import ParkingLot
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
-from batchd.records import STANDARD, Batch, Ref, Task
+from batchd.records import STANDARD, Batch, Cause, Ref, Task
 from batchd.spool import outbox, taskfile
 from batchd.spool.claims import mark
 from batchd.spool.directories import Directories
@@ -52,11 +51,10 @@ class _Plan:
 class Rerun:
     """Starts new runs of old tasks."""
 
-    def __init__(self, core: Core, batches: Batches, lot: ParkingLot, end: EndThem) -> None:
-        """``lot``: what waits for a model that is gone; ``end``: cancels tasks, saying why."""
+    def __init__(self, core: Core, batches: Batches, end: EndThem) -> None:
+        """``end``: cancels tasks, saying why."""
         self._core = core
         self._batches = batches
-        self._lot = lot
         self._end = end
 
     async def retry(self, request: Retry, by: Giver) -> Retried:
@@ -194,9 +192,9 @@ class Rerun:
 
     def _held(self, target: Target) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
-        lot, lifecycle = self._lot, self._core.lifecycle
+        lifecycle = self._core.lifecycle
         left = (ref for task in target.tasks if lifecycle.open(ref := Ref(target.batch.name, task)))
-        return {ref.task for ref in left if lot.gone(ref, lifecycle.model(ref))}
+        return {r.task for r in left if any(p.cause is Cause.GONE for p in lifecycle.why(r))}
 
     def _root(self, batch: Batch) -> Batch:
         """Return the run that was dropped: names are counted from there, ``games-2``, ``games-3``."""

@@ -15,7 +15,6 @@ from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.desk import Figures
-from batchd.daemon.parking import ParkingLot
 from batchd.daemon.retiring import Retiring
 from batchd.daemon.troubles import Tries
 from batchd.log import Action
@@ -31,7 +30,6 @@ class FrontDesk:
         core: Core,
         batches: Batches,
         attempts: Attempts,
-        lot: ParkingLot,
         *,
         pool: Supervisor,
         retiring: Retiring,
@@ -40,14 +38,13 @@ class FrontDesk:
         self._batches = batches
         self._attempts = attempts
         self._pool = pool
-        self._lot = lot
         self._retiring = retiring
         self._started_at = time.time()
 
     async def status(self, _request: Status, _by: Giver) -> Standing:
         """Return how the daemon does."""
         core, active = self._core, self._attempts.active
-        given_back = self._lot.given_back
+        given_back = core.lifecycle.given_back
         return Standing(
             pid=os.getpid(),
             version=__version__,
@@ -63,7 +60,7 @@ class FrontDesk:
             slots=core.config.pool.processes * core.config.pool.agents_per_process,
             providers=msgspec.convert(core.governor.told(), dict[str, standing.Provider]),
             day=standing.Day(**core.governor.money.told()),
-            parked=tuple(map(Held.of, self._lot.parkings)),
+            parked=tuple(map(Held.of, core.lifecycle.holds.parkings)),
             troubles=core.troubles.open,
             retiring=self._retiring.due,
             workers=tuple(
@@ -87,9 +84,9 @@ class FrontDesk:
 
     def figures(self) -> Figures:
         """Return it in numbers: there may be a thousand tasks at work, and this is asked for all the time."""
-        core, lot, active = self._core, self._lot, self._attempts.active
-        workers, parkings = self._pool.workers, lot.parkings
-        given_back = lot.given_back
+        core, active = self._core, self._attempts.active
+        workers, parkings = self._pool.workers, core.lifecycle.holds.parkings
+        given_back = core.lifecycle.given_back
         return Figures(
             draining=core.closing,
             batches=len(self._batches),

@@ -61,10 +61,10 @@ class Commands:
         retiring: Retiring,
     ) -> None:
         self._core = core
-        self.desk = FrontDesk(core, batches, attempts, lot, pool=pool, retiring=retiring)
+        self.desk = FrontDesk(core, batches, attempts, pool=pool, retiring=retiring)
         cancelling = Cancelling(core, publisher, attempts, ends)
         pausing = Pausing(core, batches, lot)
-        self.rerun = Rerun(core, batches, lot, cancelling.cancel_held)
+        self.rerun = Rerun(core, batches, cancelling.cancel_held)
         self._handlers: Mapping[type[Request[Any]], _Handler] = {
             Status: self.desk.status,
             Cancel: partial(self._if_ready, cancelling.cancel, urgent=True),

@@ -1,0 +1,107 @@
+"""Holds: what is parked and why, and which tasks each reason keeps from starting. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from batchd.records import Cause, HoldKey, Parking, Ref, Scope, summed
+
+#: What waits: its scope and its name.
+Key: TypeAlias = tuple[Scope, str]
+ALL: Key = (Scope.ALL, "")
+DAY: Key = (Scope.DAY, "")
+
+
+class Holds:
+    """Every reason to wait. ``Lifecycle`` alone changes it.
+
+    A parking is what people see and the store keeps. It concerns everything, a provider or a model by its name, and the
+    tasks of a batch, or one task, by a hold of its key. Other holds stand without a parking: the daemon finds them again.
+    """
+
+    def __init__(self) -> None:
+        self._parkings: dict[Key, dict[Cause, Parking]] = {}
+        self._kept: dict[HoldKey, dict[Ref, None]] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._parkings
+
+    @property
+    def parkings(self) -> tuple[Parking, ...]:
+        """All that is parked, oldest first; without the tasks that wait for the day's money alone, where all do."""
+        every = (p for causes in self._parkings.values() for p in causes.values())
+        return summed(sorted(every, key=lambda parking: parking.since))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing at all may start."""
+        return ALL in self
+
+    def causes(self, key: Key) -> Mapping[Cause, Parking]:
+        """Return why something waits; empty where it does not."""
+        return self._parkings.get(key, {})
+
+    def paused(self, name: str) -> bool:
+        """Whether somebody paused a provider, or a model, whatever else it waits for."""
+        return any(not cause.reason for cause in self.causes((Scope.of(name), name)))
+
+    def untried(self, name: str) -> bool:
+        """Whether no task is to try a provider or a model now: it is paused, or its provider is parked."""
+        provider = name.partition("/")[0]
+        return self.paused(name) or (name != provider and (Scope.PROVIDER, provider) in self)
+
+    def models(self, provider: str) -> list[str]:
+        """Return the models of a provider that are parked, but not paused."""
+        names = (name for scope, name in self._parkings if scope is Scope.MODEL)
+        return [n for n in names if n.partition("/")[0] == provider and not self.paused(n)]
+
+    def kept(self, hold: HoldKey) -> tuple[Ref, ...]:
+        """Return the tasks that a hold keeps from starting, in the order in which it began to."""
+        return tuple(self._kept.get(hold, ()))
+
+    def keeps(self, hold: HoldKey) -> bool:
+        """Whether a hold keeps any task from starting."""
+        return hold in self._kept
+
+    def of(self, ref: Ref, model: str, holds: Iterable[HoldKey]) -> Iterator[Parking]:
+        """Yield what is parked that a task of a model waits for; ``holds``: its own."""
+        names = (model.partition("/")[0], model, *(h.name for h in holds if h.cause is Cause.TRIED))
+        asked = ((Scope.of(name), name) for name in dict.fromkeys(names))
+        for key in (ALL, *asked, (Scope.BATCH, ref.batch), (Scope.TASK, str(ref))):
+            yield from self.causes(key).values()
+
+    # What changes it
+
+    def enter(self, parking: Parking) -> None:
+        """Enter a parking."""
+        key = (parking.scope, parking.name)
+        causes = self._parkings.get(key, {})
+        if parking.cause.reason:
+            # A provider has one outage at a time.
+            causes = {cause: known for cause, known in causes.items() if not cause.reason}
+        self._parkings[key] = {**causes, parking.cause: parking}
+
+    def strike(self, key: Key, keep: Iterable[Cause] = ()) -> tuple[Parking, ...]:
+        """Strike something out, those causes apart that are in ``keep``; return what was struck."""
+        causes = self._parkings.pop(key, {})
+        kept = {cause: causes[cause] for cause in keep if cause in causes}
+        if kept:
+            self._parkings[key] = kept
+        return tuple(parking for cause, parking in causes.items() if cause not in kept)
+
+    def add(self, hold: HoldKey, ref: Ref) -> None:
+        """Have a hold keep a task."""
+        self._kept.setdefault(hold, {})[ref] = None
+
+    def remove(self, hold: HoldKey, ref: Ref) -> None:
+        """Have it keep a task no more."""
+        kept = self._kept.get(hold)
+        if kept is not None:
+            kept.pop(ref, None)
+            if not kept:
+                del self._kept[hold]
+
+    def forget(self, hold: HoldKey) -> tuple[Ref, ...]:
+        """Forget which tasks a hold keeps, and return them: it is never lifted."""
+        return tuple(self._kept.pop(hold, ()))
