@@ -22,6 +22,16 @@ from batchd.daemon.roomless import Roomless
 from batchd.daemon.shortage import Shortage
 from batchd.events import TaskFinished
 from batchd.governor import Park
+from batchd.governor.news import (
+    BatchSpent,
+    Closed,
+    GaveUp,
+    HalfOpened,
+    News,
+    Parked,
+    TierFree,
+    TierFull,
+)
 from batchd.lifecycle import inputs, is_of
 from batchd.lifecycle.effects import End
 from batchd.lifecycle.holds import Key
@@ -36,7 +46,7 @@ _CHUNK = 1000
 
 
 class ParkingLot(Listener):
-    """Everything that is parked; the governor's ``Watcher``."""
+    """Parks what the governor finds out of order or people pause, and lets it go on."""
 
     def __init__(
         self,
@@ -46,9 +56,10 @@ class ParkingLot(Listener):
         attempts: Attempts,
         *,
         offers: Offers,
+        news: asyncio.Queue[News],
         read_keys: Callable[[], None],
     ) -> None:
-        """``read_keys``: reads the keys of providers again."""
+        """``news``: what the governor reports. ``read_keys``: reads the keys of providers again."""
         self._core = core
         self._offers = offers
         self._batches = batches
@@ -65,8 +76,8 @@ class ParkingLot(Listener):
         #: Open batches whose money is spent.
         self._spent: set[str] = set()
         self._attempts = attempts
+        self._news = news
         self._read_keys = read_keys
-        core.governor.outages.watcher = self
         core.listeners.add(self)
 
     # What people want
@@ -173,9 +184,31 @@ class ParkingLot(Listener):
         self._spent.discard(batch.name)
         self._ended(Scope.BATCH, batch.name)
 
-    # What the governor tells
+    # What the governor reports
 
-    def parked(self, name: str, cause: Cause, message: str) -> None:
+    async def watch_news(self) -> None:
+        """Take the governor's news, for ever."""
+        while True:
+            self._take(await self._news.get())
+
+    def _take(self, news: News) -> None:
+        match news:
+            case Parked(name, cause, message):
+                self._parked(name, cause, message)
+            case HalfOpened(name):
+                self._half_opened(name)
+            case Closed(name):
+                self._closed(name)
+            case GaveUp(name, cause, message):
+                self._gave_up(name, cause, message)
+            case TierFull(model, tier, message):
+                self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
+            case TierFree(model, tier, calls):
+                self._tier_free(model, tier, calls)
+            case BatchSpent(batch, message):
+                self._batch_spent(batch, message)
+
+    def _parked(self, name: str, cause: Cause, message: str) -> None:
         """Park the tasks of a provider, or of a model."""
         self.trials.end(name)
         news = cause not in self._holds.causes((Scope.of(name), name))  # else a try has failed
@@ -222,14 +255,15 @@ class ParkingLot(Listener):
         if news:
             self._core.listeners.provider_parked(parking, how)
 
-    def half_opened(self, name: str) -> None:
-        """Have one task try a parked provider, or model."""
+    def _half_opened(self, name: str) -> None:
+        """Have one task try a parked provider, or model, if there is a key to try it with."""
         if (Scope.of(name), name) in self._holds:
             self._read_keys()
             self.trials.begin(name)
             self._core.wake()
+        self._core.governor.outages.without_key(name)
 
-    def closed(self, name: str) -> None:
+    def _closed(self, name: str) -> None:
         """Let the tasks of a provider, or of a model, go on."""
         self.trials.end(name)
         key = (Scope.of(name), name)
@@ -239,30 +273,26 @@ class ParkingLot(Listener):
             if outage is not None:
                 self._core.listeners.provider_resumed(outage)
 
-    def gave_up(self, name: str, cause: Cause, message: str) -> None:
+    def _gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""
         self.trials.end(name)
         if cause is Cause.GONE:
             message = self._offers.explained(name, message)
         self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
-    def batch_spent(self, batch: str, message: str) -> None:
+    def _batch_spent(self, batch: str, message: str) -> None:
         """Tell of a batch whose money is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
             self._core.listeners.budget_reached(batch, message)
 
-    def tier_full(self, model: str, tier: str, message: str) -> None:
-        """Tell of a tier without room, once."""
-        self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
-
-    def tier_free(self, model: str, tier: str, calls: int) -> int:
-        """Let so many tasks that wait for it ask again, or begin, -1: all; return how many wait on."""
+    def _tier_free(self, model: str, tier: str, calls: int) -> None:
+        """Let so many tasks that wait for it ask again, or begin, -1: all."""
         if calls < 0:
             self._core.log.info(Action.TIER_FREE, model=model, tier=tier)
-        left = self.roomless.free((model, tier), calls)
+        if self.roomless.free((model, tier), calls):
+            self._core.governor.lanes.await_room(model, tier)
         self._core.spawn(self._requeue())
-        return left
 
     # What the clock does
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from batchd.daemon.retiring import Retiring
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.scratch import Scratch
 from batchd.daemon.turns import Turns
+from batchd.governor.news import News
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.records import Endpoint
 
@@ -68,13 +70,14 @@ def joined(
     held: int,
     agent: str,
     ends: Ends,
+    news: asyncio.Queue[News],
     reload: Callable[[], Config] | None,
     shape: Callable[[Config], Shape],
 ) -> Parts:
     """Return the parts, joined to the core and to each other; nothing runs yet.
 
     ``endpoints``: the providers that can be asked. ``held``: the spool's lock, which workers hold too. ``agent``: what
-    works on a task. ``ends``: who waits for what has ended. ``reload``: reads the configuration. ``shape``: of the pool.
+    works on a task. ``ends``: who waits for what has ended. ``news``: what the governor reports. ``reload``: reads the configuration. ``shape``: of the pool.
     """
     batches = Batches(core)
     publisher = Publisher(core, batches)
@@ -90,7 +93,9 @@ def joined(
     calls = Calls(core)
     attempts = Attempts(core, batches, publisher, calls, rooms=rooms, pool=pool)
     reports = Reports(core, attempts, calls)
-    lot = ParkingLot(core, batches, publisher, attempts, offers=offers, read_keys=reloader.again)
+    lot = ParkingLot(
+        core, batches, publisher, attempts, offers=offers, news=news, read_keys=reloader.again
+    )
     turns = Turns(core, lot, rooms, attempts, pool)
     commands = Commands(
         core,

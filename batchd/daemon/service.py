@@ -32,6 +32,7 @@ from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
 from batchd.governor import Governor
+from batchd.governor.news import News
 from batchd.log import Action
 from batchd.pool import memory, threads
 from batchd.pool.disks import Disks
@@ -200,11 +201,12 @@ class Daemon:
         undo.callback(store.close)
         log.hide(config.hidden())
         endpoints, missing = tuning.endpoints(config)
+        news: asyncio.Queue[News] = asyncio.Queue()
         core = self._core = Core(
             config=config,
             prices=Prices(config.models),
             store=store,
-            governor=Governor(config, missing, booked=store.spent_on),
+            governor=Governor(config, missing, news.put_nowait, booked=store.spent_on),
             listeners=self._listeners,
             finishers=self._finishers,
             disks=disks,
@@ -217,6 +219,7 @@ class Daemon:
             held=held,
             agent=self._agent,
             ends=self._ends,
+            news=news,
             reload=self._reload,
             shape=self._shape,
         )
@@ -269,6 +272,7 @@ class Daemon:
         core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(memory.give_back(), endless=True)
+        core.spawn(self._parts.lot.watch_news(), endless=True)
         core.spawn(self._parts.lot.watch(), endless=True)
         core.spawn(
             Stalls(core, batches, parts.turns, parts.attempts, pool=pool, inbox=inbox).watch(),

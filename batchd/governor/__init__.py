@@ -16,9 +16,9 @@ from batchd.config import Config
 from batchd.governor.estimates import Estimates
 from batchd.governor.lanes import Lanes, full
 from batchd.governor.money import Purse, Treasury
+from batchd.governor.news import BatchSpent, Report, TierFull
 from batchd.governor.outages import Outages
 from batchd.governor.provider import Answer, Call, Grant, Park, Permit, Provider, Refusal
-from batchd.governor.watcher import Watcher
 from batchd.records import (
     STANDARD,
     Cause,
@@ -34,7 +34,7 @@ from batchd.records import (
     dollars,
 )
 
-__all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal", "Watcher"]
+__all__ = ["Answer", "Call", "Governor", "Grant", "Park", "Refusal"]
 
 
 _NO_USAGE = Usage()
@@ -47,21 +47,26 @@ class Governor:
         self,
         config: Config,
         missing: Mapping[str, str],
+        report: Report,
         *,
         clock: Callable[[], float] = time.time,
         booked: Callable[[int], float] = lambda _day: 0.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``missing``: why a provider cannot be called at all, by its name: it has no key. ``booked``: as in ``Treasury``."""
+        """``missing``: why a provider cannot be called at all, by its name: it has no key.
+
+        ``report`` takes news of what concerns more than one call. ``booked``: as in ``Treasury``.
+        """
         self._config = config
+        self._report = report
         self._missing = missing
         self._jitter = jitter
         self.money = Treasury(config.budget.per_day_usd, clock, booked)
-        self.outages = Outages(self._provider, lambda: self._config.governor)
+        self.outages = Outages(self._provider, lambda: self._config.governor, report)
         self._providers: dict[str, Provider] = {}
         self._permits: dict[Ref, Permit] = {}
         self._estimates = Estimates()
-        self.lanes = Lanes(self._first_again, self._tier_free, self._tier_waits)
+        self.lanes = Lanes(self._first_again, report, self._tier_waits)
         #: Waiting for money that is set aside for calls under way.
         self._short: list[Permit] = []
 
@@ -261,9 +266,8 @@ class Governor:
         if amount > purse.limit:
             may_cost += f" ({output:,} tokens of output, which max_output_tokens allows)"
         message = f"{purse.name} of {dollars(purse.limit)} is reached: {dollars(purse.spent)} is spent, and {may_cost}"
-        watcher = self.outages.watcher
-        if watcher is not None and self.money.is_batch(purse, ref.batch):
-            watcher.batch_spent(ref.batch, message)
+        if self.money.is_batch(purse, ref.batch):
+            self._report(BatchSpent(ref.batch, message))
         if self.money.is_day(purse) and self._beyond(permit.call):
             message = (
                 f"{may_cost}, and {purse.name} is {dollars(purse.limit)}: no day can pay for it; "
@@ -303,15 +307,10 @@ class Governor:
     def _no_room(self, permit: Permit, failure: Failure) -> None:
         """Note that a call's tier is full: that is no matter of its provider's pace, nor of its being there."""
         model, tier = permit.call.model, permit.call.tier
-        news = self.lanes.refused(permit, failure)
-        if news and self.outages.watcher is not None:
-            self.outages.watcher.tier_full(model, tier, failure.message)
+        if self.lanes.refused(permit, failure):
+            self._report(TierFull(model, tier, failure.message))
         if permit.granted:
             self._end(permit, permit.reserved if failure.unsettled else 0.0)
-
-    def _tier_free(self, name: tuple[str, str], calls: int) -> int:
-        watcher = self.outages.watcher
-        return watcher.tier_free(*name, calls) if watcher is not None else 0
 
     def _tier_waits(self) -> tuple[float, float]:
         return self.outages.longest_wait_s(), self._config.governor.max_parked_s

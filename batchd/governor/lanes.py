@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from batchd.governor.news import Report, TierFree
 from batchd.governor.provider import Call, Park, Permit, Refusal
 from batchd.records import (
     STANDARD,
@@ -73,16 +74,15 @@ class Lanes:
     def __init__(
         self,
         rejoin: Callable[[Sequence[Permit]], None],
-        freed: Callable[[Name, int], int],
+        report: Report,
         limits: Callable[[], tuple[float, float]],
     ) -> None:
         """``rejoin`` queues permits again, whose turn had come.
 
-        ``freed`` says that so many more calls may try, and returns how many tasks without a slot go on waiting.
-        ``limits``: how long a task may wait in its slot, and parked, in seconds.
+        ``report`` takes the news that more calls may try. ``limits``: how long a task may wait in its slot, and parked, in seconds.
         """
         self._rejoin = rejoin
-        self._freed = freed
+        self._report = report
         self._limits = limits
         self._lanes: dict[Name, _Lane] = {}
         self._under_way: Counter[Name] = Counter()
@@ -123,6 +123,12 @@ class Lanes:
             return False
         self._arm(name, lane)
         return True
+
+    def await_room(self, model: str, tier: str) -> None:
+        """Have tasks without a slot, which wait, learn when there may be room."""
+        name = model, tier
+        if lane := self._lanes.get(name):
+            self._arm(name, lane)
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -219,6 +225,6 @@ class Lanes:
         still = self._lanes.get(name) is lane
         now = asyncio.get_running_loop().time()
         room = lane.size - self._under_way[name] - len(lane.waiting) if now >= lane.until else 0
-        left = self._freed(name, max(0, room) if still else -1)
-        if still and (left or lane.waiting or lane.until > now):
+        self._report(TierFree(*name, max(0, room) if still else -1))
+        if still and (lane.waiting or lane.until > now):
             self._arm(name, lane)

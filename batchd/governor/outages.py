@@ -9,9 +9,9 @@ from math import inf
 from batchd.config.sections import Governor as Settings
 from batchd.governor.breaker import Breaker, Outage, Waits
 from batchd.governor.causes import FATAL, busy, holds_up, parking, said, tries
+from batchd.governor.news import Closed, GaveUp, HalfOpened, Parked, Report
 from batchd.governor.pacing import asked_s
 from batchd.governor.provider import Failing, Park, Permit, Provider, Refusal
-from batchd.governor.watcher import Watcher
 from batchd.records import Cause, ErrorInfo, Failure, Reason, Scope, Status
 
 #: A provider that asks to be left alone for longer is parked, so that others have its tasks' slots. Where
@@ -27,11 +27,13 @@ class Outages:
     A model's is opened by a refusal that names it, or that it met while its provider answered others.
     """
 
-    def __init__(self, named: Callable[[str], Provider], settings: Callable[[], Settings]) -> None:
-        """``named`` returns a provider, new ones too; ``settings`` what ``[governor]`` says today."""
+    def __init__(
+        self, named: Callable[[str], Provider], settings: Callable[[], Settings], report: Report
+    ) -> None:
+        """``named`` returns a provider, new ones too; ``settings`` what ``[governor]`` says today; ``report`` takes news."""
         self._named = named
         self._settings = settings
-        self.watcher: Watcher | None = None
+        self._report = report
 
     # What calls meet
 
@@ -108,12 +110,15 @@ class Outages:
         self._there(permit)
 
     def half_opened(self, name: str) -> None:
-        """Say that one call may try; where there is not even a key to try with, it is parked again."""
+        """Report that one call may try."""
         provider, breaker = self._of(name)
         if breaker is provider.breaker:
             provider.lift()
-        if self.watcher is not None:
-            self.watcher.half_opened(name)
+        self._report(HalfOpened(name))
+
+    def without_key(self, name: str) -> None:
+        """Park it again where one call may try, and there is not even a key to try with."""
+        provider, breaker = self._of(name)
         if (
             provider.refusal
             and breaker is provider.breaker
@@ -161,8 +166,7 @@ class Outages:
         outage = breaker.outage
         if outage is not None and not breaker.hopeless:
             breaker.give_up()
-            if self.watcher is not None:
-                self.watcher.gave_up(name, outage.cause, outage.error.message)
+            self._report(GaveUp(name, outage.cause, outage.error.message))
             provider.pump()
 
     def close(self, name: str) -> None:
@@ -226,8 +230,7 @@ class Outages:
         breaker.close()
         if breaker is provider.breaker:
             provider.lift()
-        if self.watcher is not None:
-            self.watcher.closed(name)
+        self._report(Closed(name))
         if breaker is provider.breaker:
             # What ended its outage may have ended that of its models.
             for model, own in tuple(provider.breakers.items()):
@@ -310,8 +313,7 @@ class Outages:
             if breaker.tried_s > waits.patience_s - _INSTANT_S:
                 self.give_up(name)
             else:
-                if self.watcher is not None:
-                    self.watcher.parked(name, outage.cause, outage.error.message)
+                self._report(Parked(name, outage.cause, outage.error.message))
                 provider.pump()
         return self._outcome(name, outage, culprit=True)
 

@@ -695,7 +695,7 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
             config=settings,
             prices=Prices({}),
             store=store,
-            governor=Governor(settings, {}),
+            governor=Governor(settings, {}, lambda _news: None),
             listeners=Listeners(()),
             disks=Disks(),
         )

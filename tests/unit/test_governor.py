@@ -14,6 +14,17 @@ from batchd.config import Config
 from batchd.config.sections import Budget, Provider
 from batchd.config.sections import Governor as Section
 from batchd.governor import Call, Governor, Grant, Park, Refusal
+from batchd.governor.news import (
+    BatchSpent,
+    Closed,
+    GaveUp,
+    HalfOpened,
+    News,
+    Parked,
+    Report,
+    TierFree,
+    TierFull,
+)
 from batchd.records import (
     Cause,
     Failure,
@@ -32,6 +43,7 @@ PRICE = Price(rates=(Rate(input=1000, cached_input=1000, output=1000),), source=
 
 
 def governor(
+    report: Report = lambda _news: None,
     *,
     max_concurrent: int = 2,
     per_day: float = 0.0,
@@ -46,49 +58,32 @@ def governor(
         governor=Section(max_retries=max_retries, **{**waits, **more}),
         budget=Budget(per_day_usd=per_day),
     )
-    return Governor(config, missing or {}, jitter=lambda: 1.0)
+    return Governor(config, missing or {}, report, jitter=lambda: 1.0)
 
 
 class Told:
-    """Notes what the governor tells its watcher."""
+    """Notes the governor's news: each as its kind, and what it is about."""
 
-    def __init__(self, governor: Governor) -> None:
+    def __init__(self) -> None:
         self.of: list[tuple[str, ...]] = []
-        governor.outages.watcher = self
 
-    def parked(self, provider: str, cause: Cause, message: str) -> None:
+    def __call__(self, news: News) -> None:
         """Note it."""
-        self.of.append(("parked", provider, cause))
-        assert message
-
-    def half_opened(self, provider: str) -> None:
-        """Note it."""
-        self.of.append(("half_opened", provider))
-
-    def closed(self, provider: str) -> None:
-        """Note it."""
-        self.of.append(("closed", provider))
-
-    def gave_up(self, provider: str, cause: Cause, message: str) -> None:
-        """Note it."""
-        self.of.append(("gave_up", provider, cause))
-        assert message
-
-    def tier_full(self, model: str, tier: str, message: str) -> None:
-        """Note it."""
-        self.of.append(("tier_full", model, tier))
-        assert message
-
-    def tier_free(self, model: str, tier: str, calls: int) -> int:
-        """Note that calls may try, if some may."""
-        if calls:
-            self.of.append(("tier_free", model, tier, str(calls)))
-        return 0
-
-    def batch_spent(self, batch: str, message: str) -> None:
-        """Note it."""
-        self.of.append(("batch_spent", batch))
-        assert "the batch's budget" in message
+        match news:
+            case Parked(name, cause, message) | GaveUp(name, cause, message):
+                assert message
+                self.of.append((type(news).__name__, name, cause))
+            case HalfOpened(name) | Closed(name):
+                self.of.append((type(news).__name__, name))
+            case TierFull(model, tier, message):
+                assert message
+                self.of.append(("TierFull", model, tier))
+            case TierFree(model, tier, calls):
+                if calls:
+                    self.of.append(("TierFree", model, tier, str(calls)))
+            case BatchSpent(batch, message):
+                assert "the batch's budget" in message
+                self.of.append(("BatchSpent", batch))
 
 
 class Task:
@@ -414,8 +409,9 @@ def test_the_day_ends_at_midnight_utc() -> None:
     async def scenario() -> None:
         now = [86400.0 * 3 - 1]
         config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
-        g = Governor(config, {}, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__)
-        told, today = Told(g), g.money.today()
+        told = Told()
+        g = Governor(config, {}, told, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__)
+        today = g.money.today()
         task = Task(g, "a")
         task.ask(PRICE)
         assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
@@ -549,8 +545,8 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
     """Whoever waits or asks is turned away, until one call tries and is answered."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=2)
-        told = Told(g)
+        told = Told()
+        g = governor(told, max_concurrent=2)
         first, second, third, fourth = (Task(g, n) for n in "abcd")
         for task in (first, second, third):
             task.ask()
@@ -560,13 +556,13 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
         second.failed(kind)  # it was under way: it changes nothing
         assert second.parked.cause is first.parked.cause
         await asyncio.sleep(0.35)
-        assert told.of == [("parked", "p", Cause(kind.value)), ("half_opened", "p")]
+        assert told.of == [("Parked", "p", Cause(kind.value)), ("HalfOpened", "p")]
         third.ask()
         fourth.ask()
         assert isinstance(third.answers[-1], Grant)
         assert isinstance(fourth.parked, Park)
         g.answered(third.ref, 0.0)
-        assert told.of[2:] == [("closed", "p")]
+        assert told.of[2:] == [("Closed", "p")]
         fourth.ask()
         assert isinstance(fourth.answers[-1], Grant)
 
@@ -577,8 +573,8 @@ def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
     """One failed try, whatever it failed with, doubles the wait; one that came to nothing leaves room for another."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=9)
-        told = Told(g)
+        told = Told()
+        g = governor(told, max_concurrent=9)
         task, other = Task(g, "a"), Task(g, "b")
         task.ask()
         for _ in range(2):
@@ -592,16 +588,16 @@ def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
         task.failed(FailureKind.CONNECTION)
         assert isinstance(task.parked, Park)
         await asyncio.sleep(0.12)
-        assert told.of.count(("half_opened", "p")) == 1
+        assert told.of.count(("HalfOpened", "p")) == 1
         await asyncio.sleep(0.12)
-        assert told.of.count(("half_opened", "p")) == 2
+        assert told.of.count(("HalfOpened", "p")) == 2
         task.ask()
         g.close_task(task.ref)  # its worker died
-        assert told.of[-1] == ("half_opened", "p")
+        assert told.of[-1] == ("HalfOpened", "p")
         other.ask()
         # It was refused for itself: the provider is there.
         other.failed(FailureKind.BAD_REQUEST)
-        assert told.of[-1] == ("closed", "p")
+        assert told.of[-1] == ("Closed", "p")
 
     asyncio.run(scenario())
 
@@ -610,15 +606,15 @@ def test_nobody_waits_where_nothing_may_be_parked() -> None:
     """With max_parked_s = 0, as in `run`, an outage ends everybody's task with its cause."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=1, max_parked_s=0)
-        told = Told(g)
+        told = Told()
+        g = governor(told, max_concurrent=1, max_parked_s=0)
         first, second = Task(g, "a"), Task(g, "b")
         first.ask()
         second.ask()
         first.failed(FailureKind.AUTH)
         for task in (first, second):
             assert (task.refusal.status, task.refusal.reason) == (Status.ERROR, Reason.AUTH)
-        assert told.of == [("gave_up", "p", Cause.AUTH)]
+        assert told.of == [("GaveUp", "p", Cause.AUTH)]
         g.outages.close("p")
         second.ask()
         assert isinstance(second.answers[-1], Grant)
@@ -630,8 +626,8 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
     """Its own request may be at fault; when a second task is answered no better, all of them end."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=9, max_parked_s=0, max_retries=0)
-        told = Told(g)
+        told = Told()
+        g = governor(told, max_concurrent=9, max_parked_s=0, max_retries=0)
         tasks = [Task(g, name) for name in "abc"]
         for task in tasks:
             task.ask()
@@ -639,7 +635,7 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
         assert tasks[0].refusal.reason is Reason.PROVIDER_UNAVAILABLE
         assert not told.of
         tasks[1].failed(FailureKind.OVERLOADED)
-        assert told.of == [("gave_up", "p", Cause.DOWN)]
+        assert told.of == [("GaveUp", "p", Cause.DOWN)]
         tasks[2].failed(FailureKind.OVERLOADED)
         assert tasks[2].refusal.reason is Reason.PROVIDER_UNAVAILABLE
 
@@ -754,8 +750,8 @@ def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
     """Slots are not held for an hour; the wait is no longer than ``max_probe_s``, and ends with a try."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=9)
-        told = Told(g)
+        told = Told()
+        g = governor(told, max_concurrent=9)
         task, other = Task(g, "a"), Task(g, "b")
         task.ask()
         task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=wait_s)
@@ -766,7 +762,7 @@ def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
         assert task.parked.cause is other.parked.cause is Cause.LIMITED
         assert f"{wait_s:.0f} s" in task.parked.message
         await asyncio.sleep(0.35)
-        assert told.of[-1] == ("half_opened", "p")
+        assert told.of[-1] == ("HalfOpened", "p")
         other.ask()
         assert isinstance(other.answers[-1], Grant)
 

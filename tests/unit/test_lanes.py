@@ -89,8 +89,8 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
     """However often it refuses: standard calls go at once, and neither provider nor model is parked."""
 
     async def scenario() -> None:
-        g = governor(max_concurrent=8, max_retries=1)
-        watched = Told(g)
+        watched = Told()
+        g = governor(watched, max_concurrent=8, max_retries=1)
         flex, standard = Flex(g, "f"), Task(g, "s")
         flex.ask(PRICE)
         for _ in range(12):
@@ -106,8 +106,8 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
             await asyncio.wait_for(standard.answered.wait(), PATIENCE_S)
             assert isinstance(standard.answers[-1], Grant)
             g.answered(standard.ref, 1.0, USED)
-        assert not any(outage for outage in watched.of if outage[0] == "parked")
-        assert watched.of[0] == ("tier_full", "p/m", "flex")
+        assert not any(outage for outage in watched.of if outage[0] == "Parked")
+        assert watched.of[0] == ("TierFull", "p/m", "flex")
         assert g.waiting == 1
         assert g.withdraw(flex.ref)
 
@@ -198,8 +198,8 @@ def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
     """It is parked by itself, not its model or provider; the daemon learns when one may try, again and again."""
 
     async def scenario() -> None:
-        g = governor(max_parked_s=1000.0)
-        watched = Told(g)
+        watched = Told()
+        g = governor(watched, max_parked_s=1000.0)
         flex = Flex(g, "f")
         flex.ask(PRICE)
         flex.refused(retry_after_s=600.0)
@@ -209,7 +209,7 @@ def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
         assert g.lanes.waits("p/m", "flex")
         assert not g.lanes.waits("p/m", "priority")
         g.lanes.lift("p/m", "flex")
-        assert watched.of[-1] == ("tier_free", "p/m", "flex", "1")
+        assert watched.of[-1] == ("TierFree", "p/m", "flex", "1")
         other = Flex(g, "o", 700.0)
         other.ask(PRICE)
         assert other.tiers == ["flex"]
