@@ -302,8 +302,8 @@ def test_what_is_batchds_own_is_not_shown_to_commands(spool: Spool, case: str) -
     path.write_text(path.read_text() + lines)
     checked = spool.batchd("check", "--offline")
     assert checked.returncode == 3
-    (told,) = [line for line in checked.stdout.splitlines() if key in line]
-    assert told.startswith(f"failed sandbox view: {key}: ")
+    begin = f"failed sandbox view: {key}: "
+    (told,) = [line for line in checked.stdout.splitlines() if line.startswith(begin)]
     assert ", which commands see" in told
     served = spool.batchd("serve")
     assert served.returncode == 2
