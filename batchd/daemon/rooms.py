@@ -48,7 +48,7 @@ class Rooms:
         lifecycle, hold = self._core.lifecycle, _shut(batch.name)
         if lifecycle.holds.keeps(hold):
             return
-        for ref in lifecycle.concerned(Scope.BATCH, batch.name):
+        for ref in lifecycle.of(batch.name):
             self._core.hold(ref, hold)
 
         async def wait() -> None:

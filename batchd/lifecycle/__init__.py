@@ -132,13 +132,9 @@ class Lifecycle:
 
     def concerned(self, scope: Scope, name: str) -> list[Ref]:
         """Return the tasks of a scope that may still run."""
-        if scope is Scope.TASK:
-            refs: Iterable[Ref] = [Ref(*name.split("/", 1))]
-        elif scope is Scope.BATCH:
-            refs = self.of(name)
-        else:
-            return self.refs(name if scope.asked else "")
-        return [ref for ref in refs if self.open(ref)]
+        if scope in {Scope.BATCH, Scope.TASK}:
+            return [ref for ref in self._held_by(scope, name) if self.open(ref)]
+        return self.refs(name if scope.asked else "")
 
     def park(self, parking: Parking) -> list[Effect]:
         """Keep what a parking concerns from starting; return how what runs stops, where somebody wants it to wait."""
@@ -146,16 +142,23 @@ class Lifecycle:
         self.holds.enter(parking)
         if scope.asked:
             self.queue.park(name)
-        holds = scope in {Scope.BATCH, Scope.TASK}
-        stops = not cause.reason and scope is not Scope.DAY
-        effects: list[Effect] = []
-        for ref in self.concerned(scope, name) if holds or stops else ():
-            if holds:
-                self.take(inputs.Held(ref, parking.key))
-            if stops and self._entries[ref].phase.has_slot:
-                wish = Suspended(at=parking.since, cause="park", message=parking.message)
-                effects += self.take(inputs.Halt(ref, wish))
-        return effects
+        for ref in self._held_by(scope, name):
+            self.take(inputs.Held(ref, parking.key))
+        if cause.reason or scope is Scope.DAY:
+            return []
+        wish = Suspended(at=parking.since, cause="park", message=parking.message)
+        running = [r for r in self.concerned(scope, name) if self._entries[r].phase.has_slot]
+        return [effect for ref in running for effect in self.take(inputs.Halt(ref, wish))]
+
+    def _held_by(self, scope: Scope, name: str) -> Iterable[Ref]:
+        """Return the tasks that a parking keeps by a hold: those, too, whose end may be refused."""
+        match scope:
+            case Scope.BATCH:
+                return self.of(name)
+            case Scope.TASK:
+                return (Ref(*name.split("/", 1)),)
+            case _:
+                return ()
 
     def resume(self, key: Key, keep: Iterable[Cause] = ()) -> tuple[Parking, ...]:
         """Take a parking back, those causes apart that are in ``keep``; return what was taken back."""
@@ -221,10 +224,11 @@ class Lifecycle:
         return effects
 
     def _accept(self, facts: Facts) -> None:
-        after = tuple(HoldKey.on(ref, Cause.DEPENDENCY) for ref in dict.fromkeys(facts.after))
-        phase = Phase.HELD if after else Phase.QUEUED
-        entry = Entry(facts=facts, phase=phase, holds=after, suspect=facts.suspect)
-        for hold in after:
+        after = (HoldKey.on(ref, Cause.DEPENDENCY) for ref in dict.fromkeys(facts.after))
+        holds = (*after, *self.holds.on(facts.ref))
+        phase = Phase.HELD if holds else Phase.QUEUED
+        entry = Entry(facts=facts, phase=phase, holds=holds, suspect=facts.suspect)
+        for hold in holds:
             self.holds.add(hold, facts.ref)
         self._add(entry)
         if facts.given_back:
