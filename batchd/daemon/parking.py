@@ -1,13 +1,11 @@
-"""What waits, and why: for a provider, for tomorrow's money, or because somebody paused it.
+"""What is parked: as people pause it, as a provider is out of order, or for want of the day's money or of a tier's room.
 
-The governor finds outages, people pause things; here both become what may start,
-what the store remembers over a restart, and what goes on once the cause is gone.
+Here it becomes holds of the lifecycle's, and what the store remembers over a restart; and it goes on once the cause is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -15,29 +13,16 @@ from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
 from batchd.daemon.listener import Listener
-from batchd.daemon.offers import Offers
-from batchd.daemon.publisher import Publisher
 from batchd.daemon.register import Register
 from batchd.daemon.roomless import Roomless
 from batchd.daemon.shortage import Shortage
 from batchd.events import TaskFinished
 from batchd.governor import Park
-from batchd.governor.news import (
-    BatchSpent,
-    Closed,
-    GaveUp,
-    HalfOpened,
-    News,
-    Parked,
-    TierFree,
-    TierFull,
-)
-from batchd.lifecycle import inputs, is_of
-from batchd.lifecycle.effects import End
+from batchd.lifecycle import is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.trials import Trials
 from batchd.log import Action
-from batchd.records import Batch, Cause, Parking, Reason, Ref, Scope, Status
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Status
 from batchd.store import QueuedTask
 
 _LOOK_S = 1.0
@@ -46,24 +31,19 @@ _CHUNK = 1000
 
 
 class ParkingLot(Listener):
-    """Parks what the governor finds out of order or people pause, and lets it go on."""
+    """Parks, and lets go on."""
 
     def __init__(
         self,
         core: Core,
         batches: Batches,
-        publisher: Publisher,
         attempts: Attempts,
         *,
-        offers: Offers,
-        news: asyncio.Queue[News],
         read_keys: Callable[[], None],
     ) -> None:
-        """``news``: what the governor reports. ``read_keys``: reads the keys of providers again."""
+        """``read_keys``: reads the keys of providers again."""
         self._core = core
-        self._offers = offers
         self._batches = batches
-        self._publisher = publisher
         self._lifecycle = core.lifecycle
         self._holds = core.lifecycle.holds
         self._register = Register(core)
@@ -76,7 +56,6 @@ class ParkingLot(Listener):
         #: Open batches whose money is spent.
         self._spent: set[str] = set()
         self._attempts = attempts
-        self._news = news
         self._read_keys = read_keys
         core.listeners.add(self)
 
@@ -118,10 +97,10 @@ class ParkingLot(Listener):
                 outage = []
             elif outage or scope is Scope.PROVIDER:
                 self._core.governor.outages.retry(name)
-            if self._lift(key, keep=outage):
+            if self.lift(key, keep=outage):
                 lifted.append(key)
         if lifted:
-            await self._forget(*lifted)
+            await self.forget(*lifted)
         return parked
 
     def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
@@ -146,7 +125,7 @@ class ParkingLot(Listener):
             self._core.governor.outages.restore(
                 parking.name, parking.cause, parking.message, parking.tried_s
             )
-        self._core.spawn(self._forget(*over))
+        self._core.spawn(self.forget(*over))
 
     # What becomes of attempts
 
@@ -166,7 +145,7 @@ class ParkingLot(Listener):
             if park.culprit or not own:
                 self.trials.hold(park.name, ref)
         if next(self._lifecycle.why(ref), None) is None:
-            self._core.spawn(self._requeue())
+            self._core.spawn(self.requeue())
 
     def task_left(self, ref: Ref) -> None:
         """Note that nobody works on a task any more: if it tried a provider, another one may."""
@@ -184,115 +163,11 @@ class ParkingLot(Listener):
         self._spent.discard(batch.name)
         self._ended(Scope.BATCH, batch.name)
 
-    # What the governor reports
-
-    async def watch_news(self) -> None:
-        """Take the governor's news, for ever."""
-        while True:
-            self._take(await self._news.get())
-
-    def _take(self, news: News) -> None:
-        match news:
-            case Parked(name, cause, message):
-                self._parked(name, cause, message)
-            case HalfOpened(name):
-                self._half_opened(name)
-            case Closed(name):
-                self._closed(name)
-            case GaveUp(name, cause, message):
-                self._gave_up(name, cause, message)
-            case TierFull(model, tier, message):
-                self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
-            case TierFree(model, tier, calls):
-                self._tier_free(model, tier, calls)
-            case BatchSpent(batch, message):
-                self._batch_spent(batch, message)
-
-    def _parked(self, name: str, cause: Cause, message: str) -> None:
-        """Park the tasks of a provider, or of a model."""
-        self.trials.end(name)
-        news = cause not in self._holds.causes((Scope.of(name), name))  # else a try has failed
-        gone, offers = cause is Cause.GONE, self._offers
-        if gone and not offers.known(name.partition("/")[0]):
-            self._hold(name, cause, message)
-            self._core.spawn(self._explain(name, message, news=news))
-            return
-        parking = self._hold(name, cause, offers.explained(name, message) if gone else message)
-        self._report(parking, news=news)
-
-    async def _explain(self, name: str, message: str, *, news: bool) -> None:
-        """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
-        await self._offers.ask(name.partition("/")[0])
-        if Cause.GONE in self._holds.causes((Scope.of(name), name)):
-            parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
-            self._report(parking, news=news)
-
-    def _hold(self, name: str, cause: Cause, message: str) -> Parking:
-        """Park a provider, or a model, since it was for whatever cause; return how."""
-        scope = Scope.of(name)
-        known = self._holds.causes((scope, name))
-        parking = Parking(
-            scope=scope,
-            name=name,
-            cause=cause,
-            message=message,
-            since=min((p.since for c, p in known.items() if c.reason), default=time.time()),
-            tried_s=self._core.governor.outages.tried_s(name),
-        )
-        self.park_now(parking)
-        return parking
-
-    def _report(self, parking: Parking, *, news: bool) -> None:
-        """Say what is parked, in the log; ``news``: to all who listen too."""
-        name, how = parking.name, _how(parking)
-        self._core.log.warning(
-            Action.PROVIDER_PARKED,
-            **{parking.scope: name},
-            cause=parking.cause,
-            message=parking.message,
-            how_to_go_on=how,
-        )
-        if news:
-            self._core.listeners.provider_parked(parking, how)
-
-    def _half_opened(self, name: str) -> None:
-        """Have one task try a parked provider, or model, if there is a key to try it with."""
-        if (Scope.of(name), name) in self._holds:
-            self._read_keys()
-            self.trials.begin(name)
-            self._core.wake()
-        self._core.governor.outages.without_key(name)
-
-    def _closed(self, name: str) -> None:
-        """Let the tasks of a provider, or of a model, go on."""
-        self.trials.end(name)
-        key = (Scope.of(name), name)
-        outage = next((p for c, p in self._holds.causes(key).items() if c.reason), None)
-        if self._lift(key, keep=(Cause.PAUSED,)):
-            self._core.spawn(self._forget(key))
-            if outage is not None:
-                self._core.listeners.provider_resumed(outage)
-
-    def _gave_up(self, name: str, cause: Cause, message: str) -> None:
-        """End the tasks of a provider, or of a model."""
-        self.trials.end(name)
-        if cause is Cause.GONE:
-            message = self._offers.explained(name, message)
-        self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
-
-    def _batch_spent(self, batch: str, message: str) -> None:
+    def batch_spent(self, batch: str, message: str) -> None:
         """Tell of a batch whose money is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
             self._core.listeners.budget_reached(batch, message)
-
-    def _tier_free(self, model: str, tier: str, calls: int) -> None:
-        """Let so many tasks that wait for it ask again, or begin, -1: all."""
-        if calls < 0:
-            self._core.log.info(Action.TIER_FREE, model=model, tier=tier)
-        if self.roomless.free((model, tier), calls):
-            self._core.governor.lanes.await_room(model, tier)
-        self._core.spawn(self._requeue())
 
     # What the clock does
 
@@ -304,7 +179,7 @@ class ParkingLot(Listener):
 
     def _look(self) -> None:
         if self.shortage.over():
-            self._core.spawn(self._forget(*self.shortage.end()))
+            self._core.spawn(self.forget(*self.shortage.end()))
 
     # How it is done
 
@@ -319,8 +194,8 @@ class ParkingLot(Listener):
         self._apply(parking)
         self._core.spawn(self._register.keep(parking))
 
-    def _lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
-        """Take a parking back, those apart whose cause is in ``keep``; then call ``_forget``.
+    def lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
+        """Take a parking back, those apart whose cause is in ``keep``; then call ``forget``.
 
         Return whether there was something to take back.
         """
@@ -337,30 +212,17 @@ class ParkingLot(Listener):
         core.wake()
         return True
 
-    async def _forget(self, *keys: Key) -> None:
+    async def forget(self, *keys: Key) -> None:
         """Note in the store that something is not parked any more, or for fewer causes."""
         # Together: a restore, or a day's end, may have parked tasks by the ten thousand.
         for start in range(0, len(keys), _CHUNK):
             await self._register.forget(*keys[start : start + _CHUNK])
-        await self._requeue()
+        await self.requeue()
 
-    async def _requeue(self) -> None:
+    async def requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
         if free := self._lifecycle.requeued():
             await self._core.durable(partial(self._core.store.requeue, free))
-
-    async def _end_all(self, name: str, reason: Reason, message: str) -> None:
-        """End every task that waits for a provider, or a model, then forget that it was parked."""
-        core, key = self._core, (Scope.of(name), name)
-        refs = [*core.lifecycle.refs(name, waiting=True), *self.trials.release(name)]
-        refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
-        ends = [End(ref, Status.ERROR, reason, message) for ref in refs]
-        for end in ends:
-            core.note(inputs.GiveUp(end))
-        await self._publisher.finish_all(ends, core.durable)
-        core.governor.outages.close(name)
-        if self._lift(key, keep=(Cause.PAUSED,)):
-            await self._forget(key)
 
     def _over(self, parking: Parking) -> bool:
         """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
@@ -374,16 +236,3 @@ class ParkingLot(Listener):
         """Forget the parking of what has ended: nobody else can have waited for it."""
         if self._lifecycle.resume((scope, name)):
             self._core.spawn(self._register.forget((scope, name)))
-
-
-def _how(parking: Parking) -> str:
-    """Return how the tasks of a provider, or of a model, go on."""
-    resume = f"`batchd resume --{parking.scope} {parking.name}`"
-    if parking.cause is Cause.LIMITED:
-        return f"it goes on by itself, once the provider lets it; or {resume}"
-    if parking.cause is Cause.GONE:
-        retry = (
-            "`batchd retry --failed --model PROVIDER/MODEL BATCH` runs its tasks with another model"
-        )
-        return f"{retry}; or, once it is there, {resume}; it is also tried by itself"
-    return f"mend it, then {resume}; it is also tried by itself"

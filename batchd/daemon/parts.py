@@ -16,6 +16,7 @@ from batchd.daemon.calls import Calls
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.core import Core
 from batchd.daemon.offers import Offers
+from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
@@ -38,6 +39,7 @@ class Parts:
     publisher: Publisher
     scratch: Scratch
     lot: ParkingLot
+    outages: Outages
     pool: Supervisor
     attempts: Attempts
     reports: Reports
@@ -93,9 +95,8 @@ def joined(
     calls = Calls(core)
     attempts = Attempts(core, batches, publisher, calls, rooms=rooms, pool=pool)
     reports = Reports(core, attempts, calls)
-    lot = ParkingLot(
-        core, batches, publisher, attempts, offers=offers, news=news, read_keys=reloader.again
-    )
+    lot = ParkingLot(core, batches, attempts, read_keys=reloader.again)
+    outages = Outages(core, lot, publisher, offers, news=news, read_keys=reloader.again)
     turns = Turns(core, lot, rooms, attempts, pool)
     commands = Commands(
         core,
@@ -114,6 +115,7 @@ def joined(
         publisher=publisher,
         scratch=scratch,
         lot=lot,
+        outages=outages,
         pool=pool,
         attempts=attempts,
         reports=reports,

@@ -88,18 +88,4 @@ def why(each: Parking) -> str:
 
 def _mend(each: Parking) -> str:
     resume = f"batchd resume {words.option(each.scope, each.name)}".rstrip()
-    match each.cause:
-        case Cause.PAUSED:
-            return resume
-        case Cause.UNCERTAIN:
-            return f"{resume}, once you know that it has not been done since"
-        case Cause.BUDGET:
-            return "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
-        case Cause.TIER:
-            return f"it goes on by itself, once its service tier has room; or {resume}"
-        case Cause.LIMITED:
-            return f"it goes on by itself, once the provider lets it; or {resume}"
-        case Cause.GONE:
-            retry = "batchd retry --failed --model PROVIDER/MODEL BATCH runs its tasks with another model"
-            return f"{retry}; or, once it is there, {resume}; it is also tried by itself"
-    return f"mend it, then {resume}; it is also tried by itself"
+    return each.cause.fix(resume, "batchd retry --failed --model PROVIDER/MODEL BATCH")

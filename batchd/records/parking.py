@@ -74,6 +74,10 @@ class Cause(enum.StrEnum):
         """How a task ends that waited too long for it; None: it may wait for ever."""
         return _REASONS.get(self)
 
+    def fix(self, resume: str, retry: str) -> str:
+        """Return how people go on, in a text with these two orders: let it go on, run its tasks with another model."""
+        return _FIXES.get(self, _TRIED).format(resume=resume, retry=retry)
+
 
 _REASONS = {
     Cause.AUTH: Reason.AUTH,
@@ -82,6 +86,17 @@ _REASONS = {
     Cause.LIMITED: Reason.PROVIDER_UNAVAILABLE,
     Cause.GONE: Reason.BAD_REQUEST,
     Cause.UNFIT: Reason.BAD_REQUEST,
+}
+
+
+_TRIED = "mend it, then {resume}; it is also tried by itself"
+_FIXES = {
+    Cause.PAUSED: "{resume}",
+    Cause.UNCERTAIN: "{resume}, once you know that it has not been done since",
+    Cause.BUDGET: "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…",
+    Cause.TIER: "it goes on by itself, once its service tier has room; or {resume}",
+    Cause.LIMITED: "it goes on by itself, once the provider lets it; or {resume}",
+    Cause.GONE: "{retry} runs its tasks with another model; or, once it is there, {resume}; it is also tried by itself",
 }
 
 

@@ -1,0 +1,172 @@
+"""Providers and models that are out of order: what the governor reports becomes holds, lines in the log and ends of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from batchd.daemon.core import Core
+from batchd.daemon.offers import Offers
+from batchd.daemon.parking import ParkingLot
+from batchd.daemon.publisher import Publisher
+from batchd.governor.news import (
+    BatchSpent,
+    Closed,
+    GaveUp,
+    HalfOpened,
+    News,
+    Parked,
+    TierFree,
+    TierFull,
+)
+from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import End
+from batchd.log import Action
+from batchd.records import Cause, Parking, Reason, Scope, Status
+
+
+class Outages:
+    """Takes the governor's news, one after the other."""
+
+    def __init__(
+        self,
+        core: Core,
+        lot: ParkingLot,
+        publisher: Publisher,
+        offers: Offers,
+        *,
+        news: asyncio.Queue[News],
+        read_keys: Callable[[], None],
+    ) -> None:
+        """``read_keys``: reads the keys of providers again."""
+        self._core = core
+        self._lot = lot
+        self._publisher = publisher
+        self._offers = offers
+        self._news = news
+        self._read_keys = read_keys
+        self._holds = core.lifecycle.holds
+
+    async def watch(self) -> None:
+        """Take the governor's news, for ever."""
+        while True:
+            self._take(await self._news.get())
+
+    def _take(self, news: News) -> None:
+        match news:
+            case Parked(name, cause, message):
+                self._parked(name, cause, message)
+            case HalfOpened(name):
+                self._half_opened(name)
+            case Closed(name):
+                self._closed(name)
+            case GaveUp(name, cause, message):
+                self._gave_up(name, cause, message)
+            case TierFull(model, tier, message):
+                self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
+            case TierFree(model, tier, calls):
+                self._tier_free(model, tier, calls)
+            case BatchSpent(batch, message):
+                self._lot.batch_spent(batch, message)
+
+    def _parked(self, name: str, cause: Cause, message: str) -> None:
+        """Park the tasks of a provider, or of a model."""
+        self._lot.trials.end(name)
+        news = cause not in self._holds.causes((Scope.of(name), name))  # else a try has failed
+        gone, offers = cause is Cause.GONE, self._offers
+        if gone and not offers.known(name.partition("/")[0]):
+            self._hold(name, cause, message)
+            self._core.spawn(self._explain(name, message, news=news))
+            return
+        parking = self._hold(name, cause, offers.explained(name, message) if gone else message)
+        self._report(parking, news=news)
+
+    async def _explain(self, name: str, message: str, *, news: bool) -> None:
+        """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
+        await self._offers.ask(name.partition("/")[0])
+        if Cause.GONE in self._holds.causes((Scope.of(name), name)):
+            parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
+            self._report(parking, news=news)
+
+    def _hold(self, name: str, cause: Cause, message: str) -> Parking:
+        """Park a provider, or a model, since it was for whatever cause; return how."""
+        scope = Scope.of(name)
+        known = self._holds.causes((scope, name))
+        parking = Parking(
+            scope=scope,
+            name=name,
+            cause=cause,
+            message=message,
+            since=min((p.since for c, p in known.items() if c.reason), default=time.time()),
+            tried_s=self._core.governor.outages.tried_s(name),
+        )
+        self._lot.park_now(parking)
+        return parking
+
+    def _report(self, parking: Parking, *, news: bool) -> None:
+        """Say what is parked, in the log; ``news``: to all who listen too."""
+        name, how = parking.name, _how(parking)
+        self._core.log.warning(
+            Action.PROVIDER_PARKED,
+            **{parking.scope: name},
+            cause=parking.cause,
+            message=parking.message,
+            how_to_go_on=how,
+        )
+        if news:
+            self._core.listeners.provider_parked(parking, how)
+
+    def _half_opened(self, name: str) -> None:
+        """Have one task try a parked provider, or model, if there is a key to try it with."""
+        if (Scope.of(name), name) in self._holds:
+            self._read_keys()
+            self._lot.trials.begin(name)
+            self._core.wake()
+        self._core.governor.outages.without_key(name)
+
+    def _closed(self, name: str) -> None:
+        """Let the tasks of a provider, or of a model, go on."""
+        self._lot.trials.end(name)
+        key = (Scope.of(name), name)
+        outage = next((p for c, p in self._holds.causes(key).items() if c.reason), None)
+        if self._lot.lift(key, keep=(Cause.PAUSED,)):
+            self._core.spawn(self._lot.forget(key))
+            if outage is not None:
+                self._core.listeners.provider_resumed(outage)
+
+    def _gave_up(self, name: str, cause: Cause, message: str) -> None:
+        """End the tasks of a provider, or of a model."""
+        self._lot.trials.end(name)
+        if cause is Cause.GONE:
+            message = self._offers.explained(name, message)
+        self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
+
+    def _tier_free(self, model: str, tier: str, calls: int) -> None:
+        """Let so many tasks that wait for it ask again, or begin, -1: all."""
+        if calls < 0:
+            self._core.log.info(Action.TIER_FREE, model=model, tier=tier)
+        if self._lot.roomless.free((model, tier), calls):
+            self._core.governor.lanes.await_room(model, tier)
+        self._core.spawn(self._lot.requeue())
+
+    async def _end_all(self, name: str, reason: Reason, message: str) -> None:
+        """End every task that waits for a provider, or a model, then forget that it was parked."""
+        core, key = self._core, (Scope.of(name), name)
+        refs = [*core.lifecycle.refs(name, waiting=True), *self._lot.trials.release(name)]
+        refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
+        ends = [End(ref, Status.ERROR, reason, message) for ref in refs]
+        for end in ends:
+            core.note(inputs.GiveUp(end))
+        await self._publisher.finish_all(ends, core.durable)
+        core.governor.outages.close(name)
+        if self._lot.lift(key, keep=(Cause.PAUSED,)):
+            await self._lot.forget(key)
+
+
+def _how(parking: Parking) -> str:
+    """Return how the tasks of a provider, or of a model, go on."""
+    return parking.cause.fix(
+        f"`batchd resume --{parking.scope} {parking.name}`",
+        "`batchd retry --failed --model PROVIDER/MODEL BATCH`",
+    )
