@@ -57,7 +57,6 @@ class ParkingLot(Listener):
         self._spent: set[str] = set()
         self._attempts = attempts
         self._read_keys = read_keys
-        core.listeners.add(self)
 
     # What people want
 

@@ -79,12 +79,12 @@ def joined(
     """Return the parts, joined to the core and to each other; nothing runs yet.
 
     ``endpoints``: the providers that can be asked. ``held``: the spool's lock, which workers hold too. ``agent``: what
-    works on a task. ``ends``: who waits for what has ended. ``news``: what the governor reports. ``reload``: reads the configuration. ``shape``: of the pool.
+    works on a task. ``ends``: who waits for what has ended. ``news``: what the governor reports. ``reload``: reads the
+    configuration. ``shape``: of the pool.
     """
     batches = Batches(core)
     publisher = Publisher(core, batches)
     scratch = Scratch(core)
-    core.listeners.add(scratch)
     offers = Offers(core)
     retiring = Retiring(core, offers)
     settings = tuning.settings(core.config, endpoints)
@@ -96,6 +96,8 @@ def joined(
     attempts = Attempts(core, batches, publisher, calls, rooms=rooms, pool=pool)
     reports = Reports(core, attempts, calls)
     lot = ParkingLot(core, batches, attempts, read_keys=reloader.again)
+    for each in (scratch, retiring, lot):
+        core.listeners.add(each)
     outages = Outages(core, lot, publisher, offers, news=news, read_keys=reloader.again)
     turns = Turns(core, lot, rooms, attempts, pool)
     commands = Commands(

@@ -36,7 +36,6 @@ class Retiring(Listener):
         #: On which day people were warned of which model.
         self._warned = core.store.warned()
         self._news = asyncio.Event()
-        core.listeners.add(self)
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
         """Look at once where it brings models that were not looked at."""
