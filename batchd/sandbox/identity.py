@@ -15,7 +15,7 @@ from batchd.records import SandboxPolicy
 #: The user and group that stand for nobody, where nothing better is known.
 _NOBODY = 65534
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
-#: As root all commands of a user count together, whatever task they belong to.
+#: As root all commands of a user count together, whatever task they belong to; without a sandbox, with all else that the user runs.
 _TASKS_AT_ONCE = 16
 _OPEN_FILES = 4096
 
@@ -98,7 +98,8 @@ def helper(name: str) -> str:
 
 def limits(policy: SandboxPolicy) -> list[tuple[str, int, int]]:
     """Return the limits of every command: prlimit's name, the kernel's number, and the value."""
-    processes = policy.max_processes * (_TASKS_AT_ONCE if as_root() else 1)
+    together = as_root() or policy.backend == "none"
+    processes = policy.max_processes * (_TASKS_AT_ONCE if together else 1)
     wanted = [
         ("core", resource.RLIMIT_CORE, 0),
         ("fsize", resource.RLIMIT_FSIZE, policy.max_file_bytes),

@@ -192,8 +192,8 @@ def test_a_killed_worker_costs_one_call_a_task(
     asyncio.run(scenario())
     found = results(tmp_path, "b")
     assert [r["status"] for r in found] == ["completed"] * 4
-    assert {r["attempts"] for r in found} <= {1, 2}
-    assert max(r["attempts"] for r in found) == 2
+    # One that makes room for another, which is to run alone now, takes one more.
+    assert 2 <= max(r["attempts"] for r in found) <= 3
     _nothing_paid_twice(server, found, calls=16)
 
 

@@ -396,9 +396,11 @@ def test_without_a_backend_commands_are_plain_but_limited(tmp_path: Path) -> Non
     """No key from our own environment, no root, the same limits; ``check`` says what is not promised."""
 
     async def body(place: Workplace) -> None:
-        ran = await place.shell("ulimit -c; ulimit -n; id -u; pwd; env", timeout_s=PATIENCE_S)
-        core, files, uid, directory, *env = ran.output.splitlines()
+        look = "ulimit -c; ulimit -n; ulimit -u; id -u; pwd; env"
+        ran = await place.shell(look, timeout_s=PATIENCE_S)
+        core, files, processes, uid, directory, *env = ran.output.splitlines()
         assert (core, files) == ("0", "4096")
+        assert int(processes) > PLAIN.max_processes, "what else its user runs counts with them"
         assert uid != "0"
         assert directory == str(tmp_path / "001")
         assert "HIDDEN_KEY=1" not in env
