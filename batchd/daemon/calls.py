@@ -83,6 +83,11 @@ class Calls:
         if message.lessons:
             lessons.learned(self._core, message.lessons)
 
+    def lost(self, active: Active) -> None:
+        """Take back the request of a worker that has died, if it waits: to grant it would set money aside for a call that nobody makes."""
+        if active.waiting is not None and self._core.governor.withdraw(active.ref):
+            active.waiting = None
+
     def stop(self, active: Active, event: CancelRequested | Suspended) -> bool:
         """Have the task end with ``event`` at its next request; return whether one waited."""
         active.stop = event

@@ -73,6 +73,7 @@ class Reports:
         # Who waits for an answer of ours cannot have killed it.
         at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
         for active in theirs:
+            self._calls.lost(active)
             self._attempts.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
         self._core.wake()
 

@@ -7,15 +7,18 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import patience
 import pytest
 import warm
 from patience import PATIENCE_S
@@ -195,6 +198,39 @@ def test_a_killed_worker_costs_one_call_a_task(
     # One that makes room for another, which is to run alone now, takes one more.
     assert 2 <= max(r["attempts"] for r in found) <= 3
     _nothing_paid_twice(server, found, calls=16)
+
+
+def test_a_worker_that_dies_while_its_request_waits_makes_no_call(tmp_path: Path) -> None:
+    """Its turn may come before it is durable that it is dead: nothing is set aside for it, and nothing counts as perhaps paid."""
+
+    def waiting() -> list[int]:
+        """Return the workers whose tasks wait for their turn, once the other one's call is under way."""
+        steps = {task["step"]: task["worker"] for task in _status(tmp_path)["running"]}
+        return [steps["waiting"]] if {*steps} == {"waiting", "model"} else []
+
+    def kill() -> None:
+        """Kill one of them, and keep the store from noting it until no request waits any more."""
+        patience.until(waiting)
+        (worker,) = waiting()
+        with closing(sqlite3.connect(tmp_path / ".batchd" / "batchd.db")) as db:
+            db.execute("BEGIN IMMEDIATE")
+            os.kill(worker, signal.SIGKILL)
+            patience.until(lambda: not _status(tmp_path)["tasks"]["waiting"])
+            db.rollback()
+
+    async def scenario() -> None:
+        async with ModelServer(Settings()) as server:
+            model = "latency-1.5+steps-1"
+            settings = configured(tmp_path, server.base_url, model, max_concurrent=1)
+            async with Daemon(settings) as daemon:
+                batch = await daemon.submit("b.json", task_file(2))
+                await asyncio.to_thread(kill)
+                await daemon.batch_done(batch.name)
+
+    asyncio.run(scenario())
+    found = results(tmp_path, "b")
+    assert sorted(r["attempts"] for r in found) == [1, 2]
+    assert [r["usage"]["unsettled_calls"] for r in found] == [0, 0]
 
 
 def _nothing_paid_twice(server: Server, found: Sequence[Mapping[str, Any]], *, calls: int) -> None:
