@@ -181,6 +181,8 @@ def _once_it_has_stopped() -> Iterator[Row]:
     yield Row(Phase.SUSPENDED, inputs.Settled, is_worn_out, Phase.ENDING, (end_worn_out,))
     yield Row(Phase.SUSPENDED, inputs.Settled, None, None)
     yield Row(Phase.ENDING, inputs.Ended, None, Phase.ENDED, (Publish,))
+    # Another order wants its end as well.
+    yield Row(Phase.ENDING, inputs.EndRefused, is_cancelled, Phase.ENDING, (end_cancelled,))
     yield Row(Phase.ENDING, inputs.EndRefused, is_doomed, Phase.ENDING, (end_doomed,))
     yield Row(Phase.ENDING, inputs.EndRefused, None, None)
     yield Row(Phase.ENDED, inputs.Published, None, Phase.PUBLISHED)

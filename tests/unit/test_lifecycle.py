@@ -375,6 +375,18 @@ def test_a_cancel_that_meets_a_suspension_ends_the_task() -> None:
     assert lifecycle.entries[ref].phase is Phase.ENDING
 
 
+def test_two_orders_about_one_task_are_two_wishes() -> None:
+    """Where the store refuses the end that the first one made, the second one still has it; a single one's is as if it never was."""
+    lifecycle, ref = Lifecycle(), Ref("b", "1")
+    lifecycle.take(inputs.Accepted(_facts(ref)))
+    for message in ("the first", "the second"):
+        lifecycle.take(inputs.Cancel(ref, CancelRequested(at=1.0, message=message)))
+    ends = lifecycle.take(inputs.EndRefused(ref))
+    assert ends == [End(ref, Status.CANCELLED, Reason.USER, "the second")]
+    assert lifecycle.take(inputs.EndRefused(ref)) == []
+    assert lifecycle.entries[ref].phase is Phase.QUEUED
+
+
 def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
     """What is written is what it was turned away with, whatever is wished by the time it is written."""
     lifecycle, ref = Lifecycle(), Ref("b", "1")
