@@ -216,8 +216,8 @@ class Lifecycle:
         if entry.phase is not before:
             self._counts[before] -= 1
             self._counts[entry.phase] += 1
-            if entry.phase is Phase.ENDING:
-                entry.wish = None  # it is being carried out: a later one is another order's
+        if entry.phase is Phase.ENDING and effects:
+            entry.wish = None  # it is being carried out: a later one is another order's
         if isinstance(given, inputs.Held):
             self.holds.add(given.hold, given.ref)
         elif isinstance(given, inputs.Lifted):
