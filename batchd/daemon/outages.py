@@ -10,6 +10,7 @@ from batchd.daemon.core import Core
 from batchd.daemon.offers import Offers
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
+from batchd.errors import BatchdError
 from batchd.governor.news import (
     BatchSpent,
     Closed,
@@ -53,6 +54,11 @@ class Outages:
         while True:
             self._take(await self._news.get())
 
+    def catch_up(self) -> None:
+        """Take what was reported up to now, for who is about to decide."""
+        while not self._news.empty():
+            self._take(self._news.get_nowait())
+
     def _take(self, news: News) -> None:
         match news:
             case Parked(name, cause, message):
@@ -71,7 +77,9 @@ class Outages:
                 self._lot.batch_spent(batch, message)
 
     def _parked(self, name: str, cause: Cause, message: str) -> None:
-        """Park the tasks of a provider, or of a model."""
+        """Park the tasks of a provider, or of a model, if it is still out of order."""
+        if not self._core.governor.outages.stands(name):
+            return
         self._lot.trials.end(name)
         news = cause not in self._holds.causes((Scope.of(name), name))  # else a try has failed
         gone, offers = cause is Cause.GONE, self._offers
@@ -120,10 +128,18 @@ class Outages:
     def _half_opened(self, name: str) -> None:
         """Have one task try a parked provider, or model, if there is a key to try it with."""
         if (Scope.of(name), name) in self._holds:
-            self._read_keys()
+            self._try_to_read_keys()
             self._lot.trials.begin(name)
             self._core.wake()
         self._core.governor.outages.without_key(name)
+
+    def _try_to_read_keys(self) -> None:
+        """Read them, or go on with the old ones: a file may lie where commands would see it by now."""
+        tell = self._core.log
+        try:
+            self._read_keys()
+        except BatchdError as error:
+            tell.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
 
     def _closed(self, name: str) -> None:
         """Let the tasks of a provider, or of a model, go on."""

@@ -184,9 +184,10 @@ class ParkingLot(Listener):
 
     def _apply(self, parking: Parking) -> None:
         """Keep what a parking concerns from being started, and have what runs give its slot back."""
-        self._attempts.perform(self._lifecycle.park(parking))
+        effects = self._lifecycle.park(parking)
         if parking.scope.asked and not parking.cause.reason:
-            self._core.governor.outages.pause(parking.name)
+            self._core.governor.outages.pause(parking.name)  # which answers the requests that wait
+        self._attempts.perform(effects)
 
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""

@@ -99,13 +99,14 @@ def joined(
     for each in (scratch, retiring, lot):
         core.listeners.add(each)
     outages = Outages(core, lot, publisher, offers, news=news, read_keys=reloader.again)
-    turns = Turns(core, lot, rooms, attempts, pool)
+    turns = Turns(core, lot, outages, rooms, attempts, pool=pool)
     commands = Commands(
         core,
         batches,
         publisher,
         attempts,
         lot,
+        outages=outages,
         pool=pool,
         ends=ends,
         reloader=reloader,

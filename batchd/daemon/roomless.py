@@ -45,7 +45,8 @@ class Roomless:
         self._lifecycle.take(inputs.Held(ref, _full((park.name, park.tier))))
         self._core.spawn(self._register.keep(parking))
         if park.again_s is not None:
-            self._core.spawn(self._later(ref, parking, max(0.0, park.again_s)), endless=True)
+            later = asyncio.get_running_loop().call_later
+            later(max(0.0, park.again_s), self._again, ref, parking)
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its calls would find no room; return whether they would."""
@@ -77,9 +78,8 @@ class Roomless:
                 self._go_on(ref)
                 self._core.governor.lanes.lift(model, tier)
 
-    async def _later(self, ref: Ref, parking: Parking, after_s: float) -> None:
-        """Let a task go on after a while, unless it has done so meanwhile."""
-        await asyncio.sleep(after_s)
+    def _again(self, ref: Ref, parking: Parking) -> None:
+        """Let a task go on that has waited long enough, unless it has done so meanwhile."""
         if self._lifecycle.holds.causes((Scope.TASK, str(ref))).get(Cause.TIER) is parking:
             self._go_on(ref)
 

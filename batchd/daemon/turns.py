@@ -6,6 +6,7 @@ import asyncio
 
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.core import Core
+from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.suspects import Suspects
@@ -17,10 +18,18 @@ class Turns:
     """Fills the pool's slots."""
 
     def __init__(
-        self, core: Core, lot: ParkingLot, rooms: Rooms, attempts: Attempts, pool: Supervisor
+        self,
+        core: Core,
+        lot: ParkingLot,
+        outages: Outages,
+        rooms: Rooms,
+        attempts: Attempts,
+        *,
+        pool: Supervisor,
     ) -> None:
         self._core = core
         self._lot = lot
+        self._outages = outages
         self._rooms = rooms
         self._attempts = attempts
         self._suspects = Suspects(core, attempts, pool)
@@ -36,6 +45,7 @@ class Turns:
     def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
+        self._outages.catch_up()  # what is out of order as of now has no turn
         if core.closing or core.lifecycle.holds.stopped or self._rooms.closed:
             return
         queue, trials = core.lifecycle.queue, self._lot.trials

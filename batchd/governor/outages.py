@@ -178,6 +178,10 @@ class Outages:
             provider.refused.clear()
         provider.pump()
 
+    def stands(self, name: str) -> bool:
+        """Return whether it is out of order."""
+        return self._of(name)[1].outage is not None
+
     def tried_s(self, name: str) -> float:
         """Return how long it has been tried in vain, in seconds."""
         return self._of(name)[1].tried_s

@@ -17,7 +17,7 @@ from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.entry import Entry, Facts, Phase
 from batchd.lifecycle.heads import is_of
-from batchd.lifecycle.holds import Holds, Key
+from batchd.lifecycle.holds import Holds, Key, needs
 from batchd.lifecycle.inputs import Input
 from batchd.lifecycle.queue import Queue, rank_of
 from batchd.lifecycle.table import decide
@@ -129,6 +129,11 @@ class Lifecycle:
         """Yield what is parked that a task waits for; none for one that is not here."""
         entry = self._entries.get(ref)
         return self.holds.of(ref, entry.facts.model, entry.holds) if entry else iter(())
+
+    def needs(self, ref: Ref) -> Iterator[Key]:
+        """Yield what a task waits for where that is parked."""
+        entry = self._entries.get(ref)
+        return needs(ref, entry.facts.model, entry.holds) if entry else iter(())
 
     def concerned(self, scope: Scope, name: str) -> list[Ref]:
         """Return the tasks of a scope that may still run."""

@@ -73,10 +73,9 @@ class Holds:
 
     def of(self, ref: Ref, model: str, holds: Iterable[HoldKey]) -> Iterator[Parking]:
         """Yield what is parked that a task of a model waits for; ``holds``: its own."""
-        names = (model.partition("/")[0], model, *(h.name for h in holds if h.cause is Cause.TRIED))
-        asked = ((Scope.of(name), name) for name in dict.fromkeys(names))
-        for key in (ALL, *asked, (Scope.BATCH, ref.batch), (Scope.TASK, str(ref))):
-            yield from self.causes(key).values()
+        if self._parkings:
+            for key in needs(ref, model, holds):
+                yield from self.causes(key).values()
 
     # What changes it
 
@@ -112,3 +111,15 @@ class Holds:
     def forget(self, hold: HoldKey) -> tuple[Ref, ...]:
         """Forget which tasks a hold keeps, and return them: it is never lifted."""
         return tuple(self._kept.pop(hold, ()))
+
+
+def needs(ref: Ref, model: str, holds: Iterable[HoldKey]) -> Iterator[Key]:
+    """Yield what a task of a model waits for where it is parked; ``holds``: its own."""
+    yield ALL
+    for name in (model.partition("/")[0], model):
+        yield Scope.of(name), name
+    for hold in holds:
+        if hold.cause is Cause.TRIED:
+            yield hold.scope, hold.name
+    yield Scope.BATCH, ref.batch
+    yield Scope.TASK, str(ref)

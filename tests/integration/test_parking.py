@@ -137,6 +137,32 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
     asyncio.run(scenario())
 
 
+def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before each try keys are read again; where commands would see the file by now, the log says so, and the old key counts."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(api_key=_KEY)) as server:
+            key = tmp_path / "key"
+            key.write_text("sk-the-wrong-one-0123456789")
+            async with Daemon(_configured(tmp_path, server)) as daemon:
+                await daemon.submit("b.json", task_file(3))
+                await _until_parked(tmp_path)
+                key.unlink()
+                key.symlink_to("/usr/bin/env")
+                asked = server.totals.requests
+                await until(lambda: server.totals.requests > asked + 1)
+                key.unlink()
+                key.write_text(_KEY)
+                async with asyncio.timeout(PATIENCE_S):
+                    await daemon.batch_done("b")
+
+    asyncio.run(scenario())
+    assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
+    assert any("which commands see" in line for line in _log(capsys, "config_reloaded"))
+
+
 def test_an_outage_fails_nobody(tmp_path: Path) -> None:
     """A provider that is gone for much longer than all retries last parks its tasks; they go on by themselves."""
 

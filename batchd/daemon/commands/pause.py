@@ -9,6 +9,7 @@ from batchd.control import Held, Pause, Paused, Resume, Resumed
 from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import Core
+from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import UsageError
 from batchd.lifecycle import is_of
@@ -22,8 +23,9 @@ _CHUNK = 200
 class Pausing:
     """Has the parking lot park what people name, and lets it go on."""
 
-    def __init__(self, core: Core, batches: Batches, lot: ParkingLot) -> None:
+    def __init__(self, core: Core, batches: Batches, lot: ParkingLot, outages: Outages) -> None:
         self._core = core
+        self._outages = outages
         self._batches = batches
         self._lot = lot
 
@@ -44,6 +46,7 @@ class Pausing:
         What may have been done already is named by whoever knows better. The answer tells what is still ``held``,
         and by what.
         """
+        self._outages.catch_up()
         wanted, holders = self._wanted(request)
         resumed = await self._lot.resume(*sorted(wanted))
         left = [
@@ -91,7 +94,7 @@ class Pausing:
             wanted |= {(p.scope, p.name) for p in own}
             refs = self._core.lifecycle.concerned(scope, name)
         for ref in refs:
-            holders.update((p.scope, p.name) for p in self._core.lifecycle.why(ref))
+            holders.update(self._core.lifecycle.needs(ref))
         return wanted, holders
 
     async def _judged(self, name: str) -> int:

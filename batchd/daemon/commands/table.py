@@ -32,6 +32,7 @@ from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
 from batchd.daemon.commands.tune import tune
 from batchd.daemon.core import Core
+from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
@@ -55,6 +56,7 @@ class Commands:
         attempts: Attempts,
         lot: ParkingLot,
         *,
+        outages: Outages,
         pool: Supervisor,
         ends: Ends,
         reloader: Reloader,
@@ -63,7 +65,7 @@ class Commands:
         self._core = core
         self.desk = FrontDesk(core, batches, attempts, pool=pool, retiring=retiring)
         cancelling = Cancelling(core, publisher, attempts, ends)
-        pausing = Pausing(core, batches, lot)
+        pausing = Pausing(core, batches, lot, outages)
         self.rerun = Rerun(core, batches, cancelling.cancel_held)
         self._handlers: Mapping[type[Request[Any]], _Handler] = {
             Status: self.desk.status,
