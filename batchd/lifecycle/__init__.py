@@ -231,8 +231,7 @@ class Lifecycle:
         return effects
 
     def _accept(self, facts: Facts) -> None:
-        after = (HoldKey.on(ref, Cause.DEPENDENCY) for ref in dict.fromkeys(facts.after))
-        holds = (*after, *self.holds.on(facts.ref))
+        holds = tuple(self.holds.on(facts.ref, facts.after))
         phase = Phase.HELD if holds else Phase.QUEUED
         entry = Entry(facts=facts, phase=phase, holds=holds, suspect=facts.suspect)
         for hold in holds:

@@ -64,12 +64,13 @@ class Holds:
         """Whether a hold keeps any task from starting."""
         return hold in self._kept
 
-    def on(self, ref: Ref) -> list[HoldKey]:
-        """Return the holds by which a task waits from the first, as its batch is parked, or itself."""
-        if not self._parkings:
-            return []
-        keys = ((Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))
-        return [parking.key for key in keys for parking in self.causes(key).values()]
+    def on(self, ref: Ref, after: Iterable[Ref]) -> list[HoldKey]:
+        """Return the holds by which a task waits from the first: for what it comes ``after``, and as its batch is parked, or itself."""
+        holds = [HoldKey.on(each, Cause.DEPENDENCY) for each in dict.fromkeys(after)]
+        if self._parkings:
+            keys = ((Scope.BATCH, ref.batch), (Scope.TASK, str(ref)))
+            holds += [parking.key for key in keys for parking in self.causes(key).values()]
+        return holds
 
     def of(self, ref: Ref, model: str, holds: Iterable[HoldKey]) -> Iterator[Parking]:
         """Yield what is parked that a task of a model waits for; ``holds``: its own."""
