@@ -144,7 +144,13 @@ def _items(message: Message, target: Target) -> Iterator[Any]:
 def _own_items(message: Message) -> Iterator[Mapping[str, Any]]:
     if message.content or not message.tool_calls:
         phase = "commentary" if message.tool_calls else "final_answer"
-        yield {"role": "assistant", "content": message.content, "phase": phase}
+        # Its type may be left out, but llama.cpp's server wants it of an assistant's.
+        yield {
+            "type": "message",
+            "role": "assistant",
+            "content": message.content,
+            "phase": phase,
+        }
     for call in message.tool_calls:
         yield {
             "type": "function_call",

@@ -305,6 +305,16 @@ def test_a_call_that_was_cut_off_does_not_run() -> None:
         assert answer.replay is None
 
 
+def test_what_a_model_said_elsewhere_goes_as_a_typed_message() -> None:
+    """What it said over another dialect, or in the text protocol, has no items of its own; llama.cpp's server wants its type."""
+    said = Message("assistant", "Done.")
+    request = Request(
+        (Message("user", "Do it."), said, Message("user", "Again.")), max_output_tokens=9
+    )
+    _, answer, _ = _sent("responses", request)["input"]
+    assert (answer["type"], answer["role"], answer["content"]) == ("message", "assistant", "Done.")
+
+
 def test_a_response_is_cut_where_it_should_have_stopped() -> None:
     """The API has no `stop`: what stands behind the first block is paid, and not part of the conversation."""
     text = "Look.\n```bash\nls\n```\ninvented output"
