@@ -308,9 +308,8 @@ def test_a_call_that_was_cut_off_does_not_run() -> None:
 def test_what_a_model_said_elsewhere_goes_as_a_typed_message() -> None:
     """What it said over another dialect, or in the text protocol, has no items of its own; llama.cpp's server wants its type."""
     said = Message("assistant", "Done.")
-    request = Request(
-        (Message("user", "Do it."), said, Message("user", "Again.")), max_output_tokens=9
-    )
+    messages = (Message("user", "Do it."), said, Message("user", "Again."))
+    request = replace(ASK, messages=messages)
     _, answer, _ = _sent("responses", request)["input"]
     assert (answer["type"], answer["role"], answer["content"]) == ("message", "assistant", "Done.")
 
