@@ -411,6 +411,7 @@ def test_pause(tmp_path: Path) -> None:
     async def play() -> None:
         async with _watching(_spool(tmp_path, scan_s=0.05)) as (box, claims):
             box.pause()
+            await asyncio.sleep(1.0)  # a look that is under way may yet take what it finds
             inbox.drop(box.folder, "a.json", TASK)
             await asyncio.sleep(0.3)
             assert claims.all == []
