@@ -219,7 +219,7 @@ class Attempts:
         status = Status.PARKED if event.cause == "park" else Status.QUEUED
         await core.durable(partial(core.store.suspend, ref, active.attempt, status, event.message))
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
-        self._settled(active, inputs.Settled(ref, parked=status is Status.PARKED))
+        self._settled(active, inputs.Settled(ref, given_back=status is Status.PARKED))
         if status is Status.PARKED and core.lifecycle.open(ref):
             core.listeners.task_parked(ref, active.park)
         self._core.wake()

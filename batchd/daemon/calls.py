@@ -84,7 +84,7 @@ class Calls:
             lessons.learned(self._core, message.lessons)
 
     def lost(self, active: Active) -> None:
-        """Take back the request of a worker that has died, if it waits: to grant it would set money aside for a call that nobody makes."""
+        """Take back the request of a worker that has died, if it waits: to grant it would set money aside for a call that is never made."""
         if active.waiting is not None and self._core.governor.withdraw(active.ref):
             active.waiting = None
 

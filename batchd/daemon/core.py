@@ -18,11 +18,11 @@ from batchd.daemon.listener import Listeners
 from batchd.daemon.troubles import Place, Troubles, refused
 from batchd.errors import DamagedStoreError, NotPossibleError, StaleAttemptError, StoreError
 from batchd.governor import Governor
-from batchd.lifecycle import Input, Lifecycle, inputs
+from batchd.lifecycle import Input, Lifecycle
 from batchd.log import Action, get_logger
 from batchd.pool.disks import Disks, silent
 from batchd.pricing import Prices
-from batchd.records import Batch, HoldKey, Ref
+from batchd.records import Batch
 from batchd.spool import outbox
 from batchd.store import Refused, Store
 
@@ -76,14 +76,6 @@ class Core:
 
     def __post_init__(self) -> None:
         self.troubles = Troubles(self.log, ended=self.wake)
-
-    def hold(self, ref: Ref, hold: HoldKey) -> None:
-        """Keep a task from starting until this, and all else that holds it, is lifted; one that runs is not stopped."""
-        self.note(inputs.Held(ref, hold))
-
-    def lift(self, ref: Ref, hold: HoldKey) -> None:
-        """Take a hold back."""
-        self.note(inputs.Lifted(ref, hold))
 
     def wake(self) -> None:
         """Have it be looked at soon what can start."""

@@ -13,10 +13,10 @@ from batchd.daemon import tuning
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
+from batchd.daemon.circuits import Circuits
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.core import Core
 from batchd.daemon.offers import Offers
-from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
@@ -39,7 +39,7 @@ class Parts:
     publisher: Publisher
     scratch: Scratch
     lot: ParkingLot
-    outages: Outages
+    circuits: Circuits
     pool: Supervisor
     attempts: Attempts
     reports: Reports
@@ -98,15 +98,15 @@ def joined(
     lot = ParkingLot(core, batches, attempts, read_keys=reloader.again)
     for each in (scratch, retiring, lot):
         core.listeners.add(each)
-    outages = Outages(core, lot, publisher, offers, news=news, read_keys=reloader.again)
-    turns = Turns(core, lot, outages, rooms, attempts, pool=pool)
+    circuits = Circuits(core, lot, publisher, offers, news=news, read_keys=reloader.again)
+    turns = Turns(core, lot, circuits, rooms, attempts, pool=pool)
     commands = Commands(
         core,
         batches,
         publisher,
         attempts,
         lot,
-        outages=outages,
+        circuits=circuits,
         pool=pool,
         ends=ends,
         reloader=reloader,
@@ -118,7 +118,7 @@ def joined(
         publisher=publisher,
         scratch=scratch,
         lot=lot,
-        outages=outages,
+        circuits=circuits,
         pool=pool,
         attempts=attempts,
         reports=reports,

@@ -7,6 +7,7 @@ from functools import partial
 
 from batchd.daemon.batches import Batches
 from batchd.daemon.core import TROUBLE_S, Core
+from batchd.lifecycle import inputs
 from batchd.log import Action
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
@@ -49,7 +50,7 @@ class Rooms:
         if lifecycle.holds.keeps(hold):
             return
         for ref in lifecycle.of(batch.name):
-            self._core.hold(ref, hold)
+            lifecycle.take(inputs.Held(ref, hold))
 
         async def wait() -> None:
             await self._core.on_disk(partial(outbox.prepare, batch), batch=batch)

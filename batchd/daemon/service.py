@@ -272,7 +272,7 @@ class Daemon:
         core.spawn(vigil.tidy(core), endless=True)
         core.spawn(vigil.keep(core, server), endless=True)
         core.spawn(memory.give_back(), endless=True)
-        core.spawn(self._parts.outages.watch(), endless=True)
+        core.spawn(self._parts.circuits.watch(), endless=True)
         core.spawn(self._parts.lot.watch(), endless=True)
         core.spawn(
             Stalls(core, batches, parts.turns, parts.attempts, pool=pool, inbox=inbox).watch(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from batchd.daemon.attempts import Attempts
+from batchd.daemon.circuits import Circuits
 from batchd.daemon.core import Core
-from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.suspects import Suspects
@@ -21,7 +21,7 @@ class Turns:
         self,
         core: Core,
         lot: ParkingLot,
-        outages: Outages,
+        circuits: Circuits,
         rooms: Rooms,
         attempts: Attempts,
         *,
@@ -29,7 +29,7 @@ class Turns:
     ) -> None:
         self._core = core
         self._lot = lot
-        self._outages = outages
+        self._circuits = circuits
         self._rooms = rooms
         self._attempts = attempts
         self._suspects = Suspects(core, attempts, pool)
@@ -45,7 +45,7 @@ class Turns:
     def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         core = self._core
-        self._outages.catch_up()  # what is out of order as of now has no turn
+        self._circuits.catch_up()  # what is out of order as of now has no turn
         if core.closing or core.lifecycle.holds.stopped or self._rooms.closed:
             return
         queue, trials = core.lifecycle.queue, self._lot.trials

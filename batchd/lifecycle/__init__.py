@@ -266,7 +266,7 @@ class Lifecycle:
             del self._batches[ref.batch]
 
     def _moved(self, entry: Entry, given: Input) -> None:
-        """Have the queue follow."""
+        """Have the queue follow, and who gave a slot back."""
         phase = entry.phase
         if phase is not Phase.QUEUED:
             self.queue.leave(entry)
@@ -274,7 +274,7 @@ class Lifecycle:
             entry.attempt, entry.wish = 0, None
             if isinstance(given, inputs.FolderShut) or entry.drawn:
                 self.queue.put_back(entry)
-            elif isinstance(given, inputs.Settled) and given.parked:
+            elif isinstance(given, inputs.Settled) and given.given_back:
                 self._given_back[entry.ref] = None
             elif isinstance(given, inputs.Prioritised):
                 self.queue.leave(entry)

@@ -229,7 +229,7 @@ class Settled(_Input, frozen=True, gc=False):
     #: How it ends, where its workers died too often.
     worn_out: End | None = None
     #: Whether it gave its slot back, so that it counts as parked.
-    parked: bool = False
+    given_back: bool = False
 
     def note(self, entry: Entry) -> None:
         """Take over what it says."""

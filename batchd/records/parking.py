@@ -89,7 +89,7 @@ _REASONS = {
 }
 
 
-_TRIED = "mend it, then {resume}; it is also tried by itself"
+_TRIED = "fix the cause, then {resume}; it is also tried by itself"
 _FIXES = {
     Cause.PAUSED: "{resume}",
     Cause.UNCERTAIN: "{resume}, once you know that it has not been done since",

@@ -61,7 +61,7 @@ def governor(
     return Governor(config, missing or {}, report, jitter=lambda: 1.0)
 
 
-class Told:
+class Reported:
     """Notes the governor's news: each as its kind, and what it is about."""
 
     def __init__(self) -> None:
@@ -409,13 +409,15 @@ def test_the_day_ends_at_midnight_utc() -> None:
     async def scenario() -> None:
         now = [86400.0 * 3 - 1]
         config = replace(governor()._config, budget=Budget(per_day_usd=1.0))
-        told = Told()
-        g = Governor(config, {}, told, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__)
+        reported = Reported()
+        g = Governor(
+            config, {}, reported, clock=lambda: now[0], booked={2: 0.5, 3: 0.0}.__getitem__
+        )
         today = g.money.today()
         task = Task(g, "a")
         task.ask(PRICE)
         assert (task.parked.scope, task.parked.cause) == (Scope.DAY, Cause.BUDGET)
-        assert told.of == [], "the others may be cheaper"
+        assert reported.of == [], "the others may be cheaper"
         assert g.waits_for_day(g.money.wanted[task.ref])
         assert g.money.today() == today
         now[0] += 2
@@ -545,8 +547,8 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
     """Whoever waits or asks is turned away, until one call tries and is answered."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=2)
+        reported = Reported()
+        g = governor(reported, max_concurrent=2)
         first, second, third, fourth = (Task(g, n) for n in "abcd")
         for task in (first, second, third):
             task.ask()
@@ -556,13 +558,13 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
         second.failed(kind)  # it was under way: it changes nothing
         assert second.parked.cause is first.parked.cause
         await asyncio.sleep(0.35)
-        assert told.of == [("Parked", "p", Cause(kind.value)), ("HalfOpened", "p")]
+        assert reported.of == [("Parked", "p", Cause(kind.value)), ("HalfOpened", "p")]
         third.ask()
         fourth.ask()
         assert isinstance(third.answers[-1], Grant)
         assert isinstance(fourth.parked, Park)
         g.answered(third.ref, 0.0)
-        assert told.of[2:] == [("Closed", "p")]
+        assert reported.of[2:] == [("Closed", "p")]
         fourth.ask()
         assert isinstance(fourth.answers[-1], Grant)
 
@@ -573,8 +575,8 @@ def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
     """One failed try, whatever it failed with, doubles the wait; one that came to nothing leaves room for another."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9)
         task, other = Task(g, "a"), Task(g, "b")
         task.ask()
         for _ in range(2):
@@ -588,16 +590,16 @@ def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
         task.failed(FailureKind.CONNECTION)
         assert isinstance(task.parked, Park)
         await asyncio.sleep(0.12)
-        assert told.of.count(("HalfOpened", "p")) == 1
+        assert reported.of.count(("HalfOpened", "p")) == 1
         await asyncio.sleep(0.12)
-        assert told.of.count(("HalfOpened", "p")) == 2
+        assert reported.of.count(("HalfOpened", "p")) == 2
         task.ask()
         g.close_task(task.ref)  # its worker died
-        assert told.of[-1] == ("HalfOpened", "p")
+        assert reported.of[-1] == ("HalfOpened", "p")
         other.ask()
         # It was refused for itself: the provider is there.
         other.failed(FailureKind.BAD_REQUEST)
-        assert told.of[-1] == ("Closed", "p")
+        assert reported.of[-1] == ("Closed", "p")
 
     asyncio.run(scenario())
 
@@ -606,15 +608,15 @@ def test_nobody_waits_where_nothing_may_be_parked() -> None:
     """With max_parked_s = 0, as in `run`, an outage ends everybody's task with its cause."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=1, max_parked_s=0)
+        reported = Reported()
+        g = governor(reported, max_concurrent=1, max_parked_s=0)
         first, second = Task(g, "a"), Task(g, "b")
         first.ask()
         second.ask()
         first.failed(FailureKind.AUTH)
         for task in (first, second):
             assert (task.refusal.status, task.refusal.reason) == (Status.ERROR, Reason.AUTH)
-        assert told.of == [("GaveUp", "p", Cause.AUTH)]
+        assert reported.of == [("GaveUp", "p", Cause.AUTH)]
         g.outages.close("p")
         second.ask()
         assert isinstance(second.answers[-1], Grant)
@@ -626,16 +628,16 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
     """Its own request may be at fault; when a second task is answered no better, all of them end."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_parked_s=0, max_retries=0)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_parked_s=0, max_retries=0)
         tasks = [Task(g, name) for name in "abc"]
         for task in tasks:
             task.ask()
         tasks[0].failed(FailureKind.OVERLOADED)
         assert tasks[0].refusal.reason is Reason.PROVIDER_UNAVAILABLE
-        assert not told.of
+        assert not reported.of
         tasks[1].failed(FailureKind.OVERLOADED)
-        assert told.of == [("GaveUp", "p", Cause.DOWN)]
+        assert reported.of == [("GaveUp", "p", Cause.DOWN)]
         tasks[2].failed(FailureKind.OVERLOADED)
         assert tasks[2].refusal.reason is Reason.PROVIDER_UNAVAILABLE
 
@@ -750,8 +752,8 @@ def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
     """Slots are not held for an hour; the wait is no longer than ``max_probe_s``, and ends with a try."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9)
         task, other = Task(g, "a"), Task(g, "b")
         task.ask()
         task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=wait_s)
@@ -762,7 +764,7 @@ def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
         assert task.parked.cause is other.parked.cause is Cause.LIMITED
         assert f"{wait_s:.0f} s" in task.parked.message
         await asyncio.sleep(0.35)
-        assert told.of[-1] == ("HalfOpened", "p")
+        assert reported.of[-1] == ("HalfOpened", "p")
         other.ask()
         assert isinstance(other.answers[-1], Grant)
 
@@ -770,7 +772,7 @@ def test_a_provider_that_asks_for_a_long_wait_is_parked_and_tried_by_and_by(
 
 
 def test_a_paused_provider_turns_calls_away() -> None:
-    """Until it is unpaused; who waited is told too."""
+    """Until it is unpaused; who waited is turned away too."""
 
     async def scenario() -> None:
         g = governor(max_concurrent=1)

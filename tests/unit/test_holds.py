@@ -56,7 +56,7 @@ def test_a_task_that_is_published_is_kept_by_nothing() -> None:
     _run(lifecycle, C)
     for given in (
         inputs.GaveBack(C),
-        inputs.Settled(C, parked=True),
+        inputs.Settled(C, given_back=True),
         inputs.Held(C, HoldKey(Scope.BATCH, "y", Cause.PAUSED)),
     ):
         lifecycle.take(given)
@@ -120,7 +120,7 @@ def test_what_gave_its_slot_back_is_requeued_once_nothing_that_is_parked_keeps_i
     _run(lifecycle, A)
     lifecycle.park(_parking(Scope.PROVIDER, "p", Cause.DOWN))
     lifecycle.take(inputs.GaveBack(A))
-    lifecycle.take(inputs.Settled(A, parked=True))
+    lifecycle.take(inputs.Settled(A, given_back=True))
     assert (lifecycle.given_back, lifecycle.requeued()) == (1, [])
     lifecycle.resume((Scope.PROVIDER, "p"))
     assert lifecycle.requeued() == [A]

@@ -22,7 +22,7 @@ from batchd.records import (
     Usage,
 )
 from tests.patience import PATIENCE_S
-from tests.unit.test_governor import Task, Told, governor
+from tests.unit.test_governor import Reported, Task, governor
 
 HALF = Rate(input=500, cached_input=500, output=500)
 PRICE = Price(
@@ -89,7 +89,7 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
     """However often it refuses: standard calls go at once, and neither provider nor model is parked."""
 
     async def scenario() -> None:
-        watched = Told()
+        watched = Reported()
         g = governor(watched, max_concurrent=8, max_retries=1)
         flex, standard = Flex(g, "f"), Task(g, "s")
         flex.ask(PRICE)
@@ -198,7 +198,7 @@ def test_a_task_that_waits_long_for_its_tier_gives_its_slot_away() -> None:
     """It is parked by itself, not its model or provider; the daemon learns when one may try, again and again."""
 
     async def scenario() -> None:
-        watched = Told()
+        watched = Reported()
         g = governor(watched, max_parked_s=1000.0)
         flex = Flex(g, "f")
         flex.ask(PRICE)

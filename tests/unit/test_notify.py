@@ -32,7 +32,7 @@ def _parked(said: str, name: str = "openai") -> EventV1:
     parking = Parking(
         scope=Scope.PROVIDER, name=name, cause=Cause.AUTH, message=said, since=NOW - 90
     )
-    made = happened.provider_parked(parking, "mend it, then `batchd resume`", NOW)
+    made = happened.provider_parked(parking, "fix the cause, then `batchd resume`", NOW)
     return message.clean(made, Masker(["s3cret-key-1"]))
 
 
@@ -50,7 +50,7 @@ def test_nobody_writes_into_a_message_but_batchd() -> None:
     assert [name for name in made if name.lower() == "bcc"] == []
     assert "\n" not in str(made["subject"])
     text = made.get_content()
-    ours = "To go on: mend it, then batchd resume"
+    ours = "To go on: fix the cause, then batchd resume"
     assert [x.strip() for x in text.splitlines() if x.lstrip().startswith("To go on")] == [ours]
     assert "\x1b" not in text
     assert "\u202e" not in text

@@ -8,7 +8,7 @@ from typing import Any
 
 from batchd.governor import Call, Governor, Grant, Park, Refusal
 from batchd.records import Cause, Failure, FailureKind, Reason, Scope
-from tests.unit.test_governor import Task, Told, governor
+from tests.unit.test_governor import Reported, Task, governor
 
 #: Longer than any test takes.
 _DAY_S = 86400.0
@@ -22,21 +22,21 @@ def test_an_answer_to_an_earlier_call_proves_nothing() -> None:
     """A call that went before the provider was parked neither lets the others go, nor leaves them in their slots."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_probe_s=_DAY_S)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_probe_s=_DAY_S)
         early, refused, late = (Task(g, name) for name in "abc")
         early.ask()
         refused.ask()
         _long(refused)
         g.answered(early.ref, 0.0)
-        assert told.of == [("Parked", "p", Cause.LIMITED)]
+        assert reported.of == [("Parked", "p", Cause.LIMITED)]
         late.ask()
         assert isinstance(late.parked, Park)
         g.outages.retry("p")
         late.ask()
         assert isinstance(late.answers[-1], Grant)
         g.answered(late.ref, 0.0)
-        assert told.of[-1] == ("Closed", "p")
+        assert reported.of[-1] == ("Closed", "p")
 
     asyncio.run(scenario())
 
@@ -45,8 +45,8 @@ def test_a_failure_of_an_earlier_call_ends_no_try() -> None:
     """While one call tries a parked provider, what fails of the calls before is no news, and doubles no wait."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_probe_s=_DAY_S)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_probe_s=_DAY_S)
         early, refused, trying = (Task(g, name) for name in "abc")
         for task in (early, refused):
             task.ask()
@@ -56,7 +56,7 @@ def test_a_failure_of_an_earlier_call_ends_no_try() -> None:
         early.failed(FailureKind.AUTH)
         assert isinstance(early.parked, Park)
         g.answered(trying.ref, 0.0)
-        assert [what for what, *_ in told.of] == ["Parked", "HalfOpened", "Closed"]
+        assert [what for what, *_ in reported.of] == ["Parked", "HalfOpened", "Closed"]
 
     asyncio.run(scenario())
 
@@ -133,8 +133,8 @@ def test_a_refusal_that_names_a_model_parks_that_model_alone() -> None:
     """Calls to the others go on; who asks for the one is turned away, until one call to it is answered."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_probe_s=_DAY_S)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_probe_s=_DAY_S)
         one, other = Task(g, "a"), Task(g, "b")
         _ask(g, one, "p/x")
         _fail(g, one, "p/x", FailureKind.AUTH, of_model=True)
@@ -147,7 +147,7 @@ def test_a_refusal_that_names_a_model_parks_that_model_alone() -> None:
         g.outages.retry("p/x")
         _ask(g, one, "p/x")
         g.answered(one.ref, 0.0)
-        assert told.of == [
+        assert reported.of == [
             ("Parked", "p/x", Cause.AUTH),
             ("HalfOpened", "p/x"),
             ("Closed", "p/x"),
@@ -176,25 +176,25 @@ def test_a_provider_that_answers_another_model_was_not_at_fault() -> None:
     """All go on; a model that it refused before, and refuses again, is parked alone, without news of the provider."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_probe_s=_DAY_S)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_probe_s=_DAY_S)
         x, y, z = (Task(g, name) for name in "xyz")
         for task in (x, y):
             _ask(g, task, f"p/{task.ref.task}")
         for task in (x, y):
             _fail(g, task, f"p/{task.ref.task}", FailureKind.AUTH)
-        assert told.of == [("Parked", "p", Cause.AUTH)]
+        assert reported.of == [("Parked", "p", Cause.AUTH)]
         g.outages.retry("p")
         _ask(g, z, "p/z")
-        told.of.clear()
+        reported.of.clear()
         g.answered(z.ref, 0.0)
-        assert told.of == [("Closed", "p")]
+        assert reported.of == [("Closed", "p")]
         for task in (x, y):
             _ask(g, task, f"p/{task.ref.task}")
             assert isinstance(task.answers[-1], Grant)
         _fail(g, x, "p/x", FailureKind.AUTH)
         g.answered(y.ref, 0.0)
-        assert told.of[1:] == [("Parked", "p/x", Cause.AUTH)]
+        assert reported.of[1:] == [("Parked", "p/x", Cause.AUTH)]
         # What is known of it from before counts no more, once it was answered.
         _ask(g, y, "p/y")
         _fail(g, y, "p/y", FailureKind.AUTH)
@@ -229,13 +229,13 @@ def test_where_nothing_is_parked_a_refused_model_ends_its_own_tasks_alone() -> N
     """As in `run`: the others go on."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_parked_s=0)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_parked_s=0)
         one, other = Task(g, "a"), Task(g, "b")
         _ask(g, one, "p/x")
         _fail(g, one, "p/x", FailureKind.AUTH, of_model=True)
         assert one.refusal.reason is Reason.AUTH
-        assert told.of == [("GaveUp", "p/x", Cause.AUTH)]
+        assert reported.of == [("GaveUp", "p/x", Cause.AUTH)]
         _ask(g, other, "p/y")
         assert isinstance(other.answers[-1], Grant)
 
@@ -267,13 +267,13 @@ def test_tries_of_many_tasks_count_together_where_nobody_is_served() -> None:
     """Tasks of one model hold all slots, each has made few of its tries, and they give them back all the same."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=1, max_retries=4, probe_s=_DAY_S)
+        reported = Reported()
+        g = governor(reported, max_concurrent=1, max_retries=4, probe_s=_DAY_S)
         tasks = [Task(g, name) for name in "abc"]
         for task in tasks:
             task.ask()
         turns = 0
-        while not told.of:
+        while not reported.of:
             (task,) = [t for t in tasks if t.answers and t.answered.is_set()]
             task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=0.001)
             turns += 1
@@ -283,7 +283,7 @@ def test_tries_of_many_tasks_count_together_where_nobody_is_served() -> None:
                     [asyncio.ensure_future(t.answered.wait()) for t in tasks],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-        assert (turns, told.of) == (5, [("Parked", "p", Cause.DOWN)])
+        assert (turns, reported.of) == (5, [("Parked", "p", Cause.DOWN)])
 
     asyncio.run(scenario())
 
@@ -292,14 +292,14 @@ def test_a_silent_model_is_parked_alone_while_others_are_served() -> None:
     """Its tasks' tries count together: one after another, each silent for all of its time, they held all slots for minutes."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=1, max_retries=4, probe_s=_DAY_S)
+        reported = Reported()
+        g = governor(reported, max_concurrent=1, max_retries=4, probe_s=_DAY_S)
         silent, served = [Task(g, name) for name in "abc"], Task(g, "d")
         for task in silent:
             _ask(g, task, "p/silent")
         _ask(g, served, "p/m")
         turns = 0
-        while not told.of:
+        while not reported.of:
             async with asyncio.timeout(30):
                 waits = [asyncio.ensure_future(t.answered.wait()) for t in (*silent, served)]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -313,7 +313,7 @@ def test_a_silent_model_is_parked_alone_while_others_are_served() -> None:
                     _fail(g, task, "p/silent", FailureKind.TIMEOUT, sent=True)
                     turns += 1
             assert turns < 9
-        assert told.of == [("Parked", "p/silent", Cause.DOWN)]
+        assert reported.of == [("Parked", "p/silent", Cause.DOWN)]
 
     asyncio.run(scenario())
 
@@ -322,8 +322,8 @@ def test_a_task_whose_request_alone_is_met_with_silence_ends() -> None:
     """Where one task of a model is all that fails, it is its request's fault: nothing else of it is held."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_retries=2, first_backoff_s=0.001)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_retries=2, first_backoff_s=0.001)
         task, other = Task(g, "a"), Task(g, "b")
         _ask(g, task, "p/silent")
         while not (task.answers and isinstance(task.answers[-1], Refusal)):
@@ -333,7 +333,7 @@ def test_a_task_whose_request_alone_is_met_with_silence_ends() -> None:
             _fail(g, task, "p/silent", FailureKind.TIMEOUT, sent=True)
             _ask(g, other, "p/m")
             g.answered(other.ref, 0.0)
-        assert (task.refusal.reason, told.of) == (Reason.PROVIDER_UNAVAILABLE, [])
+        assert (task.refusal.reason, reported.of) == (Reason.PROVIDER_UNAVAILABLE, [])
 
     asyncio.run(scenario())
 
@@ -342,14 +342,14 @@ def test_refusals_of_one_moment_are_one_try() -> None:
     """As in the first seconds of a storm: as many calls as may go meet a limit together, and nothing is parked."""
 
     async def scenario() -> None:
-        told = Told()
-        g = governor(told, max_concurrent=9, max_retries=4)
+        reported = Reported()
+        g = governor(reported, max_concurrent=9, max_retries=4)
         tasks = [Task(g, str(n)) for n in range(9)]
         for task in tasks:
             task.ask()
         for task in tasks:
             task.failed(FailureKind.RATE_LIMITED, http_status=429, retry_after_s=0.001)
-        assert told.of == []
+        assert reported.of == []
 
     asyncio.run(scenario())
 
@@ -358,15 +358,20 @@ def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
     """From each opening to the try after it, where that failed: what no call has asked is not given up."""
 
     async def scenario() -> None:
-        told = Told()
+        reported = Reported()
         g = governor(
-            told, max_concurrent=9, max_retries=0, probe_s=0.1, max_probe_s=9.0, max_parked_s=0.25
+            reported,
+            max_concurrent=9,
+            max_retries=0,
+            probe_s=0.1,
+            max_probe_s=9.0,
+            max_parked_s=0.25,
         )
         task = Task(g, "a")
         task.ask()
         task.failed(FailureKind.CONNECTION)
         async with asyncio.timeout(30):
-            while ("HalfOpened", "p") not in told.of:  # noqa: ASYNC110 (the loop's own timer)
+            while ("HalfOpened", "p") not in reported.of:  # noqa: ASYNC110 (the loop's own timer)
                 await asyncio.sleep(0.01)
         # No call goes for long: that is no try.
         await asyncio.sleep(0.5)
@@ -377,11 +382,11 @@ def test_only_time_in_which_it_was_tried_in_vain_ends_the_wait() -> None:
         assert isinstance(task.parked, Park)
         # The last try is made when patience ends, and not after twice the wait.
         async with asyncio.timeout(30):
-            while told.of.count(("HalfOpened", "p")) < 2:  # noqa: ASYNC110 (the same)
+            while reported.of.count(("HalfOpened", "p")) < 2:  # noqa: ASYNC110 (the same)
                 await asyncio.sleep(0.01)
         task.ask()
         task.failed(FailureKind.CONNECTION)
         assert task.refusal.reason is Reason.PROVIDER_UNAVAILABLE
-        assert told.of[-1] == ("GaveUp", "p", Cause.DOWN)
+        assert reported.of[-1] == ("GaveUp", "p", Cause.DOWN)
 
     asyncio.run(scenario())

@@ -65,7 +65,7 @@ class Cancelling:
         idle = [ref for ref in refs if ref not in active]
         hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
-            core.hold(ref, hold)  # nothing of it starts any more
+            core.note(inputs.Held(ref, hold))  # nothing of it starts any more
         wish = CancelRequested(at=time.time(), message=message)
         said = message or CANCELLED
         ends = [End(ref, Status.CANCELLED, Reason.USER, said) for ref in idle]
@@ -89,4 +89,4 @@ class Cancelling:
         finally:
             for ref in idle:
                 if not core.lifecycle.ended(ref):
-                    core.lift(ref, hold)
+                    core.note(inputs.Lifted(ref, hold))

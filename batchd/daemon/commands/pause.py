@@ -8,8 +8,8 @@ import time
 from batchd.control import Held, Pause, Paused, Resume, Resumed
 from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
+from batchd.daemon.circuits import Circuits
 from batchd.daemon.core import Core
-from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import UsageError
 from batchd.lifecycle import is_of
@@ -23,9 +23,10 @@ _CHUNK = 200
 class Pausing:
     """Has the parking lot park what people name, and lets it go on."""
 
-    def __init__(self, core: Core, batches: Batches, lot: ParkingLot, outages: Outages) -> None:
+    def __init__(self, core: Core, batches: Batches, lot: ParkingLot, circuits: Circuits) -> None:
         self._core = core
-        self._outages = outages
+        self._holds = core.lifecycle.holds
+        self._circuits = circuits
         self._batches = batches
         self._lot = lot
 
@@ -46,13 +47,10 @@ class Pausing:
         What may have been done already is named by whoever knows better. The answer tells what is still ``held``,
         and by what.
         """
-        self._outages.catch_up()
+        self._circuits.catch_up()
         wanted, holders = self._wanted(request)
         resumed = await self._lot.resume(*sorted(wanted))
-        left = [
-            (parking, (parking.scope, parking.name))
-            for parking in self._core.lifecycle.holds.parkings
-        ]
+        left = [(parking, (parking.scope, parking.name)) for parking in self._holds.parkings]
         # What is still parked although it was named: a provider must answer one call first; else, as with a
         # day's budget that is still spent, it was parked again at once.
         named = {key for _, key in left if key in wanted}
@@ -70,7 +68,7 @@ class Pausing:
 
     def _wanted(self, request: Resume) -> tuple[set[Key], set[Key] | None]:
         """Return what is to go on, and what may hold it back all the same; None: whatever is parked."""
-        parkings = self._core.lifecycle.holds.parkings
+        parkings = self._holds.parkings
         if request.scope is None:
             return {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}, None
         scope, name = self._scope(request.scope, request.name)
@@ -114,9 +112,7 @@ class Pausing:
     def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
         """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""
         # What is parked can be named, also when the configuration has it no more.
-        parked = (
-            p.name.partition("/")[0] for p in self._core.lifecycle.holds.parkings if p.scope.asked
-        )
+        parked = (p.name.partition("/")[0] for p in self._holds.parkings if p.scope.asked)
         known = dict.fromkeys((*self._core.config.providers, *parked))
         provider, _, model = name.partition("/")
         if scope.asked and provider not in known:

@@ -22,6 +22,7 @@ from batchd.control.giver import Giver
 from batchd.control.messages import A
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
+from batchd.daemon.circuits import Circuits
 from batchd.daemon.commands import lines
 from batchd.daemon.commands.cancel import Cancelling
 from batchd.daemon.commands.ends import Ends
@@ -32,7 +33,6 @@ from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
 from batchd.daemon.commands.tune import tune
 from batchd.daemon.core import Core
-from batchd.daemon.outages import Outages
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.reloading import Reloader
@@ -56,7 +56,7 @@ class Commands:
         attempts: Attempts,
         lot: ParkingLot,
         *,
-        outages: Outages,
+        circuits: Circuits,
         pool: Supervisor,
         ends: Ends,
         reloader: Reloader,
@@ -65,7 +65,7 @@ class Commands:
         self._core = core
         self.desk = FrontDesk(core, batches, attempts, pool=pool, retiring=retiring)
         cancelling = Cancelling(core, publisher, attempts, ends)
-        pausing = Pausing(core, batches, lot, outages)
+        pausing = Pausing(core, batches, lot, circuits)
         self.rerun = Rerun(core, batches, cancelling.cancel_held)
         self._handlers: Mapping[type[Request[Any]], _Handler] = {
             Status: self.desk.status,

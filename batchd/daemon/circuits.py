@@ -1,4 +1,4 @@
-"""Providers and models that are out of order: what the governor reports becomes holds, lines in the log and ends of tasks."""
+"""Circuits: what follows for tasks where the governor reports that a provider, a model or a tier fails, is tried, or is back."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from batchd.log import Action
 from batchd.records import Cause, Parking, Reason, Scope, Status
 
 
-class Outages:
-    """Takes the governor's news, one after the other."""
+class Circuits:
+    """Makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
 
     def __init__(
         self,
@@ -171,9 +171,9 @@ class Outages:
         core, key = self._core, (Scope.of(name), name)
         refs = [*core.lifecycle.refs(name, waiting=True), *self._lot.trials.release(name)]
         refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
-        ends = [End(ref, Status.ERROR, reason, message) for ref in refs]
-        for end in ends:
-            core.note(inputs.GiveUp(end))
+        wanted = (inputs.GiveUp(End(ref, Status.ERROR, reason, message)) for ref in refs)
+        effects = [effect for each in wanted for effect in core.lifecycle.take(each)]
+        ends = [effect for effect in effects if isinstance(effect, End)]
         await self._publisher.finish_all(ends, core.durable)
         core.governor.outages.close(name)
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
