@@ -25,7 +25,6 @@ from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, Status
 
 __all__ = ["Entry", "Facts", "Input", "Lifecycle", "Phase", "is_of"]
 
-
 _NONE: frozenset[Ref] = frozenset()
 
 
@@ -157,13 +156,9 @@ class Lifecycle:
 
     def _held_by(self, scope: Scope, name: str) -> Iterable[Ref]:
         """Return the tasks that a parking keeps by a hold: those, too, whose end may be refused."""
-        match scope:
-            case Scope.BATCH:
-                return self.of(name)
-            case Scope.TASK:
-                return (Ref(*name.split("/", 1)),)
-            case _:
-                return ()
+        if scope is Scope.BATCH:
+            return self.of(name)
+        return (Ref(*name.split("/", 1)),) if scope is Scope.TASK else ()
 
     def resume(self, key: Key, keep: Iterable[Cause] = ()) -> tuple[Parking, ...]:
         """Take a parking back, those causes apart that are in ``keep``; return what was taken back."""
@@ -248,10 +243,7 @@ class Lifecycle:
         ref = entry.ref
         self._entries[ref] = entry
         self._counts[entry.phase] += 1
-        known = self._batches.get(ref.batch)
-        if known is None:
-            known = self._batches[ref.batch] = set()
-        known.add(ref)
+        self._batches.setdefault(ref.batch, set()).add(ref)
 
     def _drop(self, entry: Entry) -> None:
         ref = entry.ref
