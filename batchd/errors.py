@@ -145,5 +145,9 @@ class UnknownNameError(StoreError):
     exit_code = 2
 
 
+class UsedNameError(StoreError):
+    """A batch of that name is stored already."""
+
+
 class StaleAttemptError(StoreError):
     """The task has been given to another worker since."""

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
 
 from batchd import wire
-from batchd.daemon import starting
 from batchd.daemon.active import Active
 from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.rooms import Rooms
+from batchd.daemon.starting import Starting
+from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle import Input, inputs
+from batchd.governor import Governor
+from batchd.lifecycle import Input, Lifecycle, inputs
 from batchd.lifecycle.effects import (
     Confirm,
     Effect,
@@ -34,30 +40,30 @@ from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
+from batchd.store import Store
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Attempts:
     """The tasks that have a slot."""
 
-    def __init__(
-        self,
-        core: Core,
-        batches: Batches,
-        publisher: Publisher,
-        calls: Calls,
-        *,
-        rooms: Rooms,
-        pool: Supervisor,
-    ) -> None:
-        self._core = core
-        self._batches = batches
-        self._publisher = publisher
-        self._rooms = rooms
-        self._pool = pool
-        self._calls = calls
-        self._active: dict[Ref, Active] = {}
-        #: Slots whose pause between two tasks is not over.
-        self._resting = 0
+    _loop: Loop
+    _current: Current
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _outboxes: Outboxes
+    _governor: Governor
+    _listeners: Listeners
+    _batches: Batches
+    _publisher: Publisher
+    _rooms: Rooms
+    _calls: Calls
+    _starting: Starting
+    _pool: Supervisor
+    _active: dict[Ref, Active] = field(default_factory=dict)
+    #: Slots whose pause between two tasks is not over.
+    _resting: int = 0
 
     @property
     def active(self) -> tuple[Active, ...]:
@@ -80,13 +86,13 @@ class Attempts:
 
     def rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
-        if pause := self._core.config.pool.rest_s:
+        if pause := self._current.config.pool.rest_s:
             self._resting += 1
             asyncio.get_running_loop().call_later(pause, self._rested)
 
     def _rested(self) -> None:
         self._resting -= 1
-        self._core.wake()
+        self._loop.wake()
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> None:
         """Begin an attempt at a task whose turn it is; ``alone``: in a process of its own. There must be a slot."""
@@ -95,7 +101,7 @@ class Attempts:
 
     def drain(self) -> None:
         """Start nothing more, and have requests that wait answered with a suspension."""
-        self._core.closing = True
+        self._loop.closing = True
         for active in self.active:
             self.take(inputs.Halt(active.ref, Suspended(at=time.time(), cause="drain")))
 
@@ -112,7 +118,7 @@ class Attempts:
 
     def take(self, given: Input) -> None:
         """Take what has happened to a task, and do what follows."""
-        self.perform(self._core.lifecycle.take(given))
+        self.perform(self._lifecycle.take(given))
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what follows."""
@@ -127,7 +133,7 @@ class Attempts:
             case _ if active is None:
                 raise ValueError(f"{effect}: no worker has it")
             case Start():
-                self._core.spawn(self._start(active))
+                self._loop.spawn(self._start(active))
             case Free():
                 self._pool.release(active.worker, active.ref)
             case Run():
@@ -135,9 +141,9 @@ class Attempts:
             case Stop():
                 self._stop(active)
             case Suspend(wish=wish):
-                self._core.spawn(self._suspend(active, wish))
+                self._loop.spawn(self._suspend(active, wish))
             case Recover(counted=counted, alone=alone):
-                self._core.spawn(self._recover(active, counted=counted, alone=alone))
+                self._loop.spawn(self._recover(active, counted=counted, alone=alone))
 
     def _end(self, effect: End | Publish | Confirm, active: Active | None) -> None:
         """Have a task end, or its files written, or noted as written: no worker works on it any more."""
@@ -145,20 +151,20 @@ class Attempts:
             self._forget(active)
         match effect:
             case End():
-                self._core.spawn(self._publisher.finish(effect))
+                self._loop.spawn(self._publisher.finish(effect))
             case Publish():
-                self._core.spawn(self._publisher.publish(effect.ref))
+                self._loop.spawn(self._publisher.publish(effect.ref))
             case Confirm():
                 assert active is not None, "a worker has just written them"
                 assert active.finished is not None, "it has ended"
-                self._core.spawn(self._publisher.confirm(effect.ref, active.finished))
+                self._loop.spawn(self._publisher.confirm(effect.ref, active.finished))
 
     # Starting
 
     async def _start(self, active: Active) -> None:
         """See whether a task can start, and number its attempt."""
-        core, ref = self._core, active.ref
-        await core.patiently(self._user_there, Action.SANDBOX_TROUBLE)
+        ref = active.ref
+        await self._outboxes.patiently(self._user_there, Action.SANDBOX_TROUBLE)
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
@@ -167,43 +173,43 @@ class Attempts:
             self.take(inputs.FolderShut(ref))
             if ref in self._active:
                 self._forget(active)
-            self._core.wake()  # its slot is free for others
+            self._loop.wake()  # its slot is free for others
             return
         try:
-            active.given = await core.durable(
-                partial(core.store.dispatch, ref, str(active.worker.pid or ""))
+            active.given = await self._writes.durable(
+                partial(self._store.dispatch, ref, str(active.worker.pid or ""))
             )
         except StaleAttemptError:  # it has ended meanwhile
             self.take(inputs.Stale(ref))
             return
         active.attempt = active.given.attempt
         self.take(inputs.Dispatched(ref, active.attempt))
-        task = active.task = core.store.task(ref)
-        closed = await starting.closed(core, task)
-        if core.lifecycle.entries[ref].wish is not None:
+        task = active.task = self._store.task(ref)
+        closed = await self._starting.closed(task)
+        if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
-        self.take(starting.prepared(core, active, task, active.given, closed))
+        self.take(self._starting.prepared(active, task, active.given, closed))
 
     def _run(self, active: Active) -> None:
         """Hand a task to its worker."""
-        core, ref = self._core, active.ref
+        ref = active.ref
         batch = self._batches.get(ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
         assert active.given is not None, "it has an attempt"
-        run = starting.order(core, active, batch, active.given)
-        core.listeners.task_dispatched(ref, batch, run.terms)
+        run = self._starting.order(active, batch, active.given)
+        self._listeners.task_dispatched(ref, batch, run.terms)
         if not self._pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
 
     async def _user_there(self) -> None:
         """See to it that commands can run as whom they should. Raises ``SandboxUnavailableError``."""
         # In a thread: the answer may come over a network.
-        await asyncio.to_thread(check_user, self._core.config.sandbox_policy())
+        await asyncio.to_thread(check_user, self._current.config.sandbox_policy())
 
     def _stop(self, active: Active) -> None:
         """Have a task at work stop: with the answer to its request, or at its next durable point."""
-        ref, wish = active.ref, self._core.lifecycle.entries[active.ref].wish
+        ref, wish = active.ref, self._lifecycle.entries[active.ref].wish
         assert wish is not None, "it is to stop"
         if self._calls.stop(active, wish):
             return
@@ -214,37 +220,41 @@ class Attempts:
 
     async def _suspend(self, active: Active, wish: Suspended | None) -> None:
         """Note that a task gave its slot back."""
-        core, ref, event = self._core, active.ref, wish or active.suspended
+        ref, event = active.ref, wish or active.suspended
         assert event is not None, "its worker has said so"
         status = Status.PARKED if event.cause == "park" else Status.QUEUED
-        await core.durable(partial(core.store.suspend, ref, active.attempt, status, event.message))
+        await self._writes.durable(
+            partial(self._store.suspend, ref, active.attempt, status, event.message)
+        )
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is Status.PARKED))
-        if status is Status.PARKED and core.lifecycle.open(ref):
-            core.listeners.task_parked(ref, active.park)
-        self._core.wake()
+        if status is Status.PARKED and self._lifecycle.open(ref):
+            self._listeners.task_parked(ref, active.park)
+        self._loop.wake()
 
     async def _recover(self, active: Active, *, counted: bool, alone: bool) -> None:
         """Note that a task's worker is gone. ``counted``: it may have killed it; ``alone``: no other can."""
-        core, ref = self._core, active.ref
+        ref = active.ref
         crashes = 0
         # What it said comes first, and may have been the end: after a full disk, each write is tried again by itself.
         await active.written()
         try:
             if counted:
-                lost = partial(core.store.worker_lost, ref, active.attempt, alone=alone)
-                crashes = await core.durable(lost)
+                lost = partial(self._store.worker_lost, ref, active.attempt, alone=alone)
+                crashes = await self._writes.durable(lost)
             elif active.attempt:
-                await core.durable(partial(core.store.suspend, ref, active.attempt, Status.QUEUED))
+                await self._writes.durable(
+                    partial(self._store.suspend, ref, active.attempt, Status.QUEUED)
+                )
         except StaleAttemptError:
             pass  # it has ended: `finished` has what it ended with
         worn_out = None
-        if alone and crashes >= core.config.pool.max_attempts:
+        if alone and crashes >= self._current.config.pool.max_attempts:
             message = f"its worker died {crashes} times; the last time: {active.worker.cause}"
             error, reason = Status.ERROR, Reason.WORKER_CRASHED
             worn_out = End(ref, error, reason, message, attempts=active.attempt)
         self._settled(active, inputs.Settled(ref, counted, worn_out))
-        self._core.wake()
+        self._loop.wake()
 
     def _settled(self, active: Active, settled: inputs.Settled) -> None:
         """Take how an attempt ended, now that it is durable."""
@@ -254,5 +264,5 @@ class Attempts:
     def _forget(self, active: Active) -> None:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
-        self._core.governor.close_task(active.ref)
-        self._core.listeners.task_left(active.ref)
+        self._governor.close_task(active.ref)
+        self._listeners.task_left(active.ref)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from batchd import results
-from batchd.daemon.core import Core
-from batchd.errors import Problem
-from batchd.lifecycle import Facts, inputs
-from batchd.log import Action
-from batchd.records import Batch, Status, Task
+from batchd.daemon.current import Current
+from batchd.daemon.finisher import Finisher
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
+from batchd.daemon.names import Names
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.writes import Writes
+from batchd.errors import Problem, UsedNameError
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle, inputs
+from batchd.log import Action, get_logger
+from batchd.records import Batch, Task
 from batchd.spool import outbox
-from batchd.store import QueuedTask, Restored
+from batchd.store import Restored, Store
 
 
 @dataclass(slots=True, eq=False)
@@ -35,12 +43,22 @@ class Open:
     done: asyncio.Event | None = None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Batches:
     """Takes batches up, and sees to it that each task and each batch has its files."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._open: dict[str, Open] = {}
+    _loop: Loop
+    _current: Current
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _outboxes: Outboxes
+    _governor: Governor
+    _listeners: Listeners
+    _names: Names
+    #: They have their turn before a batch's summary is written.
+    _finishers: Sequence[Finisher]
+    _open: dict[str, Open] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -60,7 +78,7 @@ class Batches:
         With it, its tasks without a result, 0 where the summary alone is missing; and how many of them wait for
         nothing but to be published.
         """
-        lifecycle = self._core.lifecycle
+        lifecycle = self._lifecycle
         entries = lifecycle.entries.values() if lifecycle.ending else ()
         ended = collections.Counter(entry.ref.batch for entry in entries if not entry.phase.open)
         for name, known in self._open.items():
@@ -78,33 +96,31 @@ class Batches:
 
     async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
-        write = partial(self._core.store.add_batch, tasks=tasks)
+        write = partial(self._store.add_batch, tasks=tasks)
         return self.opened(await self._stored(batch, write), tasks)
 
     def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
-        core = self._core
         if batch.name not in self._open:
             self._open[batch.name] = Open(batch, len(tasks))
-            core.governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
-            for queued in core.store.queued(batch.name):
-                self._queue(queued)
-            core.log.info(
+            self._governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
+            for facts in batch.facts(tasks):
+                self._lifecycle.take(inputs.Accepted(facts))
+            get_logger().info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
-            core.listeners.batch_received(batch, tasks)
-            core.wake()
+            self._listeners.batch_received(batch, tasks)
+            self._loop.wake()
         return batch
 
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
         """Store a refused file; return its batch with its final name. Then call ``moved``."""
-        core = self._core
-        batch = await self._stored(batch, partial(core.store.reject, problems=problems))
+        batch = await self._stored(batch, partial(self._store.reject, problems=problems))
         if batch.name not in self._open:
             self._open[batch.name] = Open(batch)
             errors = [str(problem) for problem in problems]
-            core.log.warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
-            core.listeners.batch_rejected(batch, problems)
+            get_logger().warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
+            self._listeners.batch_rejected(batch, problems)
             self.look(batch.name)
         return batch
 
@@ -113,17 +129,30 @@ class Batches:
 
         Until then it is no outbox's: it goes to the one that is configured when that works.
         """
-        core = self._core
 
         def here() -> Batch:
-            return replace(batch, outbox=core.config.paths.outbox)
+            return replace(batch, outbox=self._current.config.paths.outbox)
 
-        async def stored() -> Batch:
+        async def named() -> Batch:
             found = here()
-            await core.reach(found.outbox)  # the store's one thread looks into it, for all batches
-            return await core.durable(partial(write, found))
+            await self._outboxes.reach(found.outbox)
+            return await self._names.reserve(found)
 
-        return await core.patiently(stored, Action.OUTBOX_TROUBLE, here)
+        while True:
+            found = await self._outboxes.patiently(named, Action.OUTBOX_TROUBLE, here)
+            try:
+                return await self._writes.durable(partial(write, found))
+            except UsedNameError:  # it was free in two outboxes at a time
+                with contextlib.suppress(OSError):
+                    await self._names.give_back(found)
+
+    async def take_up(self, batch: Batch, tasks: Sequence[Task], data: bytes) -> Batch:
+        """Store and queue a batch whose file is at hand; return it with its final name."""
+        batch = await self.add(batch, tasks)
+        publish = partial(outbox.publish, Path(batch.folder, batch.request), data, replace=True)
+        await self._outboxes.on_disk(publish, batch=batch)
+        self.moved(batch.name)
+        return batch
 
     @property
     def outboxes(self) -> set[str]:
@@ -138,50 +167,46 @@ class Batches:
 
     def restore(self, restored: Restored, claimed: set[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
-        core = self._core
         for batch in restored.batches:
             known = self._open[batch.name] = Open(batch)
             known.moved = batch.claim not in claimed
-            spent = core.store.batch_money(batch.name).total if batch.budget_usd else 0.0
-            core.governor.money.open_batch(batch.name, batch.budget_usd, spent)
-        for queued in restored.queued:
-            self._queue(queued)
+            spent = self._store.batch_money(batch.name).total if batch.budget_usd else 0.0
+            self._governor.money.open_batch(batch.name, batch.budget_usd, spent)
+        for facts in restored.queued:
+            self._lifecycle.take(inputs.Accepted(facts))
         for ref in restored.unpublished:
-            core.note(inputs.Unpublished(ref))
+            self._lifecycle.take(inputs.Unpublished(ref))
         for name in self._open:
             self.look(name)
-
-    def _queue(self, task: QueuedTask) -> None:
-        self._core.note(inputs.Accepted(_facts(task)))
 
     # A batch's end
 
     def look(self, name: str) -> None:
         """See whether a batch can be closed."""
         known = self._open[name]
-        if known.moved and not known.closing and not self._core.lifecycle.of(name):
+        if known.moved and not known.closing and not self._lifecycle.of(name):
             known.closing = True
-            self._core.spawn(self._close(known))
+            self._loop.spawn(self._close(known))
 
     async def _close(self, known: Open) -> None:
         """Write a batch's last files, the summary last of all."""
-        core, batch = self._core, known.batch
+        batch = known.batch
         folder, now = Path(batch.folder), time.time()
-        problems = core.store.problems(batch.name)
+        problems = self._store.problems(batch.name)
         sums = results.Sums()
-        if not await core.on_disk(partial(outbox.has_request, batch), batch=batch):
+        if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch=batch):
             message = (
                 f"{folder} was taken away before its summary; results.jsonl in the new one has all"
             )
-            core.log.warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
-        there = await core.on_disk(partial(outbox.summary, batch), batch=batch)
+            get_logger().warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
+        there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch=batch)
         if not problems:
-            sums = await core.on_disk(
-                partial(_write_results, core, batch, there is None), batch=batch
+            sums = await self._outboxes.on_disk(
+                partial(_write_results, self._store, batch, there is None), batch=batch
             )
         if there is None and not problems:
-            for finisher in core.finishers:
-                await finisher.finish(batch, len(sums), core.config)
+            for finisher in self._finishers:
+                await finisher.finish(batch, len(sums), self._current.config)
 
         def write() -> str:
             if there is not None:
@@ -193,18 +218,18 @@ class Batches:
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
-        summary = await core.on_disk(write, batch=batch)
-        await core.durable(partial(core.store.batch_published, batch.name))
+        summary = await self._outboxes.on_disk(write, batch=batch)
+        await self._writes.durable(partial(self._store.batch_published, batch.name))
         del self._open[batch.name]
-        core.governor.money.close_batch(batch.name)
+        self._governor.money.close_batch(batch.name)
         if not problems:
-            core.log.info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
-            core.listeners.batch_finished(batch, summary)
+            get_logger().info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
+            self._listeners.batch_finished(batch, summary)
         if known.done:
             known.done.set()
 
 
-def _write_results(core: Core, batch: Batch, replace: bool) -> results.Sums:
+def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:
     """Write the results of a batch into one file, one at a time, for all may be more than the memory holds; return their sums.
 
     ``replace`` False: they lie there, and only the sums are wanted.
@@ -212,7 +237,7 @@ def _write_results(core: Core, batch: Batch, replace: bool) -> results.Sums:
     sums = results.Sums()
 
     def lines() -> Iterator[bytes]:
-        with core.store.reading() as reader:
+        with store.reading() as reader:
             for _, text in reader.results(batch.name):
                 sums.add(text)
                 yield results.line(text).encode()
@@ -222,18 +247,3 @@ def _write_results(core: Core, batch: Batch, replace: bool) -> results.Sums:
     else:
         collections.deque(lines(), maxlen=0)
     return sums
-
-
-def _facts(task: QueuedTask) -> Facts:
-    """Return what a stored task's turn hangs on."""
-    return Facts(
-        ref=task.ref,
-        priority=task.priority,
-        order=task.order,
-        directory=task.directory,
-        after=task.after,
-        model=task.model,
-        begun=task.attempt > 0,
-        suspect=task.crashes > 0,
-        given_back=task.status is Status.PARKED,
-    )

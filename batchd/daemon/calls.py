@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,12 @@ import msgspec
 
 from batchd import events as vocabulary
 from batchd import wire
-from batchd.daemon import lessons
 from batchd.daemon.active import Active
-from batchd.daemon.core import Core
+from batchd.daemon.lessons import Lessons
 from batchd.daemon.lines import TaskLog
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
+from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
 from batchd.events import (
     CallAnswered,
@@ -28,20 +30,27 @@ from batchd.events import (
     Suspended,
     TaskFinished,
 )
-from batchd.governor import Call, Grant, Park, Refusal
-from batchd.lifecycle import inputs
+from batchd.governor import Call, Governor, Grant, Park, Refusal
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import FailureKind
+from batchd.store import Store
 
 #: How the journal's text of an answer begins, and of a failure.
 _ANSWERED = b'["CallAnswered"'
 _FAILED = b'["CallFailed"'
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Calls:
     """Serves what running tasks ask for."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _governor: Governor
+    _listeners: Listeners
+    _lessons: Lessons
 
     def record(self, active: Active, record: wire.Record) -> None:
         """Make events durable, then acknowledge them."""
@@ -60,12 +69,12 @@ class Calls:
             self._spawn(active, self._deny(active, ask, active.stop))
             return
         active.waiting = ask
-        self._core.governor.ask(self._call(active, ask), partial(self._decided, active))
+        self._governor.ask(self._call(active, ask), partial(self._decided, active))
         self._flush(active)
 
     def failed(self, active: Active, failed: wire.Failed) -> None:
         """Serve a call that failed, like ``ask``."""
-        governor, ask = self._core.governor, failed.ask
+        governor, ask = self._governor, failed.ask
         active.asks()
         if active.stop is not None:
             governor.released(active.ref, failed.failure)
@@ -79,27 +88,27 @@ class Calls:
 
     def _heard(self, message: wire.Ask | wire.Record) -> None:
         """Take what a message brings along of providers and models."""
-        self._core.governor.heard(message.limits)
+        self._governor.heard(message.limits)
         if message.lessons:
-            lessons.learned(self._core, message.lessons)
+            self._lessons.learned(message.lessons)
 
     def lost(self, active: Active) -> None:
         """Take back the request of a worker that has died, if it waits: to grant it would set money aside for a call that is never made."""
-        if active.waiting is not None and self._core.governor.withdraw(active.ref):
+        if active.waiting is not None and self._governor.withdraw(active.ref):
             active.waiting = None
 
     def stop(self, active: Active, event: CancelRequested | Suspended) -> bool:
         """Have the task end with ``event`` at its next request; return whether one waited."""
         active.stop = event
         ask = active.waiting
-        if ask is None or not self._core.governor.withdraw(active.ref):
+        if ask is None or not self._governor.withdraw(active.ref):
             return False
         active.waiting = None
         self._spawn(active, self._deny(active, ask, event))
         return True
 
     def _spawn(self, active: Active, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return active.writing(self._core.spawn(write))
+        return active.writing(self._loop.spawn(write))
 
     def _settle(self, active: Active, bodies: Sequence[msgspec.Raw]) -> None:
         """Give back the permit of a call that has its answer among these events.
@@ -112,16 +121,16 @@ class Calls:
                 failed = vocabulary.decode(bytes(body))
                 assert isinstance(failed, CallFailed)
                 if failed.failure.kind is FailureKind.CONTEXT_OVERFLOW:
-                    self._core.governor.answered(active.ref, 0.0)
+                    self._governor.answered(active.ref, 0.0)
                 else:
                     failure = failed.failure
                     cut = failure.kind is FailureKind.TIMEOUT and failure.http_status is None
-                    self._core.governor.released(active.ref, failure, cut=cut)
+                    self._governor.released(active.ref, failure, cut=cut)
             elif bytes(body).startswith(_ANSWERED):
                 event = vocabulary.decode(bytes(body))
                 assert isinstance(event, CallAnswered)
                 cost = event.paid(active.setup(event.purpose).price)
-                self._core.governor.answered(
+                self._governor.answered(
                     active.ref,
                     cost.total if cost else 0.0,
                     event.answer.usage,
@@ -190,7 +199,7 @@ class Calls:
         if isinstance(call, CallStarted):
             active.answer(wire.Granted(active.ref, active.attempt, call))
             return
-        self._core.governor.released(active.ref)
+        self._governor.released(active.ref)
         if call and active.stop is not None:
             self._answer(active, active.stop)
 
@@ -217,27 +226,27 @@ class Calls:
         ``begins``: makes a call's beginning, to be stored behind them and returned; not that of a task that is to stop.
         It is made at each try: the disk may be full for hours.
         """
-        core, ref, attempt = self._core, active.ref, active.attempt
+        ref, attempt = active.ref, active.attempt
         call: CallStarted | None = None
 
         def ask() -> Awaitable[list[Event]]:
             nonlocal call
             assert begins is not None, "it is one"
             call = None if active.stop else begins()
-            return core.store.ask(ref, attempt, seq, events, call) if call else record()
+            return self._store.ask(ref, attempt, seq, events, call) if call else record()
 
         def record() -> Awaitable[list[Event]]:
             # At each try: it may be cancelled while it waits for room.
             urgent = active.stop is not None
-            return core.store.record(ref, attempt, seq, events, urgent=urgent)
+            return self._store.record(ref, attempt, seq, events, urgent=urgent)
 
         if active.flushed is not None and active.flushed is not asyncio.current_task():
             await active.flushed
         try:
             if begins is not None:
-                told = await core.durable(ask)
+                told = await self._writes.durable(ask)
             elif events:
-                told = await core.durable(record)
+                told = await self._writes.durable(record)
             else:
                 told = []
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
@@ -251,11 +260,11 @@ class Calls:
         """Pass on what a durable event says."""
         if isinstance(event, TaskFinished):
             active.finished = event
-            self._core.note(inputs.Finished(active.ref, event.status))
+            self._lifecycle.take(inputs.Finished(active.ref, event.status))
         elif isinstance(event, Suspended):
             active.suspended = event
         if active.log is None:
             assert active.task is not None, "it has begun"
             active.log = TaskLog(active.ref, active.worker.pid, active.task.model)
         active.log.event(event)
-        self._core.listeners.task_event(active.ref, event)
+        self._listeners.task_event(active.ref, event)

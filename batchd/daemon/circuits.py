@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from batchd.daemon.core import Core
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
 from batchd.daemon.offers import Offers
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
+from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
+from batchd.governor import Governor
 from batchd.governor.news import (
     BatchSpent,
     Closed,
@@ -21,33 +25,27 @@ from batchd.governor.news import (
     TierFree,
     TierFull,
 )
-from batchd.lifecycle import inputs
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.records import Cause, Parking, Reason, Scope, Status
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Circuits:
     """Makes holds, lines in the log and ends of tasks of the governor's news, one after the other."""
 
-    def __init__(
-        self,
-        core: Core,
-        lot: ParkingLot,
-        publisher: Publisher,
-        offers: Offers,
-        *,
-        news: asyncio.Queue[News],
-        read_keys: Callable[[], None],
-    ) -> None:
-        """``read_keys``: reads the keys of providers again."""
-        self._core = core
-        self._lot = lot
-        self._publisher = publisher
-        self._offers = offers
-        self._news = news
-        self._read_keys = read_keys
-        self._holds = core.lifecycle.holds
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _writes: Writes
+    _governor: Governor
+    _listeners: Listeners
+    _lot: ParkingLot
+    _publisher: Publisher
+    _offers: Offers
+    _news: asyncio.Queue[News]
+    #: Reads the keys of providers again.
+    _read_keys: Callable[[], None]
 
     async def watch(self) -> None:
         """Take the governor's news, for ever."""
@@ -70,7 +68,7 @@ class Circuits:
             case GaveUp(name, cause, message):
                 self._gave_up(name, cause, message)
             case TierFull(model, tier, message):
-                self._core.log.warning(Action.TIER_FULL, model=model, tier=tier, message=message)
+                get_logger().warning(Action.TIER_FULL, model=model, tier=tier, message=message)
             case TierFree(model, tier, calls):
                 self._tier_free(model, tier, calls)
             case BatchSpent(batch, message):
@@ -78,14 +76,16 @@ class Circuits:
 
     def _parked(self, name: str, cause: Cause, message: str) -> None:
         """Park the tasks of a provider, or of a model, if it is still out of order."""
-        if not self._core.governor.outages.stands(name):
+        if not self._governor.outages.stands(name):
             return
         self._lot.trials.end(name)
-        news = cause not in self._holds.causes((Scope.of(name), name))  # else a try has failed
+        news = cause not in self._lifecycle.holds.causes(
+            (Scope.of(name), name)
+        )  # else a try has failed
         gone, offers = cause is Cause.GONE, self._offers
         if gone and not offers.known(name.partition("/")[0]):
             self._hold(name, cause, message)
-            self._core.spawn(self._explain(name, message, news=news))
+            self._loop.spawn(self._explain(name, message, news=news))
             return
         parking = self._hold(name, cause, offers.explained(name, message) if gone else message)
         self._report(parking, news=news)
@@ -93,21 +93,21 @@ class Circuits:
     async def _explain(self, name: str, message: str, *, news: bool) -> None:
         """Report a model that is gone once its provider has been asked for what there is: that belongs to it."""
         await self._offers.ask(name.partition("/")[0])
-        if Cause.GONE in self._holds.causes((Scope.of(name), name)):
+        if Cause.GONE in self._lifecycle.holds.causes((Scope.of(name), name)):
             parking = self._hold(name, Cause.GONE, self._offers.explained(name, message))
             self._report(parking, news=news)
 
     def _hold(self, name: str, cause: Cause, message: str) -> Parking:
         """Park a provider, or a model, since it was for whatever cause; return how."""
         scope = Scope.of(name)
-        known = self._holds.causes((scope, name))
+        known = self._lifecycle.holds.causes((scope, name))
         parking = Parking(
             scope=scope,
             name=name,
             cause=cause,
             message=message,
             since=min((p.since for c, p in known.items() if c.reason), default=time.time()),
-            tried_s=self._core.governor.outages.tried_s(name),
+            tried_s=self._governor.outages.tried_s(name),
         )
         self._lot.park_now(parking)
         return parking
@@ -115,7 +115,7 @@ class Circuits:
     def _report(self, parking: Parking, *, news: bool) -> None:
         """Say what is parked, in the log; ``news``: to all who listen too."""
         name, how = parking.name, _how(parking)
-        self._core.log.warning(
+        get_logger().warning(
             Action.PROVIDER_PARKED,
             **{parking.scope: name},
             cause=parking.cause,
@@ -123,19 +123,19 @@ class Circuits:
             how_to_go_on=how,
         )
         if news:
-            self._core.listeners.provider_parked(parking, how)
+            self._listeners.provider_parked(parking, how)
 
     def _half_opened(self, name: str) -> None:
         """Have one task try a parked provider, or model, if there is a key to try it with."""
-        if (Scope.of(name), name) in self._holds:
+        if (Scope.of(name), name) in self._lifecycle.holds:
             self._try_to_read_keys()
             self._lot.trials.begin(name)
-            self._core.wake()
-        self._core.governor.outages.without_key(name)
+            self._loop.wake()
+        self._governor.outages.without_key(name)
 
     def _try_to_read_keys(self) -> None:
         """Read them, or go on with the old ones: a file may lie where commands would see it by now."""
-        tell = self._core.log
+        tell = get_logger()
         try:
             self._read_keys()
         except BatchdError as error:
@@ -145,37 +145,37 @@ class Circuits:
         """Let the tasks of a provider, or of a model, go on."""
         self._lot.trials.end(name)
         key = (Scope.of(name), name)
-        outage = next((p for c, p in self._holds.causes(key).items() if c.reason), None)
+        outage = next((p for c, p in self._lifecycle.holds.causes(key).items() if c.reason), None)
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
-            self._core.spawn(self._lot.forget(key))
+            self._loop.spawn(self._lot.forget(key))
             if outage is not None:
-                self._core.listeners.provider_resumed(outage)
+                self._listeners.provider_resumed(outage)
 
     def _gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""
         self._lot.trials.end(name)
         if cause is Cause.GONE:
             message = self._offers.explained(name, message)
-        self._core.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
+        self._loop.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
     def _tier_free(self, model: str, tier: str, calls: int) -> None:
         """Let so many tasks that wait for it ask again, or begin, -1: all."""
         if calls < 0:
-            self._core.log.info(Action.TIER_FREE, model=model, tier=tier)
+            get_logger().info(Action.TIER_FREE, model=model, tier=tier)
         if self._lot.roomless.free((model, tier), calls):
-            self._core.governor.lanes.await_room(model, tier)
-        self._core.spawn(self._lot.requeue())
+            self._governor.lanes.await_room(model, tier)
+        self._loop.spawn(self._lot.requeue())
 
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
         """End every task that waits for a provider, or a model, then forget that it was parked."""
-        core, key = self._core, (Scope.of(name), name)
-        refs = [*core.lifecycle.refs(name, waiting=True), *self._lot.trials.release(name)]
-        refs = [ref for ref in dict.fromkeys(refs) if core.lifecycle.open(ref)]
+        key = (Scope.of(name), name)
+        refs = [*self._lifecycle.refs(name, waiting=True), *self._lot.trials.release(name)]
+        refs = [ref for ref in dict.fromkeys(refs) if self._lifecycle.open(ref)]
         wanted = (inputs.GiveUp(End(ref, Status.ERROR, reason, message)) for ref in refs)
-        effects = [effect for each in wanted for effect in core.lifecycle.take(each)]
+        effects = [effect for each in wanted for effect in self._lifecycle.take(each)]
         ends = [effect for effect in effects if isinstance(effect, End)]
-        await self._publisher.finish_all(ends, core.durable)
-        core.governor.outages.close(name)
+        await self._publisher.finish_all(ends, self._writes.durable)
+        self._governor.outages.close(name)
         if self._lot.lift(key, keep=(Cause.PAUSED,)):
             await self._lot.forget(key)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from batchd import terms
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
 from batchd.errors import InputError
 from batchd.governor import Call
 from batchd.records import Ref, Task
+from batchd.store import Store
 
 #: Most texts have more characters a token than the first, and fewer than the second.
 _FEW_CHARS, _MANY_CHARS = 3, 6
@@ -14,17 +17,18 @@ _FEW_CHARS, _MANY_CHARS = 3, 6
 _LEAST_OUTPUT, _WINDOWS_SHARE = 256, 8
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class FirstCalls:
     """Learns from some first calls what comes with each prompt: nothing is counted here, tokens are the workers' business."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        #: By what else is sent: the tokens beside the first prompt.
-        self._beside: dict[tuple[str, str, bool], int] = {}
+    _current: Current
+    _store: Store
+    #: By what else is sent: the tokens beside the first prompt.
+    _beside: dict[tuple[str, str, bool], int] = field(default_factory=dict)
 
     def learn(self, call: Call) -> None:
         """Take a call that was asked for, if it is the first of its task."""
-        store = self._core.store
+        store = self._store
         if store.task_money(call.ref).total:
             return
         task = store.task(call.ref)
@@ -34,10 +38,9 @@ class FirstCalls:
 
     def least(self, ref: Ref) -> Call | None:
         """Return the first call of a task as cheap as it may be; None where that cannot be said."""
-        core = self._core
-        task = core.store.task(ref)
+        task = self._store.task(ref)
         try:
-            setup = terms.setup(task.model, core.config, core.prices)
+            setup = terms.setup(task.model, self._current.config, self._current.prices)
         except InputError:
             return None
         output, window = task.limits.max_output_tokens, setup.context_window

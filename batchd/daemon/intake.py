@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import re
 import traceback
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from batchd.config import Config
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
+from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.parsers import BrokenParserError, Parsers
 from batchd.errors import Problem, TaskFileError
-from batchd.log import Action
-from batchd.records import Batch, Task
+from batchd.log import Action, get_logger
+from batchd.records import Batch
 from batchd.spool import claims, outbox, taskfile
 from batchd.spool.inbox import Claim, Inbox
+from batchd.store import Store
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
@@ -32,38 +35,32 @@ _SLOW = (b"output_schema", b'"dir"', b"\\u")
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Intake:
     """Takes up what the inbox claims."""
 
-    def __init__(
-        self,
-        core: Core,
-        batches: Batches,
-        inbox: Inbox,
-        parsers: Parsers,
-        *,
-        earlier: AbstractSet[str],
-    ) -> None:
-        """``earlier``: the claims that an earlier daemon left."""
-        self._core = core
-        self._batches = batches
-        self._inbox = inbox
-        self._free = asyncio.Semaphore(_AT_ONCE)
-        self._parsers = parsers
-        #: Claims of an earlier daemon's.
-        self._earlier = earlier
-        #: By outbox: files that wait to be moved there; the future holds whether that worked.
-        self._moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = {}
+    _loop: Loop
+    _current: Current
+    _store: Store
+    _outboxes: Outboxes
+    _batches: Batches
+    _inbox: Inbox
+    _parsers: Parsers
+    #: The claims that an earlier daemon left.
+    _earlier: AbstractSet[str]
+    _free: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _AT_ONCE))
+    #: By outbox: files that wait to be moved there; the future holds whether that worked.
+    _moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Take up claims until the inbox stops."""
         async for claim in self._inbox.claims():
             await self._free.acquire()
-            self._core.spawn(self._take(claim))
+            self._loop.spawn(self._take(claim))
 
     async def _take(self, claim: Claim) -> None:
         try:
-            batch = self._core.store.claimed(claim.ulid) or await self._store(claim)
+            batch = self._store.claimed(claim.ulid) or await self._stored(claim)
         finally:
             # Its outbox may take nothing for months, and other files go to another.
             self._free.release()
@@ -71,24 +68,24 @@ class Intake:
             return
         if self._batches.get(batch.name) is None:
             # It is published, and perhaps collected: nothing more is to appear there.
-            await self._core.on_disk(
+            await self._outboxes.on_disk(
                 partial(claim.path.unlink, missing_ok=True), Action.INBOX_TROUBLE
             )
             return
         if not await self._moved(claim.path, batch):
-            await self._core.on_disk(lambda: move(claim.path, batch), batch=batch)
+            await self._outboxes.on_disk(lambda: move(claim.path, batch), batch=batch)
         self._batches.moved(batch.name)
 
-    async def _store(self, claim: Claim) -> Batch | None:
+    async def _stored(self, claim: Claim) -> Batch | None:
         """Store what a file asks for; None where it has vanished."""
-        config = self._core.config
+        config = self._current.config
         batch = new_batch(claim.ulid, claim.name, config.paths.outbox, claim.received_at)
         try:
             parsed = await self._parsed(claim)
         except TaskFileError as error:
             if _gone(claim.path):
                 gone = "somebody took it away before it was read"
-                self._core.log.warning(
+                get_logger().warning(
                     Action.INBOX_TROUBLE, message=f"{claim.name} is not taken up: {gone}"
                 )
                 return None
@@ -102,9 +99,9 @@ class Intake:
             with contextlib.suppress(OSError):  # it ran short of descriptors or memory
                 if (parsed := self._at_once(claim)) is not None:
                     return parsed
-        parse = partial(self._parsers.parse, claim.path, claim.name, self._core.config)
+        parse = partial(self._parsers.parse, claim.path, claim.name, self._current.config)
         try:
-            return await self._core.patiently(parse, Action.INBOX_TROUBLE)
+            return await self._outboxes.patiently(parse, Action.INBOX_TROUBLE)
         except BrokenParserError as error:
             raise self._broken(claim, str(error)) from error
 
@@ -113,7 +110,7 @@ class Intake:
 
         Raises ``TaskFileError``, and ``OSError`` as ``read`` does.
         """
-        config = self._core.config
+        config = self._current.config
         if _size(claim.path) > _SMALL:
             return None
         data = taskfile.read(claim.path, config.spool.max_file_bytes)
@@ -129,7 +126,7 @@ class Intake:
     def _broken(self, claim: Claim, trace: str) -> TaskFileError:
         """Report a bug, which would be there again at the next start: it must not take the daemon with it."""
         message = f"{claim.name} broke the parser"
-        self._core.log.error(Action.INBOX_TROUBLE, message=message, details=trace)
+        get_logger().error(Action.INBOX_TROUBLE, message=message, details=trace)
         problem = Problem("", "an error inside batchd; its log has the details")
         return TaskFileError((problem,))
 
@@ -139,7 +136,7 @@ class Intake:
         waiting = self._moves.get(batch.outbox)
         if waiting is None:
             waiting = self._moves[batch.outbox] = []
-            self._core.spawn(self._move(batch.outbox))
+            self._loop.spawn(self._move(batch.outbox))
         waiting.append((path, batch, future))
         return await future
 
@@ -151,23 +148,12 @@ class Intake:
                 del waiting[:_AT_ONCE]
                 files = [(path, batch) for path, batch, _ in group]
                 work = partial(outbox.publish_requests, files)
-                outcomes = await self._core.on_disk(work, batch=group[0][1])
+                outcomes = await self._outboxes.on_disk(work, batch=group[0][1])
                 for (_, _, future), error in zip(group, outcomes, strict=True):
                     if not future.done():
                         future.set_result(error is None)
         finally:
             del self._moves[folder]
-
-
-async def take_up(
-    core: Core, batches: Batches, batch: Batch, tasks: Sequence[Task], data: bytes
-) -> Batch:
-    """Store and queue a batch whose file is at hand; return it with its final name."""
-    batch = await batches.add(batch, tasks)
-    request = Path(batch.folder) / batch.request
-    await core.on_disk(lambda: outbox.publish(request, data, replace=True), batch=batch)
-    batches.moved(batch.name)
-    return batch
 
 
 def _gone(path: Path) -> bool:
@@ -198,18 +184,18 @@ def move(file: Path, batch: Batch) -> None:
             raise
 
 
-async def move_claimed(core: Core) -> set[str]:
+async def move_claimed(config: Config, store: Store, outboxes: Outboxes) -> set[str]:
     """Move on the files of batches that are stored: all that the intake does for a daemon that does not watch.
 
     Return the claims of those that cannot be moved now: the next daemon tries again.
     """
     left: set[str] = set()
-    paths = core.config.paths
+    paths = config.paths
     ours, _ = await asyncio.to_thread(claims.lying, Path(paths.inbox), Path(paths.state))
     for claim in ours:
-        if batch := core.store.claimed(claim.ulid):
+        if batch := store.claimed(claim.ulid):
             try:
-                await core.promptly(partial(move, claim.path, batch), batch.outbox)
+                await outboxes.promptly(partial(move, claim.path, batch), batch.outbox)
             except OSError:
                 left.add(claim.ulid)
     return left

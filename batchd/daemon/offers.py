@@ -7,11 +7,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchd import catalog
 from batchd.catalog import Listing, Shutdown
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
 from batchd.errors import BatchdError
 from batchd.records import Endpoint
 
@@ -31,12 +31,12 @@ class _Asked:
     listing: Listing | None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Offers:
     """Knows the models of providers."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._asked: dict[str, _Asked] = {}
+    _current: Current
+    _asked: dict[str, _Asked] = field(default_factory=dict)
 
     def known(self, provider: str) -> bool:
         """Whether a provider was asked lately, whatever it said."""
@@ -51,7 +51,7 @@ class Offers:
         if self.known(provider):
             return
         try:
-            endpoint = self._core.config.endpoint(provider)
+            endpoint = self._current.config.endpoint(provider)
         except BatchdError:
             return  # without a key there is no list
         found = await _in_thread(endpoint)
@@ -64,7 +64,7 @@ class Offers:
     def end(self, model: str) -> Shutdown | None:
         """Return what is known of the end of a model; None: nothing."""
         provider, listing = self._of(model)
-        known = self._core.config.providers.get(provider)
+        known = self._current.config.providers.get(provider)
         return catalog.end(model, known.base_url if known else "", listing)
 
     def explained(self, model: str, message: str) -> str:

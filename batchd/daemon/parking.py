@@ -6,57 +6,55 @@ Here it becomes holds of the lifecycle's, and what the store remembers over a re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import Core
-from batchd.daemon.listener import Listener
+from batchd.daemon.listener import Listener, Listeners
+from batchd.daemon.loop import Loop
 from batchd.daemon.register import Register
 from batchd.daemon.roomless import Roomless
 from batchd.daemon.shortage import Shortage
+from batchd.daemon.writes import Writes
 from batchd.events import TaskFinished
-from batchd.governor import Park
-from batchd.lifecycle import is_of
+from batchd.governor import Governor, Park
+from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.trials import Trials
-from batchd.log import Action
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Status
-from batchd.store import QueuedTask
+from batchd.log import Action, get_logger
+from batchd.records import Batch, Cause, Facts, Parking, Ref, Scope
+from batchd.store import Store
 
 _LOOK_S = 1.0
 #: Parkings whose end is noted in one go.
 _CHUNK = 1000
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ParkingLot(Listener):
     """Parks, and lets go on."""
 
-    def __init__(
-        self,
-        core: Core,
-        batches: Batches,
-        attempts: Attempts,
-        *,
-        read_keys: Callable[[], None],
-    ) -> None:
-        """``read_keys``: reads the keys of providers again."""
-        self._core = core
-        self._batches = batches
-        self._lifecycle = core.lifecycle
-        self._holds = core.lifecycle.holds
-        self._register = Register(core)
-        #: Picks who tries a parked provider.
-        self.trials = Trials(core.lifecycle)
-        #: Who waits for a tier without room.
-        self.roomless = Roomless(core, self._register)
-        #: Who waits for the day's money.
-        self.shortage = Shortage(core, self._register)
-        #: Open batches whose money is spent.
-        self._spent: set[str] = set()
-        self._attempts = attempts
-        self._read_keys = read_keys
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _governor: Governor
+    _listeners: Listeners
+    _batches: Batches
+    _attempts: Attempts
+    _register: Register
+    #: Picks who tries a parked provider.
+    trials: Trials
+    #: Who waits for a tier without room.
+    roomless: Roomless
+    #: Who waits for the day's money.
+    shortage: Shortage
+    #: Reads the keys of providers again.
+    _read_keys: Callable[[], None]
+    #: Open batches whose money is spent.
+    _spent: set[str] = field(default_factory=set)
 
     # What people want
 
@@ -65,10 +63,9 @@ class ParkingLot(Listener):
 
         ``check``: raises ``BatchdError`` where that is not wanted any more. Raises ``NotPossibleError``.
         """
-        core = self._core
-        await core.ordered(partial(core.store.park, parking, check=check))
+        await self._writes.ordered(partial(self._store.park, parking, check=check))
         self._apply(parking)
-        self._core.log.info(
+        get_logger().info(
             Action.PAUSED, scope=parking.scope, name=parking.name, message=parking.message
         )
         return len(self._lifecycle.concerned(parking.scope, parking.name))
@@ -81,7 +78,7 @@ class ParkingLot(Listener):
         parked, lifted = 0, []
         for key in wanted:
             scope, name = key
-            causes = tuple(self._holds.causes(key))
+            causes = tuple(self._lifecycle.holds.causes(key))
             parked += bool(causes)
             if Cause.TIER in causes:
                 self.roomless.try_again(key)
@@ -92,18 +89,18 @@ class ParkingLot(Listener):
             if outage:
                 self._read_keys()
             if outage and not self._lifecycle.refs(name) and not self.trials.holds_for(name):
-                self._core.governor.outages.close(name)  # no task is left to try it
+                self._governor.outages.close(name)  # no task is left to try it
                 outage = []
             elif outage or scope is Scope.PROVIDER:
-                self._core.governor.outages.retry(name)
+                self._governor.outages.retry(name)
             if self.lift(key, keep=outage):
                 lifted.append(key)
         if lifted:
             await self.forget(*lifted)
         return parked
 
-    def restore(self, parkings: Iterable[Parking], queued: Iterable[QueuedTask]) -> None:
-        """Take up what was parked when the last daemon ended."""
+    def restore(self, parkings: Iterable[Parking], given_back: Sequence[Facts]) -> None:
+        """Take up what was parked when the last daemon ended; ``given_back``: tasks that had begun, in the order in which they were."""
         outages: list[Parking] = []
         over: list[Key] = []
         for parking in parkings:
@@ -113,18 +110,17 @@ class ParkingLot(Listener):
             self._apply(parking)
             if parking.scope.asked and parking.cause.reason:
                 outages.append(parking)
-        begun = sorted((q for q in queued if q.status is Status.PARKED), key=lambda q: q.since)
         # Last, since one task may try each at once: but none that somebody paused as well, and first those that
         # have not tried yet, or the longest ago.
         for parking in outages:
-            for each in begun:
+            for each in given_back:
                 if is_of(each.model, parking.name):
                     self.trials.hold(parking.name, each.ref)
         for parking in outages:
-            self._core.governor.outages.restore(
+            self._governor.outages.restore(
                 parking.name, parking.cause, parking.message, parking.tried_s
             )
-        self._core.spawn(self.forget(*over))
+        self._loop.spawn(self.forget(*over))
 
     # What becomes of attempts
 
@@ -139,22 +135,26 @@ class ParkingLot(Listener):
             self.shortage.turned_away(ref, park.message)
         elif park is not None and park.tier:
             self.roomless.turned_away(ref, park)
-        elif park is not None and park.scope.asked and (park.scope, park.name) in self._holds:
+        elif (
+            park is not None
+            and park.scope.asked
+            and (park.scope, park.name) in self._lifecycle.holds
+        ):
             own = is_of(model, park.name)  # else it comes to it only after a while
             if park.culprit or not own:
                 self.trials.hold(park.name, ref)
         if next(self._lifecycle.why(ref), None) is None:
-            self._core.spawn(self.requeue())
+            self._loop.spawn(self.requeue())
 
     def task_left(self, ref: Ref) -> None:
         """Note that nobody works on a task any more: if it tried a provider, another one may."""
         if self.trials.left(ref):
-            self._core.wake()
+            self._loop.wake()
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Forget a task."""
         self.shortage.look()
-        self._core.governor.forget(ref)
+        self._governor.forget(ref)
         self._ended(Scope.TASK, str(ref))
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
@@ -166,7 +166,7 @@ class ParkingLot(Listener):
         """Tell of a batch whose money is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
-            self._core.listeners.budget_reached(batch, message)
+            self._listeners.budget_reached(batch, message)
 
     # What the clock does
 
@@ -178,7 +178,7 @@ class ParkingLot(Listener):
 
     def _look(self) -> None:
         if self.shortage.over():
-            self._core.spawn(self.forget(*self.shortage.end()))
+            self._loop.spawn(self.forget(*self.shortage.end()))
 
     # How it is done
 
@@ -186,30 +186,30 @@ class ParkingLot(Listener):
         """Keep what a parking concerns from being started, and have what runs give its slot back."""
         effects = self._lifecycle.park(parking)
         if parking.scope.asked and not parking.cause.reason:
-            self._core.governor.outages.pause(parking.name)  # which answers the requests that wait
+            self._governor.outages.pause(parking.name)  # which answers the requests that wait
         self._attempts.perform(effects)
 
     def park_now(self, parking: Parking) -> None:
         """Pause something on the daemon's own account; the store learns of it when it can."""
         self._apply(parking)
-        self._core.spawn(self._register.keep(parking))
+        self._loop.spawn(self._register.keep(parking))
 
     def lift(self, key: Key, keep: Iterable[Cause] = ()) -> bool:
         """Take a parking back, those apart whose cause is in ``keep``; then call ``forget``.
 
         Return whether there was something to take back.
         """
-        core, (scope, name) = self._core, key
+        (scope, name) = key
         if not self._lifecycle.resume(key, keep):
             return False
         if scope.asked:
-            if not self._holds.paused(name):
-                core.governor.outages.unpause(name)
-            if key not in self._holds:
+            if not self._lifecycle.holds.paused(name):
+                self._governor.outages.unpause(name)
+            if key not in self._lifecycle.holds:
                 self.trials.end(name)
                 self.trials.release(name)
-        core.log.info(Action.RESUMED, scope=scope, name=name)
-        core.wake()
+        get_logger().info(Action.RESUMED, scope=scope, name=name)
+        self._loop.wake()
         return True
 
     async def forget(self, *keys: Key) -> None:
@@ -222,7 +222,7 @@ class ParkingLot(Listener):
     async def requeue(self) -> None:
         """Show tasks that wait for nothing any more as queued."""
         if free := self._lifecycle.requeued():
-            await self._core.durable(partial(self._core.store.requeue, free))
+            await self._writes.durable(partial(self._store.requeue, free))
 
     def _over(self, parking: Parking) -> bool:
         """Whether a task or batch ended before its parking could be forgotten, or who waits for money is to ask again."""
@@ -235,4 +235,4 @@ class ParkingLot(Listener):
     def _ended(self, scope: Scope, name: str) -> None:
         """Forget the parking of what has ended: nobody else can have waited for it."""
         if self._lifecycle.resume((scope, name)):
-            self._core.spawn(self._register.forget((scope, name)))
+            self._loop.spawn(self._register.forget((scope, name)))

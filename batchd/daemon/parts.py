@@ -1,10 +1,10 @@
-"""What a daemon is made of, and how the parts are joined."""
+"""What a daemon is made of: each part gets what it needs, and nothing is linked later."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,26 +15,61 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.calls import Calls
 from batchd.daemon.circuits import Circuits
 from batchd.daemon.commands import Commands, Ends
-from batchd.daemon.core import Core
+from batchd.daemon.commands.cancel import Cancelling
+from batchd.daemon.commands.pause import Pausing
+from batchd.daemon.commands.priority import Prioritising
+from batchd.daemon.commands.prune import Pruning
+from batchd.daemon.commands.retry import Rerun
+from batchd.daemon.commands.status import FrontDesk
+from batchd.daemon.commands.tune import Tuning
+from batchd.daemon.current import Current
+from batchd.daemon.finisher import Finisher
+from batchd.daemon.firstcalls import FirstCalls
+from batchd.daemon.lessons import Lessons
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
+from batchd.daemon.names import Names
 from batchd.daemon.offers import Offers
+from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.publisher import Publisher
+from batchd.daemon.register import Register
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.reports import Reports
 from batchd.daemon.retiring import Retiring
+from batchd.daemon.roomless import Roomless
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.scratch import Scratch
+from batchd.daemon.shortage import Shortage
+from batchd.daemon.starting import Starting
+from batchd.daemon.suspects import Suspects
+from batchd.daemon.troubles import Troubles
 from batchd.daemon.turns import Turns
+from batchd.daemon.writes import Writes
+from batchd.governor import Governor
 from batchd.governor.news import News
+from batchd.lifecycle import Lifecycle
+from batchd.lifecycle.trials import Trials
+from batchd.log import get_logger
+from batchd.pool.disks import Disks
 from batchd.pool.supervisor import Shape, Supervisor
-from batchd.records import Endpoint
+from batchd.pricing import Prices
+from batchd.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The core, and all that works around it."""
+    """Those that the daemon itself begins, asks and ends."""
 
-    core: Core
+    loop: Loop
+    current: Current
+    lifecycle: Lifecycle
+    store: Store
+    writes: Writes
+    outboxes: Outboxes
+    troubles: Troubles
+    governor: Governor
+    lessons: Lessons
     batches: Batches
     publisher: Publisher
     scratch: Scratch
@@ -45,6 +80,8 @@ class Parts:
     reports: Reports
     turns: Turns
     reloader: Reloader
+    desk: FrontDesk
+    rerun: Rerun
     commands: Commands
     retiring: Retiring
 
@@ -52,68 +89,152 @@ class Parts:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
         gc.disable()
-        restored = self.core.store.restore()
-        self.core.refused.update({(r.model, r.lesson): r for r in self.core.store.refused()})
-        torn = self.commands.rerun.torn(restored.batches)
+        restored = self.store.restore()
+        self.lessons.restore()
+        torn = self.rerun.torn(restored.batches)
         self.batches.restore(restored, claimed | {batch.claim for batch in torn})
         self.publisher.restore(restored)
         for batch in torn:
-            self.core.spawn(self.commands.rerun.bring_again(batch))
-        self.lot.restore(restored.parked, restored.queued)
+            self.loop.spawn(self.rerun.bring_again(batch))
+        self.lot.restore(restored.parked, restored.given_back)
         self.scratch.sweep(task.ref for task in restored.queued)
         gc.freeze()
         gc.enable()
 
 
 def joined(
-    core: Core,
-    endpoints: dict[str, Endpoint],
+    config: Config,
+    store: Store,
+    disks: Disks,
+    listeners: Listeners,
+    finishers: Sequence[Finisher],
     *,
     held: int,
     agent: str,
     ends: Ends,
-    news: asyncio.Queue[News],
     reload: Callable[[], Config] | None,
     shape: Callable[[Config], Shape],
 ) -> Parts:
-    """Return the parts, joined to the core and to each other; nothing runs yet.
+    """Return the parts, each made of those before it; nothing runs yet.
 
-    ``endpoints``: the providers that can be asked. ``held``: the spool's lock, which workers hold too. ``agent``: what
-    works on a task. ``ends``: who waits for what has ended. ``news``: what the governor reports. ``reload``: reads the
-    configuration. ``shape``: of the pool.
+    ``held``: the spool's lock, which workers hold too. ``agent``: what works on a task. ``ends``: who waits for what
+    has ended. ``reload``: reads the configuration. ``shape``: of the pool.
     """
-    batches = Batches(core)
-    publisher = Publisher(core, batches)
-    scratch = Scratch(core)
-    offers = Offers(core)
-    retiring = Retiring(core, offers)
-    settings = tuning.settings(core.config, endpoints)
-    sockets = Path(core.config.paths.state, "pool")
-    pool = Supervisor(shape(core.config), settings, held, agent, folder=sockets)
-    reloader = Reloader(core, pool, reload, shape)
-    rooms = Rooms(core, batches)
-    calls = Calls(core)
-    attempts = Attempts(core, batches, publisher, calls, rooms=rooms, pool=pool)
-    reports = Reports(core, attempts, calls)
-    lot = ParkingLot(core, batches, attempts, read_keys=reloader.again)
-    for each in (scratch, retiring, lot):
-        core.listeners.add(each)
-    circuits = Circuits(core, lot, publisher, offers, news=news, read_keys=reloader.again)
-    turns = Turns(core, lot, circuits, rooms, attempts, pool=pool)
-    commands = Commands(
-        core,
+    # What all of them stand on.
+    loop, current, lifecycle = Loop(), Current(config, Prices(config.models)), Lifecycle()
+    troubles = Troubles(get_logger(), ended=loop.wake)
+    writes, outboxes = Writes(store, troubles), Outboxes(disks, troubles)
+    endpoints, missing = tuning.endpoints(config)
+    news: asyncio.Queue[News] = asyncio.Queue()
+    governor = Governor(config, missing, news.put_nowait, booked=store.spent_on)
+
+    # Batches and results.
+    names = Names(loop, store, outboxes)
+    batches = Batches(
+        loop,
+        current,
+        lifecycle,
+        store,
+        writes,
+        outboxes,
+        governor,
+        listeners,
+        names,
+        finishers,
+    )
+    publisher = Publisher(
+        loop, current, lifecycle, store, writes, outboxes, listeners, finishers, batches
+    )
+    rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
+    scratch = Scratch(loop, current)
+
+    # The pool, and attempts at tasks.
+    settings = tuning.settings(config, endpoints)
+    pool = Supervisor(shape(config), settings, held, agent, folder=Path(config.paths.state, "pool"))
+    reloader = Reloader(loop, current, governor, listeners, pool, reload, shape)
+    lessons = Lessons(loop, current, store, writes)
+    calls = Calls(loop, lifecycle, store, writes, governor, listeners, lessons)
+    attempts = Attempts(
+        loop,
+        current,
+        lifecycle,
+        store,
+        writes,
+        outboxes,
+        governor,
+        listeners,
         batches,
         publisher,
+        rooms,
+        calls,
+        Starting(current, store, governor, lessons),
+        pool,
+    )
+    reports = Reports(loop, listeners, attempts, calls)
+
+    # What waits, and whose turn it is.
+    register = Register(lifecycle, store, writes)
+    offers = Offers(current)
+    lot = ParkingLot(
+        loop,
+        lifecycle,
+        store,
+        writes,
+        governor,
+        listeners,
+        batches,
         attempts,
-        lot,
-        circuits=circuits,
-        pool=pool,
-        ends=ends,
-        reloader=reloader,
-        retiring=retiring,
+        register,
+        Trials(lifecycle),
+        Roomless(loop, lifecycle, store, governor, register),
+        Shortage(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
+        reloader.again,
+    )
+    circuits = Circuits(
+        loop, lifecycle, writes, governor, listeners, lot, publisher, offers, news, reloader.again
+    )
+    suspects = Suspects(lifecycle, governor, attempts, pool)
+    turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
+    retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
+    for each in (scratch, retiring, lot):
+        listeners.add(each)
+
+    # What people ask for.
+    desk = FrontDesk(
+        loop, current, lifecycle, troubles, governor, batches, attempts, pool, retiring
+    )
+    cancelling = Cancelling(lifecycle, store, writes, publisher, attempts, ends)
+    rerun = Rerun(
+        loop,
+        current,
+        lifecycle,
+        store,
+        writes,
+        outboxes,
+        batches,
+        names,
+        cancelling.cancel_held,
+    )
+    commands = Commands(
+        writes,
+        desk,
+        cancelling,
+        Pausing(current, lifecycle, store, batches, lot, circuits),
+        Prioritising(loop, lifecycle, store, writes),
+        rerun,
+        Pruning(store, writes, outboxes),
+        Tuning(reloader),
     )
     return Parts(
-        core=core,
+        loop=loop,
+        current=current,
+        lifecycle=lifecycle,
+        store=store,
+        writes=writes,
+        outboxes=outboxes,
+        troubles=troubles,
+        governor=governor,
+        lessons=lessons,
         batches=batches,
         publisher=publisher,
         scratch=scratch,
@@ -124,6 +245,8 @@ def joined(
         reports=reports,
         turns=turns,
         reloader=reloader,
+        desk=desk,
+        rerun=rerun,
         commands=commands,
         retiring=retiring,
     )

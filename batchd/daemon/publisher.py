@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -14,16 +15,21 @@ from typing import Protocol, TypeVar
 from batchd import results
 from batchd.daemon import ending
 from batchd.daemon.batches import Batches, Open
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
+from batchd.daemon.finisher import Finisher
 from batchd.daemon.lines import TaskLog
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
-from batchd.events import TaskFinished, TaskStarted
-from batchd.lifecycle import inputs
+from batchd.events import Event, TaskFinished, TaskStarted
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.records import Batch, Ref
 from batchd.spool import outbox
-from batchd.store import Restored
+from batchd.store import Restored, Store
 
 T = TypeVar("T")
 
@@ -34,7 +40,7 @@ _AT_ONCE = 500
 
 
 class Write(Protocol):
-    """Writes to the store: ``Core.durable``, or ``Core.ordered``."""
+    """Writes to the store: ``Writes.durable``, or ``Writes.ordered``."""
 
     async def __call__(self, write: Callable[[], Awaitable[T]]) -> T:
         """Return what ``write`` does."""
@@ -44,41 +50,48 @@ def wanted() -> None:
     """Let tasks end in any case."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Publisher:
     """Sees to it that each task has one end, and its files."""
 
-    def __init__(self, core: Core, batches: Batches) -> None:
-        self._core = core
-        self._batches = batches
-        #: By batch: tasks that ended before they began, and whose results are still to be written.
-        self._backlog: dict[str, list[str]] = {}
-        #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
-        self._orders = 0
-        self._after: list[Batch] = []
+    _loop: Loop
+    _current: Current
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _outboxes: Outboxes
+    _listeners: Listeners
+    _finishers: Sequence[Finisher]
+    _batches: Batches
+    #: By batch: tasks that ended before they began, and whose results are still to be written.
+    _backlog: dict[str, list[str]] = field(default_factory=dict)
+    #: Orders that end many tasks right now, and the batches whose results begin to be written after them.
+    _orders: int = 0
+    _after: list[Batch] = field(default_factory=list)
 
     def restore(self, restored: Restored) -> None:
         """Publish what the last daemon left, and end what comes after what has failed; ``Batches`` has it by now."""
         for ref in restored.unpublished:
-            self._core.spawn(self.publish(ref))
+            self._loop.spawn(self.publish(ref))
         # What comes after one that is still here waits for its files.
-        here = self._core.lifecycle.entries
+        here = self._lifecycle.entries
         for ref, status in restored.ended:
             if ref not in here:
                 self._follow(inputs.Published(ref, status))
 
     async def finish(self, end: End) -> None:
         """End a task that no worker can end itself, and publish its result."""
-        await self._finish(end, self._core.durable)
+        events = await self._finish(end, self._writes.durable)
         if end.details:
             ref = end.ref
-            self._core.log.error(
+            get_logger().error(
                 Action.TASK_FINISHED,
                 batch=ref.batch,
                 task=ref.task,
                 reason=end.reason,
                 details=end.details,
             )
-        await self.publish(end.ref)
+        await self.publish(end.ref, events)
 
     @contextlib.contextmanager
     def ending_many(self) -> Iterator[None]:
@@ -90,7 +103,7 @@ class Publisher:
             self._orders -= 1
             if not self._orders:
                 for batch in self._after:
-                    self._core.spawn(self._publish_all(batch))
+                    self._loop.spawn(self._publish_all(batch))
                 self._after.clear()
 
     async def finish_all(
@@ -116,15 +129,15 @@ class Publisher:
         self, ends: Sequence[End], write: Write, check: Callable[[], None]
     ) -> None:
         """End tasks of one batch: those that never began in one transaction, the others each in its own."""
-        core, batch, now = self._core, self._open(ends[0].ref).batch, time.time()
+        batch, now = self._open(ends[0].ref).batch, time.time()
         left = {end.ref.task: end for end in ends}
         try:
-            fresh = {task.id: task for task in core.store.unbegun(batch.name, [*left])}
+            fresh = {task.id: task for task in self._store.unbegun(batch.name, [*left])}
             events = [
                 (left[name].ref, ending.event(left[name], batch, task, (), now))
                 for name, task in fresh.items()
             ]
-            stored = await write(partial(core.store.finish_all, events, check=check))
+            stored = await write(partial(self._store.finish_all, events, check=check))
             for (ref, event), is_end in zip(events, stored, strict=True):
                 self._ended(ref, event, fresh[ref.task].model if is_end else "")
                 del left[ref.task]
@@ -134,11 +147,11 @@ class Publisher:
             work = (self._finish(end, write) for end in begun)
             outcomes = await asyncio.gather(*work, return_exceptions=True)
             for end, outcome in zip(begun, outcomes, strict=True):
-                if outcome is None:
+                if not isinstance(outcome, BaseException):
                     del left[end.ref.task]
-                    core.spawn(self.publish(end.ref))
+                    self._loop.spawn(self.publish(end.ref, outcome))
             for outcome in outcomes:
-                if outcome is not None:
+                if isinstance(outcome, BaseException):
                     raise outcome
         except BatchdError:
             for end in left.values():
@@ -153,7 +166,7 @@ class Publisher:
         if begins and self._orders:
             self._after.append(batch)
         elif begins:
-            self._core.spawn(self._publish_all(batch))
+            self._loop.spawn(self._publish_all(batch))
 
     def _open(self, ref: Ref) -> Open:
         """Return a task's batch, which is open as long as a task of it is not published."""
@@ -161,26 +174,27 @@ class Publisher:
         assert known is not None, "it has a task that is not published"
         return known
 
-    async def _finish(self, end: End, write: Write) -> None:
-        """Store a task's end, unless it has one."""
-        core, ref, batch = self._core, end.ref, self._open(end.ref).batch
-        task = core.store.task(ref)
-        event = ending.event(end, batch, task, core.store.events(ref), time.time())
-        fresh = await write(partial(core.store.finish, ref, event, attempt=None))
+    async def _finish(self, end: End, write: Write) -> Sequence[Event]:
+        """Store a task's end, unless it has one; return all of its events."""
+        ref, batch = end.ref, self._open(end.ref).batch
+        task, events = self._store.task(ref), self._store.events(ref)
+        event = ending.event(end, batch, task, events, time.time())
+        fresh = await write(partial(self._store.finish, ref, event, attempt=None))
         self._ended(ref, event, task.model if fresh else "")
+        return (*events, event) if fresh else self._store.events(ref)
 
     def _ended(self, ref: Ref, event: TaskFinished, model: str) -> None:
         """Note a durable end; without ``model`` it is another one, and known."""
-        self._core.lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
+        self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if model:
             TaskLog(ref, 0, model).event(event)
-            self._core.listeners.task_event(ref, event)
+            self._listeners.task_event(ref, event)
 
-    async def publish(self, ref: Ref) -> None:
-        """Write a task's files as the store has them, and note it."""
-        core, batch = self._core, self._open(ref).batch
+    async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
+        """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
+        batch = self._open(ref).batch
         folder = Path(batch.folder)
-        events = core.store.events(ref)
+        events = events or self._store.events(ref)
         finished = events[-1]
         assert isinstance(finished, TaskFinished)
 
@@ -188,26 +202,26 @@ class Publisher:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             return outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        if not await core.on_disk(write, batch=batch):
+        if not await self._outboxes.on_disk(write, batch=batch):
             self._kept(ref)
         await self.confirm(ref, finished)
 
     async def _publish_all(self, batch: Batch) -> None:
         """Publish results of tasks that never began, some at a time: their texts wait in the store."""
-        core, name, folder = self._core, batch.name, Path(batch.folder)
+        name, folder = batch.name, Path(batch.folder)
         while names := self._backlog[name][:_AT_ONCE]:
-            found = core.store.ends(name, names)
+            found = self._store.ends(name, names)
             texts = {ref.task: finished.result for ref, finished in found}
             publish = partial(outbox.publish_results, folder, texts)
-            for task in await core.on_disk(publish, batch=batch):
+            for task in await self._outboxes.on_disk(publish, batch=batch):
                 self._kept(Ref(name, task))
-            await core.durable(partial(core.store.published_all, name, names))
+            await self._writes.durable(partial(self._store.published_all, name, names))
             del self._backlog[name][: len(names)]  # others may have come meanwhile
             for ref, finished in found:
                 self._published(ref, finished)
         del self._backlog[name]
         self._batches.look(name)
-        core.wake()
+        self._loop.wake()
 
     def _kept(self, ref: Ref) -> None:
         """Say that a task's published result is another one than the store's."""
@@ -215,31 +229,28 @@ class Publisher:
             f"{ref.task}.json was there before with other content, and stays; what the store has of it is in "
             f"results.jsonl and `batchd logs {ref}`: was an older store put in place? `batchd restore` compares"
         )
-        self._core.log.warning(
-            Action.OUTBOX_TROUBLE, batch=ref.batch, task=ref.task, message=message
-        )
+        get_logger().warning(Action.OUTBOX_TROUBLE, batch=ref.batch, task=ref.task, message=message)
 
     async def confirm(self, ref: Ref, finished: TaskFinished) -> None:
         """Note that a task's files are written."""
-        core = self._core
-        await core.durable(partial(core.store.published, ref))
+        await self._writes.durable(partial(self._store.published, ref))
         self._published(ref, finished)
         self._batches.look(ref.batch)
-        core.wake()
+        self._loop.wake()
 
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
-        core, known = self._core, self._open(ref)
+        known = self._open(ref)
         self._follow(inputs.Published(ref, finished.status))
-        if len(core.lifecycle.of(ref.batch)) == _FEW:
-            for finisher in core.finishers:
-                core.spawn(finisher.soon(known.tasks, core.config))
-        core.listeners.task_finished(ref, finished)
+        if len(self._lifecycle.of(ref.batch)) == _FEW:
+            for finisher in self._finishers:
+                self._loop.spawn(finisher.soon(known.tasks, self._current.config))
+        self._listeners.task_finished(ref, finished)
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:
         """End what comes after a task that did not complete."""
-        ends = [e for e in self._core.lifecycle.take(given) if isinstance(e, End)]
+        ends = [e for e in self._lifecycle.take(given) if isinstance(e, End)]
         if ends:
-            self._core.spawn(self.finish_all(ends, self._core.durable))
+            self._loop.spawn(self.finish_all(ends, self._writes.durable))
 
 
 def _grouped(ends: Iterable[End]) -> Iterator[Sequence[End]]:

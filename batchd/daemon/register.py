@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from functools import partial
 
-from batchd.daemon.core import Core
+from batchd.daemon.writes import Writes
+from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.holds import Key
 from batchd.records import Parking
+from batchd.store import Store
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Register:
     """Writes down what the lifecycle's holds say, in their order."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        #: Held over each note in the store, tries included: on a full disk, a resume must not overtake its pause.
-        self._turn = asyncio.Lock()
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    #: Held over each note in the store, tries included: on a full disk, a resume must not overtake its pause.
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def keep(self, parking: Parking) -> None:
         """Note a parking."""
@@ -25,14 +30,16 @@ class Register:
 
     async def forget(self, *keys: Key) -> None:
         """Note that these wait no longer, or for fewer causes."""
-        core = self._core
         async with self._turn:
             await asyncio.gather(
-                *(core.durable(partial(core.store.unpark, scope, name)) for scope, name in keys)
+                *(
+                    self._writes.durable(partial(self._store.unpark, scope, name))
+                    for scope, name in keys
+                )
             )
             for key in keys:
-                for parking in tuple(core.lifecycle.holds.causes(key).values()):
+                for parking in tuple(self._lifecycle.holds.causes(key).values()):
                     await self._keep(parking)
 
     async def _keep(self, parking: Parking) -> None:
-        await self._core.durable(partial(self._core.store.park, parking))
+        await self._writes.durable(partial(self._store.park, parking))

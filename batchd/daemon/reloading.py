@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchd import config as configuration
@@ -12,9 +12,12 @@ from batchd import log
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
 from batchd.daemon import tuning, visible
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
 from batchd.errors import BatchdError, UsageError
-from batchd.log import Action
+from batchd.governor import Governor
+from batchd.log import Action, get_logger
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
@@ -36,38 +39,39 @@ _FIXED: Mapping[Place, str] = {
 _SECRET = {"headers", "extra_body"}
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Reloader:
     """Has every room take over what can change while it runs."""
 
-    def __init__(
-        self,
-        core: Core,
-        pool: Supervisor,
-        read: Callable[[], Config] | None,
-        shape: Callable[[Config], Shape],
-    ) -> None:
-        """``read``: returns the configuration as it stands in its file; ``shape``: the pool that it means."""
-        self._core = core
-        self._pool = pool
-        self._read = read
-        self._shape = shape
-        #: The configuration as it was read, without what ``tune`` changed.
-        self._read_last = core.config
-        self._changes: dict[Place, str] = {}
+    _loop: Loop
+    _current: Current
+    _governor: Governor
+    _listeners: Listeners
+    _pool: Supervisor
+    #: Returns the configuration as it stands in its file; None: there is none.
+    _read: Callable[[], Config] | None
+    #: Returns the pool that a configuration means.
+    _shape: Callable[[Config], Shape]
+    #: The configuration as it was read, without what ``tune`` changed.
+    _read_last: Config = field(init=False)
+    _changes: dict[Place, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._read_last = self._current.config
 
     async def reload(self) -> None:
         """Read the configuration again; keep the old one where the new one is wrong."""
         assert self._read is not None, "SIGHUP means something else then"
-        tell = self._core.log
+        tell = get_logger()
         try:
             read = await asyncio.to_thread(self._read)
-            late = _late(self._core.config, read)
+            late = _late(self._current.config, read)
             self._take(configuration.changed(read, self._changes))
         except BatchdError as error:
             tell.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
         self._read_last = read
-        self._core.governor.try_parked()
+        self._governor.try_parked()
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}
         tell.info(Action.CONFIG_RELOADED, file=read.file, **more)
@@ -88,16 +92,16 @@ class Reloader:
         if new or reset:
             self._take(configuration.changed(self._read_last, changes))
             self._changes = changes
-            self._core.governor.try_parked()
+            self._governor.try_parked()
         return shown({dotted(place): text for place, text in changes.items()})
 
     def again(self) -> None:
         """Take over the present configuration once more: keys may have changed in their files."""
-        self._take(self._core.config)
+        self._take(self._current.config)
 
     def _take(self, config: Config) -> None:
         """Have every room take over a configuration. Raises ``BatchdError`` before anything is changed."""
-        core, old = self._core, self._core.config
+        old = self._current.config
         # Inbox and state stay where they are; a batch keeps the outbox that it began with.
         paths = replace(config.paths, inbox=old.paths.inbox, state=old.paths.state)
         config = replace(config, paths=paths)
@@ -109,11 +113,11 @@ class Reloader:
         log.hide(config.hidden())
         prices = Prices(config.models)
         endpoints, missing = tuning.endpoints(config)
-        core.config, core.prices = config, prices
-        core.listeners.config_changed(config)
-        core.governor.retune(config, missing)
+        self._current.config, self._current.prices = config, prices
+        self._listeners.config_changed(config)
+        self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), tuning.settings(config, endpoints))
-        self._core.wake()
+        self._loop.wake()
 
 
 def shown(changes: Mapping[str, Any]) -> dict[str, str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from batchd import wire
 from batchd.daemon.active import Active
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.calls import Calls
-from batchd.daemon.core import Core
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
 from batchd.lifecycle import Input, inputs
 from batchd.lifecycle.effects import End
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.pool.process import Worker
 from batchd.records import Reason, Ref, Status
 
@@ -21,13 +23,14 @@ from batchd.records import Reason, Ref, Status
 _BROKE = "an error inside batchd ended this task; the log has the details"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Reports:
     """The pool's ``Handler``."""
 
-    def __init__(self, core: Core, attempts: Attempts, calls: Calls) -> None:
-        self._core = core
-        self._attempts = attempts
-        self._calls = calls
+    _loop: Loop
+    _listeners: Listeners
+    _attempts: Attempts
+    _calls: Calls
 
     def message(self, worker: Worker, message: Any) -> None:
         """Serve a message of a worker."""
@@ -46,50 +49,50 @@ class Reports:
                 self._calls.failed(active, message)
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
-                self._core.listeners.task_progress(ref, step, detail)
+                self._listeners.task_progress(ref, step, detail)
             case wire.Done():
                 self._done(active, message)
 
     def started(self, worker: Worker) -> None:
         """Note that a worker is up."""
-        self._core.log.info(Action.WORKER_STARTED, worker=worker.pid)
-        self._core.wake()  # tasks may have waited for one to come up
+        get_logger().info(Action.WORKER_STARTED, worker=worker.pid)
+        self._loop.wake()  # tasks may have waited for one to come up
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""
-        if not self._core.broken.done():
-            self._core.broken.set_exception(error)
+        self._loop.broke(error)
 
     def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
-        core = self._core
-        if (lost or not worker.greeted) and not core.closing:
+        if (lost or not worker.greeted) and not self._loop.closing:
             tasks = [str(ref) for ref in lost]
-            core.log.error(Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks)
-            core.listeners.worker_died(worker.cause)
+            get_logger().error(
+                Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks
+            )
+            self._listeners.worker_died(worker.cause)
         # Without an attempt it is still being started: that finds the worker dead by itself.
         known = [self._attempts.get(ref) for ref, number in lost.items() if number]
         theirs = [active for active in known if active is not None and active.worker is worker]
         # Who waits for an answer of ours cannot have killed it.
-        at_work = [] if core.closing or not counted else [a for a in theirs if not a.idle]
+        at_work = [] if self._loop.closing or not counted else [a for a in theirs if not a.idle]
         for active in theirs:
             self._calls.lost(active)
             self._attempts.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
-        self._core.wake()
+        self._loop.wake()
 
     def _done(self, active: Active, done: wire.Done) -> None:
         if done.outcome == "refused":
-            self._core.log.error(
+            get_logger().error(
                 Action.SANDBOX_TROUBLE,
                 worker=active.worker.pid,
                 message=done.message,
                 task=str(active.ref),
             )
         if done.outcome == "failed" and active.finished is not None:  # in how it is written
-            self._core.log.error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
+            get_logger().error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
         self._attempts.take(_said(active, done))
         self._attempts.rest()
-        self._core.wake()
+        self._loop.wake()
 
 
 def _said(active: Active, done: wire.Done) -> Input:

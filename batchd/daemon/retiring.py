@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 
@@ -12,30 +13,43 @@ from batchd import catalog
 from batchd.catalog import Shutdown
 from batchd.config import Config
 from batchd.control import Warned
-from batchd.daemon.core import Core
-from batchd.daemon.listener import Listener
+from batchd.daemon.current import Current
+from batchd.daemon.listener import Listener, Listeners
+from batchd.daemon.loop import Loop
 from batchd.daemon.offers import Offers
+from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
-from batchd.log import Action
+from batchd.lifecycle import Lifecycle
+from batchd.log import Action, get_logger
 from batchd.records import Batch, Task
+from batchd.store import Store
 
 #: How often it is looked, beside when there is news: a day may have begun.
 _LOOK_S = 600.0
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Retiring(Listener):
     """Looks at the models in use."""
 
-    def __init__(self, core: Core, offers: Offers) -> None:
-        self._core = core
-        self._offers = offers
-        self._config = core.config
-        #: Those that are in use and end soon.
-        self.due: tuple[Warned, ...] = ()
-        self._seen: set[str] = set()
-        #: On which day people were warned of which model.
-        self._warned = core.store.warned()
-        self._news = asyncio.Event()
+    _loop: Loop
+    _current: Current
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _listeners: Listeners
+    _offers: Offers
+    #: Those that are in use and end soon.
+    due: tuple[Warned, ...] = ()
+    _config: Config = field(init=False)
+    _seen: set[str] = field(default_factory=set)
+    #: On which day people were warned of which model.
+    _warned: dict[str, date] = field(init=False)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._config = self._current.config
+        self._warned = self._store.warned()
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
         """Look at once where it brings models that were not looked at."""
@@ -71,15 +85,15 @@ class Retiring(Listener):
         for end, told in zip(ends, self.due, strict=True):
             if self._warned.get(told.model) != today:
                 self._warned[told.model] = today
-                warn = partial(self._core.store.warn, told.model, today)
-                self._core.spawn(self._core.durable(warn))
-                self._core.log.warning(
+                warn = partial(self._store.warn, told.model, today)
+                self._loop.spawn(self._writes.durable(warn))
+                get_logger().warning(
                     Action.MODEL_RETIRING, model=told.model, message=told.message, mend=told.mend
                 )
-                self._core.listeners.model_retiring(end, told.message, told.mend)
+                self._listeners.model_retiring(end, told.message, told.mend)
 
     def _told(self, end: Shutdown, today: date) -> Warned:
-        config, places = self._core.config, ["its task files"]
+        config, places = self._current.config, ["its task files"]
         if end.model == config.evaluation.judge_model:
             places = ["[evaluation] judge_model"]
         if end.model == config.agent.model:
@@ -89,17 +103,17 @@ class Retiring(Listener):
 
     def _models(self) -> list[str]:
         """Return the models in use: those of tasks that have not ended, and those that tasks get by default."""
-        config = self._core.config
+        config = self._current.config
         defaults = (config.agent.model, config.evaluation.judge_model)
         return list(dict.fromkeys((*filter(self._usable, defaults), *self._tasks())))
 
     def _tasks(self) -> Iterator[str]:
-        return (model for model in sorted(self._core.lifecycle.models()) if "/" in model)
+        return (model for model in sorted(self._lifecycle.models()) if "/" in model)
 
     def _usable(self, model: str) -> bool:
         """Whether a default can be used: without a key it means nothing to its user."""
         try:
-            self._core.config.endpoint(model.partition("/")[0])
+            self._current.config.endpoint(model.partition("/")[0])
         except BatchdError:
             return False
         return True

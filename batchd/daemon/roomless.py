@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
-from batchd.daemon.core import Core
+from batchd.daemon.loop import Loop
 from batchd.daemon.register import Register
-from batchd.governor import Park
+from batchd.governor import Governor, Park
 from batchd.governor.lanes import Name
-from batchd.lifecycle import inputs
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import Key
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope
+from batchd.store import Store
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.TIER)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Roomless:
     """Has tasks wait for a tier; the governor says when there is room. After a restart their calls ask again.
 
     A task whose call found no room for long is parked. Others of its tier are kept from starting until there is some.
     """
 
-    def __init__(self, core: Core, register: Register) -> None:
-        self._core = core
-        self._lifecycle = core.lifecycle
-        self._register = register
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _store: Store
+    _governor: Governor
+    _register: Register
 
     # What becomes of attempts
 
     def turned_away(self, ref: Ref, park: Park) -> None:
         """Park a task by itself, unless its tier has room by now."""
-        if not self._core.governor.lanes.waits(park.name, park.tier):
+        if not self._governor.lanes.waits(park.name, park.tier):
             return
         parking = Parking(
             scope=Scope.TASK,
@@ -43,19 +47,18 @@ class Roomless:
         )
         self._lifecycle.park(parking)
         self._lifecycle.take(inputs.Held(ref, _full((park.name, park.tier))))
-        self._core.spawn(self._register.keep(parking))
+        self._loop.spawn(self._register.keep(parking))
         if park.again_s is not None:
             later = asyncio.get_running_loop().call_later
             later(max(0.0, park.again_s), self._again, ref, parking)
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its calls would find no room; return whether they would."""
-        core = self._core
-        if not len(core.governor.lanes) or not core.lifecycle.begins(ref):
+        if not len(self._governor.lanes) or not self._lifecycle.begins(ref):
             return False
-        task = core.store.task(ref)
+        task = self._store.task(ref)
         name = task.model, task.service_tier
-        if task.tier_fallback_s is not None or not core.governor.lanes.waits(*name):
+        if task.tier_fallback_s is not None or not self._governor.lanes.waits(*name):
             return False
         self._lifecycle.take(inputs.Held(ref, _full(name)))
         return True
@@ -76,7 +79,7 @@ class Roomless:
             for hold in self._waits(ref):
                 model, _, tier = hold.name.rpartition(" ")
                 self._go_on(ref)
-                self._core.governor.lanes.lift(model, tier)
+                self._governor.lanes.lift(model, tier)
 
     def _again(self, ref: Ref, parking: Parking) -> None:
         """Let a task go on that has waited long enough, unless it has done so meanwhile."""
@@ -88,9 +91,9 @@ class Roomless:
             self._lifecycle.take(inputs.Lifted(ref, hold))
         key = Scope.TASK, str(ref)
         if self._lifecycle.resume(key, _OTHERS):
-            self._core.spawn(self._register.forget(key))
-            self._core.log.info(Action.RESUMED, scope=key[0], name=key[1])
-        self._core.wake()
+            self._loop.spawn(self._register.forget(key))
+            get_logger().info(Action.RESUMED, scope=key[0], name=key[1])
+        self._loop.wake()
 
     def _waits(self, ref: Ref) -> list[HoldKey]:
         """Return the tiers that a task waits for: one, or none."""

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import TROUBLE_S, Core
-from batchd.lifecycle import inputs
+from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.troubles import TROUBLE_S, Troubles
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import Action
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Rooms:
     """The outboxes, and the batches' folders in them. Tasks that could leave no result would be paid for in vain."""
 
-    def __init__(self, core: Core, batches: Batches) -> None:
-        self._core = core
-        self._batches = batches
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _outboxes: Outboxes
+    _troubles: Troubles
+    _batches: Batches
 
     @property
     def closed(self) -> bool:
         """Whether no task at all may start: none could leave a result, or run a command."""
-        troubles = self._core.troubles
+        troubles = self._troubles
         if troubles.stops(Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE):
             return True
         shut = troubles.outboxes()
@@ -34,33 +40,33 @@ class Rooms:
         batch = self._batches.get(name)
         if batch is None:
             return True
-        shut = self._core.troubles.holds(batch.outbox, name)
+        shut = self._troubles.holds(batch.outbox, name)
         if shut or not await self._ready(batch):
             self._hold(batch)
-        return not self._core.lifecycle.holds.keeps(_shut(name))
+        return not self._lifecycle.holds.keeps(_shut(name))
 
     async def _ready(self, batch: Batch) -> bool:
         try:
-            return await self._core.promptly(partial(outbox.ready, batch), batch.outbox)
+            return await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
         except OSError:
             return False  # its threads hang: `prepare` will say so
 
     def _hold(self, batch: Batch) -> None:
-        lifecycle, hold = self._core.lifecycle, _shut(batch.name)
+        lifecycle, hold = self._lifecycle, _shut(batch.name)
         if lifecycle.holds.keeps(hold):
             return
         for ref in lifecycle.of(batch.name):
             lifecycle.take(inputs.Held(ref, hold))
 
         async def wait() -> None:
-            await self._core.on_disk(partial(outbox.prepare, batch), batch=batch)
-            while self._core.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
+            await self._outboxes.on_disk(partial(outbox.prepare, batch), batch=batch)
+            while self._troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
                 # A single file of it, or of others, cannot be written yet.
                 await asyncio.sleep(TROUBLE_S)
             lifecycle.lift(hold)
-            self._core.wake()
+            self._loop.wake()
 
-        self._core.spawn(wait())
+        self._loop.spawn(wait())
 
 
 def _shut(batch: str) -> HoldKey:

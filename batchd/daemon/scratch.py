@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from batchd import trees
-from batchd.daemon.core import Core
+from batchd.config import Config
+from batchd.daemon.current import Current
 from batchd.daemon.listener import Listener
+from batchd.daemon.loop import Loop
 from batchd.events import TaskFinished
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.records import Ref
 from batchd.sandbox import scratch
 
 _FOLDER = "tmp"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Scratch(Listener):
     """Takes away what ended tasks leave in their /tmp."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._gone: list[Path] = []
-        self._at_work = False
+    _loop: Loop
+    _current: Current
+    _gone: list[Path] = field(default_factory=list)
+    _at_work: bool = False
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Take it away soon."""
-        own = folder(self._core, ref)
+        own = folder(self._current.config, ref)
         self._take_away([own, Path(scratch.apart(str(own)))])
 
     def sweep(self, unfinished: Iterable[Ref]) -> None:
         """Take away what was left by tasks that have ended; before any work begins."""
-        above = Path(self._core.config.paths.state, _FOLDER)
+        above = Path(self._current.config.paths.state, _FOLDER)
         names = {_name(ref) for ref in unfinished}
         self._take_away([path for path in _inside(above) if path.name not in names])
 
@@ -40,14 +44,14 @@ class Scratch(Listener):
         self._gone += paths
         if self._gone and not self._at_work:
             self._at_work = True
-            self._core.spawn(self._work())
+            self._loop.spawn(self._work())
 
     async def _work(self) -> None:
         try:
             while self._gone:
                 paths, self._gone = self._gone, []
                 for path, error in await asyncio.to_thread(_removed, paths):
-                    self._core.log.warning(
+                    get_logger().warning(
                         Action.SANDBOX_TROUBLE,
                         message=f"{path} cannot be removed: {error.strerror}; the next start tries it again",
                     )
@@ -55,9 +59,9 @@ class Scratch(Listener):
             self._at_work = False
 
 
-def folder(core: Core, ref: Ref) -> Path:
+def folder(config: Config, ref: Ref) -> Path:
     """Return where a task's /tmp lies."""
-    return Path(core.config.paths.state, _FOLDER, _name(ref))
+    return Path(config.paths.state, _FOLDER, _name(ref))
 
 
 def _name(ref: Ref) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,23 +21,18 @@ from batchd.control.messages import A
 from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, strangers, tuning, vigil, visible
 from batchd.daemon.commands import Ends
-from batchd.daemon.core import Core
 from batchd.daemon.finisher import Finisher
-from batchd.daemon.intake import Intake, move_claimed, new_batch, take_up, with_budget
+from batchd.daemon.intake import Intake, move_claimed, new_batch, with_budget
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
-from batchd.daemon.reserving import Reserving
 from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls
 from batchd.daemon.systemd import Notifier
-from batchd.governor import Governor
-from batchd.governor.news import News
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.pool import memory, threads
 from batchd.pool.disks import Disks
 from batchd.pool.supervisor import Shape
-from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
 from batchd.spool import home, permissions, taskfile
@@ -106,10 +101,11 @@ class Daemon:
             async with self:
                 work = asyncio.ensure_future(self._work_off(files, parsed, names, interrupted))
                 hurry = asyncio.ensure_future(self._at_once.wait())
-                await _first(work, hurry, self._core.broken)
+                broken = self._parts.loop.broken
+                await _first(work, hurry, broken)
                 hurry.cancel()
-                if self._core.broken.done():
-                    self._core.broken.result()
+                if broken.done():
+                    broken.result()
                 if work.done():
                     work.result()
                 work.cancel()
@@ -132,8 +128,8 @@ class Daemon:
         stopping.cancel()
         if self._stopping.is_set():
             interrupted()
-        for queued in [q for name in names for q in self._core.store.queued(name)]:
-            self._parts.attempts.cancel(queued.ref, "the run was interrupted")
+        for ref in [ref for name in names for ref in self._parts.lifecycle.of(name)]:
+            self._parts.attempts.cancel(ref, "the run was interrupted")
         await done
 
     async def command(self, request: Request[A]) -> A:
@@ -143,20 +139,22 @@ class Daemon:
         """
         async with self:
             answer = await self._parts.commands.carry_out(request, Giver.here())
-            self.left = await self._core.idle()
+            troubles = self._parts.troubles
+            self.left = await self._parts.loop.idle(lambda: troubles.open)
         return answer
 
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
-        return await self._add(name, data, taskfile.parse(data, name, self._core.config))
+        return await self._add(name, data, taskfile.parse(data, name, self._parts.current.config))
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
         done = asyncio.ensure_future(self._parts.batches.done(name))
-        await _first(done, self._core.broken)
+        broken = self._parts.loop.broken
+        await _first(done, broken)
         if not done.done():
             done.cancel()
-            self._core.broken.result()
+            broken.result()
 
     def stop(self) -> None:
         """Begin to drain; when called again, end at once."""
@@ -196,46 +194,36 @@ class Daemon:
         store = Store.open(
             state / "batchd.db",
             retention_s=config.store.retention_days * _DAY_S,
-            reserve=Reserving(disks),
         )
         undo.callback(store.close)
         log.hide(config.hidden())
-        endpoints, missing = tuning.endpoints(config)
-        news: asyncio.Queue[News] = asyncio.Queue()
-        core = self._core = Core(
-            config=config,
-            prices=Prices(config.models),
-            store=store,
-            governor=Governor(config, missing, news.put_nowait, booked=store.spent_on),
-            listeners=self._listeners,
-            finishers=self._finishers,
-            disks=disks,
-        )
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
-        self._parts = joined(
-            core,
-            endpoints,
+        parts = self._parts = joined(
+            config,
+            store,
+            disks,
+            self._listeners,
+            self._finishers,
             held=held,
             agent=self._agent,
             ends=self._ends,
-            news=news,
             reload=self._reload,
             shape=self._shape,
         )
         if self._work:
-            self._listeners.opened(self._parts.commands.desk)
+            self._listeners.opened(parts.desk)
             await self._begin(undo, state)
             self._listeners.daemon_started(
                 Start(
                     after_crash=after_crash,
-                    batches=len(self._parts.batches),
-                    tasks=core.lifecycle.unended,
+                    batches=len(parts.batches),
+                    tasks=parts.lifecycle.unended,
                 )
             )
         else:
-            undo.push_async_callback(core.settle)
-            self._parts.restore(await move_claimed(core))
+            undo.push_async_callback(parts.loop.settle)
+            parts.restore(await move_claimed(config, store, parts.outboxes))
 
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
@@ -244,74 +232,93 @@ class Daemon:
 
     async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        core, parts, batches, pool = self._core, self._parts, self._parts.batches, self._parts.pool
-        inbox = Inbox(core.config) if self._watch else None
+        parts, config = self._parts, self._config
+        loop, store, troubles, pool = parts.loop, parts.store, parts.troubles, parts.pool
+        inbox = Inbox(config) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
-            await strangers.watch(core)
+            await strangers.watch(loop, config, store, parts.outboxes, troubles)
             earlier = inbox.claimed()
-        self._parts.restore(earlier)
-        await strangers.hold_published(core, batches, self._parts.lot)
-        server = Server(state, self._parts.commands)
+        parts.restore(earlier)
+        await strangers.hold_published(parts.lifecycle, parts.outboxes, parts.batches, parts.lot)
+        server = Server(state, parts.commands)
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
-        core.troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
+        troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         parsers = Parsers()
         undo.push_async_callback(parsers.close)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
-            core.troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
+            troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            intake = Intake(core, batches, inbox, parsers, earlier=earlier)
-            core.spawn(intake.run(), endless=True)
-            core.spawn(self._parts.retiring.watch(), endless=True)
+            intake = Intake(
+                loop, parts.current, store, parts.outboxes, parts.batches, inbox, parsers, earlier
+            )
+            loop.spawn(intake.run(), endless=True)
+            loop.spawn(parts.retiring.watch(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        if self._systemd.every_s:
-            core.spawn(vigil.feed(self._systemd), endless=True)
-        core.spawn(vigil.tidy(core), endless=True)
-        core.spawn(vigil.keep(core, server), endless=True)
-        core.spawn(memory.give_back(), endless=True)
-        core.spawn(self._parts.circuits.watch(), endless=True)
-        core.spawn(self._parts.lot.watch(), endless=True)
-        core.spawn(
-            Stalls(core, batches, parts.turns, parts.attempts, pool=pool, inbox=inbox).watch(),
-            endless=True,
+        for work in self._watches(server, inbox):
+            loop.spawn(work, endless=True)
+        get_logger().info(
+            Action.DAEMON_STARTED,
+            version=__version__,
+            pid=os.getpid(),
+            batches=len(parts.batches),
         )
-        if self._reload is not None:
-            core.spawn(self._reloads(), endless=True)
-        if shadow.wanted():
-            compare = Shadow(core, batches, parts.attempts, pool)
-            core.spawn(compare.watch(), endless=True)
-        core.log.info(
-            Action.DAEMON_STARTED, version=__version__, pid=os.getpid(), batches=len(batches)
-        )
-        core.spawn(parts.turns.watch(), endless=True)
-        core.wake()
+        loop.spawn(parts.turns.watch(), endless=True)
+        loop.wake()
         self._systemd.ready()
+
+    def _watches(self, server: Server, inbox: Inbox | None) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yield what looks at something for as long as the daemon runs."""
+        p = self._parts
+        if self._systemd.every_s:
+            yield vigil.feed(self._systemd)
+        yield vigil.tidy(p.current, p.store, p.writes)
+        yield vigil.keep(p.store, p.troubles, server)
+        yield memory.give_back()
+        yield p.circuits.watch()
+        yield p.lot.watch()
+        yield Stalls(
+            p.loop,
+            p.lifecycle,
+            p.troubles,
+            p.governor,
+            p.batches,
+            p.turns,
+            p.attempts,
+            p.pool,
+            inbox,
+        ).watch()
+        if self._reload is not None:
+            yield self._reloads()
+        if shadow.wanted():
+            yield Shadow(p.loop, p.lifecycle, p.batches, p.attempts, p.pool).watch()
 
     async def _drain(self) -> None:
         """Let running tasks reach a durable point, then end the pool."""
-        core, pool = self._core, self._parts.pool
+        parts, pool, broken = self._parts, self._parts.pool, self._parts.loop.broken
         self._systemd.stopping()
-        core.log.info(Action.DAEMON_STOPPING, tasks=len(self._parts.attempts.active))
-        self._parts.attempts.drain()
-        if not self._at_once.is_set() and not core.broken.done():
-            drain = asyncio.ensure_future(pool.drain(core.config.pool.drain_s))
+        get_logger().info(Action.DAEMON_STOPPING, tasks=len(parts.attempts.active))
+        parts.attempts.drain()
+        if not self._at_once.is_set() and not broken.done():
+            drain = asyncio.ensure_future(pool.drain(parts.current.config.pool.drain_s))
             hurry = asyncio.ensure_future(self._at_once.wait())
-            await _first(drain, hurry, core.broken)
+            await _first(drain, hurry, broken)
             drain.cancel()
             hurry.cancel()
         await pool.close()
-        await core.settle()
+        await parts.loop.settle()
 
     async def _until_stopped(self) -> None:
         """Wait for the wish to stop, or for a part that breaks: that is raised."""
         stopping = asyncio.ensure_future(self._stopping.wait())
-        await _first(stopping, self._core.broken)
+        broken = self._parts.loop.broken
+        await _first(stopping, broken)
         stopping.cancel()
-        if self._core.broken.done():
-            self._core.broken.result()
+        if broken.done():
+            broken.result()
 
     def _signals(self) -> contextlib.AbstractContextManager[None]:
         return signals.handled(
@@ -326,10 +333,8 @@ class Daemon:
     # While it runs
 
     async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
-        batch = new_batch(ulid(), name, self._core.config.paths.outbox, time.time())
-        return await take_up(
-            self._core, self._parts.batches, with_budget(batch, parsed), parsed.tasks, data
-        )
+        batch = new_batch(ulid(), name, self._parts.current.config.paths.outbox, time.time())
+        return await self._parts.batches.take_up(with_budget(batch, parsed), parsed.tasks, data)
 
     async def _reloads(self) -> None:
         """Read the configuration again at each SIGHUP."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from batchd.daemon.active import Active
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import Core
-from batchd.lifecycle import Entry, Phase
+from batchd.daemon.loop import Loop
+from batchd.lifecycle import Entry, Lifecycle, Phase
 from batchd.pool.supervisor import Supervisor
 
 _LOOK_S = 0.05
@@ -25,26 +26,27 @@ def wanted() -> bool:
     return bool(os.environ.get("BATCHD_SHADOW"))
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Shadow:
     """Compares, as long as the daemon takes up work."""
 
-    def __init__(self, core: Core, batches: Batches, attempts: Attempts, pool: Supervisor) -> None:
-        self._core = core
-        self._batches = batches
-        self._attempts = attempts
-        self._pool = pool
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _batches: Batches
+    _attempts: Attempts
+    _pool: Supervisor
 
     async def watch(self) -> None:
         """Compare for ever. Raises ``AssertionError`` with the differences."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            if self._core.closing:
+            if self._loop.closing:
                 return
             if wrong := list(self._differences()):
                 raise AssertionError("\n".join(("the lifecycle differs:", *wrong[:20])))
 
     def _differences(self) -> Iterator[str]:
-        entries = self._core.lifecycle.entries
+        entries = self._lifecycle.entries
         active = {each.ref: each for each in self._attempts.active}
         for ref in active.keys() - entries.keys():
             yield f"{ref}: the lifecycle does not have it"

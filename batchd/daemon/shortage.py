@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
-from batchd.daemon.core import Core
 from batchd.daemon.firstcalls import FirstCalls
+from batchd.daemon.listener import Listeners
+from batchd.daemon.loop import Loop
 from batchd.daemon.register import Register
-from batchd.lifecycle import inputs
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import DAY, Key
-from batchd.log import Action
+from batchd.log import Action, get_logger
 from batchd.records import Cause, HoldKey, Parking, Ref, Scope
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
@@ -18,6 +21,7 @@ _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
 _SHORT = HoldKey(Scope.DAY, "left", Cause.BUDGET)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Shortage:
     """Knows who waits since a call found too little of the day's money; after a restart their calls ask again.
 
@@ -25,23 +29,24 @@ class Shortage:
     as that: they are kept from starting, for to start 100,000 tasks in vain takes hours.
     """
 
-    def __init__(self, core: Core, register: Register) -> None:
-        self._core = core
-        self._lifecycle = core.lifecycle
-        self._register = register
-        self._first_calls = FirstCalls(core)
-        #: The day and its budget when the first call was turned away; None: there is money.
-        self._since: tuple[int, float] | None = None
-        #: What was said of the last call that was turned away.
-        self._message = ""
-        #: Whether people know that nothing goes on.
-        self._announced = False
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _governor: Governor
+    _listeners: Listeners
+    _register: Register
+    _first_calls: FirstCalls
+    #: The day and its budget when the first call was turned away; None: there is money.
+    _since: tuple[int, float] | None = None
+    #: What was said of the last call that was turned away.
+    _message: str = ""
+    #: Whether people know that nothing goes on.
+    _announced: bool = False
 
     # What becomes of attempts
 
     def turned_away(self, ref: Ref, message: str) -> None:
         """Park a task by itself: the day has too little left for its next call, unless it is another day by now."""
-        governor = self._core.governor
+        governor = self._governor
         call = governor.money.wanted.get(ref)
         if call is None or not governor.waits_for_day(call):
             return
@@ -55,7 +60,7 @@ class Shortage:
         """Keep a task that was just taken from starting, if its next call is known to be too dear; return whether it is."""
         if self._since is None:
             return False
-        governor = self._core.governor
+        governor = self._governor
         call = governor.money.wanted.get(ref)
         if call is None and self._lifecycle.begins(ref):
             call = self._first_calls.least(ref)
@@ -67,7 +72,7 @@ class Shortage:
     def something_goes_on(self) -> None:
         """Note that a task begins or goes on, or that none waits."""
         if self._lifecycle.resume(DAY):
-            self._core.spawn(self._register.forget(DAY))
+            self._loop.spawn(self._register.forget(DAY))
 
     def nothing_goes_on(self) -> None:
         """Report that all that waits waits for the day's money, if it does: once."""
@@ -76,8 +81,8 @@ class Shortage:
         self._park(Scope.DAY)
         if not self._announced:
             self._announced = True
-            self._core.log.warning(Action.BUDGET_REACHED, message=self._message)
-            self._core.listeners.budget_reached("", self._message)
+            get_logger().warning(Action.BUDGET_REACHED, message=self._message)
+            self._listeners.budget_reached("", self._message)
 
     def look(self) -> None:
         """See whether any task waits yet: one has ended."""
@@ -90,7 +95,7 @@ class Shortage:
         """Whether it is another day, or the day has a larger budget."""
         if self._since is None:
             return False
-        (day, limit), (then, former) = self._core.governor.money.today(), self._since
+        (day, limit), (then, former) = self._governor.money.today(), self._since
         return day != then or not limit or limit > former
 
     def end(self) -> list[Key]:
@@ -98,14 +103,14 @@ class Shortage:
         keys = [(Scope.TASK, str(ref)) for ref in self._lifecycle.lift(_SHORT)]
         lifted = [key for key in (DAY, *keys) if self._lifecycle.resume(key, _OTHERS)]
         tasks = len(lifted) - (DAY in lifted)
-        self._core.log.info(Action.RESUMED, scope=Scope.DAY, name="", tasks=tasks)
+        get_logger().info(Action.RESUMED, scope=Scope.DAY, name="", tasks=tasks)
         self._since, self._announced = None, False
-        self._core.wake()
+        self._loop.wake()
         return lifted
 
     def try_again(self, key: Key) -> list[Key]:
         """Have the call of one task ask again, or with ``DAY`` those of all: somebody wants to know. Return as ``end``."""
-        wanted, lifecycle = self._core.governor.money.wanted, self._lifecycle
+        wanted, lifecycle = self._governor.money.wanted, self._lifecycle
         if key == DAY:
             for ref in lifecycle.holds.kept(_SHORT):
                 wanted.pop(ref, None)
@@ -115,7 +120,7 @@ class Shortage:
             lifecycle.take(inputs.Lifted(ref, _SHORT))
         self.look()
         lifted = lifecycle.resume(key)
-        self._core.wake()
+        self._loop.wake()
         return [key] if lifted else []
 
     def _park(self, scope: Scope, name: str = "") -> None:
@@ -123,4 +128,4 @@ class Shortage:
             scope=scope, name=name, cause=Cause.BUDGET, message=self._message, since=time.time()
         )
         self._lifecycle.park(parking)
-        self._core.spawn(self._register.keep(parking))
+        self._loop.spawn(self._register.keep(parking))

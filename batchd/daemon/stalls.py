@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchd.daemon.active import Active
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import Core
+from batchd.daemon.loop import Loop
+from batchd.daemon.troubles import Troubles
 from batchd.daemon.turns import Turns
 from batchd.errors import NotPossibleError
-from batchd.log import Action
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle
+from batchd.log import Action, get_logger
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Batch
 from batchd.spool.inbox import Inbox
@@ -80,30 +83,26 @@ class Tally:
         return [each.movable for each in seen.values() if each.for_s > each.movable.may_s]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Stalls:
     """Looks for stalls for as long as the daemon runs."""
 
-    def __init__(
-        self,
-        core: Core,
-        batches: Batches,
-        turns: Turns,
-        attempts: Attempts,
-        *,
-        pool: Supervisor,
-        inbox: Inbox | None,
-    ) -> None:
-        """``inbox``: None where none is watched."""
-        self._core = core
-        self._batches = batches
-        self._turns = turns
-        self._attempts = attempts
-        self._pool = pool
-        self._inbox = inbox
-        self._tally = Tally()
-        #: What has stalled, and since when that is known.
-        self._open: tuple[NotPossibleError, float] | None = None
-        core.troubles.also(Action.STALLED, lambda: self._open)
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _troubles: Troubles
+    _governor: Governor
+    _batches: Batches
+    _turns: Turns
+    _attempts: Attempts
+    _pool: Supervisor
+    #: None where none is watched.
+    _inbox: Inbox | None
+    _tally: Tally = field(default_factory=Tally)
+    #: What has stalled, and since when that is known.
+    _open: tuple[NotPossibleError, float] | None = None
+
+    def __post_init__(self) -> None:
+        self._troubles.also(Action.STALLED, lambda: self._open)
 
     async def watch(self) -> None:
         """Look for ever."""
@@ -117,14 +116,14 @@ class Stalls:
 
     def report(self, stalled: list[Movable]) -> None:
         """Say what has stalled, when that begins and when it ends, and wake everything."""
-        log = self._core.log
+        log = get_logger()
         if stalled:
             message = _said(stalled)
             if self._open is None:
                 log.error(Action.STALLED, message=message, fix=_FIX, count=len(stalled))
             since = self._open[1] if self._open else time.time()
             self._open = NotPossibleError(f"{message}: {_FIX}"), since
-            self._core.wake()
+            self._loop.wake()
         elif self._open is not None:
             log.warning(Action.STALLED, message=f"it moves again, after: {self._open[0]}")
             self._open = None
@@ -132,7 +131,7 @@ class Stalls:
     def movables(self) -> Iterator[Movable]:
         """Yield what could move at this moment."""
         # What is in trouble is reported by itself.
-        if self._core.closing or self._core.troubles.stops(Action.STORE_TROUBLE):
+        if self._loop.closing or self._troubles.stops(Action.STORE_TROUBLE):
             return
         yield from self._queued()
         yield from self._running()
@@ -144,11 +143,11 @@ class Stalls:
             yield Movable(("queued", ref), str(ref), "queued, and a slot is free")
 
     def _running(self) -> Iterator[Movable]:
-        in_trouble = self._core.troubles.stops(Action.SANDBOX_TROUBLE) or self._pool.trouble
+        in_trouble = self._troubles.stops(Action.SANDBOX_TROUBLE) or self._pool.trouble
         for active in self._attempts.active:
             if active.waiting is None and (active.task or not in_trouble):
                 yield _at_work(active)
-        for ref in self._core.governor.servable():
+        for ref in self._governor.servable():
             yield Movable(("permit", ref), str(ref), "it waits for a permit that is free")
 
     def _ending(self) -> Iterator[Movable]:
@@ -163,7 +162,7 @@ class Stalls:
                 state = f"{ended:,} of its tasks have ended, and have no result"
                 yield Movable(("ending", name, left), name, state)
         working = {active.ref for active in self._attempts.active}
-        entries = self._core.lifecycle.entries
+        entries = self._lifecycle.entries
         for ref in {r for r, e in entries.items() if e.phase.has_slot} - working:
             batch_of = self._batches.get(ref.batch)
             if batch_of is None or not self._in_trouble(batch_of):
@@ -171,12 +170,12 @@ class Stalls:
 
     def _in_trouble(self, batch: Batch) -> bool:
         """Whether it is known why nothing of a batch can be published."""
-        troubles = self._core.troubles
+        troubles = self._troubles
         all_are = troubles.stops(Action.OUTBOX_TROUBLE)
         return all_are or troubles.holds(batch.outbox, batch.name)
 
     def _dropped(self) -> Iterator[Movable]:
-        troubles = self._core.troubles
+        troubles = self._troubles
         known = troubles.outboxes() or troubles.stops(Action.OUTBOX_TROUBLE, Action.INBOX_TROUBLE)
         if self._inbox is not None and not self._inbox.trouble and not known:
             looked, may_s = self._inbox.looked

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from batchd.config import Config
 from batchd.daemon.batches import Batches
-from batchd.daemon.core import HANGS_S, Core
+from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import HANGS_S, Outboxes
 from batchd.daemon.parking import ParkingLot
+from batchd.daemon.troubles import Troubles
 from batchd.errors import NotPossibleError
-from batchd.log import Action
+from batchd.lifecycle import Lifecycle
+from batchd.log import Action, get_logger
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import LENGTH, PATTERN, mark_of, time_of
-from batchd.store import witness
+from batchd.store import Store, witness
 
 #: Names that one message has room for.
 _NAMED = 3
@@ -49,26 +53,28 @@ class Strangers:
         found = f"{len(self.paths):,} {self.what} are unknown to this store: {named}"
         return NotPossibleError(f"{found}: {self.fix}"), self.at
 
-    async def watch(self, core: Core, folder: str) -> None:
+    async def watch(self, outboxes: Outboxes, folder: str) -> None:
         """Look now and then whether they still lie there, as long as any do. ``folder``: whose disk that is."""
         while self.paths:
             await asyncio.sleep(_LOOK_S)
             with contextlib.suppress(OSError):
-                self.paths = await core.at_outbox(partial(_waiting, self.paths), folder)
+                self.paths = await outboxes.at(partial(_waiting, self.paths), folder)
 
 
-async def hold_published(core: Core, batches: Batches, lot: ParkingLot) -> None:
+async def hold_published(
+    lifecycle: Lifecycle, outboxes: Outboxes, batches: Batches, lot: ParkingLot
+) -> None:
     """Pause the batches of whose open tasks results lie in the outbox: they would be worked on and paid for again.
 
     A result appears only once its task's end is durable, so the store is an older one, put back by hand.
     """
     wanted: dict[str, dict[str, list[Path]]] = {}
-    for ref in core.lifecycle.refs():
+    for ref in lifecycle.refs():
         if batch := batches.get(ref.batch):
             names = wanted.setdefault(batch.outbox, {}).setdefault(ref.batch, [])
             names.append(Path(batch.folder, f"{ref.task}.json"))
     for folder, paths in wanted.items():
-        looking = core.at_outbox(partial(_there, paths), folder)
+        looking = outboxes.at(partial(_there, paths), folder)
         try:
             async with asyncio.timeout(HANGS_S):
                 there = await looking
@@ -79,7 +85,7 @@ async def hold_published(core: Core, batches: Batches, lot: ParkingLot) -> None:
                 f"results of {count:,} of its tasks lie in the outbox, and this store is older than they are; "
                 "stop the daemon and let `batchd restore` compare"
             )
-            core.log.warning(Action.UNKNOWN_WORK, batch=name, message=message)
+            get_logger().warning(Action.UNKNOWN_WORK, batch=name, message=message)
             lot.park_now(
                 Parking(
                     scope=Scope.BATCH,
@@ -97,10 +103,12 @@ def _there(paths: Mapping[str, Sequence[Path]]) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-async def watch(core: Core) -> None:
+async def watch(
+    loop: Loop, config: Config, store: Store, outboxes: Outboxes, troubles: Troubles
+) -> None:
     """Look once, before anything is taken up, and have `status` report what was found as long as it lies there."""
-    paths, state = core.config.paths, Path(core.config.paths.state)
-    known = await core.store.writer.submit(
+    paths, state = config.paths, Path(config.paths.state)
+    known = await store.writer.submit(
         lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
     )
     mark, began, at = claims.mark(state), witness.since(state / "batchd.db"), time.time()
@@ -125,11 +133,11 @@ async def watch(core: Core) -> None:
     for folder, what, fix, there in found:
         if there:
             strangers = Strangers(what, fix, there, at)
-            core.troubles.also(Action.UNKNOWN_WORK, strangers.left)
-            core.spawn(strangers.watch(core, folder), endless=True)
-    for trouble in core.troubles.open:
+            troubles.also(Action.UNKNOWN_WORK, strangers.left)
+            loop.spawn(strangers.watch(outboxes, folder), endless=True)
+    for trouble in troubles.open:
         if trouble.what is Action.UNKNOWN_WORK:
-            core.log.warning(trouble.what, message=trouble.message, mend=trouble.mend)
+            get_logger().warning(trouble.what, message=trouble.message, mend=trouble.mend)
 
 
 def _give_back(folder: Path, known: set[str], lying: set[str], mark: int) -> None:

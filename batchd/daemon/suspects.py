@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from batchd.daemon.attempts import Attempts
-from batchd.daemon.core import Core
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Ref
 
 _MESSAGE = "it makes room for a task that runs in a process of its own, whose turn is before it"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Suspects:
     """Starts suspects by priority and age, as all others; where no process is empty, one is cleared for them.
 
     One at a time: a suspect needs a whole process, and while many wait the other processes go on.
     """
 
-    def __init__(self, core: Core, attempts: Attempts, pool: Supervisor) -> None:
-        self._core = core
-        self._attempts = attempts
-        self._pool = pool
+    _lifecycle: Lifecycle
+    _governor: Governor
+    _attempts: Attempts
+    _pool: Supervisor
 
     def take(self) -> Ref | None:
         """Return the suspect to start now, if it has its turn and a process is empty."""
-        queue = self._core.lifecycle.queue
-        if not self._pool.slot_alone() or queue.suspect_due(self._core.governor.crowded) is None:
+        queue = self._lifecycle.queue
+        if not self._pool.slot_alone() or queue.suspect_due(self._governor.crowded) is None:
             return None
         return queue.draw_suspect()
 
@@ -34,8 +38,8 @@ class Suspects:
         Its tasks that came after the suspect give their slots back at their next durable point; older and better
         ones come to their end.
         """
-        lifecycle, pool = self._core.lifecycle, self._pool
-        suspect = lifecycle.queue.suspect_due(self._core.governor.crowded)
+        lifecycle, pool = self._lifecycle, self._pool
+        suspect = lifecycle.queue.suspect_due(self._governor.crowded)
         if suspect is None or pool.slot_alone() or any(w.alone for w in pool.workers):
             return pool.clear(None)
         worker = pool.clearing or min(

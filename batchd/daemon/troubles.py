@@ -14,6 +14,8 @@ from batchd.control import Trouble
 from batchd.errors import NotPossibleError
 from batchd.log import Action
 
+#: The pause after the disk refused something.
+TROUBLE_S = 1.0
 #: The time between two lines about the same trouble, in seconds: it may last for months.
 _AGAIN_S = 600.0
 

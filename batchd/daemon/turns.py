@@ -3,59 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.circuits import Circuits
-from batchd.daemon.core import Core
+from batchd.daemon.loop import Loop
 from batchd.daemon.parking import ParkingLot
 from batchd.daemon.rooms import Rooms
 from batchd.daemon.suspects import Suspects
-from batchd.pool.supervisor import Supervisor
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle
 from batchd.records import Ref
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Turns:
     """Fills the pool's slots."""
 
-    def __init__(
-        self,
-        core: Core,
-        lot: ParkingLot,
-        circuits: Circuits,
-        rooms: Rooms,
-        attempts: Attempts,
-        *,
-        pool: Supervisor,
-    ) -> None:
-        self._core = core
-        self._lot = lot
-        self._circuits = circuits
-        self._rooms = rooms
-        self._attempts = attempts
-        self._suspects = Suspects(core, attempts, pool)
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _governor: Governor
+    _lot: ParkingLot
+    _circuits: Circuits
+    _rooms: Rooms
+    _attempts: Attempts
+    _suspects: Suspects
 
     async def watch(self) -> None:
         """Start what can start whenever something may have become free, for ever."""
         while True:
-            await self._core.woken.wait()
-            self._core.woken.clear()
+            await self._loop.woken.wait()
+            self._loop.woken.clear()
             self._pump()
             await asyncio.sleep(0)  # it may be woken already, and others have their turn
 
     def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
-        core = self._core
         self._circuits.catch_up()  # what is out of order as of now has no turn
-        if core.closing or core.lifecycle.holds.stopped or self._rooms.closed:
+        if self._loop.closing or self._lifecycle.holds.stopped or self._rooms.closed:
             return
-        queue, trials = core.lifecycle.queue, self._lot.trials
+        queue, trials = self._lifecycle.queue, self._lot.trials
         self._try_alone()
         self._start_suspects()
         while self._attempts.free > 0 and (ref := trials.pick(alone=False)):
             self._reserve(ref)
         self._try_alone()  # no other one may be left
         free = self._attempts.free
-        ready = queue.draw(max(0, free), self._core.governor.crowded)
+        ready = queue.draw(max(0, free), self._governor.crowded)
         begins = [ref for ref in ready if not self._lot.keeps(ref)]
         for ref in begins:
             self._reserve(ref)
@@ -63,7 +57,7 @@ class Turns:
         reopened = self._suspects.make_room()
         kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
         if reopened or kept:
-            core.wake()
+            self._loop.wake()
         elif free > 0 and not self._attempts.active:
             self._lot.shortage.nothing_goes_on()
 
@@ -78,8 +72,8 @@ class Turns:
 
     def startable(self) -> Ref | None:
         """Return a task that would be started now; None after each look."""
-        stopped = self._core.closing or self._core.lifecycle.holds.stopped or self._rooms.closed
-        return None if stopped or self._attempts.free <= 0 else self._core.lifecycle.queue.next()
+        stopped = self._loop.closing or self._lifecycle.holds.stopped or self._rooms.closed
+        return None if stopped or self._attempts.free <= 0 else self._lifecycle.queue.next()
 
     def _reserve(self, ref: Ref, *, alone: bool = False) -> None:
         self._lot.shortage.something_goes_on()

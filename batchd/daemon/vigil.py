@@ -7,24 +7,27 @@ from functools import partial
 
 from batchd.control.server import Server
 from batchd.daemon import clocks
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
 from batchd.daemon.systemd import Notifier
+from batchd.daemon.troubles import Troubles
+from batchd.daemon.writes import Writes
 from batchd.log import Action
+from batchd.store import Store
 
 _LOOK_S = 1.0
 _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
 
-async def keep(core: Core, server: Server) -> None:
+async def keep(store: Store, troubles: Troubles, server: Server) -> None:
     """Watch the state directory, from under which all may be taken.
 
     A lost socket is made again; a lost store ends the daemon: raises ``DamagedStoreError``.
     """
-    with core.troubles.trying(Action.CONTROL_TROUBLE) as tries:
+    with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await core.store.look()
+            await store.look()
             try:
                 await server.look()
             except OSError as error:
@@ -40,10 +43,10 @@ async def feed(systemd: Notifier) -> None:
         await asyncio.sleep(systemd.every_s)
 
 
-async def tidy(core: Core) -> None:
+async def tidy(current: Current, store: Store, writes: Writes) -> None:
     """Drop what nobody needs any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
     now = clocks.unset()
     while True:
-        keep_s = core.config.store.retention_days * _DAY_S
-        await core.durable(partial(core.store.prune_before, now() - keep_s))
+        keep_s = current.config.store.retention_days * _DAY_S
+        await writes.durable(partial(store.prune_before, now() - keep_s))
         await asyncio.sleep(_PRUNE_S)

@@ -15,15 +15,15 @@ from types import MappingProxyType
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import Effect, End
-from batchd.lifecycle.entry import Entry, Facts, Phase
+from batchd.lifecycle.entry import Entry, Phase
 from batchd.lifecycle.heads import is_of
 from batchd.lifecycle.holds import Holds, Key, needs
 from batchd.lifecycle.inputs import Input
 from batchd.lifecycle.queue import Queue, rank_of
 from batchd.lifecycle.table import decide
-from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, Facts, HoldKey, Parking, Reason, Ref, Scope, Status
 
-__all__ = ["Entry", "Facts", "Input", "Lifecycle", "Phase", "is_of"]
+__all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
 
 _NONE: frozenset[Ref] = frozenset()
 

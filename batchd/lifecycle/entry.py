@@ -10,7 +10,7 @@ from msgspec import Struct
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.directories import Lane, Rank, Taken
 from batchd.lifecycle.effects import End
-from batchd.records import HoldKey, Ref, Status
+from batchd.records import Facts, HoldKey, Ref, Status
 
 #: What an attempt was asked to stop with: to end, or to give its slot back.
 Wish: TypeAlias = CancelRequested | Suspended
@@ -62,28 +62,6 @@ class Phase(enum.StrEnum):
 _WAITING = frozenset({Phase.QUEUED, Phase.HELD})
 _WITH_SLOT = frozenset({Phase.RESERVED, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 _OVER = frozenset({Phase.ENDING, Phase.ENDED, Phase.PUBLISHED})
-
-
-class Facts(Struct, frozen=True, gc=False):
-    """What a task's turn hangs on, as the store has it."""
-
-    ref: Ref
-    #: Higher goes first.
-    priority: int
-    #: Among equals, lower goes first; never the same twice.
-    order: int
-    #: The absolute path of the directory that it works in.
-    directory: str
-    #: The tasks that must complete first.
-    after: tuple[Ref, ...] = ()
-    #: ``PROVIDER/MODEL``, or a provider that has but one.
-    model: str = ""
-    #: Whether it has begun before, so that its directory is its own until it ends.
-    begun: bool = False
-    #: Whether a worker died of it, so that it must run alone.
-    suspect: bool = False
-    #: Whether it gave its slot back, so that it counts as parked.
-    given_back: bool = False
 
 
 class Entry(Struct, eq=False):

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from batchd.events import CancelRequested, Suspended
 from batchd.lifecycle.effects import End
-from batchd.lifecycle.entry import Entry, Facts
-from batchd.records import HoldKey, Ref, Status
+from batchd.lifecycle.entry import Entry
+from batchd.records import Facts, HoldKey, Ref, Status
 
 
 class _Input(Struct, frozen=True, gc=False):

@@ -56,18 +56,15 @@ class Disks:
 
     def __init__(self) -> None:
         self._known: dict[str, Disk] = {}
-        # The store's thread asks as well as the loop's.
-        self._lock = threading.Lock()
 
     def at(self, path: str) -> Disk:
         """Return those of a disk. Raises ``OSError`` where none can be started."""
-        with self._lock:
-            if path not in self._known:
-                try:
-                    self._known[path] = Disk()
-                except RuntimeError as error:
-                    raise BlockingIOError(str(error)) from error
-            return self._known[path]
+        if path not in self._known:
+            try:
+                self._known[path] = Disk()
+            except RuntimeError as error:
+                raise BlockingIOError(str(error)) from error
+        return self._known[path]
 
     def close(self) -> None:
         """End all threads, without waiting for that."""

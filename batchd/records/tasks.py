@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -144,6 +144,28 @@ class Name(enum.Enum):
     TAKEN = enum.auto()
 
 
+class Facts(Struct, frozen=True, gc=False):
+    """What a task's turn hangs on, as lean as a hundred thousand of them must be."""
+
+    ref: Ref
+    #: Higher goes first.
+    priority: int
+    #: Among equals, lower goes first; never the same twice.
+    order: int
+    #: The absolute path of the directory that it works in.
+    directory: str
+    #: The tasks that must complete first.
+    after: tuple[Ref, ...] = ()
+    #: ``PROVIDER/MODEL``, or a provider that has but one.
+    model: str = ""
+    #: Whether it has begun before, so that its directory is its own until it ends.
+    begun: bool = False
+    #: Whether a worker died of it, so that it must run alone.
+    suspect: bool = False
+    #: Whether it gave its slot back, so that it counts as parked.
+    given_back: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One dropped file, and the folder in the outbox that answers it."""
@@ -161,6 +183,8 @@ class Batch:
     budget_usd: float = 0.0
     #: The batch that this one runs again, if any.
     retry_of: str | None = None
+    #: The order of its first task, and the others follow; 0 until it is stored.
+    first_task: int = 0
 
     @property
     def folder(self) -> str:
@@ -170,6 +194,18 @@ class Batch:
     def directory(self, task: Task) -> str:
         """Return the absolute path of the directory that a task works in."""
         return task.dir or f"{self.folder}/{task.id}"
+
+    def facts(self, tasks: Iterable[Task]) -> Iterator[Facts]:
+        """Yield what the turn of each of its tasks hangs on, none of which has begun; once the batch is stored."""
+        for order, task in enumerate(tasks, self.first_task):
+            yield Facts(
+                ref=Ref(self.name, task.id),
+                priority=task.priority,
+                order=order,
+                directory=self.directory(task),
+                after=tuple(Ref(self.name, earlier) for earlier in task.after),
+                model=task.model,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

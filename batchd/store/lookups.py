@@ -13,26 +13,26 @@ import msgspec
 
 from batchd.errors import Problem, StoreError, UnknownNameError
 from batchd.events import Event, TaskFinished, decode
-from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
+from batchd.records import Batch, Cause, Facts, Parking, Ref, Scope, Status, Task
 from batchd.store.bodies import unpack, unpack_task
-from batchd.store.rows import Member, Money, Prunable, QueuedTask, Refused, Restored
+from batchd.store.rows import Member, Money, Prunable, Refused, Restored
 
 #: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
 TRIED = "tried"
-BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of"
+BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task"
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
 _CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])')
 _QUEUED = (
-    "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.message,"
-    " t.since, t.attempt, t.crashes FROM tasks t"
+    "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.since,"
+    " t.attempt, t.crashes FROM tasks t"
 )
 
 
 def to_batch(row: tuple[Any, ...]) -> Batch:
     """Return the record of a row of ``BATCH_COLUMNS``."""
-    name, claim, outbox, request, received_at, budget_usd, retry_of = row
+    name, claim, outbox, request, received_at, budget_usd, retry_of, first_task = row
     return Batch(
         name=name,
         claim=claim,
@@ -41,6 +41,7 @@ def to_batch(row: tuple[Any, ...]) -> Batch:
         received_at=received_at,
         budget_usd=budget_usd,
         retry_of=retry_of,
+        first_task=first_task,
     )
 
 
@@ -219,11 +220,9 @@ def _money(db: sqlite3.Connection, booked: str, opened: str, key: int) -> Money:
     return Money(*db.execute(query, (key,)).fetchone())
 
 
-def queued(db: sqlite3.Connection, name: str) -> tuple[QueuedTask, ...]:
-    """Return the tasks of a batch that have not ended, in order."""
-    batch = find_batch(db, name)
-    query = f"{_QUEUED} WHERE t.batch = ? AND t.finished_at IS NULL ORDER BY t.id"
-    return tuple(_queued(batch, row) for row in db.execute(query, (batch_key(db, name),)))
+def used(db: sqlite3.Connection, name: str) -> bool:
+    """Return whether a batch ever had this name."""
+    return db.execute("SELECT 1 FROM batches WHERE name = ?", (name,)).fetchone() is not None
 
 
 def tasks(db: sqlite3.Connection, name: str) -> dict[str, Member]:
@@ -241,16 +240,20 @@ def restore(db: sqlite3.Connection) -> Restored:
             f"SELECT id, {BATCH_COLUMNS} FROM batches WHERE published_at IS NULL ORDER BY id"  # noqa: S608 (constants)
         )
     }
-    waiting: list[QueuedTask] = []
+    waiting: list[Facts] = []
+    given_back: list[tuple[float, Facts]] = []
     unpublished: list[Ref] = []
     wanted: dict[tuple[int, str], None] = {}
     for row in db.execute(f"{_QUEUED} WHERE t.published = 0 ORDER BY t.id"):
-        batch = batches[row[0]]
-        task = _queued(batch, row)
-        if task.status.final:
-            unpublished.append(task.ref)
+        key, name, *_, status, since, _, _ = row
+        batch = batches[key]
+        if Status(status).final:
+            unpublished.append(Ref(batch.name, name))
             continue
+        task = _facts(batch, row)
         waiting.append(task)
+        if task.given_back:
+            given_back.append((since, task))
         wanted.update(((row[0], ref.task), None) for ref in task.after)
     ended: list[tuple[Ref, Status]] = []
     for key, name in wanted:
@@ -259,8 +262,14 @@ def restore(db: sqlite3.Connection) -> Restored:
         ).fetchone()
         if Status(status).final:
             ended.append((Ref(batches[key].name, name), Status(status)))
+    given_back.sort(key=lambda found: found[0])
     return Restored(
-        tuple(batches.values()), tuple(waiting), tuple(unpublished), tuple(ended), parked(db)
+        batches=tuple(batches.values()),
+        queued=tuple(waiting),
+        given_back=tuple(task for _, task in given_back),
+        unpublished=tuple(unpublished),
+        ended=tuple(ended),
+        parked=parked(db),
     )
 
 
@@ -322,17 +331,16 @@ def warned(db: sqlite3.Connection) -> dict[str, date]:
     return {model: date.fromisoformat(day) for model, day in rows}
 
 
-def _queued(batch: Batch, row: tuple[Any, ...]) -> QueuedTask:
-    _, name, priority, order, model, directory, after, status, message, since, *counts = row
-    return QueuedTask(
-        Ref(batch.name, name),
-        priority,
-        order,
-        model,
-        directory or f"{batch.folder}/{name}",
-        tuple(Ref(batch.name, a) for a in after.split()) if after else (),
-        Status(status),
-        message,
-        since,
-        *counts,
+def _facts(batch: Batch, row: tuple[Any, ...]) -> Facts:
+    _, name, priority, order, model, directory, after, status, _, attempt, crashes = row
+    return Facts(
+        ref=Ref(batch.name, name),
+        priority=priority,
+        order=order,
+        directory=directory or f"{batch.folder}/{name}",
+        after=tuple(Ref(batch.name, a) for a in after.split()) if after else (),
+        model=model,
+        begun=attempt > 0,
+        suspect=crashes > 0,
+        given_back=status == Status.PARKED,
     )

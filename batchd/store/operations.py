@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,29 +10,20 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from batchd.errors import Problem, StaleAttemptError
-from batchd.records import Batch, Cause, Name, Parking, Ref, Scope, Status, Task
+from batchd.errors import Problem, StaleAttemptError, UsedNameError
+from batchd.records import Batch, Cause, Parking, Ref, Scope, Status, Task
 from batchd.store import labels
 from batchd.store.bodies import pack_secrets, pack_task
 from batchd.store.journal import Journal
-from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed
+from batchd.store.lookups import BATCH_COLUMNS, TRIED, claimed, used
 from batchd.store.rows import Dispatched, Refused
 
 T = TypeVar("T")
 
-#: A batch's name in bytes, which are letters, digits, ``_`` and ``-``.
-_NAME = 100
 #: Tasks whose bodies one transaction drops: a bound on how long others wait.
 _PRUNE = 50
 #: Pages that one transaction gives back to the file system.
 _VACUUM = 500
-
-
-#: Reservations that are remembered until their batches are stored: more than can be under way.
-_RESERVED = 4096
-
-#: Takes a name in a batch's outbox for it, and says how that went. Raises ``OSError``.
-Reserve: TypeAlias = Callable[[Batch, str], Name]
 
 
 #: Asked in the transaction before anything is written: raises ``BatchdError`` where it is not to be written.
@@ -54,60 +44,6 @@ def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T
     return operation
 
 
-def unused(batch: Batch, name: str) -> Name:
-    """Tell whether nothing of that name lies in the outbox, which nobody else may write to then."""
-    return Name.TAKEN if os.path.lexists(f"{batch.outbox}/{name}") else Name.OURS
-
-
-class Names:
-    """Finds names that no batch has ever had, nor anything in the outbox."""
-
-    def __init__(self, reserve: Reserve) -> None:
-        self._reserve = reserve
-        #: By claim: what was reserved for it. A transaction may fail, and try again.
-        self._reserved: dict[str, str] = {}
-        #: By stem: the number up to which all are taken for good. Without it a hundred thousand files of one
-        #: name would each try all numbers.
-        self._taken_to: dict[str, int] = {}
-
-    def free(self, db: sqlite3.Connection, batch: Batch) -> str:
-        """Return ``batch.name``, or that with the first of ``-2``, ``-3``, … that is free: now it is this batch's.
-
-        Raises ``OSError`` where the outbox cannot tell.
-        """
-        name = self._reserved.get(batch.claim)
-        if name is None or self._take(db, batch, name) is not Name.OURS:
-            name = self._search(db, batch)
-            self._reserved[batch.claim] = name
-            if len(self._reserved) > _RESERVED:
-                del self._reserved[next(iter(self._reserved))]
-        return name
-
-    def give_back(self, db: sqlite3.Connection, claim: str) -> str | None:
-        """Return the name that was reserved for a claim of which nothing is stored, and forget it; None: there is none."""
-        return None if claimed(db, claim) else self._reserved.pop(claim, None)
-
-    def _search(self, db: sqlite3.Connection, batch: Batch) -> str:
-        stem, for_good = batch.name, True
-        number = self._taken_to.get(stem, 0) + 1
-        while (found := self._take(db, batch, name := _numbered(stem, number))) is not Name.OURS:
-            # Not past a name that waits: its claim, of an earlier daemon perhaps, is to find it again.
-            for_good = for_good and found is Name.TAKEN
-            if for_good:
-                self._taken_to[stem] = number
-            number += 1
-        return name
-
-    def _take(self, db: sqlite3.Connection, batch: Batch, name: str) -> Name:
-        """Take a name for a batch, unless it is another's."""
-        used = db.execute("SELECT 1 FROM batches WHERE name = ?", (name,)).fetchone()
-        return Name.TAKEN if used else self._reserve(batch, name)
-
-
-def _numbered(stem: str, number: int) -> str:
-    return stem if number == 1 else f"{stem[: _NAME - len(str(number)) - 1]}-{number}"
-
-
 def interrupted(db: sqlite3.Connection) -> None:
     """Queue again what ran when the last daemon ended: nobody works on it any more."""
     db.execute(
@@ -122,31 +58,29 @@ def touch(journal: Journal) -> None:
 
 
 def add_batch(
-    journal: Journal,
-    names: Names,
-    batch: Batch,
-    tasks: Sequence[Task],
-    problems: Sequence[Problem] = (),
+    journal: Journal, batch: Batch, tasks: Sequence[Task], problems: Sequence[Problem] = ()
 ) -> Batch:
-    """Store a batch and reserve its name; return it as it is stored, or was by an earlier try.
+    """Store a batch; return it as it is stored, or was by an earlier try.
 
-    With ``problems`` it is a refused file, finished from the start.
+    With ``problems`` it is a refused file, finished from the start. Raises ``UsedNameError``.
     """
     db = journal.db
     known = claimed(db, batch.claim)
     if known:
         return known
-    batch = replace(batch, name=names.free(db, batch))
+    if used(db, batch.name):
+        raise UsedNameError(f"a batch {batch.name} is stored already")
     (last,) = db.execute("SELECT coalesce(max(id), 0) FROM tasks").fetchone()
+    batch = replace(batch, first_task=last + 1)
     count = len(tasks)
     cursor = db.execute(
-        f"INSERT INTO batches ({BATCH_COLUMNS}, problems, first_task, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
+        f"INSERT INTO batches ({BATCH_COLUMNS}, problems, tasks, unfinished, finished_at)"  # noqa: S608 (constants)
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(batch.name, batch.claim, batch.outbox, batch.request, batch.received_at),
-            *(batch.budget_usd, batch.retry_of),
+            *(batch.budget_usd, batch.retry_of, batch.first_task),
             msgspec.json.encode(problems).decode() if problems else None,
-            *(last + 1, count, count, None if count else batch.received_at),
+            *(count, count, None if count else batch.received_at),
         ),
     )
     journal.batches += 1

@@ -1,8 +1,8 @@
 """What the store returns: records, not rows of tables.
 
 A task as it was dropped is a ``records.Task``. What the table ``tasks`` keeps of it has one definition, ``fold.TaskLine``, and these
-views, each no larger than who asks needs it: ``TaskRow`` for people, ``QueuedTask`` for the schedule and ``Member`` for orders,
-both of which hold a hundred thousand at once, ``past.PastTask`` for estimates.
+views, each no larger than who asks needs it: ``TaskRow`` for people, ``records.Facts`` for the lifecycle and ``Member`` for
+orders, both of which hold a hundred thousand at once, ``past.PastTask`` for estimates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchd.errors import Problem
-from batchd.records import Batch, Parking, Ref, Status, cache_share
+from batchd.records import Batch, Facts, Parking, Ref, Status, cache_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,30 +27,6 @@ class Dispatched:
     crashes: int
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedTask:
-    """A task without its end, as lean as the schedule needs it."""
-
-    ref: Ref
-    priority: int
-    #: Rises from task to task over the life of the store.
-    order: int
-    #: ``provider/model``.
-    model: str
-    #: The absolute path of the directory that it works in.
-    directory: str
-    after: tuple[Ref, ...]
-    status: Status
-    #: Why it is parked.
-    message: str
-    #: When it came into its status.
-    since: float
-    #: How often it was dispatched.
-    attempt: int
-    #: Workers that died of it so far.
-    crashes: int
-
-
 class Member(NamedTuple):
     """A task of a batch, ended or not, as an order looks at it."""
 
@@ -59,14 +35,16 @@ class Member(NamedTuple):
     after: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
     """Everything that a daemon that starts must know."""
 
     #: Batches whose summary is not published yet, refused files among them.
     batches: tuple[Batch, ...]
     #: By order.
-    queued: tuple[QueuedTask, ...]
+    queued: tuple[Facts, ...]
+    #: Those of them that gave their slot back, in the order in which they did.
+    given_back: tuple[Facts, ...]
     #: Tasks that ended, but whose result nobody has confirmed as published.
     unpublished: tuple[Ref, ...]
     #: Tasks that ended and that some of ``queued`` come after.

@@ -20,7 +20,7 @@ from batchd.records import Batch, Parking, Ref, Scope, Status, Task
 from batchd.store import copies, lookups, mass, operations
 from batchd.store.journal import Journal
 from batchd.store.reader import Reader, Source
-from batchd.store.rows import Dispatched, Member, Money, Prunable, QueuedTask, Refused, Restored
+from batchd.store.rows import Dispatched, Member, Money, Prunable, Refused, Restored
 from batchd.store.schema import NONSENSE, explain, open_writer
 from batchd.store.writer import Writer
 
@@ -48,12 +48,10 @@ class Store:
         *,
         retention_s: float,
         clock: Callable[[], float],
-        reserve: operations.Reserve,
     ) -> None:
         self._retention_s = retention_s
         self._clock = clock
         self._path = path
-        self._names = operations.Names(reserve)
         db = open_writer(path)
         try:
             operations.interrupted(db)
@@ -71,15 +69,13 @@ class Store:
         *,
         retention_s: float,
         clock: Callable[[], float] = time.time,
-        reserve: operations.Reserve = operations.unused,
     ) -> Store:
         """Open the store; create the file, or migrate it after a backup, where that is needed.
 
-        ``retention_s``: how long events are kept once their batch is published. ``reserve``: takes a name in
-        an outbox that others write to as well.
+        ``retention_s``: how long events are kept once their batch is published.
         Raises ``NewerStoreError`` for a file of a newer batchd, ``StoreError`` for one that is no use.
         """
-        return cls(path, retention_s=retention_s, clock=clock, reserve=reserve)
+        return cls(path, retention_s=retention_s, clock=clock)
 
     def close(self) -> None:
         """Make durable what waits, and let go of the file. What is called later is refused."""
@@ -110,24 +106,19 @@ class Store:
     async def add_batch(
         self, batch: Batch, tasks: Sequence[Task], *, check: operations.Check = operations.wanted
     ) -> Batch:
-        """Store a batch; return it with its final name, ``-2`` and so on behind it if that was taken.
+        """Store a batch; return it as it is stored.
 
         A claim that is known already, from an earlier try, changes nothing and returns what is stored.
-        Raises ``OSError`` where no name can be reserved in the outbox.
+        Raises ``UsedNameError`` where another batch has its name.
         """
-        work = partial(operations.add_batch, names=self._names, batch=batch, tasks=tuple(tasks))
+        work = partial(operations.add_batch, batch=batch, tasks=tuple(tasks))
         return await self._do(operations.checked(check, work))
 
-    async def give_back(self, claim: str) -> str | None:
-        """Return the name that was reserved for a batch that is not stored, and never will be; None: there is none."""
-        return await self._do(lambda journal: self._names.give_back(journal.db, claim))
-
     async def reject(self, batch: Batch, problems: Sequence[Problem]) -> Batch:
-        """Store a refused file as a finished batch without tasks; names and claims as in ``add_batch``."""
+        """Store a refused file as a finished batch without tasks; claims and errors as in ``add_batch``."""
         return await self._do(
             partial(
                 operations.add_batch,
-                names=self._names,
                 batch=batch,
                 tasks=(),
                 problems=tuple(problems),
@@ -282,9 +273,9 @@ class Store:
         """Return everything that a daemon that starts must know."""
         return self._source.read(lookups.restore)
 
-    def queued(self, batch: str) -> tuple[QueuedTask, ...]:
-        """Return the tasks of a batch that have not ended, in order."""
-        return self._source.read(lookups.queued, batch)
+    def used(self, name: str) -> bool:
+        """Return whether a batch ever had this name."""
+        return self._source.read(lookups.used, name)
 
     def tasks(self, batch: str) -> Mapping[str, Member]:
         """Return all tasks of a batch by their ids, those that have ended too, in order."""

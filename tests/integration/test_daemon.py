@@ -632,10 +632,10 @@ def test_a_reload_takes_a_valid_configuration_and_keeps_the_old_one_otherwise(
             await until(lambda: _answers_off_loop(tmp_path))
             os.kill(os.getpid(), signal.SIGHUP)
             await asyncio.sleep(0.1)
-            assert daemon._core.config.pool.processes == 2
+            assert daemon._parts.current.config.pool.processes == 2
             new = configured(tmp_path, server.base_url, "steps-1", agents=3)
             os.kill(os.getpid(), signal.SIGHUP)
-            await until(lambda: daemon._core.config == new)
+            await until(lambda: daemon._parts.current.config == new)
             batch = await daemon.submit("b.json", task_file(3))
             await daemon.batch_done(batch.name)
             os.kill(os.getpid(), signal.SIGTERM)

@@ -16,12 +16,13 @@ from batchd import config
 from batchd.control import Cancel, Cancelled
 from batchd.control.giver import Giver
 from batchd.daemon import Daemon, Listener
-from batchd.daemon.core import Core
+from batchd.daemon.parts import Parts
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import CancelRequested, Event, TaskFinished, TaskStarted, Terms, encode
 from batchd.lifecycle import Phase, inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Batch, ModelSetup, Reason, Ref, Status, Task
+from batchd.records import Batch, ModelSetup, Name, Reason, Ref, Status, Task
+from batchd.spool import outbox
 from batchd.store import Reader
 
 T = TypeVar("T")
@@ -73,10 +74,10 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
-            many = parts.publisher.finish_all(_given_up(core, refs), core.durable)
+            many = parts.publisher.finish_all(_given_up(parts, refs), parts.writes.durable)
             orders = [order(parts, "games") for _ in range(3)]
             for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
@@ -87,8 +88,8 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             # What comes after the batch's end changes nothing.
             for ref in refs:
                 parts.attempts.cancel(ref, "away")
-                assert not [*_given_up(core, [ref])]
-            await core.idle()
+                assert not [*_given_up(parts, [ref])]
+            await parts.loop.idle(lambda: ())
             assert max(p.stat().st_mtime_ns for p in summary.parent.iterdir()) == written
 
     asyncio.run(scenario())
@@ -98,25 +99,25 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
     assert sum(summary["counts"].values()) == summary["total"] == count
 
 
-def _given_up(core: Core, refs: Sequence[Ref]) -> Iterator[End]:
+def _given_up(parts: Parts, refs: Sequence[Ref]) -> Iterator[End]:
     """Yield the ends of tasks that can still be ended, each as it is asked for."""
     for ref in refs:
         end = End(ref, Status.ERROR, Reason.PROVIDER_UNAVAILABLE, "away")
-        effects = core.lifecycle.take(inputs.GiveUp(end))
+        effects = parts.lifecycle.take(inputs.GiveUp(end))
         yield from (effect for effect in effects if isinstance(effect, End))
 
 
-def _cancelled(core: Core, refs: Sequence[Ref]) -> Iterator[End]:
+def _cancelled(parts: Parts, refs: Sequence[Ref]) -> Iterator[End]:
     """Yield the ends of tasks that an order ends, each as it is asked for."""
     for ref in refs:
         wish = CancelRequested(at=1.0, message="no")
-        effects = core.lifecycle.take(inputs.Cancel(ref, wish))
+        effects = parts.lifecycle.take(inputs.Cancel(ref, wish))
         yield from (effect for effect in effects if isinstance(effect, End))
 
 
-def parts_of(daemon: Daemon) -> tuple[Core, Any]:
+def parts_of(daemon: Daemon) -> Parts:
     """Return what a daemon is made of."""
-    return daemon._core, daemon._parts
+    return daemon._parts
 
 
 class Gone(Giver):
@@ -130,13 +131,13 @@ class Gone(Giver):
             raise WithdrawnError from None
 
 
-async def _begun(core: Core, ref: Ref) -> None:
+async def _begun(parts: Parts, ref: Ref) -> None:
     """Have a task begin, and give its slot back."""
-    given = await core.store.dispatch(ref)
+    given = await parts.store.dispatch(ref)
     model = ModelSetup(name="standin/steps-1", price=None)
     started = encode(TaskStarted(at=1.0, terms=Terms(model=model, judge=model)))
-    await core.store.record(ref, given.attempt, 0, [msgspec.Raw(started)])
-    await core.store.suspend(ref, given.attempt, Status.QUEUED)
+    await parts.store.record(ref, given.attempt, 0, [msgspec.Raw(started)])
+    await parts.store.suspend(ref, given.attempt, Status.QUEUED)
 
 
 async def order(parts: Any, *target: str, by: Giver | None = None) -> Cancelled:
@@ -152,14 +153,14 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             await daemon.submit("alone.json", request(1))
             await daemon.submit("many.json", request(count))
             assert await order(parts, "alone") == Cancelled(cancelled=1)
             assert await order(parts, "many") == Cancelled(cancelled=count)
             await daemon.batch_done("many")
             await daemon.batch_done("alone")
-            assert core.lifecycle.unended == 0
+            assert parts.lifecycle.unended == 0
 
     asyncio.run(scenario())
     outbox = tmp_path / "outbox"
@@ -188,12 +189,12 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             await daemon.submit("games.json", request(3))
             with pytest.raises(WithdrawnError):
                 await order(parts, "games", by=Gone(0, 0))
             assert watch.durable == []
-            assert core.lifecycle.counts[Phase.QUEUED] == 3
+            assert parts.lifecycle.counts[Phase.QUEUED] == 3
             assert await order(parts, "games") == Cancelled(cancelled=3)
             await daemon.batch_done("games")
 
@@ -207,18 +208,20 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             batch = await daemon.submit("games.json", request(4))
             first, *others = (Ref("games", f"{i:03d}") for i in range(1, 5))
             free = threading.Event()
-            busy = [asyncio.ensure_future(core.at_outbox(free.wait, batch.outbox)) for _ in "1234"]
-            await parts.publisher.finish_all(_given_up(core, [first]), core.durable)
+            busy = [
+                asyncio.ensure_future(parts.outboxes.at(free.wait, batch.outbox)) for _ in "1234"
+            ]
+            await parts.publisher.finish_all(_given_up(parts, [first]), parts.writes.durable)
             await asyncio.sleep(0)
-            await parts.publisher.finish_all(_given_up(core, others), core.durable)
+            await parts.publisher.finish_all(_given_up(parts, others), parts.writes.durable)
             free.set()
             await asyncio.gather(*busy)
-            await core.idle()
-            assert core.store.unfinished("games") == len(parts.batches) == 0
+            await parts.loop.idle(lambda: ())
+            assert parts.store.unfinished("games") == len(parts.batches) == 0
 
     asyncio.run(scenario())
     assert len(watch.published) == 4
@@ -230,10 +233,10 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             await daemon.submit("games.json", request(3))
             refs = [Ref("games", f"{i:03d}") for i in range(1, 4)]
-            await _begun(core, refs[0])
+            await _begun(parts, refs[0])
             writes: list[object] = []
 
             async def once(write: Callable[[], Awaitable[T]]) -> T:
@@ -243,10 +246,10 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
                 return await write()
 
             with pytest.raises(NotPossibleError):
-                await parts.publisher.finish_all(_cancelled(core, refs), once)
-            await core.idle()
+                await parts.publisher.finish_all(_cancelled(parts, refs), once)
+            await parts.loop.idle(lambda: ())
             assert sorted(watch.published) == refs[1:]
-            await parts.publisher.finish_all(_cancelled(core, refs[:1]), core.durable)
+            await parts.publisher.finish_all(_cancelled(parts, refs[:1]), parts.writes.durable)
             await daemon.batch_done("games")
 
     asyncio.run(scenario())
@@ -260,14 +263,14 @@ def test_a_batch_that_ends_while_an_order_goes_on_ends_nothing_else(tmp_path: Pa
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             await daemon.submit("begun.json", request(1))
             await daemon.submit("many.json", request(many))
-            await _begun(core, Ref("begun", "001"))
+            await _begun(parts, Ref("begun", "001"))
             assert await order(parts, "begun", "many") == Cancelled(cancelled=many + 1)
             await daemon.batch_done("begun")
             await daemon.batch_done("many")
-            await core.idle()
+            await parts.loop.idle(lambda: ())
 
     asyncio.run(scenario())
     assert len(watch.published) == many + 1
@@ -281,12 +284,12 @@ def test_an_order_over_batches_that_is_given_up_leaves_all_of_them_as_they_were(
 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
-            core, parts = parts_of(daemon)
+            parts = parts_of(daemon)
             await daemon.submit("a.json", request(2))
             await daemon.submit("b.json", request(2))
             with pytest.raises(WithdrawnError):
                 await order(parts, "a", "b", by=Gone(0, 0))
-            assert core.lifecycle.counts[Phase.QUEUED] == 4
+            assert parts.lifecycle.counts[Phase.QUEUED] == 4
             assert await order(parts, "a", "b") == Cancelled(cancelled=4)
 
     asyncio.run(scenario())
@@ -308,7 +311,8 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
             known = {"name": "games", "claim": claim.name[:26], "request": "request.json"}
             batch = Batch(**known, outbox=place, received_at=1.0)
             task = Task(id="001", first_prompt="x", model="standin/steps-1")
-            await daemon._core.store.add_batch(batch, [task])
+            assert outbox.reserve(batch, batch.name) is Name.OURS
+            await daemon._parts.store.add_batch(batch, [task])
 
     async def published() -> None:
         async with opened(tmp_path, watch) as daemon:

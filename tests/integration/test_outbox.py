@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +16,6 @@ import pytest
 
 from batchd.records import Batch, Name
 from batchd.spool import files, outbox
-from batchd.store import Store
 
 
 def _batch(folder: Path) -> Batch:
@@ -199,43 +196,6 @@ def test_a_name_is_reserved_for_one_claim(tmp_path: Path) -> None:
     outbox.publish(tmp_path / "outbox/b/summary.json", b"{}", replace=True)
     assert [p.name for p in (tmp_path / "outbox/b").iterdir()] == ["summary.json"]
     assert outbox.reserve(two, "b") is Name.TAKEN
-
-
-#: Stores a batch in a store whose daemon is killed once its folder is made.
-_KILLED = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from batchd.records import Batch, Name
-from batchd.spool import outbox
-from batchd.store import Store
-
-def reserve(batch, name):
-    if outbox.reserve(batch, name) is Name.OURS:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return Name.TAKEN
-
-async def main(folder):
-    store = Store.open(Path(folder, "batchd.db"), retention_s=0, reserve=reserve)
-    await store.add_batch(Batch(name="b", claim="c", outbox=f"{folder}/outbox", request="r", received_at=0.0), ())
-
-asyncio.run(main(sys.argv[1]))
-"""
-
-
-def test_a_crash_between_folder_and_journal_wastes_no_name(tmp_path: Path) -> None:
-    """The claim that is taken up again finds its own folder, under the number that it had; another's does not."""
-    (tmp_path / "outbox/b").mkdir(parents=True)
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-
-    async def names() -> list[str]:
-        store = Store.open(tmp_path / "batchd.db", retention_s=0, reserve=outbox.reserve)
-        with contextlib.closing(store):
-            batches = [replace(_batch(tmp_path / "outbox"), claim=claim) for claim in ("c", "d")]
-            return [(await store.add_batch(batch, ())).name for batch in batches]
-
-    assert asyncio.run(names()) == ["b-2", "b-3"]
-    assert sorted(p.name for p in (tmp_path / "outbox").iterdir()) == ["b", "b-2", "b-3"]
 
 
 def test_what_a_dead_writer_left_is_swept_though_nobody_has_buried_it(tmp_path: Path) -> None:

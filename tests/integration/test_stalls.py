@@ -14,9 +14,9 @@ from batchd import control
 from batchd.config import Config, load
 from batchd.daemon import Daemon
 from batchd.daemon.stalls import Stalls
-from batchd.lifecycle import Facts, inputs
+from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Reason, Ref, Status
+from batchd.records import Facts, Reason, Ref, Status
 
 _CONFIG = """\
 [agent]
@@ -56,19 +56,27 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
 
     async def scenario() -> None:
         async with Daemon(_configured(tmp_path, model_server, "hang"), watch=False) as daemon:
-            core, parts = daemon._core, daemon._parts
+            parts = daemon._parts
             stalls = Stalls(
-                core, parts.batches, parts.turns, parts.attempts, pool=parts.pool, inbox=None
+                parts.loop,
+                parts.lifecycle,
+                parts.troubles,
+                parts.governor,
+                parts.batches,
+                parts.turns,
+                parts.attempts,
+                parts.pool,
+                None,
             )
             assert list(stalls.movables()) == []
             # As if the wake-up that comes with a task were lost.
             lost = Facts(Ref("a", "001"), priority=0, order=0, directory=str(tmp_path))
-            core.note(inputs.Accepted(lost))
+            parts.lifecycle.take(inputs.Accepted(lost))
             (queued,) = stalls.movables()
             assert (queued.name, queued.state) == ("a/001", "queued, and a slot is free")
-            core.note(inputs.GiveUp(End(lost.ref, Status.CANCELLED, Reason.USER, "")))
-            core.note(inputs.Ended(lost.ref, Status.CANCELLED))
-            core.note(inputs.Published(lost.ref, Status.CANCELLED))
+            parts.lifecycle.take(inputs.GiveUp(End(lost.ref, Status.CANCELLED, Reason.USER, "")))
+            parts.lifecycle.take(inputs.Ended(lost.ref, Status.CANCELLED))
+            parts.lifecycle.take(inputs.Published(lost.ref, Status.CANCELLED))
             await daemon.submit("b.json", _file(2))
             await _until(lambda: any(a.step == "model" for a in parts.attempts.active))
             (call,) = stalls.movables()

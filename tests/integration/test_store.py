@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
-import itertools
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
-from batchd.errors import Problem, StaleAttemptError, StoreError
+from batchd.errors import Problem, StaleAttemptError, StoreError, UsedNameError
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -34,7 +32,6 @@ from batchd.records import (
     Failure,
     FailureKind,
     ModelSetup,
-    Name,
     Price,
     Purpose,
     Rate,
@@ -45,7 +42,6 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.spool import outbox
 from batchd.store import Money, Reader, Store
 
 T = TypeVar("T")
@@ -120,49 +116,6 @@ async def _finish(store: Store, ref: Ref, status: Status = Status.COMPLETED) -> 
     await store.published(ref)
 
 
-def test_a_name_is_never_used_twice(store: Store, tmp_path: Path) -> None:
-    """Taken by a batch or by a file in the outbox, a name gets a number, and stays within its length."""
-    (tmp_path / "b-2").symlink_to("nowhere")
-    long = "n" * 100
-
-    async def names() -> list[str]:
-        wanted = [("b", "C1"), ("b", "C2"), ("b", "C3"), (long, "C4"), (long, "C5"), ("b-3", "C6")]
-        added = [
-            await store.add_batch(_batch(tmp_path, name, claim), [_task("001")])
-            for name, claim in wanted
-        ]
-        return [batch.name for batch in added]
-
-    assert _run(names()) == ["b", "b-3", "b-4", long, f"{long[:98]}-2", "b-3-2"]
-
-
-def test_a_thousand_files_of_one_name_at_once(store: Store, tmp_path: Path) -> None:
-    """However many batches want a name at once, each gets its own."""
-
-    async def add() -> set[str]:
-        batches = [
-            store.add_batch(_batch(tmp_path, "b", f"C{i}"), [_task("001")]) for i in range(1000)
-        ]
-        return {b.name for b in await asyncio.gather(*batches)}
-
-    assert _run(add()) == {"b", *(f"b-{i}" for i in range(2, 1001))}
-
-
-@pytest.mark.parametrize("order", [*itertools.permutations(("C1", "C2", "C3", "C4"))])
-def test_a_name_reserved_before_a_crash_is_found_again(
-    tmp_path: Path, order: Sequence[str]
-) -> None:
-    """Whichever claim comes first afterwards, and one without a name too, no folder is left over."""
-    reserved = {"C1": "b", "C2": "b-2", "C3": "b-3"}
-    for claim, name in reserved.items():
-        assert outbox.reserve(_batch(tmp_path, "b", claim), name) is Name.OURS
-    store = Store.open(tmp_path / "state/batchd.db", retention_s=0, reserve=outbox.reserve)
-    with contextlib.closing(store):
-        added = {c: _run(store.add_batch(_batch(tmp_path, "b", c), [_task("1")])) for c in order}
-    assert {claim: batch.name for claim, batch in added.items()} == {**reserved, "C4": "b-4"}
-    assert {path.name for path in tmp_path.iterdir()} == {"state", "b", "b-2", "b-3", "b-4"}
-
-
 def test_a_claim_is_stored_once(store: Store, tmp_path: Path) -> None:
     """A claim that comes again, as after a crash, returns what is stored; a refused file stays refused."""
     problem = Problem("tasks[0]", "unknown key 'modle'", "model")
@@ -171,14 +124,15 @@ def test_a_claim_is_stored_once(store: Store, tmp_path: Path) -> None:
         first = await store.add_batch(_batch(tmp_path, budget_usd=5.0), [_task("1"), _task("2")])
         again = await store.add_batch(_batch(tmp_path, name="other"), [_task("9")])
         assert again == first == store.claimed("C1") == store.batch("b")
-        refused = await store.reject(_batch(tmp_path, claim="C2"), [problem])
-        assert refused.name == "b-2"
+        with pytest.raises(UsedNameError, match="a batch b is stored already"):
+            await store.reject(_batch(tmp_path, claim="C2"), [problem])
+        refused = await store.reject(_batch(tmp_path, "b-2", "C2"), [problem])
         assert await store.add_batch(_batch(tmp_path, claim="C2"), [_task("1")]) == refused
 
     _run(add())
     assert store.task(Ref("b", "2")) == _task("2")
-    assert [q.ref.task for q in store.queued("b")] == ["1", "2"]
-    assert store.queued("b-2") == ()
+    assert [*store.tasks("b")] == ["1", "2"]
+    assert [*store.tasks("b-2")] == []
     assert store.problems("b-2") == (problem,)
     assert store.problems("b") == ()
     assert store.claimed("C3") is None
@@ -199,7 +153,7 @@ def test_a_task_comes_back_as_it_was_given(store: Store, tmp_path: Path) -> None
     )
     _run(store.add_batch(_batch(tmp_path), [task]))
     assert store.task(Ref("b", "t-1")) == task
-    assert store.queued("b")[0].directory == "/r/ä b\n"
+    assert store.restore().queued[0].directory == "/r/ä b\n"
 
 
 def test_only_the_current_attempt_may_record(store: Store, tmp_path: Path) -> None:
@@ -325,10 +279,11 @@ def test_everything_a_daemon_must_know_at_its_start(tmp_path: Path) -> None:
     assert [q.order for q in restored.queued] == sorted(q.order for q in restored.queued)
     assert waiting["next"].after == (Ref("b", "done"), Ref("b", "runs"))
     assert waiting["next"].priority == 3
-    assert (waiting["runs"].status, waiting["runs"].attempt) == (Status.QUEUED, 1)
+    assert (waiting["runs"].begun, waiting["runs"].given_back) == (True, False)
+    assert not waiting["next"].begun
     assert waiting["runs"].directory == "/r/x"
     assert waiting["next"].directory == f"{tmp_path}/b/next"
-    assert (waiting["parked"].status, waiting["parked"].message) == (Status.PARKED, "no quota")
+    assert waiting["parked"].given_back
 
 
 def test_deaths_of_workers_are_counted_where_nobody_else_can_have_caused_them(

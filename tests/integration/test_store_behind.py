@@ -207,10 +207,11 @@ def test_what_a_lost_store_left_keeps_nobody_waiting(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
-            core = daemon._core
-            await strangers.watch(core)
+            parts = daemon._parts
+            used = parts.current.config
+            await strangers.watch(parts.loop, used, parts.store, parts.outboxes, parts.troubles)
             with hanging(tmp_path / "outbox"):
-                (trouble,) = core.troubles.open
+                (trouble,) = parts.troubles.open
                 assert str(folder) in trouble.message
 
     asyncio.run(scenario())

@@ -338,7 +338,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     good = "ALTER TABLE tasks ADD COLUMN extra TEXT; UPDATE tasks SET extra = name;"
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS[:-1], good))
     store = Store.open(path, retention_s=0)
-    assert len(store.queued("b")) == 50
+    assert len(store.tasks("b")) == 50
     store.close()
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (known + 1,)
@@ -348,7 +348,7 @@ def test_a_migration_starts_with_a_backup(tmp_path: Path, monkeypatch: pytest.Mo
     assert backup.stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
     restored = Store.open(backup, retention_s=0)
-    assert len(restored.queued("b")) == 50
+    assert len(restored.tasks("b")) == 50
     restored.close()
     assert not list(copy.glob(".*"))
 

@@ -29,8 +29,9 @@ from store_child import MODEL
 
 from batchd import config, control
 from batchd.daemon import Daemon
-from batchd.daemon.core import Core
-from batchd.daemon.listener import Listener, Listeners
+from batchd.daemon.listener import Listener
+from batchd.daemon.troubles import Troubles
+from batchd.daemon.writes import Writes
 from batchd.errors import DamagedStoreError, StoreError
 from batchd.events import (
     CallAnswered,
@@ -42,9 +43,7 @@ from batchd.events import (
     ToolRan,
     encode,
 )
-from batchd.governor import Governor
-from batchd.pool.disks import Disks
-from batchd.pricing import Prices
+from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Status, Task, ToolCall, Usage
 from batchd.store import Reader, Store, copies, restoring, schema, writer
 from batchd.store.migrations import MIGRATIONS
@@ -73,7 +72,7 @@ def published(path: Path, tasks: int, size: int) -> None:
     end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
 
     async def publish(store: Store) -> None:
-        for ref in [queued.ref for queued in store.queued("b")]:
+        for ref in [Ref("b", name) for name in store.tasks("b")]:
             await store.finish(ref, end, attempt=None)
             await store.published(ref)
         await store.batch_published("b")
@@ -368,7 +367,7 @@ def test_a_daemon_does_not_start_without_room(spool: Any) -> None:
         assert f"{path}: the disk" in done.stderr
         assert "Traceback" not in done.stderr
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
-        assert {q.status for q in store.queued("b")} == {Status.QUEUED}
+        assert {task.status for task in store.tasks("b").values()} == {Status.QUEUED}
 
 
 def test_what_a_full_disk_takes_is_nobodys_time_at_work(spool: Any, slow_server: str) -> None:
@@ -471,7 +470,7 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
             await daemon.batch_done(batch.name)
             await asyncio.sleep(1.5)  # what was refused by the disk is tried again within a second
             assert (await order("status"))["batches"] == {"open": 0}
-            assert not daemon._core.broken.done()
+            assert not daemon._parts.loop.broken.done()
 
     asyncio.run(scenario())
     assert [r["status"] for r in results(spool.folder / "outbox/b")] == ["cancelled"]
@@ -688,20 +687,12 @@ def test_damage_is_not_waited_for(tmp_path: Path) -> None:
     """A write that meets a bad page is not tried again, as one on a full disk is: its error ends the daemon."""
     path = tmp_path / "batchd.db"
     add(path, 12_000, 300)  # more than SQLite keeps in memory
-    settings = config.Config()
 
     async def scenario(store: Store) -> None:
-        core = Core(
-            config=settings,
-            prices=Prices({}),
-            store=store,
-            governor=Governor(settings, {}, lambda _news: None),
-            listeners=Listeners(()),
-            disks=Disks(),
-        )
+        writes = Writes(store, Troubles(get_logger()))
         end = TaskFinished(at=1.0, status=Status.COMPLETED, reason=None, result="{}")
         async with asyncio.timeout(PATIENCE_S):
-            await core.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
+            await writes.durable(lambda: store.finish(Ref("b", "7"), end, attempt=None))
 
     with contextlib.closing(Store.open(path, retention_s=0)) as store:
         with path.open("r+b") as file:

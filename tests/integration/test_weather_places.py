@@ -139,7 +139,7 @@ def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None
                 ]
                 await asyncio.sleep(0.1)
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon._core.ready()
+                    await daemon._parts.writes.ready()
                 assert not any(each.done() for each in waiting)
             async with asyncio.timeout(PATIENCE_S):
                 batches = await asyncio.gather(*waiting)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from batchd.lifecycle import Facts, Lifecycle, Phase, inputs
+from batchd.lifecycle import Lifecycle, Phase, inputs
 from batchd.lifecycle.effects import End, Stop
 from batchd.lifecycle.holds import ALL, DAY
 from batchd.lifecycle.trials import Trials
-from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, Facts, HoldKey, Parking, Reason, Ref, Scope, Status
 
 A, B, C = Ref("x", "a"), Ref("x", "b"), Ref("y", "c")
 SHUT = HoldKey(Scope.BATCH, "x", Cause.FOLDER)

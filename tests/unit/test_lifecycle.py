@@ -12,11 +12,11 @@ from typing import get_args
 import pytest
 
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle import Facts, Lifecycle, Phase, drawing, effects, inputs
+from batchd.lifecycle import Lifecycle, Phase, drawing, effects, inputs
 from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.table import TABLE
-from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, Status
+from batchd.records import Cause, Facts, HoldKey, Parking, Reason, Ref, Scope, Status
 
 #: Inputs that make a task's entry, rather than change it.
 _MAKE = {inputs.Accepted, inputs.Unpublished}

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from batchd.lifecycle import Facts, Lifecycle, inputs
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
-from batchd.records import Cause, HoldKey, Reason, Ref, Status
+from batchd.records import Cause, Facts, HoldKey, Reason, Ref, Status
 
 
 class _Turns:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from batchd.control import Cancel, Cancelled
@@ -12,33 +13,36 @@ from batchd.control.giver import Giver
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
-from batchd.daemon.core import Core
 from batchd.daemon.publisher import Publisher, wanted
+from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, NotPossibleError
 from batchd.events import CancelRequested
-from batchd.lifecycle import inputs
+from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.lifecycle.table import CANCELLED
 from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
+from batchd.store import Store
 
 #: Tasks that are cancelled in one transaction.
 _CHUNK = 500
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Cancelling:
     """Ends what people name, and waits until that is durable."""
 
-    def __init__(self, core: Core, publisher: Publisher, attempts: Attempts, ends: Ends) -> None:
-        self._core = core
-        self._publisher = publisher
-        self._attempts = attempts
-        self._ends = ends
-        #: Two orders may be about the same tasks.
-        self._numbers = itertools.count(1)
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _publisher: Publisher
+    _attempts: Attempts
+    _ends: Ends
+    #: Two orders may be about the same tasks.
+    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
 
     async def cancel(self, request: Cancel, by: Giver) -> Cancelled:
         """End batches or tasks; answer when their ends are durable."""
-        found = targets.find(self._core.store, targets.given(request.target))
+        found = targets.find(self._store, targets.given(request.target))
         refs = [ref for target in found for ref in targets.unfinished(target)]
         del found  # of 100,000 tasks it takes more than all that follows
         wait = self._ends.of(refs)
@@ -61,19 +65,19 @@ class Cancelling:
         Once the first are durable the order is, also where its giver leaves. Raises ``WithdrawnError`` before that, and
         ``NotPossibleError`` with what was done where the store takes no more.
         """
-        core, active = self._core, {each.ref for each in self._attempts.active}
+        active = {each.ref for each in self._attempts.active}
         idle = [ref for ref in refs if ref not in active]
         hold = HoldKey(Scope.TASK, f"order {next(self._numbers)}", Cause.ORDER)
         for ref in idle:
-            core.note(inputs.Held(ref, hold))  # nothing of it starts any more
+            self._lifecycle.take(inputs.Held(ref, hold))  # nothing of it starts any more
         wish = CancelRequested(at=time.time(), message=message)
         said = message or CANCELLED
         ends = [End(ref, Status.CANCELLED, Reason.USER, said) for ref in idle]
 
         def begin(end: End) -> bool:
-            return bool(core.lifecycle.take(inputs.Cancel(end.ref, wish)))
+            return bool(self._lifecycle.take(inputs.Cancel(end.ref, wish)))
 
-        finish = partial(self._publisher.finish_all, write=core.ordered, begin=begin)
+        finish = partial(self._publisher.finish_all, write=self._writes.ordered, begin=begin)
         try:
             with self._publisher.ending_many():
                 await finish(ends[:_CHUNK], check=by.insist if by else wanted)
@@ -82,11 +86,11 @@ class Cancelling:
                         self._attempts.cancel(ref, message)
                 await finish(ends[_CHUNK:])
         except NotPossibleError as error:
-            done = sum(not core.lifecycle.open(ref) for ref in idle)
+            done = sum(not self._lifecycle.open(ref) for ref in idle)
             if not done:
                 raise
             raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
         finally:
             for ref in idle:
-                if not core.lifecycle.ended(ref):
-                    core.note(inputs.Lifted(ref, hold))
+                if not self._lifecycle.ended(ref):
+                    self._lifecycle.take(inputs.Lifted(ref, hold))

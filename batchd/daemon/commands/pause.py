@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 from batchd.control import Held, Pause, Paused, Resume, Resumed
 from batchd.control.giver import Giver
 from batchd.daemon.batches import Batches
 from batchd.daemon.circuits import Circuits
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
 from batchd.daemon.parking import ParkingLot
 from batchd.errors import UsageError
-from batchd.lifecycle import is_of
+from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key
 from batchd.records import Cause, Parking, Ref, Scope
+from batchd.store import Store
 
 #: Tasks that are looked at in one go, before others get their turn.
 _CHUNK = 200
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Pausing:
     """Has the parking lot park what people name, and lets it go on."""
 
-    def __init__(self, core: Core, batches: Batches, lot: ParkingLot, circuits: Circuits) -> None:
-        self._core = core
-        self._holds = core.lifecycle.holds
-        self._circuits = circuits
-        self._batches = batches
-        self._lot = lot
+    _current: Current
+    _lifecycle: Lifecycle
+    _store: Store
+    _batches: Batches
+    _lot: ParkingLot
+    _circuits: Circuits
 
     async def pause(self, request: Pause, by: Giver) -> Paused:
         """Let nothing of a scope start, and have what runs give its slot back."""
@@ -50,7 +53,9 @@ class Pausing:
         self._circuits.catch_up()
         wanted, holders = self._wanted(request)
         resumed = await self._lot.resume(*sorted(wanted))
-        left = [(parking, (parking.scope, parking.name)) for parking in self._holds.parkings]
+        left = [
+            (parking, (parking.scope, parking.name)) for parking in self._lifecycle.holds.parkings
+        ]
         # What is still parked although it was named: a provider must answer one call first; else, as with a
         # day's budget that is still spent, it was parked again at once.
         named = {key for _, key in left if key in wanted}
@@ -68,7 +73,7 @@ class Pausing:
 
     def _wanted(self, request: Resume) -> tuple[set[Key], set[Key] | None]:
         """Return what is to go on, and what may hold it back all the same; None: whatever is parked."""
-        parkings = self._holds.parkings
+        parkings = self._lifecycle.holds.parkings
         if request.scope is None:
             return {(p.scope, p.name) for p in parkings if p.cause is not Cause.UNCERTAIN}, None
         scope, name = self._scope(request.scope, request.name)
@@ -90,30 +95,29 @@ class Pausing:
             # A batch's tasks may be parked one by one.
             own = (p for p in parkings if p.scope is Scope.TASK and p.name.startswith(f"{name}/"))
             wanted |= {(p.scope, p.name) for p in own}
-            refs = self._core.lifecycle.concerned(scope, name)
+            refs = self._lifecycle.concerned(scope, name)
         for ref in refs:
-            holders.update(self._core.lifecycle.needs(ref))
+            holders.update(self._lifecycle.needs(ref))
         return wanted, holders
 
     async def _judged(self, name: str) -> int:
         """Count the tasks of others whose judge is at this provider, or this model: they work until they are judged."""
-        core = self._core
-        if not is_of(core.config.evaluation.judge_model, name):
+        if not is_of(self._current.config.evaluation.judge_model, name):
             return 0
         count = 0
-        for place, ref in enumerate(core.lifecycle.refs()):
+        for place, ref in enumerate(self._lifecycle.refs()):
             if place % _CHUNK == 0:
                 await asyncio.sleep(0)
-            model = core.lifecycle.model(ref)
+            model = self._lifecycle.model(ref)
             if model and not is_of(model, name):
-                count += core.store.task(ref).evaluator == "judge"
+                count += self._store.task(ref).evaluator == "judge"
         return count
 
     def _scope(self, scope: Scope, name: str) -> tuple[Scope, str]:
         """Return the scope that a request names. Raises ``UsageError`` where there is no such thing."""
         # What is parked can be named, also when the configuration has it no more.
-        parked = (p.name.partition("/")[0] for p in self._holds.parkings if p.scope.asked)
-        known = dict.fromkeys((*self._core.config.providers, *parked))
+        parked = (p.name.partition("/")[0] for p in self._lifecycle.holds.parkings if p.scope.asked)
+        known = dict.fromkeys((*self._current.config.providers, *parked))
         provider, _, model = name.partition("/")
         if scope.asked and provider not in known:
             raise UsageError(f"no provider {provider}; known are {', '.join(known)}")
@@ -122,7 +126,7 @@ class Pausing:
         if scope is Scope.BATCH and self._batches.get(name) is None:
             raise UsageError(f"no batch {name} is under way")
         if scope is Scope.TASK and (
-            "/" not in name or not self._core.lifecycle.open(Ref(*name.split("/", 1)))
+            "/" not in name or not self._lifecycle.open(Ref(*name.split("/", 1)))
         ):
             raise UsageError(f"no task {name} is under way")
         return scope, "" if scope in {Scope.ALL, Scope.DAY} else name

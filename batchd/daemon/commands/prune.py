@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 
 from batchd.control import Prune, Pruned
 from batchd.control.giver import Giver
-from batchd.daemon.core import Core
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
 from batchd.spool import removal
+from batchd.store import Store
 
 _DAY_S = 86400.0
 _MOST_DAYS = 1e6
 
 
-async def prune(core: Core, request: Prune, by: Giver) -> Pruned:
-    """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
+@dataclass(slots=True, eq=False, repr=False)
+class Pruning:
+    """Drops what published batches have left."""
 
-    ``outbox``: their folders too. Names, results' statuses, tokens and money stay.
-    """
-    days = request.older_than_days
-    if not 0 <= days <= _MOST_DAYS:
-        raise UsageError("older_than_days is a number of days, from 0 on")
-    before = time.time() - days * _DAY_S
-    found = core.store.prunable(before)
-    removed, freed, problems = 0, 0, []
-    for each in found if request.outbox else ():
-        folder = removal.Folder(each.batch.outbox, each.batch.name)
-        size = await core.at_outbox(folder.size, each.batch.outbox)
-        if size is None:
-            continue
-        if problem := await core.at_outbox(folder.remove, each.batch.outbox):
-            problems.append(problem)
-        else:
-            removed, freed = removed + 1, freed + size
-    # The journals last: an order that is cut short can be given again. The folders may have made room for it.
-    await core.ready()
-    by.insist()
-    await core.ordered(partial(core.store.prune_before, before))
-    return Pruned(
-        pruned=sum(each.stored for each in found),
-        bytes=sum(each.bytes for each in found),
-        folders=removed,
-        folder_bytes=freed,
-        problems=tuple(problems),
-    )
+    _store: Store
+    _writes: Writes
+    _outboxes: Outboxes
+
+    async def prune(self, request: Prune, by: Giver) -> Pruned:
+        """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
+
+        ``outbox``: their folders too. Names, results' statuses, tokens and money stay.
+        """
+        days = request.older_than_days
+        if not 0 <= days <= _MOST_DAYS:
+            raise UsageError("older_than_days is a number of days, from 0 on")
+        before = time.time() - days * _DAY_S
+        found = self._store.prunable(before)
+        removed, freed, problems = 0, 0, []
+        for each in found if request.outbox else ():
+            folder = removal.Folder(each.batch.outbox, each.batch.name)
+            size = await self._outboxes.at(folder.size, each.batch.outbox)
+            if size is None:
+                continue
+            if problem := await self._outboxes.at(folder.remove, each.batch.outbox):
+                problems.append(problem)
+            else:
+                removed, freed = removed + 1, freed + size
+        # The journals last: an order that is cut short can be given again. The folders may have made room for it.
+        await self._writes.ready()
+        by.insist()
+        await self._writes.ordered(partial(self._store.prune_before, before))
+        return Pruned(
+            pruned=sum(each.stored for each in found),
+            bytes=sum(each.bytes for each in found),
+            folders=removed,
+            folder_bytes=freed,
+            problems=tuple(problems),
+        )

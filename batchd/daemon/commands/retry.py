@@ -22,14 +22,20 @@ from batchd.daemon.batches import Batches
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.choosing import chosen, listed
 from batchd.daemon.commands.targets import Target
-from batchd.daemon.core import Core
+from batchd.daemon.current import Current
+from batchd.daemon.loop import Loop
+from batchd.daemon.names import Names
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
+from batchd.lifecycle import Lifecycle
 from batchd.records import STANDARD, Batch, Cause, Ref, Task
 from batchd.spool import outbox, taskfile
 from batchd.spool.claims import mark
 from batchd.spool.directories import Directories
 from batchd.spool.inbox import ulid
 from batchd.spool.ulid import PATTERN, marked
+from batchd.store import Store
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
@@ -48,14 +54,20 @@ class _Plan:
     data: bytes
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Rerun:
     """Starts new runs of old tasks."""
 
-    def __init__(self, core: Core, batches: Batches, end: EndThem) -> None:
-        """``end``: cancels tasks, saying why."""
-        self._core = core
-        self._batches = batches
-        self._end = end
+    _loop: Loop
+    _current: Current
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _outboxes: Outboxes
+    _batches: Batches
+    _names: Names
+    #: Cancels tasks, saying why.
+    _end: EndThem
 
     async def retry(self, request: Retry, by: Giver) -> Retried:
         """Run batches or tasks again; ``failed``: of those, what did not complete.
@@ -66,14 +78,14 @@ class Rerun:
         ``claim`` marks the request, so that one that is made twice, because its answer was lost, runs once. What is
         stored and reserved for it carries this state directory's mark, by which a later daemon knows it for its own.
         """
-        store = self._core.store
+        store = self._store
         failed, claim = request.failed, request.claim or ulid()
         model = self._model(request.model)
         if not PATTERN.fullmatch(claim):
             raise UsageError("a claim is a ULID")
         found = targets.find(store, targets.given(request.target))
         if not store.claimed(claim):  # as earlier versions stored it
-            claim = marked(claim, mark(Path(self._core.config.paths.state)))
+            claim = marked(claim, mark(Path(self._current.config.paths.state)))
         claims = [f"{claim}-{number}" if number else claim for number in range(len(found))]
         made = {c: batch for c in claims if (batch := store.claimed(c))}
         plans = {
@@ -95,14 +107,14 @@ class Rerun:
 
     def _model(self, model: str) -> str:
         """Return the model that is asked for; empty: none. Raises ``UsageError``."""
-        if model and (problem := model_problem(model, self._core.config)):
+        if model and (problem := model_problem(model, self._current.config)):
             raise UsageError(str(problem))
         return model
 
     async def _replace(self, target: Target, run: Batch, model: str) -> None:
         """Cancel what has not ended of the tasks that run again: those of a model that is gone would come back with it."""
-        again = (Ref(target.batch.name, task) for task in self._core.store.tasks(run.name))
-        left = [ref for ref in again if self._core.lifecycle.open(ref)]
+        again = (Ref(target.batch.name, task) for task in self._store.tasks(run.name))
+        left = [ref for ref in again if self._lifecycle.open(ref)]
         if left:
             await self._end(left, f"it runs again in {run.name}, with {model}")
 
@@ -112,38 +124,35 @@ class Rerun:
         Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them would surprise
         who has given up on it, and be paid for.
         """
-        core, outside = self._core, Path(plan.batch.outbox)
-        await core.ordered(lambda: core.promptly(partial(outbox.try_out, outside), str(outside)))
+        outside = Path(plan.batch.outbox)
+        await self._writes.ordered(
+            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
+        )
+        named = await self._writes.ordered(partial(self._names.reserve, plan.batch))
         check = {"check": by.insist} if by else {}
-        write = partial(core.store.add_batch, plan.batch, plan.tasks, **check)
         try:
-            stored = await core.ordered(write)
+            stored = await self._writes.ordered(
+                partial(self._store.add_batch, named, plan.tasks, **check)
+            )
         except BatchdError:
-            await self._give_back(plan.batch)
+            with contextlib.suppress(BatchdError, OSError):
+                await self._names.give_back(named)
             raise
         batch = self._batches.opened(stored, plan.tasks)
         request = Path(batch.folder, batch.request)
         publish = partial(outbox.publish, request, plan.data, replace=True)
         try:
-            await core.promptly(publish, batch.outbox)
+            await self._outboxes.promptly(publish, batch.outbox)
         except OSError:
             # It is durable by now, and so is the answer: the request follows when the outbox takes it.
-            core.spawn(self._bring(batch, publish))
+            self._loop.spawn(self._bring(batch, publish))
         else:
             self._batches.moved(batch.name)
         return batch
 
-    async def _give_back(self, batch: Batch) -> None:
-        """Give the name of a run that is refused back, as far as the outbox takes it: a later start looks again."""
-        core = self._core
-        with contextlib.suppress(BatchdError, OSError):
-            if name := await core.store.give_back(batch.claim):
-                work = partial(outbox.give_back, batch.outbox, name, batch.claim)
-                await core.promptly(work, batch.outbox)
-
     async def _bring(self, batch: Batch, publish: Callable[[], None]) -> None:
         """Write a run's request into its folder as soon as that is possible."""
-        await self._core.on_disk(publish, batch=batch)
+        await self._outboxes.on_disk(publish, batch=batch)
         self._batches.moved(batch.name)
 
     def torn(self, batches: Iterable[Batch]) -> list[Batch]:
@@ -153,13 +162,13 @@ class Rerun:
 
     async def bring_again(self, batch: Batch) -> None:
         """Bring a torn run's request into its folder, as far as it can still be had."""
-        core, config = self._core, self._core.config
+        config = self._current.config
         assert batch.retry_of is not None, "it is a run of its own otherwise"
-        old = core.store.batch(batch.retry_of)
-        data, _ = await core.at_outbox(partial(_request, old, config), old.outbox)
+        old = self._store.batch(batch.retry_of)
+        data, _ = await self._outboxes.at(partial(_request, old, config), old.outbox)
         if data is None:
             tasks = [
-                core.store.task(Ref(batch.name, task)) for task in core.store.tasks(batch.name)
+                self._store.task(Ref(batch.name, task)) for task in self._store.tasks(batch.name)
             ]
             data = _written(batch, tasks)
         request = Path(batch.folder, batch.request)
@@ -167,10 +176,10 @@ class Rerun:
 
     async def _plan(self, target: Target, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""
-        old, config = target.batch, self._core.config
+        old, config = target.batch, self._current.config
         again = chosen(target, failed=failed, held=self._held(target) if model else ())
         try:
-            data, why = await self._core.promptly(partial(_request, old, config), old.outbox)
+            data, why = await self._outboxes.promptly(partial(_request, old, config), old.outbox)
         except OSError as error:
             data, why = None, f"their file cannot be had ({error})"
         specs = await self._specs(old, again, data, why)
@@ -192,21 +201,21 @@ class Rerun:
 
     def _held(self, target: Target) -> set[str]:
         """Return the ids of tasks that wait for a model that is gone."""
-        lifecycle = self._core.lifecycle
+        lifecycle = self._lifecycle
         left = (ref for task in target.tasks if lifecycle.open(ref := Ref(target.batch.name, task)))
         return {r.task for r in left if any(p.cause is Cause.GONE for p in lifecycle.why(r))}
 
     def _root(self, batch: Batch) -> Batch:
         """Return the run that was dropped: names are counted from there, ``games-2``, ``games-3``."""
         while batch.retry_of:
-            batch = self._core.store.batch(batch.retry_of)
+            batch = self._store.batch(batch.retry_of)
         return batch
 
     async def _specs(
         self, old: Batch, ids: Iterable[str], data: bytes | None, why: str
     ) -> list[Task]:
         """Return tasks as they were asked for: from the store, or, once pruned, from their file."""
-        store, specs = self._core.store, []
+        store, specs = self._store, []
         try:
             for task in ids:
                 specs.append(store.task(Ref(old.name, task)))
@@ -217,7 +226,9 @@ class Rerun:
                 raise UsageError(
                     f"the tasks of {old.name} have been pruned, and {why}: drop the file again"
                 ) from None
-            parsed = await asyncio.to_thread(taskfile.parse, data, old.request, self._core.config)
+            parsed = await asyncio.to_thread(
+                taskfile.parse, data, old.request, self._current.config
+            )
             known = {task.id: task for task in parsed.tasks}
             if missing := [task for task in ids if task not in known]:
                 raise UsageError(
@@ -229,7 +240,9 @@ class Rerun:
                 raise UsageError(
                     f"{old.name}: the secrets of {listed(lost)} went with its end, and {why}: drop the file again"
                 )
-            parsed = await asyncio.to_thread(taskfile.parse, data, old.request, self._core.config)
+            parsed = await asyncio.to_thread(
+                taskfile.parse, data, old.request, self._current.config
+            )
             secrets = {task.id: task.secrets for task in parsed.tasks}
             specs = [replace(s, secrets=secrets.get(s.id, {})) if _lost(s) else s for s in specs]
         return specs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -20,62 +21,46 @@ from batchd.control import (
 )
 from batchd.control.giver import Giver
 from batchd.control.messages import A
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.batches import Batches
-from batchd.daemon.circuits import Circuits
 from batchd.daemon.commands import lines
 from batchd.daemon.commands.cancel import Cancelling
-from batchd.daemon.commands.ends import Ends
 from batchd.daemon.commands.pause import Pausing
-from batchd.daemon.commands.priority import priority
-from batchd.daemon.commands.prune import prune
+from batchd.daemon.commands.priority import Prioritising
+from batchd.daemon.commands.prune import Pruning
 from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
-from batchd.daemon.commands.tune import tune
-from batchd.daemon.core import Core
-from batchd.daemon.parking import ParkingLot
-from batchd.daemon.publisher import Publisher
-from batchd.daemon.reloading import Reloader
-from batchd.daemon.retiring import Retiring
+from batchd.daemon.commands.tune import Tuning
+from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
-from batchd.log import Action
-from batchd.pool.supervisor import Supervisor
+from batchd.log import Action, get_logger
 
 #: Carries one kind of request out for its giver, and returns that kind's answer.
 _Handler: TypeAlias = Callable[[Any, Giver], Awaitable[Any]]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Commands:
     """Carries out every request."""
 
-    def __init__(
-        self,
-        core: Core,
-        batches: Batches,
-        publisher: Publisher,
-        attempts: Attempts,
-        lot: ParkingLot,
-        *,
-        circuits: Circuits,
-        pool: Supervisor,
-        ends: Ends,
-        reloader: Reloader,
-        retiring: Retiring,
-    ) -> None:
-        self._core = core
-        self.desk = FrontDesk(core, batches, attempts, pool=pool, retiring=retiring)
-        cancelling = Cancelling(core, publisher, attempts, ends)
-        pausing = Pausing(core, batches, lot, circuits)
-        self.rerun = Rerun(core, batches, cancelling.cancel_held)
-        self._handlers: Mapping[type[Request[Any]], _Handler] = {
-            Status: self.desk.status,
-            Cancel: partial(self._if_ready, cancelling.cancel, urgent=True),
-            Pause: partial(self._if_ready, pausing.pause, urgent=True),
-            Resume: partial(self._if_ready, pausing.resume, urgent=True),
-            Priority: partial(self._if_ready, partial(priority, core), urgent=True),
-            Retry: partial(self._if_ready, self.rerun.retry, urgent=False),
-            Prune: partial(prune, core),
-            Tune: partial(tune, reloader),
+    _writes: Writes
+    _desk: FrontDesk
+    _cancelling: Cancelling
+    _pausing: Pausing
+    _prioritising: Prioritising
+    _rerun: Rerun
+    _pruning: Pruning
+    _tuning: Tuning
+    _handlers: Mapping[type[Request[Any]], _Handler] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._handlers = {
+            Status: self._desk.status,
+            Cancel: partial(self._if_ready, self._cancelling.cancel, urgent=True),
+            Pause: partial(self._if_ready, self._pausing.pause, urgent=True),
+            Resume: partial(self._if_ready, self._pausing.resume, urgent=True),
+            Priority: partial(self._if_ready, self._prioritising.priority, urgent=True),
+            Retry: partial(self._if_ready, self._rerun.retry, urgent=False),
+            Prune: self._pruning.prune,
+            Tune: self._tuning.tune,
         }
 
     async def carry_out(self, request: Request[A], by: Giver) -> A:
@@ -89,9 +74,9 @@ class Commands:
             by.insist()
             answer = await handler(request, by)
         except BatchdError as error:
-            self._core.log.warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+            get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
             raise
-        self._core.log.info(Action.COMMAND_DONE, **fields | lines.answered(answer))
+        get_logger().info(Action.COMMAND_DONE, **fields | lines.answered(answer))
         return answer
 
     def malformed(
@@ -99,12 +84,12 @@ class Commands:
     ) -> None:
         """Leave a line about a request that is refused for its fields."""
         fields = lines.asked(kind, given, by)
-        self._core.log.warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+        get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
 
     async def _if_ready(
         self, handler: _Handler, request: Request[Any], by: Giver, *, urgent: bool
     ) -> Any:
         """Do nothing where the store cannot write: the order would wait, and surprise later."""
-        await self._core.ready(urgent=urgent)
+        await self._writes.ready(urgent=urgent)
         by.insist()
         return await handler(request, by)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from batchd.control import Tune, Tuned
 from batchd.control.giver import Giver
 from batchd.daemon.reloading import Reloader
 
 
-async def tune(reloader: Reloader, request: Tune, _by: Giver) -> Tuned:
-    """Change single keys, or take all such changes back, or tell what is changed."""
-    return Tuned(overrides=await reloader.tune(request.changes, reset=request.reset))
+@dataclass(slots=True, eq=False, repr=False)
+class Tuning:
+    """Changes single keys."""
+
+    _reloader: Reloader
+
+    async def tune(self, request: Tune, _by: Giver) -> Tuned:
+        """Change single keys, or take all such changes back, or say what is changed."""
+        return Tuned(overrides=await self._reloader.tune(request.changes, reset=request.reset))

@@ -1,0 +1,126 @@
+"""Outboxes, each with a thread of its own: what is done there waits for disks that hang or are full, and hurts no other outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from batchd.daemon.troubles import TROUBLE_S, Place, Troubles
+from batchd.errors import NotPossibleError
+from batchd.log import Action
+from batchd.pool.disks import Disks, silent
+from batchd.records import Batch
+from batchd.spool import outbox
+
+T = TypeVar("T")
+
+#: The pause where a disk goes on refusing something: a thousand files may wait for months.
+_LONGEST_PAUSE_S = 15.0
+#: What does not answer for so long is reported; a disk under load may take seconds.
+HANGS_S = 20.0
+#: How long an outbox that has answered counts as one that answers.
+_REACHED_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Outboxes:
+    """The only way to do something at an outbox."""
+
+    _disks: Disks
+    _troubles: Troubles
+    #: When an outbox has answered.
+    _reached: dict[str, float] = field(default_factory=dict)
+    #: Which ones are asked whether they do.
+    _reaching: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+
+    async def at(self, work: Callable[[], T], folder: str) -> T:
+        """Do something at an outbox in a thread of that outbox's own."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._disks.at(folder), work)
+
+    async def promptly(self, work: Callable[[], T], folder: str) -> T:
+        """Do so, or wait no longer than for a disk under load: then it may yet be done. Raises ``OSError``."""
+        doing = self.at(work, folder)
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await doing
+        except TimeoutError:
+            raise silent(folder) from None
+
+    async def on_disk(
+        self,
+        work: Callable[[], T],
+        action: Action = Action.OUTBOX_TROUBLE,
+        batch: Batch | None = None,
+    ) -> T:
+        """Write to the outbox, or read from the inbox, in a thread, again and again where it cannot.
+
+        ``batch``: whose folder it is; others go on where that alone is the trouble.
+        """
+        if batch is None:
+            return await self.patiently(lambda: asyncio.to_thread(work), action)
+        return await self.patiently(
+            lambda: self._answered(work, batch.outbox), action, lambda: batch
+        )
+
+    async def patiently(
+        self,
+        work: Callable[[], Awaitable[T]],
+        action: Action,
+        batch: Callable[[], Batch | None] = lambda: None,
+    ) -> T:
+        """Do what a disk, or the system, may refuse, again and again until it does not."""
+        pause_s = TROUBLE_S
+        with self._troubles.trying(action) as tries:
+            while True:
+                try:
+                    return await work()
+                except (OSError, NotPossibleError) as error:
+                    tries.failed(error, await self._concerned(batch()))
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def reach(self, folder: str) -> None:
+        """Return once an outbox answers at all: a look into one that hangs would hang with it.
+
+        All who ask meanwhile wait for one answer, and go on in their order: files are taken up as they came.
+        """
+        if time.monotonic() - self._reached.get(folder, -math.inf) <= _REACHED_S:
+            return
+        if folder not in self._reaching:
+            self._reaching[folder] = asyncio.ensure_future(self._reach(folder))
+        await asyncio.shield(self._reaching[folder])
+
+    async def _reach(self, folder: str) -> None:
+        try:
+            await self._answered(partial(os.path.lexists, folder), folder)
+            self._reached[folder] = time.monotonic()
+        finally:
+            del self._reaching[folder]
+
+    async def _answered(self, work: Callable[[], T], folder: str) -> T:
+        """Do so, and say when there is no answer for long; what hangs is waited for, for it may yet be done."""
+        doing = asyncio.ensure_future(self.at(work, folder))
+        try:
+            await asyncio.wait({doing}, timeout=HANGS_S)
+            if not doing.done():
+                with self._troubles.trying(Action.OUTBOX_TROUBLE) as tries:
+                    tries.failed(silent(folder), Place(outbox=folder))
+                    await asyncio.wait({doing})
+            return await doing
+        finally:
+            doing.cancel()
+
+    async def _concerned(self, batch: Batch | None) -> Place:
+        """Return what it concerns that something of a batch's cannot be written."""
+        if batch is None:
+            return Place()
+        folder = batch.outbox
+        whole = await self._answered(partial(outbox.refuses, folder), folder)
+        return Place(outbox=folder) if whole else Place(batch=batch.name)

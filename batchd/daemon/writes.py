@@ -1,0 +1,64 @@
+"""Writes to the store: of the daemon's own, which wait for a disk, and of orders, which do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from batchd.daemon.troubles import TROUBLE_S, Troubles, refused
+from batchd.errors import (
+    DamagedStoreError,
+    NotPossibleError,
+    StaleAttemptError,
+    StoreError,
+    UsedNameError,
+)
+from batchd.log import Action
+from batchd.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Writes:
+    """How the store is written to where it may be full, slow or gone."""
+
+    _store: Store
+    _troubles: Troubles
+
+    async def durable(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write to the store, again and again where it cannot: what waits is kept.
+
+        Raises ``StaleAttemptError``, ``UsedNameError`` and ``DamagedStoreError``, which no waiting repairs.
+        """
+        with self._troubles.trying(Action.STORE_TROUBLE) as tries:
+            while True:
+                try:
+                    return await write()
+                except (StaleAttemptError, DamagedStoreError, UsedNameError):
+                    raise
+                except StoreError as error:
+                    tries.failed(error)
+                    await asyncio.sleep(TROUBLE_S)
+
+    async def ready(self, *, urgent: bool = False) -> None:
+        """Return if an order can be carried out: one that waits for a disk would surprise who has given up on it.
+
+        ``urgent``: on a full disk, too, as long as the store has kept room. Raises ``NotPossibleError``.
+        """
+        await self.ordered(partial(self._store.ready, urgent=urgent))
+
+    async def ordered(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write what an order brings about, once: where a disk refuses it, so does this, at once.
+
+        Raises ``NotPossibleError``, with the cause and the fix, and what no waiting repairs, as ``durable`` does.
+        """
+        try:
+            return await write()
+        except (StaleAttemptError, DamagedStoreError, UsedNameError):
+            raise
+        except (StoreError, OSError) as error:
+            raise NotPossibleError(f"the order is not carried out: {refused(error)}") from None
