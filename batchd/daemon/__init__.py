@@ -1,4 +1,10 @@
-"""The daemon: the composition root, which joins the rooms and holds no logic of theirs."""
+"""The daemon: a loop that takes inputs and runs effects.
+
+``service`` starts and stops it, ``parts`` joins what it is made of, and ``loop``, ``current``, ``writes``, ``outboxes`` and
+``troubles`` are what its parts stand on. Each room beside them has one question: ``intake``, what becomes of a file;
+``attempts``, which task works, and with what; ``ends``, how results come into the outbox; ``waits``, what does not start, and
+why; ``commands``, what people want.
+"""
 
 from __future__ import annotations
 

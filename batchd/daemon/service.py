@@ -19,12 +19,13 @@ from batchd.control import Request, Trouble
 from batchd.control.giver import Giver
 from batchd.control.messages import A
 from batchd.control.server import Server
-from batchd.daemon import lock, shadow, signals, strangers, tuning, vigil, visible
+from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
 from batchd.daemon.commands import Ends
 from batchd.daemon.finisher import Finisher
-from batchd.daemon.intake import Intake, move_claimed, new_batch, with_budget
+from batchd.daemon.intake import strangers
+from batchd.daemon.intake.intake import Intake, move_claimed, new_batch, with_budget
+from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listener import Listener, Listeners, Start
-from batchd.daemon.parsers import Parsers
 from batchd.daemon.parts import joined
 from batchd.daemon.shadow import Shadow
 from batchd.daemon.stalls import Stalls

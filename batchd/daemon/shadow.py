@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchd.daemon.active import Active
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.batches import Batches
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.loop import Loop
 from batchd.lifecycle import Entry, Lifecycle, Phase
 from batchd.pool.supervisor import Supervisor

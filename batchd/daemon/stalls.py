@@ -12,12 +12,12 @@ import time
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batchd.daemon.active import Active
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.batches import Batches
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.attempts.turns import Turns
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.loop import Loop
 from batchd.daemon.troubles import Troubles
-from batchd.daemon.turns import Turns
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from batchd.daemon.intake.names import Names
 from batchd.daemon.loop import Loop
-from batchd.daemon.names import Names
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import Troubles
 from batchd.log import get_logger

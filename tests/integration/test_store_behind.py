@@ -21,7 +21,8 @@ from weather import hanging
 
 from batchd import config, results
 from batchd.cli import refusals
-from batchd.daemon import Daemon, strangers
+from batchd.daemon import Daemon
+from batchd.daemon.intake import strangers
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Status, Task

@@ -10,10 +10,10 @@ from functools import partial
 
 from batchd.control import Cancel, Cancelled
 from batchd.control.giver import Giver
-from batchd.daemon.attempts import Attempts
+from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
-from batchd.daemon.publisher import Publisher, wanted
+from batchd.daemon.ends.publisher import Publisher, wanted
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, NotPossibleError
 from batchd.events import CancelRequested

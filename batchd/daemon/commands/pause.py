@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from batchd.control import Held, Pause, Paused, Resume, Resumed
 from batchd.control.giver import Giver
-from batchd.daemon.batches import Batches
-from batchd.daemon.circuits import Circuits
 from batchd.daemon.current import Current
-from batchd.daemon.parking import ParkingLot
+from batchd.daemon.ends.batches import Batches
+from batchd.daemon.waits.circuits import Circuits
+from batchd.daemon.waits.parking import ParkingLot
 from batchd.errors import UsageError
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key

@@ -18,13 +18,13 @@ from batchd.config import Config, dialects
 from batchd.config.checking import model_problem
 from batchd.control import Retried, Retry, Run
 from batchd.control.giver import Giver
-from batchd.daemon.batches import Batches
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.choosing import chosen, listed
 from batchd.daemon.commands.targets import Target
 from batchd.daemon.current import Current
+from batchd.daemon.ends.batches import Batches
+from batchd.daemon.intake.names import Names
 from batchd.daemon.loop import Loop
-from batchd.daemon.names import Names
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError

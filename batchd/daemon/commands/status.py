@@ -12,13 +12,13 @@ import msgspec
 from batchd import __version__
 from batchd.control import Held, Standing, Status, standing
 from batchd.control.giver import Giver
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.batches import Batches
+from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.current import Current
 from batchd.daemon.desk import Figures
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.loop import Loop
-from batchd.daemon.retiring import Retiring
 from batchd.daemon.troubles import Tries, Troubles
+from batchd.daemon.waits.retiring import Retiring
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
-from batchd.daemon.batches import Batches
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S, Troubles

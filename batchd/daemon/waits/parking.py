@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.batches import Batches
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.loop import Loop
-from batchd.daemon.register import Register
-from batchd.daemon.roomless import Roomless
-from batchd.daemon.shortage import Shortage
+from batchd.daemon.waits.register import Register
+from batchd.daemon.waits.roomless import Roomless
+from batchd.daemon.waits.shortage import Shortage
 from batchd.daemon.writes import Writes
 from batchd.events import TaskFinished
 from batchd.governor import Governor, Park

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from batchd import terms, wire
-from batchd.daemon import scratch
-from batchd.daemon.active import Active
+from batchd.daemon.attempts import scratch
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.current import Current
-from batchd.daemon.lessons import Lessons
 from batchd.errors import InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, Park

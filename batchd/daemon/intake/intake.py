@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from batchd.config import Config
-from batchd.daemon.batches import Batches
 from batchd.daemon.current import Current
+from batchd.daemon.ends.batches import Batches
+from batchd.daemon.intake.parsers import BrokenParserError, Parsers
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.parsers import BrokenParserError, Parsers
 from batchd.errors import Problem, TaskFileError
 from batchd.log import Action, get_logger
 from batchd.records import Batch

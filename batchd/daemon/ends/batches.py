@@ -14,9 +14,9 @@ from pathlib import Path
 from batchd import results
 from batchd.daemon.current import Current
 from batchd.daemon.finisher import Finisher
+from batchd.daemon.intake.names import Names
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
-from batchd.daemon.names import Names
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import Problem, UsedNameError

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchd import wire
-from batchd.daemon.active import Active
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.calls import Calls
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.lifecycle import Input, inputs

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchd import results
-from batchd.daemon import ending
-from batchd.daemon.batches import Batches, Open
 from batchd.daemon.current import Current
+from batchd.daemon.ends import ending
+from batchd.daemon.ends.batches import Batches, Open
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.lines import TaskLog
 from batchd.daemon.listener import Listeners

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from batchd.daemon.attempts import Attempts
-from batchd.daemon.circuits import Circuits
+from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.attempts.suspects import Suspects
+from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.loop import Loop
-from batchd.daemon.parking import ParkingLot
-from batchd.daemon.rooms import Rooms
-from batchd.daemon.suspects import Suspects
+from batchd.daemon.waits.circuits import Circuits
+from batchd.daemon.waits.parking import ParkingLot
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.records import Ref

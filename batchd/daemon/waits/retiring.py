@@ -16,7 +16,7 @@ from batchd.control import Warned
 from batchd.daemon.current import Current
 from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.loop import Loop
-from batchd.daemon.offers import Offers
+from batchd.daemon.waits.offers import Offers
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.lifecycle import Lifecycle

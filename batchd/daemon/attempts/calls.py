@@ -13,8 +13,8 @@ import msgspec
 
 from batchd import events as vocabulary
 from batchd import wire
-from batchd.daemon.active import Active
-from batchd.daemon.lessons import Lessons
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.lines import TaskLog
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchd import wire
-from batchd.daemon.active import Active
-from batchd.daemon.batches import Batches
-from batchd.daemon.calls import Calls
+from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.starting import Starting
 from batchd.daemon.current import Current
+from batchd.daemon.ends.batches import Batches
+from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.publisher import Publisher
-from batchd.daemon.rooms import Rooms
-from batchd.daemon.starting import Starting
 from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
 from batchd.events import CancelRequested, Suspended

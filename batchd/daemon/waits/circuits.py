@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
-from batchd.daemon.offers import Offers
-from batchd.daemon.parking import ParkingLot
-from batchd.daemon.publisher import Publisher
+from batchd.daemon.waits.offers import Offers
+from batchd.daemon.waits.parking import ParkingLot
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
 from batchd.governor import Governor

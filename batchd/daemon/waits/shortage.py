@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from batchd.daemon.firstcalls import FirstCalls
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
-from batchd.daemon.register import Register
+from batchd.daemon.waits.firstcalls import FirstCalls
+from batchd.daemon.waits.register import Register
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.holds import DAY, Key

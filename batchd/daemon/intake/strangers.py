@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from batchd.config import Config
-from batchd.daemon.batches import Batches
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import HANGS_S, Outboxes
-from batchd.daemon.parking import ParkingLot
 from batchd.daemon.troubles import Troubles
+from batchd.daemon.waits.parking import ParkingLot
 from batchd.errors import NotPossibleError
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action, get_logger

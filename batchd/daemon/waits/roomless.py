@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from batchd.daemon.loop import Loop
-from batchd.daemon.register import Register
+from batchd.daemon.waits.register import Register
 from batchd.governor import Governor, Park
 from batchd.governor.lanes import Name
 from batchd.lifecycle import Lifecycle, inputs
