@@ -84,7 +84,9 @@ async def batches(store: Store, outbox: str, mark: str) -> None:
     """Add, finish and publish small batches for ever."""
     for i in itertools.count():
         claim = f"{mark}-{i}"
-        batch = Batch(name="x", claim=claim, outbox=outbox, request="request.json", received_at=1.0)
+        batch = Batch(
+            name=claim, claim=claim, outbox=outbox, request="request.json", received_at=1.0
+        )
         batch = await store.add_batch(batch, [Task(id="1", first_prompt=claim, model="p/m")])
         say("batch", batch.name, claim)
         end = TaskFinished(at=5.0, status=Status.COMPLETED, reason=None, result=f"{claim}\n")

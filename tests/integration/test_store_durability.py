@@ -27,8 +27,9 @@ CHILD = Path(__file__).with_name("store_child.py")
 
 
 def _batch(path: Path, claim: str = "C1") -> Batch:
+    name = "b" if claim == "C1" else f"b-{claim}"
     outbox = str(path.parent)
-    return Batch(name="b", claim=claim, outbox=outbox, request="request.json", received_at=1.0)
+    return Batch(name=name, claim=claim, outbox=outbox, request="request.json", received_at=1.0)
 
 
 def _tasks(count: int, size: int = 0) -> list[Task]:
@@ -242,14 +243,14 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
             lambda j: j.db.execute("PRAGMA max_page_count = 1000000").fetchone()
         )
         await store.record(Ref("b", "0"), 1, stored, _raw("y" * 20_000))
-        assert (await store.add_batch(_batch(path, "C3"), _tasks(1000, 1000))).name == "b-2"
+        assert (await store.add_batch(_batch(path, "C3"), _tasks(1000, 1000))).name == "b-C3"
         return stored + 1
 
     stored = asyncio.run(scenario())
     store.close()
     with Reader(path) as reader:
         assert len(reader.events(Ref("b", "0"))) == stored
-        assert reader.batch("b-2").tasks == 1000
+        assert reader.batch("b-C3").tasks == 1000
 
 
 _ON_A_SMALL_DISK = """

@@ -86,7 +86,9 @@ def killed(path: Path, name: str) -> None:
     folder = path.parent / f"{name}-was-here"
     add(folder / "batchd.db", 1, name=name)
     store = Store.open(folder / "batchd.db", retention_s=0)
-    batch = Batch(name=name, claim="x", outbox=str(folder), request="request.json", received_at=1.0)
+    batch = Batch(
+        name=f"{name}-2", claim="x", outbox=str(folder), request="request.json", received_at=1.0
+    )
     asyncio.run(store.add_batch(batch, [Task(id="1", first_prompt="x" * 9000, model="p/m")]))
     for part in ("", "-wal"):
         shutil.copy(folder / f"batchd.db{part}", path.with_name(f"batchd.db{part}"))
@@ -927,7 +929,8 @@ def test_years_leave_little_behind(tmp_path: Path) -> None:
     async def day(number: int) -> None:
         now[0] = number * DAY
         outbox = str(tmp_path / "outbox")
-        batch = Batch(name="x", claim=str(number), outbox=outbox, request="r", received_at=now[0])
+        name = f"x-{number}"
+        batch = Batch(name=name, claim=name, outbox=outbox, request="r", received_at=now[0])
         tasks = [Task(id=str(i), first_prompt="Do it. " * 80, model="p/m") for i in range(20)]
         batch = await store.add_batch(batch, tasks)
         await asyncio.gather(*(task(Ref(batch.name, t.id)) for t in tasks))
