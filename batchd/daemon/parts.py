@@ -38,6 +38,7 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import Troubles
 from batchd.daemon.waits.circuits import Circuits
+from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.firstcalls import FirstCalls
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking import ParkingLot
@@ -188,6 +189,7 @@ def joined(
         Trials(lifecycle),
         Roomless(loop, lifecycle, store, governor, register),
         Shortage(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
+        Concurrency(loop, lifecycle, batches, attempts),
         reloader.again,
     )
     circuits = Circuits(

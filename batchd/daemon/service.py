@@ -23,7 +23,7 @@ from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
 from batchd.daemon.commands import Ends
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import strangers
-from batchd.daemon.intake.intake import Intake, move_claimed, new_batch, with_budget
+from batchd.daemon.intake.intake import Intake, as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.parts import joined
@@ -335,7 +335,7 @@ class Daemon:
 
     async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
         batch = new_batch(ulid(), name, self._parts.current.config.paths.outbox, time.time())
-        return await self._parts.batches.take_up(with_budget(batch, parsed), parsed.tasks, data)
+        return await self._parts.batches.take_up(as_asked(batch, parsed), parsed.tasks, data)
 
     async def _reloads(self) -> None:
         """Read the configuration again at each SIGHUP."""

@@ -68,6 +68,10 @@ class Cause(enum.StrEnum):
     TRIED = "tried"
     #: An order that ends it is being carried out.
     ORDER = "order"
+    #: As many tasks of its batch are at work as may be.
+    CONCURRENCY = "concurrency"
+    #: Who had it run has gone.
+    LEFT = "left"
 
     @property
     def reason(self) -> Reason | None:

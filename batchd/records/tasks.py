@@ -181,6 +181,8 @@ class Batch:
     received_at: float
     #: Caps the whole batch; 0 for none.
     budget_usd: float = 0.0
+    #: So many of its tasks work at a time; 0: as many as there are slots.
+    parallel: int = 0
     #: The batch that this one runs again, if any.
     retry_of: str | None = None
     #: The order of its first task, and the others follow; 0 until it is stored.

@@ -70,7 +70,7 @@ def _answer(job: Job) -> Iterator[Part]:
     try:
         data = taskfile.read(Path(job.path), job.config.spool.max_file_bytes)
         parsed = taskfile.parse(data, job.name, job.config)
-        yield from parts(parsed.tasks, parsed.budget_usd)
+        yield from parts(parsed)
     except TaskFileError as error:
         yield Part(problems=error.problems)
     except MemoryError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from batchd.config import Config
 from batchd.errors import Problem
 from batchd.records import Task
+from batchd.spool.taskfile import Parsed
 
 #: How long the length is that goes before each.
 HEAD = 8
@@ -32,6 +33,7 @@ class Part:
 
     tasks: Sequence[Task] = ()
     budget_usd: float = 0.0
+    parallel: int = 0
     #: What is wrong with the file.
     problems: tuple[Problem, ...] = ()
     #: What the system refused: a number of errno, and its text.
@@ -42,8 +44,13 @@ class Part:
     last: bool = True
 
 
-def parts(tasks: Sequence[Task], budget_usd: float) -> Iterator[Part]:
-    """Return a file's tasks in parts."""
-    for start in range(0, len(tasks), _AT_ONCE):
+def parts(parsed: Parsed) -> Iterator[Part]:
+    """Return what is in a file in parts."""
+    for start in range(0, len(parsed.tasks), _AT_ONCE):
         end = start + _AT_ONCE
-        yield Part(tasks=tasks[start:end], budget_usd=budget_usd, last=end >= len(tasks))
+        yield Part(
+            tasks=parsed.tasks[start:end],
+            budget_usd=parsed.budget_usd,
+            parallel=parsed.parallel,
+            last=end >= len(parsed.tasks),
+        )

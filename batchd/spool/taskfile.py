@@ -59,6 +59,10 @@ _PATTERNS = {
 _INNER: Mapping[Any, type[BaseModel]] = {"limits": taskspec.Limits, "env": taskspec.SecretSpec}
 
 
+#: What is said of a batch as a whole, and is no default for its tasks.
+_OF_BATCHES = frozenset({"budget_usd", "parallel"})
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A valid task file."""
@@ -66,6 +70,8 @@ class Parsed:
     tasks: tuple[records.Task, ...]
     #: Caps the whole batch; 0 for none.
     budget_usd: float = 0.0
+    #: So many of its tasks at a time; 0: as many as there are slots.
+    parallel: int = 0
 
 
 @dataclass(slots=True)
@@ -151,7 +157,7 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     ]
     if problems:
         raise _refusal(problems, filename)
-    return Parsed(checked.tasks, batch.budget_usd or 0.0)
+    return Parsed(checked.tasks, batch.budget_usd or 0.0, batch.parallel or 0)
 
 
 def _multiplied(document: _Document) -> Problem | None:
@@ -283,8 +289,8 @@ def _tree(value: Any, problems: list[Problem]) -> _Document | None:
     elif "tasks" in value:
         problems.append(Problem("tasks", "it must be a list"))
     elif value.keys() & taskspec.TaskSpec.model_fields.keys():
-        batch = {k: v for k, v in value.items() if k == "budget_usd"}
-        task = {k: v for k, v in value.items() if k != "budget_usd"}
+        batch = {k: v for k, v in value.items() if k in _OF_BATCHES}
+        task = {k: v for k, v in value.items() if k not in _OF_BATCHES}
         return _Document([task], batch, place=lambda _, at: decoding.written(at))
     else:
         wrong = ", ".join(sorted(ascii(key) for key in value)[:5]) or "nothing"

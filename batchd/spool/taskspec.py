@@ -22,6 +22,8 @@ Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 #: Long enough for any word, short enough to be a key of the ledger.
 TagName = Annotated[str, Field(pattern=r"^[^\x00]*$", min_length=1, max_length=200)]
 _INT32 = 1 << 31
+#: Of a batch's tasks, how many work at a time.
+Parallel = Annotated[int, Field(ge=1, lt=_INT32)]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -127,12 +129,15 @@ class BatchSpec(Defaults):
     """The tasks."""
     budget_usd: Amount | None = None
     """Caps the whole batch; 0: no cap."""
+    parallel: Parallel | None = None
+    """How many of its tasks work at a time, at most; default: as many as there are slots."""
 
 
 class BatchKeys(Defaults):
     """A batch apart from its tasks, which are validated one by one."""
 
     budget_usd: Amount | None = None
+    parallel: Parallel | None = None
 
 
 def schema() -> dict[str, Any]:

@@ -19,7 +19,9 @@ from batchd.store.rows import Member, Money, Prunable, Refused, Restored
 
 #: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
 TRIED = "tried"
-BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task"
+BATCH_COLUMNS = (
+    "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel"
+)
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
@@ -32,7 +34,7 @@ _QUEUED = (
 
 def to_batch(row: tuple[Any, ...]) -> Batch:
     """Return the record of a row of ``BATCH_COLUMNS``."""
-    name, claim, outbox, request, received_at, budget_usd, retry_of, first_task = row
+    name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel = row
     return Batch(
         name=name,
         claim=claim,
@@ -42,6 +44,7 @@ def to_batch(row: tuple[Any, ...]) -> Batch:
         budget_usd=budget_usd,
         retry_of=retry_of,
         first_task=first_task,
+        parallel=parallel,
     )
 
 

@@ -186,4 +186,8 @@ MIGRATIONS: tuple[str, ...] = (
         day TEXT NOT NULL                   -- as in 2026-12-11, UTC
     ) WITHOUT ROWID;
     """,
+    # How many of a batch's tasks work at a time; 0: as many as there are slots.
+    """
+    ALTER TABLE batches ADD COLUMN parallel INTEGER NOT NULL DEFAULT 0;
+    """,
 )

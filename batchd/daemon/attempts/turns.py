@@ -46,16 +46,18 @@ class Turns:
         self._try_alone()
         self._start_suspects()
         while self._attempts.free > 0 and (ref := trials.pick(alone=False)):
-            self._reserve(ref)
+            self._try(ref, alone=False)
         self._try_alone()  # no other one may be left
         free = self._attempts.free
         ready = queue.draw(max(0, free), self._governor.crowded)
-        begins = [ref for ref in ready if not self._lot.keeps(ref)]
-        for ref in begins:
-            self._reserve(ref)
+        begun = 0
+        for ref in ready:  # one after the other: whether one begins may hang on those before it
+            if not self._lot.keeps(ref):
+                self._reserve(ref)
+                begun += 1
         self._start_suspects()  # no better task may be left
         reopened = self._suspects.make_room()
-        kept = len(begins) < len(ready)  # others may be cheaper: 100,000 are looked at by and by
+        kept = begun < len(ready)  # others may be cheaper: 100,000 are looked at by and by
         if reopened or kept:
             self._loop.wake()
         elif free > 0 and not self._attempts.active:
@@ -63,7 +65,13 @@ class Turns:
 
     def _try_alone(self) -> None:
         while self._attempts.free_alone and (ref := self._lot.trials.pick(alone=True)):
-            self._reserve(ref, alone=True)
+            self._try(ref, alone=True)
+
+    def _try(self, ref: Ref, *, alone: bool) -> None:
+        if self._lot.concurrency.keeps(ref):
+            self._lot.trials.left(ref)
+        else:
+            self._reserve(ref, alone=alone)
 
     def _start_suspects(self) -> None:
         while ref := self._suspects.take():

@@ -195,6 +195,7 @@ class Rerun:
             request=old.request if data is not None else "request.json",
             received_at=time.time(),
             budget_usd=old.budget_usd,
+            parallel=old.parallel,
             retry_of=old.name,
         )
         return _Plan(batch, tasks, data if data is not None else _written(old, specs))
@@ -297,5 +298,6 @@ def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
         fallback_s = fields.pop("tier_fallback_s")
         fields["tier_fallback"] = "never" if fallback_s is None else fallback_s
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
-    budget = {"budget_usd": old.budget_usd} if old.budget_usd else {}
-    return msgspec.json.format(msgspec.json.encode({**budget, "tasks": specs}), indent=2)
+    whole = {"budget_usd": old.budget_usd, "parallel": old.parallel}
+    batch = {key: value for key, value in whole.items() if value}
+    return msgspec.json.format(msgspec.json.encode({**batch, "tasks": specs}), indent=2)

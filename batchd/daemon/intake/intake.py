@@ -90,7 +90,7 @@ class Intake:
                 )
                 return None
             return await self._batches.reject(batch, error.problems)
-        return await self._batches.add(with_budget(batch, parsed), parsed.tasks)
+        return await self._batches.add(as_asked(batch, parsed), parsed.tasks)
 
     async def _parsed(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a claimed file. Raises ``TaskFileError``."""
@@ -213,6 +213,6 @@ def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Bat
     )
 
 
-def with_budget(batch: Batch, parsed: taskfile.Parsed) -> Batch:
-    """Return the batch with what its file says of its budget."""
-    return replace(batch, budget_usd=parsed.budget_usd)
+def as_asked(batch: Batch, parsed: taskfile.Parsed) -> Batch:
+    """Return the batch with what its file says of it as a whole."""
+    return replace(batch, budget_usd=parsed.budget_usd, parallel=parsed.parallel)

@@ -14,6 +14,7 @@ from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.ends.batches import Batches
 from batchd.daemon.listener import Listener, Listeners
 from batchd.daemon.loop import Loop
+from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.register import Register
 from batchd.daemon.waits.roomless import Roomless
 from batchd.daemon.waits.shortage import Shortage
@@ -51,6 +52,8 @@ class ParkingLot(Listener):
     roomless: Roomless
     #: Who waits for the day's money.
     shortage: Shortage
+    #: Who waits for others of the same batch.
+    concurrency: Concurrency
     #: Reads the keys of providers again.
     _read_keys: Callable[[], None]
     #: Open batches whose money is spent.
@@ -126,7 +129,8 @@ class ParkingLot(Listener):
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if its first call could not be made; return whether that is so."""
-        return self.shortage.keeps(ref) or self.roomless.keeps(ref)
+        waits = (self.concurrency, self.shortage, self.roomless)
+        return any(each.keeps(ref) for each in waits)
 
     def task_parked(self, ref: Ref, park: Park | None) -> None:
         """Queue a task again that is parked. ``park``: what its call met."""
@@ -150,6 +154,7 @@ class ParkingLot(Listener):
         """Note that nobody works on a task any more: if it tried a provider, another one may."""
         if self.trials.left(ref):
             self._loop.wake()
+        self.concurrency.left(ref)
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Forget a task."""
