@@ -126,7 +126,10 @@ def _become(asked: dict[str, Any]) -> None:
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[1:1] = [path for path in more if path and path not in sys.path]
     time.tzset()
-    if asked["module"] in _POOLS or _POOLS & {*asked["arguments"]}:
+    arguments = {*asked["arguments"]}
+    if "run" in arguments and "--private" not in arguments:
+        os.register_at_fork(after_in_child=_Later())  # it forks its daemon off
+    elif asked["module"] in _POOLS or _POOLS & arguments:
         _keep_for_workers()
     _streams()
     sys.path[0] = asked["cwd"]
@@ -140,6 +143,21 @@ def _become(asked: dict[str, Any]) -> None:
         sys.excepthook(type(error), error, error.__traceback__)
         _end(-signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
     _end(0)
+
+
+class _Later:
+    """Does that in the first process that is forked."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def __call__(self) -> None:
+        if not self._done:
+            self._done = True
+            try:
+                _keep_for_workers()
+            except SystemExit as end:  # of a worker, which a hook of Python's would not let end
+                _end(end.code)
 
 
 def _keep_for_workers() -> None:

@@ -1,33 +1,24 @@
-"""``batchd run``: works on task files here and now, in a state of its own, without a daemon."""
+"""``batchd run``: has task files worked on here and now, by the daemon that is there or by one for them alone."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import dataclasses
-import os
-import queue
-import shlex
 import signal
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from batchd import config, log, sealing, trees
-from batchd.cli import common, ending, progress, trial
+from batchd import config, sealing
+from batchd.cli import common, ending, errand, private, trial
 from batchd.cli.submit import read_file
-from batchd.errors import NotPossibleError, StoreError, UsageError
+from batchd.errors import NotPossibleError, UsageError
 from batchd.observe import words
 from batchd.records import Task
 from batchd.spool import taskfile
 from batchd.store.reader import Reader
 
-#: What is said at the first Ctrl-C.
-_STOPPING = "Stopping: what is left is cancelled. Ctrl-C again ends it at once."
 #: What a task file is called, as far as anything is usual.
 _USUAL = "task.json"
 #: How many tasks a trial takes, where the user asks for one.
@@ -38,14 +29,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("files", nargs="*", metavar="FILE", help="task files; none: asks for one")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--serial", action="store_true", help="one task after another")
-    mode.add_argument("--processes", type=int, metavar="N", help="worker processes")
+    mode.add_argument("--serial", action="store_true", help="one task of a file after another")
+    mode.add_argument(
+        "--processes", type=int, metavar="N", help="worker processes, where no daemon runs"
+    )
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
+    parser.add_argument("--here", action="store_true", help="results in ./outbox")
+    parser.add_argument(
+        "--private", action="store_true", help="in a store of its own, which goes with its end"
+    )
     parser.add_argument("--json", action="store_true", help="no progress; the summaries, as JSON")
+    parser.epilog = (
+        "Where a daemon runs, it does the work. Else one is started that works on these files and "
+        "on nothing else. Ctrl-C asks whether to cancel what is left or to leave it running; what "
+        "is killed half-finished goes on with the next `batchd run` of the same file."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Work, show how it goes, end with the summaries."""
+    """Have it done, show how it goes, end with the summaries."""
     sealing.seal()
     settings = config.load(args.config)
     sealing.forget(settings.variables())
@@ -58,31 +60,61 @@ def run(args: argparse.Namespace) -> int:
         files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]
     files = [(Path(name).name, data) for name, data in files]
     # Every error now, before anything is paid, or made.
-    from batchd.daemon import visible  # noqa: PLC0415 (as below)
+    tasks = [t for n, d in files for t in taskfile.parse(d, n, settings).tasks]
+    if args.here:
+        here = str(Path("outbox").absolute())
+        settings = dataclasses.replace(
+            settings, paths=dataclasses.replace(settings.paths, outbox=here)
+        )
+    if args.private:
+        _refuse(settings, tasks)
+        return private.run(
+            settings, files, serial=args.serial, processes=args.processes, as_json=args.json
+        )
+    # As Ctrl-C, for who stops a program by its number.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return _have_done(args, settings, files, tasks)
 
-    visible.refuse(settings)
-    _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
-    # The parent of the run's own state: as private as that.
-    Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings = _private(settings, serial=args.serial, processes=args.processes)
-    # What tasks meet stands in the journal, and progress tells how they end: that is for people.
-    log.configure("error", settings.log.format, settings.log.file)
-    notes: queue.SimpleQueue[str] = queue.SimpleQueue()
-    try:
-        with _progress(settings, notes, quiet=args.json):
-            asyncio.run(_work(settings, files, lambda: notes.put(_STOPPING)))
-    except NotPossibleError:
-        _forget_unused(Path(settings.paths.state))
-        raise
-    except KeyboardInterrupt:
-        # Too early for the daemon to take it, or too late.
-        if _forget_unused(Path(settings.paths.state)):
-            raise
-    return _end(settings, len(files), as_json=args.json)
+
+def _have_done(
+    args: argparse.Namespace,
+    settings: config.Config,
+    files: Sequence[tuple[str, bytes]],
+    tasks: Sequence[Task],
+) -> int:
+    daemon = errand.running(settings)
+    if daemon is None:
+        _refuse(settings, tasks)
+        errand.refuse_paused(settings, {task.model for task in tasks})
+        daemon = errand.start(settings, processes=args.processes)
+    elif args.processes is not None:
+        raise UsageError(
+            f"--processes is for a daemon of its own, and process {daemon.pid} works here: "
+            "`batchd tune pool.processes=N` changes that one, or leave it out"
+        )
+    elif args.here and daemon.outbox != settings.paths.outbox:
+        raise UsageError(
+            f"--here is for a daemon of its own, and process {daemon.pid} works here: its results "
+            f"lie in {daemon.outbox or 'the outbox of its own configuration'}"
+        )
+    with daemon:
+        names = [daemon.hand_over(name, data, serial=args.serial) for name, data in files]
+        done = errand.follow(settings, daemon, names, quiet=args.json)
+    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+        rows = [reader.batch(name) for name in names]
+    if not done:
+        finished = sum(row.finished for row in rows)
+        whole = words.counted(sum(row.tasks for row in rows), "task")
+        print(f"{finished:,} of {whole} done. batchd status {' '.join(names)}", file=sys.stderr)
+        return 130
+    return ending.report(rows, as_json=args.json)
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     """Refuse what every task would end with: no key, no outbox. Raises ``NotPossibleError``."""
+    from batchd.daemon import visible  # noqa: PLC0415 (loads everything; a running daemon has looked)
+
+    visible.refuse(settings)
     models = {task.model for task in tasks}
     if settings.evaluation.judge_model and any(task.evaluator == "judge" for task in tasks):
         models.add(settings.evaluation.judge_model)
@@ -95,108 +127,7 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
             pass
     except OSError as error:
         raise NotPossibleError(f"the outbox {outbox} cannot be written: {error.strerror}") from None
-
-
-async def _work(
-    settings: config.Config,
-    files: Sequence[tuple[str, bytes]],
-    interrupted: Callable[[], None],
-) -> None:
-    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; not for wrong arguments)
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
-
-    # The run's state is gone when its reports are read.
-    reports = ReportMaker(orders=False)
-    await Daemon(settings, watch=False, finishers=[reports]).run_once(files, interrupted)
-
-
-def _private(settings: config.Config, *, serial: bool, processes: int | None) -> config.Config:
-    """Return the configuration of this run: a state of its own, and nothing is parked for long."""
-    pool = settings.pool
-    if serial:
-        pool = dataclasses.replace(pool, processes=1, agents_per_process=1)
-    elif processes is not None:
-        pool = dataclasses.replace(pool, processes=processes)
-    name = f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return dataclasses.replace(
-        settings,
-        paths=dataclasses.replace(settings.paths, state=str(Path(settings.paths.state, name))),
-        pool=pool,
-        governor=dataclasses.replace(settings.governor, max_parked_s=0.0),
-    )
-
-
-@contextlib.contextmanager
-def _progress(
-    settings: config.Config, notes: queue.SimpleQueue[str], *, quiet: bool
-) -> Iterator[None]:
-    """Show progress, and ``notes``, from a thread, while the daemon works in this one."""
-    over = threading.Event()
-
-    def watch() -> None:
-        # What is wrong with the store, the work itself will tell; and whoever read our output may have gone.
-        with contextlib.suppress(StoreError, BrokenPipeError):
-            reader = progress.open_reader(
-                common.store_path(Path(settings.paths.state)), over.is_set
-            )
-            if reader is not None:
-                with reader:
-                    progress.follow(
-                        reader,
-                        lambda r: r.batches()[::-1],
-                        lambda _: over.is_set(),
-                        notes=lambda: [notes.get() for _ in range(notes.qsize())],
-                    )
-
-    thread = threading.Thread(target=watch, name="progress")
-    if not quiet:
-        thread.start()
-    try:
-        yield
-    finally:
-        # The rest takes a moment: a Ctrl-C would end nothing by now, but what there is to say at the end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        over.set()
-        if not quiet:
-            thread.join()
-
-
-def _forget_unused(state: Path) -> bool:
-    """Remove a state in which no batch was stored, and say whether: the run ended before it began."""
-    store = common.store_path(state)
-    if store.exists():
-        with Reader(store) as reader:
-            if reader.batches(limit=1):
-                return False
-    _remove(state)
-    return True
-
-
-def _remove(state: Path) -> None:
-    """Remove the run's own state, as far as that goes."""
-    with contextlib.suppress(OSError):
-        trees.remove(state)
-
-
-def _end(settings: config.Config, files: int, *, as_json: bool) -> int:
-    state = Path(settings.paths.state)
-    with Reader(common.store_path(state)) as reader:
-        rows = reader.batches()[::-1]
-    if not rows:  # interrupted before anything was taken up
-        _remove(state)
-        return 130
-    if len(rows) < files or any(row.published_at is None for row in rows):
-        done = sum(row.finished for row in rows)
-        print(
-            f"Stopped: {done:,} of {words.counted(sum(r.tasks for r in rows), 'task')} done, results "
-            f"in {settings.paths.outbox}; the journal of the rest is kept in {state}.\n"
-            f"To go on with the rest: BATCHD_PATHS__STATE={shlex.quote(str(state))} batchd serve",
-            file=sys.stderr,
-        )
-        return 130
-    # All that counts lies in the outbox now.
-    _remove(state)
-    return ending.report(rows, as_json=as_json)
+    Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _ask(args: argparse.Namespace, settings: config.Config) -> None:

@@ -7,11 +7,13 @@ have their fields, ``coding`` their JSON. What is exported is what who asks need
 
 from __future__ import annotations
 
-from batchd.control.client import ask, request
+from batchd.control.client import Connection, ask, request
 from batchd.control.coding import fields
 from batchd.control.messages import (
     Cancel,
     Cancelled,
+    Detach,
+    Detached,
     Held,
     Pause,
     Paused,
@@ -25,6 +27,8 @@ from batchd.control.messages import (
     Retried,
     Retry,
     Run,
+    Submit,
+    Submitted,
     Tune,
     Tuned,
 )
@@ -33,6 +37,9 @@ from batchd.control.standing import Standing, Status, Trouble, Warned
 __all__ = [
     "Cancel",
     "Cancelled",
+    "Connection",
+    "Detach",
+    "Detached",
     "Held",
     "Pause",
     "Paused",
@@ -48,6 +55,8 @@ __all__ = [
     "Run",
     "Standing",
     "Status",
+    "Submit",
+    "Submitted",
     "Trouble",
     "Tune",
     "Tuned",

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -44,13 +44,59 @@ def ask(
     """
     verb, fields = coding.verb(type(message)), coding.fields(message)
     given = request(state, verb, timeout_s=timeout_s, heed=heed, waiting=waiting, **fields)
+    return _understood(state, message, given)
+
+
+def _understood(state: Path, message: Request[A], given: Mapping[str, Any]) -> A:
     try:
         return coding.answer(message, given)
     except msgspec.ValidationError as error:
+        verb = coding.verb(type(message))
         raise BatchdError(
             f"the daemon on {state} answers {verb} as batchd {__version__} does not understand ({error}): "
             "use the program of its version, or restart the daemon"
         ) from None
+
+
+class Connection:
+    """A connection that stays open: as long as it does, its giver is there. A context manager that closes itself."""
+
+    def __init__(self, state: Path, timeout_s: float = _TIMEOUT_S) -> None:
+        """Connect. Raises ``NoDaemonError``, ``NoAnswerError``."""
+        self._state = state
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        try:
+            with address(state) as where:
+                _connect(self._socket, where, timeout_s)
+        except (FileNotFoundError, ConnectionError):
+            self._socket.close()
+            raise NoDaemonError(f"no daemon runs on {state}") from None
+        except TimeoutError:
+            self._socket.close()
+            raise NoAnswerError(f"the daemon on {state} does not answer") from None
+        self._answers = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answers.close()
+        self._socket.close()
+
+    def ask(self, message: Request[A]) -> A:
+        """Ask; return the answer. Raises as the function ``ask`` does."""
+        fields = {"verb": coding.verb(type(message)), **coding.fields(message)}
+        try:
+            self._socket.sendall(json.dumps(fields).encode() + b"\n")
+            answer = self._answers.readline()
+        except TimeoutError:
+            raise NoAnswerError(f"the daemon on {self._state} does not answer") from None
+        except OSError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            raise NoDaemonError(f"the daemon on {self._state} has ended")
+        return _understood(self._state, message, _agreed(json.loads(answer)))
 
 
 def request(
@@ -77,9 +123,14 @@ def request(
         raise NoDaemonError(f"no daemon runs on {state}") from None
     except TimeoutError:
         raise NoAnswerError(f"the daemon on {state} does not answer") from None
-    version = answer.pop("batchd", "")
     if heed:
-        heed(version)
+        heed(answer.get("batchd", ""))
+    return _agreed(answer)
+
+
+def _agreed(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer's fields, unless it is a refusal."""
+    answer.pop("batchd", "")
     if not answer.pop("ok", False):
         kind = _REFUSALS.get(answer.get("exit_code", 2), BatchdError)
         raise kind(answer.get("error", "the daemon refused"))

@@ -15,12 +15,14 @@ import msgspec
 from batchd.control.messages import (
     A,
     Cancel,
+    Detach,
     Pause,
     Priority,
     Prune,
     Request,
     Resume,
     Retry,
+    Submit,
     Tune,
 )
 from batchd.control.standing import Status
@@ -30,6 +32,7 @@ from batchd.records import Scope
 _KINDS: tuple[type[Request[Any]], ...] = (
     *(Status, Cancel, Pause, Resume),
     *(Priority, Retry, Prune, Tune),
+    *(Submit, Detach),
 )
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[Request[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
@@ -44,6 +47,8 @@ _WANTED: Mapping[str, str] = {
     "failed": "failed is true or false",
     "model": "a model is text: PROVIDER/MODEL",
     "claim": "a claim is a ULID",
+    "batch": "a batch is text: its name",
+    "parallel": "parallel is a number of tasks, from 0 on",
     "older_than_days": "older_than_days is a number of days, from 0 on",
     "outbox": "outbox is true or false",
     "changes": "tune wants SECTION.KEY=VALUE",

@@ -125,6 +125,43 @@ class Priority(Request[Prioritised], frozen=True, kw_only=True):
     priority: int
 
 
+# submit, detach
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """Its batch is durable."""
+
+    #: Empty: the daemon ends just now, and another one is to be asked.
+    batch: str
+    #: Tasks; 0: the file was refused, and its folder in the outbox says why.
+    tasks: int
+
+
+class Submit(Request[Submitted], frozen=True, kw_only=True):
+    """Take a file up that lies claimed, or a batch that a ``run`` left half-finished: for a ``run``, which waits for its end.
+
+    One of the two is given. A daemon that works for ``run`` alone gives a batch up when who asked for it is gone.
+    """
+
+    #: The ULID of a file in the folder for claims.
+    claim: str = ""
+    batch: str = ""
+    #: So many of its tasks at a time, whatever the file says; 0: what that says.
+    parallel: int = 0
+
+
+class Detached(msgspec.Struct, frozen=True, kw_only=True):
+    """It goes on without those who asked for it."""
+
+    batch: str
+
+
+class Detach(Request[Detached], frozen=True, kw_only=True):
+    """Let a batch of a ``run`` go on where no one waits for it."""
+
+    batch: str
+
+
 # retry
 
 

@@ -115,6 +115,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     #: Whether it starts nothing any more.
     draining: bool
+    #: Whether it takes what is dropped into the inbox; one that works for `batchd run` alone does not.
+    watching: bool = True
     batches: Batches = Batches()
     tasks: Tasks
     #: Agents that can be at work at once; 0: it does not say.

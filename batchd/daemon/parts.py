@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,18 @@ from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
 from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
+from batchd.daemon.commands.submit import Submitting
 from batchd.daemon.commands.tune import Tuning
 from batchd.daemon.current import Current
 from batchd.daemon.ends.batches import Batches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
 from batchd.daemon.finisher import Finisher
+from batchd.daemon.intake.errands import Errands
+from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.names import Names
+from batchd.daemon.intake.parsers import Parsers
+from batchd.daemon.intake.restoring import Restoring
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
@@ -70,10 +74,8 @@ class Parts:
     outboxes: Outboxes
     troubles: Troubles
     governor: Governor
-    lessons: Lessons
     batches: Batches
     publisher: Publisher
-    scratch: Scratch
     lot: ParkingLot
     circuits: Circuits
     pool: Supervisor
@@ -82,25 +84,11 @@ class Parts:
     turns: Turns
     reloader: Reloader
     desk: FrontDesk
-    rerun: Rerun
+    intake: Intake
+    restoring: Restoring
+    errands: Errands
     commands: Commands
     retiring: Retiring
-
-    def restore(self, claimed: set[str]) -> None:
-        """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
-        # Of 100,000 queued tasks nothing is garbage: to look for it again and again takes half of the time.
-        gc.disable()
-        restored = self.store.restore()
-        self.lessons.restore()
-        torn = self.rerun.torn(restored.batches)
-        self.batches.restore(restored, claimed | {batch.claim for batch in torn})
-        self.publisher.restore(restored)
-        for batch in torn:
-            self.loop.spawn(self.rerun.bring_again(batch))
-        self.lot.restore(restored.parked, restored.given_back)
-        self.scratch.sweep(task.ref for task in restored.queued)
-        gc.freeze()
-        gc.enable()
 
 
 def joined(
@@ -110,7 +98,9 @@ def joined(
     listeners: Listeners,
     finishers: Sequence[Finisher],
     *,
+    parsers: Parsers,
     held: int,
+    watching: bool,
     agent: str,
     ends: Ends,
     reload: Callable[[], Config] | None,
@@ -118,7 +108,7 @@ def joined(
 ) -> Parts:
     """Return the parts, each made of those before it; nothing runs yet.
 
-    ``held``: the spool's lock, which workers hold too. ``agent``: what works on a task. ``ends``: who waits for what
+    ``held``: the spool's lock, which workers hold too. ``watching``: whether it takes what is dropped. ``agent``: what works on a task. ``ends``: who waits for what
     has ended. ``reload``: reads the configuration. ``shape``: of the pool.
     """
     # What all of them stand on.
@@ -148,6 +138,7 @@ def joined(
     )
     rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
     scratch = Scratch(loop, current)
+    intake = Intake(loop, current, store, outboxes, batches, parsers)
 
     # The pool, and attempts at tasks.
     settings = tuning.settings(config, endpoints)
@@ -203,7 +194,7 @@ def joined(
 
     # What people ask for.
     desk = FrontDesk(
-        loop, current, lifecycle, troubles, governor, batches, attempts, pool, retiring
+        loop, current, lifecycle, troubles, governor, batches, attempts, pool, retiring, watching
     )
     cancelling = Cancelling(lifecycle, store, writes, publisher, attempts, ends)
     rerun = Rerun(
@@ -217,6 +208,8 @@ def joined(
         names,
         cancelling.cancel_held,
     )
+    restoring = Restoring(loop, store, lessons, rerun, batches, publisher, lot, scratch)
+    errands = Errands(loop, lifecycle, batches, attempts)
     commands = Commands(
         writes,
         desk,
@@ -226,6 +219,7 @@ def joined(
         rerun,
         Pruning(store, writes, outboxes),
         Tuning(reloader),
+        Submitting(loop, current, store, batches, intake, restoring, errands),
     )
     return Parts(
         loop=loop,
@@ -236,10 +230,8 @@ def joined(
         outboxes=outboxes,
         troubles=troubles,
         governor=governor,
-        lessons=lessons,
         batches=batches,
         publisher=publisher,
-        scratch=scratch,
         lot=lot,
         circuits=circuits,
         pool=pool,
@@ -248,7 +240,9 @@ def joined(
         turns=turns,
         reloader=reloader,
         desk=desk,
-        rerun=rerun,
+        intake=intake,
+        restoring=restoring,
+        errands=errands,
         commands=commands,
         retiring=retiring,
     )

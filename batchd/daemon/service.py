@@ -23,7 +23,7 @@ from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
 from batchd.daemon.commands import Ends
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import strangers
-from batchd.daemon.intake.intake import Intake, as_asked, move_claimed, new_batch
+from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
 from batchd.daemon.intake.parsers import Parsers
 from batchd.daemon.listener import Listener, Listeners, Start
 from batchd.daemon.parts import joined
@@ -54,12 +54,14 @@ class Daemon:
         finishers: Sequence[Finisher] = (),
         watch: bool = True,
         work: bool = True,
+        errands: bool = False,
         reload: Callable[[], Config] | None = None,
         agent: str = "batchd.agent:run",
     ) -> None:
         """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration with.
 
-        ``work``: run tasks, and answer on the control socket; without it there is only ``command``.
+        ``work``: run tasks, and answer on the control socket; without it there is only ``command``. ``errands``: work on
+        what is handed over by ``submit`` on the socket, and on nothing else.
         ``agent``: what works on a task, ``module:function``.
         """
         self._config = config
@@ -68,6 +70,7 @@ class Daemon:
         self._finishers = finishers
         self._watch = watch
         self._work = work
+        self._errands = errands
         self._reload = reload
         self._agent = agent
         self._systemd = Notifier()
@@ -87,6 +90,20 @@ class Daemon:
         with self._signals():
             async with self:
                 await self._until_stopped()
+
+    async def run_errands(self, ready: Callable[[], None]) -> None:
+        """Work on what is handed over until that is done, or no one waits for it; ``ready``: called once it can be. As ``run``."""
+        with self._signals():
+            async with self:
+                ready()
+                over = asyncio.ensure_future(self._parts.errands.over())
+                stopping = asyncio.ensure_future(self._stopping.wait())
+                broken = self._parts.loop.broken
+                await _first(over, stopping, broken)
+                over.cancel()
+                stopping.cancel()
+                if broken.done():
+                    broken.result()
 
     async def run_once(
         self, files: Sequence[tuple[str, bytes]], interrupted: Callable[[], None] = lambda: None
@@ -200,13 +217,17 @@ class Daemon:
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
+        parsers = Parsers()
+        undo.push_async_callback(parsers.close)
         parts = self._parts = joined(
             config,
             store,
             disks,
             self._listeners,
             self._finishers,
+            parsers=parsers,
             held=held,
+            watching=self._watch,
             agent=self._agent,
             ends=self._ends,
             reload=self._reload,
@@ -224,7 +245,7 @@ class Daemon:
             )
         else:
             undo.push_async_callback(parts.loop.settle)
-            parts.restore(await move_claimed(config, store, parts.outboxes))
+            parts.restoring.all(await move_claimed(config, store, parts.outboxes))
 
     def _shape(self, config: Config) -> Shape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
@@ -240,23 +261,21 @@ class Daemon:
         if inbox is not None:
             await strangers.watch(loop, config, store, parts.outboxes, troubles)
             earlier = inbox.claimed()
-        parts.restore(earlier)
+        if self._errands:
+            parts.restoring.nothing()
+        else:
+            parts.restoring.all(earlier)
         await strangers.hold_published(parts.lifecycle, parts.outboxes, parts.batches, parts.lot)
         server = Server(state, parts.commands)
         undo.push_async_callback(server.stop)
         pool.start(parts.reports)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
-        parsers = Parsers()
-        undo.push_async_callback(parsers.close)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            intake = Intake(
-                loop, parts.current, store, parts.outboxes, parts.batches, inbox, parsers, earlier
-            )
-            loop.spawn(intake.run(), endless=True)
+            loop.spawn(parts.intake.run(inbox, earlier), endless=True)
             loop.spawn(parts.retiring.watch(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server, inbox):

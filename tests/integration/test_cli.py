@@ -100,7 +100,7 @@ def test_submit_each_makes_a_task_of_every_directory(spool: Any) -> None:
 
 
 def test_run_works_without_a_daemon(spool: Any) -> None:
-    """Lines tell what happens, the summary has the seed's figures, results lie in the outbox, nothing else is left."""
+    """Lines show what happens, the summary has the seed's figures, results lie in the outbox, and `status` knows it."""
     path = spool.write("two.json", [{"first_prompt": HOSTILE}, {"first_prompt": "y"}])
     done = spool.batchd("run", path)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def test_run_works_without_a_daemon(spool: Any) -> None:
     assert not set("\x1b\u202e") & set(done.stdout)
     assert max(map(len, done.stdout.splitlines())) <= 80 + len(str(spool.folder))
     assert spool.result("two", "summary")["counts"]["completed"] == 2
-    assert not list(spool.folder.glob(".batchd/*"))
+    assert "two    completed   2/2" in spool.batchd("status").stdout, "it stands in the books"
 
 
 def test_run_serial_and_a_trial(spool: Any) -> None:
@@ -251,10 +251,9 @@ def test_run_interrupted_ends_every_task(spool: Any) -> None:
         spool.eventually((spool.folder / "outbox/half/001.json").exists)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, errors) == (1, b"")
+    assert (process.returncode, errors) == (1, b"Stopping: what is left is cancelled.\n")
     assert spool.result("half", "summary")["counts"]["completed"] == 1
     assert spool.result("half", "002")["status"] == "cancelled"
-    assert not list(spool.folder.glob(".batchd/run-*"))
 
 
 def test_run_refuses_at_once_what_every_task_would_end_with(spool: Any) -> None:

@@ -39,6 +39,8 @@ class FrontDesk:
     _attempts: Attempts
     _pool: Supervisor
     _retiring: Retiring
+    #: Whether what is dropped is taken up.
+    _watching: bool
     _started_at: float = field(default_factory=time.time)
 
     async def status(self, _request: Status, _by: Giver) -> Standing:
@@ -50,6 +52,7 @@ class FrontDesk:
             version=__version__,
             started_at=self._started_at,
             draining=self._loop.closing,
+            watching=self._watching,
             batches=standing.Batches(open=len(self._batches)),
             tasks=standing.Tasks(
                 queued=self._lifecycle.waiting - given_back,

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from batchd.control import (
     Cancel,
+    Detach,
     Pause,
     Priority,
     Prune,
@@ -16,6 +17,7 @@ from batchd.control import (
     Resume,
     Retry,
     Status,
+    Submit,
     Tune,
     coding,
 )
@@ -28,6 +30,7 @@ from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
 from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
+from batchd.daemon.commands.submit import Submitting
 from batchd.daemon.commands.tune import Tuning
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
@@ -49,6 +52,7 @@ class Commands:
     _rerun: Rerun
     _pruning: Pruning
     _tuning: Tuning
+    _submitting: Submitting
     _handlers: Mapping[type[Request[Any]], _Handler] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +65,8 @@ class Commands:
             Retry: partial(self._if_ready, self._rerun.retry, urgent=False),
             Prune: self._pruning.prune,
             Tune: self._tuning.tune,
+            Submit: partial(self._if_ready, self._submitting.submit, urgent=False),
+            Detach: self._submitting.detach,
         }
 
     async def carry_out(self, request: Request[A], by: Giver) -> A:

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,7 @@ class Batches:
             known.moved = True
             self.look(name)
 
-    def restore(self, restored: Restored, claimed: set[str]) -> None:
+    def restore(self, restored: Restored, claimed: AbstractSet[str]) -> None:
         """Take up what the last daemon left; ``claimed``: the claims whose files are still to be moved."""
         for batch in restored.batches:
             known = self._open[batch.name] = Open(batch)

@@ -44,28 +44,35 @@ class Intake:
     _store: Store
     _outboxes: Outboxes
     _batches: Batches
-    _inbox: Inbox
     _parsers: Parsers
     #: The claims that an earlier daemon left.
-    _earlier: AbstractSet[str]
+    _earlier: AbstractSet[str] = frozenset()
     _free: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _AT_ONCE))
     #: By outbox: files that wait to be moved there; the future holds whether that worked.
     _moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = field(default_factory=dict)
 
-    async def run(self) -> None:
-        """Take up claims until the inbox stops."""
-        async for claim in self._inbox.claims():
+    async def run(self, inbox: Inbox, earlier: AbstractSet[str]) -> None:
+        """Take up what an inbox claims until it stops; ``earlier``: the claims that an earlier daemon left."""
+        self._earlier = earlier
+        async for claim in inbox.claims():
             await self._free.acquire()
             self._loop.spawn(self._take(claim))
 
     async def _take(self, claim: Claim) -> None:
         try:
-            batch = self._store.claimed(claim.ulid) or await self._stored(claim)
+            batch = await self.stored(claim)
         finally:
             # Its outbox may take nothing for months, and other files go to another.
             self._free.release()
-        if batch is None:
-            return
+        if batch is not None:
+            await self.bring(claim, batch)
+
+    async def stored(self, claim: Claim, parallel: int = 0) -> Batch | None:
+        """Store what a claimed file asks for, unless it is stored; None where it has vanished. ``parallel``: as in ``Submit``."""
+        return self._store.claimed(claim.ulid) or await self._stored(claim, parallel)
+
+    async def bring(self, claim: Claim, batch: Batch) -> None:
+        """Move a claimed file into the folder of its batch."""
         if self._batches.get(batch.name) is None:
             # It is published, and perhaps collected: nothing more is to appear there.
             await self._outboxes.on_disk(
@@ -76,8 +83,7 @@ class Intake:
             await self._outboxes.on_disk(lambda: move(claim.path, batch), batch=batch)
         self._batches.moved(batch.name)
 
-    async def _stored(self, claim: Claim) -> Batch | None:
-        """Store what a file asks for; None where it has vanished."""
+    async def _stored(self, claim: Claim, parallel: int) -> Batch | None:
         config = self._current.config
         batch = new_batch(claim.ulid, claim.name, config.paths.outbox, claim.received_at)
         try:
@@ -90,6 +96,8 @@ class Intake:
                 )
                 return None
             return await self._batches.reject(batch, error.problems)
+        if parallel:
+            parsed = replace(parsed, parallel=parallel)
         return await self._batches.add(as_asked(batch, parsed), parsed.tasks)
 
     async def _parsed(self, claim: Claim) -> taskfile.Parsed:

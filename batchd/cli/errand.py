@@ -1,0 +1,322 @@
+"""The daemon that does the work of a ``run``: the one that is there, or one that is started for it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Self
+
+from batchd import config, control, log
+from batchd.cli import common, progress
+from batchd.errors import (
+    BatchdError,
+    NoDaemonError,
+    NotPossibleError,
+    StoreError,
+    UsageError,
+)
+from batchd.records import Cause, Scope
+from batchd.spool import claims, outbox
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+#: How long another one may take to come up, or to end.
+_PATIENCE_S = 60.0
+_LOOK_S = 0.05
+#: The time between two looks whether it is still there.
+_ALIVE_S = 1.0
+
+
+class Daemon:
+    """A daemon, and the connection that shows it that somebody waits. A context manager that closes it."""
+
+    def __init__(
+        self, settings: config.Config, connection: control.Connection, *, started: bool
+    ) -> None:
+        """``started``: it was started for this ``run``, and what an earlier one left may be in the store."""
+        self._settings = settings
+        self._state = Path(settings.paths.state)
+        self._connection = connection
+        self._started = started
+        standing = connection.ask(control.Status())
+        self.pid = standing.pid
+        #: Whether it works for ``run`` alone.
+        self.passing = not standing.watching
+        #: Where its results go; empty: it does not say.
+        self.outbox = settings.paths.outbox if started else ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.__exit__()
+
+    def hand_over(self, name: str, data: bytes, *, serial: bool) -> str:
+        """Have a file worked on, or go on with what an earlier ``run`` of it has left; return its batch's name."""
+        wanted = self._left(name, data) if self._started else None
+        if wanted is not None:
+            print(f"{name}: going on with what an earlier run of it has left.", file=sys.stderr)
+            return self._submit(wanted)
+        claim = claims.hand_over(self._state, name, data)
+        try:
+            return self._submit(control.Submit(claim=claim.ulid, parallel=int(serial)))
+        except BatchdError:
+            claim.path.unlink(missing_ok=True)
+            raise
+
+    def _submit(self, wanted: control.Submit) -> str:
+        """Have it taken up; by another daemon where this one ends just now."""
+        while not (batch := self._connection.ask(wanted).batch):
+            self._connection.__exit__()
+            time.sleep(_LOOK_S)
+            self._connection = _connected(self._settings, processes=None)[0]
+        return batch
+
+    def _left(self, name: str, data: bytes) -> control.Submit | None:
+        """Return what a ``run`` of the same file left half-finished; None: nothing."""
+        lying = {c.ulid: c for c in claims.lying(Path(self._settings.paths.inbox), self._state)[0]}
+        base = outbox.batch_name(name)
+        with Reader(common.store_path(self._state)) as reader:
+            for row in reader.batches():
+                batch = row.batch
+                if row.published_at is not None or not re.fullmatch(
+                    rf"{re.escape(base)}(-\d+)?", batch.name
+                ):
+                    continue
+                claimed = lying.get(batch.claim)
+                file = claimed.path if claimed else Path(batch.folder, batch.request)
+                if _holds(file, data):
+                    return control.Submit(batch=batch.name)
+        for claim in lying.values():
+            if claim.name == name and _holds(claim.path, data):
+                return control.Submit(claim=claim.ulid)
+        return None
+
+    def detach(self, names: Sequence[str]) -> None:
+        """Let batches go on where no one waits for them."""
+        for name in names:
+            self._connection.ask(control.Detach(batch=name))
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """End what is left of batches."""
+        for name in names:
+            with contextlib.suppress(UsageError):  # it has ended meanwhile
+                control.ask(
+                    self._state, control.Cancel(target=name, message="the run was interrupted")
+                )
+
+    def alive(self) -> bool:
+        """Return whether it is still there."""
+        try:
+            self._connection.ask(control.Status())
+        except NoDaemonError:
+            return False
+        return True
+
+
+def running(settings: config.Config) -> Daemon | None:
+    """Return the daemon that works on the spool; None: there is none."""
+    state = Path(settings.paths.state)
+    try:
+        return Daemon(settings, control.Connection(state), started=False)
+    except NoDaemonError:
+        return None
+    except PermissionError:
+        raise NotPossibleError(
+            f"the spool of {state} is another user's: `batchd submit --wait FILE` drops the file there"
+        ) from None
+
+
+def start(settings: config.Config, *, processes: int | None) -> Daemon:
+    """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for."""
+    connection, started = _connected(settings, processes=processes)
+    return Daemon(settings, connection, started=started)
+
+
+def _connected(
+    settings: config.Config, *, processes: int | None
+) -> tuple[control.Connection, bool]:
+    """Return a connection, and whether the daemon was started for it."""
+    state, deadline = Path(settings.paths.state), time.monotonic() + _PATIENCE_S
+    started = False
+    while True:
+        try:
+            return control.Connection(state), started
+        except NoDaemonError:
+            if time.monotonic() > deadline:
+                raise
+        # Others may start at the same time: who holds the lock comes up, or ends.
+        if _locked(state):
+            time.sleep(_LOOK_S)
+        else:
+            started = _begun(settings, processes)
+
+
+def _locked(state: Path) -> bool:
+    """Return whether somebody holds the spool's lock at this moment."""
+    descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _begun(settings: config.Config, processes: int | None) -> bool:
+    """Fork a daemon off and wait until it is up; return False where another one was faster. Raises why it cannot start."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    # A fork, and no program of its own: all that it needs of the environment is here, and nowhere else any more.
+    if os.fork() == 0:
+        os.close(reading)
+        _serve(settings, processes, writing)
+    os.close(writing)
+    with open(reading, "rb") as said:  # noqa: PTH123 (a descriptor)
+        line = said.readline()
+    if not line:
+        raise NotPossibleError(
+            "the daemon for this run ended before it was up; see its error above"
+        )
+    word = json.loads(line)
+    if word.get("locked"):
+        return False
+    if "error" in word:
+        kind = UsageError if word["exit_code"] == UsageError.exit_code else NotPossibleError
+        raise kind(word["error"])
+    return True
+
+
+def _serve(settings: config.Config, processes: int | None, writing: int) -> None:
+    """Be a daemon that works for ``run`` alone; never return."""
+    from batchd.daemon import Daemon as Served  # noqa: PLC0415 (loads everything; who waits needs none of it)
+    from batchd.daemon import run as run_daemon  # noqa: PLC0415 (as above)
+    from batchd.errors import SpoolLockedError  # noqa: PLC0415 (as above)
+    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+
+    code = 0
+    try:
+        # Ctrl-C is for who waits: it asks what is to become of this.
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        os.dup2(nothing, 1)
+        log.configure("error", settings.log.format, settings.log.file)
+        daemon = Served(
+            _passing(settings, processes), watch=False, errands=True, finishers=[ReportMaker()]
+        )
+        run_daemon(daemon.run_errands(lambda: _say(writing, {})))
+    except SpoolLockedError:
+        _say(writing, {"locked": True})
+    except BatchdError as error:
+        code = error.exit_code
+        _say(writing, {"error": str(error), "exit_code": code})
+        print(f"batchd: {log.escape(str(error))}", file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _say(descriptor: int, word: dict[str, object]) -> None:
+    """Say one thing to who waits, and nothing after it."""
+    with contextlib.suppress(OSError):  # it is said already, or no one waits
+        os.write(descriptor, json.dumps(word).encode() + b"\n")
+        os.close(descriptor)
+
+
+def _passing(settings: config.Config, processes: int | None) -> config.Config:
+    """Return the configuration of a daemon that somebody waits for: nothing is parked for long."""
+    pool = settings.pool
+    if processes is not None:
+        pool = dataclasses.replace(pool, processes=processes)
+    governor = dataclasses.replace(settings.governor, max_parked_s=0.0)
+    return dataclasses.replace(settings, pool=pool, governor=governor)
+
+
+def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
+    """Refuse to wait for what people have paused. Raises ``NotPossibleError``."""
+    store = common.store_path(Path(settings.paths.state))
+    if not store.exists():
+        return
+    names = {*models, *(model.partition("/")[0] for model in models)}
+    with Reader(store) as reader:
+        paused = [p for p in reader.parked() if p.cause is Cause.PAUSED]
+    for parking in paused:
+        if parking.scope is Scope.ALL or (parking.scope.asked and parking.name in names):
+            what = parking.name or "everything"
+            option = f" --{parking.scope} {parking.name}" if parking.name else ""
+            raise NotPossibleError(f"{what} is paused ({parking.message}): batchd resume{option}")
+
+
+def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, quiet: bool) -> bool:
+    """Show how batches go until they have ended; return False where somebody left them, or the daemon ended."""
+    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+
+        def find(reader: Reader) -> list[BatchRow]:
+            return [reader.batch(name) for name in names]
+
+        ended = _ended(daemon)
+        while True:
+            try:
+                progress.follow(reader, find, ended, quiet=quiet)
+            except KeyboardInterrupt:
+                left = [row.batch.name for row in find(reader) if row.published_at is None]
+                if left and not _goes_on(daemon, left):
+                    return False
+            else:
+                return all(row.published_at is not None for row in find(reader))
+
+
+def _ended(daemon: Daemon) -> Callable[[Sequence[BatchRow]], bool]:
+    """Return what says of batches that there is nothing to wait for any more."""
+    asked = time.monotonic()
+
+    def ended(rows: Sequence[BatchRow]) -> bool:
+        nonlocal asked
+        if all(row.published_at is not None for row in rows):
+            return True
+        if time.monotonic() - asked < _ALIVE_S:
+            return False
+        asked = time.monotonic()
+        return not daemon.alive()
+
+    return ended
+
+
+def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
+    """Ask what is to become of what is left, where somebody can answer; return whether it is still waited for."""
+    answer = "c"
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        try:
+            answer = input("\nCancel what is left (c), leave it running (l), or wait on (Enter)? ")
+        except EOFError:
+            answer = "l"
+    match answer.strip().lower()[:1]:
+        case "c":
+            print("Stopping: what is left is cancelled.", file=sys.stderr)
+            daemon.cancel(names)
+        case "l":
+            daemon.detach(names)
+            print(
+                f"It goes on: batchd status {' '.join(names)}; batchd cancel ends it.",
+                file=sys.stderr,
+            )
+            return False
+    return True
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    with contextlib.suppress(OSError, StoreError):
+        return file.stat().st_size == len(data) and file.read_bytes() == data
+    return False

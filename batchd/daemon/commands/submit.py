@@ -1,0 +1,73 @@
+"""``submit`` and ``detach``: what ``batchd run`` has a daemon work on, and whether that goes on without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd.control import Detach, Detached, Submit, Submitted
+from batchd.control.giver import Giver
+from batchd.daemon.current import Current
+from batchd.daemon.ends.batches import Batches
+from batchd.daemon.intake.errands import Errands
+from batchd.daemon.intake.intake import Intake
+from batchd.daemon.intake.restoring import Restoring
+from batchd.daemon.loop import Loop
+from batchd.errors import UsageError
+from batchd.records import Batch
+from batchd.spool import claims
+from batchd.store import Store
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Submitting:
+    """Takes up what a ``run`` hands over."""
+
+    _loop: Loop
+    _current: Current
+    _store: Store
+    _batches: Batches
+    _intake: Intake
+    _restoring: Restoring
+    _errands: Errands
+
+    async def submit(self, request: Submit, by: Giver) -> Submitted:
+        """Take up a claimed file, or a batch that is half-finished; answer once it is durable."""
+        if bool(request.claim) == bool(request.batch):
+            raise UsageError("it needs a claim, or a batch")
+        if self._errands.ended:
+            return Submitted(batch="", tasks=0)
+        with self._errands.expected():
+            if request.batch:
+                batch = self._store.batch(request.batch)
+                self._go_on(batch)
+            else:
+                batch = await self._claimed(request)
+            self._errands.add(batch.name, by)
+        return Submitted(batch=batch.name, tasks=len(self._store.tasks(batch.name)))
+
+    async def detach(self, request: Detach, _by: Giver) -> Detached:
+        """Let a batch go on without those who asked for it."""
+        self._errands.detach(self._store.batch(request.batch).name)
+        return Detached(batch=request.batch)
+
+    async def _claimed(self, request: Submit) -> Batch:
+        state = Path(self._current.config.paths.state)
+        claim = claims.find(state, request.claim)
+        if known := self._store.claimed(request.claim):
+            self._go_on(known)
+            return known
+        if claim is None:
+            raise UsageError(f"no file lies claimed under {request.claim!a}")
+        batch = await self._intake.stored(claim, request.parallel)
+        if batch is None:
+            raise UsageError(f"{claim.name} was taken away before it was read")
+        self._loop.spawn(self._intake.bring(claim, batch))
+        return batch
+
+    def _go_on(self, batch: Batch) -> None:
+        """Take a batch up that is stored, unless it is worked on or published."""
+        claim = claims.find(Path(self._current.config.paths.state), batch.claim)
+        self._restoring.one(batch.name, {claim.ulid} if claim else set())
+        if claim:
+            self._loop.spawn(self._intake.bring(claim, batch))
