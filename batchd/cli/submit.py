@@ -118,14 +118,14 @@ def _prompted(args: argparse.Namespace) -> bytes:
 
 
 def _alive(state: Path, *, heed: bool = False) -> bool:
-    """Return whether a daemon runs; ``heed``: tell where it is of another version."""
+    """Return whether a daemon takes what is dropped; ``heed``: say where it is of another version."""
     try:
         answer = control.ask(state, control.Status())
     except NoDaemonError:
         return False
     if heed:
         common.complain(versions.differs(answer.version))
-    return True
+    return answer.watching  # one that works for a `run` takes no files
 
 
 def _newest(state: Path) -> str:

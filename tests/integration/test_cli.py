@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import random
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +17,7 @@ import jsonschema
 import pytest
 import warm
 from patience import PATIENCE_S
+from terminal import on_a_terminal
 
 pytestmark = pytest.mark.in_turns
 
@@ -143,26 +141,6 @@ def test_run_ends_with_1_when_a_task_fails(spool: Any) -> None:
     assert "✗" in done.stdout
     assert spool.result("mixed", "001")["status"] == "completed"
     assert spool.result("mixed", "002")["status"] == "error"
-
-
-def on_a_terminal(
-    spool: Any, *arguments: str, answers: tuple[tuple[str, str], ...]
-) -> tuple[int, str]:
-    """Run a command on a terminal of its own; give each answer when its question shows."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(spool.folder)
-        os.execv(sys.executable, spool.command(*arguments))
-    seen, waiting, deadline = "", list(answers), time.monotonic() + PATIENCE_S
-    with contextlib.suppress(OSError):  # a terminal whose other side is gone
-        while time.monotonic() < deadline:
-            if select.select([terminal], [], [], 1)[0]:
-                seen += os.read(terminal, 65536).decode("utf-8", "replace")
-            if waiting and waiting[0][0] in seen:
-                os.write(terminal, waiting.pop(0)[1].encode())
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), seen
 
 
 def test_run_called_bare_asks(spool: Any) -> None:

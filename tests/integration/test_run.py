@@ -1,0 +1,243 @@
+"""``batchd run``: one set of books with the daemon, beside one, after one, and many at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm
+from patience import PATIENCE_S
+from terminal import on_a_terminal
+
+from batchd import control
+from batchd.errors import NoDaemonError
+from batchd.store.reader import Reader
+
+
+def results(spool: Any, batch: str) -> list[str]:
+    """Return how the tasks of a batch have ended, in order."""
+    folder = spool.folder / "outbox" / batch
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    return [json.loads(line)["status"] for line in lines]
+
+
+def no_daemon(spool: Any) -> bool:
+    """Return whether no daemon is at work on the spool any more."""
+    try:
+        control.request(spool.folder / ".batchd", "status")
+    except NoDaemonError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def begun(spool: Any, *arguments: str | Path, text: str) -> Iterator[warm.Popen]:
+    """Run a command, and go on once it has printed ``text``."""
+    with warm.Popen(
+        spool.command("run", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=spool.environment,
+        cwd=spool.folder,
+    ) as process:
+        assert process.stdout is not None
+        seen = b""
+        while text.encode() not in seen:
+            line = process.stdout.readline()
+            assert line, seen
+            seen += line
+        yield process
+
+
+def test_every_command_knows_what_was_run(spool: Any) -> None:
+    """`status`, `logs`, `cost`, `report` and `retry` ask the store that `run` worked in; its daemon is gone by then."""
+    path = spool.write("games.json", [{"first_prompt": "x"}, {"first_prompt": "y"}])
+    assert spool.batchd("run", path, "--json").returncode == 0
+    spool.eventually(lambda: no_daemon(spool))
+    assert "games  completed   2/2" in spool.batchd("status").stdout
+    assert "completed" in spool.batchd("logs", "games/001").stdout
+    assert "games" in spool.batchd("cost", "--by", "batch").stdout
+    assert spool.batchd("report", "games").returncode == 0
+    assert "games-2" in spool.batchd("retry", "games").stdout
+    assert spool.batchd("prune", "--older-than", "0").returncode == 0
+
+
+def test_a_run_beside_a_daemon_is_its_batch(spool: Any) -> None:
+    """The daemon works on it, `run` shows its end; `--processes` is refused with the reason, and nothing is dropped."""
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    with spool.serving() as daemon:
+        refused = spool.batchd("run", path, "--processes", "3")
+        assert refused.returncode == 2
+        assert f"process {daemon.pid} works here" in refused.stderr
+        assert "batchd tune pool.processes=N" in refused.stderr
+        done = spool.batchd("run", path)
+        assert done.returncode == 0, done.stderr
+        assert "games: 1 of 1 task completed" in done.stdout
+        answer = control.request(spool.folder / ".batchd", "status")
+        assert (answer["pid"], answer["batches"]["open"]) == (daemon.pid, 0)
+    assert results(spool, "games") == ["completed"]
+
+
+def test_what_a_stopped_daemon_left_queued_stays_queued(spool: Any) -> None:
+    """A `run` works on its own file and on nothing else, dropped or queued; the daemon then finds the rest as it was."""
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        spool.batchd("submit", spool.write("queued.json", [{"first_prompt": "q"}]))
+        store = spool.folder / ".batchd/batchd.db"
+        spool.eventually(lambda: [r for r in _rows(store) if r.batch.name == "queued"])
+        assert spool.batchd("resume", "--all").returncode in {0, 3}
+        spool.batchd("pause", "--batch", "queued")
+    spool.batchd("submit", spool.write("dropped.json", [{"first_prompt": "d"}]))
+    done = spool.batchd("run", spool.write("mine.json", [{"first_prompt": "m"}]))
+    assert done.returncode == 0, done.stderr
+    spool.eventually(lambda: no_daemon(spool))
+    assert {r.batch.name: r.finished for r in _rows(store)} == {"queued": 0, "mine": 1}
+    assert (spool.folder / "inbox/dropped.json").exists()
+    with spool.serving():
+        spool.batchd("resume", "--batch", "queued")
+        for name in ("queued", "dropped"):
+            spool.eventually((spool.folder / f"outbox/{name}/summary.json").exists)
+    assert results(spool, "queued") == results(spool, "dropped") == ["completed"]
+
+
+def _rows(store: Path) -> list[Any]:
+    with Reader(store) as reader:
+        return list(reader.batches())
+
+
+def test_what_is_paused_is_not_waited_for(spool: Any) -> None:
+    """A `run` of what people have paused is refused with the command that lets it go on."""
+    with spool.serving():
+        spool.batchd("pause", "--provider", "standin", "--message", "moving house")
+    refused = spool.batchd("run", spool.write("games.json", [{"first_prompt": "x"}]))
+    assert refused.returncode == 3
+    assert "standin is paused (moving house): batchd resume --provider standin" in refused.stderr
+    assert not (spool.folder / "outbox/games").exists()
+
+
+@pytest.mark.parametrize("killed", ["run", "daemon"])
+def test_a_run_that_was_killed_goes_on_with_the_next(spool: Any, killed: str) -> None:
+    """Whether its terminal or its daemon dies: the next `run` of the file has each task once, and nothing paid twice."""
+    tasks = [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/hang"}]
+    path = spool.write("half.json", tasks)
+    with begun(spool, path, text="001 completed") as process:
+        pid = control.request(spool.folder / ".batchd", "status")["pid"]
+        assert pid != process.pid
+        if killed == "run":
+            process.kill()
+        else:
+            subprocess.run(["kill", "-KILL", str(pid)], check=True)
+            _, errors = process.communicate(timeout=PATIENCE_S)
+            assert (process.returncode, errors) == (130, b"1 of 2 tasks done. batchd status half\n")
+    spool.eventually(lambda: no_daemon(spool))
+    before = spool.result("half", "001")
+    with begun(spool, path, text="002 starts") as process:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert b"half.json: going on with what an earlier run of it has left." in errors
+    assert spool.result("half", "001") == before
+    assert results(spool, "half") == ["completed", "cancelled"]
+    assert not (spool.folder / "outbox/half-2").exists()
+
+
+def test_a_daemon_takes_up_what_a_killed_run_left(spool: Any) -> None:
+    """`serve` finishes it as any other batch."""
+    path = spool.write("half.json", [{"first_prompt": "x"}, {"first_prompt": "hang 3 s"}])
+    with begun(spool, path, text="starts") as process:
+        process.kill()
+    spool.eventually(lambda: no_daemon(spool))
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/half/summary.json").exists)
+    assert results(spool, "half") == ["completed", "completed"]
+
+
+def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
+    """Each has its own batch and its own end, whoever starts the daemon; none is lost, none runs twice."""
+    paths = [spool.write(f"b{i}.json", [{"first_prompt": "x"}]) for i in range(20)]
+    same = [spool.write("same.json", [{"first_prompt": "y"}])] * 3
+    runs = [
+        warm.Popen(
+            spool.command("run", path, "--json"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=spool.environment,
+        )
+        for path in [*paths, *same]
+    ]
+    for run in runs:
+        with run:
+            out, errors = run.communicate(timeout=PATIENCE_S)
+            assert (run.returncode, errors) == (0, b"")
+            assert json.loads(out)[0]["counts"]["completed"] == 1
+    rows = {
+        row.batch.name: (row.tasks, row.completed)
+        for row in _rows(spool.folder / ".batchd/batchd.db")
+    }
+    names = {f"b{i}" for i in range(20)} | {"same", "same-2", "same-3"}
+    assert rows == dict.fromkeys(names, (1, 1))
+
+
+def test_serial_is_the_batchs_own_limit(spool: Any) -> None:
+    """`--serial` beside a daemon with many slots has one task of the file at work at a time."""
+    path = spool.write("row.json", [{"first_prompt": str(i)} for i in range(4)])
+    with spool.serving():
+        assert spool.batchd("run", path, "--serial").returncode == 0
+    with Reader(spool.folder / ".batchd/batchd.db") as reader:
+        assert reader.batch("row").batch.parallel == 1
+        spans = sorted((t.started_at, t.finished_at) for t in reader.tasks("row"))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+def test_results_here(spool: Any, tmp_path: Path) -> None:
+    """`--here` has them in ./outbox, whatever the configuration says, and in the same books."""
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    assert spool.batchd("run", path, "--here", cwd=place).returncode == 0
+    assert (place / "outbox/games/summary.json").exists()
+    assert "games  completed   1/1" in spool.batchd("status").stdout
+
+
+def test_a_file_waits_while_only_a_run_is_at_work(spool: Any) -> None:
+    """`submit` beside a `run` says that no daemon takes it yet; `submit --wait` drops nothing."""
+    path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
+    other = spool.write("other.json", [{"first_prompt": "x"}])
+    with begun(spool, path, text="001 starts") as process:
+        done = spool.batchd("submit", other)
+        assert done.returncode == 0
+        assert "the file waits until `batchd serve` starts" in done.stderr
+        waiting = spool.batchd("submit", "--wait", other)
+        assert waiting.returncode == 3
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+    assert results(spool, "half") == ["cancelled"]
+    assert [path.name for path in (spool.folder / "inbox").iterdir()] == ["other.json"]
+
+
+@pytest.mark.parametrize("answer", ["l", "c"])
+def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
+    """Left running, it goes on without its terminal; cancelled, it ends with a result for each task."""
+    spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
+    question = "wait on (Enter)?"
+    answers = (("001 starts", "\x03"), (question, f"{answer}\n"))
+    code, seen = on_a_terminal(spool, "run", "half.json", answers=answers)
+    if answer == "l":
+        assert code == 130, seen
+        assert "It goes on: batchd status half" in seen
+        assert "running" in spool.batchd("status", "half").stdout
+        assert spool.batchd("cancel", "half").returncode == 0
+        spool.eventually((spool.folder / "outbox/half/summary.json").exists)
+        spool.eventually(lambda: no_daemon(spool))
+        assert results(spool, "half") == ["cancelled"]
+    elif answer == "c":
+        assert code == 1, seen
+        assert results(spool, "half") == ["cancelled"]
