@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd import config, control
-from batchd.cli import common, ending, progress
+from batchd.cli import common, ending, progress, trial
 from batchd.errors import NoDaemonError, StoreError, UsageError
 from batchd.log import escape
 from batchd.observe import versions, words
@@ -38,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="PROVIDER/MODEL", help="with --prompt")
     parser.add_argument("--check", metavar="COMMAND", help="with --prompt: exit 0 says it is done")
+    parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
     parser.add_argument("--name", help="the batch's name (else the file's)")
     parser.add_argument("--wait", action="store_true", help="show progress, end with the summary")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -47,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
     """Check, drop, and wait if asked to."""
     settings = config.load(args.config)
     filename, data = _given(args, settings)
+    if args.first is not None:
+        if args.first < 1:
+            raise UsageError("--first wants a number from 1 on")
+        data = trial.cut(filename, data, args.first, settings)
     tasks = taskfile.parse(data, filename, settings).tasks
     state = Path(settings.paths.state)
     alive = _alive(state, heed=True)

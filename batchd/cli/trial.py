@@ -1,4 +1,4 @@
-"""A trial: the first tasks of a file, for ``batchd run --first N``."""
+"""A trial: the first tasks of a file, for ``run --first N`` and ``submit --first N``."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def test_a_run_that_is_stopped_twice_says_where_it_stands_and_how_to_go_on(spool
         "games.json", [{"first_prompt": f"{spool.folder} {i}", **slow} for i in "ab"]
     )
     with subprocess.Popen(
-        spool.command("run", path),
+        spool.command("run", "--private", path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=spool.environment,
@@ -276,7 +276,7 @@ def test_a_run_keeps_its_summary_whenever_it_is_interrupted_again(spool: Any) ->
     path = spool.write("games.json", [{"first_prompt": f"{spool.folder}", **HANGS}])
     for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
         with subprocess.Popen(
-            spool.command("run", path),
+            spool.command("run", "--private", path),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=spool.environment,

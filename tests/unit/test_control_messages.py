@@ -133,7 +133,7 @@ _HELD_JSON = (
 )
 
 _STANDING = (
-    '{"pid": 4711, "version": "0.1.0", "started_at": 1.5, "draining": false, "batches": {"open": 1}, '
+    '{"pid": 4711, "version": "0.1.0", "started_at": 1.5, "draining": false, "watching": true, "batches": {"open": 1}, '
     '"tasks": {"queued": 5, "parked": 1, "running": 2, "waiting": 3}, "slots": 8, '
     '"providers": {"openai": {"under_way": 1, "waiting": 2, "paused_s": 0.0, "rpm": 0, "tpm": 0.0, '
     '"concurrent": 8}}, "day": {"limit_usd": 20.0, "spent_usd": 0.5, "reserved_usd": 0.25}, '
@@ -268,13 +268,15 @@ def test_an_answer_that_is_none_is_refused() -> None:
 
 
 def test_a_command_its_request_and_its_module_have_one_name() -> None:
-    """Of the command line as of the socket and the daemon; what is paused goes on in the same module."""
+    """Of the command line as of the socket and the daemon; what is paused goes on in the same module, as does what is detached."""
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
-        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune")
+        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
+        *("submit", "detach"),
     }
+    shared = {"resume": "pause", "detach": "submit"}
     for verb in coding.REQUESTS:
-        assert (package / "cli" / f"{verb}.py").exists()
-        module = "pause" if verb == "resume" else verb
+        module = shared.get(verb, verb)
+        assert (package / "cli" / f"{module}.py").exists()
         text = (package / "daemon" / "commands" / f"{module}.py").read_text("utf-8")
         assert f"async def {verb}(" in text
