@@ -12,6 +12,7 @@ from batchd.control.coding import fields
 from batchd.control.messages import (
     Cancel,
     Cancelled,
+    EndedBefore,
     Held,
     Pause,
     Paused,
@@ -33,6 +34,7 @@ from batchd.control.standing import Standing, Status, Trouble, Warned
 __all__ = [
     "Cancel",
     "Cancelled",
+    "EndedBefore",
     "Held",
     "Pause",
     "Paused",

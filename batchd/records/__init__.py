@@ -45,6 +45,7 @@ from batchd.records.money import (
     dearest,
     dollars,
 )
+from batchd.records.outcomes import Outcome, outcome
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
 from batchd.records.ratelimits import Metered, RateLimit
@@ -104,6 +105,7 @@ __all__ = [
     "ModelSetup",
     "Name",
     "Network",
+    "Outcome",
     "Parking",
     "Price",
     "Purpose",
@@ -131,5 +133,6 @@ __all__ = [
     "cache_share",
     "dearest",
     "dollars",
+    "outcome",
     "summed",
 ]
