@@ -45,7 +45,7 @@ from batchd.records.money import (
     dearest,
     dollars,
 )
-from batchd.records.outcomes import Outcome, outcome
+from batchd.records.outcomes import BatchStatus, Outcome, outcome
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
 from batchd.records.ratelimits import Metered, RateLimit
@@ -82,6 +82,7 @@ __all__ = [
     "AskedEffort",
     "Backend",
     "Batch",
+    "BatchStatus",
     "Cause",
     "CheckIn",
     "Cost",

@@ -9,6 +9,8 @@ from batchd.records.tasks import Status
 
 #: ``completed``: all of it. ``cancelled``: an order ended what had not completed; no limit and no error did. ``failed``: all else.
 Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
+#: How a batch stands: its outcome once it has ended; ``rejected``: its file was refused.
+BatchStatus: TypeAlias = Outcome | Literal["rejected", "running", "parked", "queued"]
 
 
 def outcome(counts: Mapping[Status, int]) -> Outcome:

@@ -185,6 +185,11 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
         at.until_finished("games")
         at.until_finished("other")
         assert at.result("games", "summary")["counts"]["cancelled"] == 4
+        assert at.result("games", "summary")["status"] == "cancelled"
+        assert {b["name"]: b["status"] for b in at.told("status")["batches"]} == {
+            "games": "cancelled",
+            "other": "cancelled",
+        }
         assert at.order("cancel", "games/a") == "games/a had ended already, as cancelled\n"
         assert at.order("cancel", "games") == "games had ended already: 4 cancelled\n"
         assert "no batch nope" in at.order("cancel", "nope", code=2)
