@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import sockets
+import warm
 from loglines import logged
 from patience import PATIENCE_S
 
@@ -151,6 +152,40 @@ def finished(at: Control, *batches: str) -> None:
     with at.spool.serving():
         for batch in batches:
             at.until_finished(batch)
+
+
+# wait
+
+
+def test_wait_ends_with_its_batches(at: Control) -> None:
+    """It stays until all have ended, tells what comes, and ends with summaries and exit code; without a daemon, of what has ended alone."""
+    at.drop("slow", [{"id": "a"}, {"id": "b", **SLOW}])
+    at.drop("bad", [{**FAILS}])
+    at.drop("wrong", [{"modle": "x"}])
+    with at.spool.serving():
+        at.until_finished("bad")
+        at.until_finished("wrong")
+        at.until(lambda: sorted(at.statuses("slow").values()) == ["completed", "running"])
+        assert "slow/a is a task" in at.order("wait", "slow/a", code=2)
+        assert "no batch nope" in at.order("wait", "slow", "nope", code=2)
+        waiting = at.spool.command("wait", "bad", "slow")
+        environ = at.spool.environment
+        with warm.Popen(waiting, stdout=subprocess.PIPE, text=True, env=environ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().endswith("] slow: 2 tasks, 1 of them ended\n")
+            at.order("cancel", "slow")
+            said = process.stdout.read()
+        assert process.returncode == 1
+        assert "○ b cancelled (user)" in said
+        assert "a completed" not in said.partition("bad: 0 of 1 task completed")[0]
+        assert "slow was cancelled: 1 of 2 tasks completed" in said
+        at.drop("good", [{**HANGS}])
+        at.until_running("good", 1)
+    assert "good has not ended: start `batchd serve`" in at.order("wait", "bad", "good", code=3)
+    done = at.spool.batchd("wait", "slow", "bad", "slow", "--json")
+    assert [s["batch"] for s in json.loads(done.stdout)] == ["slow", "bad"]
+    assert done.returncode == 1
+    assert at.spool.batchd("wait", "wrong").returncode == 2
 
 
 # cancel
