@@ -562,13 +562,31 @@ def test_the_schema_describes_what_is_taken(spool: Config) -> None:
         [{"first_prompt": "x", "limits": {"max_calls": 3}}],
         {"first_prompt": "x"},
         {"budget_usd": 3, "tasks": [{"id": "a", "first_prompt": "x", "after": []}]},
+        {"$schema": "./task.schema.json", "first_prompt": "x", "budget_usd": 3},
+        {"$schema": "https://example.org/task.json", "tasks": [{"first_prompt": "x"}]},
     ):
         assert validator.is_valid(good)
         assert _tasks(good, spool)
-    assert not validator.is_valid([{"first_promt": "x"}])
-    for model in ("BatchSpec", "TaskSpec", "Limits"):
+    for bad in ([{"first_promt": "x"}], [{"$schema": "x", "first_prompt": "x"}]):
+        assert not validator.is_valid(bad)
+        assert _problems(bad, spool)
+    for model in ("BatchSpec", "TaskSpec", "Alone", "Limits"):
         for key, value in schema["$defs"][model]["properties"].items():
             assert value.get("description") or "$ref" in str(value), key
+
+
+def test_the_schema_that_an_editor_goes_by_is_no_key_of_tasks(spool: Config) -> None:
+    """`$schema` stands at the top of an object, of each line of a .jsonl; it changes nothing. An address is text."""
+    plain = _tasks({"tasks": [{"first_prompt": "x"}]}, spool)
+    assert _tasks({"$schema": "task.json", "tasks": [{"first_prompt": "x"}]}, spool) == plain
+    assert _tasks({"$schema": None, "first_prompt": "x"}, spool) == plain
+    lines = b'{"$schema": "task.json", "first_prompt": "x"}\n{"first_prompt": "y"}'
+    assert [task.first_prompt for task in _tasks(lines, spool, "x.jsonl")] == ["x", "y"]
+    why = "it must be the address of a schema"
+    assert _problems({"$schema": 5, "first_prompt": "x"}, spool) == {"['$schema']": why}
+    assert _problems(b'{"$schema": [], "first_prompt": "x"}', spool, "x.jsonl") == {
+        "line 1, ['$schema']": why
+    }
 
 
 def test_limits_of_the_file_are_those_of_the_records() -> None:
