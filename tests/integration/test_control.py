@@ -838,6 +838,8 @@ def test_every_section_that_can_be_tuned_takes_effect(at: Control) -> None:
         at.order("tune", *(f"{k}={v}" for k, v in changes.items()))
         site = at.folder.parent / f"{at.folder.name}-site"
         site.mkdir()
+        if os.getuid() == 0:
+            os.chown(site, 65534, 65534)
         at.drop("ok", [{"network": True, "dir": str(site)}, {"model": "standin/500"}])
         at.until(lambda: at.statuses("ok"))
         with at.reader() as reader:

@@ -24,12 +24,19 @@ def spool(tmp_path: Path) -> Config:
     """A configuration with a workspace that is clear of the spool."""
     for name in ("work/site", "more/deep", "inbox", "outbox", "keys"):
         (tmp_path / name).mkdir(parents=True)
+    _give_away(tmp_path / "inbox")
     (tmp_path / "config.toml").write_text(
         '[workspace]\nroot = "work"\nallow = ["more"]\n[limits]\nmax_calls = 50\n'
         "[limits.ceiling]\nmax_calls = 200\nmax_tokens = 1000\n"
         '[providers.openai]\napi_key_file = "keys/openai"\n'
     )
     return config.load(tmp_path / "config.toml", {})
+
+
+def _give_away(path: Path) -> None:
+    """Have a folder belong to an ordinary user, whoever runs this."""
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
 
 
 def _problems(data: Any, spool: Config, name: str = "x.json") -> dict[str, str]:
@@ -487,6 +494,7 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     # With the workspace around everything, the spool itself still is nobody's.
     spool = replace(spool, workspace=config.sections.Workspace(root=str(tmp_path)))
     (tmp_path / ".batchd").mkdir()
+    _give_away(tmp_path / ".batchd")
     (tmp_path / "keys/openai").write_text("sk")
     assert real("work") == str(work)
     assert refused(".") == f"{tmp_path} holds the inbox folder"
@@ -497,6 +505,23 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     assert "holds" in refused(str(tmp_path.parent)) or outside in refused(str(tmp_path.parent))
     spool = replace(spool, file=str(work / "site/config.toml"))
     assert refused("work/site") == f"{work}/site holds the configuration"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have folders belong to others")
+def test_a_directory_of_roots_where_batchd_is_root(spool: Config, tmp_path: Path) -> None:
+    """No command runs there: it is refused with the fix. Where batchd is somebody else, or other tasks come before, it is not."""
+    state, task = tmp_path / ".batchd", {"first_prompt": "x", "dir": "site"}
+    assert _tasks(task, spool)  # the inbox is another user's
+    state.mkdir()
+    site = tmp_path / "work/site"
+    why = f"{site} belongs to root, and commands never run as root: chown -R nobody {site}"
+    assert _problems(task, spool) == {"dir": why}
+    assert _tasks([{"first_prompt": "x"}, {**task, "after": ["001"]}], spool)
+    _give_away(site)
+    assert _tasks(task, spool)
+    os.chown(site, 0, 0)
+    _give_away(state)
+    assert _tasks(task, spool)
 
 
 def test_a_directory_that_another_task_makes(spool: Config) -> None:
