@@ -654,6 +654,24 @@ def test_prune_shows_first_and_takes_only_what_has_finished(
     finished(at, "games-2")
 
 
+def test_a_report_after_prune_lies_where_the_batch_was(at: Control) -> None:
+    """Its folder is made again, what is gone is said, and the next prune takes it away; without an outbox it wants a file."""
+    at.drop("games", [{}, {}])
+    finished(at, "games")
+    assert at.told("prune", "--outbox", "--yes")["folders"] == 1
+    page = at.folder / "outbox/games/report.html"
+    done = at.spool.batchd("report", "games")
+    assert (done.returncode, done.stdout.startswith(f"{page}: 2 tasks")) == (0, True)
+    assert "prompts, answers and transcripts are missing" in done.stderr
+    assert "prompts, answers and transcripts are missing" in page.read_text()
+    assert not (at.folder / "report.html").exists()
+    answer = at.told("prune", "--outbox", "--yes")
+    assert (answer["folders"], answer["problems"], page.parent.exists()) == (1, [], False)
+    (at.folder / "outbox").rmdir()
+    assert "outbox, where games was, is gone: name a file" in at.order("report", "games", code=3)
+    at.order("report", "games", "-o", "games.html")
+
+
 def test_prune_takes_folders_away_whatever_agents_made_of_them(at: Control, tmp_path: Path) -> None:
     """Deep trees, folders without permissions, links and odd names go; what they point at stays. Names stay taken."""
     at.drop("games", [{}])
