@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
     # The parent of the run's own state: as private as that.
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = _private(settings, serial=args.serial, processes=args.processes)
-    # What tasks meet stands in the journal, and progress tells how they end: that is for people.
-    log.configure("error", settings.log.format, settings.log.file)
+    # What tasks meet stands in the journal, and progress tells how they end: that is for people, unless they want all.
+    level: log.LogLevel = "debug" if settings.log.level == "debug" else "error"
+    log.configure(level, settings.log.format, settings.log.file)
     notes: queue.SimpleQueue[str] = queue.SimpleQueue()
     try:
         with _progress(settings, notes, quiet=args.json):
