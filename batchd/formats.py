@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -203,8 +203,8 @@ class SummaryV1:
 
     schema: str
     batch: str
-    #: ``finished`` or ``rejected``.
-    status: str
+    #: ``cancelled``: orders ended all that had not completed. ``finished``: any other end. ``rejected``: the file was refused.
+    status: Literal["finished", "cancelled", "rejected"]
     request: str
     retry_of: str | None = None
     received_at: str

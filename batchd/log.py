@@ -17,6 +17,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -45,11 +46,19 @@ class Action(enum.StrEnum):
     #: Somebody gave an order: its ``verb``, who (``uid``, ``pid``), with what, and what came of it.
     COMMAND_DONE = "command_done"
     COMMAND_REFUSED = "command_refused"
+    #: At the level debug: somebody asked something that changes nothing.
+    QUESTION_ANSWERED = "question_answered"
     BATCH_RECEIVED = "batch_received"
     BATCH_REJECTED = "batch_rejected"
     BATCH_FINISHED = "batch_finished"
     TASK_STARTED = "task_started"
     ROUND_STARTED = "round_started"
+    #: At the level debug: what the agent does next, its ``step`` and ``detail``.
+    STEP_STARTED = "step_started"
+    #: At the level debug: a call asks for its turn and its money, and gets them, after ``waited_s``, or does not.
+    PERMIT_ASKED = "permit_asked"
+    PERMIT_GRANTED = "permit_granted"
+    PERMIT_DENIED = "permit_denied"
     MODEL_CALLED = "model_called"
     MODEL_FAILED = "model_failed"
     #: A provider's count of tokens is more than its call can have come to: what was set aside is booked.
@@ -127,6 +136,21 @@ _LONGEST = 20_000
 _hidden = Masker()
 
 
+@dataclass(slots=True)
+class _Depth:
+    """How much is written."""
+
+    debug: bool = False
+
+
+_depth = _Depth()
+
+
+def detailed() -> bool:
+    """Return whether lines of the level debug are written: else whoever has one need not make it."""
+    return _depth.debug
+
+
 def hide(secrets: Iterable[str]) -> None:
     """Leave these texts out of every line from now on."""
     _hidden.learn(secrets)
@@ -171,6 +195,7 @@ def configure(
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
 
+    _depth.debug = level == "debug"
     stderr = _to_stderr(format)
     sinks: list[Callable[[dict[str, Any]], None]] = [partial(_loud, stderr) if quiet else stderr]
     if file:

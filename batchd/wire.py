@@ -50,6 +50,8 @@ class Settings:
     agents_per_process: int = 1
     #: Seconds between two heartbeats.
     heartbeat_s: float = 2.0
+    #: Whether each step is to be said at once, for the log, and not the last one of those within an instant.
+    each_step: bool = False
 
     def secrets(self) -> Iterator[str]:
         """Yield what nobody but the providers may see."""

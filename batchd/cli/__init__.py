@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "watch the inbox and work on what is dropped, until stopped",
     "run": "work on task files here and now, without a daemon",
     "submit": "check a task file and drop it into the inbox",
+    "wait": "stay until batches have ended, and end with their summaries",
     "status": "show batches, the tasks of one, or one task",
     "top": "show how things stand, live, and step in with a key",
     "logs": "show what tasks did, step by step",

@@ -6,18 +6,19 @@ import argparse
 from collections.abc import Sequence
 
 from batchd.cli import controlling
-from batchd.control import Cancel, Cancelled
+from batchd.control import Cancel, Cancelled, EndedBefore
 from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = "What has ended already stays as it is, and is named; exit code 0 if anything is cancelled, or all of it was"
     controlling.targets(parser)
     parser.add_argument("-m", "--message", default="", help="why; stands in the results")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Have them ended, and say how many there were."""
+    """Have them ended, and say how many there were, and what had ended before."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, Cancel(target=given, message=args.message))
     return controlling.tell(answer, lines(given, answer), json=args.json)
@@ -25,5 +26,20 @@ def run(args: argparse.Namespace) -> int:
 
 def lines(given: Sequence[str], answer: Cancelled) -> list[str]:
     """Return what the answer says."""
+    before = {each.target for each in answer.ended}
+    names = [name for name in given if name not in before]
     count = words.counted(answer.cancelled, "task")
-    return [f"{words.listed(given)}: {count} cancelled"]
+    return [
+        *([f"{words.listed(names)}: {count} cancelled"] if names else ()),
+        *map(_over, answer.ended),
+    ]
+
+
+def _over(ended: EndedBefore) -> str:
+    """Return how a target ended before there was an order."""
+    if not ended.counts:
+        return f"{ended.target} was refused when it came: it has no tasks"
+    if "/" in ended.target:
+        return f"{ended.target} had ended already, as {' '.join(ended.counts)}"
+    counts = ", ".join(f"{count:,} {status}" for status, count in ended.counts.items())
+    return f"{ended.target} had ended already: {counts}"

@@ -212,7 +212,7 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         os.dup2(nothing, 1)
-        log.configure("error", settings.log.format, settings.log.file)
+        log.configure(level(settings), settings.log.format, settings.log.file)
         daemon = Served(
             _passing(settings, processes), watch=False, errands=True, finishers=[ReportMaker()]
         )
@@ -242,6 +242,11 @@ def _passing(settings: config.Config, processes: int | None) -> config.Config:
         pool = dataclasses.replace(pool, processes=processes)
     governor = dataclasses.replace(settings.governor, max_parked_s=0.0)
     return dataclasses.replace(settings, pool=pool, governor=governor)
+
+
+def level(settings: config.Config) -> log.LogLevel:
+    """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
+    return "debug" if settings.log.level == "debug" else "error"
 
 
 def refuse_paused(settings: config.Config, models: Collection[str]) -> None:

@@ -1,6 +1,6 @@
 """Live progress: polls the store, tells what changed, and on a terminal keeps a picture of what runs.
 
-One implementation for ``run``, ``submit --wait`` and ``demo``: whoever works on the tasks, the
+One implementation for ``run``, ``submit --wait``, ``wait`` and ``demo``: whoever works on the tasks, the
 store tells how far they are.
 """
 
@@ -34,6 +34,8 @@ class Watch:
 
     reader: Reader
     find: Callable[[Reader], list[BatchRow]]
+    #: The tasks that end before the first look are counted alone.
+    late: bool = False
     _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
     _batches: dict[str, BatchRow] = field(default_factory=dict)
     _prompts: dict[Ref, str] = field(default_factory=dict)
@@ -48,7 +50,11 @@ class Watch:
             before = self._batches.get(batch.batch.name)
             self._batches[batch.batch.name] = batch
             if before is None:
-                news.append(_received(batch))
+                news.append(_received(batch, late=self.late))
+                if self.late:
+                    ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
+                    self._told |= {t.ref: (t.status, t.round) for t in ended}
+                    continue
             if before is None or batch.finished != before.finished:
                 # Only now are the rows of tasks that ended worth their reading.
                 ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
@@ -76,10 +82,11 @@ class Watch:
         return [clipped(line, _WIDTH - 11) for line in lines]
 
 
-def _received(row: BatchRow) -> str:
+def _received(row: BatchRow, *, late: bool) -> str:
     if row.problems:
         return f"{row.batch.name} was rejected: {counted(len(row.problems), 'error')} in the file"
-    return f"{row.batch.name}: {counted(row.tasks, 'task')}"
+    done = f", {row.finished:,} of them ended" if late and row.finished else ""
+    return f"{row.batch.name}: {counted(row.tasks, 'task')}{done}"
 
 
 def _ended(task: TaskRow) -> str:
@@ -110,12 +117,14 @@ def follow(
     *,
     quiet: bool = False,
     notes: Callable[[], Iterable[str]] = tuple,
+    late: bool = False,
 ) -> None:
     """Show what ``find`` finds until ``ended`` says of it that it is over; ``quiet``: wait only.
 
-    ``notes``: what else there is to tell since it was called last.
+    ``notes``: what else there is to tell since it was called last. ``late``: tasks that have ended by now are counted,
+    and not told one by one.
     """
-    watch = Watch(reader, find)
+    watch = Watch(reader, find, late)
     with Silence() if quiet else screen() as shown:
         while True:
             begun = time.monotonic()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batchd import config
 from batchd.cli import common
+from batchd.errors import NotPossibleError
 from batchd.log import escape
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
@@ -43,9 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(reader: Reader, batches: list[BatchRow], args: argparse.Namespace) -> int:
-    from batchd.report import job, making  # noqa: PLC0415 (as above)
+    from batchd.report import gathering, job, making  # noqa: PLC0415 (as above)
 
     target = _target(batches, args.output)
+    for batch in batches:
+        common.complain(gathering.missing(batch))
     beside = target.parent if target else Path.cwd()
     style = job.style(config.load(args.config))
     data = making.make(reader, batches, beside.absolute(), style)
@@ -70,13 +73,18 @@ def _about(batches: list[BatchRow]) -> str:
 
 
 def _target(batches: list[BatchRow], given: str | None) -> Path | None:
-    """Return where the page goes; None: standard output."""
+    """Return where the page goes; None: standard output. Raises ``NotPossibleError`` where its batch's outbox is gone."""
     if given:
         return None if given == "-" else Path(given)
-    folder = Path(batches[0].batch.folder)
-    if len(batches) == 1 and batches[0].published_at is not None and folder.is_dir():
-        return folder / "report.html"
-    return Path("report.html")
+    (first, *others) = batches
+    if others or first.published_at is None:
+        return Path("report.html")
+    # Its folder may have been pruned, or collected: it is made again then.
+    if not Path(first.batch.outbox).is_dir():
+        raise NotPossibleError(
+            f"{first.batch.outbox}, where {first.batch.name} was, is gone: name a file with -o FILE"
+        )
+    return Path(first.batch.folder, "report.html")
 
 
 def _csv(reader: Reader, batches: list[BatchRow], given: str | None) -> int:

@@ -110,7 +110,7 @@ def _batch_table(rows: list[BatchRow]) -> list[str]:
     cells = [
         (
             r.batch.name,
-            batch_status(r),
+            r.status,
             f"{r.finished:,}/{r.tasks:,}",
             f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
             f"{r.input_tokens + r.output_tokens:,}",
@@ -133,17 +133,6 @@ def spent(row: BatchRow | TaskRow) -> str:
         f"≤{money(row.unsettled_usd)}" if row.unsettled_usd else f"{row.unsettled_calls} unsettled"
     )
     return f"{cost} (+{most})"
-
-
-def batch_status(row: BatchRow) -> str:
-    """Return a batch's state in one word."""
-    if row.problems:
-        return "rejected"
-    if row.finished == row.tasks:
-        return "completed" if row.completed == row.tasks else "failed"
-    if row.running:
-        return "running"
-    return "parked" if row.parked and not row.queued else "queued"
 
 
 def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: bool) -> int:
@@ -253,7 +242,7 @@ def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
     fields = dataclasses.asdict(row)
     fields |= {"cache_share": row.cache_share, "cache_saved": row.cache_saved}
     if isinstance(row, BatchRow):
-        fields |= {**fields.pop("batch"), "status": batch_status(row)}
+        fields |= {**fields.pop("batch"), "status": row.status}
     else:
         del fields["ref"]
         fields |= {"batch": row.ref.batch, "task": row.ref.task}

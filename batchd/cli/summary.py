@@ -21,8 +21,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["status"] == "rejected":
         head = f"{name} was rejected: {counted(len(summary['errors']), 'error')} in the file"
         return [coloured(head, "rejected"), *(f"  {_problem(e)}" for e in summary["errors"])]
+    cancelled = " was cancelled" if summary["status"] == "cancelled" else ""
     head = (
-        f"{name}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
+        f"{name}{cancelled}: {summary['counts']['completed']:,} of {counted(summary['total'], 'task')} "
         f"completed in {duration(summary['wall_s'])}"
     )
     return [head, "", *_figures(summary), "", *_tasks(summary["tasks"]), *_cautions(summary)]

@@ -88,6 +88,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
     for place, model in models.items():
         if why := model_problem(model, config):
             yield place, why
+    yield from _homeless(config)
     yield from _tierless(config)
     for name, provider in config.providers.items():
         if not _address(provider.base_url):
@@ -116,6 +117,20 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 and (key > other or folder != outer)
             ):
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
+
+
+def _homeless(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    """Find tables of models without a provider: what they set would hold for no call. What costs are compared with needs none."""
+    called = (config.agent.model, config.evaluation.judge_model)
+    for name in config.models:
+        provider, slash, own = name.partition("/")
+        if (provider and own) or name in config.cost.compare:
+            continue
+        own = own if slash else name
+        house = next((m for m in called if m.endswith(f"/{own}")), called[0]).partition("/")[0]
+        fix = f'[models."{house}/{own or "MODEL"}"]; what costs are compared with stands in [cost] compare'
+        why = "it is not provider/model, so that it is of no model that is called"
+        yield ("models", name), Problem("", why, fix)
 
 
 def _tierless(config: Sections) -> Iterator[tuple[Place, Problem]]:

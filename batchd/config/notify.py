@@ -42,7 +42,7 @@ class Receiver(Section):
     on: tuple[Told, ...] = get_args(Told)
     """Of what; left out: of all there is."""
     max_per_minute: Annotated[int, Ge(1), Le(1000)] = 10
-    """Messages in any minute; what exceeds it is told together in one."""
+    """Messages in any minute; what exceeds it comes in one, and to a command one by one, later."""
     timeout_s: Annotated[float, Gt(0), Le(600)] = 30.0
     """What one try may take."""
     give_up_s: Amount = 86_400.0

@@ -26,11 +26,21 @@ class Request(msgspec.Struct, Generic[A], frozen=True):
 # cancel
 
 
+class EndedBefore(msgspec.Struct, frozen=True, kw_only=True):
+    """A target of which nothing was left to end when the order came."""
+
+    #: ``BATCH`` or ``BATCH/TASK``.
+    target: str
+    #: How many of its tasks ended in each final status; none: the file was refused.
+    counts: Mapping[str, int]
+
+
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     """Their ends are durable."""
 
     #: Tasks; those left out ended by themselves before the order reached them.
     cancelled: int
+    ended: tuple[EndedBefore, ...] = ()
 
 
 class Cancel(Request[Cancelled], frozen=True, kw_only=True):

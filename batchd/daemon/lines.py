@@ -20,8 +20,9 @@ from batchd.events import (
     TaskStarted,
     ToolRan,
 )
-from batchd.log import Action, get_logger
+from batchd.log import Action, detailed, get_logger
 from batchd.records import STANDARD, FailureKind, Purpose, Reason, Ref, Usage
+from batchd.wire import Ask
 
 #: What a line quotes of a command, an answer or a verdict, in characters.
 _QUOTED = 200
@@ -43,13 +44,31 @@ class TaskLog:
         self._model = model
         #: Whether a round's beginning is still to be told.
         self._between_rounds = True
+        #: When the last call was granted.
+        self._called_at = 0.0
+
+    def step(self, step: str, detail: str) -> None:
+        """Write what the task does next, where details are wanted."""
+        if detailed():
+            self._log.debug(Action.STEP_STARTED, step=step, detail=_quote(detail))
+
+    def asks(self, ask: Ask, tier: str, *, again: bool) -> None:
+        """Write that a call wants its permit, where details are wanted; ``again``: the try before failed."""
+        if detailed():
+            fields: dict[str, Any] = {
+                "purpose": ask.purpose.value,
+                "gen_ai.request.model": ask.model,
+                "input_tokens": ask.input_tokens,
+                "max_output_tokens": ask.max_output_tokens,
+                "service_tier": tier,
+                "again": again,
+            }
+            self._log.debug(Action.PERMIT_ASKED, **fields)
 
     def event(self, event: Event) -> None:
         """Write what a committed event tells, if it tells anything."""
         if isinstance(event, CallStarted):
-            if self._between_rounds and event.purpose is Purpose.AGENT:
-                self._log.info(Action.ROUND_STARTED)
-                self._between_rounds = False
+            self._begins(event)
             return
         if isinstance(event, RoundEvaluated) and event.final:
             self._between_rounds = True
@@ -58,6 +77,10 @@ class TaskLog:
         if line is not None:
             if line.action in {Action.MODEL_CALLED, Action.MODEL_FAILED}:
                 line.fields["gen_ai.request.model"] = self._model
+            if isinstance(event, CallFailed):
+                line.fields["seconds"] = round(
+                    max(0.0, event.at - (self._called_at or event.at)), 3
+                )
             getattr(self._log, line.level)(line.action, **line.fields)
         if isinstance(event, CallAnswered):
             self._doubts(event)
@@ -65,6 +88,15 @@ class TaskLog:
             self._log.warning(Action.NETWORK_REFUSED, hosts=list(event.refused))
         if isinstance(event, ToolRan | RoundEvaluated) and event.excess:
             self._log.warning(Action.LIMIT_PASSED, message=event.excess)
+
+    def _begins(self, event: CallStarted) -> None:
+        """Write that a round begins, if one does, and the permit where details are wanted."""
+        if self._between_rounds and event.purpose is Purpose.AGENT:
+            self._log.info(Action.ROUND_STARTED)
+            self._between_rounds = False
+        self._called_at = event.at
+        if detailed():
+            self._log.debug(Action.PERMIT_GRANTED, **_granted(event))
 
     def _doubts(self, event: CallAnswered) -> None:
         """Write what is odd about an answer."""
@@ -132,9 +164,20 @@ def _failed(event: CallFailed) -> Line:
     return Line("warning", Action.RATE_LIMITED if limited else Action.MODEL_FAILED, fields)
 
 
-def _denied(event: CallDenied) -> Line | None:
-    if event.reason is not Reason.BUDGET:
-        return None  # the task's end tells it
+def _granted(event: CallStarted) -> dict[str, Any]:
+    return {
+        "purpose": event.purpose.value,
+        "waited_s": round(event.waited_s, 3),
+        "reserved_usd": event.reserved_usd,
+        "reserved_tokens": event.reserved_tokens,
+        "service_tier": event.tier,
+    }
+
+
+def _denied(event: CallDenied) -> Line:
+    if event.reason is not Reason.BUDGET:  # the task's end says it too
+        fields = {"reason": event.reason.value, "message": _quote(event.error.message)}
+        return Line("debug", Action.PERMIT_DENIED, fields)
     return Line("warning", Action.BUDGET_REACHED, {"message": event.error.message})
 
 
@@ -149,7 +192,13 @@ def _tool_ran(event: ToolRan) -> Line:
 
 def _evaluated(event: RoundEvaluated) -> Line:
     verdict = event.evaluation
-    fields = {"by": verdict.by, "done": verdict.done, "feedback": _quote(verdict.feedback)}
+    fields: dict[str, Any] = {
+        "by": verdict.by,
+        "done": verdict.done,
+        "feedback": _quote(verdict.feedback),
+    }
+    if event.seconds:
+        fields["seconds"] = round(event.seconds, 3)
     return Line("info", Action.ROUND_EVALUATED, fields)
 
 

@@ -43,4 +43,5 @@ def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.Settings:
         sandbox=config.sandbox_policy(),
         agents_per_process=config.pool.agents_per_process,
         heartbeat_s=min(_HEARTBEAT_S, config.pool.heartbeat_timeout_s / 4),
+        each_step=config.log.level == "debug",
     )

@@ -20,7 +20,7 @@ from batchd.notify.format import EventV1, NotificationV1
 from batchd.notify.message import clean, compose, folded
 from batchd.notify.waiting import Waiting
 
-#: What happens within so many seconds is told together.
+#: What happens within so many seconds comes in one message.
 _GATHER_S = 2.0
 _FIRST_BACKOFF_S = 2.0
 _LONGEST_BACKOFF_S = 900.0
@@ -29,6 +29,8 @@ _LONGEST_WAIT_S = 86_400.0
 _MINUTE_S = 60.0
 #: Messages that wait; more are folded into one, which tells the most important and counts the rest.
 _MOST = 50
+#: The same for a command, which gets each event by itself.
+_MOST_APART = 1000
 
 
 class Courier:
@@ -36,6 +38,8 @@ class Courier:
 
     def __init__(self, target: Target, state: Path) -> None:
         self._target = target
+        #: Programs look at one event at a time: what came together would be one batch of several to them.
+        self._apart = target.settings.kind == "command"
         self._waiting = Waiting(state, target.name)
         #: The message that is being tried, and those behind it.
         self._tried, self._messages = self._waiting.load()
@@ -64,8 +68,10 @@ class Courier:
         wanted = [e for e in events if e.event in self._target.settings.on]
         if not wanted:
             return
-        self._keep(compose([clean(event, self._target.masker) for event in wanted]))
-        if len(self._messages) > _MOST:
+        cleaned = [clean(event, self._target.masker) for event in wanted]
+        for one in [[event] for event in cleaned] if self._apart else [cleaned]:
+            self._keep(compose(one))
+        if len(self._messages) > (_MOST_APART if self._apart else _MOST):
             self._fold()
         self._settled.clear()
         self._came.set()
@@ -75,10 +81,12 @@ class Courier:
         while True:
             if self._tried is None:
                 await self._came.wait()
-                await self._sleep(_GATHER_S)
+                if not self._apart:
+                    await self._sleep(_GATHER_S)
                 await self._turn()
-                self._fold()
-                self._tried = self._messages.pop()
+                if not self._apart:
+                    self._fold()
+                self._tried = self._messages.pop(0)
                 self._waiting.try_(self._tried)
             await self._bring(self._tried)
             self._waiting.drop([self._tried])

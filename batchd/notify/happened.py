@@ -67,7 +67,7 @@ def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
     return _event(
         "batch_completed" if done == s.total else "batch_failed",
         at,
-        headline=f"batch {batch.name}: {what}",
+        headline=f"batch {batch.name}{' was cancelled' if s.status == 'cancelled' else ''}: {what}",
         message="\n".join(_lines(found, calls_unsettled=s.usage.unsettled_calls)),
         how_to_go_on="" if done == s.total else mend,
         batch=found,

@@ -90,6 +90,9 @@ class Worker:
 
     def tell(self, progress: wire.Progress) -> None:
         """Let people know soon: of steps that follow in no time, the last one is enough."""
+        if self._settings is not None and self._settings.each_step:
+            self.channel.send(progress)
+            return
         if not self._news:
             asyncio.get_running_loop().call_later(_NEWS_S, self._tell_news)
         self._news[progress.ref] = progress

@@ -45,6 +45,7 @@ from batchd.records.money import (
     dearest,
     dollars,
 )
+from batchd.records.outcomes import BatchStatus, Outcome, outcome
 from batchd.records.parking import Cause, HoldKey, Parking, Scope, summed
 from batchd.records.policy import SHOWABLE, Backend, SandboxPolicy
 from batchd.records.ratelimits import Metered, RateLimit
@@ -81,6 +82,7 @@ __all__ = [
     "AskedEffort",
     "Backend",
     "Batch",
+    "BatchStatus",
     "Cause",
     "CheckIn",
     "Cost",
@@ -104,6 +106,7 @@ __all__ = [
     "ModelSetup",
     "Name",
     "Network",
+    "Outcome",
     "Parking",
     "Price",
     "Purpose",
@@ -131,5 +134,6 @@ __all__ = [
     "cache_share",
     "dearest",
     "dollars",
+    "outcome",
     "summed",
 ]

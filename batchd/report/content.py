@@ -21,6 +21,8 @@ class Folder:
     #: None: it has not ended.
     finished_at: float | None
     tasks: int
+    #: As ``batchd status`` has it.
+    status: str
     retry_of: str | None
 
 

@@ -18,6 +18,7 @@ from batchd.store.rows import BatchRow, TaskRow
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
 _DAY_S = 86_400.0
+_RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +44,7 @@ class Gathered:
     @property
     def note(self) -> str:
         """What is missing; empty: nothing."""
-        name, pruned = self.batch.batch.name, self.batch.pruned
-        if not pruned:
-            return ""
-        if self._kept:
-            return f"The journal of {name} was pruned: its results are from results.jsonl, transcripts are files."
-        return (
-            f"{name} was pruned, and its results.jsonl is gone: statuses, tokens and money are all that is left;"
-            " prompts, answers and transcripts are missing."
-        )
+        return _note(self.batch, kept=bool(self._kept))
 
     def tell(self, row: TaskRow) -> Told:
         """Read one task. Raises ``StoreError``."""
@@ -63,6 +56,28 @@ class Gathered:
 
     def __iter__(self) -> Iterator[Told]:
         return map(self.tell, self.rows)
+
+
+def missing(batch: BatchRow) -> str:
+    """Return what a report on a batch will not have, before one is made; empty: nothing."""
+    folder = Path(batch.batch.folder)
+    note = _note(batch, kept=(folder / _RESULTS).is_file())
+    if note or batch.published_at is None or folder.is_dir():
+        return note
+    return f"{folder} is gone: links to transcripts lead nowhere."
+
+
+def _note(batch: BatchRow, *, kept: bool) -> str:
+    """``kept``: whether its results lie in the outbox still."""
+    name = batch.batch.name
+    if not batch.pruned:
+        return ""
+    if kept:
+        return f"The journal of {name} was pruned: its results are from results.jsonl, transcripts are files."
+    return (
+        f"{name} was pruned, and its results.jsonl is gone: statuses, tokens and money are all that is left;"
+        " prompts, answers and transcripts are missing."
+    )
 
 
 def chosen(
@@ -102,7 +117,7 @@ def _midnight(day: dt.date) -> float:
 def _kept(batch: BatchRow) -> dict[str, ResultV1]:
     """Return the results that lie in the outbox still, by their tasks."""
     try:
-        with Path(batch.batch.folder, "results.jsonl").open("rb") as file:
+        with Path(batch.batch.folder, _RESULTS).open("rb") as file:
             found = [result for line in file if (result := _result(line))]
     except OSError:
         return {}

@@ -164,6 +164,7 @@ def _folder(row: BatchRow, beside: Path) -> Folder:
         received_at=row.batch.received_at,
         finished_at=row.finished_at,
         tasks=row.tasks,
+        status=row.status,
         retry_of=row.batch.retry_of,
     )
 

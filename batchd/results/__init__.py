@@ -37,6 +37,7 @@ from batchd.records import (
     Task,
     Trigger,
     Usage,
+    outcome,
 )
 from batchd.records.triggers import changed, show
 from batchd.results import figures
@@ -149,7 +150,7 @@ class Sums:
         value = SummaryV1(
             schema="batchd/summary/1",
             batch=batch.name,
-            status="finished",
+            status="cancelled" if outcome(self._counts) == "cancelled" else "finished",
             request=batch.request,
             retry_of=batch.retry_of,
             received_at=timestamp(batch.received_at),

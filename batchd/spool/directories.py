@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import site
 import stat
@@ -80,6 +82,14 @@ class Directories:
         for path in trust.guarded(self._config.environ):
             yield path, "where batchd looks for its configuration"
 
+    @cached_property
+    def _root_works(self) -> bool:
+        """Whether batchd works here as root, whoever asks: a state directory of another user's it refuses, and root's no other can use."""
+        for folder in (self._config.paths.state, self._config.paths.inbox):
+            with contextlib.suppress(OSError):
+                return os.stat(folder).st_uid == 0  # noqa: PTH116 (no link matters here)
+        return os.geteuid() == 0
+
     def real(self, directory: str) -> str:
         """Return the real path that ``dir`` means. Raises ``OSError`` for a link that may not be read."""
         return os.path.realpath(Path(self._config.workspace.root, directory))
@@ -102,13 +112,23 @@ class Directories:
             self._known[real] = self._refusal(real)
         if refusal := self._known[real]:
             return refusal
+        return self._unfit(real, must_exist=must_exist)
+
+    def _unfit(self, real: str, *, must_exist: bool) -> str:
+        """Return why what lies at a path is no directory to work in; empty: it is one."""
         try:
             status = Path(real).stat()
         except FileNotFoundError:
             return f"{real} does not exist" if must_exist else ""
         except OSError as error:
             return f"{real} cannot be used: {error.strerror}"
-        return "" if stat.S_ISDIR(status.st_mode) else f"{real} is no directory"
+        if not stat.S_ISDIR(status.st_mode):
+            return f"{real} is no directory"
+        # Who waits for others may find it in other hands.
+        if must_exist and status.st_uid == 0 and self._root_works:
+            user = self._config.sandbox.user
+            return f"{real} belongs to root, and commands never run as root: chown -R {user} {shlex.quote(real)}"
+        return ""
 
     def _refusal(self, real: str) -> str | None:
         if not any(_within(real, top) for top in self._open):

@@ -14,6 +14,7 @@ from batchd.spool.outbox import SUMMARY
 
 #: A summary has a line a task.
 _SUMMARY_BYTES = 256 << 20
+_REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Folder:
     def remove(self) -> str:
         """Take it away; return why it could not be, wholly; empty: it is gone.
 
-        It must be a folder, with this batch's summary in it: one that somebody put in its place is left alone.
+        It must be a folder, with this batch's summary in it, or with no more than a report that was made afterwards: one
+        that somebody put in its place is left alone.
         Links in it are removed, not followed. What is mounted in it is left alone.
         """
         shown = escape(f"{self.outbox}/{self.name}")
@@ -55,10 +57,11 @@ class Folder:
         try:
             top = os.open(self.name, trees.OPEN, dir_fd=outbox)
             try:
-                if not _is_of(top, self.name):
+                bare = os.listdir(top) == [_REPORT]  # noqa: PTH208 (a descriptor has no path)
+                if not (bare or _is_of(top, self.name)):
                     return f"{shown} is left alone: it does not hold the summary of {self.name}"
                 # Its summary last: with it, an interrupted removal is known for what it is, and can go on.
-                trees.Emptying(top, last=SUMMARY).run()
+                trees.Emptying(top, last=_REPORT if bare else SUMMARY).run()
             finally:
                 os.close(top)
             os.rmdir(self.name, dir_fd=outbox)

@@ -241,7 +241,16 @@ def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | 
         problems.append(value)
         return None
     _note_unfit(value, decoding.written, problems)
-    return _tree(value, problems)
+    return _tree(_without_schema(value, decoding.written, problems), problems)
+
+
+def _without_schema(value: Any, written: Callable[[Place], str], problems: list[Problem]) -> Any:
+    """Return a value without the schema by which an editor checks it: that says nothing of any task."""
+    if not isinstance(value, dict) or taskspec.SCHEMA not in value:
+        return value
+    if not isinstance(value[taskspec.SCHEMA], str | None):
+        problems.append(Problem(written((taskspec.SCHEMA,)), "it must be the address of a schema"))
+    return {key: below for key, below in value.items() if key != taskspec.SCHEMA}
 
 
 def _note_unfit(value: Any, written: Callable[[Place], str], problems: list[Problem]) -> None:
@@ -273,6 +282,7 @@ def _lines(source: str, problems: list[Problem]) -> _Document:
 
     for index, value in enumerate(tasks):
         _note_unfit(value, partial(place, index), problems)
+        tasks[index] = _without_schema(value, partial(place, index), problems)
     return _Document(tasks, place=place)
 
 

@@ -24,6 +24,8 @@ TagName = Annotated[str, Field(pattern=r"^[^\x00]*$", min_length=1, max_length=2
 _INT32 = 1 << 31
 #: Of a batch's tasks, how many work at a time.
 Parallel = Annotated[int, Field(ge=1, lt=_INT32)]
+#: The key by which editors find the schema of a file.
+SCHEMA = "$schema"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -122,15 +124,26 @@ class TaskSpec(Defaults):
     """Ids in this batch that must have completed before it starts."""
 
 
-class BatchSpec(Defaults):
-    """A batch of tasks, and defaults for them."""
+class _Whole(_Spec):
+    """What may stand at the top of a file alone."""
 
-    tasks: list[TaskSpec] = Field(min_length=1)
-    """The tasks."""
+    schema_: str | None = Field(None, alias="$schema")
+    """What an editor checks the file by; no part of any task."""
     budget_usd: Amount | None = None
     """Caps the whole batch; 0: no cap."""
     parallel: Parallel | None = None
     """How many of its tasks work at a time, at most; default: as many as there are slots."""
+
+
+class Alone(TaskSpec, _Whole):
+    """A file of one task."""
+
+
+class BatchSpec(Defaults, _Whole):
+    """A batch of tasks, and defaults for them."""
+
+    tasks: list[TaskSpec] = Field(min_length=1)
+    """The tasks."""
 
 
 class BatchKeys(Defaults):
@@ -142,7 +155,7 @@ class BatchKeys(Defaults):
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a task file: a batch, a bare list of tasks or a single task."""
-    document = TypeAdapter(BatchSpec | list[TaskSpec] | TaskSpec).json_schema()
+    document = TypeAdapter(BatchSpec | list[TaskSpec] | Alone).json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "batchd task file",

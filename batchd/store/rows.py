@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchd.errors import Problem
-from batchd.records import Batch, Facts, Parking, Ref, Status, cache_share
+from batchd.records import Batch, BatchStatus, Facts, Parking, Ref, Status, cache_share, outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +202,17 @@ class BatchRow(FromCache):
     def finished(self) -> int:
         """Tasks that have their end."""
         return self.completed + self.timeout + self.error + self.cancelled
+
+    @property
+    def status(self) -> BatchStatus:
+        """How it stands, in one word."""
+        if self.problems:
+            return "rejected"
+        if self.finished >= self.tasks:
+            return outcome({s: getattr(self, s) for s in Status if s.final})
+        if self.running:
+            return "running"
+        return "parked" if self.parked and not self.queued else "queued"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

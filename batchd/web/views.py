@@ -67,7 +67,7 @@ def batch(row: BatchRow) -> dict[str, Any]:
     """Return a batch in a line."""
     return {
         "name": row.batch.name,
-        "status": _status(row),
+        "status": row.status,
         "tasks": row.tasks,
         **{status: getattr(row, status) for status in _STATUSES},
         "calls": row.calls,
@@ -87,16 +87,6 @@ def batch(row: BatchRow) -> dict[str, Any]:
 
 
 _STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", "queued")
-
-
-def _status(row: BatchRow) -> str:
-    if row.problems:
-        return "rejected"
-    if row.finished >= row.tasks:
-        return "completed" if row.completed == row.tasks else "failed"
-    if row.running:
-        return "running"
-    return "parked" if row.parked and not row.queued else "queued"
 
 
 def task(row: TaskRow, why: str, doing: Agent | None) -> dict[str, Any]:

@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "run": ("run", "task.json"),
     "web": ("web", "--listen", "nowhere"),
     "submit": ("submit", "task.json"),
+    "wait": ("wait", "batch"),
     "status": ("status",),
     "top": ("top",),
     "logs": ("logs",),

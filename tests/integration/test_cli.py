@@ -90,6 +90,12 @@ def test_submit_each_makes_a_task_of_every_directory(spool: Any) -> None:
     for name in ("alpha", "beta"):
         (spool.folder / "repos" / name).mkdir(parents=True)
     (spool.folder / "repos/notes.txt").touch()
+    if os.geteuid() == 0:
+        refused = spool.batchd("submit", "--prompt", "upgrade it", "--each", "repos/*")
+        assert refused.returncode == 2
+        assert f"commands never run as root: chown -R nobody {spool.folder}" in refused.stderr
+        for name in ("alpha", "beta"):
+            os.chown(spool.folder / "repos" / name, 65534, 65534)
     done = spool.batchd("submit", "--prompt", "upgrade it", "--each", "repos/*", "--name", "up")
     assert (done.returncode, "2 tasks" in done.stdout) == (0, True)
     dropped = json.loads((spool.folder / "inbox/up.json").read_bytes())

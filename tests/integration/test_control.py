@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import sockets
+import warm
 from loglines import logged
 from patience import PATIENCE_S
 
@@ -153,6 +154,40 @@ def finished(at: Control, *batches: str) -> None:
             at.until_finished(batch)
 
 
+# wait
+
+
+def test_wait_ends_with_its_batches(at: Control) -> None:
+    """It stays until all have ended, tells what comes, and ends with summaries and exit code; without a daemon, of what has ended alone."""
+    at.drop("slow", [{"id": "a"}, {"id": "b", **SLOW}])
+    at.drop("bad", [{**FAILS}])
+    at.drop("wrong", [{"modle": "x"}])
+    with at.spool.serving():
+        at.until_finished("bad")
+        at.until_finished("wrong")
+        at.until(lambda: sorted(at.statuses("slow").values()) == ["completed", "running"])
+        assert "slow/a is a task" in at.order("wait", "slow/a", code=2)
+        assert "no batch nope" in at.order("wait", "slow", "nope", code=2)
+        waiting = at.spool.command("wait", "bad", "slow")
+        environ = at.spool.environment
+        with warm.Popen(waiting, stdout=subprocess.PIPE, text=True, env=environ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().endswith("] slow: 2 tasks, 1 of them ended\n")
+            at.order("cancel", "slow")
+            said = process.stdout.read()
+        assert process.returncode == 1
+        assert "○ b cancelled (user)" in said
+        assert "a completed" not in said.partition("bad: 0 of 1 task completed")[0]
+        assert "slow was cancelled: 1 of 2 tasks completed" in said
+        at.drop("good", [{**HANGS}])
+        at.until_running("good", 1)
+    assert "good has not ended: start `batchd serve`" in at.order("wait", "bad", "good", code=3)
+    done = at.spool.batchd("wait", "slow", "bad", "slow", "--json")
+    assert [s["batch"] for s in json.loads(done.stdout)] == ["slow", "bad"]
+    assert done.returncode == 1
+    assert at.spool.batchd("wait", "wrong").returncode == 2
+
+
 # cancel
 
 
@@ -169,7 +204,8 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
     at.drop("other", [{**HANGS}])
     taken_up(at, "games", running=2)
     with daemon():
-        assert at.told("cancel", "games/a", "-m", "not needed") == {"cancelled": 1}
+        answer = at.told("cancel", "games/a", "-m", "not needed")
+        assert answer == {"cancelled": 1, "ended": []}
         at.until(lambda: at.statuses("games")["d"] == "cancelled")
         assert at.statuses("games")["b"] in {"queued", "running"}
         result = at.result("games", "a")
@@ -184,16 +220,52 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
         at.until_finished("games")
         at.until_finished("other")
         assert at.result("games", "summary")["counts"]["cancelled"] == 4
-        assert "finished already, as cancelled" in at.order("cancel", "games/a", code=2)
-        assert "finished already: 4 cancelled" in at.order("cancel", "games", code=2)
+        assert at.result("games", "summary")["status"] == "cancelled"
+        assert {b["name"]: b["status"] for b in at.told("status")["batches"]} == {
+            "games": "cancelled",
+            "other": "cancelled",
+        }
+        assert at.order("cancel", "games/a") == "games/a had ended already, as cancelled\n"
+        assert at.order("cancel", "games") == "games had ended already: 4 cancelled\n"
         assert "no batch nope" in at.order("cancel", "nope", code=2)
         assert "has no task zz" in at.order("cancel", "games/zz", code=2)
         at.order("cancel", "a/b/c", code=2)
-    assert len(at.lines("command_done")) == 2
+    assert len(at.lines("command_done")) == 4
     first = at.lines("command_done")[0]
     assert first["uid"] == os.getuid()
     assert (first["verb"], first["target"], first["cancelled"]) == ("cancel", ["games/a"], 1)
-    assert len(at.lines("command_refused")) == 4
+    assert len(at.lines("command_refused")) == 2
+
+
+def test_cancel_ends_what_it_can(at: Control, daemon: Callable[[], Any]) -> None:
+    """Of several targets: those that had ended are named, with how, and a refused file too; alone they are wrong use."""
+    at.drop("done", [{}, {}])
+    at.drop("mixed", [{"id": "a"}, {"id": "b", **HANGS}, {"id": "c", **FAILS}])
+    at.drop("wrong", [{"modle": "x"}])
+    with at.spool.serving():
+        for name in ("done", "wrong"):
+            at.until_finished(name)
+        at.drop("open", [{**HANGS}])
+        at.until(lambda: sorted(at.statuses("mixed").values()) == ["completed", "error", "running"])
+        at.until_running("open", 1)
+    with daemon():
+        words = (
+            "batch done has finished already: 2 completed; mixed/c has finished already, as error"
+        )
+        assert words in at.order("cancel", "done", "mixed/c", code=2)
+        said = at.order("cancel", "done", "mixed/a", "mixed/b", "wrong", "open")
+        assert said.splitlines() == [
+            "mixed/b, open: 2 tasks cancelled",
+            "done had ended already: 2 completed",
+            "mixed/a had ended already, as completed",
+            "wrong was refused when it came: it has no tasks",
+        ]
+        again = at.told("cancel", "open", "mixed/b")
+        ended = [{"target": name, "counts": {"cancelled": 1}} for name in ("open", "mixed/b")]
+        assert again == {"cancelled": 0, "ended": ended}
+        assert "finished already: 1 completed, 1 error, 1" in at.order("cancel", "mixed", code=2)
+    line = at.lines("command_done")[0]
+    assert (line["cancelled"], line["ended"]) == (2, ["done", "mixed/a", "wrong"])
 
 
 def test_an_order_of_several_targets_is_all_or_nothing(at: Control) -> None:
@@ -211,7 +283,7 @@ def test_what_was_acknowledged_survives_sigkill(at: Control) -> None:
     with at.spool.serving() as process:
         at.until_running("games", 2)
         at.ask("priority", target="games/003", priority=7)
-        assert at.ask("cancel", target=["games/001", "games/002", "games/004"]) == {"cancelled": 3}
+        assert at.ask("cancel", target=["games/001", "games/002", "games/004"])["cancelled"] == 3
         process.kill()
         process.wait()
         with at.reader() as reader:
@@ -263,7 +335,7 @@ def test_many_queued_tasks_are_cancelled_in_one_order(at: Control) -> None:
     at.drop("games", [{**HANGS} for _ in range(2)] + [{} for _ in range(600)])
     with at.spool.serving():
         at.until_running("games", 2)
-        assert at.told("cancel", "games") == {"cancelled": 602}
+        assert at.told("cancel", "games")["cancelled"] == 602
         at.until_finished("games")
     counts = at.result("games", "summary")["counts"]
     assert (counts["cancelled"], counts["completed"]) == (602, 0)
@@ -582,6 +654,24 @@ def test_prune_shows_first_and_takes_only_what_has_finished(
     finished(at, "games-2")
 
 
+def test_a_report_after_prune_lies_where_the_batch_was(at: Control) -> None:
+    """Its folder is made again, what is gone is said, and the next prune takes it away; without an outbox it wants a file."""
+    at.drop("games", [{}, {}])
+    finished(at, "games")
+    assert at.told("prune", "--outbox", "--yes")["folders"] == 1
+    page = at.folder / "outbox/games/report.html"
+    done = at.spool.batchd("report", "games")
+    assert (done.returncode, done.stdout.startswith(f"{page}: 2 tasks")) == (0, True)
+    assert "prompts, answers and transcripts are missing" in done.stderr
+    assert "prompts, answers and transcripts are missing" in page.read_text()
+    assert not (at.folder / "report.html").exists()
+    answer = at.told("prune", "--outbox", "--yes")
+    assert (answer["folders"], answer["problems"], page.parent.exists()) == (1, [], False)
+    (at.folder / "outbox").rmdir()
+    assert "outbox, where games was, is gone: name a file" in at.order("report", "games", code=3)
+    at.order("report", "games", "-o", "games.html")
+
+
 def test_prune_takes_folders_away_whatever_agents_made_of_them(at: Control, tmp_path: Path) -> None:
     """Deep trees, folders without permissions, links and odd names go; what they point at stays. Names stay taken."""
     at.drop("games", [{}])
@@ -766,6 +856,8 @@ def test_every_section_that_can_be_tuned_takes_effect(at: Control) -> None:
         at.order("tune", *(f"{k}={v}" for k, v in changes.items()))
         site = at.folder.parent / f"{at.folder.name}-site"
         site.mkdir()
+        if os.getuid() == 0:
+            os.chown(site, 65534, 65534)
         at.drop("ok", [{"network": True, "dir": str(site)}, {"model": "standin/500"}])
         at.until(lambda: at.statuses("ok"))
         with at.reader() as reader:
@@ -801,10 +893,10 @@ def test_offline_orders_start_nothing(at: Control) -> None:
     )
     (at.folder / "config.toml").write_text(f'{broken}[sandbox]\nuser = "no-such-user"\n')
     assert at.told("priority", "games", "3") == {"tasks": 2}
-    assert at.told("cancel", "games/001") == {"cancelled": 1}
+    assert at.told("cancel", "games/001")["cancelled"] == 1
     assert (at.folder / "outbox/games/001.json").exists()
     assert not (at.folder / "outbox/games/summary.json").exists()
-    assert at.told("cancel", "games") == {"cancelled": 1}
+    assert at.told("cancel", "games")["cancelled"] == 1
     assert at.result("games", "summary")["counts"]["cancelled"] == 2
     assert not at.lines("worker_started")[1:]  # the one that the daemon kept warm
     assert not at.lines("task_started")
@@ -1019,7 +1111,7 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
             '{"verb": "resume", "scope": "", "name": ""}',
             '"ok": true, "resumed": 1, "trying": [], "held": []',
         ),
-        ('{"verb": "cancel", "target": ["games"]}', '"ok": true, "cancelled": 2'),
+        ('{"verb": "cancel", "target": ["games"]}', '"ok": true, "cancelled": 2, "ended": []'),
         (
             '{"verb": "retry", "target": "games", "failed": true}',
             '"ok": true, "runs": [{"batch": "games-2", "retry_of": "games", "tasks": 2}], "batches": ["games-2"]',
@@ -1035,7 +1127,7 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
         ),
         (
             '{"verb": "cancel", "target": "games"}',
-            '"ok": false, "error": "batch games has finished already: 2 cancelled", "exit_code": 2',
+            '"ok": true, "cancelled": 0, "ended": [{"target": "games", "counts": {"cancelled": 2}}]',
         ),
         (
             '{"verb": "priority", "target": "games", "priority": "high", "uid": 7}',
@@ -1048,10 +1140,9 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
             told = _said(at.state, line.encode() + b"\n")
             assert told == f'{{{answer}, "batchd": "{__version__}"}}\n', line
     done = [line["verb"] for line in at.lines("command_done")]
-    assert done == ["priority", "pause", "resume", "cancel", "retry", "prune"]
+    assert done == ["priority", "pause", "resume", "cancel", "retry", "prune", "cancel"]
     refused = at.lines("command_refused")
     assert [(line["verb"], line["target"], line.get("priority")) for line in refused] == [
-        ("cancel", "games", None),
         ("priority", "games", "high"),
     ]
     assert {line["uid"] for line in refused} == {os.getuid()}

@@ -467,7 +467,7 @@ def test_cancel_reaches_tasks_that_run_wait_and_depend(tmp_path: Path) -> None:
                 ask = asyncio.to_thread(
                     control.request, tmp_path / ".batchd", "cancel", target="b", message="enough"
                 )
-                assert await ask == {"cancelled": 5}
+                assert (await ask)["cancelled"] == 5
                 await daemon.batch_done(batch.name)
 
     asyncio.run(scenario())

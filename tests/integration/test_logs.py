@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loglines import logged
 from teletype import Teletype
 
 from batchd.cli import logs, telling
@@ -60,6 +61,36 @@ def test_one_task_reads_as_a_conversation(at: Control) -> None:
     assert "task_started" in at.order("logs", "--lines", "docs/001")
     assert "task_started" in at.order("logs", "docs")
     assert at.spool.batchd("logs", "--lines", "--json", "docs/001").returncode == 2
+
+
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_the_log_has_each_step_where_details_are_wanted(spool: Any, command: str) -> None:
+    """What the agent does next, each permit with its wait, what things took; nothing of a prompt."""
+    task = {"first_prompt": "Whisper it.", "check": "true", "limits": {"max_iterations": 1}}
+    path = spool.write("t.json", [task])
+    text = (spool.folder / "config.toml").read_text()
+    (spool.folder / "config.toml").write_text(f'{text}[log]\nlevel = "debug"\nfile = "log.jsonl"\n')
+    if command == "run":
+        assert spool.batchd("run", path).returncode == 0
+    else:
+        with spool.serving():
+            assert spool.batchd("submit", "--wait", path).returncode == 0
+    lines = logged(spool.folder / "log.jsonl")
+    steps = [(x["step"], x["detail"]) for x in lines if x["event"] == "step_started"]
+    assert steps == [
+        *(("waiting", "standin/steps-2"), ("model", "standin/steps-2")),
+        *(("tool", "echo step 1"), ("waiting", "standin/steps-2"), ("model", "standin/steps-2")),
+        ("evaluating", "check"),
+    ]
+    events = [x["event"] for x in lines if x["event"].startswith(("permit_", "model_", "tool_"))]
+    call = ["permit_asked", "permit_granted", "model_called"]
+    assert sorted(events) == sorted([*call, "tool_ran", *call])
+    granted = [x for x in lines if x["event"] == "permit_granted"]
+    assert all(x["waited_s"] >= 0 and x["reserved_usd"] > 0 and x["worker"] for x in granted)
+    timed = {"model_called", "tool_ran", "round_evaluated"}
+    assert all("seconds" in x for x in lines if x["event"] in timed)
+    assert any(x["event"] == "question_answered" for x in lines) == (command == "serve")
+    assert "Whisper" not in (spool.folder / "log.jsonl").read_text()
 
 
 def test_it_is_told_live(at: Control) -> None:

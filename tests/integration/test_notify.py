@@ -27,6 +27,7 @@ from batchd.notify import channels, happened, message
 from batchd.notify.channels import Target
 from batchd.notify.courier import Courier
 from batchd.notify.waiting import Waiting
+from batchd.records import Batch
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook, free_port
 
@@ -322,6 +323,44 @@ def test_what_has_arrived_is_not_kept(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, known)
     assert [len(post.told["events"]) for post in hook.posts] == [3]
     assert Waiting(tmp_path, "me").load() == (None, [])
+
+
+def test_a_command_gets_each_event_by_itself(tmp_path: Path) -> None:
+    """Two batches that end together are two messages to it, in order, at once; to others they are one, some time later."""
+    script = f'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> {tmp_path}/heard'
+    hook = Webhook()
+    receivers = {
+        "tool": Receiver(kind="command", command=("sh", "-c", script)),
+        "hook": Receiver(kind="webhook", url=hook.url),
+    }
+    batches = [Batch(name=n, claim="", outbox="/o", request="r", received_at=1e9) for n in "ab"]
+
+    async def tell() -> None:
+        couriers = [
+            Courier(Target(name=n, settings=r, environ={}, masker=Masker()), tmp_path)
+            for n, r in receivers.items()
+        ]
+        for courier in couriers:
+            courier.add([happened.batch_refused(batch, [], 1e9) for batch in batches])
+        assert (Waiting(tmp_path, "tool").count(), Waiting(tmp_path, "hook").count()) == (2, 1)
+        running = [asyncio.create_task(courier.run()) for courier in couriers]
+        for courier in couriers:
+            await courier.settle()
+        for task in running:
+            task.cancel()
+
+    with hook:
+        asyncio.run(tell())
+    heard = [line.split(" ", 1) for line in (tmp_path / "heard").read_text().splitlines()]
+    assert [name for name, _ in heard] == ["a", "b"]
+    assert [[e["batch"]["name"] for e in json.loads(m)["events"]] for _, m in heard] == [
+        ["a"],
+        ["b"],
+    ]
+    assert [[e["batch"]["name"] for e in post.told["events"]] for post in hook.posts] == [
+        ["a", "b"]
+    ]
+    assert Waiting(tmp_path, "tool").count() == 0
 
 
 def _running(command: str) -> list[str]:

@@ -61,6 +61,8 @@ by = "none"
 [governor]
 max_retries = 1
 first_backoff_s = 0.05
+[log]
+level = "debug"
 [limits]
 max_iterations = 1
 [secrets]

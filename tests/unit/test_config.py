@@ -232,6 +232,25 @@ def test_a_tier_is_not_set_for_a_model_that_cannot_be_asked_for_it(written: Path
         config.load(written, {})
 
 
+def test_a_table_of_a_model_names_its_provider(written: Path) -> None:
+    """Without it no call would heed what it sets. A name that costs are compared with needs none."""
+    written.write_text(
+        '[agent]\nmodel = "deepseek/flash"\n[models.flash]\ncontext_window = 5000\n'
+        '[models."gpt-5"]\ninput_usd_per_mtok = 1.0\n[models."openai/"]\n[models."other/x"]\n'
+    )
+    why = "it is not provider/model, so that it is of no model that is called"
+    compared = "what costs are compared with stands in [cost] compare"
+    assert _problems(written, {}) == {
+        f"[models] {name}": f'{why} ([models."deepseek/{own}"]; {compared})'
+        for name, own in (("flash", "flash"), ("gpt-5", "gpt-5"), ("openai/", "MODEL"))
+    }
+    written.write_text('[models."gpt-5"]\n')
+    (told,) = _problems(written, {}).values()
+    assert told == f'{why} ([models."openai/gpt-5"]; {compared})'
+    written.write_text('[cost]\ncompare = ["gpt-5"]\n[models."gpt-5"]\n')
+    config.load(written, {})
+
+
 @pytest.mark.parametrize(
     "url", ["http://[::1", "http://x:port/v1", "http://x:99999/", "http://:80"]
 )

@@ -147,7 +147,13 @@ _STANDING = (
 
 #: As the daemon sends them.
 ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
-    (control.Cancel(target="a"), control.Cancelled(cancelled=3), '{"cancelled": 3}'),
+    (
+        control.Cancel(target="a"),
+        control.Cancelled(
+            cancelled=3, ended=(control.EndedBefore(target="b/001", counts={"timeout": 1}),)
+        ),
+        '{"cancelled": 3, "ended": [{"target": "b/001", "counts": {"timeout": 1}}]}',
+    ),
     (
         control.Pause(scope=Scope.ALL),
         control.Paused(parked=3, judged=1),
@@ -252,6 +258,7 @@ def test_what_earlier_daemons_left_out_has_a_default() -> None:
     """As an answer from before the field."""
     assert coding.answer(control.Pause(scope=Scope.ALL), {"parked": 1}) == control.Paused(parked=1)
     assert coding.answer(control.Resume(), {"resumed": 1}) == control.Resumed(resumed=1)
+    assert coding.answer(control.Cancel(target="a"), {"cancelled": 1}).ended == ()
 
 
 def test_what_a_newer_daemon_is_held_by_is_understood() -> None:

@@ -229,6 +229,24 @@ def test_a_summary_adds_its_results_up() -> None:
     assert unknown["cost"]["total"] is None
 
 
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        (("completed", "completed"), "finished"),
+        (("cancelled", "cancelled"), "cancelled"),
+        (("completed", "cancelled"), "cancelled"),
+        (("error", "cancelled"), "finished"),
+        (("timeout", "cancelled"), "finished"),
+    ],
+)
+def test_a_batch_that_orders_ended_is_cancelled(ends: tuple[str, ...], status: str) -> None:
+    """Where no limit and no error ended any task of it; what had completed before does not count against it."""
+    texts = [text_of(PRICE).replace('"status": "completed"', f'"status": "{end}"') for end in ends]
+    summary = valid("summary", summary_of(BATCH, texts, 1e9))
+    assert summary["status"] == status
+    assert ("was cancelled" in lines(summary)[0]) == (status == "cancelled")
+
+
 def test_one_failure_of_many_is_no_full_success() -> None:
     """However many tasks there are, a success rate of 1, and 100 % for people, mean all of them."""
     completed = text_of(PRICE)

@@ -24,12 +24,19 @@ def spool(tmp_path: Path) -> Config:
     """A configuration with a workspace that is clear of the spool."""
     for name in ("work/site", "more/deep", "inbox", "outbox", "keys"):
         (tmp_path / name).mkdir(parents=True)
+    _give_away(tmp_path / "inbox")
     (tmp_path / "config.toml").write_text(
         '[workspace]\nroot = "work"\nallow = ["more"]\n[limits]\nmax_calls = 50\n'
         "[limits.ceiling]\nmax_calls = 200\nmax_tokens = 1000\n"
         '[providers.openai]\napi_key_file = "keys/openai"\n'
     )
     return config.load(tmp_path / "config.toml", {})
+
+
+def _give_away(path: Path) -> None:
+    """Have a folder belong to an ordinary user, whoever runs this."""
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
 
 
 def _problems(data: Any, spool: Config, name: str = "x.json") -> dict[str, str]:
@@ -487,6 +494,7 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     # With the workspace around everything, the spool itself still is nobody's.
     spool = replace(spool, workspace=config.sections.Workspace(root=str(tmp_path)))
     (tmp_path / ".batchd").mkdir()
+    _give_away(tmp_path / ".batchd")
     (tmp_path / "keys/openai").write_text("sk")
     assert real("work") == str(work)
     assert refused(".") == f"{tmp_path} holds the inbox folder"
@@ -497,6 +505,23 @@ def test_directories_stay_clear_of_the_spool(tmp_path: Path, spool: Config) -> N
     assert "holds" in refused(str(tmp_path.parent)) or outside in refused(str(tmp_path.parent))
     spool = replace(spool, file=str(work / "site/config.toml"))
     assert refused("work/site") == f"{work}/site holds the configuration"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have folders belong to others")
+def test_a_directory_of_roots_where_batchd_is_root(spool: Config, tmp_path: Path) -> None:
+    """No command runs there: it is refused with the fix. Where batchd is somebody else, or other tasks come before, it is not."""
+    state, task = tmp_path / ".batchd", {"first_prompt": "x", "dir": "site"}
+    assert _tasks(task, spool)  # the inbox is another user's
+    state.mkdir()
+    site = tmp_path / "work/site"
+    why = f"{site} belongs to root, and commands never run as root: chown -R nobody {site}"
+    assert _problems(task, spool) == {"dir": why}
+    assert _tasks([{"first_prompt": "x"}, {**task, "after": ["001"]}], spool)
+    _give_away(site)
+    assert _tasks(task, spool)
+    os.chown(site, 0, 0)
+    _give_away(state)
+    assert _tasks(task, spool)
 
 
 def test_a_directory_that_another_task_makes(spool: Config) -> None:
@@ -562,13 +587,31 @@ def test_the_schema_describes_what_is_taken(spool: Config) -> None:
         [{"first_prompt": "x", "limits": {"max_calls": 3}}],
         {"first_prompt": "x"},
         {"budget_usd": 3, "tasks": [{"id": "a", "first_prompt": "x", "after": []}]},
+        {"$schema": "./task.schema.json", "first_prompt": "x", "budget_usd": 3},
+        {"$schema": "https://example.org/task.json", "tasks": [{"first_prompt": "x"}]},
     ):
         assert validator.is_valid(good)
         assert _tasks(good, spool)
-    assert not validator.is_valid([{"first_promt": "x"}])
-    for model in ("BatchSpec", "TaskSpec", "Limits"):
+    for bad in ([{"first_promt": "x"}], [{"$schema": "x", "first_prompt": "x"}]):
+        assert not validator.is_valid(bad)
+        assert _problems(bad, spool)
+    for model in ("BatchSpec", "TaskSpec", "Alone", "Limits"):
         for key, value in schema["$defs"][model]["properties"].items():
             assert value.get("description") or "$ref" in str(value), key
+
+
+def test_the_schema_that_an_editor_goes_by_is_no_key_of_tasks(spool: Config) -> None:
+    """`$schema` stands at the top of an object, of each line of a .jsonl; it changes nothing. An address is text."""
+    plain = _tasks({"tasks": [{"first_prompt": "x"}]}, spool)
+    assert _tasks({"$schema": "task.json", "tasks": [{"first_prompt": "x"}]}, spool) == plain
+    assert _tasks({"$schema": None, "first_prompt": "x"}, spool) == plain
+    lines = b'{"$schema": "task.json", "first_prompt": "x"}\n{"first_prompt": "y"}'
+    assert [task.first_prompt for task in _tasks(lines, spool, "x.jsonl")] == ["x", "y"]
+    why = "it must be the address of a schema"
+    assert _problems({"$schema": 5, "first_prompt": "x"}, spool) == {"['$schema']": why}
+    assert _problems(b'{"$schema": [], "first_prompt": "x"}', spool, "x.jsonl") == {
+        "line 1, ['$schema']": why
+    }
 
 
 def test_limits_of_the_file_are_those_of_the_records() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from batchd.cli.status import batch_status
 from batchd.cli.top.columns import Column, bar
 from batchd.observe.words import at_least, compact, limit
 from batchd.store.rows import BatchRow
@@ -15,6 +14,7 @@ _STYLES = {
     "running": "cyan",
     "parked": "yellow",
     "completed": "green",
+    "cancelled": "yellow",
     "failed": "red",
     "rejected": "red",
 }
@@ -45,8 +45,7 @@ def columns(rows: Sequence[BatchRow]) -> list[Column[BatchRow]]:
 
 
 def _status(row: BatchRow) -> Text:
-    status = batch_status(row)
-    return Text(status, _STYLES.get(status, ""))
+    return Text(row.status, _STYLES.get(row.status, ""))
 
 
 def _done(row: BatchRow) -> Text:

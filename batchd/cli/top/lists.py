@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from rich.text import Text
 
 from batchd.cli import glyphs
-from batchd.cli.status import batch_status
 from batchd.cli.top import batches, head, orders, work
 from batchd.cli.top.choosing import Choice, moves
 from batchd.cli.top.columns import table
@@ -123,7 +122,7 @@ class Lists:
             failed = counted(row.finished - row.completed, "failed task")
             return orders.retrying(name, f"{failed} of {name}", failed=True)
         if not left:
-            return f"{name} has ended: {batch_status(row)}"
+            return f"{name} has ended: {row.status}"
         if key == "c":
             return orders.cancelling(name, f"{name}, {counted(left, 'task')} that have not ended")
         return _toggled(snapshot, Scope.BATCH, name)

@@ -49,6 +49,13 @@ class Active:
     finished: TaskFinished | None = None
     suspended: Suspended | None = None
 
+    def lines(self) -> TaskLog:
+        """Return what writes its lines, once it has begun."""
+        if self.log is None:
+            assert self.task is not None, "it has begun"
+            self.log = TaskLog(self.ref, self.worker.pid, self.task.model)
+        return self.log
+
     def asks(self) -> None:
         """Note that it has made a request, and waits for its answer from now on."""
         self.asked_at, self.idle = asyncio.get_running_loop().time(), True

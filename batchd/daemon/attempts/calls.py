@@ -15,7 +15,6 @@ from batchd import events as vocabulary
 from batchd import wire
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.lines import TaskLog
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.writes import Writes
@@ -69,7 +68,9 @@ class Calls:
             self._spawn(active, self._deny(active, ask, active.stop))
             return
         active.waiting = ask
-        self._governor.ask(self._call(active, ask), partial(self._decided, active))
+        call = self._call(active, ask)
+        active.lines().asks(ask, call.tier, again=False)
+        self._governor.ask(call, partial(self._decided, active))
         self._flush(active)
 
     def failed(self, active: Active, failed: wire.Failed) -> None:
@@ -83,6 +84,7 @@ class Calls:
         active.waiting = ask
         self._heard(ask)
         call = self._call(active, ask)
+        active.lines().asks(ask, call.tier, again=True)
         governor.failed(call, failed.failure, partial(self._decided, active))
         self._flush(active)
 
@@ -263,8 +265,5 @@ class Calls:
             self._lifecycle.take(inputs.Finished(active.ref, event.status))
         elif isinstance(event, Suspended):
             active.suspended = event
-        if active.log is None:
-            assert active.task is not None, "it has begun"
-            active.log = TaskLog(active.ref, active.worker.pid, active.task.model)
-        active.log.event(event)
+        active.lines().event(event)
         self._listeners.task_event(active.ref, event)

@@ -49,6 +49,7 @@ class Reports:
                 self._calls.failed(active, message)
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
+                active.lines().step(step, detail)
                 self._listeners.task_progress(ref, step, detail)
             case wire.Done():
                 self._done(active, message)

@@ -15,7 +15,7 @@ from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
 from batchd.daemon.ends.publisher import Publisher, wanted
 from batchd.daemon.writes import Writes
-from batchd.errors import BatchdError, NotPossibleError
+from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.events import CancelRequested
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
@@ -41,10 +41,18 @@ class Cancelling:
     _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
 
     async def cancel(self, request: Cancel, by: Giver) -> Cancelled:
-        """End batches or tasks; answer when their ends are durable."""
-        found = targets.find(self._store, targets.given(request.target))
-        refs = [ref for target in found for ref in targets.unfinished(target)]
+        """End batches or tasks, as far as they have not ended; answer when their ends are durable.
+
+        Raises ``UsageError`` where all have ended, and not all as cancelled.
+        """
+        found = targets.find(self._store, targets.given(request.target), refused=True)
+        refs = [ref for target in found for ref in targets.left(target)]
+        over = tuple(each for target in found for each in targets.over(target))
         del found  # of 100,000 tasks it takes more than all that follows
+        if not refs and not all(map(targets.cancelled, over)):
+            raise UsageError("; ".join(map(targets.why, over)))
+        if not refs:
+            return Cancelled(cancelled=0, ended=over)
         wait = self._ends.of(refs)
         try:
             await self._end(refs, request.message, by)
@@ -53,7 +61,8 @@ class Cancelling:
             raise
         await wait.over.wait()
         # Those left out ended by themselves, before the order reached them.
-        return Cancelled(cancelled=list(wait.ended.values()).count(Status.CANCELLED))
+        count = list(wait.ended.values()).count(Status.CANCELLED)
+        return Cancelled(cancelled=count, ended=over)
 
     async def cancel_held(self, refs: Sequence[Ref], message: str) -> None:
         """Cancel tasks that run again elsewhere: that order is durable by now, whether its giver is still there or not."""

@@ -36,4 +36,6 @@ def answered(answer: object) -> dict[str, Any]:
     figures: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
     if batches := fields.get("batches"):
         figures["batches"] = [*batches][:_SHOWN]
+    if ended := fields.get("ended"):
+        figures["ended"] = [each["target"] for each in ended][:_SHOWN]
     return figures

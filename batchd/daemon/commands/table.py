@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,7 @@ from batchd.daemon.commands.submit import Submitting
 from batchd.daemon.commands.tune import Tuning
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError
-from batchd.log import Action, get_logger
+from batchd.log import Action, detailed, get_logger
 
 #: Carries one kind of request out for its giver, and returns that kind's answer.
 _Handler: TypeAlias = Callable[[Any, Giver], Awaitable[Any]]
@@ -73,7 +74,13 @@ class Commands:
         """Do what is asked, with a line in the log where that is an order. Raises ``BatchdError`` where it is refused."""
         handler: Callable[[Request[A], Giver], Awaitable[A]] = self._handlers[type(request)]
         if not lines.changes(request):
-            return await handler(request, by)
+            begun = time.monotonic()
+            answer = await handler(request, by)
+            if detailed():
+                who = {"verb": coding.verb(type(request)), "uid": by.uid, "pid": by.pid}
+                took_s = round(time.monotonic() - begun, 3)
+                get_logger().debug(Action.QUESTION_ANSWERED, **who, seconds=took_s)
+            return answer
         fields = lines.asked(type(request), coding.fields(request), by)
         try:
             # It may have waited a while to be read: for a daemon that was stopped, or had much to do.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from batchd.control import EndedBefore
 from batchd.errors import UnknownNameError, UsageError
 from batchd.log import escape
-from batchd.records import Batch, Ref, Status
+from batchd.records import Batch, Ref, Status, outcome
 from batchd.store import Member, Store
+
+_REFUSED = "was refused when it came: it has no tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,11 @@ def given(target: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def find(store: Store, targets: Sequence[str]) -> list[Target]:
-    """Return what ``targets`` name, by batch. Raises ``UsageError`` for what there is not."""
+def find(store: Store, targets: Sequence[str], *, refused: bool = False) -> list[Target]:
+    """Return what ``targets`` name, by batch. Raises ``UsageError`` for what there is not.
+
+    ``refused``: files that were refused are batches too, though they have no tasks.
+    """
     named: dict[str, list[str]] = {}
     whole: set[str] = set()
     for target in targets:
@@ -48,7 +55,11 @@ def find(store: Store, targets: Sequence[str]) -> list[Target]:
             named[name].append(task)
         else:
             whole.add(name)
-    return [_one(store, name, () if name in whole else ids) for name, ids in named.items()]
+    found = [_one(store, name, () if name in whole else ids) for name, ids in named.items()]
+    for each in () if refused else found:
+        if not each.tasks:
+            raise UsageError(f"batch {each.batch.name} {_REFUSED}")
+    return found
 
 
 def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
@@ -60,9 +71,13 @@ def _one(store: Store, name: str, ids: Sequence[str]) -> Target:
     for task in ids:
         if task not in tasks:
             raise UsageError(f"batch {name} has no task {escape(task)}")
-    if not tasks:
-        raise UsageError(f"batch {name} was refused when it came: it has no tasks")
     return Target(batch, tasks, tuple(dict.fromkeys(ids)))
+
+
+def left(target: Target) -> list[Ref]:
+    """Return those of a target's tasks that have not ended."""
+    batch, tasks = target.batch.name, target.tasks
+    return [Ref(batch, name) for name in target.chosen if not tasks[name].status.final]
 
 
 def unfinished(target: Target) -> list[Ref]:
@@ -70,19 +85,37 @@ def unfinished(target: Target) -> list[Ref]:
 
     Raises ``UsageError`` where none is left, or one that was named has ended.
     """
+    if ended := over(target):
+        raise UsageError(why(ended[0]))
+    return left(target)
+
+
+def over(target: Target) -> list[EndedBefore]:
+    """Return what of a target has ended: the tasks that were named and have, or all of the batch."""
     batch, tasks = target.batch.name, target.tasks
-    left = [Ref(batch, name) for name in target.chosen if not tasks[name].status.final]
-    for name in target.named:
-        status = tasks[name].status
-        if status.final:
-            raise UsageError(f"{batch}/{name} has finished already, as {status}")
-    if not left:
-        raise UsageError(f"batch {batch} has finished already: {_ends(target)}")
-    return left
+    if target.named:
+        named = [(name, tasks[name].status) for name in target.named]
+        return [
+            EndedBefore(target=f"{batch}/{name}", counts={status.value: 1})
+            for name, status in named
+            if status.final
+        ]
+    statuses = Counter(member.status for member in tasks.values())
+    if not all(status.final for status in statuses):
+        return []
+    return [EndedBefore(target=batch, counts={s.value: statuses[s] for s in Status if statuses[s]})]
 
 
-def _ends(target: Target) -> str:
-    counts = {status: 0 for status in Status if status.final}
-    for name in target.chosen:
-        counts[target.tasks[name].status] += 1
-    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+def cancelled(ended: EndedBefore) -> bool:
+    """Return whether what has ended is cancelled, as a whole."""
+    return outcome({Status(name): count for name, count in ended.counts.items()}) == "cancelled"
+
+
+def why(ended: EndedBefore) -> str:
+    """Return why there is nothing to order for what has ended."""
+    if not ended.counts:
+        return f"batch {ended.target} {_REFUSED}"
+    if "/" in ended.target:
+        return f"{ended.target} has finished already, as {' '.join(ended.counts)}"
+    counts = ", ".join(f"{count} {status}" for status, count in ended.counts.items())
+    return f"batch {ended.target} has finished already: {counts}"

@@ -51,9 +51,9 @@
   function head() {
     const done = counts.completed, all = tasks.id.length, left = counts.running + counts.parked + counts.queued;
     const first = Math.min(...folders.map(f => f.received_at));
-    const retried = folders.length === 1 && folders[0].retry_of;
+    const one = folders.length === 1 && folders[0], retried = one && one.retry_of, cancelled = one && one.status === "cancelled";
     return [
-      el("div", { class: "brand" }, el("span", {}, el("span", { class: "name", text: content.title }), [" · batchd report", retried && `, a retry of ${retried}`].filter(Boolean).join("")), el("span", { text: `${Words.day(first)}, ${Words.minute(first)} · times in ${Words.zone()}` })),
+      el("div", { class: "brand" }, el("span", {}, el("span", { class: "name", text: content.title }), [" · batchd report", retried && `, a retry of ${retried}`, cancelled && ", cancelled"].filter(Boolean).join("")), el("span", { text: `${Words.day(first)}, ${Words.minute(first)} · times in ${Words.zone()}` })),
       el("h1", { class: "headline" },
         el("span", { class: "unseen", text: `${content.title}: ` }), done === all ? `All ${Words.counted(all, "task")} completed` : [`${Words.count(done)} `, el("span", { class: "of", text: `of ${Words.counted(all, "task")}` }), " completed"]),
       left ? el("p", { class: "soft", text: `${Words.counted(left, "task")} not ended yet` }) : null,

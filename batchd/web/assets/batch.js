@@ -2,7 +2,7 @@
 const BatchPage = (() => {
   const { el } = Dom;
   const STATUSES = ["completed", "timeout", "error", "cancelled", "running", "parked", "queued"];
-  const STATES = { rejected: "was refused", failed: "has ended", completed: "is complete", running: "is being worked on", parked: "is parked", queued: "is queued" };
+  const STATES = { rejected: "was refused", failed: "has ended", cancelled: "was cancelled", completed: "is complete", running: "is being worked on", parked: "is parked", queued: "is queued" };
 
   function begin(name) {
     const content = Frame.begin("", name), state = read();

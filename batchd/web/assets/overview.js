@@ -61,9 +61,10 @@ const Overview = (() => {
   const AGENT = [["id", "Task"], ["step", "Doing"], ["since", "For", true], ["rounds", "Round", true], ["calls", "Calls", true]];
 
   function line(b) {
-    const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== "rejected" && text && label, "data-tone": tone, text });
+    const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, word = ["rejected", "cancelled"].includes(b.status) && b.status;
+    const cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== word && text && label, "data-tone": tone, text });
     return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), bar(b)), [
-      cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", b.status === "rejected" ? "rejected" : failed ? Words.count(failed) : "", failed || b.status === "rejected" ? "error" : null),
+      cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", word || (failed ? Words.count(failed) : ""), b.status !== "cancelled" && (failed || word) ? "error" : null),
       cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.atLeast(b.usd, b.known_usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {

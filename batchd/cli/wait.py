@@ -1,0 +1,79 @@
+"""``batchd wait``: stays until batches have ended, and ends as they did."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchd.cli import common, controlling, ending, progress
+from batchd.cli.submit import Patience
+from batchd.errors import NoDaemonError, UsageError
+from batchd.log import escape
+from batchd.observe import words
+from batchd.observe.snapshot import Unseen, ask
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("batch", nargs="+", metavar="BATCH")
+    controlling.as_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show progress until all have ended, then the summaries."""
+    names = tuple(dict.fromkeys(map(_name, args.batch)))
+    state = common.state_directory(args.config)
+    if not common.store_path(state).exists():
+        raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
+    with Reader(common.store_path(state)) as reader:
+
+        def find(reader: Reader) -> list[BatchRow]:
+            return [reader.batch(name) for name in names]
+
+        if not _ended(find(reader)):
+            _follow(state, reader, names, quiet=args.json)
+        rows = find(reader)
+    return ending.report(rows, as_json=args.json)
+
+
+def _name(target: str) -> str:
+    """Return the name of a batch. Raises ``UsageError`` for that of a task."""
+    batch, task = common.split_target(target)
+    if task:
+        raise UsageError(
+            f"{escape(target)} is a task, and ends with its batch: batchd wait {escape(batch)}"
+        )
+    return batch
+
+
+def _ended(rows: Sequence[BatchRow]) -> bool:
+    """Return whether the summaries of all are there."""
+    return all(row.published_at is not None for row in rows)
+
+
+def _follow(state: Path, reader: Reader, names: Sequence[str], *, quiet: bool) -> None:
+    """Show progress until all have ended. Raises ``NoDaemonError`` where no one works on them."""
+    left = [name for name in names if not _ended([reader.batch(name)])]
+    if ask(state) is Unseen.ABSENT:
+        verb = "has" if len(left) == 1 else "have"
+        raise NoDaemonError(
+            f"no daemon runs on {state}, and {words.listed(left)} {verb} not ended: start `batchd serve`"
+        )
+    patience = Patience(state)
+
+    def ended(rows: Sequence[BatchRow]) -> bool:
+        patience.check()
+        return _ended(rows)
+
+    try:
+        progress.follow(
+            reader, lambda r: [r.batch(name) for name in left], ended, quiet=quiet, late=True
+        )
+    except KeyboardInterrupt:
+        shown = escape(words.listed(left))
+        print(f"The daemon goes on with {shown}: batchd status.", file=sys.stderr)
+        raise

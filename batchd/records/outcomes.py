@@ -1,0 +1,24 @@
+"""How a batch ended, in one word, by how its tasks did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+from batchd.records.tasks import Status
+
+#: ``completed``: all of it. ``cancelled``: an order ended what had not completed; no limit and no error did. ``failed``: all else.
+Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
+#: How a batch stands: its outcome once it has ended; ``rejected``: its file was refused.
+BatchStatus: TypeAlias = Outcome | Literal["rejected", "running", "parked", "queued"]
+
+
+def outcome(counts: Mapping[Status, int]) -> Outcome:
+    """Return how a batch ended, by how many of its tasks ended in each final status.
+
+    Tasks are cancelled by an order, or for a task of the same batch that did not complete: where none ended as ``error``
+    or ``timeout``, an order stands behind each that is cancelled.
+    """
+    if counts.get(Status.ERROR) or counts.get(Status.TIMEOUT):
+        return "failed"
+    return "cancelled" if counts.get(Status.CANCELLED) else "completed"
