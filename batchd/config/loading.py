@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,15 +14,16 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd.config import finding
+from batchd.config import finding, own
 from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
 from batchd.config.complaints import MISSING, complaint
 from batchd.config.presets import PRESETS
-from batchd.config.sections import Sections
+from batchd.config.sections import Paths, Sections
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
+_KEYS_OF_PATHS = {f.name for f in fields(Paths)}
 
 
 def load(
@@ -46,6 +47,8 @@ def load(
     for name, preset in PRESETS.items():
         _merge_preset(raw, name, preset)
     variables, problems = _override(raw, environ)
+    if not found:
+        _house(raw, environ)
     base = file.absolute().parent if file else Path.cwd()
     sections = _validated(
         raw, variables, problems, source=str(file or ""), base=base, environ=environ
@@ -154,6 +157,17 @@ def _read(found: finding.Found) -> dict[str, Any]:
     except OSError as error:
         problem = Problem("", f"the file cannot be read: {error.strerror}")
     raise ConfigError((problem,), str(found.path))
+
+
+def _house(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Put the user's own spool where neither a file nor a variable says where things lie. Raises ``ConfigError``."""
+    paths = raw.setdefault("paths", {})
+    if paths.keys() >= _KEYS_OF_PATHS:
+        return
+    mine = own.insist(environ)
+    if "state" not in paths and (problem := own.former(mine.state)):
+        raise ConfigError((problem,))
+    raw["paths"] = {**asdict(mine), **paths}
 
 
 def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:
