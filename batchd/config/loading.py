@@ -27,15 +27,15 @@ _KEYS_OF_PATHS = {f.name for f in fields(Paths)}
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], *, section: str = ""
+    path: Path | None, environ: Mapping[str, str], *, section: str = "", draft: str = ""
 ) -> tuple[Sections, str]:
     """Return the sections, their paths absolute, and the file that they came from, if any.
 
-    ``section``: heed this one alone, whatever is wrong with the others.
+    ``section``: heed this one alone, whatever is wrong with the others. ``draft``: what is to stand in ``path``.
     """
-    found = finding.Found(path) if path else _found(environ)
+    found = finding.Found(path) if path else _searched(environ)
     file = found.path if found else None
-    raw = _read(found) if found else {}
+    raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
         raw = {key: table for key, table in raw.items() if key == section}
         mine = f"{_PREFIX}{section}__".upper()
@@ -46,7 +46,7 @@ def load(
         }
     for name, preset in PRESETS.items():
         _merge_preset(raw, name, preset)
-    variables, problems = _override(raw, environ)
+    variables, problems = override(raw, environ)
     if not found:
         _house(raw, environ)
     base = file.absolute().parent if file else Path.cwd()
@@ -137,7 +137,7 @@ def _adapter() -> TypeAdapter[Sections]:
     return TypeAdapter(Sections)
 
 
-def _found(environ: Mapping[str, str]) -> finding.Found | None:
+def _searched(environ: Mapping[str, str]) -> finding.Found | None:
     try:
         return finding.find(environ)
     except OSError as error:
@@ -179,7 +179,7 @@ def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> 
         providers[name] = {**preset, **table}
 
 
-def _override(
+def override(
     raw: dict[str, Any], environ: Mapping[str, str]
 ) -> tuple[dict[Place, str], list[Problem]]:
     """Put the environment's values into ``raw``; return which variable set which place."""
