@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from batchd import config
@@ -28,7 +29,7 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "directory", nargs="?", default=".", metavar="DIR", help="where (else here); it may be new"
+        "directory", nargs="?", metavar="DIR", help="where (else here); it may be new"
     )
     parser.add_argument(
         "--model", metavar="PROVIDER/MODEL", help=f"what does the work ({Agent().model})"
@@ -43,6 +44,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agents", type=int, metavar="N", help=f"tasks at a time ({Pool().processes})"
     )
+    parser.add_argument(
+        "--systemd",
+        action="store_true",
+        help="make batchd a service: show what that takes, and do it after a yes",
+    )
+    parser.add_argument("--user", action="store_true", help="… of your own, for the spool in DIR")
+    parser.add_argument("--remove", action="store_true", help="… no longer: undo exactly that")
+    parser.add_argument("--yes", action="store_true", help="… without asking")
     parser.epilog = (
         "On a terminal it asks for what is not given: the model, where its key comes from, how many "
         "tasks at a time; elsewhere it asks nothing. It overwrites nothing, puts the directory on the "
@@ -52,7 +61,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make it; nothing is made where anything is wrong."""
-    directory = Path(os.path.abspath(args.directory))  # noqa: PTH100 (no link is followed)
+    # No link is followed: what is shown is what was named.
+    directory = Path(os.path.abspath(args.directory or "."))  # noqa: PTH100
+    if args.systemd:
+        from batchd.cli import systemd  # noqa: PLC0415 (no other use of this command needs it)
+
+        return systemd.run(args, directory, partial(_serviced, args))
+    if args.user or args.remove or args.yes:
+        raise UsageError("--user, --remove and --yes go with --systemd")
     making.refuse(directory)
     wanted = _wanted(args, directory)
     _refuse(wanted)
@@ -63,7 +79,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(args: argparse.Namespace, directory: Path) -> Wanted:
+def _serviced(args: argparse.Namespace, directory: Path) -> Wanted:
+    """Return what is wanted of the system's service, which has no variables of anybody's."""
+    if args.key_env is not None:
+        raise UsageError("a service of the system has no variables of yours: give a --key-file")
+    return _wanted(args, directory, ask_key=False)
+
+
+def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) -> Wanted:
     """Return what is wanted: as given, as answered, else as usual."""
     asks = sys.stdin.isatty() and sys.stdout.isatty()
     if args.base_url and not args.model:
@@ -83,7 +106,7 @@ def _wanted(args: argparse.Namespace, directory: Path) -> Wanted:
             base_url = input(
                 f"Where is {escape(provider)}? As in http://10.0.0.7:8000/v1: "
             ).strip()
-        key_env, key_file = _key(args, provider, asks=asks)
+        key_env, key_file = _key(args, provider, asks=asks and ask_key)
         agents = args.agents if args.agents is not None else asks and _ask_agents()
     except EOFError:
         raise UsageError("nothing was made") from None

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from batchd.config import trust
@@ -37,9 +37,9 @@ _CONFIG = """\
 # `batchd config` shows every key, its value and where that comes from; `batchd check` says whether it works.
 
 [paths]
-inbox = "inbox"                 # where task files are dropped
-outbox = "outbox"               # where results appear
-state = ".batchd"               # the store, the lock, the control socket; on a local disk, not NFS
+inbox = {inbox}  # where task files are dropped
+outbox = {outbox}  # where results appear
+state = {state}  # the store, the lock, the control socket; on a local disk, not NFS
 
 [agent]
 model = {model}  # provider/model; a task may name its own
@@ -49,6 +49,10 @@ model = {model}  # provider/model; a task may name its own
 [pool]
 processes = {processes}                   # worker processes …
 agents_per_process = {agents}          # … and tasks that each works on at a time
+"""
+_ROOT = """
+[workspace]
+root = {root}  # a task's relative `dir` lies below it
 """
 
 
@@ -66,6 +70,8 @@ class Wanted:
     key_file: str = ""
     #: Tasks at a time.
     agents: int
+    #: Where its folders lie; empty: beside the configuration.
+    place: str = ""
 
     @property
     def provider(self) -> str:
@@ -82,13 +88,16 @@ class Wanted:
         processes = self._processes()
         bare = re.fullmatch(r"[\w-]+", self.provider, re.ASCII)
         provider = self.provider if bare else _quoted(self.provider)
-        return _CONFIG.format(
+        folders = {f.name: _quoted(str(Path(self.place, str(f.default)))) for f in fields(Paths)}
+        text = _CONFIG.format(
+            **folders,
             model=_quoted(self.model),
             provider=provider,
             lines="".join(f"{line}\n" for line in self._provided()),
             processes=processes,
             agents=self.agents // processes,
         )
+        return text + (_ROOT.format(root=_quoted(self.place)) if self.place else "")
 
     def _provided(self) -> Iterator[str]:
         """Yield the lines of the provider's table."""
