@@ -20,6 +20,7 @@ from batchd.log import escape
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
 COMMANDS: Mapping[str, str] = {
+    "init": "make a spool: configuration, inbox, outbox, and a task file to try it",
     "serve": "watch the inbox and work on what is dropped, until stopped",
     "run": "work on task files here and now, without a daemon",
     "submit": "check a task file and drop it into the inbox",
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
     "estimate": "tell what task files may come to, before anything is paid",
     "check": "look for what would fail, and say how to mend it",
+    "config": "show the values in force, and where each comes from",
     "trust": "trust the configuration that lies in a directory, or show which are trusted",
     "notify": "show who is told of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries or notifications",

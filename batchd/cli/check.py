@@ -16,7 +16,7 @@ from batchd import config, control, sandbox, telemetry
 from batchd.cli import common, models, refusals
 from batchd.cli.common import coloured
 from batchd.cli.lines import Line, LineVerdict
-from batchd.config import private
+from batchd.config import own, private
 from batchd.errors import BatchdError, NoDaemonError
 from batchd.log import escape
 from batchd.masking import Masker
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Look at everything; 0 if nothing would fail, else 3."""
     settings = config.load(args.config)  # what is wrong with it ends the command, all at once
     lines = [
-        Line("ok", "config", settings.file or "none found: the built-in defaults"),
+        _config(settings),
         *_folders(settings),
         *_log_file(settings),
         *_exposed(settings),
@@ -60,6 +60,14 @@ def run(args: argparse.Namespace) -> int:
             if line.mend:
                 print(f"       → {escape(line.mend)}")
     return 3 if any(line.verdict == "failed" for line in lines) else 0
+
+
+def _config(settings: config.Config) -> Line:
+    if settings.file:
+        return Line("ok", "config", settings.file)
+    told = "none is found: the built-in defaults, and a spool of your own"
+    mend = f"{own.command()} makes a spool with a configuration"
+    return Line("note", "config", told, mend)
 
 
 def _folders(settings: config.Config) -> Iterator[Line]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from batchd import config
+from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape, escape_json, escape_text
 
@@ -173,6 +174,16 @@ def table(
     return [line(heads, plain=True), *(line(row, plain=False) for row in cells)]
 
 
+def settings(file: Path | None) -> config.Config:
+    """Return the configuration; where there is none, say on stderr which spool is meant."""
+    found = config.load(file)
+    if not found.file:
+        mine = own.holds(found.paths, found.environ)
+        place = f"your own, {own.folder(found.environ)}" if mine else f"that of {found.paths.state}"
+        complain(f"batchd: no configuration is found; the spool is {place}")
+    return found
+
+
 def state_directory(file: Path | None) -> Path:
     """Return the state directory that a configuration names.
 
@@ -180,7 +191,7 @@ def state_directory(file: Path | None) -> Path:
     before, and must be found. Raises ``ConfigError`` where not even they can be told.
     """
     try:
-        return Path(config.load(file).paths.state)
+        return Path(settings(file).paths.state)
     except ConfigError as error:
         try:
             state = Path(config.load_paths(file).state)

@@ -60,6 +60,7 @@ once answered. All else was real: the daemon, the sandbox, the commands, the fil
 The stand-in's prices are invented. With a real model:
 
   . .venv/bin/activate
+  batchd init ~/spool         makes a spool, and says what comes next
   export OPENAI_API_KEY=…     or another provider: docs/configuration.md
   batchd check                what would fail, and how to mend it
   batchd run task.json        here and now; or `batchd serve`, and drop into inbox/

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from batchd.daemon import lock, reconcile, visible  # noqa: PLC0415 (`--help` need not load the daemon)
     from batchd.store import restoring  # noqa: PLC0415
 
-    settings = config.load(args.config)
+    settings = common.settings(args.config)
     state = Path(settings.paths.state)
     path = common.store_path(state)
     if bool(args.backup) + args.new + args.as_is > 1:

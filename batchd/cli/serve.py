@@ -8,11 +8,13 @@ import signal
 from pathlib import Path
 
 from batchd import config, log, sealing
+from batchd.cli import common
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: all that it needs stands in the configuration."""
     parser.epilog = (
+        "Without a configuration it serves a spool of your own, ~/.local/share/batchd. "
         "SIGTERM or Ctrl-C drains: tasks stop at a durable point and go on at the next start; "
         "a second one ends at once. SIGHUP reads the configuration again."
     )
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from batchd.report.maker import ReportMaker  # noqa: PLC0415
 
     sealing.seal()
-    settings = config.load(args.config)
+    settings = common.settings(args.config)
     # The file that was found at the start: were it gone, another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else args.config
     reload = functools.partial(config.load, file, settings.environ)

@@ -14,7 +14,8 @@ from typing import Any
 
 from batchd import config, control
 from batchd.cli import common, ending, progress, trial
-from batchd.errors import NoDaemonError, StoreError, UsageError
+from batchd.config import own
+from batchd.errors import NoDaemonError, NotPossibleError, StoreError, UsageError
 from batchd.log import escape
 from batchd.observe import versions, words
 from batchd.records import Ref, Task
@@ -26,6 +27,12 @@ from batchd.store.rows import BatchRow
 _GONE_S = 30.0
 #: Tasks of which the store is asked whether they are the file's.
 _COMPARED = 100
+#: Said where no configuration names a spool; that of the user's own is one while a daemon is at work on it.
+_SPOOLLESS = (
+    "there is no spool here, and nothing was dropped: no configuration is found\n"
+    "  batchd init DIR      makes a spool, and says what comes next\n"
+    "  batchd run FILE      works on a file here and now, without one"
+)
 _IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -47,14 +54,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, drop, and wait if asked to."""
     settings = config.load(args.config)
+    state = Path(settings.paths.state)
+    alive = _alive(state, heed=True)
+    if not alive and not settings.file and own.holds(settings.paths, settings.environ):
+        raise NotPossibleError(_SPOOLLESS)
     filename, data = _given(args, settings)
     if args.first is not None:
         if args.first < 1:
             raise UsageError("--first wants a number from 1 on")
         data = trial.cut(filename, data, args.first, settings)
     tasks = taskfile.parse(data, filename, settings).tasks
-    state = Path(settings.paths.state)
-    alive = _alive(state, heed=True)
     if args.wait and not alive:
         raise NoDaemonError(
             f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from batchd.cli import common
-from batchd.config import finding, trust
+from batchd.config import finding, foreign, trust
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
 
@@ -91,6 +91,8 @@ def _problem(directory: str) -> str:
     file = Path(directory, trust.CONFIG)
     try:
         if finding.stands(file):
+            if problem := foreign.problem(file):
+                return str(problem)
             finding.trusted(file, os.environ).content()
     except ConfigError as error:
         return str(error)

@@ -7,7 +7,8 @@ import contextlib
 import functools
 import importlib.util
 
-from batchd import config, log, sealing
+from batchd import log, sealing
+from batchd.cli import common
 from batchd.config.web import parted
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
@@ -28,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the page until stopped."""
-    settings = config.load(args.config)
+    settings = common.settings(args.config)
     try:
         host, port = parted(args.listen) if args.listen else settings.web.address
     except ValueError:

@@ -146,18 +146,20 @@ def _content(path: str) -> str | None:
         return None
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Return the configuration.
+def load(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, *, draft: str = ""
+) -> Config:
+    """Return the configuration; ``draft``: what is to stand in ``path``, and does not yet.
 
     Without ``path``: that of BATCHD_CONFIG, else ./config.toml, ~/.config/batchd/config.toml or
-    /etc/batchd/config.toml, whichever is there first, else the defaults. Raises ``ConfigError`` with all
+    /etc/batchd/config.toml, whichever is there first, else the defaults, in a spool of the user's own. Raises ``ConfigError`` with all
     problems at once, and for one that is found and does not count: see ``finding``.
     """
     from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
 
     # A copy: who holds keys takes them out of the process's own.
     environ = dict(os.environ if environ is None else environ)
-    sections, file = loading.load(path, environ)
+    sections, file = loading.load(path, environ, draft=draft)
     parts = {f.name: getattr(sections, f.name) for f in fields(sections)}
     return Config(**parts, file=file, environ=environ)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchd.config import reading, trust
+from batchd.config import foreign, reading, trust
 from batchd.errors import ConfigError, Problem
 
 #: Names the file, as ``--config`` does.
@@ -47,6 +47,9 @@ def find(environ: Mapping[str, str]) -> Found | None:
             raise ConfigError((Problem(VARIABLE, f"{named!a}: {why}"),))
         return Found(Path(named))
     if stands(here := Path(trust.CONFIG)):
+        # Before its directory is looked at: none is to be trusted for the sake of another program's file.
+        if problem := foreign.problem(here.absolute()):
+            raise ConfigError((problem,))
         return trusted(here.absolute(), environ)
     files = (folder / trust.CONFIG for folder in trust.folders(environ))
     return next((Found(file, trust.ours()) for file in files if stands(file)), None)

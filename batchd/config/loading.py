@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,27 +14,28 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from batchd.config import finding
+from batchd.config import finding, own
 from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
 from batchd.config.complaints import MISSING, complaint
 from batchd.config.presets import PRESETS
-from batchd.config.sections import Sections
+from batchd.config.sections import Paths, Sections
 from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
+_KEYS_OF_PATHS = {f.name for f in fields(Paths)}
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], *, section: str = ""
+    path: Path | None, environ: Mapping[str, str], *, section: str = "", draft: str = ""
 ) -> tuple[Sections, str]:
     """Return the sections, their paths absolute, and the file that they came from, if any.
 
-    ``section``: heed this one alone, whatever is wrong with the others.
+    ``section``: heed this one alone, whatever is wrong with the others. ``draft``: what is to stand in ``path``.
     """
-    found = finding.Found(path) if path else _found(environ)
+    found = finding.Found(path) if path else _searched(environ)
     file = found.path if found else None
-    raw = _read(found) if found else {}
+    raw = tomli.loads(draft) if draft else _read(found) if found else {}
     if section:
         raw = {key: table for key, table in raw.items() if key == section}
         mine = f"{_PREFIX}{section}__".upper()
@@ -45,7 +46,9 @@ def load(
         }
     for name, preset in PRESETS.items():
         _merge_preset(raw, name, preset)
-    variables, problems = _override(raw, environ)
+    variables, problems = override(raw, environ)
+    if not found:
+        _house(raw, environ)
     base = file.absolute().parent if file else Path.cwd()
     sections = _validated(
         raw, variables, problems, source=str(file or ""), base=base, environ=environ
@@ -134,7 +137,7 @@ def _adapter() -> TypeAdapter[Sections]:
     return TypeAdapter(Sections)
 
 
-def _found(environ: Mapping[str, str]) -> finding.Found | None:
+def _searched(environ: Mapping[str, str]) -> finding.Found | None:
     try:
         return finding.find(environ)
     except OSError as error:
@@ -156,6 +159,17 @@ def _read(found: finding.Found) -> dict[str, Any]:
     raise ConfigError((problem,), str(found.path))
 
 
+def _house(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Put the user's own spool where neither a file nor a variable says where things lie. Raises ``ConfigError``."""
+    paths = raw.setdefault("paths", {})
+    if paths.keys() >= _KEYS_OF_PATHS:
+        return
+    mine = own.insist(environ)
+    if "state" not in paths and (problem := own.former(mine.state)):
+        raise ConfigError((problem,))
+    raw["paths"] = {**asdict(mine), **paths}
+
+
 def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> None:
     providers = raw.setdefault("providers", {})
     if not isinstance(providers, dict):
@@ -165,7 +179,7 @@ def _merge_preset(raw: dict[str, Any], name: str, preset: Mapping[str, Any]) -> 
         providers[name] = {**preset, **table}
 
 
-def _override(
+def override(
     raw: dict[str, Any], environ: Mapping[str, str]
 ) -> tuple[dict[Place, str], list[Problem]]:
     """Put the environment's values into ``raw``; return which variable set which place."""

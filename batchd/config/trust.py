@@ -92,10 +92,10 @@ def owners(directory: Path, environ: Mapping[str, str]) -> frozenset[int]:
 
 def command(directory: Path) -> str:
     """Return the command that puts a directory on the list."""
-    return f"`batchd trust {_word(directory, 'DIR')}`"
+    return f"`batchd trust {word(directory, 'DIR')}`"
 
 
-def _word(path: Path, name: str) -> str:
+def word(path: Path, name: str) -> str:
     """Return a path as a word for a shell, or what stands for one that an error would cut: in the middle of its quotes."""
     word = shlex.quote(str(path))
     return word if len(word) <= _LONGEST else name
@@ -113,7 +113,7 @@ def doubt(path: Path, status: os.stat_result, owners: frozenset[int]) -> Problem
         return Problem(str(path), why, "chown it, or under sudo take `sudo -H`")
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if status.st_mode & stat.S_IWOTH and not sticky:
-        return Problem(str(path), "everybody can change it", f"chmod o-w {_word(path, 'PATH')}")
+        return Problem(str(path), "everybody can change it", f"chmod o-w {word(path, 'PATH')}")
     return None
 
 
@@ -190,7 +190,7 @@ def _insist(file: Path, status: os.stat_result) -> None:
     """Refuse a list that somebody else may have written. Raises ``ConfigError``."""
     problem = doubt(file.parent, file.parent.stat(), ours()) or doubt(file, status, ours())
     if not problem and status.st_mode & stat.S_IWGRP:
-        fix = f"chmod g-w {_word(file, 'PATH')}"
+        fix = f"chmod g-w {word(file, 'PATH')}"
         problem = Problem(str(file), "a group can change it", fix)
     if problem:
         raise ConfigError((problem,))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from batchd.config import Config, trust
+from batchd.config import Config, own, trust
 from batchd.log import escape
 from batchd.records.triggers import VERSIONS
 
@@ -78,9 +78,12 @@ class Directories:
                     yield path, "a program of [notify]"
 
     def _configurations(self) -> Iterator[tuple[str, str]]:
-        """Yield where what a task writes would count for the next run of batchd."""
+        """Yield where what a task writes would count for the next run of batchd, with a configuration or without."""
         for path in trust.guarded(self._config.environ):
             yield path, "where batchd looks for its configuration"
+        if mine := own.paths(self._config.environ):
+            for path in (mine.inbox, mine.outbox, mine.state):
+                yield path, "a spool of batchd's user"
 
     @cached_property
     def _root_works(self) -> bool:

@@ -41,7 +41,10 @@ def test_the_shipped_file_says_the_defaults(
     (tmp_path / "config.toml").unlink()
     built_in = config.load(None, {"HOME": str(tmp_path)})
     assert built_in.file == ""
-    assert replace(shipped, file="") == built_in
+    # Without a file no place but the user's own is meant.
+    own = tmp_path / ".local/share/batchd"
+    paths = sections.Paths(inbox=f"{own}/inbox", outbox=f"{own}/outbox", state=f"{own}/.batchd")
+    assert replace(shipped, file="", paths=paths) == built_in
 
 
 def test_the_shipped_file_has_every_key_with_a_comment() -> None:

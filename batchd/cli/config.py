@@ -1,0 +1,103 @@
+"""``batchd config``: the values in force, and where each comes from."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from batchd import config, control
+from batchd.cli import common
+from batchd.config import origins, own
+from batchd.config.origins import Source, Value
+from batchd.errors import NoAnswerError, NoDaemonError
+from batchd.log import escape
+
+#: Where what a line says of its value begins, and where it ends.
+_ASIDE, _WIDTH = 44, 80
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.epilog = (
+        "Each line is a SECTION.KEY, as `batchd tune` takes it, its value, and the line of the file, the variable, "
+        "the preset or the default that it comes from. Secrets are never shown: … stands for them."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show them all."""
+    settings = config.load(args.config)
+    pid, tuned, silent = _daemon(Path(settings.paths.state))
+    values = [*origins.values(settings, tuned)]
+    if args.json:
+        rows = [dataclasses.asdict(value) for value in values]
+        common.print_json({"file": settings.file, "daemon": pid, "values": rows})
+        return 0
+    if settings.file:
+        print(f"# {escape(settings.file)}")
+    else:
+        print("# No configuration is found: defaults, and a spool of your own,")
+        print(f"# {escape(str(own.folder(settings.environ)))}; `batchd init DIR` makes another.")
+    if pid:
+        print(
+            f"# Daemon {pid} has the file as it was when it last read it, and an environment of its"
+        )
+        print("# own; what `batchd tune` has changed in it is marked as such.")
+    elif silent:
+        print("# The daemon does not answer: what `batchd tune` may have changed is not known.")
+    for value in values:
+        if value.value is not None:
+            print(*map(escape, _lines(value)), sep="\n")
+    return 0
+
+
+def _daemon(state: Path) -> tuple[int | None, dict[str, str], bool]:
+    """Return the daemon's process, what is changed in it, and whether there is one that does not answer."""
+    try:
+        tuned = control.ask(state, control.Tune()).overrides
+        return control.ask(state, control.Status()).pid, dict(tuned), False
+    except NoAnswerError:
+        return None, {}, True
+    except NoDaemonError:
+        return None, {}, False
+
+
+def _lines(value: Value) -> Iterator[str]:
+    """Yield the line of a value, or several, where it does not fit into one."""
+    # What `tune` has changed is text as TOML has it already.
+    shown = value.value if value.source is Source.TUNE else _toml(value.value)
+    text = f"{value.key} = {shown}"
+    aside = f"# {_said(value)}"
+    parts = value.value if isinstance(value.value, list) else []
+    begin = min(_ASIDE, _WIDTH - len(aside))
+    if parts and common.width_of(text) > _WIDTH:
+        yield f"{value.key} = [  {aside}"
+        yield from (f"  {_toml(part)}," for part in parts)
+        yield "]"
+    elif common.width_of(text) < begin:
+        yield text + " " * (begin - common.width_of(text)) + aside
+    elif common.width_of(text) + 2 + len(aside) <= _WIDTH:
+        yield f"{text}  {aside}"
+    else:
+        yield from (text, " " * begin + aside)
+
+
+def _said(value: Value) -> str:
+    if value.source is Source.FILE:
+        return f"line {value.line}"
+    return value.variable or str(value.source)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML has it."""
+    if isinstance(value, dict):
+        inside = ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items())
+        return f"{{{inside}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,151 @@
+"""``batchd init --systemd``: shows what makes batchd a service, does it after a yes, and undoes exactly that."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from batchd.cli import common
+from batchd.cli.systemd import plans
+from batchd.cli.systemd.plans import Plan
+from batchd.cli.systemd.steps import File, Folder, Notes
+from batchd.errors import NotPossibleError, UsageError
+from batchd.log import escape
+from batchd.spool.making import Wanted
+
+#: What is left where systemd runs.
+_RUNNING = Path("/run/systemd/system")
+
+
+def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], Wanted]) -> int:
+    """Install, or remove; 3 where systemd did not do what it was ordered."""
+    if not args.user and args.directory is not None:
+        raise UsageError(
+            "the system's service has its spool in /var/lib/batchd: leave DIR out, or say --user"
+        )
+    if args.remove:
+        return _remove(args)
+    plan = (
+        plans.of_ones_own(directory, os.environ)
+        if args.user
+        else plans.of_the_system(wanted, os.environ)
+    )
+    _show("This is what makes batchd a service:", _lines(plan))
+    if not _agreed(args):
+        return 0
+    _insist_on_root(args)
+    _do(plan)
+    orders = plan.orders
+    ordered = _order(orders)
+    _tell_next(plan, [] if ordered else [shlex.join(order) for order in orders])
+    return 0 if ordered or not _systemd() else 3
+
+
+def _lines(plan: Plan) -> Iterable[str]:
+    for step in plan.steps:
+        yield from step.shown()
+    for order in plan.orders:
+        yield f"run {shlex.join(order)}" + (
+            "" if _systemd() else "    (no systemd runs here: left to you)"
+        )
+
+
+def _do(plan: Plan) -> None:
+    """Take every step, noting each before the next, so that what was done can be undone wherever it stops."""
+    again = {step.path for step in plan.steps if isinstance(step, File)}
+    done = [s for s in plan.notes.read() if not (isinstance(s, File) and s.path in again)]
+    for step in plan.steps:
+        done.append(step.do())
+        plan.notes.write(done)
+
+
+def _remove(args: argparse.Namespace) -> int:
+    notes = plans.notes(os.environ, user=args.user)
+    done = notes.read()
+    which = "batchd init --systemd --user" if args.user else "batchd init --systemd"
+    if not done:
+        raise NotPossibleError(f"`{which}` has made nothing here, as far as {notes.file} says")
+    systemctl = ("systemctl", "--user") if args.user else ("systemctl",)
+    stop = (*systemctl, "disable", "--now", "batchd")
+    undone = [step.undone() for step in reversed(done)]
+    _show(
+        f"This is what `{which}` has made, and what becomes of it:",
+        [f"run {shlex.join(stop)}", *undone],
+    )
+    if not _agreed(args):
+        return 0
+    _insist_on_root(args)
+    ordered = _order([stop])
+    kept = _undo(notes)
+    reloaded = ordered and _order([(*systemctl, "daemon-reload")])
+    for line in kept:
+        print(escape(f"It stays: {line}"))
+    print("All else is as it was.")
+    return 0 if reloaded or not _systemd() else 3
+
+
+def _undo(notes: Notes) -> list[str]:
+    """Undo what was done, the last first; return what stays, and why."""
+    kept = []
+    for step in reversed(notes.read()):
+        if isinstance(step, Folder) and notes.file.is_relative_to(step.path):
+            notes.file.unlink(missing_ok=True)  # they lie in it
+        if why := step.undo():
+            kept.append(why)
+    notes.file.unlink(missing_ok=True)
+    return kept
+
+
+def _show(head: str, lines: Iterable[str]) -> None:
+    print(head)
+    for line in lines:
+        print(escape(f"  {line}"))
+
+
+def _agreed(args: argparse.Namespace) -> bool:
+    """Return whether it is to be done: by --yes, or by an answer."""
+    if args.yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("Nothing is done yet: --yes does it.")
+        return False
+    try:
+        return input("Do it? [y/N]: ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+def _insist_on_root(args: argparse.Namespace) -> None:
+    if not args.user and os.geteuid() != 0:
+        raise NotPossibleError("only root can do that: put sudo before it, or take --user")
+
+
+def _systemd() -> bool:
+    """Return whether there is a systemd to give orders to."""
+    return _RUNNING.is_dir() and shutil.which("systemctl") is not None
+
+
+def _order(orders: Iterable[tuple[str, ...]]) -> bool:
+    """Have systemd carry orders out, where it runs; return whether it did."""
+    if not _systemd():
+        return False
+    for order in orders:
+        done = subprocess.run(order, capture_output=True, text=True, check=False)
+        if done.returncode:
+            common.complain(f"batchd: {shlex.join(order)}: {done.stderr.strip()}")
+            return False
+    return True
+
+
+def _tell_next(plan: Plan, orders: list[str]) -> None:
+    start = [plan.start] if not plan.ready else []
+    print("", "Done. Next:", sep="\n")
+    for line in (*plan.first, *orders, *start, *plan.then):
+        print(escape(f"  {line}"))
+    print("`--remove` in place of `--yes` takes it back.")

@@ -1,0 +1,160 @@
+"""Every value in force, and where it comes from: what `batchd config` shows. Secrets are never among them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import tomli
+
+from batchd.config import Config, loading, reading
+from batchd.config.checking import Place
+from batchd.config.presets import PRESETS
+from batchd.config.sections import Sections
+from batchd.masking import Masker
+
+#: What stands for a secret.
+HIDDEN = "…"
+#: Lines of one value, beyond which no more lines are told apart.
+_LONGEST = 1000
+
+
+class Source(enum.StrEnum):
+    """What kind of place a value comes from."""
+
+    FILE = "file"
+    VARIABLE = "variable"
+    PRESET = "preset"
+    DEFAULT = "default"
+    #: Changed in the running daemon, until that ends.
+    TUNE = "tune"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A key, its value in force, and where that comes from."""
+
+    #: ``SECTION.KEY``, as `batchd tune` has it.
+    key: str
+    value: Any
+    source: Source
+    #: Where it stands in the file, and which variable brings it, if it does.
+    line: int | None = None
+    variable: str = ""
+
+
+def values(config: Config, tuned: Mapping[str, str]) -> Iterator[Value]:
+    """Yield all values, in the order of config.toml. ``tuned``: what is changed in a running daemon, without secrets."""
+    lines: Mapping[Place, int] = {}
+    raw: dict[str, Any] = {}
+    if config.file:
+        text = reading.content(config.file).decode("utf-8-sig")
+        lines, raw = numbered(text), tomli.loads(text)
+    variables = _variables(raw, config.environ)
+    masker = Masker(config.hidden())
+    left = {**tuned}
+    for place, value, secret in _leaves(config, ()):
+        shown = HIDDEN if secret and value else masker.value(_plain(place, value))
+        key = loading.dotted(place)
+        if key in left:
+            yield Value(key, left.pop(key), Source.TUNE)
+        else:
+            yield _found(key, place, shown, lines, variables)
+    # A table of its own, or a part of one that is shown as a whole.
+    yield from (Value(key, text, Source.TUNE) for key, text in left.items())
+
+
+def numbered(text: str) -> dict[Place, int]:
+    """Return the line of each key and table in a TOML text that is valid."""
+    found: dict[Place, int] = {}
+    head: Place = ()
+    statement: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        statement.append(line)
+        try:
+            table = tomli.loads("\n".join(statement))
+        except (tomli.TOMLDecodeError, RecursionError):
+            if len(statement) > _LONGEST:
+                break
+            continue  # a value of several lines
+        first = number - len(statement) + 1
+        if statement[0].lstrip().startswith("["):
+            *_, head = _places(table, ())
+            found.setdefault(head, first)
+        else:
+            for place in _places(table, head):
+                found.setdefault(place, first)
+        statement = []
+    return found
+
+
+def _places(table: Mapping[str, Any], head: Place) -> Iterator[Place]:
+    """Yield all that a table holds, at whatever depth."""
+    for key, value in table.items():
+        yield (*head, key)
+        if isinstance(value, dict):
+            yield from _places(value, (*head, key))
+
+
+def _variables(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[Place, str]:
+    """Return what comes from variables, and from which; changes ``raw`` accordingly."""
+    named, _ = loading.override(raw, environ)
+    places: dict[str, Place] = {}
+    for place, name in named.items():  # the tables that it has made, too
+        places[name] = max(places.get(name, ()), place, key=len)
+    found: dict[Place, str] = {}
+    for name, place in places.items():
+        value: Any = raw
+        for key in place:
+            value = value.get(key) if isinstance(value, dict) else None
+        below = _places(value, place) if isinstance(value, dict) else ()
+        found |= dict.fromkeys((place, *below), name)
+    return found
+
+
+def _leaves(value: Any, place: Place, *, secret: bool = False) -> Iterator[tuple[Place, Any, bool]]:
+    """Yield each key with its value, and whether that is kept from sight."""
+    if is_dataclass(value):
+        kind = Sections if isinstance(value, Config) else value
+        for f in fields(kind):
+            # What has no repr may hold keys.
+            yield from _leaves(getattr(value, f.name), (*place, f.name), secret=not f.repr)
+    elif isinstance(value, Mapping) and value and all(map(is_dataclass, value.values())):
+        for name, below in value.items():
+            yield from _leaves(below, (*place, name))
+    else:
+        yield place, value, secret
+
+
+def _plain(place: Place, value: Any) -> Any:
+    """Return a value as JSON has it, without what of it may be a key."""
+    if place[-1] == "base_url":
+        return value.partition("?")[0]
+    if place[0] == "notify" and place[-1] == "command":
+        return [*value[:1], *(HIDDEN for _ in value[1:])]
+    if isinstance(value, tuple):
+        return [*value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _found(
+    key: str,
+    place: Place,
+    value: Any,
+    lines: Mapping[Place, int],
+    variables: Mapping[Place, str],
+) -> Value:
+    """Return a value with the place that it comes from."""
+    depth = len(place)
+    # Of a table that is shown as a whole, a variable may bring a part.
+    by = variables.get(place) or next((v for p, v in variables.items() if p[:depth] == place), "")
+    if by:
+        return Value(key, value, Source.VARIABLE, variable=by)
+    if place in lines:
+        return Value(key, value, Source.FILE, line=lines[place])
+    match place:
+        case ("providers", str(name), str(field)) if field in PRESETS.get(name, {}):
+            return Value(key, value, Source.PRESET)
+    return Value(key, value, Source.DEFAULT)

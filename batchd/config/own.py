@@ -1,0 +1,82 @@
+"""The spool of the user's own: where batchd works where no configuration names a place, and never in the working directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from batchd.config import trust
+from batchd.config.sections import Paths
+from batchd.errors import ConfigError, Problem
+
+#: The variables that tell where the user's own data lies, the one that counts first, and where below it.
+VARIABLES: Mapping[str, str] = {"XDG_DATA_HOME": "batchd", "HOME": ".local/share/batchd"}
+#: What earlier versions made in the working directory, where they had no configuration.
+_FORMER = Path(".batchd", "batchd.db")
+
+
+def folder(environ: Mapping[str, str]) -> Path | None:
+    """Return where the user's own spool lies; None: this user has no home."""
+    return next(_folders(environ), None)
+
+
+def paths(environ: Mapping[str, str]) -> Paths | None:
+    """Return the folders of the user's own spool; None: this user has no home."""
+    if not (top := folder(environ)):
+        return None
+    defaults = Paths()
+    return Paths(
+        inbox=str(top / defaults.inbox),
+        outbox=str(top / defaults.outbox),
+        state=str(top / defaults.state),
+    )
+
+
+def insist(environ: Mapping[str, str]) -> Paths:
+    """Return the folders of the user's own spool. Raises ``ConfigError`` where there is no home for it."""
+    if own := paths(environ):
+        return own
+    why = "there is no configuration, and this user has no home for a spool of their own"
+    fix = "set HOME, or name a configuration with --config or BATCHD_CONFIG"
+    raise ConfigError((Problem("[paths]", why, fix),))
+
+
+def holds(found: Paths, environ: Mapping[str, str]) -> bool:
+    """Return whether what is dropped would land in the user's own spool."""
+    mine = paths(environ)
+    return mine is not None and (found.inbox, found.state) == (mine.inbox, mine.state)
+
+
+def former(state: str) -> Problem | None:
+    """Return that the working directory holds what an earlier version made there, and ``state`` is none of it.
+
+    It counts no longer by itself, and must not be forgotten in silence.
+    """
+    if not os.path.isfile(_FORMER) or _FORMER.resolve().parent == Path(state).resolve():  # noqa: PTH113 (as below)
+        return None
+    here = Path.cwd()
+    why = "a spool without a config.toml, which earlier versions used where they ran, and this one does not"
+    fix = f"if it is yours, go on with it: {command(here)}; else work in another directory"
+    return Problem(str(here / _FORMER), why, fix)
+
+
+def command(directory: Path | None = None) -> str:
+    """Return the command that makes a spool in a directory."""
+    return f"`batchd init {trust.word(directory, 'DIR') if directory else 'DIR'}`"
+
+
+def _folders(environ: Mapping[str, str]) -> Iterator[Path]:
+    data, home = VARIABLES
+    # A relative path would be another one in every directory, a task's among them.
+    if (place := environ.get(data, "")).startswith("/"):
+        yield Path(place, VARIABLES[data])
+    place = environ.get(home, "")
+    if not place.startswith("/"):
+        with contextlib.suppress(KeyError):  # a number without a name, as in containers
+            place = pwd.getpwuid(os.geteuid()).pw_dir
+    # Accounts of services have homes that are not there, such as /nonexistent.
+    if os.path.isdir(place):  # noqa: PTH112 (it raises for nothing)
+        yield Path(place, VARIABLES[home])
