@@ -46,6 +46,7 @@ from batchd.daemon.waits.concurrency import Concurrency
 from batchd.daemon.waits.firstcalls import FirstCalls
 from batchd.daemon.waits.offers import Offers
 from batchd.daemon.waits.parking import ParkingLot
+from batchd.daemon.waits.predecessors import Predecessors
 from batchd.daemon.waits.register import Register
 from batchd.daemon.waits.retiring import Retiring
 from batchd.daemon.waits.roomless import Roomless
@@ -189,7 +190,8 @@ def joined(
     suspects = Suspects(lifecycle, governor, attempts, pool)
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
-    for each in (scratch, retiring, lot):
+    predecessors = Predecessors(loop, lifecycle, store, writes, batches, publisher)
+    for each in (scratch, retiring, lot, predecessors):
         listeners.add(each)
 
     # What people ask for.
@@ -208,7 +210,9 @@ def joined(
         names,
         cancelling.cancel_held,
     )
-    restoring = Restoring(loop, store, lessons, rerun, batches, publisher, lot, scratch)
+    restoring = Restoring(
+        loop, store, lessons, rerun, batches, publisher, lot, scratch, predecessors
+    )
     errands = Errands(loop, lifecycle, batches, attempts)
     commands = Commands(
         writes,

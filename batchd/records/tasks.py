@@ -183,6 +183,8 @@ class Batch:
     budget_usd: float = 0.0
     #: So many of its tasks work at a time; 0: as many as there are slots.
     parallel: int = 0
+    #: The batches that must have completed first.
+    after_batches: tuple[str, ...] = ()
     #: The batch that this one runs again, if any.
     retry_of: str | None = None
     #: The order of its first task, and the others follow; 0 until it is stored.

@@ -34,6 +34,7 @@ class Part:
     tasks: Sequence[Task] = ()
     budget_usd: float = 0.0
     parallel: int = 0
+    after_batches: tuple[str, ...] = ()
     #: What is wrong with the file.
     problems: tuple[Problem, ...] = ()
     #: What the system refused: a number of errno, and its text.
@@ -52,5 +53,6 @@ def parts(parsed: Parsed) -> Iterator[Part]:
             tasks=parsed.tasks[start:end],
             budget_usd=parsed.budget_usd,
             parallel=parsed.parallel,
+            after_batches=parsed.after_batches,
             last=end >= len(parsed.tasks),
         )

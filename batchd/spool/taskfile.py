@@ -60,7 +60,7 @@ _INNER: Mapping[Any, type[BaseModel]] = {"limits": taskspec.Limits, "env": tasks
 
 
 #: What is said of a batch as a whole, and is no default for its tasks.
-_OF_BATCHES = frozenset({"budget_usd", "parallel"})
+_OF_BATCHES = frozenset({"budget_usd", "parallel", "after_batches"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Parsed:
     budget_usd: float = 0.0
     #: So many of its tasks at a time; 0: as many as there are slots.
     parallel: int = 0
+    #: The batches that must have completed first.
+    after_batches: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -157,7 +159,12 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
     ]
     if problems:
         raise _refusal(problems, filename)
-    return Parsed(checked.tasks, batch.budget_usd or 0.0, batch.parallel or 0)
+    return Parsed(
+        checked.tasks,
+        batch.budget_usd or 0.0,
+        batch.parallel or 0,
+        tuple(dict.fromkeys(batch.after_batches or ())),
+    )
 
 
 def _multiplied(document: _Document) -> Problem | None:

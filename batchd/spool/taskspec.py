@@ -24,6 +24,10 @@ TagName = Annotated[str, Field(pattern=r"^[^\x00]*$", min_length=1, max_length=2
 _INT32 = 1 << 31
 #: Of a batch's tasks, how many work at a time.
 Parallel = Annotated[int, Field(ge=1, lt=_INT32)]
+#: Names of batches.
+Earlier = Annotated[
+    list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]], Field(max_length=100)
+]
 #: The key by which editors find the schema of a file.
 SCHEMA = "$schema"
 
@@ -133,6 +137,8 @@ class _Whole(_Spec):
     """Caps the whole batch; 0: no cap."""
     parallel: Parallel | None = None
     """How many of its tasks work at a time, at most; default: as many as there are slots."""
+    after_batches: Earlier | None = None
+    """Names of batches that must have completed before any of its tasks starts."""
 
 
 class Alone(TaskSpec, _Whole):
@@ -151,6 +157,7 @@ class BatchKeys(Defaults):
 
     budget_usd: Amount | None = None
     parallel: Parallel | None = None
+    after_batches: Earlier | None = None
 
 
 def schema() -> dict[str, Any]:

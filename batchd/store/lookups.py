@@ -19,9 +19,7 @@ from batchd.store.rows import Member, Money, Prunable, Refused, Restored
 
 #: No parking's cause: such a row's message says for how long it was tried in vain, and goes with the parking.
 TRIED = "tried"
-BATCH_COLUMNS = (
-    "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel"
-)
+BATCH_COLUMNS = "name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after_batches"
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = msgspec.json.Decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
@@ -34,7 +32,9 @@ _QUEUED = (
 
 def to_batch(row: tuple[Any, ...]) -> Batch:
     """Return the record of a row of ``BATCH_COLUMNS``."""
-    name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel = row
+    name, claim, outbox, request, received_at, budget_usd, retry_of, first_task, parallel, after = (
+        row
+    )
     return Batch(
         name=name,
         claim=claim,
@@ -45,6 +45,7 @@ def to_batch(row: tuple[Any, ...]) -> Batch:
         retry_of=retry_of,
         first_task=first_task,
         parallel=parallel,
+        after_batches=tuple(after.split()),
     )
 
 

@@ -186,8 +186,9 @@ MIGRATIONS: tuple[str, ...] = (
         day TEXT NOT NULL                   -- as in 2026-12-11, UTC
     ) WITHOUT ROWID;
     """,
-    # How many of a batch's tasks work at a time; 0: as many as there are slots.
+    # How many of a batch's tasks work at a time, 0: as many as there are slots; and which batches come before it.
     """
     ALTER TABLE batches ADD COLUMN parallel INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE batches ADD COLUMN after_batches TEXT NOT NULL DEFAULT '';  -- names
     """,
 )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import traceback
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,9 +97,21 @@ class Intake:
                 )
                 return None
             return await self._batches.reject(batch, error.problems)
+        if unknown := tuple(self._unknown(parsed)):
+            return await self._batches.reject(batch, unknown)
         if parallel:
             parsed = replace(parsed, parallel=parallel)
         return await self._batches.add(as_asked(batch, parsed), parsed.tasks)
+
+    def _unknown(self, parsed: taskfile.Parsed) -> Iterator[Problem]:
+        """Yield what of the batches that a file comes after can never complete here."""
+        for index, name in enumerate(parsed.after_batches):
+            place = f"after_batches[{index}]"
+            if not self._store.used(name):
+                yield Problem(place, f"there is no batch {name!a}", "drop that one first")
+            elif self._batches.get(name) is None and self._store.unfinished(name):
+                why = f"{name} has tasks left, and a `batchd run` works on its own files alone"
+                yield Problem(place, why, "`batchd serve` works on both")
 
     async def _parsed(self, claim: Claim) -> taskfile.Parsed:
         """Return the tasks of a claimed file. Raises ``TaskFileError``."""
@@ -223,4 +236,9 @@ def new_batch(claim: str, filename: str, folder: str, received_at: float) -> Bat
 
 def as_asked(batch: Batch, parsed: taskfile.Parsed) -> Batch:
     """Return the batch with what its file says of it as a whole."""
-    return replace(batch, budget_usd=parsed.budget_usd, parallel=parsed.parallel)
+    return replace(
+        batch,
+        budget_usd=parsed.budget_usd,
+        parallel=parsed.parallel,
+        after_batches=parsed.after_batches,
+    )

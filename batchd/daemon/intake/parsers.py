@@ -172,7 +172,7 @@ class _Process:
                 raise BrokenParserError(part.bug)
             tasks += part.tasks
             if part.last:
-                return Parsed(tuple(tasks), part.budget_usd, part.parallel)
+                return Parsed(tuple(tasks), part.budget_usd, part.parallel, part.after_batches)
 
     async def _part(self) -> Part:
         assert self._process is not None

@@ -14,6 +14,7 @@ from batchd.daemon.ends.batches import Batches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.loop import Loop
 from batchd.daemon.waits.parking import ParkingLot
+from batchd.daemon.waits.predecessors import Predecessors
 from batchd.records import Cause, Parking, Scope
 from batchd.store import Restored, Store
 
@@ -30,6 +31,7 @@ class Restoring:
     _publisher: Publisher
     _lot: ParkingLot
     _scratch: Scratch
+    _predecessors: Predecessors
 
     def all(self, claimed: AbstractSet[str]) -> None:
         """Take everything up; ``claimed``: the claims whose files are still to be moved."""
@@ -57,6 +59,7 @@ class Restoring:
         self._publisher.restore(restored)
         for batch in torn:
             self._loop.spawn(self._rerun.bring_again(batch))
+        self._predecessors.restore(restored.batches)
         self._lot.restore(restored.parked, restored.given_back)
 
 

@@ -1,0 +1,77 @@
+"""Batches that come after others: held until those have completed, and ended where one has not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from batchd.daemon.ends.batches import Batches
+from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.listener import Listener
+from batchd.daemon.loop import Loop
+from batchd.daemon.writes import Writes
+from batchd.lifecycle import Lifecycle, inputs
+from batchd.lifecycle.effects import End
+from batchd.records import Batch, Cause, HoldKey, Reason, Scope, Status, Task
+from batchd.store import Store
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Predecessors(Listener):
+    """Knows which open batches wait for which."""
+
+    _loop: Loop
+    _lifecycle: Lifecycle
+    _store: Store
+    _writes: Writes
+    _batches: Batches
+    _publisher: Publisher
+    #: By the earlier batch: those that come after it.
+    _after: dict[str, list[str]] = field(default_factory=dict)
+
+    def restore(self, batches: Iterable[Batch]) -> None:
+        """Hold those of an earlier daemon's batches that wait."""
+        for batch in batches:
+            self._look(batch)
+
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+        """Hold a batch that waits, before any of its tasks starts."""
+        self._look(batch)
+
+    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+        """Let those go on, or end them, that came after a batch."""
+        for name in self._after.pop(batch.name, ()):
+            if not self._completed(batch.name):
+                self._end(name, batch.name)
+        if self._lifecycle.lift(_until(batch.name)):
+            self._loop.wake()
+
+    def _look(self, batch: Batch) -> None:
+        for earlier in batch.after_batches:
+            if self._batches.get(earlier) is not None:
+                self._after.setdefault(earlier, []).append(batch.name)
+                for ref in self._lifecycle.of(batch.name):
+                    self._lifecycle.take(inputs.Held(ref, _until(earlier)))
+            elif not self._completed(earlier):
+                self._end(batch.name, earlier)
+
+    def _completed(self, name: str) -> bool:
+        """Whether every task of a batch that has ended did: a refused file has none."""
+        tasks = self._store.tasks(name).values()
+        return bool(tasks) and all(task.status is Status.COMPLETED for task in tasks)
+
+    def _end(self, name: str, earlier: str) -> None:
+        """End what is left of a batch, as tasks end that come after one that failed."""
+        message = f"batch {earlier}, which it comes after, has not completed"
+        ends = []
+        for ref in self._lifecycle.of(name):
+            end = End(ref, Status.CANCELLED, Reason.DEPENDENCY, message)
+            effects = self._lifecycle.take(inputs.GiveUp(end))
+            ends += [effect for effect in effects if isinstance(effect, End)]
+        if ends:
+            self._loop.spawn(self._publisher.finish_all(ends, self._writes.durable))
+
+
+def _until(batch: str) -> HoldKey:
+    """Return what keeps the tasks of batches that come after another."""
+    return HoldKey(Scope.BATCH, batch, Cause.DEPENDENCY)

@@ -1,0 +1,80 @@
+"""Batches that come after other batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchd import config
+from batchd.errors import TaskFileError
+from batchd.spool import taskfile
+from batchd.store.reader import Reader
+
+
+def drop(spool: Any, name: str, *tasks: dict[str, Any], **batch: Any) -> None:
+    """Drop a file, and wait until its batch is in the store."""
+    done = spool.batchd("submit", spool.write(f"{name}.json", list(tasks), **batch))
+    assert done.returncode == 0, done.stderr
+    spool.eventually((spool.folder / f"outbox/{name}/request.json").exists)
+
+
+def ended(spool: Any, name: str) -> list[tuple[str, str | None]]:
+    """Return how the tasks of a batch ended, once they have."""
+    folder = spool.folder / "outbox" / name
+    spool.eventually((folder / "summary.json").exists)
+    results = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    return [(result["status"], result["reason"]) for result in results]
+
+
+def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
+    """Also over a restart of the daemon; none of its tasks starts before, and each one ends after."""
+    hanging = {"first_prompt": "y", "model": "standin/hang"}
+    with spool.serving():
+        drop(spool, "done", {"first_prompt": "x"})
+        assert ended(spool, "done") == [("completed", None)]
+        drop(spool, "first", {"first_prompt": "x"}, hanging)
+        drop(
+            spool,
+            "second",
+            {"first_prompt": "a"},
+            {"first_prompt": "b"},
+            after_batches=["done", "first"],
+        )
+        spool.eventually((spool.folder / "outbox/first/001.json").exists)
+    with spool.serving(), Reader(Path(spool.folder, ".batchd/batchd.db")) as reader:
+        spool.eventually(lambda: [t.ref.task for t in reader.running()] == ["002"])
+        assert [task.status for task in reader.tasks("second")] == ["queued", "queued"]
+        # A task that is cancelled has not completed.
+        drop(spool, "third", {"first_prompt": "c"}, after_batches=["first"])
+        assert spool.batchd("cancel", "first/002").returncode == 0
+        gone = ("cancelled", "dependency")
+        assert ended(spool, "second") == [gone, gone]
+        assert ended(spool, "third") == [gone]
+        drop(spool, "fourth", {"first_prompt": "x"}, after_batches=["first"])
+        assert ended(spool, "fourth") == [gone]
+        drop(spool, "fifth", {"first_prompt": "slow"}, {"first_prompt": "x"})
+        drop(spool, "sixth", {"first_prompt": "x"}, after_batches=["fifth", "done"])
+        assert ended(spool, "sixth") == [("completed", None)]
+        begun = min(task.started_at for task in reader.tasks("sixth"))
+        assert begun >= max(task.finished_at for task in reader.tasks("fifth"))
+
+
+def test_an_unknown_batch_is_refused_when_the_file_is_taken_up(spool: Any) -> None:
+    """It could never start: the refusal says where, the name and what to do."""
+    with spool.serving():
+        drop(spool, "late", {"first_prompt": "x"}, after_batches=["nightly"])
+        spool.eventually((spool.folder / "outbox/late/summary.json").exists)
+    (problem,) = spool.result("late", "summary")["errors"]
+    assert "after_batches[0]" in str(problem)
+    assert "there is no batch 'nightly'" in str(problem)
+
+
+def test_a_name_that_no_batch_can_have_is_an_error() -> None:
+    """Of a path, or nothing at all."""
+    for name in ("../x", "", "a b"):
+        data = json.dumps({"tasks": [{"first_prompt": "x"}], "after_batches": [name]}).encode()
+        with pytest.raises(TaskFileError, match=r"after_batches\[0\]"):
+            taskfile.parse(data, "b.json", config.Config())
