@@ -61,6 +61,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make it; nothing is made where anything is wrong."""
+    if args.config:
+        raise UsageError(f"a spool's configuration is {trust.CONFIG} in DIR: leave --config out")
     # No link is followed: what is shown is what was named.
     directory = Path(os.path.abspath(args.directory or "."))  # noqa: PTH100
     if args.systemd:
@@ -225,6 +227,8 @@ def _made(wanted: Wanted, *, former: bool) -> list[str]:
     if former:
         lines += ["It goes on with the store that an earlier version left there in .batchd/."]
     lines += ["", "Next:"]
+    if os.environ.get(finding.VARIABLE):
+        lines += [f"  unset {finding.VARIABLE}    # it goes before what lies in a directory"]
     if wanted.directory != Path.cwd():
         lines += [f"  cd {shlex.quote(str(wanted.directory))}"]
     if wanted.key_file and not Path(wanted.key_file).expanduser().exists():

@@ -20,6 +20,7 @@ from pathlib import Path
 from batchd import config, log, sealing, trees
 from batchd.cli import common, ending, progress, trial
 from batchd.cli.submit import read_file
+from batchd.config import own
 from batchd.errors import NotPossibleError, StoreError, UsageError
 from batchd.observe import words
 from batchd.records import Task
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from batchd.daemon import visible  # noqa: PLC0415 (as below)
 
     visible.refuse(settings)
+    own.prepare(settings.paths, settings.environ)
     _refuse(settings, [t for n, d in files for t in taskfile.parse(d, n, settings).tasks])
     # The parent of the run's own state: as private as that.
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)

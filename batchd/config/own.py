@@ -50,6 +50,14 @@ def holds(found: Paths, environ: Mapping[str, str]) -> bool:
     return mine is not None and (found.inbox, found.state) == (mine.inbox, mine.state)
 
 
+def prepare(found: Paths, environ: Mapping[str, str]) -> None:
+    """Make the folder of the user's own spool, for them alone, where that is meant and missing. Raises ``OSError``."""
+    top = folder(environ)
+    if top and holds(found, environ) and not top.is_dir():
+        top.parent.mkdir(parents=True, exist_ok=True)
+        top.mkdir(mode=0o700, exist_ok=True)
+
+
 def former(state: str) -> Problem | None:
     """Return that the working directory holds what an earlier version made there, and ``state`` is none of it.
 
