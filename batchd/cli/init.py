@@ -148,7 +148,7 @@ def _file(path: str) -> str:
 
 def _ask_model() -> str:
     usual = Agent().model
-    print(f"Providers that batchd knows: {', '.join(PRESETS)}. Another one needs its address.")
+    print(f"batchd knows {', '.join(PRESETS)}; others need an address.")
     while True:
         answer = input(f"Which model does the work? PROVIDER/MODEL [{usual}]: ").strip() or usual
         if _MODEL.fullmatch(answer):
@@ -158,9 +158,7 @@ def _ask_model() -> str:
 
 def _ask_key(provider: str, usual: str) -> tuple[str, str]:
     """Ask where a key is. What is answered is not repeated: it may be the key itself."""
-    print(
-        f"The key of {escape(provider)} stays out of config.toml: name a variable, or a file by its path."
-    )
+    print(f"The key of {escape(provider)} is not written down: name a variable, or a file's path.")
     while True:
         answer = input(f"Where does it come from? [{usual or _NONE}]: ").strip() or usual
         if answer in {"", _NONE}:

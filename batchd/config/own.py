@@ -12,7 +12,7 @@ from batchd.config import trust
 from batchd.config.sections import Paths
 from batchd.errors import ConfigError, Problem
 
-#: The variables that tell where the user's own data lies, the one that counts first, and where below it.
+#: The variables that say where the user's own data lies, the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_DATA_HOME": "batchd", "HOME": ".local/share/batchd"}
 #: What earlier versions made in the working directory, where they had no configuration.
 _FORMER = Path(".batchd", "batchd.db")

@@ -48,7 +48,7 @@ class Person:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells where they are at home."""
+        """What says where they are at home."""
         return {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(warm.ROOT)}
 
     def batchd(
