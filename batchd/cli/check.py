@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
 def _config(settings: config.Config) -> Line:
     if settings.file:
         return Line("ok", "config", settings.file)
-    told = "none is found: the built-in defaults, and a spool of your own"
-    mend = f"{own.command()} makes a spool with a configuration"
-    return Line("note", "config", told, mend)
+    said = "none is found: the built-in defaults, and a spool of your own"
+    fix = f"{own.command()} makes a spool with a configuration"
+    return Line("note", "config", said, fix)
 
 
 def _folders(settings: config.Config) -> Iterator[Line]:

@@ -61,6 +61,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make it; nothing is made where anything is wrong."""
+    if args.config:
+        raise UsageError(f"a spool's configuration is {trust.CONFIG} in DIR: leave --config out")
     # No link is followed: what is shown is what was named.
     directory = Path(os.path.abspath(args.directory or "."))  # noqa: PTH100
     if args.systemd:
@@ -146,7 +148,7 @@ def _file(path: str) -> str:
 
 def _ask_model() -> str:
     usual = Agent().model
-    print(f"Providers that batchd knows: {', '.join(PRESETS)}. Another one needs its address.")
+    print(f"batchd knows {', '.join(PRESETS)}; others need an address.")
     while True:
         answer = input(f"Which model does the work? PROVIDER/MODEL [{usual}]: ").strip() or usual
         if _MODEL.fullmatch(answer):
@@ -156,9 +158,7 @@ def _ask_model() -> str:
 
 def _ask_key(provider: str, usual: str) -> tuple[str, str]:
     """Ask where a key is. What is answered is not repeated: it may be the key itself."""
-    print(
-        f"The key of {escape(provider)} stays out of config.toml: name a variable, or a file by its path."
-    )
+    print(f"The key of {escape(provider)} is not written down: name a variable, or a file's path.")
     while True:
         answer = input(f"Where does it come from? [{usual or _NONE}]: ").strip() or usual
         if answer in {"", _NONE}:
@@ -225,6 +225,8 @@ def _made(wanted: Wanted, *, former: bool) -> list[str]:
     if former:
         lines += ["It goes on with the store that an earlier version left there in .batchd/."]
     lines += ["", "Next:"]
+    if os.environ.get(finding.VARIABLE):
+        lines += [f"  unset {finding.VARIABLE}    # it goes before what lies in a directory"]
     if wanted.directory != Path.cwd():
         lines += [f"  cd {shlex.quote(str(wanted.directory))}"]
     if wanted.key_file and not Path(wanted.key_file).expanduser().exists():

@@ -13,6 +13,7 @@ from pathlib import Path
 from batchd import config, sealing
 from batchd.cli import common, ending, errand, private, trial
 from batchd.cli.submit import read_file
+from batchd.config import own
 from batchd.errors import NotPossibleError, UsageError
 from batchd.observe import words
 from batchd.records import Task
@@ -120,6 +121,7 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         models.add(settings.evaluation.judge_model)
     for provider in sorted({model.partition("/")[0] for model in models}):
         settings.endpoint(provider)
+    own.prepare(settings.paths, settings.environ)
     outbox = Path(settings.paths.outbox)
     try:
         outbox.mkdir(parents=True, exist_ok=True)

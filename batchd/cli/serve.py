@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batchd import config, log, sealing
 from batchd.cli import common
+from batchd.config import own
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     reload = functools.partial(config.load, file, settings.environ)
     sealing.forget(settings.variables())
     visible.refuse(settings)  # before the log's file is made there
+    own.prepare(settings.paths, settings.environ)
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]

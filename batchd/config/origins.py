@@ -17,7 +17,7 @@ from batchd.masking import Masker
 
 #: What stands for a secret.
 HIDDEN = "…"
-#: Lines of one value, beyond which no more lines are told apart.
+#: Lines of one value, beyond which its lines are not looked for.
 _LONGEST = 1000
 
 

@@ -12,7 +12,7 @@ from batchd.config import trust
 from batchd.config.sections import Paths
 from batchd.errors import ConfigError, Problem
 
-#: The variables that tell where the user's own data lies, the one that counts first, and where below it.
+#: The variables that say where the user's own data lies, the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_DATA_HOME": "batchd", "HOME": ".local/share/batchd"}
 #: What earlier versions made in the working directory, where they had no configuration.
 _FORMER = Path(".batchd", "batchd.db")
@@ -48,6 +48,14 @@ def holds(found: Paths, environ: Mapping[str, str]) -> bool:
     """Return whether what is dropped would land in the user's own spool."""
     mine = paths(environ)
     return mine is not None and (found.inbox, found.state) == (mine.inbox, mine.state)
+
+
+def prepare(found: Paths, environ: Mapping[str, str]) -> None:
+    """Make the folder of the user's own spool, for them alone, where that is meant and missing. Raises ``OSError``."""
+    top = folder(environ)
+    if top and holds(found, environ) and not top.is_dir():
+        top.parent.mkdir(parents=True, exist_ok=True)
+        top.mkdir(mode=0o700, exist_ok=True)
 
 
 def former(state: str) -> Problem | None:

@@ -105,7 +105,7 @@ def test_it_shows_writes_and_takes_back_exactly_that(home: Home) -> None:
     assert home.systemd("--remove", "--yes").returncode == 3
 
 
-def test_it_refuses_what_it_has_not_made_or_nobody_trusts(home: Home) -> None:
+def test_it_refuses_what_it_has_not_made_and_what_is_not_trusted(home: Home) -> None:
     """A unit that somebody wrote or changed stays; a directory without a spool, or one that is not trusted, is none to serve."""
     home.unit.parent.mkdir(parents=True)
     home.unit.write_text("[Service]\n")

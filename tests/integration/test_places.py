@@ -48,7 +48,7 @@ class Person:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells where they are at home."""
+        """What says where they are at home."""
         return {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(warm.ROOT)}
 
     def batchd(
@@ -127,6 +127,7 @@ def test_commands_say_which_spool_they_mean_where_nothing_names_it(person: Perso
         try:
             until(lambda: _answers(person.own / ".batchd") or daemon.poll() is not None)
             assert log.read_text().startswith(said)
+            assert stat.S_IMODE(person.own.stat().st_mode) == 0o700
             done = person.batchd("submit", "--prompt", "hello")
             assert (done.returncode, done.stdout) == (
                 0,

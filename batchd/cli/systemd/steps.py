@@ -39,7 +39,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, tag="file"):
         """Write it; return what is noted. Raises ``OSError``."""
         data = self.text.encode()
         path = Path(self.path)
-        # What stands there is one of our own, which nobody has changed: see ``plans``.
+        # What stands there is one of our own, unchanged since: see ``plans``.
         files.write_whole(path, lambda file: file.write(data), replace=True, mode=self.mode)
         path.chmod(self.mode)
         return File(path=self.path, mode=self.mode, sha256=hashlib.sha256(data).hexdigest())
@@ -69,7 +69,7 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True, tag="folder"):
 
     path: str
     mode: int
-    #: The user whose it is, with the group of that name; empty: whoever makes it.
+    #: The user whose it is, with the group of that name; empty: that of who makes it.
     owner: str = ""
 
     def shown(self) -> Iterator[str]:
