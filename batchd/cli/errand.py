@@ -40,17 +40,19 @@ class Daemon:
     """A daemon, and the connection that shows it that somebody waits. A context manager that closes it."""
 
     def __init__(
-        self, settings: config.Config, connection: control.Connection, *, started: bool
+        self,
+        settings: config.Config,
+        connection: control.Connection,
+        standing: control.Standing,
+        *,
+        started: bool,
     ) -> None:
         """``started``: it was started for this ``run``, and what an earlier one left may be in the store."""
         self._settings = settings
         self._state = Path(settings.paths.state)
         self._connection = connection
         self._started = started
-        standing = connection.ask(control.Status())
         self.pid = standing.pid
-        #: Whether it works for ``run`` alone.
-        self.passing = not standing.watching
         #: Where its results go; empty: it does not say.
         self.outbox = settings.paths.outbox if started else ""
 
@@ -75,11 +77,20 @@ class Daemon:
 
     def _submit(self, wanted: control.Submit) -> str:
         """Have it taken up; by another daemon where this one ends just now."""
-        while not (batch := self._connection.ask(wanted).batch):
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                batch = self._connection.ask(wanted).batch
+            except NoDaemonError:
+                if time.monotonic() > deadline:
+                    raise
+                batch = ""  # what it has taken up stays taken up: to ask again is no second order
+            if batch:
+                return batch
             self._connection.__exit__()
             time.sleep(_LOOK_S)
-            self._connection = _connected(self._settings, processes=None)[0]
-        return batch
+            self._connection, standing, _ = _connected(self._settings, processes=None)
+            self.pid = standing.pid
 
     def _left(self, name: str, data: bytes) -> control.Submit | None:
         """Return what a ``run`` of the same file left half-finished; None: nothing."""
@@ -127,7 +138,8 @@ def running(settings: config.Config) -> Daemon | None:
     """Return the daemon that works on the spool; None: there is none."""
     state = Path(settings.paths.state)
     try:
-        return Daemon(settings, control.Connection(state), started=False)
+        connection = control.Connection(state)
+        return Daemon(settings, connection, connection.ask(control.Status()), started=False)
     except NoDaemonError:
         return None
     except PermissionError:
@@ -138,19 +150,20 @@ def running(settings: config.Config) -> Daemon | None:
 
 def start(settings: config.Config, *, processes: int | None) -> Daemon:
     """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for."""
-    connection, started = _connected(settings, processes=processes)
-    return Daemon(settings, connection, started=started)
+    connection, standing, started = _connected(settings, processes=processes)
+    return Daemon(settings, connection, standing, started=started)
 
 
 def _connected(
     settings: config.Config, *, processes: int | None
-) -> tuple[control.Connection, bool]:
-    """Return a connection, and whether the daemon was started for it."""
+) -> tuple[control.Connection, control.Standing, bool]:
+    """Return a connection, how the daemon stands, and whether that was started for it."""
     state, deadline = Path(settings.paths.state), time.monotonic() + _PATIENCE_S
     started = False
     while True:
         try:
-            return control.Connection(state), started
+            connection = control.Connection(state)
+            return connection, connection.ask(control.Status()), started
         except NoDaemonError:
             if time.monotonic() > deadline:
                 raise
