@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from batchd.control.checking import Check
 from batchd.control.messages import (
     A,
     Cancel,
@@ -29,7 +30,7 @@ from batchd.records import Scope
 
 _KINDS: tuple[type[Request[Any]], ...] = (
     *(Status, Cancel, Pause, Resume),
-    *(Priority, Retry, Prune, Tune),
+    *(Priority, Retry, Prune, Tune, Check),
 )
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[Request[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
@@ -48,6 +49,7 @@ _WANTED: Mapping[str, str] = {
     "outbox": "outbox is true or false",
     "changes": "tune wants SECTION.KEY=VALUE",
     "reset": "reset is true or false",
+    "offline": "offline is true or false",
 }
 #: It may hold secrets, and is not shown.
 _HIDDEN = "changes"

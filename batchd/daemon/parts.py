@@ -20,6 +20,7 @@ from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.attempts.turns import Turns
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.commands.cancel import Cancelling
+from batchd.daemon.commands.check import Checking, Look
 from batchd.daemon.commands.pause import Pausing
 from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
@@ -113,12 +114,13 @@ def joined(
     agent: str,
     ends: Ends,
     reload: Callable[[], Config] | None,
+    look: Look | None,
     shape: Callable[[Config], Shape],
 ) -> Parts:
     """Return the parts, each made of those before it; nothing runs yet.
 
     ``held``: the spool's lock, which workers hold too. ``agent``: what works on a task. ``ends``: who waits for what
-    has ended. ``reload``: reads the configuration. ``shape``: of the pool.
+    has ended. ``reload``: reads the configuration. ``look``: what ``check`` looks with. ``shape``: of the pool.
     """
     # What all of them stand on.
     loop, current, lifecycle = Loop(), Current(config, Prices(config.models)), Lifecycle()
@@ -224,6 +226,7 @@ def joined(
         rerun,
         Pruning(store, writes, outboxes),
         Tuning(reloader),
+        Checking(current, lifecycle, troubles, reloader, look),
     )
     return Parts(
         loop=loop,

@@ -21,6 +21,7 @@ from batchd.control.messages import A
 from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
 from batchd.daemon.commands import Ends
+from batchd.daemon.commands.check import Look
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import strangers
 from batchd.daemon.intake.intake import Intake, move_claimed, new_batch, with_budget
@@ -55,9 +56,11 @@ class Daemon:
         watch: bool = True,
         work: bool = True,
         reload: Callable[[], Config] | None = None,
+        look: Look | None = None,
         agent: str = "batchd.agent:run",
     ) -> None:
         """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration with.
+        ``look``: what ``check`` looks with.
 
         ``work``: run tasks, and answer on the control socket; without it there is only ``command``.
         ``agent``: what works on a task, ``module:function``.
@@ -69,6 +72,7 @@ class Daemon:
         self._watch = watch
         self._work = work
         self._reload = reload
+        self._look = look
         self._agent = agent
         self._systemd = Notifier()
         self._stopping = asyncio.Event()
@@ -210,6 +214,7 @@ class Daemon:
             agent=self._agent,
             ends=self._ends,
             reload=self._reload,
+            look=self._look,
             shape=self._shape,
         )
         if self._work:

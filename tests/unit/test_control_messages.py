@@ -11,7 +11,7 @@ import pytest
 
 import batchd
 from batchd import control
-from batchd.control import coding, standing
+from batchd.control import checking, coding, standing
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
 
@@ -58,6 +58,7 @@ SENT: list[tuple[control.Request[Any], str]] = [
         '{"verb": "tune", "changes": {"pool.processes": "4"}, "reset": true}',
     ),
     (control.Tune(), '{"verb": "tune", "changes": {}, "reset": false}'),
+    (control.Check(offline=True), '{"verb": "check", "offline": true}'),
 ]
 
 #: As other clients, older ones and people with netcat, send them.
@@ -83,6 +84,7 @@ UNDERSTOOD: list[tuple[str, control.Request[Any]]] = [
     ('{"verb": "tune"}', control.Tune()),
     ('{"verb": "tune", "changes": null, "reset": null}', control.Tune()),
     ('{"verb": "tune", "changes": {"a.b": ""}}', control.Tune(changes={"a.b": ""})),
+    ('{"verb": "check"}', control.Check()),
 ]
 
 #: With what is said about it.
@@ -122,6 +124,7 @@ REFUSED = [
     ('{"verb": "tune", "changes": "a.b=secret"}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "changes": {"a.b": 5}}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "reset": "no"}', 'reset is "no": reset is true or false'),
+    ('{"verb": "check", "offline": 1}', "offline is 1: offline is true or false"),
 ]
 
 _HELD = Parking(
@@ -175,6 +178,29 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
         control.Tune(),
         control.Tuned(overrides={"pool.processes": "4"}),
         '{"overrides": {"pool.processes": "4"}}',
+    ),
+    (
+        control.Check(),
+        control.Checked(
+            process=checking.Process(
+                pid=4711, version="0.1.0", uid=998, user="batchd", groups=("batchd",)
+            ),
+            settings=checking.Settings(
+                file="/etc/batchd/config.toml",
+                paths={"state": "/var/lib/batchd/.batchd"},
+                stale=("pool.processes",),
+                late=("log",),
+                overrides={"pool.processes": "4"},
+            ),
+            lines=(control.Line("failed", "agent model", "it has no model x", "take y"),),
+        ),
+        (
+            '{"process": {"pid": 4711, "version": "0.1.0", "uid": 998, "user": "batchd", "groups": ["batchd"]}, '
+            '"settings": {"file": "/etc/batchd/config.toml", "paths": {"state": "/var/lib/batchd/.batchd"}, '
+            '"stale": ["pool.processes"], "late": ["log"], "unread": "", "overrides": {"pool.processes": "4"}}, '
+            '"lines": [{"verdict": "failed", "what": "agent model", "detail": "it has no model x", '
+            '"mend": "take y"}]}'
+        ),
     ),
     (
         control.Status(),
@@ -271,7 +297,7 @@ def test_a_command_its_request_and_its_module_have_one_name() -> None:
     """Of the command line as of the socket and the daemon; what is paused goes on in the same module."""
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
-        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune")
+        *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune", "check")
     }
     for verb in coding.REQUESTS:
         assert (package / "cli" / f"{verb}.py").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchd.control import Request, Status, Tune, coding
+from batchd.control import Check, Request, Status, Tune, coding
 from batchd.control.giver import Giver
 from batchd.daemon.reloading import shown
 
@@ -17,7 +17,7 @@ def changes(request: Request[Any]) -> bool:
     """Return whether it is an order; else it is only a question, and leaves no line."""
     if isinstance(request, Tune):
         return bool(request.changes or request.reset)
-    return not isinstance(request, Status)
+    return not isinstance(request, Status | Check)
 
 
 def asked(kind: type[Request[Any]], given: Mapping[str, Any], by: Giver) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from batchd.control import (
     Cancel,
+    Check,
     Pause,
     Priority,
     Prune,
@@ -23,6 +24,7 @@ from batchd.control.giver import Giver
 from batchd.control.messages import A
 from batchd.daemon.commands import lines
 from batchd.daemon.commands.cancel import Cancelling
+from batchd.daemon.commands.check import Checking
 from batchd.daemon.commands.pause import Pausing
 from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
@@ -49,6 +51,7 @@ class Commands:
     _rerun: Rerun
     _pruning: Pruning
     _tuning: Tuning
+    _checking: Checking
     _handlers: Mapping[type[Request[Any]], _Handler] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,7 @@ class Commands:
             Retry: partial(self._if_ready, self._rerun.retry, urgent=False),
             Prune: self._pruning.prune,
             Tune: self._tuning.tune,
+            Check: self._checking.check,
         }
 
     async def carry_out(self, request: Request[A], by: Giver) -> A:

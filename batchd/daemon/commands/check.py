@@ -1,0 +1,133 @@
+"""``check``: what would fail, as the daemon sees it: with its own rights, keys and configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import pwd
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from batchd import __version__
+from batchd.config import Config
+from batchd.control import Check, Checked, Line
+from batchd.control.checking import Process, Settings
+from batchd.control.giver import Giver
+from batchd.daemon.aside import aside
+from batchd.daemon.current import Current
+from batchd.daemon.reloading import Reloader
+from batchd.daemon.troubles import Troubles
+from batchd.errors import BatchdError
+from batchd.lifecycle import Lifecycle
+from batchd.log import Action
+from batchd.masking import Masker
+
+
+class Look(Protocol):
+    """Looks at everything that a configuration names, with the rights of its process. Blocks."""
+
+    def __call__(
+        self, settings: Config, *, offline: bool, models: Iterable[str] = ()
+    ) -> Iterator[Line]:
+        """Yield a line for each thing; ``models``: those in use beside the configuration's own."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Checking:
+    """Looks, and says what is in force."""
+
+    _current: Current
+    _lifecycle: Lifecycle
+    _troubles: Troubles
+    _reloader: Reloader
+    #: None: this daemon knows how it stands, and not how to look.
+    _look: Look | None
+    #: The look under way, for all who ask meanwhile: each takes a trial of the sandbox, and asks every provider.
+    _under_way: dict[bool, asyncio.Future[tuple[Line, ...]]] = field(default_factory=dict)
+
+    async def check(self, request: Check, _by: Giver) -> Checked:
+        """Look at everything, and return what there is to say."""
+        return Checked(
+            process=_process(),
+            settings=await aside(self._settings, "check"),
+            lines=(*await self._looked(offline=request.offline), *self._troubled()),
+        )
+
+    async def _looked(self, *, offline: bool) -> tuple[Line, ...]:
+        if self._look is None:
+            return ()
+        look = self._under_way.get(offline)
+        if look is None:
+            config, models = self._current.config, tuple(sorted(self._lifecycle.models()))
+            look = asyncio.ensure_future(
+                aside(lambda: self._lines(config, models, offline=offline), "check")
+            )
+            self._under_way[offline] = look
+            look.add_done_callback(lambda _: self._under_way.pop(offline))
+        # Who goes away takes it from no one else.
+        return await asyncio.shield(look)
+
+    def _lines(self, config: Config, models: tuple[str, ...], *, offline: bool) -> tuple[Line, ...]:
+        assert self._look is not None, "there is one"
+        masker = Masker(config.hidden())
+        found = self._look(config, offline=offline, models=models)
+        return tuple(
+            Line(line.verdict, line.what, masker.text(line.detail), masker.text(line.mend))
+            for line in found
+        )
+
+    def _settings(self) -> Settings:
+        """Return what is in force, and how its file differs by now."""
+        config, unread = self._current.config, ""
+        stale: list[str] = []
+        late: list[str] = []
+        try:
+            stale, late = self._reloader.unlike()
+        except BatchdError as error:
+            unread = str(error)
+        return Settings(
+            file=config.file,
+            paths={
+                "inbox": config.paths.inbox,
+                "outbox": config.paths.outbox,
+                "state": config.paths.state,
+            },
+            stale=tuple(stale),
+            late=tuple(late),
+            unread=unread,
+            overrides=self._reloader.overrides,
+        )
+
+    def _troubled(self) -> Iterator[Line]:
+        """Yield what the daemon cannot do at this time."""
+        for trouble in self._troubles.open:
+            known = trouble.what == Action.UNKNOWN_WORK
+            what = "store" if known else trouble.what.replace("_", " ")
+            yield Line("note" if known else "failed", what, trouble.message, trouble.mend)
+
+
+def _process() -> Process:
+    uid = os.geteuid()
+    return Process(
+        pid=os.getpid(),
+        version=__version__,
+        uid=uid,
+        user=_named(uid),
+        groups=tuple(map(_group, dict.fromkeys((os.getegid(), *os.getgroups())))),
+    )
+
+
+def _named(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
