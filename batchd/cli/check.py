@@ -6,18 +6,21 @@ A running daemon is asked what it sees: it has its own rights, keys and configur
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from batchd import config, control
-from batchd.cli import common, looks, refusals
+from batchd.cli import common, looks, models, refusals
 from batchd.cli.common import coloured
 from batchd.control import Check, Checked, Line
 from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe import versions
 from batchd.observe.words import listed
+from batchd.store.reader import Reader
 
 #: What the daemon gets to look at everything: each provider may take ten seconds (seconds).
 _PATIENCE_S = 300.0
@@ -25,14 +28,21 @@ _PATIENCE_S = 300.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--offline", action="store_true", help="ask no provider")
+    parser.epilog = "Nothing of it costs money but --live: one short call to each model in use, which is billed."
+    asking = parser.add_mutually_exclusive_group()
+    asking.add_argument("--offline", action="store_true", help="ask no provider")
+    asking.add_argument(
+        "--live",
+        action="store_true",
+        help="also ask each model in use for one token, which costs money, and say how much",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything; 0 if nothing would fail, else 3."""
     settings = config.load(args.config)  # what is wrong with it ends the command, all at once
-    lines = _lines(settings, offline=args.offline)
+    lines = _lines(settings, Check(offline=args.offline, live=args.live))
     if args.json:
         common.print_json([control.fields(line) for line in lines])
     else:
@@ -45,23 +55,37 @@ def run(args: argparse.Namespace) -> int:
     return 3 if any(line.verdict == "failed" for line in lines) else 0
 
 
-def _lines(settings: config.Config, *, offline: bool) -> list[Line]:
+def _lines(settings: config.Config, asked: Check) -> list[Line]:
     """Return what a daemon sees, and what of that is otherwise from here; without one, what is seen from here."""
-    state = Path(settings.paths.state)
+    state, alone = Path(settings.paths.state), False
     try:
-        answer = control.ask(state, Check(offline=offline), timeout_s=_PATIENCE_S)
+        answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
     except NoAnswerError as error:
         mend = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [Line("failed", "daemon", str(error), mend)]
     except NoDaemonError as error:
-        daemon = [*_absent(state, str(error))]
+        daemon, alone = [*_absent(state, str(error))], True
     except UsageError:
         daemon = [*_older(state)]
     else:
-        seen = answer.lines or looks.lines(settings, offline=offline)
+        seen = answer.lines or looks.lines(settings, offline=asked.offline)
         return [*_of_daemon(answer), *seen, *_from_outside(settings, answer)]
     file = Line("ok", "config", settings.file or "none found: the built-in defaults")
-    return [file, *daemon, *looks.lines(settings, offline=offline)]
+    found = [file, *daemon, *looks.lines(settings, offline=asked.offline)]
+    return [*found, *_live(settings, alone=alone)] if asked.live else found
+
+
+def _live(settings: config.Config, *, alone: bool) -> tuple[Line, ...]:
+    """Ask each model from here, within what the store has left of the day's money."""
+    if not alone:  # the day's money is the daemon's to watch
+        return (Line("failed", "live", "no model was asked: the daemon would have to do it"),)
+    from batchd.daemon import live  # noqa: PLC0415 (loads everything, for this alone)
+
+    store = common.store_path(Path(settings.paths.state))
+    with contextlib.ExitStack() as opened:
+        reader = opened.enter_context(Reader(store)) if store.exists() else None
+        booked = reader.spent_on if reader else lambda _: 0.0
+        return asyncio.run(live.alone(settings, models.in_use(settings).values(), booked))
 
 
 def _absent(state: Path, why: str) -> Iterator[Line]:

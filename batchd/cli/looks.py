@@ -96,7 +96,7 @@ def _sandbox(settings: config.Config) -> Iterator[Line]:
 def _metrics(settings: config.Config) -> Iterator[Line]:
     wanted = settings.metrics
     if wanted.wanted and (why := telemetry.missing(settings).get("metrics")):
-        yield Line("failed", "metrics", *why.split(": ", 1))
+        yield _missing("metrics", why)
     if wanted.listen:
         yield _listening(wanted.listen, wanted.address)
     if wanted.textfile:
@@ -106,6 +106,11 @@ def _metrics(settings: config.Config) -> Iterator[Line]:
         else:
             mend = "make it a directory that this user may write, or set [metrics] textfile"
             yield Line("failed", "metrics", f"{folder} cannot be written", mend)
+
+
+def _missing(what: str, why: str) -> Line:
+    said, _, fix = why.partition(": ")
+    return Line("failed", what, said, fix)
 
 
 def _listening(listen: str, address: tuple[str, int]) -> Line:
@@ -136,7 +141,7 @@ def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
     if not wanted.endpoint:
         return
     if why := telemetry.missing(settings).get("traces"):
-        yield Line("failed", "traces", *why.split(": ", 1))
+        yield _missing("traces", why)
     try:
         headers = wanted.all_headers(settings.environ)
     except BatchdError as error:

@@ -12,6 +12,21 @@ from batchd.control.messages import Request
 LineVerdict: TypeAlias = Literal["ok", "note", "failed"]
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of ``check --live``: one token of a model."""
+
+    #: ``provider/model``.
+    model: str
+    #: From the request to the last byte.
+    seconds: float
+    #: None: it is not known, for want of a price, or since nothing says whether it is billed.
+    cost_usd: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    #: What of the request the model refused, and was asked again without.
+    refused: tuple[str, ...] = ()
+
+
 class Line(msgspec.Struct, frozen=True):
     """One thing looked at: a line of ``batchd check``."""
 
@@ -20,6 +35,8 @@ class Line(msgspec.Struct, frozen=True):
     what: str
     detail: str
     mend: str = ""
+    #: The call that it is about; None: none.
+    live: Asked | None = None
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,3 +82,5 @@ class Check(Request[Checked], frozen=True, kw_only=True):
 
     #: Without asking any provider.
     offline: bool = False
+    #: Also ask each model in use for one token, which costs money.
+    live: bool = False

@@ -50,6 +50,7 @@ _WANTED: Mapping[str, str] = {
     "changes": "tune wants SECTION.KEY=VALUE",
     "reset": "reset is true or false",
     "offline": "offline is true or false",
+    "live": "live is true or false",
 }
 #: It may hold secrets, and is not shown.
 _HIDDEN = "changes"

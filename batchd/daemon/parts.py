@@ -226,7 +226,7 @@ def joined(
         rerun,
         Pruning(store, writes, outboxes),
         Tuning(reloader),
-        Checking(current, lifecycle, troubles, reloader, look),
+        Checking(current, lifecycle, troubles, reloader, governor, lessons, look),
     )
     return Parts(
         loop=loop,

@@ -58,7 +58,7 @@ SENT: list[tuple[control.Request[Any], str]] = [
         '{"verb": "tune", "changes": {"pool.processes": "4"}, "reset": true}',
     ),
     (control.Tune(), '{"verb": "tune", "changes": {}, "reset": false}'),
-    (control.Check(offline=True), '{"verb": "check", "offline": true}'),
+    (control.Check(offline=True), '{"verb": "check", "offline": true, "live": false}'),
 ]
 
 #: As other clients, older ones and people with netcat, send them.
@@ -124,6 +124,7 @@ REFUSED = [
     ('{"verb": "tune", "changes": "a.b=secret"}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "changes": {"a.b": 5}}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "reset": "no"}', 'reset is "no": reset is true or false'),
+    ('{"verb": "check", "live": 1}', "live is 1: live is true or false"),
     ('{"verb": "check", "offline": 1}', "offline is 1: offline is true or false"),
 ]
 
@@ -192,14 +193,19 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
                 late=("log",),
                 overrides={"pool.processes": "4"},
             ),
-            lines=(control.Line("failed", "agent model", "it has no model x", "take y"),),
+            lines=(
+                control.Line("failed", "agent model", "it has no model x", "take y"),
+                control.Line("ok", "live", "z", live=checking.Asked(model="p/z", seconds=0.5)),
+            ),
         ),
         (
             '{"process": {"pid": 4711, "version": "0.1.0", "uid": 998, "user": "batchd", "groups": ["batchd"]}, '
             '"settings": {"file": "/etc/batchd/config.toml", "paths": {"state": "/var/lib/batchd/.batchd"}, '
             '"stale": ["pool.processes"], "late": ["log"], "unread": "", "overrides": {"pool.processes": "4"}}, '
             '"lines": [{"verdict": "failed", "what": "agent model", "detail": "it has no model x", '
-            '"mend": "take y"}]}'
+            '"mend": "take y", "live": null}, {"verdict": "ok", "what": "live", "detail": "z", "mend": "", '
+            '"live": {"model": "p/z", "seconds": 0.5, "cost_usd": null, "input_tokens": 0, "output_tokens": 0, '
+            '"refused": []}}]}'
         ),
     ),
     (

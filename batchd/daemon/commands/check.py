@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import importlib
 import os
 import pwd
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from batchd import __version__
@@ -16,10 +18,12 @@ from batchd.control import Check, Checked, Line
 from batchd.control.checking import Process, Settings
 from batchd.control.giver import Giver
 from batchd.daemon.aside import aside
+from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.current import Current
 from batchd.daemon.reloading import Reloader
 from batchd.daemon.troubles import Troubles
 from batchd.errors import BatchdError
+from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.masking import Masker
@@ -42,18 +46,44 @@ class Checking:
     _lifecycle: Lifecycle
     _troubles: Troubles
     _reloader: Reloader
+    _governor: Governor
+    _lessons: Lessons
     #: None: this daemon knows how it stands, and not how to look.
     _look: Look | None
     #: The look under way, for all who ask meanwhile: each takes a trial of the sandbox, and asks every provider.
     _under_way: dict[bool, asyncio.Future[tuple[Line, ...]]] = field(default_factory=dict)
+    _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def check(self, request: Check, _by: Giver) -> Checked:
+    async def check(self, request: Check, by: Giver) -> Checked:
         """Look at everything, and return what there is to say."""
+        looked = await self._looked(offline=request.offline)
         return Checked(
             process=_process(),
             settings=await aside(self._settings, "check"),
-            lines=(*await self._looked(offline=request.offline), *self._troubled()),
+            lines=(*looked, *self._troubled(), *(await self._asked(by) if request.live else ())),
         )
+
+    async def _asked(self, by: Giver) -> tuple[Line, ...]:
+        """Ask the models in use, for one who checks after another."""
+        # A client for HTTP, which a daemon has no other need of: it takes a moment to load.
+        live = await aside(partial(importlib.import_module, "batchd.daemon.live"), "check")
+        async with self._one_by_one:
+            by.insist()
+            config = self._current.config
+            books = live.Books(
+                config=config,
+                prices=self._current.prices,
+                governor=self._governor,
+                refused=self._lessons.of,
+                learned=self._lessons.learned,
+            )
+            models = (
+                config.agent.model,
+                config.evaluation.judge_model,
+                *sorted(self._lifecycle.models()),
+            )
+            lines: tuple[Line, ...] = await live.ask(books, filter(None, models))
+            return lines
 
     async def _looked(self, *, offline: bool) -> tuple[Line, ...]:
         if self._look is None:
