@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from batchd import config, control
 from batchd.cli import common, looks, models, refusals
 from batchd.cli.common import coloured
 from batchd.control import Check, Checked, Line
+from batchd.control import members as group
 from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe import versions
@@ -58,12 +60,16 @@ def run(args: argparse.Namespace) -> int:
 def _lines(settings: config.Config, asked: Check) -> list[Line]:
     """Return what a daemon sees, and what of that is otherwise from here; without one, what is seen from here."""
     state, alone = Path(settings.paths.state), False
+    if asked.live and group.barred(state):
+        raise group.forbidden("check --live", state)
     try:
         answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
     except NoAnswerError as error:
         mend = "its log may say why; `batchd serve` goes on where one that is killed was"
         daemon = [Line("failed", "daemon", str(error), mend)]
     except NoDaemonError as error:
+        if group.barred(state):
+            return [*_unseen(settings, state, str(error))]
         daemon, alone = [*_absent(state, str(error))], True
     except UsageError:
         daemon = [*_older(state)]
@@ -86,6 +92,17 @@ def _live(settings: config.Config, *, alone: bool) -> tuple[Line, ...]:
         reader = opened.enter_context(Reader(store)) if store.exists() else None
         booked = reader.spent_on if reader else lambda _: 0.0
         return asyncio.run(live.alone(settings, models.in_use(settings).values(), booked))
+
+
+def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[Line]:
+    """Say that nothing is looked at for a user who may not do what a daemon does, where none runs that could look."""
+    yield Line("ok", "config", settings.file or "none found: the built-in defaults")
+    user = group.user_name(group.owner(state) or 0)
+    yield Line("failed", "daemon", why, "whoever keeps it starts it: `systemctl start batchd`")
+    said = (
+        f"keys, folders and sandbox are the user {user}'s to look at: {state} is closed to this one"
+    )
+    yield Line("note", "this user", said, f"as the user {user}, `batchd check` looks at all of it")
 
 
 def _absent(state: Path, why: str) -> Iterator[Line]:
@@ -121,7 +138,7 @@ def _of_daemon(answer: Checked) -> Iterator[Line]:
         changes = ", ".join(f"{key} = {value}" for key, value in its.overrides.items())
         fix = "`batchd tune --reset` takes that back, and so does the daemon's end"
         yield Line("note", "config", f"`batchd tune` has changed {changes}", fix)
-    who = f"{found.user or 'a user without a name'} ({found.uid})"
+    who = f"{found.user or found.uid} (uid {found.uid})"
     said = (
         f"process {found.pid}, version {found.version}, as {who}, groups {', '.join(found.groups)}"
     )
@@ -130,6 +147,13 @@ def _of_daemon(answer: Checked) -> Iterator[Line]:
 
 def _from_outside(settings: config.Config, answer: Checked) -> Iterator[Line]:
     """Say what is otherwise for who checks than for the daemon."""
+    if group.barred(Path(answer.settings.paths.get("state", settings.paths.state))):
+        me, user = group.user_name(os.geteuid()), answer.process.user
+        drops = os.access(settings.paths.inbox, os.W_OK | os.X_OK)
+        said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
+        yield Line(
+            "note", "this user", said, "" if drops else f"{settings.paths.inbox} is closed to it"
+        )
     if differs := versions.differs(answer.process.version):
         yield Line("note", "version", "this program is another than the daemon's", differs)
     if settings.file != answer.settings.file:

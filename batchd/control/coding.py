@@ -49,6 +49,8 @@ _WANTED: Mapping[str, str] = {
     "outbox": "outbox is true or false",
     "changes": "tune wants SECTION.KEY=VALUE",
     "reset": "reset is true or false",
+    "last": "last is a whole number: of batches",
+    "batch": "a batch is text: its name",
     "offline": "offline is true or false",
     "live": "live is true or false",
 }

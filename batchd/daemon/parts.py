@@ -25,6 +25,7 @@ from batchd.daemon.commands.pause import Pausing
 from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
 from batchd.daemon.commands.retry import Rerun
+from batchd.daemon.commands.rows import Rows
 from batchd.daemon.commands.status import FrontDesk
 from batchd.daemon.commands.tune import Tuning
 from batchd.daemon.current import Current
@@ -203,7 +204,16 @@ def joined(
 
     # What people ask for.
     desk = FrontDesk(
-        loop, current, lifecycle, troubles, governor, batches, attempts, pool, retiring
+        loop,
+        current,
+        lifecycle,
+        troubles,
+        governor,
+        batches,
+        attempts,
+        pool,
+        retiring,
+        Rows(Path(config.paths.state, "batchd.db")),
     )
     cancelling = Cancelling(lifecycle, store, writes, publisher, attempts, ends)
     rerun = Rerun(
@@ -227,6 +237,7 @@ def joined(
         Pruning(store, writes, outboxes),
         Tuning(reloader),
         Checking(current, lifecycle, troubles, reloader, governor, lessons, look),
+        Path(config.paths.state),
     )
     return Parts(
         loop=loop,

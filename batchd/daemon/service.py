@@ -17,6 +17,7 @@ from batchd import __version__, log
 from batchd.config import Config
 from batchd.control import Request, Trouble
 from batchd.control.giver import Giver
+from batchd.control.group import GroupServer
 from batchd.control.messages import A
 from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
@@ -263,8 +264,13 @@ class Daemon:
             )
             loop.spawn(intake.run(), endless=True)
             loop.spawn(parts.retiring.watch(), endless=True)
+        group = None
+        if inbox is not None:
+            group = GroupServer(inbox.folder, state, parts.commands)
+            undo.push_async_callback(group.stop)
+            group.look()
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        for work in self._watches(server, inbox):
+        for work in self._watches(server, group, inbox):
             loop.spawn(work, endless=True)
         get_logger().info(
             Action.DAEMON_STARTED,
@@ -276,13 +282,15 @@ class Daemon:
         loop.wake()
         self._systemd.ready()
 
-    def _watches(self, server: Server, inbox: Inbox | None) -> Iterator[Coroutine[Any, Any, None]]:
+    def _watches(
+        self, server: Server, group: GroupServer | None, inbox: Inbox | None
+    ) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what looks at something for as long as the daemon runs."""
         p = self._parts
         if self._systemd.every_s:
             yield vigil.feed(self._systemd)
         yield vigil.tidy(p.current, p.store, p.writes)
-        yield vigil.keep(p.store, p.troubles, server)
+        yield vigil.keep(p.store, p.troubles, server, group)
         yield memory.give_back()
         yield p.circuits.watch()
         yield p.lot.watch()

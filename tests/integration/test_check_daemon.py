@@ -39,7 +39,7 @@ def test_keys_count_where_the_daemon_has_them(spool: Spool) -> None:
         assert "its key is there" in _of(lines, "provider standin")
         assert "standin/steps-2 is there" in _of(lines, "agent model")
         assert f"process {daemon.pid}, " in _of(lines, "daemon")
-        assert f"({os.geteuid()}), groups " in _of(lines, "daemon")
+        assert f"(uid {os.geteuid()}), groups " in _of(lines, "daemon")
         assert _KEY not in json.dumps(lines)
 
 

@@ -19,7 +19,11 @@ _CLAIM = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 #: As commands send them.
 SENT: list[tuple[control.Request[Any], str]] = [
-    (control.Status(), '{"verb": "status"}'),
+    (control.Status(), '{"verb": "status", "last": 0, "batch": ""}'),
+    (
+        control.Status(last=20, batch="games"),
+        '{"verb": "status", "last": 20, "batch": "games"}',
+    ),
     (
         control.Cancel(target=("games", "b/001"), message="no"),
         '{"verb": "cancel", "target": ["games", "b/001"], "message": "no"}',
@@ -63,6 +67,7 @@ SENT: list[tuple[control.Request[Any], str]] = [
 
 #: As other clients, older ones and people with netcat, send them.
 UNDERSTOOD: list[tuple[str, control.Request[Any]]] = [
+    ('{"verb": "status"}', control.Status()),
     ('{"verb": "status", "who": "a newer client"}', control.Status()),
     ('{"verb": "cancel", "target": "games"}', control.Cancel(target="games")),
     ('{"verb": "cancel", "target": [], "message": null}', control.Cancel(target=())),
@@ -124,6 +129,8 @@ REFUSED = [
     ('{"verb": "tune", "changes": "a.b=secret"}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "changes": {"a.b": 5}}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "reset": "no"}', 'reset is "no": reset is true or false'),
+    ('{"verb": "status", "last": "all"}', 'last is "all": last is a whole number: of batches'),
+    ('{"verb": "status", "batch": 7}', "batch is 7: a batch is text: its name"),
     ('{"verb": "check", "live": 1}', "live is 1: live is true or false"),
     ('{"verb": "check", "offline": 1}', "offline is 1: offline is true or false"),
 ]
@@ -146,7 +153,10 @@ _STANDING = (
     '"message": "openai/x is gone", "mend": "name another"}], '
     '"workers": [{"pid": null, "tasks": 1, "rss": 2, "tasks_done": 3}], '
     '"running": [{"task": "games/001", "attempt": 1, "worker": null, "step": "tool", "detail": "ls", '
-    '"since": 4.5}]}'
+    '"since": 4.5}], "rows": [{"name": "games", "folder": "/o/games", "request": "request.json", '
+    '"received_at": 5.5, "published_at": null, "rejected": false, "tasks": 2, "queued": 0, "running": 1, '
+    '"parked": 0, "completed": 1, "timeout": 0, "error": 0, "cancelled": 0, "calls": 3, "input_tokens": 4, '
+    '"output_tokens": 5, "cost_usd": null, "known_usd": 0.5, "unsettled_calls": 0, "unsettled_usd": 0.0}]}'
 )
 
 #: As the daemon sends them.
@@ -232,6 +242,21 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
                     step="tool",
                     detail="ls",
                     since=4.5,
+                ),
+            ),
+            rows=(
+                standing.Row(
+                    name="games",
+                    folder="/o/games",
+                    request="request.json",
+                    received_at=5.5,
+                    tasks=2,
+                    running=1,
+                    completed=1,
+                    calls=3,
+                    input_tokens=4,
+                    output_tokens=5,
+                    known_usd=0.5,
                 ),
             ),
         ),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import grp
 import importlib
 import os
-import pwd
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
+from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from batchd import __version__
 from batchd.config import Config
-from batchd.control import Check, Checked, Line
+from batchd.control import Check, Checked, Line, members
 from batchd.control.checking import Process, Settings
 from batchd.control.giver import Giver
+from batchd.control.place import NAME
 from batchd.daemon.aside import aside
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.current import Current
@@ -27,6 +31,9 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.masking import Masker
+
+#: Members of the group get an answer again that is younger (seconds): a look takes a trial of the sandbox.
+_FRESH_S = 10.0
 
 
 class Look(Protocol):
@@ -52,16 +59,26 @@ class Checking:
     _look: Look | None
     #: The look under way, for all who ask meanwhile: each takes a trial of the sandbox, and asks every provider.
     _under_way: dict[bool, asyncio.Future[tuple[Line, ...]]] = field(default_factory=dict)
+    #: What was said last, and when.
+    _said: dict[bool, tuple[float, Checked]] = field(default_factory=dict)
     _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check(self, request: Check, by: Giver) -> Checked:
-        """Look at everything, and return what there is to say."""
+        """Look at everything, and return what there is to say; members of the group may have what was said just now."""
+        at, known = self._said.get(request.offline, (-inf, None))
+        if by.member and known is not None and time.monotonic() - at < _FRESH_S:
+            return known
         looked = await self._looked(offline=request.offline)
-        return Checked(
+        answer = Checked(
             process=_process(),
             settings=await aside(self._settings, "check"),
-            lines=(*looked, *self._troubled(), *(await self._asked(by) if request.live else ())),
+            lines=(*looked, *self._group(), *self._troubled()),
         )
+        self._said[request.offline] = (time.monotonic(), answer)
+        if request.live:
+            lines = (*answer.lines, *(await self._asked(by)))
+            return msgspec.structs.replace(answer, lines=lines)
+        return answer
 
     async def _asked(self, by: Giver) -> tuple[Line, ...]:
         """Ask the models in use, for one who checks after another."""
@@ -130,6 +147,21 @@ class Checking:
             overrides=self._reloader.overrides,
         )
 
+    def _group(self) -> Iterator[Line]:
+        """Yield whether members of the group that may drop files can ask what becomes of them."""
+        paths = self._current.config.paths
+        gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
+        if gid is None:
+            return
+        group = members.group_name(gid)
+        if (place / NAME).is_socket():
+            said = f"members of {group} may drop files, and ask in {place} what becomes of them"
+            yield Line("ok", "group", said)
+        else:
+            said = f"members of {group} may drop files, and cannot ask what becomes of them: {place} has no socket"
+            fix = f"make it a folder of the user {members.user_name(os.geteuid())}'s with the group {group} and mode 710"
+            yield Line("note", "group", said, fix)
+
     def _troubled(self) -> Iterator[Line]:
         """Yield what the daemon cannot do at this time."""
         for trouble in self._troubles.open:
@@ -144,20 +176,6 @@ def _process() -> Process:
         pid=os.getpid(),
         version=__version__,
         uid=uid,
-        user=_named(uid),
-        groups=tuple(map(_group, dict.fromkeys((os.getegid(), *os.getgroups())))),
+        user=members.user_name(uid),
+        groups=tuple(map(members.group_name, dict.fromkeys((os.getegid(), *os.getgroups())))),
     )
-
-
-def _named(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from batchd.control import (
@@ -19,6 +20,7 @@ from batchd.control import (
     Status,
     Tune,
     coding,
+    members,
 )
 from batchd.control.giver import Giver
 from batchd.control.messages import A
@@ -32,7 +34,7 @@ from batchd.daemon.commands.retry import Rerun
 from batchd.daemon.commands.status import FrontDesk
 from batchd.daemon.commands.tune import Tuning
 from batchd.daemon.writes import Writes
-from batchd.errors import BatchdError
+from batchd.errors import BatchdError, ForbiddenError
 from batchd.log import Action, get_logger
 
 #: Carries one kind of request out for its giver, and returns that kind's answer.
@@ -52,6 +54,9 @@ class Commands:
     _pruning: Pruning
     _tuning: Tuning
     _checking: Checking
+    _state: Path
+    #: Who of the group has tried which order.
+    _tried: set[tuple[int, str]] = field(default_factory=set)
     _handlers: Mapping[type[Request[Any]], _Handler] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +74,10 @@ class Commands:
 
     async def carry_out(self, request: Request[A], by: Giver) -> A:
         """Do what is asked, with a line in the log where that is an order. Raises ``BatchdError`` where it is refused."""
+        if by.member and (
+            coding.verb(type(request)) not in members.VERBS or lines.changes(request)
+        ):
+            raise self._forbidden(type(request), by)
         handler: Callable[[Request[A], Giver], Awaitable[A]] = self._handlers[type(request)]
         if not lines.changes(request):
             return await handler(request, by)
@@ -87,8 +96,20 @@ class Commands:
         self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver, error: BatchdError
     ) -> None:
         """Leave a line about a request that is refused for its fields."""
+        if by.member:
+            return  # they could fill the log
         fields = lines.asked(kind, given, by)
         get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+
+    def _forbidden(self, kind: type[Request[Any]], by: Giver) -> ForbiddenError:
+        """Return that members of the group give no such order; the log says once who tried."""
+        verb = coding.verb(kind)
+        error = members.forbidden("check --live" if kind is Check else verb, self._state)
+        if (by.uid, verb) not in self._tried:
+            self._tried.add((by.uid, verb))
+            fields = lines.asked(kind, {}, by)
+            get_logger().warning(Action.COMMAND_REFUSED, **fields | {"message": str(error)})
+        return error
 
     async def _if_ready(
         self, handler: _Handler, request: Request[Any], by: Giver, *, urgent: bool
