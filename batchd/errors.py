@@ -82,6 +82,15 @@ class NotPossibleError(BatchdError):
     exit_code = 3
 
 
+class ForbiddenError(NotPossibleError):
+    """It is for another user of this machine."""
+
+    def __init__(self, message: str = "", *, user: str = "") -> None:
+        super().__init__(message)
+        #: Who may do it; empty: it takes a group.
+        self.user = user
+
+
 class WithdrawnError(BatchdError):
     """The order is not carried out: who gave it has gone before it was durable."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batchd import __version__
 from batchd.cli import streams
-from batchd.errors import BatchdError
+from batchd.errors import BatchdError, ForbiddenError
 from batchd.log import escape
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
@@ -52,11 +52,17 @@ COMMANDS: Mapping[str, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
+    given = sys.argv[1:] if argv is None else argv
     try:
         streams.mend()
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        args = _parse(given)
         code = int(importlib.import_module(f"batchd.cli.{args.command}").run(args))
         sys.stdout.flush()
+    except ForbiddenError as error:
+        from batchd.cli import barred  # noqa: PLC0415 (few are)
+
+        _complain(barred.lines(error, given))
+        return error.exit_code
     except BatchdError as error:
         _complain(str(error))
         return error.exit_code
@@ -66,11 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough. Python must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except PermissionError as error:
+        from batchd.cli import barred  # noqa: PLC0415 (as above)
+
+        _complain(barred.closed(_command(given), error, given))
+        return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
         _complain(_told(error))
         return 3
     return code
+
+
+def _command(given: Sequence[str]) -> str:
+    """Return the command among its arguments."""
+    return next((word for word in given if word in COMMANDS), "batchd")
 
 
 def _complain(message: str) -> None:

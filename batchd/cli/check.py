@@ -1,57 +1,53 @@
-"""``batchd check``: what would fail here, and the mend, before a task finds out."""
+"""``batchd check``: what would fail here, and the mend, before a task finds out.
+
+A running daemon is asked what it sees: it has its own rights, keys and configuration, and who checks may have none of them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import dataclasses
-import http.client
 import os
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd import config, control, sandbox, telemetry
-from batchd.cli import common, models, refusals
+from batchd import config, control
+from batchd.cli import common, looks, models, refusals
 from batchd.cli.common import coloured
-from batchd.cli.lines import Line, LineVerdict
-from batchd.config import own, private
-from batchd.errors import BatchdError, NoDaemonError
+from batchd.config import own
+from batchd.control import Check, Checked, Line
+from batchd.control import members as group
+from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.log import escape
-from batchd.masking import Masker
-from batchd.notify import channels
 from batchd.observe import versions
-from batchd.spool import permissions
+from batchd.observe.words import listed
+from batchd.store.reader import Reader
 
-#: How long something may take to answer the simplest request.
-_PATIENCE_S = 10.0
+#: What the daemon gets to look at everything: each provider may take ten seconds (seconds).
+_PATIENCE_S = 300.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--offline", action="store_true", help="ask no provider")
+    parser.epilog = "Nothing of it costs money but --live: one short call to each model in use, which is billed."
+    asking = parser.add_mutually_exclusive_group()
+    asking.add_argument("--offline", action="store_true", help="ask no provider")
+    asking.add_argument(
+        "--live",
+        action="store_true",
+        help="also ask each model in use for one token, which costs money, and say how much",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything; 0 if nothing would fail, else 3."""
     settings = config.load(args.config)  # what is wrong with it ends the command, all at once
-    lines = [
-        _config(settings),
-        *_folders(settings),
-        *_log_file(settings),
-        *_exposed(settings),
-        *_visible(settings),
-        *_daemon(settings),
-        *_sandbox(settings),
-        *models.lines(settings, offline=args.offline),
-        *_metrics(settings),
-        *_traces(settings, offline=args.offline),
-        *_receivers(settings),
-    ]
+    lines = _lines(settings, Check(offline=args.offline, live=args.live))
     if args.json:
-        common.print_json([dataclasses.asdict(line) for line in lines])
+        common.print_json([control.fields(line) for line in lines])
     else:
         for line in lines:
             print(
@@ -63,165 +59,116 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(settings: config.Config) -> Line:
+    """Say which file it is, or that there is none."""
     if settings.file:
         return Line("ok", "config", settings.file)
     said = "none is found: the built-in defaults, and a spool of your own"
-    fix = f"{own.command()} makes a spool with a configuration"
-    return Line("note", "config", said, fix)
+    return Line("note", "config", said, f"{own.command()} makes a spool with a configuration")
 
 
-def _folders(settings: config.Config) -> Iterator[Line]:
-    for name, place in dataclasses.asdict(settings.paths).items():
-        # What is missing is made at the start, where its parent lets us.
-        path = Path(place)
-        there = next(p for p in (path, *path.parents) if p.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            missing = "" if path.exists() else " (will be made)"
-            yield Line("ok", name, f"{place}{missing}")
-        else:
-            mend = f"make it a directory that this user may write, or set [paths] {name}"
-            yield Line("failed", name, f"{there} cannot be written", mend)
-    root = settings.workspace.root
-    if not Path(root).is_dir():
-        yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
-
-
-def _log_file(settings: config.Config) -> Iterator[Line]:
-    if not settings.log.file:
-        return
-    # It is not made here: whoever checks may be another user than the daemon's.
-    path = Path(settings.log.file).resolve()
-    place = path if path.exists() else path.parent
-    if path.is_dir() or not os.access(place, os.W_OK):
-        mend = "make its folder, which this user may write, or set [log] file"
-        yield Line("failed", "log", f"{settings.log.file} cannot be written", mend)
-    else:
-        yield Line("ok", "log", settings.log.file)
-
-
-def _exposed(settings: config.Config) -> Iterator[Line]:
-    for found in permissions.exposures(settings):
-        verdict: LineVerdict = "failed" if found.grave else "note"
-        yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
-
-
-def _visible(settings: config.Config) -> Iterator[Line]:
-    """Tell what commands would see of batchd's own, and what they had better not see."""
-    policy = settings.sandbox_policy()
-    own, others = private.kept(settings, settings.file), private.exposed(settings)
+def _lines(settings: config.Config, asked: Check) -> list[Line]:
+    """Return what a daemon sees, and what of that is otherwise from here; without one, what is seen from here."""
+    state, alone = Path(settings.paths.state), False
+    if asked.live and group.barred(state):
+        raise group.forbidden("check --live", state)
     try:
-        for found in sandbox.seen(policy, own):
-            yield Line("failed", "sandbox view", f"{found.place}: {found.message}", found.hint)
-        for found in sandbox.seen(policy, others, around=False):
-            yield Line("note", "sandbox view", f"{found.place}: {found.message}", found.hint)
-    except ValueError:
-        return  # the sandbox itself says it
-
-
-def _daemon(settings: config.Config) -> Iterator[Line]:
-    try:
-        answer = control.ask(Path(settings.paths.state), control.Status())
-        text = f"process {answer.pid}, version {answer.version}"
-        mend = versions.differs(answer.version)
-        yield Line("note" if mend else "ok", "daemon", text, mend)
-        for trouble in answer.troubles:
-            if trouble.what == "unknown_work":
-                yield Line("note", "store", trouble.message, trouble.mend)
+        answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
+    except NoAnswerError as error:
+        mend = "its log may say why; `batchd serve` goes on where one that is killed was"
+        daemon = [Line("failed", "daemon", str(error), mend)]
     except NoDaemonError as error:
-        for refusal in refusals.found(Path(settings.paths.state)):
-            yield Line("failed", "store", refusal)
-        yield Line(
-            "note", "daemon", str(error), "`batchd serve` starts one; `batchd run` needs none"
-        )
-
-
-def _sandbox(settings: config.Config) -> Iterator[Line]:
-    for found in sandbox.check(settings.sandbox_policy()):
-        verdict: LineVerdict = "ok" if found.ok else "failed"
-        if found.ok and found.name == "sandbox" and settings.sandbox.backend == "none":
-            verdict = "note"
-        yield Line(verdict, found.name, found.detail, found.mend)
-
-
-def _metrics(settings: config.Config) -> Iterator[Line]:
-    wanted = settings.metrics
-    if wanted.wanted and (why := telemetry.missing(settings).get("metrics")):
-        yield Line("failed", "metrics", *why.split(": ", 1))
-    if wanted.listen:
-        yield _listening(wanted.listen, wanted.address)
-    if wanted.textfile:
-        folder = Path(wanted.textfile).parent
-        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-            yield Line("ok", "metrics", f"written to {wanted.textfile}")
-        else:
-            mend = "make it a directory that this user may write, or set [metrics] textfile"
-            yield Line("failed", "metrics", f"{folder} cannot be written", mend)
-
-
-def _listening(listen: str, address: tuple[str, int]) -> Line:
-    """Tell whether the port is free, or has a batchd behind it."""
-    try:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        socket.create_server(address, family=family).close()
-    except OSError as error:
-        why = error.strerror
+        if group.barred(state):
+            return [*_unseen(settings, state, str(error))]
+        daemon, alone = [*_absent(state, str(error))], True
+    except UsageError:
+        daemon = [*_older(state)]
     else:
-        return Line("ok", "metrics", f"{listen} is free")
-    connection = http.client.HTTPConnection(*address, timeout=_PATIENCE_S)
-    try:
-        connection.request("GET", "/metrics")
-        if b"batchd_build_info" in connection.getresponse().read():
-            return Line("ok", "metrics", f"a daemon answers at {listen}")
-        why = "another process listens there"
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
-    mend = "end that, or set another [metrics] listen"
-    return Line("failed", "metrics", f"they are not to be had at {listen}: {why}", mend)
+        seen = answer.lines or looks.lines(settings, offline=asked.offline)
+        return [*_of_daemon(answer), *seen, *_from_outside(settings, answer)]
+    found = [_config(settings), *daemon, *looks.lines(settings, offline=asked.offline)]
+    return [*found, *_live(settings, alone=alone)] if asked.live else found
 
 
-def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
-    wanted = settings.traces
-    if not wanted.endpoint:
-        return
-    if why := telemetry.missing(settings).get("traces"):
-        yield Line("failed", "traces", *why.split(": ", 1))
-    try:
-        headers = wanted.all_headers(settings.environ)
-    except BatchdError as error:
-        yield Line("failed", "traces", str(error))
-        return
-    if offline:
-        yield Line("ok", "traces", f"sent to {wanted.endpoint}; not asked")
-        return
-    headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "batchd"}
-    request = urllib.request.Request(wanted.address, b"", headers)  # noqa: S310 (the configuration's check of its scheme)
-    try:
-        with urllib.request.build_opener(_Stay).open(request, timeout=_PATIENCE_S):
-            yield Line("ok", "traces", f"{wanted.endpoint} takes them")
-    except urllib.error.HTTPError as error:
-        error.close()
-        mend = "check the address and the headers in [traces]"
-        yield Line("failed", "traces", f"{wanted.endpoint} answers with HTTP {error.code}", mend)
-    except (OSError, ValueError) as error:
-        why = Masker(wanted.hidden(settings.environ)).text(str(getattr(error, "reason", error)))
-        mend = "start it, or check the network and [traces] endpoint"
-        yield Line("failed", "traces", f"{wanted.endpoint} cannot be reached: {why}", mend)
+def _live(settings: config.Config, *, alone: bool) -> tuple[Line, ...]:
+    """Ask each model from here, within what the store has left of the day's money."""
+    if not alone:  # the day's money is the daemon's to watch
+        return (Line("failed", "live", "no model was asked: the daemon would have to do it"),)
+    from batchd.daemon import live  # noqa: PLC0415 (loads everything, for this alone)
+
+    store = common.store_path(Path(settings.paths.state))
+    with contextlib.ExitStack() as opened:
+        reader = opened.enter_context(Reader(store)) if store.exists() else None
+        booked = reader.spent_on if reader else lambda _: 0.0
+        return asyncio.run(live.alone(settings, models.in_use(settings).values(), booked))
 
 
-def _receivers(settings: config.Config) -> Iterator[Line]:
-    for target in channels.targets(settings):
-        what = f"notify {target.name}"
-        found = list(channels.problems(target))
-        yield from (Line("failed", what, why, mend) for why, mend in found)
-        if not found:
-            told = f"{target.settings.kind}, told of: {', '.join(target.settings.on)}; not tried"
-            yield Line("ok", what, told, f"batchd notify --test {target.name} tries it")
+def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[Line]:
+    """Say that nothing is looked at for a user who may not do what a daemon does, where none runs that could look."""
+    yield _config(settings)
+    user = group.user_name(group.owner(state) or 0)
+    yield Line("failed", "daemon", why, "whoever keeps it starts it: `systemctl start batchd`")
+    said = (
+        f"keys, folders and sandbox are the user {user}'s to look at: {state} is closed to this one"
+    )
+    yield Line("note", "this user", said, f"as the user {user}, `batchd check` looks at all of it")
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: it would take the key along to wherever that leads."""
+def _absent(state: Path, why: str) -> Iterator[Line]:
+    for refusal in refusals.found(state):
+        yield Line("failed", "store", refusal)
+    yield Line("note", "daemon", why, "`batchd serve` starts one; `batchd run` needs none")
 
-    def redirect_request(self, *_: object) -> None:
-        return None
+
+def _older(state: Path) -> Iterator[Line]:
+    """Say what a daemon says that cannot look by itself: one from before an upgrade."""
+    answer = control.ask(state, control.Status())
+    said = f"process {answer.pid}, version {answer.version}: what follows is seen from here"
+    yield Line("note", "daemon", said, versions.differs(answer.version))
+    for trouble in answer.troubles:
+        if trouble.what == "unknown_work":
+            yield Line("note", "store", trouble.message, trouble.mend)
+
+
+def _of_daemon(answer: Checked) -> Iterator[Line]:
+    """Say who the daemon is, and what configuration it has."""
+    its, found = answer.settings, answer.process
+    yield Line("ok", "config", its.file or "none: the built-in defaults")
+    if its.unread:
+        said = f"it is wrong by now, and the daemon keeps what it has: {its.unread}"
+        yield Line("failed", "config", said, "correct it: the daemon's next start needs it")
+    if its.stale:
+        said = f"the file has {listed(its.stale)} otherwise than the daemon"
+        yield Line("note", "config", said, f"`kill -HUP {found.pid}` has it read again")
+    if its.late:
+        said = f"the file has {listed(its.late)} otherwise than the daemon"
+        yield Line("note", "config", said, "they are read at a start: start the daemon again")
+    if its.overrides:
+        changes = ", ".join(f"{key} = {value}" for key, value in its.overrides.items())
+        fix = "`batchd tune --reset` takes that back, and so does the daemon's end"
+        yield Line("note", "config", f"`batchd tune` has changed {changes}", fix)
+    who = f"{found.user or found.uid} (uid {found.uid})"
+    said = (
+        f"process {found.pid}, version {found.version}, as {who}, groups {', '.join(found.groups)}"
+    )
+    yield Line("ok", "daemon", said)
+
+
+def _from_outside(settings: config.Config, answer: Checked) -> Iterator[Line]:
+    """Say what is otherwise for who checks than for the daemon."""
+    if group.barred(Path(answer.settings.paths.get("state", settings.paths.state))):
+        me, user = group.user_name(os.geteuid()), answer.process.user
+        drops = os.access(settings.paths.inbox, os.W_OK | os.X_OK)
+        said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
+        yield Line(
+            "note", "this user", said, "" if drops else f"{settings.paths.inbox} is closed to it"
+        )
+    if differs := versions.differs(answer.process.version):
+        yield Line("note", "version", "this program is another than the daemon's", differs)
+    if settings.file != answer.settings.file:
+        mine = settings.file or "no file"
+        said = f"this command has read {mine}, the daemon {answer.settings.file or 'none'}"
+        yield Line("note", "config", said, "name the daemon's by --config")
+    for name, place in dataclasses.asdict(settings.paths).items():
+        if answer.settings.paths.get(name, place) != place:
+            said = f"from here it is {place}, for the daemon {answer.settings.paths[name]}"
+            yield Line("note", name, said)

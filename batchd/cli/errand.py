@@ -281,8 +281,8 @@ def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, qui
     """Show how batches go until they have ended; return False where somebody left them, or the daemon ended."""
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
 
-        def find(reader: Reader) -> list[BatchRow]:
-            return [reader.batch(name) for name in names]
+        def find(books: progress.Books) -> list[BatchRow]:
+            return [books.batch(name) for name in names]
 
         ended = _ended(daemon)
         while True:

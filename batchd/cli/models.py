@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from batchd import catalog, config
 from batchd.catalog import Listing
 from batchd.catalog.asking import Unlisted, ask
-from batchd.cli.lines import Line, LineVerdict
 from batchd.config import dialects
 from batchd.config.checking import model_problem
 from batchd.config.presets import APIS
+from batchd.control import Line, LineVerdict
 from batchd.errors import BatchdError
 from batchd.observe.words import listed
 from batchd.pricing import Prices
 from batchd.records import PATHS, STANDARD, Endpoint
 
+#: How it shows whether a model is there, where no list says so.
+_TRY = "`batchd check --live` asks it for one token; else it shows at the first call"
 _REFUSES = frozenset({401, 403})
 #: Where each role of a model is configured.
 _KEYS = {"agent": "[agent] model", "judge": "[evaluation] judge_model"}
 
 
-def lines(settings: config.Config, *, offline: bool) -> Iterator[Line]:
-    """Yield what there is to say of providers and models; ``offline``: without asking anybody."""
+def in_use(settings: config.Config, tasks: Iterable[str] = ()) -> dict[str, str]:
+    """Return the models in use, by their roles; ``tasks``: those of tasks that have not ended."""
     named = {"agent": settings.agent.model, "judge": settings.evaluation.judge_model}
     roles = {role: model for role, model in named.items() if model}
+    more = [model for model in dict.fromkeys(tasks) if model not in roles.values()]
+    return {**roles, **{f"task {model}": model for model in more if "/" in model}}
+
+
+def lines(settings: config.Config, *, offline: bool, tasks: Iterable[str] = ()) -> Iterator[Line]:
+    """Yield what there is to say of providers and models; ``offline``: without asking anybody."""
+    roles = in_use(settings, tasks)
     lists: dict[str, Listing | None] = {}
     for provider in dict.fromkeys(model.partition("/")[0] for model in roles.values()):
         line, lists[provider] = _provider(settings, provider, offline=offline)
@@ -91,7 +100,8 @@ def _model(
     provider = settings.providers.get(name)
     if provider is None:
         return  # said above
-    what, key, listing = f"{role} model", _KEYS[role], lists.get(name)
+    key = _KEYS.get(role, "another model in the task files, or `batchd retry --model`")
+    what, listing = f"{role} model" if role in _KEYS else "task model", lists.get(name)
     today = catalog.today()
     end = catalog.end(model, provider.base_url, listing)
     if listing is not None and not listing.has(own):
@@ -106,16 +116,26 @@ def _model(
     elif end is not None and end.due(today):
         verdict: LineVerdict = "failed" if end.gone(today) else "note"
         yield Line(verdict, what, end.words(today), f"set {key}: {end.fix}")
-    elif listing is not None and not listing.whole and listing.find(own) is None:
-        said = f"of the models of provider {name} the first {len(listing.models):,} were read: {own} is none of them"
-        yield Line("note", what, said, "whether it is there shows at the first call")
-    elif listing is not None:
+    elif listing is not None and listing.find(own) is not None:
         yield Line("ok", what, f"{model} is there")
+    else:
+        yield Line("note", what, _untried(model, listing), _TRY)
+
+
+def _untried(model: str, listing: Listing | None) -> str:
+    """Return why nothing shows that a model is there."""
+    name, _, own = model.partition("/")
+    if listing is None:
+        return f"whether {model} is there was not tried: there is no list of models to look at"
+    if listing.any_name:
+        return f"provider {name} serves one model under any name, {own} too"
+    count = f"{len(listing.models):,}"
+    return f"of the models of provider {name} the first {count} were read: {own} is none of them"
 
 
 def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]:
     prices = Prices(settings.models)
-    for role, model in roles.items():
+    for role, model in ((r.partition(" ")[0], model) for r, model in roles.items()):
         provider = settings.providers.get(model.partition("/")[0])
         if provider is None:
             continue  # said above

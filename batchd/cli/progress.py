@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from batchd.cli.common import MARKS, clipped
 from batchd.cli.screens import Lines, Picture, Screen, Silence
 from batchd.errors import StoreError
 from batchd.log import escape
 from batchd.observe.words import counted, duration, money
-from batchd.records import Ref, Status
+from batchd.records import Ref, Status, Task
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -28,12 +29,31 @@ _POLL_S = 0.2
 _SHARE = 0.1
 
 
+class Books(Protocol):
+    """What is looked at: the store, or what the daemon says of it to who may not read it."""
+
+    def batches(self, *, limit: int = -1) -> list[BatchRow]:
+        """Return the batches, newest first; at most ``limit`` of them, if it is not negative."""
+
+    def batch(self, name: str) -> BatchRow:
+        """Return one batch."""
+
+    def tasks(self, batch: str, /) -> list[TaskRow]:
+        """Return its tasks."""
+
+    def running(self) -> list[TaskRow]:
+        """Return the tasks at work."""
+
+    def spec(self, ref: Ref) -> Task:
+        """Return what a task is."""
+
+
 @dataclass(slots=True)
 class Watch:
     """Compares each look at the store with the one before."""
 
-    reader: Reader
-    find: Callable[[Reader], list[BatchRow]]
+    reader: Books
+    find: Callable[[Books], list[BatchRow]]
     #: The tasks that end before the first look are counted alone.
     late: bool = False
     _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
@@ -111,8 +131,8 @@ def open_reader(path: Path, ended: Callable[[], bool]) -> Reader | None:
 
 
 def follow(
-    reader: Reader,
-    find: Callable[[Reader], list[BatchRow]],
+    reader: Books,
+    find: Callable[[Books], list[BatchRow]],
     ended: Callable[[Sequence[BatchRow]], bool],
     *,
     quiet: bool = False,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from batchd import config, log, sealing
 from batchd.cli import common
 from batchd.config import own
+from batchd.control import Line
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,15 @@ def run(args: argparse.Namespace) -> int:
     log.configure(settings.log.level, settings.log.format, settings.log.file)
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]
-    daemon = Daemon(settings, reload=reload, listeners=listeners, finishers=[ReportMaker()])
+    daemon = Daemon(
+        settings, reload=reload, look=_look, listeners=listeners, finishers=[ReportMaker()]
+    )
     run_daemon(daemon.run())
     return 0
+
+
+def _look(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:
+    """Look at everything for ``batchd check``; what that takes is loaded when it is first asked for."""
+    from batchd.cli import looks  # noqa: PLC0415 (an idle daemon has no need of it)
+
+    return looks.lines(settings, offline=offline, models=models)

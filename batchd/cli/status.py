@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from batchd.cli import cautions, common, refusals
-from batchd.control import Standing, fields
+from batchd.cli.asking import Asking, parkings, shown
+from batchd.control import Standing, fields, members
 from batchd.log import escape
 from batchd.observe import ending, parking, troubles, versions, words
 from batchd.observe.snapshot import Unseen, ask
@@ -32,6 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show how things stand."""
     state = common.state_directory(args.config)
+    if members.barred(state):
+        return _as_member(state, args)
     daemon = ask(state)
     if isinstance(daemon, Standing):
         common.complain(versions.differs(daemon.version))
@@ -56,6 +60,26 @@ def run(args: argparse.Namespace) -> int:
         if len(rows) > len(shown) and not args.json:
             print("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
+
+
+def _as_member(state: Path, args: argparse.Namespace) -> int:
+    """Show what the daemon says to its group: the store is its user's."""
+    batch, task = common.split_target(args.target) if args.target else ("", "")
+    if task:
+        raise members.forbidden(f"what task {escape(args.target)} does", state)
+    asked, last = Asking(state), args.last if 0 < args.last < _MOST else _MOST
+    daemon = asked.standing(batch=batch) if batch else asked.standing(last=last)
+    common.complain(versions.differs(daemon.version))
+    rows = [*map(shown, daemon.rows)]
+    parked = tuple(parkings(daemon.parked))
+    if not batch:
+        return _overview(daemon, parked, rows, as_json=args.json)
+    if args.json:
+        common.print_json({**_fields(rows[0]), "daemon_runs": True})
+    else:
+        print(*_batch_table(rows), sep="\n")
+        print(f"Results: {escape(rows[0].batch.folder)}/")
+    return 0
 
 
 def _overview(

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from batchd import config, control
 from batchd.cli import common, ending, progress, trial
+from batchd.cli.asking import Asking
+from batchd.cli.progress import Books
 from batchd.config import own
-from batchd.errors import NoDaemonError, NotPossibleError, StoreError, UsageError
+from batchd.control import members
+from batchd.errors import (
+    ForbiddenError,
+    NoDaemonError,
+    NotPossibleError,
+    StoreError,
+    UsageError,
+)
 from batchd.log import escape
 from batchd.observe import versions, words
 from batchd.records import Ref, Task
@@ -73,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         from batchd.daemon import visible  # noqa: PLC0415 (loads everything; a running daemon has looked)
 
         visible.refuse(settings)
-    newest = _newest(state)
+    newest = _newest(state) if args.wait else ""
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
     if args.wait:
         return _wait(settings, Mine(newest, filename, data, tasks), as_json=args.json)
@@ -143,17 +153,26 @@ def _alive(state: Path, *, heed: bool = False) -> bool:
 
 
 def _newest(state: Path) -> str:
-    store = common.store_path(state)
-    if not store.exists():
+    if not members.barred(state) and not common.store_path(state).exists():
         return ""
-    with Reader(store) as reader:
-        rows = reader.batches(limit=1)
+    with _books(state) as books:
+        rows = books.batches(limit=1)
     return rows[0].batch.name if rows else ""
+
+
+@contextlib.contextmanager
+def _books(state: Path) -> Iterator[Books]:
+    """Give what says how batches do: the store, or the daemon, to a member of its group who may not read that."""
+    if members.barred(state):
+        yield Asking(state)
+        return
+    with Reader(common.store_path(state)) as reader:
+        yield reader
 
 
 def _wait(settings: config.Config, mine: Mine, *, as_json: bool) -> int:
     state = Path(settings.paths.state)
-    with Reader(common.store_path(state)) as reader:
+    with _books(state) as reader:
         patience = Patience(state)
 
         def ended(rows: Sequence[BatchRow]) -> bool:
@@ -188,7 +207,7 @@ class Mine:
         #: The batch's, once it is known.
         self.name = ""
 
-    def find(self, reader: Reader) -> list[BatchRow]:
+    def find(self, reader: Books) -> list[BatchRow]:
         """Return the batch, alone; nothing as long as it has not been claimed."""
         if not self.name:
             for row in reader.batches(limit=1000):
@@ -198,7 +217,7 @@ class Mine:
                     self.name = row.batch.name
         return [reader.batch(self.name)] if self.name else []
 
-    def _is_mine(self, reader: Reader, row: BatchRow) -> bool:
+    def _is_mine(self, reader: Books, row: BatchRow) -> bool:
         batch = row.batch
         if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):
             return False
@@ -208,7 +227,7 @@ class Mine:
             # Not moved yet; or a collector was faster than this look, and the store alone can tell.
             return row.published_at is not None and self._same_tasks(reader, row)
 
-    def _same_tasks(self, reader: Reader, row: BatchRow) -> bool:
+    def _same_tasks(self, reader: Books, row: BatchRow) -> bool:
         """Whether the store has tasks of these ids and prompts. A refused file has none: its name has to do."""
         if row.problems:
             return True
@@ -219,6 +238,8 @@ class Mine:
             return all(a.first_prompt == b.first_prompt for a, b in zip(found, self._tasks))  # noqa: B905 (of as many as are compared)
         except StoreError:
             return False  # another id, or pruned
+        except ForbiddenError:
+            return True  # for who may not read prompts, name and number have to do
 
 
 class Patience:

@@ -11,7 +11,7 @@ from pathlib import Path
 from batchd import masking
 from batchd.config import notify
 from batchd.config.sections import Sections
-from batchd.records import Kept
+from batchd.records import Kept, group_folder
 
 
 def secrets(config: Sections) -> Iterator[Kept]:
@@ -33,6 +33,7 @@ def kept(config: Sections, file: str) -> Iterator[Kept]:
     """
     for key in ("inbox", "outbox", "state"):
         yield Kept(f"[paths] {key}", getattr(config.paths, key))
+    yield Kept("the group's socket, beside [paths] state", group_folder(config.paths.state))
     yield from secrets(config)
     if config.log.file:
         yield Kept("[log] file", config.log.file)

@@ -1,12 +1,13 @@
 """The control socket: JSON lines over a Unix socket in the state directory.
 
 A request is ``{"verb": "status", …fields}``, its answer ``{"ok": true, …fields}`` or
-``{"ok": false, "error": "…", "exit_code": 2}``; both tell the daemon's version as ``batchd``. ``messages`` and ``standing``
-have their fields, ``coding`` their JSON. What is exported is what who asks needs, and light to import: ``server`` is the daemon's half.
+``{"ok": false, "error": "…", "exit_code": 2}``; both tell the daemon's version as ``batchd``. ``messages``, ``standing`` and
+``checking`` have their fields, ``coding`` their JSON. What is exported is what who asks needs, and light to import: ``server`` is the daemon's half.
 """
 
 from __future__ import annotations
 
+from batchd.control.checking import Check, Checked, Line, LineVerdict
 from batchd.control.client import Connection, ask, request
 from batchd.control.coding import fields
 from batchd.control.messages import (
@@ -38,11 +39,15 @@ from batchd.control.standing import Standing, Status, Trouble, Warned
 __all__ = [
     "Cancel",
     "Cancelled",
+    "Check",
+    "Checked",
     "Connection",
     "Detach",
     "Detached",
     "EndedBefore",
     "Held",
+    "Line",
+    "LineVerdict",
     "Pause",
     "Paused",
     "Prioritised",

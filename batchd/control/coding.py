@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from batchd.control.checking import Check
 from batchd.control.messages import (
     A,
     Cancel,
@@ -32,7 +33,7 @@ from batchd.records import Scope
 _KINDS: tuple[type[Request[Any]], ...] = (
     *(Status, Cancel, Pause, Resume),
     *(Priority, Retry, Prune, Tune),
-    *(Submit, Detach),
+    *(Submit, Detach, Check),
 )
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[Request[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
@@ -53,6 +54,9 @@ _WANTED: Mapping[str, str] = {
     "outbox": "outbox is true or false",
     "changes": "tune wants SECTION.KEY=VALUE",
     "reset": "reset is true or false",
+    "last": "last is a whole number: of batches",
+    "offline": "offline is true or false",
+    "live": "live is true or false",
 }
 #: It may hold secrets, and is not shown.
 _HIDDEN = "changes"

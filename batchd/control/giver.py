@@ -19,6 +19,8 @@ class Giver:
     pid: int
     #: The connection; None where the order is carried out in the giver's own process.
     connection: socket.socket | None = None
+    #: Whether they came by the group's socket, where nothing is ordered.
+    member: bool = False
 
     @classmethod
     def here(cls) -> Self:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
-import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
-from batchd import __version__
 from batchd.control import coding
-from batchd.control.giver import Giver
-from batchd.control.messages import A, Request
+from batchd.control.answering import Commands, answered, line_of, peer, refused
 from batchd.control.place import NAME, address
-from batchd.errors import BatchdError, UsageError
-from batchd.log import Action, get_logger
 
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20
 #: Clients that may wait to be accepted.
 _BACKLOG = 1024
-
-
-class Commands(Protocol):
-    """What carries requests out."""
-
-    async def carry_out(self, request: Request[A], by: Giver, /) -> A:
-        """Do what is asked, and return the answer. Raises ``BatchdError``."""
-
-    def malformed(
-        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver, error: BatchdError, /
-    ) -> None:
-        """Take note of a request of a kind that is refused for its fields."""
 
 
 class Server:
@@ -54,11 +34,11 @@ class Server:
         self._server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=_MAX_LINE, backlog=_BACKLOG
         )
-        self._file = _file(self._state)
+        self._file = file_of(self._state)
 
     async def look(self) -> None:
         """Listen anew where somebody has taken the socket's file away. Raises ``OSError``."""
-        if self._server is not None and _file(self._state) != self._file:
+        if self._server is not None and file_of(self._state) != self._file:
             former = self._server
             await self.start()
             former.close()  # who is connected to it still gets answers
@@ -70,7 +50,7 @@ class Server:
             for client in self._clients:
                 client.cancel()
             await asyncio.gather(*self._clients, return_exceptions=True)
-            if _file(self._state) == self._file:
+            if file_of(self._state) == self._file:
                 _unlink(self._state)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,68 +60,18 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client, line by line, until it goes."""
-        by = _peer(writer.get_extra_info("socket"))
+        by = peer(writer.get_extra_info("socket"))
         try:
-            while (line := await _line(reader)) is not None:
-                # After an upgrade, who asks may be of another version.
-                answer = {**await self._answer(line, by), "batchd": __version__}
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
+            while (line := await line_of(reader)) is not None:
                 if not line:
+                    writer.write(refused(f"a request has at most {_MAX_LINE} bytes"))
                     break
+                writer.write(await answered(line, by, self._commands, coding.REQUESTS))
+                await writer.drain()
         except OSError:
             pass  # it is gone
         finally:
             writer.close()
-
-    async def _answer(self, line: bytes, by: Giver) -> Mapping[str, Any]:
-        if not line:
-            return _refusal(f"a request has at most {_MAX_LINE} bytes")
-        try:
-            given = json.loads(line)
-            kind = coding.REQUESTS[given["verb"]]
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-            known = ", ".join(sorted(coding.REQUESTS))
-            return _refusal(f"not a request; the verbs are {known}")
-        try:
-            return {"ok": True, **await self._carried_out(kind, given, by)}
-        except BatchdError as error:
-            return _refusal(str(error), error.exit_code)
-        except Exception:  # noqa: BLE001 (a bug in a command must not hang who asks, nor end the daemon)
-            get_logger().exception(Action.COMMAND_REFUSED)
-            return _refusal("an error inside batchd; the daemon's log has the details", 1)
-
-    async def _carried_out(
-        self, kind: type[Request[Any]], given: Mapping[str, Any], by: Giver
-    ) -> dict[str, Any]:
-        """Have a request carried out; return the answer's fields. Raises ``BatchdError``."""
-        try:
-            request = coding.request(kind, given)
-        except UsageError as error:
-            self._commands.malformed(kind, coding.known(kind, given), by, error)
-            raise
-        return coding.fields(await self._commands.carry_out(request, by))
-
-
-def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:
-    return {"ok": False, "error": error, "exit_code": exit_code}
-
-
-async def _line(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the next whole line; None at the end, empty where it is too long."""
-    try:
-        line = await reader.readline()
-    except ValueError:
-        return b""
-    # What was cut off in the middle was not meant.
-    return line if line.endswith(b"\n") else None
-
-
-def _peer(sock: socket.socket) -> Giver:
-    """Return who is at the other end."""
-    form = struct.Struct("3i")
-    pid, uid, _ = form.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
-    return Giver(uid, pid, sock)
 
 
 def _bind(state: Path) -> socket.socket:
@@ -154,10 +84,10 @@ def _bind(state: Path) -> socket.socket:
     return listener
 
 
-def _file(state: Path) -> tuple[int, int] | None:
-    """Return which file the socket's name leads to; None where there is none."""
+def file_of(folder: Path) -> tuple[int, int] | None:
+    """Return which file the socket's name in a folder leads to; None where there is none."""
     try:
-        found = os.lstat(state / NAME)
+        found = os.lstat(folder / NAME)
     except OSError:
         return None
     return found.st_dev, found.st_ino

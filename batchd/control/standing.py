@@ -106,6 +106,37 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as ``status`` lists it: counts and states, and nothing that its file says."""
+
+    name: str
+    #: Its folder in the outbox, and what its file is called there.
+    folder: str
+    request: str
+    #: Seconds since the epoch.
+    received_at: float
+    published_at: float | None = None
+    #: Whether its file was refused; the folder says why.
+    rejected: bool = False
+    tasks: int = 0
+    queued: int = 0
+    running: int = 0
+    parked: int = 0
+    completed: int = 0
+    timeout: int = 0
+    error: int = 0
+    cancelled: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    #: None: a price is missing.
+    cost_usd: int | float | None = None
+    #: What the calls came to whose price is known.
+    known_usd: int | float = 0.0
+    unsettled_calls: int = 0
+    unsettled_usd: int | float = 0.0
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How the daemon does at this moment."""
 
@@ -132,7 +163,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     retiring: tuple[Warned, ...] = ()
     workers: tuple[Worker, ...] = ()
     running: tuple[Running, ...] = ()
+    #: The batches that were asked for.
+    rows: tuple[Row, ...] = ()
 
 
-class Status(Request[Standing], frozen=True):
+class Status(Request[Standing], frozen=True, kw_only=True):
     """Ask how the daemon does."""
+
+    #: Also for so many of the newest batches, …
+    last: int = 0
+    #: … or for this one.
+    batch: str = ""

@@ -19,10 +19,12 @@ from batchd.daemon.attempts.suspects import Suspects
 from batchd.daemon.attempts.turns import Turns
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.commands.cancel import Cancelling
+from batchd.daemon.commands.check import Checking, Look
 from batchd.daemon.commands.pause import Pausing
 from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
 from batchd.daemon.commands.retry import Rerun
+from batchd.daemon.commands.rows import Rows
 from batchd.daemon.commands.status import FrontDesk
 from batchd.daemon.commands.submit import Submitting
 from batchd.daemon.commands.tune import Tuning
@@ -105,12 +107,14 @@ def joined(
     agent: str,
     ends: Ends,
     reload: Callable[[], Config] | None,
+    look: Look | None,
     shape: Callable[[Config], Shape],
 ) -> Parts:
     """Return the parts, each made of those before it; nothing runs yet.
 
-    ``held``: the spool's lock, which workers hold too. ``watching``: whether it takes what is dropped. ``agent``: what works on a task. ``ends``: who waits for what
-    has ended. ``reload``: reads the configuration. ``shape``: of the pool.
+    ``held``: the spool's lock, which workers hold too. ``watching``: whether it takes what is dropped. ``agent``: what works
+    on a task. ``ends``: who waits for what has ended. ``reload``: reads the configuration. ``look``: what ``check`` looks
+    with. ``shape``: of the pool.
     """
     # What all of them stand on.
     loop, current, lifecycle = Loop(), Current(config, Prices(config.models)), Lifecycle()
@@ -196,7 +200,17 @@ def joined(
 
     # What people ask for.
     desk = FrontDesk(
-        loop, current, lifecycle, troubles, governor, batches, attempts, pool, retiring, watching
+        loop,
+        current,
+        lifecycle,
+        troubles,
+        governor,
+        batches,
+        attempts,
+        pool,
+        retiring,
+        Rows(Path(config.paths.state, "batchd.db")),
+        watching,
     )
     cancelling = Cancelling(lifecycle, store, writes, publisher, attempts, ends)
     rerun = Rerun(
@@ -224,6 +238,8 @@ def joined(
         Pruning(store, writes, outboxes),
         Tuning(reloader),
         Submitting(loop, current, store, batches, intake, restoring, errands),
+        Checking(current, lifecycle, troubles, reloader, governor, lessons, look),
+        Path(config.paths.state),
     )
     return Parts(
         loop=loop,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from batchd import config as configuration
@@ -35,6 +35,8 @@ _FIXED: Mapping[Place, str] = {
     ("spool", "settle_s"): "the inbox is watched from the start on",
     ("spool", "scan_s"): "the inbox is watched from the start on",
 }
+#: What a configuration holds beside its sections.
+_OF_THE_PROCESS = {"file", "environ"}
 #: Tables that may hold secrets: what is in them is not shown.
 _SECRET = {"headers", "extra_body"}
 
@@ -52,12 +54,13 @@ class Reloader:
     _read: Callable[[], Config] | None
     #: Returns the pool that a configuration means.
     _shape: Callable[[Config], Shape]
-    #: The configuration as it was read, without what ``tune`` changed.
+    #: The configuration as it was read, without what ``tune`` changed: last, and at the start.
     _read_last: Config = field(init=False)
+    _read_first: Config = field(init=False)
     _changes: dict[Place, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._read_last = self._current.config
+        self._read_last = self._read_first = self._current.config
 
     async def reload(self) -> None:
         """Read the configuration again; keep the old one where the new one is wrong."""
@@ -95,6 +98,22 @@ class Reloader:
             self._governor.try_parked()
         return shown({dotted(place): text for place, text in changes.items()})
 
+    @property
+    def overrides(self) -> Mapping[str, str]:
+        """What ``tune`` changed, without secrets."""
+        return shown({dotted(place): text for place, text in self._changes.items()})
+
+    def unlike(self) -> tuple[list[str], list[str]]:
+        """Return the keys that the file has otherwise than they are in force; the second: those that a start alone reads.
+
+        For any thread. Raises ``BatchdError`` where the file cannot be read as it is now.
+        """
+        if self._read is None:
+            return [], []
+        read = self._read()
+        found = [place for place in differing(self._read_last, read) if not _fixed(place)]
+        return [dotted(place) for place in found], _late(self._read_first, read)
+
     def again(self) -> None:
         """Take over the present configuration once more: keys may have changed in their files."""
         self._take(self._current.config)
@@ -118,6 +137,21 @@ class Reloader:
         self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), tuning.settings(config, endpoints))
         self._loop.wake()
+
+
+def differing(one: object, other: object, at: Place = ()) -> Iterator[Place]:
+    """Yield the places in which two configurations differ, and no value of them."""
+    if one == other:
+        return
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys((*one, *other)):
+            yield from differing(one.get(key), other.get(key), (*at, str(key)))
+    elif is_dataclass(one) and type(one) is type(other):
+        for name in (each.name for each in fields(one)):
+            if at or name not in _OF_THE_PROCESS:
+                yield from differing(getattr(one, name), getattr(other, name), (*at, name))
+    else:
+        yield at
 
 
 def shown(changes: Mapping[str, Any]) -> dict[str, str]:

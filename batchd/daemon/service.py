@@ -17,10 +17,12 @@ from batchd import __version__, log
 from batchd.config import Config
 from batchd.control import Request, Trouble
 from batchd.control.giver import Giver
+from batchd.control.group import GroupServer
 from batchd.control.messages import A
 from batchd.control.server import Server
 from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
 from batchd.daemon.commands import Ends
+from batchd.daemon.commands.check import Look
 from batchd.daemon.finisher import Finisher
 from batchd.daemon.intake import strangers
 from batchd.daemon.intake.intake import as_asked, move_claimed, new_batch
@@ -56,9 +58,11 @@ class Daemon:
         work: bool = True,
         errands: bool = False,
         reload: Callable[[], Config] | None = None,
+        look: Look | None = None,
         agent: str = "batchd.agent:run",
     ) -> None:
         """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration with.
+        ``look``: what ``check`` looks with.
 
         ``work``: run tasks, and answer on the control socket; without it there is only ``command``. ``errands``: work on
         what is handed over by ``submit`` on the socket, and on nothing else.
@@ -72,6 +76,7 @@ class Daemon:
         self._work = work
         self._errands = errands
         self._reload = reload
+        self._look = look
         self._agent = agent
         self._systemd = Notifier()
         self._stopping = asyncio.Event()
@@ -231,6 +236,7 @@ class Daemon:
             agent=self._agent,
             ends=self._ends,
             reload=self._reload,
+            look=self._look,
             shape=self._shape,
         )
         if self._work:
@@ -277,8 +283,13 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             loop.spawn(parts.intake.run(inbox, earlier), endless=True)
             loop.spawn(parts.retiring.watch(), endless=True)
+        group = None
+        if inbox is not None:
+            group = GroupServer(inbox.folder, state, parts.commands)
+            undo.push_async_callback(group.stop)
+            group.look()
         await server.start()  # last, for who waits for it takes it for the sign that all is up
-        for work in self._watches(server, inbox):
+        for work in self._watches(server, group, inbox):
             loop.spawn(work, endless=True)
         get_logger().info(
             Action.DAEMON_STARTED,
@@ -290,13 +301,15 @@ class Daemon:
         loop.wake()
         self._systemd.ready()
 
-    def _watches(self, server: Server, inbox: Inbox | None) -> Iterator[Coroutine[Any, Any, None]]:
+    def _watches(
+        self, server: Server, group: GroupServer | None, inbox: Inbox | None
+    ) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what looks at something for as long as the daemon runs."""
         p = self._parts
         if self._systemd.every_s:
             yield vigil.feed(self._systemd)
         yield vigil.tidy(p.current, p.store, p.writes)
-        yield vigil.keep(p.store, p.troubles, server)
+        yield vigil.keep(p.store, p.troubles, server, group)
         yield memory.give_back()
         yield p.circuits.watch()
         yield p.lot.watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from batchd.control.group import GroupServer
 from batchd.control.server import Server
 from batchd.daemon import clocks
 from batchd.daemon.current import Current
@@ -19,15 +20,17 @@ _PRUNE_S = 600.0
 _DAY_S = 86400.0
 
 
-async def keep(store: Store, troubles: Troubles, server: Server) -> None:
+async def keep(store: Store, troubles: Troubles, server: Server, group: GroupServer | None) -> None:
     """Watch the state directory, from under which all may be taken.
 
-    A lost socket is made again; a lost store ends the daemon: raises ``DamagedStoreError``.
+    A lost socket is made again, each of the two; a lost store ends the daemon: raises ``DamagedStoreError``.
     """
     with troubles.trying(Action.CONTROL_TROUBLE) as tries:
         while True:
             await asyncio.sleep(_LOOK_S)
             await store.look()
+            if group is not None:
+                group.look()
             try:
                 await server.look()
             except OSError as error:

@@ -6,7 +6,7 @@ enums where their members do or mean more than a spelling, else literals.
 """
 
 from batchd.records.hosts import Network
-from batchd.records.kept import Kept
+from batchd.records.kept import Kept, group_folder
 from batchd.records.limits import Limits
 from batchd.records.models import (
     APIS,
@@ -134,6 +134,7 @@ __all__ = [
     "cache_share",
     "dearest",
     "dollars",
+    "group_folder",
     "outcome",
     "summed",
 ]

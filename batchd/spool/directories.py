@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batchd.config import Config, own, trust
 from batchd.log import escape
+from batchd.records import group_folder
 from batchd.records.triggers import VERSIONS
 
 #: The kernel takes none that is longer (PATH_MAX, in bytes).
@@ -55,6 +56,7 @@ class Directories:
         yield paths.inbox, "the inbox folder"
         yield paths.outbox, "the outbox folder"
         yield paths.state, "the state folder"
+        yield group_folder(paths.state), "the folder of the group's socket"
         yield from ((path, "a key file") for path in config.key_files())
         for path, name in (
             (config.log.file, "the log"),

@@ -177,6 +177,15 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "forgetting": (("sealing.py", "ctypes.memset(address, 0, len(ctypes.string_at(address)))", "pass"),),
     "limits at the check": (("agent/evaluate.py", " and not ran.excess", ""),),
     "masking": (("masking.py", "for needle in self._needles:", "for needle in ():"),),
+    # --- the group's socket
+    "group orders": (
+        ("daemon/commands/table.py", "        if by.member and (\n", "        if False and (\n"),
+    ),
+    "group discretion": (("daemon/commands/status.py", "running=()) if by.member else standing", "running=()) if False else standing"),),
+    "group room": (
+        ("control/group.py", "_CLIENTS = 64", "_CLIENTS = 6400"),
+        ("control/group.py", "_OF_ONE = 16", "_OF_ONE = 4096"),
+    ),
     # --- words
     "unknown keys": (("spool/taskspec.py", 'extra="forbid"', 'extra="ignore"'),),
     "ceiling": (("spool/crosscheck.py", "(asked == 0 or asked > ceiling)", "False"),),

@@ -45,6 +45,7 @@ SOCKETS = {
     "PULSE_SERVER": "run/pulse",
     "NOTIFY_SOCKET": "run/notify",
     "BATCHD_CONTROL": ".batchd/control.sock",
+    "BATCHD_GROUP": ".batchd-group/control.sock",
 }
 
 
@@ -58,6 +59,7 @@ def machine(attack: Attack) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         for name in SOCKETS.values():
             listener = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX)))
+            (ground / name).parent.mkdir(exist_ok=True)
             listener.bind(str(ground / name))
             listener.listen()
         for path in ground.rglob("*"):

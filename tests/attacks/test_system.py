@@ -60,6 +60,7 @@ def test_no_command_reads_or_steers_a_spool_below_usr(
 ) -> None:
     """A daemon does not start where commands would read its keys and store, and give it orders."""
     camp = Camp.made(place, tuple(who), model_server)
+    (place / "inbox").chmod(0o3770)
     camp.own(place / "keys/key", SECRET)
     got, refused = [], ""
     try:

@@ -187,13 +187,14 @@ def test_anthropics_list_is_read_page_by_page(spool: Spool) -> None:
 def test_a_provider_without_a_list_is_said_and_not_failed(
     spool: Spool, status: int, body: bytes, verdict: str, words: str
 ) -> None:
-    """Not every server lists its models; no model is said to be missing then."""
+    """Not every server lists its models; no model is said to be missing then, nor to be there."""
     with _server({"": (status, body)}) as (base_url, _):
         _configure(spool, base_url, "standin/any")
         lines = _checked(spool)
     assert lines["provider standin"]["verdict"] == verdict
     assert words in lines["provider standin"]["detail"]
-    assert "agent model" not in lines
+    assert lines["agent model"]["verdict"] == "note"
+    assert "whether standin/any is there was not tried" in lines["agent model"]["detail"]
 
 
 @pytest.mark.parametrize("path", [*(d.path for d in DIALECTS.values()), "responses/"])
@@ -240,3 +241,28 @@ def test_pages_without_end_and_answers_without_end_are_given_up() -> None:
     with _server({"": (200, b" " * 100_000)}, pause_s=0.05) as (base_url, _):
         late = ask(Endpoint(base_url=base_url), patience_s=0.5)
     assert late == Unlisted("no answer in time")
+
+
+def test_a_server_that_takes_any_name_is_said_to(spool: Spool) -> None:
+    """Its one model answers a misspelt name too, so that the list proves nothing of that name."""
+    listed = {"data": [{"id": "qwen.gguf", "owned_by": "llamacpp"}]}
+    with _server({"": (200, listed)}) as (base_url, _):
+        _configure(spool, base_url, "standin/qwenn")
+        line = _checked(spool)["agent model"]
+    assert line["verdict"] == "note"
+    assert "under any name" in line["detail"]
+
+
+def test_models_of_waiting_tasks_are_in_use_as_well(spool: Spool) -> None:
+    """The daemon knows which models its tasks want, and looks for them in the lists too."""
+    task = spool.write("t.json", [{"first_prompt": "x", "model": "standin/gpt-6-lunna"}])
+    with stand_in() as base_url:
+        _control(base_url, models={"gpt-6-luna": ""})
+        _configure(spool, base_url, "standin/gpt-6-luna")
+        with spool.serving():
+            spool.batchd("pause", "--all")
+            spool.batchd("submit", task)
+            spool.eventually(lambda: "task model" in _checked(spool))
+            line = _checked(spool)["task model"]
+    assert line["verdict"] == "failed"
+    assert "do you mean standin/gpt-6-luna" in line["mend"]

@@ -77,6 +77,24 @@ def reach(pid: str, *others: str) -> list[str]:
     return [name for name, attempt in tries.items() if _succeeds(attempt)]
 
 
+def order() -> list[str]:
+    """Give each order by the socket that members may ask at."""
+    managed = []
+    for asked in (
+        {"verb": "cancel", "target": "honest"},
+        {"verb": "pause", "scope": "all"},
+        {"verb": "tune", "changes": {"sandbox.backend": "none"}},
+        {"verb": "prune", "outbox": True},
+        {"verb": "check", "live": True},
+    ):
+        with socket.socket(socket.AF_UNIX) as line, line.makefile("rb") as stream:
+            line.connect("/var/lib/batchd/.batchd-group/control.sock")
+            line.sendall(json.dumps(asked).encode() + b"\n")
+            if json.loads(stream.readline())["ok"]:
+                managed.append(str(asked["verb"]))
+    return managed
+
+
 def _succeeds(attempt: Callable[[], object]) -> bool:
     with contextlib.suppress(OSError):
         attempt()
@@ -105,9 +123,22 @@ def _look(path: str) -> None:
 
 def replace() -> list[str]:
     """Try to take the spool's folders away, to exchange them, and to change or open them."""
-    tops = ("inbox", "outbox", ".batchd", "inbox/.claimed", ".batchd/claimed", "outbox/honest")
+    tops = (
+        "inbox",
+        "outbox",
+        ".batchd",
+        ".batchd-group",
+        "inbox/.claimed",
+        ".batchd/claimed",
+        "outbox/honest",
+    )
     managed = []
-    for name in (*tops, "outbox/honest/001.json", "outbox/honest/summary.json"):
+    for name in (
+        *tops,
+        "outbox/honest/001.json",
+        "outbox/honest/summary.json",
+        ".batchd-group/control.sock",
+    ):
         path = f"/var/lib/batchd/{name}"
         for what, attempt in {
             "move": lambda p=path: os.rename(p, f"{_INBOX}/gone"),

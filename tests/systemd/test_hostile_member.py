@@ -152,6 +152,20 @@ def test_they_read_results_and_nothing_else(member: Service) -> None:
     assert "Members of the group read what the others drop, and their results" in _page()
 
 
+def test_a_member_drops_waits_looks_and_checks(member: Service) -> None:
+    """What the page says that a member gets, by the page's own installation; and nothing more by that socket."""
+    machine = member.machine
+    machine.write("/tmp/asked.json", json.dumps({"tasks": [{"first_prompt": "asked"}]}))
+    ended = machine.run(*AS_THEM, *BATCHD, "submit", "/tmp/asked.json", "--wait")
+    assert f"Results: {HOME}/outbox/asked/" in ended
+    assert json.loads(machine.run(*AS_THEM, "cat", f"{HOME}/outbox/asked/001.json"))["status"]
+    assert "asked" in machine.run(*AS_THEM, *BATCHD, "status")
+    checked = machine.run(*AS_THEM, *BATCHD, "check")
+    assert "its key is there" in checked
+    assert "as batchd (uid " in checked
+    assert _attempt(machine, "order") == []
+
+
 def test_the_daemon_is_out_of_reach(member: Service) -> None:
     """No signal, no trace, no socket, no cgroup; systemd takes neither orders nor signs of life from them."""
     machine = member.machine
@@ -174,7 +188,8 @@ def test_the_daemon_is_out_of_reach(member: Service) -> None:
 @pytest.mark.parametrize(
     "order",
     [
-        ("status",),
+        ("status", "honest/001"),
+        ("check", "--live"),
         ("cancel", "honest", "--yes"),
         ("retry", "honest"),
         ("pause",),

@@ -11,7 +11,7 @@ import pytest
 
 import batchd
 from batchd import control
-from batchd.control import coding, standing
+from batchd.control import checking, coding, standing
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
 
@@ -19,7 +19,11 @@ _CLAIM = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 #: As commands send them.
 SENT: list[tuple[control.Request[Any], str]] = [
-    (control.Status(), '{"verb": "status"}'),
+    (control.Status(), '{"verb": "status", "last": 0, "batch": ""}'),
+    (
+        control.Status(last=20, batch="games"),
+        '{"verb": "status", "last": 20, "batch": "games"}',
+    ),
     (
         control.Cancel(target=("games", "b/001"), message="no"),
         '{"verb": "cancel", "target": ["games", "b/001"], "message": "no"}',
@@ -58,10 +62,12 @@ SENT: list[tuple[control.Request[Any], str]] = [
         '{"verb": "tune", "changes": {"pool.processes": "4"}, "reset": true}',
     ),
     (control.Tune(), '{"verb": "tune", "changes": {}, "reset": false}'),
+    (control.Check(offline=True), '{"verb": "check", "offline": true, "live": false}'),
 ]
 
 #: As other clients, older ones and people with netcat, send them.
 UNDERSTOOD: list[tuple[str, control.Request[Any]]] = [
+    ('{"verb": "status"}', control.Status()),
     ('{"verb": "status", "who": "a newer client"}', control.Status()),
     ('{"verb": "cancel", "target": "games"}', control.Cancel(target="games")),
     ('{"verb": "cancel", "target": [], "message": null}', control.Cancel(target=())),
@@ -83,6 +89,7 @@ UNDERSTOOD: list[tuple[str, control.Request[Any]]] = [
     ('{"verb": "tune"}', control.Tune()),
     ('{"verb": "tune", "changes": null, "reset": null}', control.Tune()),
     ('{"verb": "tune", "changes": {"a.b": ""}}', control.Tune(changes={"a.b": ""})),
+    ('{"verb": "check"}', control.Check()),
 ]
 
 #: With what is said about it.
@@ -122,6 +129,10 @@ REFUSED = [
     ('{"verb": "tune", "changes": "a.b=secret"}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "changes": {"a.b": 5}}', "tune wants SECTION.KEY=VALUE"),
     ('{"verb": "tune", "reset": "no"}', 'reset is "no": reset is true or false'),
+    ('{"verb": "status", "last": "all"}', 'last is "all": last is a whole number: of batches'),
+    ('{"verb": "status", "batch": 7}', "batch is 7: a batch is text: its name"),
+    ('{"verb": "check", "live": 1}', "live is 1: live is true or false"),
+    ('{"verb": "check", "offline": 1}', "offline is 1: offline is true or false"),
 ]
 
 _HELD = Parking(
@@ -142,7 +153,10 @@ _STANDING = (
     '"message": "openai/x is gone", "mend": "name another"}], '
     '"workers": [{"pid": null, "tasks": 1, "rss": 2, "tasks_done": 3}], '
     '"running": [{"task": "games/001", "attempt": 1, "worker": null, "step": "tool", "detail": "ls", '
-    '"since": 4.5}]}'
+    '"since": 4.5}], "rows": [{"name": "games", "folder": "/o/games", "request": "request.json", '
+    '"received_at": 5.5, "published_at": null, "rejected": false, "tasks": 2, "queued": 0, "running": 1, '
+    '"parked": 0, "completed": 1, "timeout": 0, "error": 0, "cancelled": 0, "calls": 3, "input_tokens": 4, '
+    '"output_tokens": 5, "cost_usd": null, "known_usd": 0.5, "unsettled_calls": 0, "unsettled_usd": 0.0}]}'
 )
 
 #: As the daemon sends them.
@@ -183,6 +197,34 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
         '{"overrides": {"pool.processes": "4"}}',
     ),
     (
+        control.Check(),
+        control.Checked(
+            process=checking.Process(
+                pid=4711, version="0.1.0", uid=998, user="batchd", groups=("batchd",)
+            ),
+            settings=checking.Settings(
+                file="/etc/batchd/config.toml",
+                paths={"state": "/var/lib/batchd/.batchd"},
+                stale=("pool.processes",),
+                late=("log",),
+                overrides={"pool.processes": "4"},
+            ),
+            lines=(
+                control.Line("failed", "agent model", "it has no model x", "take y"),
+                control.Line("ok", "live", "z", live=checking.Asked(model="p/z", seconds=0.5)),
+            ),
+        ),
+        (
+            '{"process": {"pid": 4711, "version": "0.1.0", "uid": 998, "user": "batchd", "groups": ["batchd"]}, '
+            '"settings": {"file": "/etc/batchd/config.toml", "paths": {"state": "/var/lib/batchd/.batchd"}, '
+            '"stale": ["pool.processes"], "late": ["log"], "unread": "", "overrides": {"pool.processes": "4"}}, '
+            '"lines": [{"verdict": "failed", "what": "agent model", "detail": "it has no model x", '
+            '"mend": "take y", "live": null}, {"verdict": "ok", "what": "live", "detail": "z", "mend": "", '
+            '"live": {"model": "p/z", "seconds": 0.5, "cost_usd": null, "input_tokens": 0, "output_tokens": 0, '
+            '"refused": []}}]}'
+        ),
+    ),
+    (
         control.Status(),
         control.Standing(
             pid=4711,
@@ -206,6 +248,21 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
                     step="tool",
                     detail="ls",
                     since=4.5,
+                ),
+            ),
+            rows=(
+                standing.Row(
+                    name="games",
+                    folder="/o/games",
+                    request="request.json",
+                    received_at=5.5,
+                    tasks=2,
+                    running=1,
+                    completed=1,
+                    calls=3,
+                    input_tokens=4,
+                    output_tokens=5,
+                    known_usd=0.5,
                 ),
             ),
         ),
@@ -279,7 +336,7 @@ def test_a_command_its_request_and_its_module_have_one_name() -> None:
     package = Path(batchd.__file__).parent
     assert {*coding.REQUESTS} == {
         *("status", "cancel", "pause", "resume", "priority", "retry", "prune", "tune"),
-        *("submit", "detach"),
+        *("submit", "detach", "check"),
     }
     shared = {"resume": "pause", "detach": "submit"}
     for verb in coding.REQUESTS:

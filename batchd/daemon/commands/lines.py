@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from batchd.control import Request, Status, Tune, coding
+from batchd.control import Check, Checked, Request, Status, Tune, coding
 from batchd.control.giver import Giver
 from batchd.daemon.reloading import shown
 
@@ -17,6 +18,8 @@ def changes(request: Request[Any]) -> bool:
     """Return whether it is an order; else it is only a question, and leaves no line."""
     if isinstance(request, Tune):
         return bool(request.changes or request.reset)
+    if isinstance(request, Check):
+        return request.live
     return not isinstance(request, Status)
 
 
@@ -32,6 +35,12 @@ def asked(kind: type[Request[Any]], given: Mapping[str, Any], by: Giver) -> dict
 
 def answered(answer: object) -> dict[str, Any]:
     """Return the figures and names of an answer."""
+    if isinstance(answer, Checked):
+        costs = [line.live.cost_usd for line in answer.lines if line.live]
+        return {
+            "calls": len(costs),
+            "cost_usd": None if None in costs else math.fsum(filter(None, costs)),
+        }
     fields = coding.fields(answer)
     figures: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int)}
     if batches := fields.get("batches"):

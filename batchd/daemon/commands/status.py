@@ -13,6 +13,7 @@ from batchd import __version__
 from batchd.control import Held, Standing, Status, standing
 from batchd.control.giver import Giver
 from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.commands.rows import Rows
 from batchd.daemon.current import Current
 from batchd.daemon.desk import Figures
 from batchd.daemon.ends.batches import Batches
@@ -39,12 +40,18 @@ class FrontDesk:
     _attempts: Attempts
     _pool: Supervisor
     _retiring: Retiring
+    _rows: Rows
     #: Whether what is dropped is taken up.
     _watching: bool
     _started_at: float = field(default_factory=time.time)
 
-    async def status(self, _request: Status, _by: Giver) -> Standing:
-        """Return how the daemon does."""
+    async def status(self, request: Status, by: Giver) -> Standing:
+        """Return how the daemon does; to a member of the group, nothing of what others' tasks do."""
+        rows = await self._rows.found(request.last, request.batch)
+        standing = msgspec.structs.replace(self._standing(), rows=rows)
+        return msgspec.structs.replace(standing, running=()) if by.member else standing
+
+    def _standing(self) -> Standing:
         active = self._attempts.active
         given_back = self._lifecycle.given_back
         return Standing(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchd import catalog
 from batchd.catalog import Listing, Shutdown
+from batchd.daemon.aside import aside
 from batchd.daemon.current import Current
 from batchd.errors import BatchdError
 from batchd.records import Endpoint
@@ -91,25 +91,15 @@ class Offers:
 
 async def _in_thread(endpoint: Endpoint) -> Listing | None:
     """Ask in a thread of its own, which nobody waits for at the end: a server may hold it up for long."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Listing | None] = loop.create_future()
 
-    def give(found: Listing | None) -> None:
-        if not answer.done():
-            answer.set_result(found)
-
-    def work() -> None:
+    def work() -> Listing | None:
         from batchd.catalog.asking import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)
 
         found = ask(endpoint)
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(give, found if isinstance(found, Listing) else None)
+        return found if isinstance(found, Listing) else None
 
-    try:
-        threading.Thread(target=work, name="models", daemon=True).start()
-    except RuntimeError:
-        return None  # no thread is to be had
-    with contextlib.suppress(TimeoutError):
+    # No thread is to be had, or no answer in time.
+    with contextlib.suppress(RuntimeError, TimeoutError):
         async with asyncio.timeout(_PATIENCE_S):
-            return await answer
+            return await aside(work, "models")
     return None

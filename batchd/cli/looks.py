@@ -1,0 +1,182 @@
+"""What ``batchd check`` looks at: all that a configuration names, with the rights of the process that looks."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from batchd import config, sandbox, telemetry
+from batchd.cli import models as offered
+from batchd.config import private
+from batchd.control import Line, LineVerdict
+from batchd.errors import BatchdError
+from batchd.masking import Masker
+from batchd.notify import channels
+from batchd.spool import permissions
+
+#: How long something may take to answer the simplest request.
+_PATIENCE_S = 10.0
+
+
+def lines(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:
+    """Yield a line for each thing; ``models``: those in use beside the configuration's own. Blocks."""
+    yield from _folders(settings)
+    yield from _log_file(settings)
+    yield from _exposed(settings)
+    yield from _visible(settings)
+    yield from _sandbox(settings)
+    yield from offered.lines(settings, offline=offline, tasks=models)
+    yield from _metrics(settings)
+    yield from _traces(settings, offline=offline)
+    yield from _receivers(settings)
+
+
+def _folders(settings: config.Config) -> Iterator[Line]:
+    for name, place in dataclasses.asdict(settings.paths).items():
+        # What is missing is made at the start, where its parent lets us.
+        path = Path(place)
+        there = next(p for p in (path, *path.parents) if p.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            missing = "" if path.exists() else " (will be made)"
+            yield Line("ok", name, f"{place}{missing}")
+        else:
+            mend = f"make it a directory that this user may write, or set [paths] {name}"
+            yield Line("failed", name, f"{there} cannot be written", mend)
+    root = settings.workspace.root
+    if not Path(root).is_dir():
+        yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _log_file(settings: config.Config) -> Iterator[Line]:
+    if not settings.log.file:
+        return
+    # It is not made here: whoever checks may be another user than the daemon's.
+    path = Path(settings.log.file).resolve()
+    place = path if path.exists() else path.parent
+    if path.is_dir() or not os.access(place, os.W_OK):
+        mend = "make its folder, which this user may write, or set [log] file"
+        yield Line("failed", "log", f"{settings.log.file} cannot be written", mend)
+    else:
+        yield Line("ok", "log", settings.log.file)
+
+
+def _exposed(settings: config.Config) -> Iterator[Line]:
+    for found in permissions.exposures(settings):
+        verdict: LineVerdict = "failed" if found.grave else "note"
+        yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
+
+
+def _visible(settings: config.Config) -> Iterator[Line]:
+    """Tell what commands would see of batchd's own, and what they had better not see."""
+    policy = settings.sandbox_policy()
+    own, others = private.kept(settings, settings.file), private.exposed(settings)
+    try:
+        for found in sandbox.seen(policy, own):
+            yield Line("failed", "sandbox view", f"{found.place}: {found.message}", found.hint)
+        for found in sandbox.seen(policy, others, around=False):
+            yield Line("note", "sandbox view", f"{found.place}: {found.message}", found.hint)
+    except ValueError:
+        return  # the sandbox itself says it
+
+
+def _sandbox(settings: config.Config) -> Iterator[Line]:
+    for found in sandbox.check(settings.sandbox_policy()):
+        verdict: LineVerdict = "ok" if found.ok else "failed"
+        if found.ok and found.name == "sandbox" and settings.sandbox.backend == "none":
+            verdict = "note"
+        yield Line(verdict, found.name, found.detail, found.mend)
+
+
+def _metrics(settings: config.Config) -> Iterator[Line]:
+    wanted = settings.metrics
+    if wanted.wanted and (why := telemetry.missing(settings).get("metrics")):
+        yield _missing("metrics", why)
+    if wanted.listen:
+        yield _listening(wanted.listen, wanted.address)
+    if wanted.textfile:
+        folder = Path(wanted.textfile).parent
+        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            yield Line("ok", "metrics", f"written to {wanted.textfile}")
+        else:
+            mend = "make it a directory that this user may write, or set [metrics] textfile"
+            yield Line("failed", "metrics", f"{folder} cannot be written", mend)
+
+
+def _missing(what: str, why: str) -> Line:
+    said, _, fix = why.partition(": ")
+    return Line("failed", what, said, fix)
+
+
+def _listening(listen: str, address: tuple[str, int]) -> Line:
+    """Tell whether the port is free, or has a batchd behind it."""
+    try:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        why = error.strerror
+    else:
+        return Line("ok", "metrics", f"{listen} is free")
+    connection = http.client.HTTPConnection(*address, timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", "/metrics")
+        if b"batchd_build_info" in connection.getresponse().read():
+            return Line("ok", "metrics", f"a daemon answers at {listen}")
+        why = "another process listens there"
+    except (OSError, http.client.HTTPException):
+        pass
+    finally:
+        connection.close()
+    mend = "end that, or set another [metrics] listen"
+    return Line("failed", "metrics", f"they are not to be had at {listen}: {why}", mend)
+
+
+def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
+    wanted = settings.traces
+    if not wanted.endpoint:
+        return
+    if why := telemetry.missing(settings).get("traces"):
+        yield _missing("traces", why)
+    try:
+        headers = wanted.all_headers(settings.environ)
+    except BatchdError as error:
+        yield Line("failed", "traces", str(error))
+        return
+    if offline:
+        yield Line("ok", "traces", f"sent to {wanted.endpoint}; not asked")
+        return
+    headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "batchd"}
+    request = urllib.request.Request(wanted.address, b"", headers)  # noqa: S310 (the configuration's check of its scheme)
+    try:
+        with urllib.request.build_opener(_Stay).open(request, timeout=_PATIENCE_S):
+            yield Line("ok", "traces", f"{wanted.endpoint} takes them")
+    except urllib.error.HTTPError as error:
+        error.close()
+        mend = "check the address and the headers in [traces]"
+        yield Line("failed", "traces", f"{wanted.endpoint} answers with HTTP {error.code}", mend)
+    except (OSError, ValueError) as error:
+        why = Masker(wanted.hidden(settings.environ)).text(str(getattr(error, "reason", error)))
+        mend = "start it, or check the network and [traces] endpoint"
+        yield Line("failed", "traces", f"{wanted.endpoint} cannot be reached: {why}", mend)
+
+
+def _receivers(settings: config.Config) -> Iterator[Line]:
+    for target in channels.targets(settings):
+        what = f"notify {target.name}"
+        found = list(channels.problems(target))
+        yield from (Line("failed", what, why, mend) for why, mend in found)
+        if not found:
+            told = f"{target.settings.kind}, told of: {', '.join(target.settings.on)}; not tried"
+            yield Line("ok", what, told, f"batchd notify --test {target.name} tries it")
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key along to wherever that leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None

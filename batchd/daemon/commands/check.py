@@ -1,0 +1,181 @@
+"""``check``: what would fail, as the daemon sees it: with its own rights, keys and configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from batchd import __version__
+from batchd.config import Config
+from batchd.control import Check, Checked, Line, members
+from batchd.control.checking import Process, Settings
+from batchd.control.giver import Giver
+from batchd.control.place import NAME
+from batchd.daemon.aside import aside
+from batchd.daemon.attempts.lessons import Lessons
+from batchd.daemon.current import Current
+from batchd.daemon.reloading import Reloader
+from batchd.daemon.troubles import Troubles
+from batchd.errors import BatchdError
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle
+from batchd.log import Action
+from batchd.masking import Masker
+
+#: Members of the group get an answer again that is younger (seconds): a look takes a trial of the sandbox.
+_FRESH_S = 10.0
+
+
+class Look(Protocol):
+    """Looks at everything that a configuration names, with the rights of its process. Blocks."""
+
+    def __call__(
+        self, settings: Config, *, offline: bool, models: Iterable[str] = ()
+    ) -> Iterator[Line]:
+        """Yield a line for each thing; ``models``: those in use beside the configuration's own."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Checking:
+    """Looks, and says what is in force."""
+
+    _current: Current
+    _lifecycle: Lifecycle
+    _troubles: Troubles
+    _reloader: Reloader
+    _governor: Governor
+    _lessons: Lessons
+    #: None: this daemon knows how it stands, and not how to look.
+    _look: Look | None
+    #: The look under way, for all who ask meanwhile: each takes a trial of the sandbox, and asks every provider.
+    _under_way: dict[bool, asyncio.Future[tuple[Line, ...]]] = field(default_factory=dict)
+    #: What was said last, and when.
+    _said: dict[bool, tuple[float, Checked]] = field(default_factory=dict)
+    _one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def check(self, request: Check, by: Giver) -> Checked:
+        """Look at everything, and return what there is to say; members of the group may have what was said just now."""
+        at, known = self._said.get(request.offline, (-inf, None))
+        if by.member and known is not None and time.monotonic() - at < _FRESH_S:
+            return known
+        looked = await self._looked(offline=request.offline)
+        answer = Checked(
+            process=_process(),
+            settings=await aside(self._settings, "check"),
+            lines=(*looked, *self._group(), *self._troubled()),
+        )
+        self._said[request.offline] = (time.monotonic(), answer)
+        if request.live:
+            lines = (*answer.lines, *(await self._asked(by)))
+            return msgspec.structs.replace(answer, lines=lines)
+        return answer
+
+    async def _asked(self, by: Giver) -> tuple[Line, ...]:
+        """Ask the models in use, for one who checks after another."""
+        # A client for HTTP, which a daemon has no other need of: it takes a moment to load.
+        live = await aside(partial(importlib.import_module, "batchd.daemon.live"), "check")
+        async with self._one_by_one:
+            by.insist()
+            config = self._current.config
+            books = live.Books(
+                config=config,
+                prices=self._current.prices,
+                governor=self._governor,
+                refused=self._lessons.of,
+                learned=self._lessons.learned,
+            )
+            models = (
+                config.agent.model,
+                config.evaluation.judge_model,
+                *sorted(self._lifecycle.models()),
+            )
+            lines: tuple[Line, ...] = await live.ask(books, filter(None, models))
+            return lines
+
+    async def _looked(self, *, offline: bool) -> tuple[Line, ...]:
+        if self._look is None:
+            return ()
+        look = self._under_way.get(offline)
+        if look is None:
+            config, models = self._current.config, tuple(sorted(self._lifecycle.models()))
+            look = asyncio.ensure_future(
+                aside(lambda: self._lines(config, models, offline=offline), "check")
+            )
+            self._under_way[offline] = look
+            look.add_done_callback(lambda _: self._under_way.pop(offline))
+        # Who goes away takes it from no one else.
+        return await asyncio.shield(look)
+
+    def _lines(self, config: Config, models: tuple[str, ...], *, offline: bool) -> tuple[Line, ...]:
+        assert self._look is not None, "there is one"
+        masker = Masker(config.hidden())
+        found = self._look(config, offline=offline, models=models)
+        return tuple(
+            Line(line.verdict, line.what, masker.text(line.detail), masker.text(line.mend))
+            for line in found
+        )
+
+    def _settings(self) -> Settings:
+        """Return what is in force, and how its file differs by now."""
+        config, unread = self._current.config, ""
+        stale: list[str] = []
+        late: list[str] = []
+        try:
+            stale, late = self._reloader.unlike()
+        except BatchdError as error:
+            unread = str(error)
+        return Settings(
+            file=config.file,
+            paths={
+                "inbox": config.paths.inbox,
+                "outbox": config.paths.outbox,
+                "state": config.paths.state,
+            },
+            stale=tuple(stale),
+            late=tuple(late),
+            unread=unread,
+            overrides=self._reloader.overrides,
+        )
+
+    def _group(self) -> Iterator[Line]:
+        """Yield whether members of the group that may drop files can ask what becomes of them."""
+        paths = self._current.config.paths
+        gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
+        if gid is None:
+            return
+        group = members.group_name(gid)
+        if (place / NAME).is_socket():
+            said = f"members of {group} may drop files, and ask in {place} what becomes of them"
+            yield Line("ok", "group", said)
+        else:
+            said = f"members of {group} may drop files, and cannot ask what becomes of them: {place} has no socket"
+            fix = f"make it a folder of the user {members.user_name(os.geteuid())}'s with the group {group} and mode 710"
+            yield Line("note", "group", said, fix)
+
+    def _troubled(self) -> Iterator[Line]:
+        """Yield what the daemon cannot do at this time."""
+        for trouble in self._troubles.open:
+            known = trouble.what == Action.UNKNOWN_WORK
+            what = "store" if known else trouble.what.replace("_", " ")
+            yield Line("note" if known else "failed", what, trouble.message, trouble.mend)
+
+
+def _process() -> Process:
+    uid = os.geteuid()
+    return Process(
+        pid=os.getpid(),
+        version=__version__,
+        uid=uid,
+        user=members.user_name(uid),
+        groups=tuple(map(members.group_name, dict.fromkeys((os.getegid(), *os.getgroups())))),
+    )
