@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -132,15 +133,28 @@ class Daemon:
 def running(settings: config.Config) -> Daemon | None:
     """Return the daemon that works on the spool; None: there is none."""
     state = Path(settings.paths.state)
+    _insist_own(state)
     try:
         connection = control.Connection(state)
         return Daemon(settings, connection, connection.ask(control.Status()), started=False)
     except NoDaemonError:
         return None
-    except PermissionError:
+
+
+def _insist_own(state: Path) -> None:
+    """Refuse to write into what another user may have put links into, root included. Raises ``NotPossibleError``."""
+    try:
+        owner = state.stat().st_uid
+    except FileNotFoundError:
+        return
+    except PermissionError:  # a folder above it is closed, or it is
+        owner = -1
+    if owner != os.geteuid():
+        user = "another user" if owner < 0 else f"user {owner}"
         raise NotPossibleError(
-            f"the spool of {state} is another user's: `batchd submit --wait FILE` drops the file there"
-        ) from None
+            f"the spool of {state} is that of {user}: run this as them, or "
+            "`batchd submit --wait FILE` drops the file there"
+        )
 
 
 def start(settings: config.Config, *, processes: int | None) -> Daemon:

@@ -57,22 +57,13 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
 
 
 def hand_over(state: Path, name: str, data: bytes) -> Claim:
-    """Put a file where claims lie, durably, as if it had been claimed: for who may write there anyway. Raises ``OSError``."""
-    folder, owner = state / _OURS, state.stat()
-    if not folder.exists():
-        folder.mkdir(mode=0o700)
-        _belongs(folder, owner)
+    """Put a file where claims lie, durably, as if it had been claimed: for whose it is. Raises ``OSError``."""
+    folder = state / _OURS
+    folder.mkdir(mode=0o700, exist_ok=True)
     claim = Ulids(mark(state))()
     path = folder / f"{claim}-{_short(name)}"
-    files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600)
-    _belongs(path, owner)
+    files.write_whole(path, lambda file: file.write(data), replace=False, mode=0o600, follow=False)
     return Claim(claim, name, path)
-
-
-def _belongs(path: Path, owner: os.stat_result) -> None:
-    """Give what root has made to whose state directory it is: their daemon reads it."""
-    if os.geteuid() == 0 and owner.st_uid:
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def find(state: Path, claim: str) -> Claim | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -241,3 +242,20 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
     elif answer == "c":
         assert code == 1, seen
         assert results(spool, "half") == ["cancelled"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in the place of others")
+def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
+    """There may be links: it is refused, with what to do, and a link in the place of the claims leads nowhere."""
+    state, elsewhere = spool.folder / ".batchd", spool.folder / "elsewhere"
+    state.mkdir(mode=0o700)
+    elsewhere.mkdir()
+    (state / "claimed").symlink_to(elsewhere)
+    os.chown(state, 65534, 65534)
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    refused = spool.batchd("run", path)
+    assert refused.returncode == 3
+    assert "is that of user 65534: run this as them" in refused.stderr
+    os.chown(state, 0, 0)
+    assert spool.batchd("run", path).returncode == 3
+    assert list(elsewhere.iterdir()) == []
