@@ -99,6 +99,10 @@ soak: setup ## thousands of small tasks for SOAK_MINUTES: memory, descriptors, f
 drawing: setup ## draw the lifecycle's table into docs/architecture.md
 	@$(BIN)/python -m batchd.lifecycle.drawing docs/architecture.md
 
+.PHONY: generated
+generated: setup ## make completions, man page and schemas in batchd/data from the code
+	@$(BIN)/python -m batchd.cli.generated batchd/data
+
 .PHONY: lint
 lint: setup ## ruff (every rule), its formatter, mypy --strict
 	@$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from batchd import __version__
@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "trust": "trust the configuration that lies in a directory, or show which are trusted",
     "notify": "show who is told of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries or notifications",
+    "completion": "print what completes batchd's commands in bash or zsh",
     "cancel": "end batches or tasks",
     "retry": "run batches or tasks again, or what of them failed",
     "pause": "let a batch, a task, a provider or everything wait",
@@ -103,7 +104,8 @@ def _told(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser; of a command that is not ``loaded``, it knows the line of help alone."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--config",
@@ -113,22 +115,28 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=argparse.SUPPRESS,
         help="the configuration (else BATCHD_CONFIG, ./config.toml where it is trusted, ~/.config/batchd/, /etc/batchd/)",
     )
-    parser = argparse.ArgumentParser(
+    whole = argparse.ArgumentParser(
         prog="batchd",
         description="A print spooler for LLM agents: drop task.json, collect verified results.",
         epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
         "3 not possible here.",
         parents=[common],
     )
-    parser.add_argument("--version", action="version", version=f"batchd {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"batchd {__version__}")
+    commands = whole.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
     for name, line in COMMANDS.items():
         command = commands.add_parser(
             name, help=line, description=f"{line[0].upper()}{line[1:]}.", parents=[common]
         )
-        # Only what may be called is loaded; the rest is known by its line of help.
-        if name in argv:
+        if name in loaded:
             importlib.import_module(f"batchd.cli.{name}").arguments(command)
-    args = parser.parse_args(argv)
+    return whole
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    # Only what may be called is loaded.
+    args = parser(argv).parse_args(argv)
     args.config = getattr(args, "config", None)
     return args

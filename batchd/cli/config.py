@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.resources
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,13 @@ _ASIDE, _WIDTH = 44, 80
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="for programs")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="for programs")
+    shown.add_argument(
+        "--sample",
+        action="store_true",
+        help="instead: a file with every key, its default and meaning",
+    )
     parser.epilog = (
         "Each line is a SECTION.KEY, as `batchd tune` takes it, its value, and the line of the file, the variable, "
         "the preset or the default that it comes from. Secrets are never shown: … stands for them."
@@ -30,7 +37,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show them all."""
+    """Show them all, or which there are."""
+    if args.sample:
+        sample = importlib.resources.files("batchd") / "data" / "config.toml"
+        print(sample.read_text("utf-8"), end="")
+        return 0
     settings = config.load(args.config)
     pid, tuned, silent = _daemon(Path(settings.paths.state))
     values = [*origins.values(settings, tuned)]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd import control
+from batchd import control, installation
 from batchd.cli import common, ending, progress
 from batchd.errors import NoDaemonError, NotPossibleError
 from batchd.spool import inbox
@@ -59,11 +59,13 @@ The model was a stand-in: a server on this machine that replays what a real mode
 once answered. All else was real: the daemon, the sandbox, the commands, the files.
 The stand-in's prices are invented. With a real model:
 
-  . .venv/bin/activate
-  batchd init ~/spool         makes a spool, and says what comes next
-  export OPENAI_API_KEY=…     or another provider: docs/configuration.md
-  batchd check                what would fail, and how to mend it
-  batchd run task.json        here and now; or `batchd serve`, and drop into inbox/
+{activate}  batchd init ~/spool         makes a spool, and says what comes next
+  cd ~/spool
+  export OPENAI_API_KEY=…     or another provider's
+  batchd check                what would fail, and the fix
+  batchd run sample.json      here and now; or `batchd serve`, and drop into inbox/
+
+Providers and keys: {page}
 """
 
 
@@ -89,8 +91,17 @@ def run(args: argparse.Namespace) -> int:
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         row = _follow(spool)
     code = ending.report([row])
-    print(f"\n{_CLOSING.format(spool=spool)}", end="")
+    print(f"\n{_closing(spool)}", end="")
     return code
+
+
+def _closing(spool: Path) -> str:
+    """Return where things lie, and how to go on, from where batchd is installed."""
+    return _CLOSING.format(
+        spool=spool,
+        activate="  . .venv/bin/activate\n" if installation.checkout() else "",
+        page=installation.page("docs/configuration.md"),
+    )
 
 
 def _follow(spool: Path) -> BatchRow:

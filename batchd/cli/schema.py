@@ -5,25 +5,32 @@ from __future__ import annotations
 import argparse
 import json
 
+KINDS = ("task", "result", "summary", "notification")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("kind", choices=("task", "result", "summary", "notification"))
+    parser.add_argument("kind", choices=KINDS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a JSON Schema."""
-    if args.kind == "task":
+    print(text(args.kind), end="")
+    return 0
+
+
+def text(kind: str) -> str:
+    """Return the JSON Schema of a kind of files."""
+    if kind == "task":
         from batchd.spool import taskfile  # noqa: PLC0415 (pydantic, only where it is needed)
 
         schema = taskfile.schema()
-    elif args.kind == "notification":
+    elif kind == "notification":
         from batchd.notify import format as notification  # noqa: PLC0415 (msgspec, only where it is needed)
 
         schema = notification.schema()
     else:
         from batchd import formats  # noqa: PLC0415 (msgspec, only where it is needed)
 
-        schema = formats.schema(args.kind)
-    print(json.dumps(schema, indent=2, ensure_ascii=False))
-    return 0
+        schema = formats.schema(kind)
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

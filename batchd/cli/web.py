@@ -7,7 +7,7 @@ import contextlib
 import functools
 import importlib.util
 
-from batchd import log, sealing
+from batchd import installation, log, sealing
 from batchd.cli import common
 from batchd.config.web import parted
 from batchd.errors import NotPossibleError, UsageError
@@ -35,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError:
         raise UsageError(f"{escape(args.listen)} is no HOST:PORT, as in 127.0.0.1:8040") from None
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        raise NotPossibleError(
-            f"the page needs {' and '.join(missing)}: in a checkout `make`, else pip install 'batchd[web]'"
-        )
+        raise NotPossibleError(f"the page needs {' and '.join(missing)}: {installation.fix('web')}")
     from batchd.daemon import visible  # noqa: PLC0415 (as below)
     from batchd.web.serving import serve  # noqa: PLC0415 (optional, and no other command needs it)
 

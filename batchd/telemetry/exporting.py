@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from batchd import installation
 from batchd.config import Config
 from batchd.daemon.listener import Listener
 from batchd.errors import NotPossibleError
@@ -19,7 +20,7 @@ def missing(config: Config) -> dict[str, str]:
     """Return, by section, why what is configured cannot be: its packages are not installed. With the mend behind a colon."""
     wanted = {"metrics": config.metrics.wanted, "traces": bool(config.traces.endpoint)}
     return {
-        section: f"[{section}] needs packages that are not installed: pip install 'batchd[{section}]'"
+        section: f"[{section}] needs packages that are not installed: {installation.fix(section)}"
         for section, packages in _PACKAGES.items()
         if wanted[section] and not all(map(_there, packages))
     }

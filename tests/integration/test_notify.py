@@ -595,7 +595,8 @@ def test_what_is_wrong_is_told_before_and_without_secrets(told: Spool) -> None:
         timeout=PATIENCE_S,
     )
     assert ran.returncode == 3
-    assert "[notify.chat]: the package apprise is not installed; install it: pip" in ran.stderr
+    assert "[notify.chat]: the package apprise is not installed; install it: " in ran.stderr
+    assert " -m pip install " in ran.stderr
 
 
 def _of(hook: Webhook, event: str) -> list[dict[str, Any]]:

@@ -465,4 +465,5 @@ def test_without_its_packages_it_says_what_to_install(spool: Spool) -> None:
         command, capture_output=True, text=True, check=False, env=spool.environment
     )
     assert done.returncode == 3
-    assert "pip install 'batchd[web]'" in done.stderr
+    assert " -m pip install " in done.stderr
+    assert "'starlette>=" in done.stderr

@@ -23,7 +23,17 @@ class Room:
     may: tuple[str, ...] = ()
 
 
-LEAVES = ("records", "errors", "log", "masking", "sealing", "trees", "children", "catalog")
+LEAVES = (
+    "records",
+    "errors",
+    "log",
+    "masking",
+    "sealing",
+    "trees",
+    "children",
+    "catalog",
+    "installation",
+)
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
 FACES = (
@@ -45,6 +55,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
     "children": Room(0),
+    "installation": Room(0),
     # Which models there are, and which end when.
     "catalog": Room(0, LEAVES),
     "config": Room(1),
@@ -202,7 +213,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, llm",
         ),
         (
             {

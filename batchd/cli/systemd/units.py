@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from batchd import installation
 from batchd.errors import NotPossibleError
 
 #: What each kind of unit hides of the machine, and the line that says so.
@@ -96,9 +97,9 @@ def _elsewhere(*, system: bool) -> str:
     """Return how to have batchd where a unit reaches it, from what this one was installed from."""
     if not system:
         return "install batchd, and make the spool, in another place, such as below your home"
-    if (_CODE.parent / "pyproject.toml").exists():
+    if checkout := installation.checkout():
         make = "sudo make -C /opt/batchd setup PYTHON=/usr/bin/python3"
-        lines = [f"sudo git clone {_CODE.parent} /opt/batchd && {make}"]
+        lines = [f"sudo git clone {checkout} /opt/batchd && {make}"]
         there = "/opt/batchd/.venv/bin/batchd"
     else:
         lines = [

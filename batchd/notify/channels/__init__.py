@@ -8,6 +8,7 @@ import importlib.util
 import shutil
 from collections.abc import Iterator
 
+from batchd import installation
 from batchd.config import Config, notify
 from batchd.errors import DeliveryError, NotPossibleError
 from batchd.log import Action, escape, get_logger
@@ -18,7 +19,7 @@ __all__ = ["Target", "insist", "problems", "send", "targets"]
 
 #: What says why something failed is no longer than this.
 _MOST = 500
-_EXTRA = "install it: pip install 'batchd[apprise]'"
+_INSTALL = "install it: "
 
 
 async def send(target: Target, message: NotificationV1) -> str:
@@ -51,7 +52,7 @@ def insist(config: Config) -> None:
     """Warn of what would keep messages from their receivers. Raises ``NotPossibleError`` where a package is missing."""
     for target in targets(config):
         for what, mend in problems(target):
-            if mend == _EXTRA:
+            if mend.startswith(_INSTALL):
                 raise NotPossibleError(f"[notify.{target.name}]: {what}; {mend}")
             get_logger(receiver=target.name).warning(Action.NOTIFY_FAILED, message=what, mend=mend)
 
@@ -74,4 +75,4 @@ def problems(target: Target) -> Iterator[tuple[str, str]]:
             f"set [notify.{target.name}] command",
         )
     if settings.kind == "apprise" and importlib.util.find_spec("apprise") is None:
-        yield "the package apprise is not installed", _EXTRA
+        yield "the package apprise is not installed", f"{_INSTALL}{installation.fix('apprise')}"

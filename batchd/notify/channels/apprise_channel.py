@@ -1,10 +1,11 @@
-"""Everything that Apprise can reach: chats, phones, pagers. An optional extra, ``batchd[apprise]``."""
+"""Everything that Apprise can reach: chats, phones, pagers. An extra, ``apprise``."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from batchd import installation
 from batchd.config import notify
 from batchd.errors import DeliveryError
 from batchd.notify.channels.target import Target
@@ -21,7 +22,7 @@ def _send(urls: str, subject: str, text: str) -> str:
     try:
         import apprise  # noqa: PLC0415 (38 MB, and it may not be installed)
     except ImportError:
-        told = "the package apprise is not installed: pip install 'batchd[apprise]'"
+        told = f"the package apprise is not installed: {installation.fix('apprise')}"
         raise DeliveryError(told, final=True) from None
     # Its own lines are told in ours: once, not at every try.
     logging.getLogger("apprise").propagate = False
