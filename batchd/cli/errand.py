@@ -14,7 +14,6 @@ from typing import Self
 from batchd import config, control
 from batchd.cli import common, passing, progress
 from batchd.errors import (
-    BatchdError,
     NoDaemonError,
     NotPossibleError,
     StoreError,
@@ -42,15 +41,15 @@ class Daemon:
         standing: control.Standing,
         *,
         started: bool,
+        processes: int | None = None,
     ) -> None:
-        """``started``: it was started for this ``run``, and what an earlier one left may be in the store."""
+        """``started``: it was started for this ``run``. ``processes``: those of another one that is started for it."""
         self._settings = settings
         self._state = Path(settings.paths.state)
         self._connection = connection
         self._started = started
-        self.pid = standing.pid
-        #: Where its results go; empty: it does not say.
-        self.outbox = settings.paths.outbox if started else ""
+        self._processes = processes
+        self._standing = standing
 
     def __enter__(self) -> Self:
         return self
@@ -58,38 +57,70 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         self._connection.__exit__()
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._standing.pid
+
+    @property
+    def outbox(self) -> str:
+        """Where its results go; empty: it does not say."""
+        return self._standing.outbox
+
     def hand_over(self, name: str, data: bytes, *, serial: bool) -> str:
         """Have a file worked on, or go on with what an earlier ``run`` of it has left; return its batch's name."""
-        wanted = self._left(name, data) if self._started else None
-        if wanted is not None:
-            print(f"{name}: going on with what an earlier run of it has left.", file=sys.stderr)
-            return self._submit(wanted)
-        claim = claims.hand_over(self._state, name, data)
+        deadline = time.monotonic() + _PATIENCE_S
+        claim: claims.Claim | None = None
+        waited_for: set[str] = set()
         try:
-            return self._submit(control.Submit(claim=claim.ulid, parallel=int(serial)))
-        except BatchdError:
-            claim.path.unlink(missing_ok=True)
+            while True:
+                left = None if claim else self._left(name, data, waited_for)
+                if left is None and claim is None:
+                    claim = claims.hand_over(self._state, name, data)
+                wanted = left or control.Submit(
+                    claim=claim.ulid if claim else "", parallel=int(serial)
+                )
+                try:
+                    batch = self._asked(wanted, deadline)
+                except UsageError:
+                    if left is None or not left.batch:
+                        raise
+                    waited_for.add(
+                        left.batch
+                    )  # by another `run` of the same file: this one is its own
+                    continue
+                if batch:
+                    if left is not None:
+                        said = f"{name}: going on with what an earlier run of it has left."
+                        print(said, file=sys.stderr)
+                    return batch
+                self._connect_again()
+        except BaseException:
+            if claim is not None:
+                claim.path.unlink(missing_ok=True)
             raise
 
-    def _submit(self, wanted: control.Submit) -> str:
-        """Have it taken up; by another daemon where this one ends just now."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                batch = self._connection.ask(wanted).batch
-            except NoDaemonError:
-                if time.monotonic() > deadline:
-                    raise
-                batch = ""  # what it has taken up stays taken up: to ask again is no second order
-            if batch:
-                return batch
-            self._connection.__exit__()
-            time.sleep(_LOOK_S)
-            self._connection, standing, _ = _connected(self._settings, processes=None)
-            self.pid = standing.pid
+    def _asked(self, wanted: control.Submit, deadline: float) -> str:
+        """Return the batch of what is wanted; empty where the daemon has ended, or does just now."""
+        try:
+            return self._connection.ask(wanted, timeout_s=None).batch
+        except NoDaemonError:
+            # What it has taken up stays taken up: to ask again is no second order.
+            if time.monotonic() > deadline:
+                raise
+            return ""
 
-    def _left(self, name: str, data: bytes) -> control.Submit | None:
-        """Return what a ``run`` of the same file left half-finished; None: nothing."""
+    def _connect_again(self) -> None:
+        """Find the next daemon, where this one has just ended."""
+        self._connection.__exit__()
+        time.sleep(_LOOK_S)
+        found = _connected(self._settings, processes=self._processes)
+        self._connection, self._standing, self._started = found
+
+    def _left(self, name: str, data: bytes, waited_for: Collection[str]) -> control.Submit | None:
+        """Return what a ``run`` of the same file left half-finished, those apart that others wait for; None: nothing."""
+        if self._standing.watching:
+            return None  # it has taken all that up by itself
         lying = {c.ulid: c for c in claims.lying(Path(self._settings.paths.inbox), self._state)[0]}
         base = outbox.batch_name(name)
         with Reader(common.store_path(self._state)) as reader:
@@ -99,11 +130,14 @@ class Daemon:
                     rf"{re.escape(base)}(-\d+)?", batch.name
                 ):
                     continue
+                if batch.name in waited_for:
+                    continue
                 claimed = lying.get(batch.claim)
                 file = claimed.path if claimed else Path(batch.folder, batch.request)
                 if _holds(file, data):
                     return control.Submit(batch=batch.name)
-        for claim in lying.values():
+        # Another `run` of the same file may have put its claim there just now.
+        for claim in lying.values() if self._started else ():
             if claim.name == name and _holds(claim.path, data):
                 return control.Submit(claim=claim.ulid)
         return None
@@ -160,7 +194,7 @@ def _insist_own(state: Path) -> None:
 def start(settings: config.Config, *, processes: int | None) -> Daemon:
     """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for."""
     connection, standing, started = _connected(settings, processes=processes)
-    return Daemon(settings, connection, standing, started=started)
+    return Daemon(settings, connection, standing, started=started, processes=processes)
 
 
 def _connected(

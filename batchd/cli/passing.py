@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from batchd import config, log
@@ -58,35 +59,57 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
     from batchd.errors import SpoolLockedError  # noqa: PLC0415 (as above)
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
-    code = 0
+    code, said = 1, False
+
+    def say(word: dict[str, object]) -> bool:
+        """Say one thing to who waits, the first time; return whether that was it."""
+        nonlocal said
+        if said:
+            return False
+        said = True
+        with contextlib.suppress(OSError):  # no one waits any more
+            os.write(writing, json.dumps(word).encode() + b"\n")
+        os.close(writing)
+        return True
+
+    def ready() -> None:
+        say({})
+
     try:
         # Ctrl-C is for who waits: it asks what is to become of this.
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, 0)
-        os.dup2(nothing, 1)
+        _let_go(writing)
         log.configure(level(settings), settings.log.format, settings.log.file)
         daemon = Served(
             _passing(settings, processes), watch=False, errands=True, finishers=[ReportMaker()]
         )
-        run_daemon(daemon.run_errands(lambda: _say(writing, {})))
+        run_daemon(daemon.run_errands(ready))
+        code = 0
     except SpoolLockedError:
-        _say(writing, {"locked": True})
+        say({"locked": True})
     except BatchdError as error:
         code = error.exit_code
-        _say(writing, {"error": str(error), "exit_code": code})
-        print(f"batchd: {log.escape(str(error))}", file=sys.stderr)
+        if not say({"error": str(error), "exit_code": code}):
+            print(f"batchd: {log.escape(str(error))}", file=sys.stderr)
+    except BaseException:  # noqa: BLE001 (the outer edge of this process, as Python's own would do)
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
-def _say(descriptor: int, word: dict[str, object]) -> None:
-    """Say one thing to who waits, and nothing after it."""
-    with contextlib.suppress(OSError):  # it is said already, or no one waits
-        os.write(descriptor, json.dumps(word).encode() + b"\n")
-        os.close(descriptor)
+def _let_go(writing: int) -> None:
+    """Close what belongs to who waits: input, output, and what a shell had open for it, as a lock of `flock`."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (names)
+        descriptor = int(name)
+        # Python's own are never inherited.
+        with contextlib.suppress(OSError):
+            if descriptor > 2 and descriptor != writing and os.get_inheritable(descriptor):  # noqa: PLR2004 (stderr)
+                os.close(descriptor)
 
 
 def _passing(settings: config.Config, processes: int | None) -> config.Config:

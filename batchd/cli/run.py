@@ -61,13 +61,16 @@ def run(args: argparse.Namespace) -> int:
         files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]
     files = [(Path(name).name, data) for name, data in files]
     # Every error now, before anything is paid, or made.
-    tasks = [t for n, d in files for t in taskfile.parse(d, n, settings).tasks]
+    found = [taskfile.parse(data, name, settings) for name, data in files]
+    tasks = [task for parsed in found for task in parsed.tasks]
     if args.here:
         here = str(Path("outbox").absolute())
         settings = dataclasses.replace(
             settings, paths=dataclasses.replace(settings.paths, outbox=here)
         )
     if args.private:
+        if any(parsed.after_batches for parsed in found):
+            raise UsageError("--private knows no other batches: leave it out, or `after_batches`")
         _refuse(settings, tasks)
         return private.run(
             settings, files, serial=args.serial, processes=args.processes, as_json=args.json
@@ -93,10 +96,10 @@ def _have_done(
             f"--processes is for a daemon of its own, and process {daemon.pid} works here: "
             "`batchd tune pool.processes=N` changes that one, or leave it out"
         )
-    elif args.here and daemon.outbox != settings.paths.outbox:
+    elif daemon.outbox not in {"", settings.paths.outbox}:
         raise UsageError(
-            f"--here is for a daemon of its own, and process {daemon.pid} works here: its results "
-            f"lie in {daemon.outbox or 'the outbox of its own configuration'}"
+            f"process {daemon.pid} works here, and its results lie in {daemon.outbox}, not in "
+            f"{settings.paths.outbox}: {'leave --here out' if args.here else 'name its configuration'}, or wait for its end"
         )
     with daemon:
         names = [daemon.hand_over(name, data, serial=args.serial) for name, data in files]

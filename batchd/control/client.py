@@ -86,8 +86,9 @@ class Connection:
         self._answers.close()
         self._socket.close()
 
-    def ask(self, message: Request[A]) -> A:
-        """Ask; return the answer. Raises as the function ``ask`` does."""
+    def ask(self, message: Request[A], timeout_s: float | None = _TIMEOUT_S) -> A:
+        """Ask; return the answer. Raises as the function ``ask`` does. ``timeout_s`` None: wait as long as it takes."""
+        self._socket.settimeout(timeout_s)
         fields = {"verb": coding.verb(type(message)), **coding.fields(message)}
         try:
             self._socket.sendall(json.dumps(fields).encode() + b"\n")

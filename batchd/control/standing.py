@@ -148,6 +148,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     #: Whether it takes what is dropped into the inbox; one that works for `batchd run` alone does not.
     watching: bool = True
+    #: Where new batches get their folders; empty: it does not say.
+    outbox: str = ""
     batches: Batches = Batches()
     tasks: Tasks
     #: Agents that can be at work at once; 0: it does not say.

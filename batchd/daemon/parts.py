@@ -185,7 +185,7 @@ def joined(
         Trials(lifecycle),
         Roomless(loop, lifecycle, store, governor, register),
         Shortage(loop, lifecycle, governor, listeners, register, FirstCalls(current, store)),
-        Concurrency(loop, lifecycle, batches, attempts),
+        Concurrency(lifecycle, batches, attempts),
         reloader.again,
     )
     circuits = Circuits(

@@ -43,6 +43,7 @@ class Turns:
         if self._loop.closing or self._lifecycle.holds.stopped or self._rooms.closed:
             return
         queue, trials = self._lifecycle.queue, self._lot.trials
+        self._lot.concurrency.refill()
         self._try_alone()
         self._start_suspects()
         while self._attempts.free > 0 and (ref := trials.pick(alone=False)):

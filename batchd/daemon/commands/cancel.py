@@ -13,7 +13,7 @@ from batchd.control.giver import Giver
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.commands import targets
 from batchd.daemon.commands.ends import Ends
-from batchd.daemon.ends.publisher import Publisher, wanted
+from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.events import CancelRequested
@@ -22,6 +22,7 @@ from batchd.lifecycle.effects import End
 from batchd.lifecycle.table import CANCELLED
 from batchd.records import Cause, HoldKey, Reason, Ref, Scope, Status
 from batchd.store import Store
+from batchd.store.operations import wanted
 
 #: Tasks that are cancelled in one transaction.
 _CHUNK = 500

@@ -60,6 +60,7 @@ class FrontDesk:
             started_at=self._started_at,
             draining=self._loop.closing,
             watching=self._watching,
+            outbox=self._current.config.paths.outbox,
             batches=standing.Batches(open=len(self._batches)),
             tasks=standing.Tasks(
                 queued=self._lifecycle.waiting - given_back,

@@ -13,7 +13,7 @@ from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.restoring import Restoring
 from batchd.daemon.loop import Loop
-from batchd.errors import UsageError
+from batchd.errors import NotPossibleError, UsageError
 from batchd.records import Batch
 from batchd.spool import claims
 from batchd.store import Store
@@ -42,7 +42,7 @@ class Submitting:
                 batch = self._store.batch(request.batch)
                 self._go_on(batch)
             else:
-                batch = await self._claimed(request)
+                batch = await self._claimed(request, by)
             self._errands.add(batch.name, by)
         return Submitted(batch=batch.name, tasks=len(self._store.tasks(batch.name)))
 
@@ -51,7 +51,7 @@ class Submitting:
         self._errands.detach(self._store.batch(request.batch).name)
         return Detached(batch=request.batch)
 
-    async def _claimed(self, request: Submit) -> Batch:
+    async def _claimed(self, request: Submit, by: Giver) -> Batch:
         state = Path(self._current.config.paths.state)
         claim = claims.find(state, request.claim)
         if known := self._store.claimed(request.claim):
@@ -59,14 +59,22 @@ class Submitting:
             return known
         if claim is None:
             raise UsageError(f"no file lies claimed under {request.claim!a}")
-        batch = await self._intake.stored(claim, request.parallel)
+        batch = await self._intake.stored(claim, request.parallel, by.insist)
         if batch is None:
             raise UsageError(f"{claim.name} was taken away before it was read")
         self._loop.spawn(self._intake.bring(claim, batch))
         return batch
 
     def _go_on(self, batch: Batch) -> None:
-        """Take a batch up that is stored, unless it is worked on or published."""
+        """Take a batch up that is stored, unless it is worked on or published. Raises ``UsageError`` where it has to wait."""
+        if self._errands.wanted(batch.name):
+            raise UsageError(f"somebody else waits for {batch.name}")
+        for earlier in batch.after_batches:
+            if self._batches.get(earlier) is None and self._store.unfinished(earlier):
+                raise NotPossibleError(
+                    f"{batch.name} comes after {earlier}, which has tasks left, and a `batchd run` works on its "
+                    "own files alone: `batchd serve` works on both"
+                )
         claim = claims.find(Path(self._current.config.paths.state), batch.claim)
         self._restoring.one(batch.name, {claim.ulid} if claim else set())
         if claim:

@@ -20,13 +20,14 @@ from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
-from batchd.errors import Problem, UsedNameError
+from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import Action, get_logger
 from batchd.records import Batch, Task
 from batchd.spool import outbox
 from batchd.store import Restored, Store
+from batchd.store.operations import wanted
 
 
 @dataclass(slots=True, eq=False)
@@ -95,9 +96,14 @@ class Batches:
 
     # Taking up
 
-    async def add(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
-        """Store a batch and queue its tasks; return it with its final name. Then call ``moved``."""
-        write = partial(self._store.add_batch, tasks=tasks)
+    async def add(
+        self, batch: Batch, tasks: Sequence[Task], check: Callable[[], None] = wanted
+    ) -> Batch:
+        """Store a batch and queue its tasks; return it with its final name. Then call ``moved``.
+
+        ``check``: raises ``WithdrawnError`` where it is not wanted any more; so does this, then.
+        """
+        write = partial(self._store.add_batch, tasks=tasks, check=check)
         return self.opened(await self._stored(batch, write), tasks)
 
     def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
@@ -146,6 +152,10 @@ class Batches:
             except UsedNameError:  # it was free in two outboxes at a time
                 with contextlib.suppress(OSError):
                     await self._names.give_back(found)
+            except WithdrawnError:
+                with contextlib.suppress(OSError):
+                    await self._names.give_back(found)
+                raise
 
     async def take_up(self, batch: Batch, tasks: Sequence[Task], data: bytes) -> Batch:
         """Store and queue a batch whose file is at hand; return it with its final name."""

@@ -30,6 +30,7 @@ from batchd.log import Action, get_logger
 from batchd.records import Batch, Ref
 from batchd.spool import outbox
 from batchd.store import Restored, Store
+from batchd.store.operations import wanted
 
 T = TypeVar("T")
 
@@ -44,10 +45,6 @@ class Write(Protocol):
 
     async def __call__(self, write: Callable[[], Awaitable[T]]) -> T:
         """Return what ``write`` does."""
-
-
-def wanted() -> None:
-    """Let tasks end in any case."""
 
 
 @dataclass(slots=True, eq=False, repr=False)

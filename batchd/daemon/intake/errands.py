@@ -65,15 +65,16 @@ class Errands:
             await asyncio.sleep(_LOOK_S)
             looks += 1
             left = [name for name in self._givers if self._batches.get(name) is not None]
-            wanted = [name for name in left if self._wanted(name)]
+            wanted = [name for name in left if self.wanted(name)]
             if not wanted and not self._expected and (self._givers or looks > _MOST_LOOKS):
                 self.ended = True
                 return
             for name in {*left} - {*wanted}:
                 self._give_up(name)
 
-    def _wanted(self, name: str) -> bool:
-        return name in self._detached or any(map(_present, self._givers[name]))
+    def wanted(self, name: str) -> bool:
+        """Return whether somebody waits for a batch, or has it go on without them."""
+        return name in self._detached or any(map(_present, self._givers.get(name, ())))
 
     def _give_up(self, name: str) -> None:
         """Begin no more of a batch, and have what runs give its slot back."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from batchd.records import Batch
 from batchd.spool import claims, outbox, taskfile
 from batchd.spool.inbox import Claim, Inbox
 from batchd.store import Store
+from batchd.store.operations import wanted
 
 #: Files that are taken up at a time: their syncs of the disk are shared.
 _AT_ONCE = 256
@@ -49,6 +50,8 @@ class Intake:
     #: The claims that an earlier daemon left.
     _earlier: AbstractSet[str] = frozenset()
     _free: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _AT_ONCE))
+    #: By ULID: claims that are being stored.
+    _under_way: dict[str, asyncio.Event] = field(default_factory=dict)
     #: By outbox: files that wait to be moved there; the future holds whether that worked.
     _moves: dict[str, list[tuple[Path, Batch, asyncio.Future[bool]]]] = field(default_factory=dict)
 
@@ -60,17 +63,25 @@ class Intake:
             self._loop.spawn(self._take(claim))
 
     async def _take(self, claim: Claim) -> None:
+        stored = self._under_way[claim.ulid] = asyncio.Event()
         try:
             batch = await self.stored(claim)
         finally:
+            stored.set()
+            del self._under_way[claim.ulid]
             # Its outbox may take nothing for months, and other files go to another.
             self._free.release()
         if batch is not None:
             await self.bring(claim, batch)
 
-    async def stored(self, claim: Claim, parallel: int = 0) -> Batch | None:
-        """Store what a claimed file asks for, unless it is stored; None where it has vanished. ``parallel``: as in ``Submit``."""
-        return self._store.claimed(claim.ulid) or await self._stored(claim, parallel)
+    async def stored(
+        self, claim: Claim, parallel: int = 0, check: Callable[[], None] = wanted
+    ) -> Batch | None:
+        """Store what a claimed file asks for, unless it is stored; None where it has vanished.
+
+        ``parallel``: as in ``Submit``. ``check``: raises ``WithdrawnError`` where it is not wanted any more.
+        """
+        return self._store.claimed(claim.ulid) or await self._stored(claim, parallel, check)
 
     async def bring(self, claim: Claim, batch: Batch) -> None:
         """Move a claimed file into the folder of its batch."""
@@ -84,7 +95,7 @@ class Intake:
             await self._outboxes.on_disk(lambda: move(claim.path, batch), batch=batch)
         self._batches.moved(batch.name)
 
-    async def _stored(self, claim: Claim, parallel: int) -> Batch | None:
+    async def _stored(self, claim: Claim, parallel: int, check: Callable[[], None]) -> Batch | None:
         config = self._current.config
         batch = new_batch(claim.ulid, claim.name, config.paths.outbox, claim.received_at)
         try:
@@ -97,11 +108,16 @@ class Intake:
                 )
                 return None
             return await self._batches.reject(batch, error.problems)
+        if parsed.after_batches:
+            # Files are dropped one after the other, and claimed in that order.
+            older = [event for ulid, event in self._under_way.items() if ulid < claim.ulid]
+            for event in older:
+                await event.wait()
         if unknown := tuple(self._unknown(parsed)):
             return await self._batches.reject(batch, unknown)
         if parallel:
             parsed = replace(parsed, parallel=parallel)
-        return await self._batches.add(as_asked(batch, parsed), parsed.tasks)
+        return await self._batches.add(as_asked(batch, parsed), parsed.tasks, check)
 
     def _unknown(self, parsed: taskfile.Parsed) -> Iterator[Problem]:
         """Yield what of the batches that a file comes after can never complete here."""

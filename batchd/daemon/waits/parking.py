@@ -154,7 +154,6 @@ class ParkingLot(Listener):
         """Note that nobody works on a task any more: if it tried a provider, another one may."""
         if self.trials.left(ref):
             self._loop.wake()
-        self.concurrency.left(ref)
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:  # noqa: ARG002 (a listener's)
         """Forget a task."""

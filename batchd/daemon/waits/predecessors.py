@@ -48,7 +48,9 @@ class Predecessors(Listener):
 
     def _look(self, batch: Batch) -> None:
         for earlier in batch.after_batches:
-            if self._batches.get(earlier) is not None:
+            if self._store.problems(earlier):
+                self._end(batch.name, earlier)  # a refused file: nothing of it ever completes
+            elif self._batches.get(earlier) is not None or self._store.unfinished(earlier):
                 self._after.setdefault(earlier, []).append(batch.name)
                 for ref in self._lifecycle.of(batch.name):
                     self._lifecycle.take(inputs.Held(ref, _until(earlier)))
