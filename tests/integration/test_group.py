@@ -28,7 +28,8 @@ def _as(uid: int, *groups: int) -> list[str]:
     """Return what runs a program as another user, for whom this Python and this checkout are there."""
     kept = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
     way = ordinary_user()[: -len(NOBODY)]
-    return [*way, "setpriv", f"--reuid={uid}", f"--regid={uid}", kept, "--"]
+    masked = ["sh", "-c", 'umask 027; exec "$@"', "sh"]
+    return [*way, *masked, "setpriv", f"--reuid={uid}", f"--regid={uid}", kept, "--"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _configured(folder: Path, base_url: str) -> None:
 
 
 @pytest.fixture
-def service(short: Path, model_server: str) -> Iterator[Service]:
+def service(short: Path, model_server: str) -> Service:
     """A service, not begun."""
     short.chmod(0o755)
     _configured(short, model_server)
@@ -71,9 +72,7 @@ def service(short: Path, model_server: str) -> Iterator[Service]:
     os.chown(short / "lib/key", _DAEMON, _DAEMON)
     (short / "lib/key").chmod(0o600)
     (short / "t.json").write_text('{"tasks": [{"first_prompt": "x"}]}')
-    before = os.umask(0o027)
-    yield Service(short)
-    os.umask(before)
+    return Service(short)
 
 
 @pytest.fixture
@@ -174,9 +173,11 @@ def test_nobody_else_is_asked_in_the_daemons_place(service: Service) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place / "control.sock"))
         (place / "control.sock").chmod(0o666)
-        os.seteuid(_STRANGER)  # whose it is shows who listens
-        listener.listen()
-        os.seteuid(0)
+        os.seteuid(_STRANGER)  # who listens is who it is that moment
+        try:
+            listener.listen()
+        finally:
+            os.seteuid(0)
         done = service.member("status")
         connected, _ = listener.accept()
         with connected:

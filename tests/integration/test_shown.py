@@ -395,6 +395,7 @@ def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -
     found = {kept.key: kept.path for kept in private.kept(loaded, loaded.file)}
     assert found.keys() == {
         *(f"[paths] {name}" for name in ("inbox", "outbox", "state")),
+        "the group's socket, beside [paths] state",
         "[notify.b] command",
         "[log] file",
     }
