@@ -103,6 +103,11 @@ drawing: setup ## draw the lifecycle's table into docs/architecture.md
 generated: setup ## make completions, man page and schemas in batchd/data from the code
 	@$(BIN)/python -m batchd.cli.generated batchd/data
 
+.PHONY: wheel
+wheel: setup ## build dist/batchd-….whl, which pip, pipx and uv install: needs no network
+	@rm -f dist/batchd-*.whl
+	$(BIN)/python -m hatchling build -t wheel -d dist
+
 .PHONY: lint
 lint: setup ## ruff (every rule), its formatter, mypy --strict
 	@$(BIN)/ruff check .

@@ -60,7 +60,7 @@ cd ~/batchd
 """
 
 
-def _steps(page: str, head: str) -> str:
+def steps(page: str, head: str) -> str:
     """Return the block of commands that follows a line of a page."""
     text = (ROOT / page).read_text().partition(f"\n{head}")[2]
     return textwrap.dedent(re.search(r"\n\n((    .*\n)+)", text)[1])  # type: ignore[index]
@@ -76,9 +76,7 @@ def as_a_system_service(machine: Machine) -> Service:
     machine.write("/srv/network", f'network = ["127.0.0.1:{port}"]')
     machine.write("/srv/own.toml", _OWN_CONFIG.format(port=port))
     machine.write("/etc/systemd/system/model.service", _MODEL_UNIT.format(port=port, key=KEY))
-    lines = _steps("docs/operating.md", "As a system service").replace(
-        "journalctl -u batchd -f", ""
-    )
+    lines = steps("docs/operating.md", "As a system service").replace("journalctl -u batchd -f", "")
     machine.shell(_SUDOEDIT.format(key=KEY) + lines, "env", f"USER={USER}")
     machine.run("systemctl", "enable", "--now", "model.service")
     return Service(machine)
@@ -89,10 +87,10 @@ def as_a_service_of_ones_own(machine: Machine) -> Service:
     machine.run("loginctl", "enable-linger", USER)
     runtime = f"/run/user/{machine.run('id', '-u', USER).strip()}"
     until(machine.path(f"{runtime}/systemd/private").exists, machine.last_words)
-    steps = (
-        _steps("README.md", "As a service of your own").replace("…", KEY).partition("loginctl")[0]
+    lines = (
+        steps("README.md", "As a service of your own").replace("…", KEY).partition("loginctl")[0]
     )
-    machine.shell(_CHECKOUT + steps, *PERSON, f"XDG_RUNTIME_DIR={runtime}")
+    machine.shell(_CHECKOUT + lines, *PERSON, f"XDG_RUNTIME_DIR={runtime}")
     manager = (*PERSON, f"XDG_RUNTIME_DIR={runtime}", "systemctl", "--user")
     return Service(machine, systemctl=manager, slice="user.slice")
 
