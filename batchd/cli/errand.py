@@ -19,7 +19,7 @@ from batchd.errors import (
     StoreError,
     UsageError,
 )
-from batchd.records import Cause, Scope
+from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
@@ -29,6 +29,23 @@ _PATIENCE_S = 60.0
 _LOOK_S = 0.05
 #: The time between two looks whether it is still there.
 _ALIVE_S = 1.0
+
+
+class Lines:
+    """What a daemon that was started here says: its own stderr is a file, for it may outlive this terminal."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read = 0
+
+    def show(self) -> None:
+        """Show what came since the last time."""
+        with contextlib.suppress(OSError), self._file.open("rb") as said:
+            said.seek(self._read)
+            if more := said.read():
+                self._read += len(more)
+                sys.stderr.buffer.write(more)
+                sys.stderr.flush()
 
 
 class Daemon:
@@ -49,6 +66,7 @@ class Daemon:
         self._connection = connection
         self._started = started
         self._processes = processes
+        self._lines = Lines(passing.said_in(settings)) if started else None
         self._standing = standing
 
     def __enter__(self) -> Self:
@@ -135,6 +153,7 @@ class Daemon:
                 claimed = lying.get(batch.claim)
                 file = claimed.path if claimed else Path(batch.folder, batch.request)
                 if _holds(file, data):
+                    _refuse_paused(reader.parked(), batch.name)
                     return control.Submit(batch=batch.name)
         # Another `run` of the same file may have put its claim there just now.
         for claim in lying.values() if self._started else ():
@@ -154,6 +173,11 @@ class Daemon:
                 control.ask(
                     self._state, control.Cancel(target=name, message="the run was interrupted")
                 )
+
+    def show_lines(self) -> None:
+        """Show what it says, if it was started here."""
+        if self._lines is not None:
+            self._lines.show()
 
     def alive(self) -> bool:
         """Return whether it is still there."""
@@ -217,6 +241,16 @@ def _connected(
             started = passing.begun(settings, processes)
 
 
+def _refuse_paused(parked: Sequence[Parking], batch: str) -> None:
+    """Refuse to wait for a batch that people have paused, or a task of it. Raises ``NotPossibleError``."""
+    for parking in parked:
+        own = parking.name.partition("/")[0] == batch and not parking.scope.asked
+        if own and parking.cause is Cause.PAUSED:
+            raise NotPossibleError(
+                f"{parking.name} is paused ({parking.message}): batchd resume {parking.name}"
+            )
+
+
 def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
     """Refuse to wait for what people have paused. Raises ``NotPossibleError``."""
     store = common.store_path(Path(settings.paths.state))
@@ -257,6 +291,7 @@ def _ended(daemon: Daemon) -> Callable[[Sequence[BatchRow]], bool]:
 
     def ended(rows: Sequence[BatchRow]) -> bool:
         nonlocal asked
+        daemon.show_lines()
         if all(row.published_at is not None for row in rows):
             return True
         if time.monotonic() - asked < _ALIVE_S:

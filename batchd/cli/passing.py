@@ -79,8 +79,10 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
         # Ctrl-C is for who waits: it asks what is to become of this.
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _let_go(writing)
-        log.configure(level(settings), settings.log.format, settings.log.file)
+        columns = settings.log.format == "auto" and os.isatty(2)
+        _let_go(writing, said_in(settings))
+        form = "console" if columns else settings.log.format
+        log.configure(level(settings), form, settings.log.file)
         daemon = Served(
             _passing(settings, processes), watch=False, errands=True, finishers=[ReportMaker()]
         )
@@ -99,11 +101,19 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
         os._exit(code)
 
 
-def _let_go(writing: int) -> None:
-    """Close what belongs to who waits: input, output, and what a shell had open for it, as a lock of `flock`."""
+def said_in(settings: config.Config) -> Path:
+    """Return the file that a daemon's lines go to: it may outlive the terminal of who waits, who shows them there."""
+    return Path(settings.paths.state, "run.log")
+
+
+def _let_go(writing: int, said: Path) -> None:
+    """Close what belongs to who waits: input, output, errors, and what a shell had open for it, as a lock of `flock`."""
     nothing = os.open(os.devnull, os.O_RDWR)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    lines = os.open(said, flags, 0o600)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
+    os.dup2(lines, 2)
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (names)
         descriptor = int(name)
         # Python's own are never inherited.

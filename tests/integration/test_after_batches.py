@@ -78,3 +78,18 @@ def test_a_name_that_no_batch_can_have_is_an_error() -> None:
         data = json.dumps({"tasks": [{"first_prompt": "x"}], "after_batches": [name]}).encode()
         with pytest.raises(TaskFileError, match=r"after_batches\[0\]"):
             taskfile.parse(data, "b.json", config.Config())
+
+
+def test_files_that_were_dropped_one_after_the_other_come_after_one_another(spool: Any) -> None:
+    """Also where no daemon ran then: the second is looked at once the first is stored. A refused file never completes."""
+    (spool.folder / "inbox").mkdir(exist_ok=True)
+    inbox = spool.folder / "inbox"
+    (inbox / "a.json").write_text(json.dumps({"tasks": [{"first_prompt": "x"}] * 50}))
+    (inbox / "b.json").write_text(
+        json.dumps({"tasks": [{"first_prompt": "y"}], "after_batches": ["a"]})
+    )
+    (inbox / "c.json").write_text("{")
+    with spool.serving():
+        assert ended(spool, "b") == [("completed", None)]
+        drop(spool, "d", {"first_prompt": "z"}, after_batches=["c"])
+        assert ended(spool, "d") == [("cancelled", "dependency")]

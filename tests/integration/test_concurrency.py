@@ -91,3 +91,21 @@ def test_nonsense_is_refused_with_its_place() -> None:
     nested = {"tasks": [{"first_prompt": "x", "parallel": 2}]}
     with pytest.raises(TaskFileError, match=r"tasks\[0\].parallel"):
         taskfile.parse(json.dumps(nested).encode(), "b.json", config.Config())
+
+
+def test_a_task_that_waits_for_something_else_takes_no_turn(spool: Any) -> None:
+    """One that is paused, or cancelled before it began, keeps none of its batch from going on."""
+    tasks = [{"first_prompt": "x", "model": "standin/hang"}, *[{"first_prompt": "x"}] * 3]
+    folder = spool.folder / "outbox/row"
+    with spool.serving():
+        spool.batchd("submit", spool.write("row.json", tasks, parallel=1))
+        spool.eventually(lambda: "CallStarted" in spool.batchd("status", "row/001").stdout)
+        assert spool.batchd("pause", "row/002").returncode == 0
+        assert spool.batchd("cancel", "row/003").returncode == 0
+        assert spool.batchd("cancel", "row/001").returncode == 0
+        spool.eventually((folder / "004.json").exists)
+        assert not (folder / "002.json").exists()
+        assert spool.batchd("resume", "row/002").returncode == 0
+        spool.eventually((folder / "summary.json").exists)
+    ended = [spool.result("row", name)["status"] for name in ("001", "002", "003", "004")]
+    assert ended == ["cancelled", "completed", "cancelled", "completed"]

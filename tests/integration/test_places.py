@@ -11,11 +11,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli
 import warm
-from conftest import Spool
 from patience import until
 from teletype import Teletype
 
@@ -324,7 +324,7 @@ def test_init_asks_three_questions_on_a_terminal(person: Person) -> None:
     assert loaded.pool.processes * loaded.pool.agents_per_process == 6
 
 
-def test_config_says_where_each_value_comes_from(spool: Spool) -> None:
+def test_config_says_where_each_value_comes_from(spool: Any) -> None:
     """The line of the file, the variable, the preset, the default, and what `tune` has changed in the daemon; never a secret."""
     with (spool.folder / "config.toml").open("a") as file:
         file.write(

@@ -93,8 +93,8 @@ def test_what_a_stopped_daemon_left_queued_stays_queued(spool: Any) -> None:
         spool.batchd("submit", spool.write("queued.json", [{"first_prompt": "q"}]))
         store = spool.folder / ".batchd/batchd.db"
         spool.eventually(lambda: [r for r in _rows(store) if r.batch.name == "queued"])
-        assert spool.batchd("resume", "--all").returncode in {0, 3}
-        spool.batchd("pause", "--batch", "queued")
+        assert spool.batchd("pause", "queued").returncode == 0
+        assert spool.batchd("resume", "--all").returncode == 0
     spool.batchd("submit", spool.write("dropped.json", [{"first_prompt": "d"}]))
     done = spool.batchd("run", spool.write("mine.json", [{"first_prompt": "m"}]))
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def test_what_a_stopped_daemon_left_queued_stays_queued(spool: Any) -> None:
     assert {r.batch.name: r.finished for r in _rows(store)} == {"queued": 0, "mine": 1}
     assert (spool.folder / "inbox/dropped.json").exists()
     with spool.serving():
-        spool.batchd("resume", "--batch", "queued")
+        assert spool.batchd("resume", "queued").returncode == 0
         for name in ("queued", "dropped"):
             spool.eventually((spool.folder / f"outbox/{name}/summary.json").exists)
     assert results(spool, "queued") == results(spool, "dropped") == ["completed"]
@@ -259,3 +259,20 @@ def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
     os.chown(state, 0, 0)
     assert spool.batchd("run", path).returncode == 3
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:
+    """Its daemon lives on for another run: the batch is taken up again there, and is no second one."""
+    hang = {"first_prompt": "y", "model": "standin/hang"}
+    path = spool.write("half.json", [{"first_prompt": "x"}, hang])
+    with begun(spool, spool.write("other.json", [hang]), text="001 starts") as other:
+        with begun(spool, path, text="001 completed") as process:
+            process.kill()
+        with begun(spool, path, text="002 starts") as again:
+            again.send_signal(signal.SIGINT)
+            _, errors = again.communicate(timeout=PATIENCE_S)
+        assert b"going on with what an earlier run of it has left" in errors
+        other.send_signal(signal.SIGINT)
+        other.communicate(timeout=PATIENCE_S)
+    assert results(spool, "half") == ["completed", "cancelled"]
+    assert not (spool.folder / "outbox/half-2").exists()

@@ -166,6 +166,11 @@ class Batches:
         return batch
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of open batches."""
+        return tuple(self._open)
+
+    @property
     def outboxes(self) -> set[str]:
         """The outboxes of open batches."""
         return {known.batch.outbox for known in self._open.values()}

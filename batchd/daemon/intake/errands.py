@@ -18,7 +18,7 @@ from batchd.records import Cause, HoldKey, Scope
 #: The time between two looks, in seconds.
 _LOOK_S = 0.3
 #: Looks after which a daemon ends that no one has given anything to do.
-_MOST_LOOKS = 100
+_MOST_LOOKS = 30
 _MESSAGE = "whoever ran it has gone; `batchd run` of the same file goes on with it, and so does `batchd serve`"
 
 
@@ -64,7 +64,7 @@ class Errands:
         while True:
             await asyncio.sleep(_LOOK_S)
             looks += 1
-            left = [name for name in self._givers if self._batches.get(name) is not None]
+            left = self._batches.names
             wanted = [name for name in left if self.wanted(name)]
             if not wanted and not self._expected and (self._givers or looks > _MOST_LOOKS):
                 self.ended = True
@@ -74,7 +74,9 @@ class Errands:
 
     def wanted(self, name: str) -> bool:
         """Return whether somebody waits for a batch, or has it go on without them."""
-        return name in self._detached or any(map(_present, self._givers.get(name, ())))
+        givers = self._givers.get(name)
+        # What an order has begun, as `retry`, is no errand, and comes to its end.
+        return givers is None or name in self._detached or any(map(_present, givers))
 
     def _give_up(self, name: str) -> None:
         """Begin no more of a batch, and have what runs give its slot back."""
