@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import sys
@@ -66,6 +67,8 @@ class Daemon:
         self._connection = connection
         self._started = started
         self._processes = processes
+        #: Descriptors of claims, which are closed with this process.
+        self._locks: list[int] = []
         self._lines = Lines(passing.said_in(settings)) if started else None
         self._standing = standing
 
@@ -94,7 +97,7 @@ class Daemon:
             while True:
                 left = None if claim else self._left(name, data, waited_for)
                 if left is None and claim is None:
-                    claim = claims.hand_over(self._state, name, data)
+                    claim = self._claim(name, data)
                 wanted = left or control.Submit(
                     claim=claim.ulid if claim else "", parallel=int(serial)
                 )
@@ -117,6 +120,26 @@ class Daemon:
             if claim is not None:
                 claim.path.unlink(missing_ok=True)
             raise
+
+    def _claim(self, name: str, data: bytes) -> claims.Claim:
+        """Put a file where claims lie, which no other `run` takes for one that was left."""
+        while not self._locked((claim := claims.hand_over(self._state, name, data)).path):
+            pass  # one was faster, and has this one as its own
+        return claim
+
+    def _locked(self, file: Path) -> bool:
+        """Lock a file for the life of this process; return whether no one else has."""
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._locks.append(descriptor)
+        return True
 
     def _asked(self, wanted: control.Submit, deadline: float) -> str:
         """Return the batch of what is wanted; empty where the daemon has ended, or does just now."""
@@ -152,19 +175,19 @@ class Daemon:
                     continue
                 claimed = lying.get(batch.claim)
                 file = claimed.path if claimed else Path(batch.folder, batch.request)
-                if _holds(file, data):
+                # Who has handed it over holds a lock on it as long as they live, also where it was moved to.
+                if _holds(file, data) and self._locked(file):
                     _refuse_paused(reader.parked(), batch.name)
                     return control.Submit(batch=batch.name)
-        # Another `run` of the same file may have put its claim there just now.
-        for claim in lying.values() if self._started else ():
-            if claim.name == name and _holds(claim.path, data):
+        for claim in lying.values():
+            if claim.name == name and _holds(claim.path, data) and self._locked(claim.path):
                 return control.Submit(claim=claim.ulid)
         return None
 
     def detach(self, names: Sequence[str]) -> None:
         """Let batches go on where no one waits for them."""
         for name in names:
-            self._connection.ask(control.Detach(batch=name))
+            control.ask(self._state, control.Detach(batch=name))
 
     def cancel(self, names: Sequence[str]) -> None:
         """End what is left of batches."""
@@ -181,11 +204,11 @@ class Daemon:
 
     def alive(self) -> bool:
         """Return whether it is still there."""
+        # Not over the connection that stays: Ctrl-C may come before its answer, which the next question would get.
         try:
-            self._connection.ask(control.Status())
+            return control.ask(self._state, control.Status()).pid == self.pid
         except NoDaemonError:
             return False
-        return True
 
 
 def running(settings: config.Config) -> Daemon | None:
