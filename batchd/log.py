@@ -147,7 +147,7 @@ _depth = _Depth()
 
 
 def detailed() -> bool:
-    """Return whether lines of the level debug are written: else whoever has one need not make it."""
+    """Return whether lines of the level debug are written: else no one need make one."""
     return _depth.debug
 
 

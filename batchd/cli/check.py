@@ -1,4 +1,4 @@
-"""``batchd check``: what would fail here, and the mend, before a task finds out.
+"""``batchd check``: what would fail here, and the fix, before a task finds out.
 
 A running daemon is asked what it sees: it has its own rights, keys and configuration, and who checks may have none of them.
 """
@@ -106,7 +106,7 @@ def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[Line]:
     """Say that nothing is looked at for a user who may not do what a daemon does, where none runs that could look."""
     yield _config(settings)
     user = group.user_name(group.owner(state) or 0)
-    yield Line("failed", "daemon", why, "whoever keeps it starts it: `systemctl start batchd`")
+    yield Line("failed", "daemon", why, "who keeps it starts it: `systemctl start batchd`")
     said = (
         f"keys, folders and sandbox are the user {user}'s to look at: {state} is closed to this one"
     )

@@ -8,12 +8,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
 from batchd import config, control
-from batchd.cli import common, passing, progress
+from batchd.cli import common, passing
 from batchd.errors import (
     NoDaemonError,
     NotPossibleError,
@@ -23,13 +23,12 @@ from batchd.errors import (
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.store.reader import Reader
-from batchd.store.rows import BatchRow
 
 #: How long another one may take to come up, or to end.
 _PATIENCE_S = 60.0
 _LOOK_S = 0.05
-#: The time between two looks whether it is still there.
-_ALIVE_S = 1.0
+#: How long it may take to end, once nothing is left to do.
+_LEAVES_S = 10.0
 
 
 class Lines:
@@ -202,6 +201,20 @@ class Daemon:
         if self._lines is not None:
             self._lines.show()
 
+    def leave(self) -> None:
+        """Wait until a daemon of ``run`` has let go of the spool, unless others have it work: what comes next may be `serve`."""
+        self._connection.__exit__()
+        deadline = time.monotonic() + _LEAVES_S
+        while not self._standing.watching and time.monotonic() < deadline:
+            try:
+                if control.ask(self._state, control.Status()).batches.open:
+                    return
+            except NoDaemonError:
+                if not passing.locked(self._state):
+                    break
+            time.sleep(_LOOK_S)
+        passing.buried(deadline)
+
     def alive(self) -> bool:
         """Return whether it is still there."""
         # Not over the connection that stays: Ctrl-C may come before its answer, which the next question would get.
@@ -287,64 +300,6 @@ def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
             what = parking.name or "everything"
             option = f" --{parking.scope} {parking.name}" if parking.name else ""
             raise NotPossibleError(f"{what} is paused ({parking.message}): batchd resume{option}")
-
-
-def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, quiet: bool) -> bool:
-    """Show how batches go until they have ended; return False where somebody left them, or the daemon ended."""
-    with Reader(common.store_path(Path(settings.paths.state))) as reader:
-
-        def find(books: progress.Books) -> list[BatchRow]:
-            return [books.batch(name) for name in names]
-
-        ended = _ended(daemon)
-        while True:
-            try:
-                progress.follow(reader, find, ended, quiet=quiet)
-            except KeyboardInterrupt:
-                left = [row.batch.name for row in find(reader) if row.published_at is None]
-                if left and not _goes_on(daemon, left):
-                    return False
-            else:
-                return all(row.published_at is not None for row in find(reader))
-
-
-def _ended(daemon: Daemon) -> Callable[[Sequence[BatchRow]], bool]:
-    """Return what says of batches that there is nothing to wait for any more."""
-    asked = time.monotonic()
-
-    def ended(rows: Sequence[BatchRow]) -> bool:
-        nonlocal asked
-        daemon.show_lines()
-        if all(row.published_at is not None for row in rows):
-            return True
-        if time.monotonic() - asked < _ALIVE_S:
-            return False
-        asked = time.monotonic()
-        return not daemon.alive()
-
-    return ended
-
-
-def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
-    """Ask what is to become of what is left, where somebody can answer; return whether it is still waited for."""
-    answer = "c"
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        try:
-            answer = input("\nCancel what is left (c), leave it running (l), or wait on (Enter)? ")
-        except EOFError:
-            answer = "l"
-    match answer.strip().lower()[:1]:
-        case "c":
-            print("Stopping: what is left is cancelled.", file=sys.stderr)
-            daemon.cancel(names)
-        case "l":
-            daemon.detach(names)
-            print(
-                f"It goes on: batchd status {' '.join(names)}; batchd cancel ends it.",
-                file=sys.stderr,
-            )
-            return False
-    return True
 
 
 def _holds(file: Path, data: bytes) -> bool:

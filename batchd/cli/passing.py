@@ -9,11 +9,14 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from batchd import config, log
 from batchd.errors import BatchdError, NotPossibleError, UsageError
+
+_LOOK_S = 0.02
 
 
 def locked(state: Path) -> bool:
@@ -26,6 +29,13 @@ def locked(state: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def buried(deadline: float) -> None:
+    """Wait for the end of a daemon that was forked off here, if there is one, until this moment of the monotonic clock."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
 
 
 def begun(settings: config.Config, processes: int | None) -> bool:

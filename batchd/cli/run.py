@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchd import config, sealing
-from batchd.cli import common, ending, errand, private, trial
+from batchd.cli import common, ending, errand, following, private, trial
 from batchd.cli.submit import read_file
 from batchd.config import own
 from batchd.errors import NotPossibleError, UsageError
@@ -103,7 +103,7 @@ def _have_done(
         )
     with daemon:
         names = [daemon.hand_over(name, data, serial=args.serial) for name, data in files]
-        done = errand.follow(settings, daemon, names, quiet=args.json)
+        done = following.follow(settings, daemon, names, quiet=args.json)
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
         rows = [reader.batch(name) for name in names]
     if not done:
@@ -111,7 +111,10 @@ def _have_done(
         whole = words.counted(sum(row.tasks for row in rows), "task")
         print(f"{finished:,} of {whole} done. batchd status {' '.join(names)}", file=sys.stderr)
         return 130
-    return ending.report(rows, as_json=args.json)
+    code = ending.report(rows, as_json=args.json)
+    sys.stdout.flush()
+    daemon.leave()
+    return code
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:

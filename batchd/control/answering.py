@@ -30,7 +30,7 @@ class Commands(Protocol):
 
 
 async def answered(line: bytes, by: Giver, commands: Commands, verbs: Collection[str]) -> bytes:
-    """Return the answer to a line, as a line. ``verbs``: those that whoever sent it may use."""
+    """Return the answer to a line, as a line. ``verbs``: those that its sender may use."""
     # After an upgrade, who asks may be of another version.
     answer = {**await _answer(line, by, commands, verbs), "batchd": __version__}
     return json.dumps(answer).encode() + b"\n"

@@ -212,7 +212,7 @@ def _right(place: Path, gid: int) -> bool:
 
 
 def _entered(place: Path, gid: int) -> int:
-    """Return a descriptor of the folder, which the group may enter and nobody but us write to. Raises ``OSError``."""
+    """Return a descriptor of the folder, which the group may enter and we alone write to. Raises ``OSError``."""
     with contextlib.suppress(FileExistsError):
         place.mkdir(mode=0o700)
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

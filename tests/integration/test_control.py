@@ -158,7 +158,7 @@ def finished(at: Control, *batches: str) -> None:
 
 
 def test_wait_ends_with_its_batches(at: Control) -> None:
-    """It stays until all have ended, tells what comes, and ends with summaries and exit code; without a daemon, of what has ended alone."""
+    """It stays until all have ended, shows what comes, and ends with summaries and exit code; without a daemon, of what has ended alone."""
     at.drop("slow", [{"id": "a"}, {"id": "b", **SLOW}])
     at.drop("bad", [{**FAILS}])
     at.drop("wrong", [{"modle": "x"}])

@@ -58,16 +58,19 @@ def begun(spool: Any, *arguments: str | Path, text: str) -> Iterator[warm.Popen]
 
 
 def test_every_command_knows_what_was_run(spool: Any) -> None:
-    """`status`, `logs`, `cost`, `report` and `retry` ask the store that `run` worked in; its daemon is gone by then."""
+    """`status`, `logs`, `cost`, `report` and `retry` ask the store that `run` worked in; its daemon is gone by then, and `serve` starts."""
     path = spool.write("games.json", [{"first_prompt": "x"}, {"first_prompt": "y"}])
     assert spool.batchd("run", path, "--json").returncode == 0
-    spool.eventually(lambda: no_daemon(spool))
+    assert no_daemon(spool)
     assert "games  completed   2/2" in spool.batchd("status").stdout
     assert "completed" in spool.batchd("logs", "games/001").stdout
     assert "games" in spool.batchd("cost", "--by", "batch").stdout
     assert spool.batchd("report", "games").returncode == 0
     assert "games-2" in spool.batchd("retry", "games").stdout
     assert spool.batchd("prune", "--older-than", "0").returncode == 0
+    assert spool.batchd("run", path).returncode == 0
+    with spool.serving():
+        assert not no_daemon(spool)
 
 
 def test_a_run_beside_a_daemon_is_its_batch(spool: Any) -> None:
@@ -161,7 +164,7 @@ def test_a_daemon_takes_up_what_a_killed_run_left(spool: Any) -> None:
 
 
 def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
-    """Each has its own batch and its own end, whoever starts the daemon; none is lost, none runs twice."""
+    """Each has its own batch and its own end, whichever starts the daemon; none is lost, none runs twice."""
     paths = [spool.write(f"b{i}.json", [{"first_prompt": "x"}]) for i in range(20)]
     same = [spool.write("same.json", [{"first_prompt": "y"}])] * 3
     runs = [
@@ -259,6 +262,7 @@ def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
     os.chown(state, 0, 0)
     assert spool.batchd("run", path).returncode == 3
     assert list(elsewhere.iterdir()) == []
+    spool.eventually(lambda: no_daemon(spool))
 
 
 def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:

@@ -223,7 +223,7 @@ class Calls:
         events: Sequence[msgspec.Raw],
         begins: Callable[[], CallStarted] | None = None,
     ) -> CallStarted | bool:
-        """Store events and tell of them; False, and the worker is told, where the attempt is stale.
+        """Store events and pass them on; False, and the worker gets a Nack, where the attempt is stale.
 
         ``begins``: makes a call's beginning, to be stored behind them and returned; not that of a task that is to stop.
         It is made at each try: the disk may be full for hours.
@@ -246,15 +246,15 @@ class Calls:
             await active.flushed
         try:
             if begins is not None:
-                told = await self._writes.durable(ask)
+                stored = await self._writes.durable(ask)
             elif events:
-                told = await self._writes.durable(record)
+                stored = await self._writes.durable(record)
             else:
-                told = []
+                stored = []
         except (StaleAttemptError, ValueError):  # ValueError: no events; a worker gone mad
             active.answer(wire.Nack(ref, attempt))
             return False
-        for event in (*told, call) if call else told:
+        for event in (*stored, call) if call else stored:
             self._tell(active, event)
         return call or True
 

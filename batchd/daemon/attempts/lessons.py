@@ -69,7 +69,7 @@ class Lessons:
         )
 
     def _setting(self, model: str) -> str:
-        """Return what tells how a model is called today from how it was before; empty where it cannot be called."""
+        """Return what distinguishes how a model is called today from how it was before; empty where it cannot be called."""
         config = self._current.config
         try:
             setup = terms.setup(model, config, self._current.prices)

@@ -82,15 +82,18 @@ class Retiring(Listener):
         today = catalog.today()
         ends = [end for model in models if (end := self._offers.end(model)) and end.due(today)]
         self.due = tuple(self._told(end, today) for end in ends)
-        for end, told in zip(ends, self.due, strict=True):
-            if self._warned.get(told.model) != today:
-                self._warned[told.model] = today
-                warn = partial(self._store.warn, told.model, today)
+        for end, warned in zip(ends, self.due, strict=True):
+            if self._warned.get(warned.model) != today:
+                self._warned[warned.model] = today
+                warn = partial(self._store.warn, warned.model, today)
                 self._loop.spawn(self._writes.durable(warn))
                 get_logger().warning(
-                    Action.MODEL_RETIRING, model=told.model, message=told.message, mend=told.mend
+                    Action.MODEL_RETIRING,
+                    model=warned.model,
+                    message=warned.message,
+                    mend=warned.mend,
                 )
-                self._listeners.model_retiring(end, told.message, told.mend)
+                self._listeners.model_retiring(end, warned.message, warned.mend)
 
     def _told(self, end: Shutdown, today: date) -> Warned:
         config, places = self._current.config, ["its task files"]

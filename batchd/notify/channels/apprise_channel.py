@@ -22,8 +22,8 @@ def _send(urls: str, subject: str, text: str) -> str:
     try:
         import apprise  # noqa: PLC0415 (38 MB, and it may not be installed)
     except ImportError:
-        told = f"the package apprise is not installed: {installation.fix('apprise')}"
-        raise DeliveryError(told, final=True) from None
+        missing = f"the package apprise is not installed: {installation.fix('apprise')}"
+        raise DeliveryError(missing, final=True) from None
     # Its own lines are told in ours: once, not at every try.
     logging.getLogger("apprise").propagate = False
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]

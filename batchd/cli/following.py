@@ -1,0 +1,75 @@
+"""Following the batches of a ``run`` to their end, and asking what becomes of them at Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from batchd import config
+from batchd.cli import common, progress
+from batchd.cli.errand import Daemon
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+#: The time between two looks whether the daemon is still there.
+_ALIVE_S = 1.0
+
+
+def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, quiet: bool) -> bool:
+    """Show how batches go until they have ended; return False where somebody left them, or the daemon ended."""
+    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+
+        def find(books: progress.Books) -> list[BatchRow]:
+            return [books.batch(name) for name in names]
+
+        ended = _ended(daemon)
+        while True:
+            try:
+                progress.follow(reader, find, ended, quiet=quiet)
+            except KeyboardInterrupt:
+                left = [row.batch.name for row in find(reader) if row.published_at is None]
+                if left and not _goes_on(daemon, left):
+                    return False
+            else:
+                return all(row.published_at is not None for row in find(reader))
+
+
+def _ended(daemon: Daemon) -> Callable[[Sequence[BatchRow]], bool]:
+    """Return what says of batches that there is nothing to wait for any more."""
+    asked = time.monotonic()
+
+    def ended(rows: Sequence[BatchRow]) -> bool:
+        nonlocal asked
+        daemon.show_lines()
+        if all(row.published_at is not None for row in rows):
+            return True
+        if time.monotonic() - asked < _ALIVE_S:
+            return False
+        asked = time.monotonic()
+        return not daemon.alive()
+
+    return ended
+
+
+def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
+    """Ask what is to become of what is left, where somebody can answer; return whether it is still waited for."""
+    answer = "c"
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        try:
+            answer = input("\nCancel what is left (c), leave it running (l), or wait on (Enter)? ")
+        except EOFError:
+            answer = "l"
+    match answer.strip().lower()[:1]:
+        case "c":
+            print("Stopping: what is left is cancelled.", file=sys.stderr)
+            daemon.cancel(names)
+        case "l":
+            daemon.detach(names)
+            print(
+                f"It goes on: batchd status {' '.join(names)}; batchd cancel ends it.",
+                file=sys.stderr,
+            )
+            return False
+    return True
