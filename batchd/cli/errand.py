@@ -31,23 +31,6 @@ _LOOK_S = 0.05
 _LEAVES_S = 10.0
 
 
-class Lines:
-    """What a daemon that was started here says: its own stderr is a file, for it may outlive this terminal."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._read = 0
-
-    def show(self) -> None:
-        """Show what came since the last time."""
-        with contextlib.suppress(OSError), self._file.open("rb") as said:
-            said.seek(self._read)
-            if more := said.read():
-                self._read += len(more)
-                sys.stderr.buffer.write(more)
-                sys.stderr.flush()
-
-
 class Daemon:
     """A daemon, and the connection that shows it that somebody waits. A context manager that closes it."""
 
@@ -68,7 +51,7 @@ class Daemon:
         self._processes = processes
         #: Descriptors of claims, which are closed with this process.
         self._locks: list[int] = []
-        self._lines = Lines(passing.said_in(settings)) if started else None
+        self._lines = passing.Lines(passing.said_in(settings)) if started else None
         self._standing = standing
 
     def __enter__(self) -> Self:

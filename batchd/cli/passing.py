@@ -144,3 +144,20 @@ def _passing(settings: config.Config, processes: int | None) -> config.Config:
 def level(settings: config.Config) -> log.LogLevel:
     """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
     return "debug" if settings.log.level == "debug" else "error"
+
+
+class Lines:
+    """What a daemon that was started here says: its own stderr is a file, for it may outlive this terminal."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read = 0
+
+    def show(self) -> None:
+        """Show what came since the last time."""
+        with contextlib.suppress(OSError), self._file.open("rb") as said:
+            said.seek(self._read)
+            if more := said.read():
+                self._read += len(more)
+                sys.stderr.buffer.write(more)
+                sys.stderr.flush()
