@@ -15,6 +15,7 @@ from typing import Self
 from batchd import config, control
 from batchd.cli import common, passing
 from batchd.errors import (
+    NoAnswerError,
     NoDaemonError,
     NotPossibleError,
     StoreError,
@@ -88,9 +89,8 @@ class Daemon:
                 except UsageError:
                     if left is None or not left.batch:
                         raise
-                    waited_for.add(
-                        left.batch
-                    )  # by another `run` of the same file: this one is its own
+                    # By another `run` of the same file: this one is its own.
+                    waited_for.add(left.batch)
                     continue
                 if batch:
                     if left is not None:
@@ -203,6 +203,8 @@ class Daemon:
         # Not over the connection that stays: Ctrl-C may come before its answer, which the next question would get.
         try:
             return control.ask(self._state, control.Status()).pid == self.pid
+        except NoAnswerError:
+            return True  # it has much to do
         except NoDaemonError:
             return False
 
