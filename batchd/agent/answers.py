@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec
@@ -15,7 +16,12 @@ def masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
     """Return what a provider said without the secrets that it may have echoed."""
     if isinstance(outcome, Failure):
         return replace(outcome, message=masker.text(outcome.message))
-    plain = replace(
+    items = outcome.replay.items if outcome.replay else ()
+    if all(masker.text(text) == text for text in _texts(outcome)) and not any(
+        _holds(masker, bytes(raw)) for raw in items
+    ):
+        return outcome
+    return replace(
         outcome,
         content=masker.text(outcome.content),
         reasoning=masker.text(outcome.reasoning),
@@ -24,13 +30,17 @@ def masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
         tool_calls=tuple(
             ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
         ),
+        # What is sealed cannot be masked: neither this goes back as it came, nor what comes after it.
+        replay=None,
+        masked=outcome.replay is not None,
     )
-    if outcome.replay is None:
-        return plain
-    if plain == outcome and not any(_holds(masker, bytes(raw)) for raw in outcome.replay.items):
-        return outcome
-    # What is sealed cannot be masked: neither this goes back as it came, nor what comes after it.
-    return replace(plain, replay=None, masked=True)
+
+
+def _texts(answer: Answer) -> Iterator[str]:
+    """Yield the texts of an answer."""
+    yield from (answer.content, answer.reasoning, answer.model, answer.refusal)
+    for call in answer.tool_calls:
+        yield from (call.id, call.name, call.arguments)
 
 
 def _holds(masker: Masker, item: bytes) -> bool:

@@ -27,7 +27,6 @@ from batchd.events import (
 )
 from batchd.llm import Request
 from batchd.records import (
-    STANDARD,
     Answer,
     Evaluation,
     Failure,
@@ -101,10 +100,9 @@ class Performer:
             self._host.progress("model", setup.name)
             with self._host.stop.interruptible():
                 timeout_s = self._left(self._task.limits.call_timeout_s)
-                asked = replace(
-                    request, service_tier=None if reply.tier == STANDARD else reply.tier
+                outcome = await self._host.client.call(
+                    setup, request.of_tier(reply.tier), timeout_s
                 )
-                outcome = await self._host.client.call(setup, asked, timeout_s)
             outcome = answers.masked(outcome, self._host.masker)
             if isinstance(outcome, Answer):
                 yield self._answered(reply, outcome, setup, state)

@@ -10,12 +10,14 @@ import msgspec
 
 from batchd.records import (
     EFFORTS,
+    STANDARD,
     Api,
     AskedEffort,
     Effort,
     Message,
     ModelSetup,
     Replay,
+    Tier,
     Tool,
     ToolCall,
 )
@@ -84,6 +86,11 @@ class Request:
     def without_items(self) -> Request:
         """Return the same request with every message as neutral text and calls."""
         return replace(self, messages=tuple(replace(m, replay=None) for m in self.messages))
+
+    def of_tier(self, tier: Tier) -> Request:
+        """Return the same request as this service tier serves it."""
+        asked = None if tier == STANDARD else tier
+        return self if asked == self.service_tier else replace(self, service_tier=asked)
 
     def effort(self, setup: ModelSetup, words: tuple[Effort, ...]) -> AskedEffort:
         """Return how much the model is to think, in one of the ``words`` that there are; empty: as it sees fit.
