@@ -66,11 +66,6 @@ class Daemon:
         """Its number."""
         return self._standing.pid
 
-    @property
-    def outbox(self) -> str:
-        """Where its results go; empty: it does not say."""
-        return self._standing.outbox
-
     def hand_over(self, name: str, data: bytes, *, serial: bool) -> str:
         """Have a file worked on, or go on with what an earlier ``run`` of it has left; return its batch's name."""
         deadline = time.monotonic() + _PATIENCE_S
@@ -209,15 +204,40 @@ class Daemon:
             return False
 
 
-def running(settings: config.Config) -> Daemon | None:
-    """Return the daemon that works on the spool; None: there is none."""
+def running(settings: config.Config, *, processes: int | None) -> Daemon | None:
+    """Return the daemon that works on the spool; None: there is none. Raises ``UsageError`` where it would work otherwise."""
     state = Path(settings.paths.state)
     _insist_own(state)
     try:
         connection = control.Connection(state)
-        return Daemon(settings, connection, connection.ask(control.Status()), started=False)
+        standing = connection.ask(control.Status())
     except NoDaemonError:
         return None
+    _insist_alike(settings, standing, processes)
+    return Daemon(settings, connection, standing, started=False)
+
+
+def _insist_alike(
+    settings: config.Config, standing: control.Standing, processes: int | None
+) -> None:
+    """Refuse to have a daemon work that would do it otherwise than one of our own. Raises ``UsageError``."""
+    theirs = f"process {standing.pid} works here"
+    slots = processes and processes * settings.pool.agents_per_process
+    if processes is not None and (standing.watching or slots != standing.slots):
+        raise UsageError(
+            f"--processes is for a daemon of its own, and {theirs}: "
+            "`batchd tune pool.processes=N` changes that one, or leave it out"
+        )
+    if standing.outbox not in {"", settings.paths.outbox}:
+        raise UsageError(
+            f"{theirs}, and its results lie in {standing.outbox}, not in {settings.paths.outbox}: "
+            "name its configuration, leave --here out, or wait for its end"
+        )
+    if standing.conditions not in {"", settings.conditions()}:
+        raise UsageError(
+            f"{theirs} for another `batchd run`, whose keys, models, limits or sandbox are not "
+            "yours: wait for its end, or use --private"
+        )
 
 
 def _insist_own(state: Path) -> None:
@@ -251,10 +271,14 @@ def _connected(
     while True:
         try:
             connection = control.Connection(state)
-            return connection, connection.ask(control.Status()), started
+            standing = connection.ask(control.Status())
         except NoDaemonError:
             if time.monotonic() > deadline:
                 raise
+        else:
+            if not started:
+                _insist_alike(settings, standing, processes)
+            return connection, standing, started
         # Others may start at the same time: who holds the lock comes up, or ends.
         if passing.locked(state):
             time.sleep(_LOOK_S)

@@ -86,21 +86,11 @@ def _have_done(
     files: Sequence[tuple[str, bytes]],
     tasks: Sequence[Task],
 ) -> int:
-    daemon = errand.running(settings)
+    daemon = errand.running(settings, processes=args.processes)
     if daemon is None:
         _refuse(settings, tasks)
         errand.refuse_paused(settings, {task.model for task in tasks})
         daemon = errand.start(settings, processes=args.processes)
-    elif args.processes is not None:
-        raise UsageError(
-            f"--processes is for a daemon of its own, and process {daemon.pid} works here: "
-            "`batchd tune pool.processes=N` changes that one, or leave it out"
-        )
-    elif daemon.outbox not in {"", settings.paths.outbox}:
-        raise UsageError(
-            f"process {daemon.pid} works here, and its results lie in {daemon.outbox}, not in "
-            f"{settings.paths.outbox}: {'leave --here out' if args.here else 'name its configuration'}, or wait for its end"
-        )
     with daemon:
         names = [daemon.hand_over(name, data, serial=args.serial) for name, data in files]
         done = following.follow(settings, daemon, names, quiet=args.json)

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+
+import msgspec
 
 from batchd import masking, records
 from batchd.config import notify, private, reading, tiers
@@ -19,6 +22,19 @@ from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.
 _TELLING = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__", "BATCHD_TRACES__")
+#: The sections that say how tasks are worked on.
+_CONDITIONS = (
+    "agent",
+    "providers",
+    "models",
+    "limits",
+    "budget",
+    "evaluation",
+    "cost",
+    "sandbox",
+    "workspace",
+    "secrets",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +78,17 @@ class Config(Sections):
             (known and known.service_tier) or self.agent.service_tier,
             tiers.seconds(self.agent.tier_fallback if fallback is None else fallback),
         )
+
+    def conditions(self) -> str:
+        """Return what distinguishes how tasks are worked on, and who pays for it, from other ways; no key can be read off it."""
+        keys = {}
+        for name in self.providers:
+            with contextlib.suppress(NotPossibleError):
+                keys[name] = self.endpoint(name).api_key
+        variables = {name: self.environ.get(name, "") for name in self.secrets.env}
+        sections = [getattr(self, name) for name in _CONDITIONS]
+        text = msgspec.json.encode((sections, keys, variables), order="deterministic")
+        return hashlib.sha256(text).hexdigest()
 
     def _key(self, name: str, provider: Provider) -> str:
         if not (provider.api_key_file or provider.api_key_env):

@@ -150,6 +150,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     watching: bool = True
     #: Where new batches get their folders; empty: it does not say.
     outbox: str = ""
+    #: What distinguishes how it works from other ways, where it works for `batchd run` alone; else empty.
+    conditions: str = ""
     batches: Batches = Batches()
     tasks: Tasks
     #: Agents that can be at work at once; 0: it does not say.

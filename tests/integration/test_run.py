@@ -54,7 +54,11 @@ def begun(spool: Any, *arguments: str | Path, text: str) -> Iterator[warm.Popen]
             line = process.stdout.readline()
             assert line, seen
             seen += line
-        yield process
+        try:
+            yield process
+        except BaseException:
+            process.kill()  # else who leaves this waits for its end
+            raise
 
 
 def test_every_command_knows_what_was_run(spool: Any) -> None:
@@ -280,3 +284,50 @@ def test_a_killed_run_goes_on_while_others_work(spool: Any) -> None:
         other.communicate(timeout=PATIENCE_S)
     assert results(spool, "half") == ["completed", "cancelled"]
     assert not (spool.folder / "outbox/half-2").exists()
+
+
+def test_another_runs_daemon_works_only_as_ones_own_would(spool: Any) -> None:
+    """With another key, other limits or another number of processes it is refused with what to do; alike, it is shared."""
+    hang = {"first_prompt": "y", "model": "standin/hang"}
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    with begun(
+        spool, spool.write("other.json", [hang]), "--processes", "2", text="001 starts"
+    ) as other:
+        for name, value in (
+            ("OPENAI_API_KEY", "sk-another-key-1"),
+            ("BATCHD_LIMITS__MAX_TOKENS", "2000"),
+        ):
+            refused = warm.run(
+                spool.command("run", path), env={**spool.environment, name: value}, cwd=spool.folder
+            )
+            assert refused.returncode == 2, refused.stderr
+            assert "whose keys, models, limits or sandbox are not yours" in refused.stderr
+        refused = spool.batchd("run", path, "--processes", "3")
+        assert "--processes is for a daemon of its own" in refused.stderr
+        assert not (spool.folder / "outbox/games").exists()
+        assert spool.batchd("run", path, "--processes", "2").returncode == 0
+        other.send_signal(signal.SIGINT)
+        other.communicate(timeout=PATIENCE_S)
+    assert results(spool, "games") == ["completed"]
+
+
+def test_a_run_of_a_batch_that_comes_after_another_is_refused(spool: Any) -> None:
+    """What it comes after is not its errand: the message names `serve`, and nothing is cancelled; the daemon goes on with both."""
+    last = spool.write("last.json", [{"first_prompt": "y"}], after_batches=["first"])
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        for path in (spool.write("first.json", [{"first_prompt": "x"}]), last):
+            assert spool.batchd("submit", path).returncode == 0
+            spool.eventually((spool.folder / "outbox" / path.stem / "request.json").exists)
+        assert spool.batchd("pause", "first").returncode == 0
+        assert spool.batchd("resume", "--all").returncode == 0
+    refused = spool.batchd("run", last)
+    assert refused.returncode == 3, refused.stderr
+    assert "last comes after first, which has tasks left" in refused.stderr
+    assert "`batchd serve` works on both" in refused.stderr
+    spool.eventually(lambda: no_daemon(spool))
+    with spool.serving():
+        assert spool.batchd("resume", "first").returncode == 0
+        spool.eventually((spool.folder / "outbox/last/summary.json").exists)
+    assert results(spool, "first") == results(spool, "last") == ["completed"]
+    assert not (spool.folder / "outbox/last-2").exists()

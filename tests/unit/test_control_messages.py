@@ -144,7 +144,7 @@ _HELD_JSON = (
 )
 
 _STANDING = (
-    '{"pid": 4711, "version": "0.1.0", "started_at": 1.5, "draining": false, "watching": true, "outbox": "", "batches": {"open": 1}, '
+    '{"pid": 4711, "version": "0.1.0", "started_at": 1.5, "draining": false, "watching": true, "outbox": "", "conditions": "", "batches": {"open": 1}, '
     '"tasks": {"queued": 5, "parked": 1, "running": 2, "waiting": 3}, "slots": 8, '
     '"providers": {"openai": {"under_way": 1, "waiting": 2, "paused_s": 0.0, "rpm": 0, "tpm": 0.0, '
     '"concurrent": 8}}, "day": {"limit_usd": 20.0, "spent_usd": 0.5, "reserved_usd": 0.25}, '

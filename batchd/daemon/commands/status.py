@@ -61,6 +61,7 @@ class FrontDesk:
             draining=self._loop.closing,
             watching=self._watching,
             outbox=self._current.config.paths.outbox,
+            conditions="" if self._watching else self._current.config.conditions(),
             batches=standing.Batches(open=len(self._batches)),
             tasks=standing.Tasks(
                 queued=self._lifecycle.waiting - given_back,
