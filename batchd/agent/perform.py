@@ -81,8 +81,7 @@ class Performer:
                 yield self._compacted(step)
             case Finish(verdict):
                 verdict = await evaluate.at_the_end(self._place, verdict)
-                files = await asyncio.to_thread(self._place.files)
-                triggers = await asyncio.to_thread(self._place.triggers)
+                files, triggers = await asyncio.to_thread(self._place.left)
                 yield self._host.finish(state, verdict, files, triggers, self._host.clock())
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:

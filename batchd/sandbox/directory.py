@@ -165,10 +165,13 @@ def fresh(path: str, user: str) -> tuple[int, bool]:
     Returns whether it was made, too. Raises ``SandboxError``, and ``FolderError`` where the folder above takes none.
     What lies above it is batchd's own: no agent writes there, and links in it are the user's.
     """
-    parent, name = Path(path).parent, Path(path).name
+    parent, name = os.path.split(path)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        above = os.open(parent, _FLAGS)
+        try:
+            above = os.open(parent, _FLAGS)
+        except FileNotFoundError:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+            above = os.open(parent, _FLAGS)
     except OSError as error:
         raise FolderError(f"the task's directory cannot be made: {error}") from error
     try:

@@ -48,11 +48,14 @@ class Disk:
         self._certain = certain
         self._due = time.monotonic() + (0.0 if base is None else _PAUSE_S)
         self._looking = False
+        #: Whether there was a command: without one, nothing lies in a new directory.
+        self._used = False
         #: Which limit is passed, and by what; empty: none.
         self.over = over
 
     def apart(self, folders: Folders) -> Disk:
         """Return what measures the same directory with another /tmp."""
+        self._used = True
         return Disk(folders, self._policy, base=self._base, certain=self._certain, over=self.over)
 
     async def before(self) -> int | None:
@@ -69,11 +72,14 @@ class Disk:
 
         Raises ``SandboxError``.
         """
+        self._used = True
         await self.before()
         return await self._surely() if self.over else ""
 
     async def at_the_end(self) -> str:
         """Look a last time, and return which limit is passed; empty also where it is not known what was there before."""
+        if self._folders.new and not self._used:
+            return ""
         # Without root, a directory that was closed to its own owner says nothing.
         with contextlib.suppress(SandboxError):
             await self._surely()

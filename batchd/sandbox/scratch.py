@@ -30,13 +30,21 @@ def remove(path: str) -> None:
         raise SandboxError(f"the /tmp of a former check cannot be removed: {error}") from error
 
 
+def _above(path: str) -> int:
+    """Open the folder of all of them, which the first one makes."""
+    try:
+        return os.open(path, _FLAGS)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir(mode=0o700)
+        return os.open(path, _FLAGS)
+
+
 def opened(path: str) -> int:
     """Make a task's /tmp where it is not there yet, and open it. Raises ``SandboxError``."""
     parent, name = os.path.split(path)
     try:
-        with contextlib.suppress(FileExistsError):
-            Path(parent).mkdir(mode=0o700)
-        above = os.open(parent, _FLAGS)
+        above = _above(parent)
         try:
             try:
                 os.mkdir(name, dir_fd=above)

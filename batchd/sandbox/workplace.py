@@ -294,6 +294,10 @@ class Workplace:
         """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
         return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
+    def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
+        """Return the ``files`` here, and the ``triggers``."""
+        return self.files(), self.triggers()
+
     def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
         """Return the stamps of the files here, by path.
 
