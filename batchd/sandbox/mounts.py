@@ -99,7 +99,7 @@ def _of(_pid: int) -> Mounts:
 
 def within(path: str, top: str) -> bool:
     """Return whether a path is another one, or lies below it."""
-    return path == top or path.startswith(f"{top.rstrip('/')}/")
+    return path == top or path.startswith(top if top.endswith("/") else f"{top}/")
 
 
 def moved(path: str, top: str, to: str) -> str:

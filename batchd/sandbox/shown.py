@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batchd.errors import Problem
 from batchd.records import SHOWABLE, Kept, SandboxPolicy
+from batchd.sandbox.mounts import within
 
 #: What leads to /usr; where it is a folder of its own, it is shown like that.
 LEADING = ("bin", "sbin", "lib", "lib32", "lib64")
@@ -50,20 +51,20 @@ class Shown:
 
     def within(self, path: str) -> str:
         """Return what it is that commands see, and that a real path lies in; empty: they do not see it."""
-        rule = next((r for r in reversed(self.rules) if _within(path, r.path)), None)
+        rule = next((r for r in reversed(self.rules) if within(path, r.path)), None)
         if rule is not None:
             return rule.path if rule.seen else ""
-        return next((real for _, real in self.always if _within(path, real)), "")
+        return next((real for _, real in self.always if within(path, real)), "")
 
     def below(self, path: str) -> str:
         """Return something that commands see at or below a real path; empty: nothing."""
-        return next((root for root in self.roots() if _within(root, path)), "")
+        return next((root for root in self.roots() if within(root, path)), "")
 
     def roots(self) -> Iterator[str]:
         """Yield the real paths below which all lies that is shown; what lies there may be hidden."""
         reals = dict.fromkeys(real for _, real in self.always)
         for real in reals:
-            if not any(_within(real, other) for other in reals if other != real):
+            if not any(within(real, other) for other in reals if other != real):
                 yield real
         yield from (rule.path for rule in self.rules if rule.seen)
 
@@ -101,7 +102,7 @@ def of(policy: SandboxPolicy, *, network: bool) -> Shown:
         tuple(
             (place, real)
             for place, real in _always(network=network)
-            if not any(_within(place, name) or _within(real, name) for name in names)
+            if not any(within(place, name) or within(real, name) for name in names)
         ),
         tuple(sorted(rules, key=lambda rule: (rule.path.count("/"), rule.path))),
         tuple((name, real) for name, real in shown.items() if name != real and real not in hidden),
@@ -172,7 +173,7 @@ def _apart(path: Path) -> bool:
 def _led(path: str) -> tuple[str, str]:
     """Return a path of ``show`` and where it leads. Raises ``ValueError``: to what cannot be shown."""
     real = os.path.realpath(path)
-    if real != "/etc" and any(_within(real, os.path.realpath(top)) for top in SHOWABLE):
+    if real != "/etc" and any(within(real, os.path.realpath(top)) for top in SHOWABLE):
         return path, real
     raise ValueError(
         f"[sandbox] show: {path} leads to {real}, which lies not below {', '.join(SHOWABLE)}:"
@@ -187,11 +188,7 @@ def _above(path: str) -> list[str]:
 
 
 def _fix(real: str) -> str:
-    if any(_within(real, top) for top in SHOWABLE):
+    if any(within(real, top) for top in SHOWABLE):
         name = json.dumps(real, ensure_ascii=False)
         return f"move it, or hide it from them in [sandbox]: hide = [{name}]"
     return "move it"
-
-
-def _within(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top.rstrip('/')}/")

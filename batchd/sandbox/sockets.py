@@ -24,6 +24,8 @@ from batchd.sandbox.shown import Shown
 MOST = 250
 #: How long a search may take (seconds); it takes a tenth of one for 50,000 files.
 _PATIENCE_S = 60.0
+#: Of so many sockets it is remembered where commands would see them.
+_REMEMBERED = 1000
 #: What the kernel lists of an inode.
 _INODE = 0xFFFFFFFF
 _HIDE = "hide their folder with [sandbox] hide"
@@ -41,6 +43,8 @@ class Sockets:
         self._settled = _Unknown()
         #: What was mounted at the last look, and what commands see by that.
         self._view: tuple[tuple[Mount, ...], View] | None = None
+        #: By device and real path: where commands see that, by the same.
+        self._seen: dict[tuple[int, str], tuple[str, ...]] = {}
         self._searching = asyncio.Lock()
 
     async def found(self) -> tuple[str, ...]:
@@ -91,15 +95,25 @@ class Sockets:
             if not place:
                 unknown.add(one)
                 continue
-            places = {place, *view.places(one.device, place)}
-            named.update(p for p in places if self.shown.within(p) and _is(p, one))
+            named.update(p for p in self._places(view, one.device, place) if _is(p, one))
         return named, _Unknown(frozenset(unknown), mounted)
+
+    def _places(self, view: View, device: int, path: str) -> tuple[str, ...]:
+        """Return where commands see a file, whether it is still there or not."""
+        known = self._seen.get((device, path))
+        if known is None:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            places = {path, *view.places(device, path)}
+            known = self._seen[device, path] = tuple(filter(self.shown.within, places))
+        return known
 
     def _mounted(self) -> tuple[tuple[Mount, ...], View]:
         """Return what is mounted, and what commands see by that. Raises ``OSError``."""
         table = mounts().table()
         if self._view is None or self._view[0] is not table:
             self._view = table, View.of(table, self._roots)
+            self._seen.clear()
         return self._view
 
 

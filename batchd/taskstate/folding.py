@@ -151,7 +151,8 @@ def _call_answered(state: TaskState, event: CallAnswered) -> TaskState:
     if event.purpose is Purpose.COMPACTION:
         cut = " […]" if answer.finish_reason == "length" and answer.content else ""
         return replace(state, summary=answer.content + cut)
-    state = replace(state, overflows=0, overflow=None)
+    if state.overflows or state.overflow:
+        state = replace(state, overflows=0, overflow=None)
     if event.purpose is Purpose.AGENT:
         return _agent_answered(state, event)
     return replace(state, judged=(*state.judged, answer))
