@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd.control import members
+from batchd import users
 from batchd.errors import ForbiddenError
 
 
@@ -23,12 +23,12 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     if not isinstance(error.filename, str):
         return f"{command}: {error.strerror or error}"
     path = Path(error.filename)
-    place = members.in_the_way(path)
+    place = users.in_the_way(path)
     try:
         found = place.stat()
     except OSError:
         return f"{command}: {path}: {error.strerror}"
-    user, group = members.user_name(found.st_uid), members.group_name(found.st_gid)
+    user, group = users.user(found.st_uid), users.group(found.st_gid)
     said = (
         f"{command}: {path} is closed to this user: {place} belongs to {user}, group {group}, "
         f"with mode {stat.S_IMODE(found.st_mode):04o}"
@@ -37,7 +37,7 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
         return f"{said}; chmod gives you what it takes"
     joined = found.st_gid in {os.getegid(), *os.getgroups()}
     if found.st_mode & stat.S_IXGRP and not joined and place.is_dir():
-        me = members.user_name(os.getuid())
+        me = users.user(os.getuid())
         said += f"\nA member of {group} may enter it: sudo usermod -aG {group} {me}, from the next login on"
     return _with_fix(said, user, arguments)
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd import config, control
+from batchd import config, control, users
 from batchd.cli import common, looks, models, refusals
 from batchd.cli.common import coloured
 from batchd.config import own
@@ -105,7 +105,7 @@ def _live(settings: config.Config, *, alone: bool) -> tuple[Line, ...]:
 def _unseen(settings: config.Config, state: Path, why: str) -> Iterator[Line]:
     """Say that nothing is looked at for a user who may not do what a daemon does, where none runs that could look."""
     yield _config(settings)
-    user = group.user_name(group.owner(state) or 0)
+    user = users.user(group.owner(state) or 0)
     yield Line("failed", "daemon", why, "who keeps it starts it: `systemctl start batchd`")
     said = (
         f"keys, folders and sandbox are the user {user}'s to look at: {state} is closed to this one"
@@ -156,7 +156,7 @@ def _of_daemon(answer: Checked) -> Iterator[Line]:
 def _from_outside(settings: config.Config, answer: Checked) -> Iterator[Line]:
     """Say what is otherwise for who checks than for the daemon."""
     if group.barred(Path(answer.settings.paths.get("state", settings.paths.state))):
-        me, user = group.user_name(os.geteuid()), answer.process.user
+        me, user = users.user(os.geteuid()), answer.process.user
         drops = os.access(settings.paths.inbox, os.W_OK | os.X_OK)
         said = f"{me} may {'drop files and ' if drops else ''}ask; orders, logs and costs are for {user}"
         yield Line(

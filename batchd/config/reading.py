@@ -8,7 +8,8 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from batchd.errors import NotPossibleError
+from batchd import users
+from batchd.errors import ForbiddenError, NotPossibleError
 
 
 def content(
@@ -37,6 +38,27 @@ def secret(what: str, *, file: str, env: str, environ: Mapping[str, str]) -> tup
     place = f"the file {file}"
     try:
         return content(file).decode().strip(), place
+    except PermissionError:
+        raise _closed(f"{what} cannot be read from {place}", Path(file)) from None
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise NotPossibleError(f"{what} cannot be read from {place}: {why}") from None
+
+
+def _closed(what: str, file: Path) -> NotPossibleError:
+    """Return why this user may not read a file, and who may."""
+    place = users.in_the_way(file)
+    try:
+        found = place.stat()
+    except OSError as error:
+        return NotPossibleError(f"{what}: {error.strerror}")
+    if found.st_uid == os.geteuid():
+        return NotPossibleError(f"{what}: chmod u+rX {place} lets you read it")
+    user, me = users.user(found.st_uid), users.user(os.geteuid())
+    said = f"{what}: {place} belongs to {user}, with mode {stat.S_IMODE(found.st_mode):04o}"
+    if found.st_uid == 0:
+        fix = (
+            "move it to where this user may read it" if place != file else f"sudo chown {me} {file}"
+        )
+        return NotPossibleError(f"{said}: {fix}")
+    return ForbiddenError(said, user=user)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from batchd import users
 from batchd.control import members
 from batchd.control.answering import Commands, answered, line_of, peer, refused
 from batchd.control.place import NAME
@@ -122,7 +123,7 @@ class GroupServer:
 
     def _failed(self, place: Path, gid: int, error: OSError) -> None:
         """Note why members cannot ask: once, for it changes nothing for anybody else."""
-        group = members.group_name(gid)
+        group = users.group(gid)
         problem = (
             f"members of {group} may drop files, and cannot ask what becomes of them: {place}: {error.strerror}; "
             f"make it a folder of this user's with the group {group} and mode 710, which this user is to be in"
@@ -219,9 +220,7 @@ def _entered(place: Path, gid: int) -> int:
     try:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid():
-            raise PermissionError(
-                errno.EPERM, f"it belongs to the user {members.user_name(found.st_uid)}"
-            )
+            raise PermissionError(errno.EPERM, f"it belongs to the user {users.user(found.st_uid)}")
         if found.st_gid != gid:
             os.fchown(descriptor, -1, gid)
         os.fchmod(descriptor, _FOLDER_MODE)

@@ -6,12 +6,11 @@ a socket that answers questions and takes no order.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import stat
 from pathlib import Path
 
+from batchd import users
 from batchd.errors import ForbiddenError
 from batchd.records import group_folder
 
@@ -49,37 +48,12 @@ def owner(path: Path) -> int | None:
         return None
 
 
-def user_name(uid: int) -> str:
-    """Return a user's name, or the number of one who has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def group_name(gid: int) -> str:
-    """Return a group's name, or the number of one that has none."""
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
-
-
-def in_the_way(path: Path) -> Path:
-    """Return the folder above a path that lets this user no further; else the path, or the folder in which it is missing."""
-    there = path.absolute()
-    for folder in reversed(there.parents):
-        if not os.access(folder, os.X_OK):
-            return folder
-    return there if os.path.lexists(there) else there.parent
-
-
 def forbidden(what: str, state: Path) -> ForbiddenError:
     """Return that something is for the daemon's user, with the file that says who that is."""
     uid = owner(state)
     if uid is None:
-        uid = owner(in_the_way(state))
-    user = "" if uid is None else user_name(uid)
+        uid = owner(users.in_the_way(state))
+    user = "" if uid is None else users.user(uid)
     return ForbiddenError(
         f"{what} is for {f'the user {user}' if user else 'another user'}, who alone may enter {state}",
         user=user,
@@ -88,14 +62,14 @@ def forbidden(what: str, state: Path) -> ForbiddenError:
 
 def no_member(place: Path) -> ForbiddenError:
     """Return that it takes a member of the group to ask a daemon; ``place``: what the group alone may enter."""
-    closed = in_the_way(place / "socket")
+    closed = users.in_the_way(place / "socket")
     try:
         found = closed.stat()
     except OSError:
         return ForbiddenError(f"{closed} is closed to this user, who cannot ask the daemon")
-    group = group_name(found.st_gid)
+    group = users.group(found.st_gid)
     return ForbiddenError(
         f"the daemon answers members of the group {group}, which alone may enter {closed}: `sudo usermod -aG "
-        f"{group} {user_name(os.getuid())}` adds this user, from the next login on",
-        user=user_name(found.st_uid),
+        f"{group} {users.user(os.getuid())}` adds this user, from the next login on",
+        user=users.user(found.st_uid),
     )

@@ -134,6 +134,28 @@ def test_what_is_for_the_daemons_user_is_refused_by_name(serving: Service) -> No
 
 
 @_ROOT
+def test_a_key_of_anothers_is_refused_by_name(service: Service) -> None:
+    """A `run` whose key the service keeps for itself says whose file it is, and who may; root's wants to be given away."""
+    text = (service.folder / "config.toml").read_text()
+    own = text.replace('"lib/inbox"', '"my/in"').replace('"lib/outbox"', '"my/out"')
+    own = own.replace('"lib/.batchd"', '"my/.batchd"').replace('root = "lib"', 'root = "my"')
+    (service.folder / "config.toml").write_text(own)
+    (service.folder / "my").mkdir()
+    os.chown(service.folder / "my", _MEMBER, _MEMBER)
+    key = service.folder / "lib/key"
+    for owner, fix in (
+        (_DAEMON, f"sudo -u '#{_DAEMON}' batchd "),
+        (0, f"sudo chown {_MEMBER} {key}"),
+    ):
+        os.chown(key, owner, owner)
+        done = service.member("run", "t.json")
+        assert done.returncode == 3, done.stderr
+        name = "root" if owner == 0 else owner
+        assert f"{key} belongs to {name}, with mode 0600" in done.stderr
+        assert fix in done.stderr
+
+
+@_ROOT
 def test_a_stranger_learns_which_group_it_takes(serving: Service) -> None:
     """Who is in no group of the service's is named the folder, the group, and how to get into it."""
     for words in ("status", "check", "submit t.json"):

@@ -33,6 +33,7 @@ LEAVES = (
     "children",
     "catalog",
     "installation",
+    "users",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -56,6 +57,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "trees": Room(0, LEAVES),
     "children": Room(0),
     "installation": Room(0),
+    "users": Room(0),
     # Which models there are, and which end when.
     "catalog": Room(0, LEAVES),
     "config": Room(1),
@@ -213,7 +215,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, llm",
         ),
         (
             {

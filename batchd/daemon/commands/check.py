@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchd import __version__
+from batchd import __version__, users
 from batchd.config import Config
 from batchd.control import Check, Checked, Line, members
 from batchd.control.checking import Process, Settings
@@ -153,13 +153,13 @@ class Checking:
         gid, place = members.dropping(Path(paths.inbox)), members.folder(Path(paths.state))
         if gid is None:
             return
-        group = members.group_name(gid)
+        group = users.group(gid)
         if (place / NAME).is_socket():
             said = f"members of {group} may drop files, and ask in {place} what becomes of them"
             yield Line("ok", "group", said)
         else:
             said = f"members of {group} may drop files, and cannot ask what becomes of them: {place} has no socket"
-            fix = f"make it a folder of the user {members.user_name(os.geteuid())}'s with the group {group} and mode 710"
+            fix = f"make it a folder of the user {users.user(os.geteuid())}'s with the group {group} and mode 710"
             yield Line("note", "group", said, fix)
 
     def _troubled(self) -> Iterator[Line]:
@@ -176,6 +176,6 @@ def _process() -> Process:
         pid=os.getpid(),
         version=__version__,
         uid=uid,
-        user=members.user_name(uid),
-        groups=tuple(map(members.group_name, dict.fromkeys((os.getegid(), *os.getgroups())))),
+        user=users.user(uid),
+        groups=tuple(map(users.group, dict.fromkeys((os.getegid(), *os.getgroups())))),
     )
