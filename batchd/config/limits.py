@@ -56,4 +56,4 @@ class Limits(records.Limits, Section):
             name: min(getattr(limits, name) or most, most)
             for name, most in self.ceiling.binding().items()
         }
-        return replace(limits, **low)
+        return replace(limits, **low) if low else limits

@@ -237,7 +237,7 @@ def joined(
         rerun,
         Pruning(store, writes, outboxes),
         Tuning(reloader),
-        Submitting(loop, current, store, batches, intake, restoring, errands),
+        Submitting(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
         Checking(current, lifecycle, troubles, reloader, governor, lessons, look),
         Path(config.paths.state),
     )

@@ -7,7 +7,7 @@ model keeps to the limit on its output. What is set aside for a call must be eno
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from batchd.governor.provider import Call
 from batchd.records import STANDARD, Price, Usage, believable, dearest
@@ -86,9 +86,9 @@ class Estimates:
             call.input_tokens,
             usage.input_tokens,
         )
-        if given < _LONG:
-            worst = replace(worst, extra=max(worst.extra, used - given))
-        else:
-            worst = replace(worst, factor=max(worst.factor, used / given))
         said = usage.output_tokens / max(call.max_output_tokens, 1)
-        self._worst[call.model] = replace(worst, output_factor=max(worst.output_factor, said))
+        self._worst[call.model] = _Worst(
+            extra=worst.extra if given >= _LONG else max(worst.extra, used - given),
+            factor=worst.factor if given < _LONG else max(worst.factor, used / given),
+            output_factor=max(worst.output_factor, said),
+        )

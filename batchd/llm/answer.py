@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,10 +19,10 @@ MOST_CHARS = 1 << 20
 #: Characters of a service tier's name, or of another such word, that are kept; and of a model's name.
 _WORD = 64
 _NAME = 512
+_NUMBER = (int, float)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens as a provider counts them; 0: it does not say."""
 
     #: All input, what came from its cache and went into it included.
@@ -133,7 +133,7 @@ def argument_text(value: Any) -> str:
 
 def number(value: Any) -> int:
     """Return a count; whatever is none counts as 0."""
-    return int(value) if isinstance(value, int | float) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)
+    return int(value) if isinstance(value, _NUMBER) and 0 < value < 1e15 else 0  # noqa: PLR2004 (beyond any count, infinity too)
 
 
 def stated(counts: Mapping[str, Any]) -> float | None:

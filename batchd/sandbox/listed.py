@@ -6,10 +6,10 @@ tells the device and the inode of its file, too.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
-from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 # linux/netlink.h, sock_diag.h and unix_diag.h.
@@ -46,7 +46,7 @@ class Listed:
     number: tuple[int, int, int]
 
 
-def listed(devices: Container[int]) -> list[Listed]:
+def listed(devices: frozenset[int]) -> list[Listed]:
     """Return those on some file systems. Raises ``OSError`` where the kernel tells nothing."""
     request = _REQUEST.pack(
         socket.AF_UNIX, 0, 0, _STATES, 0, _SHOW_NAME | _SHOW_FILE, 0xFFFFFFFF, 0xFFFFFFFF
@@ -58,29 +58,37 @@ def listed(devices: Container[int]) -> list[Listed]:
     with socket.socket(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG) as line:
         line.settimeout(_PATIENCE_S)
         line.send(head + request)
-        return list(_answers(line, devices))
+        sockets: list[Listed] = []
+        done = False
+        while not done:
+            data, _, flags, _ = line.recvmsg(_READ)
+            if flags & socket.MSG_TRUNC:
+                raise OSError("the kernel's list of sockets does not fit")
+            found, done = _read(data, devices)
+            sockets += found
+        return sockets
 
 
-def _answers(line: socket.socket, devices: Container[int]) -> Iterator[Listed]:
-    while True:
-        data, _, flags, _ = line.recvmsg(_READ)
-        if flags & socket.MSG_TRUNC:
-            raise OSError("the kernel's list of sockets does not fit")
-        start = 0
-        while start < len(data):
-            length, kind, *_ = _HEADER.unpack_from(data, start)
-            body, end = start + _HEADER.size, start + length
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                number = -struct.unpack_from("=i", data, body)[0]
-                raise OSError(number, os.strerror(number))
-            if found := _one(data, body, end, devices):
-                yield found
-            start += _aligned(length)
+@functools.lru_cache(maxsize=4)
+def _read(data: bytes, devices: frozenset[int]) -> tuple[tuple[Listed, ...], bool]:
+    """Return the sockets in a piece of the list, and whether it is the last; mostly it is the piece of the time before."""
+    sockets: list[Listed] = []
+    start = 0
+    while start < len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, start)
+        body, end = start + _HEADER.size, start + length
+        if kind == _NLMSG_DONE:
+            return tuple(sockets), True
+        if kind == _NLMSG_ERROR:
+            number = -struct.unpack_from("=i", data, body)[0]
+            raise OSError(number, os.strerror(number))
+        if found := _one(data, body, end, devices):
+            sockets.append(found)
+        start += _aligned(length)
+    return tuple(sockets), False
 
 
-def _one(data: bytes, start: int, end: int, devices: Container[int]) -> Listed | None:
+def _one(data: bytes, start: int, end: int, devices: frozenset[int]) -> Listed | None:
     """Return a socket, if it has a file on one of these. Most have not: nothing else is made of those."""
     at, name, inode = start + _SOCKET.size, b"", -1
     device = -1

@@ -37,6 +37,7 @@ class View:
     seen: Mapping[int, tuple[Mount, ...]]
     #: All that is mounted of these file systems, here or elsewhere.
     whole: Mapping[int, tuple[Mount, ...]]
+    devices: frozenset[int]
 
     @classmethod
     def of(cls, table: Sequence[Mount], tops: Sequence[str]) -> View:
@@ -44,10 +45,11 @@ class View:
         seen = [mount for mount in table if any(within(mount.place, top) for top in tops)]
         above = ((top, mount) for top in tops if (mount := _holding(table, top)))
         seen += (Mount(m.device, moved(top, m.place, m.root), top) for top, m in above)
-        devices = {mount.device for mount in seen}
+        devices = frozenset(mount.device for mount in seen)
         return cls(
             {device: tuple(m for m in seen if m.device == device) for device in devices},
             {device: tuple(m for m in table if m.device == device) for device in devices},
+            devices,
         )
 
     def places(self, device: int, path: str) -> Iterator[str]:

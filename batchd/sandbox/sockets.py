@@ -43,8 +43,8 @@ class Sockets:
         self._settled = _Unknown()
         #: What was mounted at the last look, and what commands see by that.
         self._view: tuple[tuple[Mount, ...], View] | None = None
-        #: By device and real path: where commands see that, by the same.
-        self._seen: dict[tuple[int, str], tuple[str, ...]] = {}
+        #: Where those lie that the kernel has listed before, and at which places commands see that, by the same.
+        self._known: dict[Listed, tuple[str, tuple[str, ...]]] = {}
         self._searching = asyncio.Lock()
 
     async def found(self) -> tuple[str, ...]:
@@ -85,35 +85,38 @@ class Sockets:
         """Return where their names say that some lie, and those of which no name says where."""
         try:
             mounted, view = self._mounted()
-            sockets = listed(view.seen)
+            sockets = listed(view.devices)
         except OSError:
             return set(), _Unknown(None)
         named: set[str] = set()
         unknown: set[Listed] = set()
         for one in sockets:
-            place = _place(one)
-            if not place:
+            places = self._places(view, one)
+            if places is None:
                 unknown.add(one)
-                continue
-            named.update(p for p in self._places(view, one.device, place) if _is(p, one))
+            else:
+                named.update(p for p in places if _is(p, one))
         return named, _Unknown(frozenset(unknown), mounted)
 
-    def _places(self, view: View, device: int, path: str) -> tuple[str, ...]:
-        """Return where commands see a file, whether it is still there or not."""
-        known = self._seen.get((device, path))
-        if known is None:
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.clear()
-            places = {path, *view.places(device, path)}
-            known = self._seen[device, path] = tuple(filter(self.shown.within, places))
-        return known
+    def _places(self, view: View, one: Listed) -> tuple[str, ...] | None:
+        """Return where commands would see a socket; None where no name says where it lies."""
+        known = self._known.get(one)
+        if known is None or not _is(known[0], one, alone=True):
+            place = _place(one)
+            if not place:
+                return None
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            places = {place, *view.places(one.device, place)}
+            known = self._known[one] = place, tuple(filter(self.shown.within, places))
+        return known[1]
 
     def _mounted(self) -> tuple[tuple[Mount, ...], View]:
         """Return what is mounted, and what commands see by that. Raises ``OSError``."""
         table = mounts().table()
         if self._view is None or self._view[0] is not table:
             self._view = table, View.of(table, self._roots)
-            self._seen.clear()
+            self._known.clear()
         return self._view
 
 
@@ -183,13 +186,14 @@ def _place(one: Listed) -> str:
         os.close(descriptor)
 
 
-def _is(path: str, one: Listed) -> bool:
-    """Return whether a socket lies there."""
+def _is(path: str, one: Listed, *, alone: bool = False) -> bool:
+    """Return whether a socket lies there; ``alone``: and nowhere else on its device."""
     try:
         status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode
+    same = stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode
+    return same and (status.st_nlink == 1 or not alone)
 
 
 def is_socket(path: str) -> bool:

@@ -93,6 +93,23 @@ def test_a_run_beside_a_daemon_is_its_batch(spool: Any) -> None:
     assert results(spool, "games") == ["completed"]
 
 
+def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None:
+    """It does not wait, as a file that is dropped would; nothing of it is left, and the next one works."""
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    with spool.serving():
+        outbox = spool.folder / "outbox"
+        outbox.rename(spool.folder / "aside")
+        outbox.write_text("a file in its place")
+        refused = spool.batchd("run", path)
+        assert refused.returncode == 3, refused.stderr
+        assert "the order is not carried out" in refused.stderr
+        assert str(outbox) in refused.stderr
+        outbox.unlink()
+        assert spool.batchd("run", path).returncode == 0
+    assert results(spool, "games") == ["completed"]
+    assert not (spool.folder / "outbox/games-2").exists()
+
+
 def test_what_a_stopped_daemon_left_queued_stays_queued(spool: Any) -> None:
     """A `run` works on its own file and on nothing else, dropped or queued; the daemon then finds the rest as it was."""
     with spool.serving():

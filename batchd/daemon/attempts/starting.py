@@ -76,7 +76,8 @@ class Starting:
             return Status.ERROR, Reason.SANDBOX, f"{why} ({fix})"
         kept = _kept(given.history)
         limits = config.limits.lowered(task.limits) if kept is None else kept.limits
-        task = replace(task, limits=limits or task.limits)
+        if limits is not None and limits != task.limits:
+            task = replace(task, limits=limits)
         try:
             active.terms = self._terms(active, task, given, kept)
         except InputError as error:
@@ -89,7 +90,7 @@ class Starting:
             revealed = {n: Secret(value=config.revealed(s)) for n, s in task.secrets.items()}
         except NotPossibleError as error:
             return Status.ERROR, Reason.SANDBOX, f"its env cannot be made: {error}"
-        active.task = replace(task, secrets=revealed)
+        active.task = replace(task, secrets=revealed) if revealed else task
         return None
 
     def order(self, active: Active, batch: Batch, given: Dispatched) -> wire.Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from batchd.control import Detach, Detached, Submit, Submitted
@@ -13,9 +14,11 @@ from batchd.daemon.intake.errands import Errands
 from batchd.daemon.intake.intake import Intake
 from batchd.daemon.intake.restoring import Restoring
 from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.writes import Writes
 from batchd.errors import NotPossibleError, UsageError
 from batchd.records import Batch
-from batchd.spool import claims
+from batchd.spool import claims, outbox
 from batchd.store import Store
 
 
@@ -26,6 +29,8 @@ class Submitting:
     _loop: Loop
     _current: Current
     _store: Store
+    _writes: Writes
+    _outboxes: Outboxes
     _batches: Batches
     _intake: Intake
     _restoring: Restoring
@@ -59,6 +64,11 @@ class Submitting:
             return known
         if claim is None:
             raise UsageError(f"no file lies claimed under {request.claim!a}")
+        # Who waits learns at once that an outbox takes nothing: a file that is dropped would wait for it.
+        outside = Path(self._current.config.paths.outbox)
+        await self._writes.ordered(
+            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
+        )
         batch = await self._intake.stored(claim, request.parallel, by.insist)
         if batch is None:
             raise UsageError(f"{claim.name} was taken away before it was read")
