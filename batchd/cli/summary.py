@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchd.cli.common import MARKS, coloured, table
@@ -100,5 +100,12 @@ def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:
     more = len(tasks) - len(rows)
     found += [f"… and {more:,} more, in summary.json"] if more > 0 else []
     causes = [f"{t['task']}: {t['message']}" for t in tasks if t["message"]]
-    told = [escape(cause) for cause in causes[:_MOST_CAUSES]]
-    return [*found, "", *told] if told else found
+    said = [line for cause in causes[:_MOST_CAUSES] for line in _hanging(cause)]
+    return [*found, "", *said] if said else found
+
+
+def _hanging(text: str) -> Iterator[str]:
+    """Yield the lines of a text, all but the first indented; what a check printed has several."""
+    first, *more = text.splitlines()
+    yield escape(first)
+    yield from (f"  {escape(line)}" for line in more if line.strip())

@@ -138,12 +138,20 @@ def test_run_serial_and_a_trial(spool: Any) -> None:
 
 def test_run_ends_with_1_when_a_task_fails(spool: Any) -> None:
     """A failed task shows its reason, does not touch the other, and makes the exit code 1."""
+    checked = {"check": "printf 'one\\ntwo\\n'; false", "limits": {"max_iterations": 1}}
     path = spool.write(
-        "mixed.json", [{"first_prompt": "x"}, {"first_prompt": "y", "model": "standin/403"}]
+        "mixed.json",
+        [
+            {"first_prompt": "x"},
+            {"first_prompt": "y", "model": "standin/403"},
+            {"first_prompt": "z", **checked},
+        ],
     )
     done = spool.batchd("run", path)
     assert done.returncode == 1, done.stderr
-    assert "1 of 2 tasks completed" in done.stdout
+    assert "1 of 3 tasks completed" in done.stdout
+    # What a check printed has lines.
+    assert "\n  two\n" in done.stdout
     assert "✗" in done.stdout
     assert spool.result("mixed", "001")["status"] == "completed"
     assert spool.result("mixed", "002")["status"] == "error"
