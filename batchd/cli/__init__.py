@@ -7,23 +7,23 @@ completed, 1 some task did not, 2 wrong use or invalid input, 3 not possible her
 from __future__ import annotations
 
 import argparse
-import gc
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
-from batchd import __version__
+from batchd import __version__, imports
 from batchd.cli import streams
-from batchd.errors import BatchdError, ForbiddenError
+from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.log import escape
 
 #: Each command with its line in the help; its module is ``batchd.cli.NAME``.
 COMMANDS: Mapping[str, str] = {
     "init": "make a spool: configuration, inbox, outbox, and a task file to try it",
     "serve": "watch the inbox and work on what is dropped, until stopped",
-    "run": "work on task files here and now, without a daemon",
+    "run": "have task files worked on now, and watch; it needs no daemon",
     "submit": "check a task file and drop it into the inbox",
     "wait": "stay until batches have ended, and end with their summaries",
     "status": "show batches, the tasks of one, or one task",
@@ -57,10 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         streams.mend()
-        gc.disable()  # of what is loaded nothing is garbage: to look for it takes a sixth of the time
-        args = _parse(given)
-        command = importlib.import_module(f"batchd.cli.{args.command}")
-        gc.enable()
+        with imports.undisturbed():
+            args = _parse(given)
+            command = importlib.import_module(f"batchd.cli.{args.command}")
         code = int(command.run(args))
         sys.stdout.flush()
     except ForbiddenError as error:
@@ -141,6 +140,15 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     # Only what may be called is loaded.
-    args = parser(argv).parse_args(argv)
+    known = parser(argv)
+    if not argv:
+        known.print_help(sys.stderr)
+        raise SystemExit(2)
+    first = argv[0]
+    if not first.startswith("-") and first not in COMMANDS:
+        near = difflib.get_close_matches(first, COMMANDS, n=1)
+        hint = f"do you mean {near[0]}? " if near else ""
+        raise UsageError(f"there is no command {first!a}: {hint}`batchd --help` lists them")
+    args = known.parse_args(argv)
     args.config = getattr(args, "config", None)
     return args

@@ -44,6 +44,10 @@ class Asking:
         """Return nothing, as ``tasks`` does."""
         return []
 
+    def parked(self) -> tuple[Parking, ...]:
+        """Return nothing: which tasks it concerns is for the daemon's user."""
+        return ()
+
     def spec(self, ref: Ref) -> Task:
         """Raise ``ForbiddenError``: prompts are for the daemon's user."""
         raise members.forbidden(f"the prompt of {ref}", self._state)

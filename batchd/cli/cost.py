@@ -146,7 +146,7 @@ class _Spent:
         if total.unpriced_calls:
             notes.append(
                 f"No price is known for {total.unpriced_calls:,} of {total.calls:,} calls: "
-                'set it in [models."PROVIDER/MODEL"] for those to come.'
+                'set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"] for those to come.'
             )
         return notes
 

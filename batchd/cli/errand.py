@@ -161,6 +161,16 @@ class Daemon:
                 return control.Submit(claim=claim.ulid)
         return None
 
+    def without_us(self, names: Sequence[str]) -> str:
+        """Return what becomes of batches for which no one waits any more, and of which nothing was said."""
+        if self._standing.watching:
+            known = " ".join(names)
+            return f"The daemon goes on with it: batchd status {known}; batchd cancel ends it."
+        return (
+            "It is left as it is, and nothing more of it begins: `batchd run` of the same file goes\n"
+            "on with it, and so does `batchd serve`; `batchd cancel` ends it."
+        )
+
     def detach(self, names: Sequence[str]) -> None:
         """Let batches go on where no one waits for them."""
         for name in names:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config
-from batchd.cli import common
-from batchd.cli.submit import read_file
+from batchd.cli import common, given
 from batchd.log import escape
 from batchd.observe.words import counted, duration, limit, listed, money
-from batchd.spool import outbox, taskfile
+from batchd.spool import outbox
 from batchd.store.reader import Reader
 
 if TYPE_CHECKING:
@@ -113,8 +112,8 @@ def _checked(name: str, settings: config.Config) -> File:
     from batchd.estimate import File  # noqa: PLC0415 (see above)
 
     filename = "stdin.json" if name == "-" else Path(name).name
-    data = sys.stdin.buffer.read() if name == "-" else read_file(name, settings)
-    parsed = taskfile.parse(data, filename, settings)
+    data = sys.stdin.buffer.read() if name == "-" else given.read_file(name, settings)
+    parsed = given.parsed(data, filename, settings)
     return File(name=outbox.batch_name(filename), tasks=parsed.tasks, budget_usd=parsed.budget_usd)
 
 
@@ -230,7 +229,7 @@ def _rests_on(found: Estimate) -> Iterator[str]:
 def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if found.unpriced:
         names = escape(listed(found.unpriced))
-        yield f'No price is known for {names}: set it in [models."PROVIDER/MODEL"].'
+        yield f'No price is known for {names}: set input_usd_per_mtok and output_usd_per_mtok in [models."PROVIDER/MODEL"].'
         if budgets:
             yield "A limit on money is active: tasks of a model without a price end at once, unpaid."
     if found.missing_facts:

@@ -61,6 +61,9 @@ def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
             answer = input("\nCancel what is left (c), leave it running (l), or wait on (Enter)? ")
         except EOFError:
             answer = "l"
+        except KeyboardInterrupt:
+            print(f"\n{daemon.without_us(names)}", file=sys.stderr)
+            raise
     match answer.strip().lower()[:1]:
         case "c":
             print("Stopping: what is left is cancelled.", file=sys.stderr)

@@ -142,7 +142,8 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]
         price = prices.price(model, provider.base_url)
         window = prices.context_window(model, provider.base_url)
         if price is None:
-            fix = f'set the prices in [models."{model}"]; until then no money limit can hold'
+            keys = "input_usd_per_mtok and output_usd_per_mtok"
+            fix = f'set {keys} in [models."{model}"]; until then no money limit can hold'
             yield Line("note", f"{role} price", f"no price is known of {model}", fix)
         else:
             rate = price.rates[0]

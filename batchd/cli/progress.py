@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from batchd.cli.common import MARKS, clipped
+from batchd.cli.glyphs import wrapped
 from batchd.cli.screens import Lines, Picture, Screen, Silence
 from batchd.errors import StoreError
 from batchd.log import escape
+from batchd.observe import parking
 from batchd.observe.words import counted, duration, money
-from batchd.records import Ref, Status, Task
+from batchd.records import Parking, Ref, Status, Task
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
-_WIDTH = 80
+#: Columns of a line, behind its time.
+_ROOM = 80 - 11
 #: Seconds between two looks; longer where a look takes long.
 _POLL_S = 0.2
 #: Of the time, what looking may take at most.
@@ -47,6 +50,9 @@ class Books(Protocol):
     def spec(self, ref: Ref) -> Task:
         """Return what a task is."""
 
+    def parked(self) -> tuple[Parking, ...]:
+        """Return what waits as a whole."""
+
 
 @dataclass(slots=True)
 class Watch:
@@ -59,6 +65,9 @@ class Watch:
     _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
     _batches: dict[str, BatchRow] = field(default_factory=dict)
     _prompts: dict[Ref, str] = field(default_factory=dict)
+    #: What was parked at the last look, which batches waited then, and what was said of that.
+    _waiting: tuple[tuple[Parking, ...], frozenset[str]] = ((), frozenset())
+    _held: tuple[Parking, ...] = ()
 
     def look(self) -> tuple[list[str], Picture]:
         """Return a line for each change since the last look, and the picture."""
@@ -80,7 +89,24 @@ class Watch:
                 ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
                 news += [line for t in ended for line in self._changes(t)]
         news += [line for t in running for line in self._changes(t)]
+        news += self._waits(batches, running)
         return news, Picture(batches, running, self._prompts)
+
+    def _waits(self, batches: Sequence[BatchRow], running: Sequence[TaskRow]) -> list[str]:
+        """Return what keeps batches waiting of which no task is at work, and how to go on, unless that was said."""
+        at_work = {t.ref.batch for t in running if t.status is Status.RUNNING}
+        left = frozenset(b.batch.name for b in batches if b.finished < b.tasks) - at_work
+        parked = self.reader.parked() if left else ()
+        if (parked, left) == self._waiting:
+            return []
+        self._waiting = parked, left
+        tasks = {name: self.reader.tasks(name) for name in sorted(left)} if parked else {}
+        held = {p: None for name in tasks for p in parking.of_batch(parked, name, tasks[name])}
+        if tuple(held) == self._held:
+            return []
+        self._held = tuple(held)
+        lines = (line if line.startswith(" ") else f"‖ {line}" for line in parking.lines(held))
+        return [piece for line in lines for piece in _hanging(line)]
 
     def _changes(self, task: TaskRow) -> list[str]:
         known = self._told.get(task.ref)
@@ -89,17 +115,32 @@ class Watch:
             return []
         self._told[task.ref] = now
         lines = []
-        if known is None:
+        if known is None and (task.started_at is not None or not task.status.final):
             prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
             self._prompts[task.ref] = escape(prompt)
             lines.append(f"▸ {task.ref.task} starts: {escape(prompt)}")
         if task.status.final:
             lines.append(_ended(task))
         elif task.status is Status.PARKED:
-            lines.append(f"‖ {task.ref.task} waits: {escape(task.message)}")
+            return [
+                *map(_cut, lines),
+                *_hanging(f"‖ {task.ref.task} waits: {escape(task.message)}"),
+            ]
         elif known is not None and task.round > known[1] > 0:
             lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
-        return [clipped(line, _WIDTH - 11) for line in lines]
+        return [*map(_cut, lines)]
+
+
+def _cut(line: str) -> str:
+    """Return a line of which the beginning is enough."""
+    return clipped(line, _ROOM)
+
+
+def _hanging(line: str) -> Iterator[str]:
+    """Yield a line whose end matters, in pieces, all but the first indented."""
+    first, *rest = wrapped(line, _ROOM - 2)
+    yield first
+    yield from (f"  {piece}" for piece in rest)
 
 
 def _received(row: BatchRow, *, late: bool) -> str:
@@ -115,7 +156,7 @@ def _ended(task: TaskRow) -> str:
     return (
         f"{MARKS[task.status]} {task.ref.task} {task.status}{why}: {duration(took)}, "
         f"{counted(task.round, 'round')}, {task.input_tokens + task.output_tokens:,} tokens, "
-        f"{money(task.cost_usd)}"
+        f"{'cost unknown' if task.cost_usd is None else money(task.cost_usd)}"
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from batchd.cli import controlling
+from batchd.cli import common, controlling
 from batchd.control import Retried, Retry
 from batchd.errors import UsageError
 from batchd.observe import words
+from batchd.observe.snapshot import Unseen, ask
 from batchd.spool.ulid import ulid
 
 
@@ -35,7 +36,12 @@ def run(args: argparse.Namespace) -> int:
         args.config,
         Retry(target=given, failed=args.failed, model=args.model or "", claim=ulid()),
     )
-    return controlling.tell(answer, lines(answer), json=args.json)
+    code = controlling.tell(answer, lines(answer), json=args.json)
+    if answer.runs and not args.json:
+        state = common.state_directory(args.config)
+        if ask(state) is Unseen.ABSENT:
+            common.complain("No daemon runs; they wait until `batchd serve` starts.")
+    return code
 
 
 def lines(answer: Retried) -> list[str]:

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchd import config, sealing
-from batchd.cli import common, ending, errand, following, private, trial
-from batchd.cli.submit import read_file
+from batchd.cli import common, ending, errand, following, given, private, trial
 from batchd.config import own
 from batchd.errors import NotPossibleError, UsageError
 from batchd.observe import words
 from batchd.records import Task
-from batchd.spool import taskfile
 from batchd.store.reader import Reader
 
 #: What a task file is called, as far as anything is usual.
@@ -41,8 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="no progress; the summaries, as JSON")
     parser.epilog = (
-        "Where a daemon runs, it does the work. Else one is started that works on these files and "
-        "on nothing else. Ctrl-C asks whether to cancel what is left or to leave it running; what "
+        "Where a daemon runs on the spool, it does the work. Else one is started that works on these "
+        "files and on nothing else. Ctrl-C asks whether to cancel what is left or to leave it running; what "
         "is killed half-finished goes on with the next `batchd run` of the same file."
     )
 
@@ -56,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
         _ask(args, settings)
     if any(number is not None and number < 1 for number in (args.first, args.processes)):
         raise UsageError("--first and --processes want a number from 1 on")
-    files = [(name, read_file(name, settings)) for name in args.files]
+    files = [(name, given.read_file(name, settings)) for name in args.files]
     if args.first is not None:
         files = [(name, trial.cut(name, data, args.first, settings)) for name, data in files]
     files = [(Path(name).name, data) for name, data in files]
     # Every error now, before anything is paid, or made.
-    found = [taskfile.parse(data, name, settings) for name, data in files]
+    found = [given.parsed(data, name, settings) for name, data in files]
     tasks = [task for parsed in found for task in parsed.tasks]
     if args.here:
         here = str(Path("outbox").absolute())
@@ -138,20 +136,20 @@ def _ask(args: argparse.Namespace, settings: config.Config) -> None:
         name = input(f"Task file [{usual}]: " if usual else "Task file: ").strip() or usual
         if not name:
             raise UsageError("nothing was started: it needs a task file")
-        count = len(taskfile.parse(read_file(name, settings), Path(name).name, settings).tasks)
+        count = len(given.parsed(given.read_file(name, settings), Path(name).name, settings).tasks)
         parallel = settings.pool.processes * settings.pool.agents_per_process
         print(
             f"{words.counted(count, 'task')}. How shall they run?",
             f"  1  parallel, {parallel} at a time",
             "  2  serial, one after another",
-            f"  3  a trial, the first {_TRIAL} only",
+            *([f"  3  a trial, the first {_TRIAL} only"] if count > _TRIAL else []),
             "  q  not at all",
             sep="\n",
         )
         choice = input("Choose [1]: ").strip() or "1"
     except EOFError:
         choice = "q"
-    if choice not in {"1", "2", "3"}:
+    if choice not in {"1", "2", "3"} or (choice == "3" and count <= _TRIAL):
         raise UsageError("nothing was started")
     args.files = [name]
     args.serial = choice == "2"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gc
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from batchd import config, log, sealing
+from batchd import config, imports, log, sealing
 from batchd.cli import common
 from batchd.config import own
 from batchd.control import Line
@@ -28,16 +27,14 @@ def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # Until there is somebody to read the configuration again it waits, and does not end us.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    # They load everything; no other command needs it, and nothing of it is garbage.
-    gc.disable()
-    from batchd import telemetry  # noqa: PLC0415
-    from batchd.daemon import Daemon, visible  # noqa: PLC0415
-    from batchd.daemon import run as run_daemon  # noqa: PLC0415
-    from batchd.notify import channels  # noqa: PLC0415
-    from batchd.notify.listener import Notifications  # noqa: PLC0415
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415
-
-    gc.enable()
+    # They load everything; no other command needs it.
+    with imports.undisturbed():
+        from batchd import telemetry  # noqa: PLC0415
+        from batchd.daemon import Daemon, visible  # noqa: PLC0415
+        from batchd.daemon import run as run_daemon  # noqa: PLC0415
+        from batchd.notify import channels  # noqa: PLC0415
+        from batchd.notify.listener import Notifications  # noqa: PLC0415
+        from batchd.report.maker import ReportMaker  # noqa: PLC0415
     sealing.seal()
     settings = common.settings(args.config)
     # The file that was found at the start: were it gone, another one, or none, would lift its limits.

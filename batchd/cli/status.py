@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from batchd import config
 from batchd.cli import cautions, common, refusals
 from batchd.cli.asking import Asking, parkings, shown
 from batchd.control import Standing, fields, members
@@ -17,6 +20,7 @@ from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
 from batchd.records import Parking, Ref
+from batchd.spool.settle import ignorable
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
@@ -43,10 +47,12 @@ def run(args: argparse.Namespace) -> int:
     if daemon is Unseen.ABSENT and not args.json:
         for refusal in refusals.found(state):
             common.complain(f"A daemon would not start here: {refusal}.")
+    taken = isinstance(daemon, Standing) and daemon.watching
+    dropped = 0 if batch or args.json or taken else _dropped(config.load_paths(args.config).inbox)
     store = common.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
-        return _overview(daemon, (), [], as_json=args.json)
+        return _overview(daemon, (), [], as_json=args.json, dropped=dropped)
     with Reader(store) as reader:
         if task:
             return _task(reader, Ref(batch, task), daemon, as_json=args.json)
@@ -56,10 +62,17 @@ def run(args: argparse.Namespace) -> int:
         last = min(args.last, _MOST)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
-        code = _overview(daemon, reader.parked(), shown, as_json=args.json)
+        code = _overview(daemon, reader.parked(), shown, as_json=args.json, dropped=dropped)
         if len(rows) > len(shown) and not args.json:
             print("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
+
+
+def _dropped(inbox: str) -> int:
+    """Return how many files lie in an inbox, those apart that are being written."""
+    with contextlib.suppress(OSError), os.scandir(inbox) as entries:
+        return sum(not ignorable(entry.name) and entry.is_file() for entry in entries)
+    return 0
 
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
@@ -88,13 +101,19 @@ def _overview(
     rows: list[BatchRow],
     *,
     as_json: bool,
+    dropped: int = 0,
 ) -> int:
+    """``dropped``: files that lie in the inbox of no daemon."""
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
         common.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
         return 0
     print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
+    if dropped:
+        print(
+            f"{words.counted(dropped, 'file')} in the inbox; `batchd serve` takes what is dropped."
+        )
     if isinstance(daemon, Standing):
         for trouble in daemon.troubles:
             print(*troubles.lines(trouble), sep="\n")

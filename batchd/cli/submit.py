@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from batchd import config, control
-from batchd.cli import common, ending, progress, trial
+from batchd.cli import common, ending, given, progress, trial
 from batchd.cli.asking import Asking
 from batchd.cli.progress import Books
 from batchd.config import own
 from batchd.control import members
 from batchd.errors import (
+    BatchdError,
     ForbiddenError,
     NoDaemonError,
     NotPossibleError,
@@ -29,12 +30,14 @@ from batchd.errors import (
 from batchd.log import escape
 from batchd.observe import versions, words
 from batchd.records import Ref, Task
-from batchd.spool import inbox, outbox, taskfile
+from batchd.spool import inbox, outbox
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
 #: How long a daemon may be away (a restart, say) before whoever waits is told.
 _GONE_S = 30.0
+#: How long who only drops a file waits for the name of its batch, and between two looks.
+_SOON_S, _LOOK_S = 1.0, 0.05
 #: Tasks of which the store is asked whether they are the file's.
 _COMPARED = 100
 #: Said where no configuration names a spool; that of the user's own is one while a daemon is at work on it.
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         if args.first < 1:
             raise UsageError("--first wants a number from 1 on")
         data = trial.cut(filename, data, args.first, settings)
-    tasks = taskfile.parse(data, filename, settings).tasks
+    tasks = given.parsed(data, filename, settings).tasks
     if args.wait and not alive:
         raise NoDaemonError(
             f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "
@@ -83,26 +86,41 @@ def run(args: argparse.Namespace) -> int:
         from batchd.daemon import visible  # noqa: PLC0415 (loads everything; a running daemon has looked)
 
         visible.refuse(settings)
-    newest = _newest(state) if args.wait else ""
+    mine = _sought(state, filename, data, tasks, sure=args.wait) if alive else None
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
-    if args.wait:
-        return _wait(settings, Mine(newest, filename, data, tasks), as_json=args.json)
+    if args.wait and mine is not None:
+        return _wait(settings, mine, as_json=args.json)
     if args.json:
         common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive})
-    else:
-        print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
-        if not alive:
-            print("No daemon runs; the file waits until `batchd serve` starts.", file=sys.stderr)
+        return 0
+    print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
+    if not alive:
+        print("No daemon runs; the file waits until `batchd serve` starts.", file=sys.stderr)
+    elif mine is not None and (name := _soon(state, mine)):
+        print(f"Taken up as {name}: batchd status {name}")
     return 0
 
 
-def read_file(name: str, settings: config.Config) -> bytes:
-    """Return a file that the user named. Raises ``UsageError``, ``TaskFileError``."""
-    path = Path(name)
-    if not path.exists():
-        raise UsageError(f"there is no file {escape(name)}")
-    # What the user names may be a link; what lies in the inbox may not.
-    return taskfile.read(path.resolve(), settings.spool.max_file_bytes)
+def _sought(
+    state: Path, filename: str, data: bytes, tasks: Sequence[Task], *, sure: bool
+) -> Mine | None:
+    """Return what finds the batch of a file that is dropped next; None where the store cannot be read, unless it must be found."""
+    try:
+        return Mine(_newest(state), filename, data, tasks)
+    except BatchdError:
+        if sure:
+            raise
+        return None
+
+
+def _soon(state: Path, mine: Mine) -> str:
+    """Return the name under which a file is taken up; empty: that takes longer than somebody waits."""
+    deadline = time.monotonic() + _SOON_S
+    # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
+    with contextlib.suppress(BatchdError), _books(state) as books:
+        while time.monotonic() < deadline and not mine.find(books):
+            time.sleep(_LOOK_S)
+    return mine.name
 
 
 def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, bytes]:
@@ -110,7 +128,9 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
     if (args.file is None) == (args.prompt is None):
         raise UsageError("name a FILE, or give a --prompt")
     if args.prompt is None and (args.each or args.model or args.check):
-        raise UsageError("--each, --model and --check go with --prompt")
+        raise UsageError(
+            "--each, --model and --check go with --prompt; in a task file, model and check are keys"
+        )
     if args.prompt is not None:
         return f"{args.name or 'prompt'}.json", _prompted(args)
     if args.file == "-":
@@ -119,7 +139,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
         return name if known else f"{name}.json", sys.stdin.buffer.read()
     path = Path(args.file)
     name = f"{args.name}{path.suffix}" if args.name else path.name
-    return name, read_file(args.file, settings)
+    return name, given.read_file(args.file, settings)
 
 
 def _prompted(args: argparse.Namespace) -> bytes:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from batchd.cli import given
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
 from batchd.observe.words import listed
 from batchd.records import Task
-from batchd.spool import taskfile
 
 
 def cut(name: str, data: bytes, first: int, settings: Config) -> bytes:
@@ -21,7 +21,7 @@ def cut(name: str, data: bytes, first: int, settings: Config) -> bytes:
     Raises ``TaskFileError`` with all errors of the whole file, and ``UsageError`` where the first tasks come after
     others.
     """
-    tasks = taskfile.parse(data, Path(name).name, settings).tasks
+    tasks = given.parsed(data, Path(name).name, settings).tasks
     enough = _closed(tasks, first)
     if enough > first:
         known = {task.id for task in tasks[:first]}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import masking, records
+from batchd import imports, masking, records
 from batchd.config import notify, private, reading, tiers
 from batchd.config.providers import Provider
 from batchd.config.sections import Paths, Sections
@@ -22,6 +22,8 @@ from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.
 _TELLING = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__", "BATCHD_TRACES__")
+#: What helps where no configuration was found.
+NO_FILE = "no config.toml counts here: go to your spool, or name it with --config"
 #: The sections that say how tasks are worked on.
 _CONDITIONS = (
     "agent",
@@ -54,8 +56,10 @@ class Config(Sections):
         """
         known = self.providers.get(provider)
         if known is None:
+            names = ", ".join(self.providers)
+            elsewhere = "" if self.file else f"; {NO_FILE}"
             raise UsageError(
-                f"no provider {provider!r} is configured; known are {', '.join(self.providers)}"
+                f"no provider {provider!r} is configured; known are {names}{elsewhere}"
             )
         base_url, _, query = known.base_url.partition("?")
         return records.Endpoint(
@@ -100,7 +104,12 @@ class Config(Sections):
             environ=self.environ,
         )
         if not key:
-            raise NotPossibleError(f"provider {name} has no key: set {place}")
+            where = (
+                ""
+                if provider.api_key_file
+                else " where batchd runs: a daemon has what it started with"
+            )
+            raise NotPossibleError(f"provider {name} has no key: set {place}{where}")
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise NotPossibleError(f"{place} holds no key for provider {name}: one word of ASCII")
         return key
@@ -182,7 +191,8 @@ def load(
     /etc/batchd/config.toml, whichever is there first, else the defaults, in a spool of the user's own. Raises ``ConfigError`` with all
     problems at once, and for one that is found and does not count: see ``finding``.
     """
-    from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
+    with imports.undisturbed():
+        from batchd.config import loading  # noqa: PLC0415 (it loads pydantic, which readers need not)
 
     # A copy: who holds keys takes them out of the process's own.
     environ = dict(os.environ if environ is None else environ)
@@ -196,7 +206,8 @@ def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = Non
 
     Raises ``ConfigError`` where that cannot be told: the file is no TOML, or ``[paths]`` is wrong itself.
     """
-    from batchd.config import loading  # noqa: PLC0415 (as in load)
+    with imports.undisturbed():
+        from batchd.config import loading  # noqa: PLC0415 (as in load)
 
     environ = os.environ if environ is None else environ
     return loading.load(path, environ, section="paths")[0].paths
@@ -207,7 +218,8 @@ def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
 
     Texts are read as those of variables are. Raises ``ConfigError`` with all problems at once.
     """
-    from batchd.config import loading  # noqa: PLC0415 (as in load)
+    with imports.undisturbed():
+        from batchd.config import loading  # noqa: PLC0415 (as in load)
 
     base = Path(config.file).parent if config.file else Path.cwd()
     sections = loading.changed(config, changes, base, config.environ)

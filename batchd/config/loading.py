@@ -14,6 +14,7 @@ import tomli
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from batchd import imports
 from batchd.config import finding, own
 from batchd.config.checking import Place, absolute, contradictions, controls, no_entry
 from batchd.config.complaints import MISSING, complaint
@@ -134,7 +135,8 @@ def _validated(
 
 @cache
 def _adapter() -> TypeAdapter[Sections]:
-    return TypeAdapter(Sections)
+    with imports.undisturbed():
+        return TypeAdapter(Sections)
 
 
 def _searched(environ: Mapping[str, str]) -> finding.Found | None:

@@ -242,8 +242,8 @@ def _runs_code(
     directory: str, state: TaskState, after: Mapping[str, Trigger] | None
 ) -> tuple[RunsCodeV1, ...] | None:
     """Return what a task changed that others run; None where no one knows."""
-    if state.terms is None:
-        return ()  # it never began
+    if state.terms is None or Purpose.AGENT not in state.spend:
+        return ()  # it never began, or no model has answered: nothing of it has run
     before = state.terms.triggers
     if before is None or after is None:
         return None

@@ -60,7 +60,7 @@ def _batch(db: sqlite3.Connection, columns: str, name: str) -> tuple[Any, ...]:
         (name,),
     ).fetchone()
     if row is None:
-        raise UnknownNameError(f"there is no batch {name}")
+        raise UnknownNameError(f"there is no batch {name}; `batchd status` lists them")
     return row
 
 

@@ -20,6 +20,8 @@ from batchd.store import Reader
 from tests.integration.test_cli import on_a_terminal
 from tests.integration.test_control import HANGS, Control
 
+_NOPE = "batchd: there is no batch nope; `batchd status` lists them\n"
+
 pytestmark = pytest.mark.in_turns
 
 
@@ -342,8 +344,8 @@ def test_complaints_name_what_they_mean_once(at: Control) -> None:
     at.drop("games", [HANGS, HANGS])
     with at.spool.serving():
         at.until_running("games", 2)
-        assert at.order("cancel", "nope", code=2) == "batchd: there is no batch nope\n"
-        assert at.order("status", "nope", code=2) == "batchd: there is no batch nope\n"
+        assert at.order("cancel", "nope", code=2) == _NOPE
+        assert at.order("status", "nope", code=2) == _NOPE
         assert at.order("retry", "games", code=2) == (
             "batchd: games: what has not ended cannot run again: 001, 002; wait, or cancel that\n"
         )

@@ -562,3 +562,50 @@ def test_a_pipe_gets_whole_tables(spool: Any) -> None:
         lines = spool.batchd("status", "t").stdout.splitlines()
         row = next(line for line in lines if line.startswith("001 "))
     assert why.strip() in row
+
+
+def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:
+    """`submit --wait` of a batch that cannot start says what keeps it, and the command that lets it go on: once."""
+    path = spool.write("games.json", [{"first_prompt": "x"}, {"first_prompt": "y"}])
+    with spool.serving():
+        assert spool.batchd("pause", "--all", "--message", "moving house").returncode == 0
+        command = spool.command("submit", "--wait", path)
+        with warm.Popen(command, stdout=subprocess.PIPE, env=spool.environment) as waiting:
+            seen = b""
+            while b"To go on: batchd resume" not in seen:
+                line = waiting.stdout.readline()
+                assert line, seen
+                seen += line
+            assert b"everything. paused: moving house" in seen
+            assert spool.batchd("resume", "--all").returncode == 0
+            seen += waiting.communicate(timeout=PATIENCE_S)[0]
+        assert waiting.returncode == 0
+        assert seen.count(b"moving house") == 1
+        assert b"2 of 2 tasks completed" in seen
+
+
+def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
+    """`status` says so; `retry` without a daemon says that its tasks wait, and `submit` beside one what the batch is called."""
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    spool.batchd("submit", path)
+    assert "1 file in the inbox" in spool.batchd("status").stdout
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/games/summary.json").exists)
+        assert "in the inbox" not in spool.batchd("status").stdout
+        assert "Taken up as games-2: batchd status games-2" in spool.batchd("submit", path).stdout
+        spool.eventually((spool.folder / "outbox/games-2/summary.json").exists)
+    again = spool.batchd("retry", "games")
+    assert "No daemon runs; they wait until `batchd serve` starts." in again.stderr
+
+
+def test_a_command_that_there_is_not(spool: Any) -> None:
+    """The nearest one is named; without any, the help lists them all."""
+    wrong = warm.run(
+        [sys.executable, "-m", "batchd", "stauts"], env=spool.environment, cwd=spool.folder
+    )
+    assert wrong.returncode == 2
+    assert "there is no command 'stauts': do you mean status?" in wrong.stderr
+    command = [sys.executable, "-m", "batchd"]
+    bare = warm.run(command, env=spool.environment, cwd=spool.folder)
+    assert bare.returncode == 2
+    assert "have task files worked on now" in bare.stderr

@@ -131,7 +131,7 @@ def test_commands_say_which_spool_they_mean_where_nothing_names_it(person: Perso
             done = person.batchd("submit", "--prompt", "hello")
             assert (done.returncode, done.stdout) == (
                 0,
-                f"{person.own}/inbox/prompt.json: 1 task\n",
+                f"{person.own}/inbox/prompt.json: 1 task\nTaken up as prompt: batchd status prompt\n",
             )
         finally:
             daemon.terminate()

@@ -98,7 +98,6 @@ def test_a_run_whose_outbox_takes_nothing_is_refused_at_once(spool: Any) -> None
     path = spool.write("games.json", [{"first_prompt": "x"}])
     with spool.serving():
         outbox = spool.folder / "outbox"
-        outbox.rename(spool.folder / "aside")
         outbox.write_text("a file in its place")
         refused = spool.batchd("run", path)
         assert refused.returncode == 3, refused.stderr

@@ -34,6 +34,7 @@ LEAVES = (
     "catalog",
     "installation",
     "users",
+    "imports",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -58,6 +59,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "children": Room(0),
     "installation": Room(0),
     "users": Room(0),
+    "imports": Room(0),
     # Which models there are, and which end when.
     "catalog": Room(0, LEAVES),
     "config": Room(1),
@@ -215,7 +217,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, imports, llm",
         ),
         (
             {
