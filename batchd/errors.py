@@ -148,6 +148,10 @@ class DamagedStoreError(StoreError):
     """The store is damaged."""
 
 
+class OlderStoreError(StoreError):
+    """The store is of an older version."""
+
+
 class UnknownNameError(StoreError):
     """The store knows no batch or task of that name."""
 

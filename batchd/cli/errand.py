@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,11 +18,12 @@ from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
+    OlderStoreError,
     StoreError,
     UsageError,
 )
-from batchd.records import Cause, Parking, Scope
-from batchd.spool import claims, outbox
+from batchd.records import Batch, Cause, Parking, Scope
+from batchd.spool import claims, errands, outbox
 from batchd.store.reader import Reader
 
 #: How long another one may take to come up, or to end.
@@ -30,6 +31,15 @@ _PATIENCE_S = 60.0
 _LOOK_S = 0.05
 #: How long it may take to end, once nothing is left to do.
 _LEAVES_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a ``run`` of the same file has left half-finished."""
+
+    claim: str
+    #: None: it is not stored yet.
+    batch: Batch | None
 
 
 class Daemon:
@@ -50,7 +60,7 @@ class Daemon:
         self._connection = connection
         self._started = started
         self._processes = processes
-        #: Descriptors of claims, which are closed with this process.
+        #: Descriptors of marks, which are closed with this process.
         self._locks: list[int] = []
         self._lines = passing.Lines(passing.said_in(settings)) if started else None
         self._standing = standing
@@ -75,17 +85,14 @@ class Daemon:
             while True:
                 left = None if claim else self._left(name, data, waited_for)
                 if left is None and claim is None:
-                    claim = self._claim(name, data)
-                wanted = left or control.Submit(
-                    claim=claim.ulid if claim else "", parallel=int(serial)
-                )
+                    claim = claims.hand_over(self._state, name, data, self._mark)
                 try:
-                    batch = self._asked(wanted, deadline)
+                    batch = self._begun(claim, left, deadline, serial=serial)
                 except UsageError:
-                    if left is None or not left.batch:
+                    if left is None or left.batch is None:
                         raise
                     # By another `run` of the same file: this one is its own.
-                    waited_for.add(left.batch)
+                    waited_for.add(left.batch.name)
                     continue
                 if batch:
                     if left is not None:
@@ -96,27 +103,37 @@ class Daemon:
         except BaseException:
             if claim is not None:
                 claim.path.unlink(missing_ok=True)
+                errands.forget(self._state, claim.ulid)
             raise
 
-    def _claim(self, name: str, data: bytes) -> claims.Claim:
-        """Put a file where claims lie, which no other `run` takes for one that was left."""
-        while not self._locked((claim := claims.hand_over(self._state, name, data)).path):
-            pass  # one was faster, and has this one as its own
-        return claim
+    def _mark(self, claim: str) -> None:
+        self._locks.append(errands.mark(self._state, claim))
 
-    def _locked(self, file: Path) -> bool:
-        """Lock a file for the life of this process; return whether no one else has."""
-        try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._locks.append(descriptor)
-        return True
+    def _begun(
+        self, claim: claims.Claim | None, left: _Left | None, deadline: float, *, serial: bool
+    ) -> str:
+        """Return the batch of a file that is new, or was left; empty where the daemon has ended, or does just now."""
+        batch = left.batch if left else None
+        if batch is not None:
+            self._insist_as_begun(batch, serial=serial)
+            if self._standing.watching:
+                return batch.name  # it has taken that up by itself
+            return self._asked(control.Submit(batch=batch.name), deadline)
+        ulid = claim.ulid if claim else left.claim if left else ""
+        return self._asked(control.Submit(claim=ulid, parallel=int(serial)), deadline)
+
+    def _insist_as_begun(self, batch: Batch, *, serial: bool) -> None:
+        """Refuse to go on with a batch otherwise than it was begun. Raises ``NotPossibleError``."""
+        again = f"or end it and begin again: batchd cancel {batch.name}"
+        if serial and batch.parallel != 1:
+            raise NotPossibleError(
+                f"{batch.name} is half-finished, and was not begun as --serial: leave that out, {again}"
+            )
+        if batch.outbox != self._settings.paths.outbox:
+            raise NotPossibleError(
+                f"{batch.name} is half-finished, and its results lie in {batch.outbox}, not in "
+                f"{self._settings.paths.outbox}: run it as before, with or without --here, {again}"
+            )
 
     def _asked(self, wanted: control.Submit, deadline: float) -> str:
         """Return the batch of what is wanted; empty where the daemon has ended, or does just now."""
@@ -135,31 +152,43 @@ class Daemon:
         found = _connected(self._settings, processes=self._processes)
         self._connection, self._standing, self._started = found
 
-    def _left(self, name: str, data: bytes, waited_for: Collection[str]) -> control.Submit | None:
+    def _left(self, name: str, data: bytes, waited_for: Collection[str]) -> _Left | None:
         """Return what a ``run`` of the same file left half-finished, those apart that others wait for; None: nothing."""
-        if self._standing.watching:
-            return None  # it has taken all that up by itself
+        marks = errands.marks(self._state)
+        if not marks:
+            return None
         lying = {c.ulid: c for c in claims.lying(Path(self._settings.paths.inbox), self._state)[0]}
-        base = outbox.batch_name(name)
         with Reader(common.store_path(self._state)) as reader:
-            for row in reader.batches():
-                batch = row.batch
-                if row.published_at is not None or not re.fullmatch(
-                    rf"{re.escape(base)}(-\d+)?", batch.name
-                ):
-                    continue
-                if batch.name in waited_for:
-                    continue
-                claimed = lying.get(batch.claim)
-                file = claimed.path if claimed else Path(batch.folder, batch.request)
-                # Who has handed it over holds a lock on it as long as they live, also where it was moved to.
-                if _holds(file, data) and self._locked(file):
-                    _refuse_paused(reader.parked(), batch.name)
-                    return control.Submit(batch=batch.name)
-        for claim in lying.values():
-            if claim.name == name and _holds(claim.path, data) and self._locked(claim.path):
-                return control.Submit(claim=claim.ulid)
+            batches = {row.batch.claim: row for row in reader.batches() if row.batch.claim in marks}
+            for claim in sorted(marks):
+                row, file = batches.get(claim), lying.get(claim)
+                if row is not None and row.published_at is None:
+                    path = file.path if file else Path(row.batch.folder, row.batch.request)
+                    if row.batch.name in waited_for:
+                        continue
+                    if _holds(path, data) and _named(name, row.batch.name) and self._taken(claim):
+                        _refuse_paused(reader.parked(), row.batch.name)
+                        return _Left(claim, row.batch)
+                elif row is None and file is not None:
+                    if file.name == name and _holds(file.path, data) and self._taken(claim):
+                        return _Left(claim, None)
+                elif (descriptor := errands.take(self._state, claim)) is not None:
+                    errands.forget(self._state, claim)  # it has ended without its `run`
+                    os.close(descriptor)
         return None
+
+    def _taken(self, claim: str) -> bool:
+        """Lock the mark of a claim for the life of this process; return whether no one else has."""
+        descriptor = errands.take(self._state, claim)
+        if descriptor is None:
+            return False
+        self._locks.append(descriptor)
+        return True
+
+    def forget(self, batches: Iterable[Batch]) -> None:
+        """Remove the marks of batches that have ended."""
+        for batch in batches:
+            errands.forget(self._state, batch.claim)
 
     def without_us(self, names: Sequence[str]) -> str:
         """Return what becomes of batches for which no one waits any more, and of which nothing was said."""
@@ -312,13 +341,22 @@ def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
     if not store.exists():
         return
     names = {*models, *(model.partition("/")[0] for model in models)}
-    with Reader(store) as reader:
-        paused = [p for p in reader.parked() if p.cause is Cause.PAUSED]
+    try:
+        with Reader(store) as reader:
+            paused = [p for p in reader.parked() if p.cause is Cause.PAUSED]
+    except OlderStoreError:
+        return  # the daemon that comes migrates it
     for parking in paused:
         if parking.scope is Scope.ALL or (parking.scope.asked and parking.name in names):
             what = parking.name or "everything"
             option = f" --{parking.scope} {parking.name}" if parking.name else ""
             raise NotPossibleError(f"{what} is paused ({parking.message}): batchd resume{option}")
+
+
+def _named(file: str, batch: str) -> bool:
+    """Return whether a batch may be called so for a file of this name."""
+    base = outbox.batch_name(file)
+    return re.fullmatch(rf"{re.escape(base)}(-\d+)?", batch) is not None
 
 
 def _holds(file: Path, data: bytes) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from batchd import config
 from batchd.cli import common, progress
 from batchd.cli.errand import Daemon
+from batchd.errors import NoDaemonError
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
@@ -17,8 +20,12 @@ from batchd.store.rows import BatchRow
 _ALIVE_S = 1.0
 
 
-def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, quiet: bool) -> bool:
-    """Show how batches go until they have ended; return False where somebody left them, or the daemon ended."""
+#: How it ends: the batches have, somebody left them, or their daemon ended under them.
+End: TypeAlias = Literal["done", "left", "gone"]
+
+
+def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, quiet: bool) -> End:
+    """Show how batches go until they have ended, or no one is left to wait for."""
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
 
         def find(books: progress.Books) -> list[BatchRow]:
@@ -31,9 +38,10 @@ def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, qui
             except KeyboardInterrupt:
                 left = [row.batch.name for row in find(reader) if row.published_at is None]
                 if left and not _goes_on(daemon, left):
-                    return False
+                    return "left"
             else:
-                return all(row.published_at is not None for row in find(reader))
+                over = all(row.published_at is not None for row in find(reader))
+                return "done" if over else "gone"
 
 
 def _ended(daemon: Daemon) -> Callable[[Sequence[BatchRow]], bool]:
@@ -64,15 +72,17 @@ def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
         except KeyboardInterrupt:
             print(f"\n{daemon.without_us(names)}", file=sys.stderr)
             raise
-    match answer.strip().lower()[:1]:
-        case "c":
-            print("Stopping: what is left is cancelled.", file=sys.stderr)
-            daemon.cancel(names)
-        case "l":
-            daemon.detach(names)
-            print(
-                f"It goes on: batchd status {' '.join(names)}; batchd cancel ends it.",
-                file=sys.stderr,
-            )
-            return False
+    # Meanwhile they may have ended, and their daemon with them: the next look shows that.
+    with contextlib.suppress(NoDaemonError):
+        match answer.strip().lower()[:1]:
+            case "c":
+                daemon.cancel(names)
+                print("Stopping: what is left is cancelled.", file=sys.stderr)
+            case "l":
+                daemon.detach(names)
+                print(
+                    f"It goes on: batchd status {' '.join(names)}; batchd cancel ends it.",
+                    file=sys.stderr,
+                )
+                return False
     return True

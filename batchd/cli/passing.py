@@ -88,6 +88,8 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
     try:
         # Ctrl-C is for who waits: it asks what is to become of this.
         os.setsid()
+        # It may outlive the directory in which it was asked for.
+        os.chdir("/")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         columns = settings.log.format == "auto" and os.isatty(2)
         _let_go(writing, said_in(settings))

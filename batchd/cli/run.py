@@ -13,7 +13,7 @@ from pathlib import Path
 from batchd import config, sealing
 from batchd.cli import common, ending, errand, following, given, private, trial
 from batchd.config import own
-from batchd.errors import NotPossibleError, UsageError
+from batchd.errors import NoDaemonError, NotPossibleError, UsageError
 from batchd.observe import words
 from batchd.records import Task
 from batchd.store.reader import Reader
@@ -91,14 +91,21 @@ def _have_done(
         daemon = errand.start(settings, processes=args.processes)
     with daemon:
         names = [daemon.hand_over(name, data, serial=args.serial) for name, data in files]
-        done = following.follow(settings, daemon, names, quiet=args.json)
+        end = following.follow(settings, daemon, names, quiet=args.json)
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
         rows = [reader.batch(name) for name in names]
-    if not done:
+    if end != "done":
         finished = sum(row.finished for row in rows)
         whole = words.counted(sum(row.tasks for row in rows), "task")
-        print(f"{finished:,} of {whole} done. batchd status {' '.join(names)}", file=sys.stderr)
-        return 130
+        said = f"{finished:,} of {whole} done"
+        if end == "left":
+            print(f"{said}. batchd status {' '.join(names)}", file=sys.stderr)
+            return 130
+        raise NoDaemonError(
+            f"{said}: the daemon has ended under it. `batchd run` of the same file goes on with "
+            "it, and so does `batchd serve`"
+        )
+    daemon.forget(row.batch for row in rows)
     code = ending.report(rows, as_json=args.json)
     sys.stdout.flush()
     daemon.leave()

@@ -202,14 +202,16 @@ def _wait(settings: config.Config, mine: Mine, *, as_json: bool) -> int:
         try:
             progress.follow(reader, mine.find, ended, quiet=as_json)
         except KeyboardInterrupt:
-            print(_goes_on(mine.name), file=sys.stderr)
+            print(_goes_on(mine.name, alive=_alive(state)), file=sys.stderr)
             raise
         (row,) = mine.find(reader)
     return ending.report([row], as_json=as_json)
 
 
-def _goes_on(name: str) -> str:
+def _goes_on(name: str, *, alive: bool) -> str:
     """Return what becomes of a batch for which nobody waits any more; without a name, it is not taken up yet."""
+    if not alive:
+        return f"No daemon runs: {name or 'the file'} waits until `batchd serve` starts."
     if not name:
         return "The file is dropped, and the daemon takes it up: batchd status."
     return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."

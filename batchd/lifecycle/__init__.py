@@ -84,6 +84,10 @@ class Lifecycle:
         entry = self._entries.get(ref)
         return entry is not None and entry.phase.open
 
+    def knows(self, ref: Ref) -> bool:
+        """Whether a task is here, be it over or not."""
+        return ref in self._entries
+
     def ended(self, ref: Ref) -> bool:
         """Whether a task's end is durable."""
         entry = self._entries.get(ref)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd.errors import DamagedStoreError, NewerStoreError, StoreError
+from batchd.errors import DamagedStoreError, NewerStoreError, OlderStoreError, StoreError
 from batchd.store import copies, wal, witness
 from batchd.store.backfill import BACKFILLS
 from batchd.store.migrations import MIGRATIONS
@@ -171,7 +171,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
         raise explain(error, path) from error
     if version < len(MIGRATIONS):
         db.close()
-        raise StoreError(
+        raise OlderStoreError(
             f"{path} is of an older version; `batchd serve` migrates it: where a daemon of that version still runs, restart it"
         )
     return db

@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,10 @@ from terminal import on_a_terminal
 from batchd import control
 from batchd.errors import NoDaemonError
 from batchd.store.reader import Reader
+
+#: Of two at a time, the last one is still to begin when the first has ended.
+_SLOW = {"first_prompt": "y", "model": "standin/latency-2+steps-2"}
+_HALF = [{"first_prompt": "x"}, _SLOW, _SLOW, {"first_prompt": "z"}]
 
 
 def results(spool: Any, batch: str) -> list[str]:
@@ -159,7 +165,8 @@ def test_a_run_that_was_killed_goes_on_with_the_next(spool: Any, killed: str) ->
         else:
             subprocess.run(["kill", "-KILL", str(pid)], check=True)
             _, errors = process.communicate(timeout=PATIENCE_S)
-            assert (process.returncode, errors) == (130, b"1 of 2 tasks done. batchd status half\n")
+            assert process.returncode == 3
+            assert b"1 of 2 tasks done: the daemon has ended under it. `batchd run`" in errors
     spool.eventually(lambda: no_daemon(spool))
     before = spool.result("half", "001")
     with begun(spool, path, text="002 starts") as process:
@@ -328,7 +335,7 @@ def test_another_runs_daemon_works_only_as_ones_own_would(spool: Any) -> None:
 
 
 def test_a_run_of_a_batch_that_comes_after_another_is_refused(spool: Any) -> None:
-    """What it comes after is not its errand: the message names `serve`, and nothing is cancelled; the daemon goes on with both."""
+    """What it comes after is not its errand: the message names `serve`, and the daemon goes on with what was dropped."""
     last = spool.write("last.json", [{"first_prompt": "y"}], after_batches=["first"])
     with spool.serving():
         assert spool.batchd("pause", "--all").returncode == 0
@@ -338,12 +345,126 @@ def test_a_run_of_a_batch_that_comes_after_another_is_refused(spool: Any) -> Non
         assert spool.batchd("pause", "first").returncode == 0
         assert spool.batchd("resume", "--all").returncode == 0
     refused = spool.batchd("run", last)
-    assert refused.returncode == 3, refused.stderr
-    assert "last comes after first, which has tasks left" in refused.stderr
-    assert "`batchd serve` works on both" in refused.stderr
+    assert refused.returncode == 2, refused.stderr
+    assert "first has tasks left" in refused.stdout
+    assert "`batchd serve` works on both" in refused.stdout
     spool.eventually(lambda: no_daemon(spool))
     with spool.serving():
         assert spool.batchd("resume", "first").returncode == 0
         spool.eventually((spool.folder / "outbox/last/summary.json").exists)
     assert results(spool, "first") == results(spool, "last") == ["completed"]
-    assert not (spool.folder / "outbox/last-2").exists()
+
+
+@pytest.mark.parametrize("daemon", ["served it", "came later"])
+def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, daemon: str) -> None:
+    """Run again beside `serve`, the file is no second batch: nothing is paid twice; what was dropped under its name is another."""
+    path = spool.write("half.json", _HALF)
+    if daemon == "came later":
+        with begun(spool, path, text="001 completed") as process:
+            process.kill()
+        spool.eventually(lambda: no_daemon(spool))
+    with spool.serving():
+        if daemon == "served it":
+            with begun(spool, path, text="001 completed") as process:
+                process.kill()
+        done = spool.batchd("run", path)
+        assert done.returncode == 0, done.stderr
+        assert "half.json: going on with what an earlier run of it has left." in done.stderr
+        assert not (spool.folder / "outbox/half-2").exists()
+        # It has ended, and so is a new order.
+        assert spool.batchd("run", path, "--first", "1").returncode == 0
+    assert results(spool, "half") == ["completed"] * 4
+    assert results(spool, "half-2") == ["completed"]
+    assert list((spool.folder / ".batchd/runs").iterdir()) == []
+
+
+def test_what_was_dropped_is_no_run_that_was_left(spool: Any) -> None:
+    """A stopped daemon's batch of the same file stays queued: it costs money, and `run` has its own."""
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    with spool.serving():
+        assert spool.batchd("pause", "--all").returncode == 0
+        spool.batchd("submit", path)
+        spool.eventually((spool.folder / "outbox/games/request.json").exists)
+        assert spool.batchd("resume", "--all").returncode == 0
+        assert spool.batchd("pause", "--all").returncode == 0
+    assert spool.batchd("resume", "--all").returncode == 0
+    before = {row.batch.name: row.finished for row in _rows(spool.folder / ".batchd/batchd.db")}
+    done = spool.batchd("run", path)
+    assert done.returncode == 0, done.stderr
+    assert "going on" not in done.stderr
+    after = {row.batch.name: row.finished for row in _rows(spool.folder / ".batchd/batchd.db")}
+    assert after == {**before, "games-2": 1}
+
+
+def test_a_run_goes_on_only_as_it_was_begun(spool: Any, tmp_path: Path) -> None:
+    """Another place for results, or `--serial`, is refused for what is half-finished, with what to do."""
+    path = spool.write("half.json", _HALF)
+    with begun(spool, path, text="001 completed") as process:
+        process.kill()
+    spool.eventually(lambda: no_daemon(spool))
+    (place := tmp_path / "elsewhere").mkdir()
+    for option in ("--serial", "--here"):
+        refused = spool.batchd("run", path, option, cwd=place)
+        assert refused.returncode == 3, refused.stderr
+        assert "half is half-finished" in refused.stderr
+        assert "batchd cancel half" in refused.stderr
+        spool.eventually(lambda: no_daemon(spool))
+    assert spool.batchd("run", path).returncode == 0
+    assert results(spool, "half") == ["completed"] * 4
+
+
+def test_orders_about_what_a_runs_daemon_has_not_taken_up_are_refused(spool: Any) -> None:
+    """At once, and with what to do: nothing waits for a batch on which no one works."""
+    hang = {"first_prompt": "y", "model": "standin/hang"}
+    left = spool.write("left.json", [hang])
+    with begun(spool, left, text="001 starts") as process:
+        process.kill()
+    spool.eventually(lambda: no_daemon(spool))
+    with begun(spool, spool.write("other.json", [hang]), text="001 starts") as other:
+        for order in (
+            ("cancel", "left"),
+            ("cancel", "left/001"),
+            ("pause", "left"),
+            ("pause", "left/001"),
+        ):
+            refused = spool.batchd(*order)
+            assert refused.returncode == 3, (order, refused.stderr)
+            assert "batch left is left from before" in refused.stderr
+        other.send_signal(signal.SIGINT)
+        other.communicate(timeout=PATIENCE_S)
+    spool.eventually(lambda: no_daemon(spool))
+    assert spool.batchd("cancel", "left").returncode == 0
+    assert results(spool, "left") == ["cancelled"]
+
+
+def test_a_run_outlives_the_directory_in_which_it_was_begun(spool: Any, tmp_path: Path) -> None:
+    """Its daemon works elsewhere: a worker can be started where that directory is gone."""
+    (place := tmp_path / "gone").mkdir()
+    path = spool.write("games.json", [{"first_prompt": "x"}])
+    words = " ".join(map(shlex.quote, spool.command("run", path)))
+    script = ["sh", "-c", f"rmdir {shlex.quote(str(place))} && exec {words}"]
+    done = subprocess.run(
+        script,
+        cwd=place,
+        env=spool.environment,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert results(spool, "games") == ["completed"]
+
+
+def test_a_run_takes_an_older_store_over_and_leaves_its_queue(spool: Any) -> None:
+    """The store is migrated, its own file is worked on, and nothing else: what was queued stays so."""
+    (archive,) = sorted((Path(__file__).parents[1] / "data").glob("store-v7.tar.gz"))
+    with tarfile.open(archive) as files:
+        own = [m for m in files if m.name.removeprefix("./").startswith(".batchd/batchd.db")]
+        files.extractall(spool.folder, own, filter="data")
+    (spool.folder / ".batchd").chmod(0o700)
+    done = spool.batchd("run", spool.write("games.json", [{"first_prompt": "x"}]))
+    assert done.returncode == 0, done.stderr
+    rows = _rows(spool.folder / ".batchd/batchd.db")
+    assert {row.batch.name for row in rows} > {"games"}
+    assert any(row.finished < row.tasks for row in rows)
+    assert results(spool, "games") == ["completed"]

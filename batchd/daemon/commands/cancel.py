@@ -54,6 +54,9 @@ class Cancelling:
             raise UsageError("; ".join(map(targets.why, over)))
         if not refs:
             return Cancelled(cancelled=0, ended=over)
+        for ref in refs:
+            if not self._lifecycle.knows(ref):
+                raise targets.left_over(ref.batch)
         wait = self._ends.of(refs)
         try:
             await self._end(refs, request.message, by)

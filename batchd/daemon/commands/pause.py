@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from batchd.control import Held, Pause, Paused, Resume, Resumed
 from batchd.control.giver import Giver
+from batchd.daemon.commands import targets
 from batchd.daemon.current import Current
 from batchd.daemon.ends.batches import Batches
 from batchd.daemon.waits.circuits import Circuits
@@ -123,8 +124,11 @@ class Pausing:
             raise UsageError(f"no provider {provider}; known are {', '.join(known)}")
         if scope.asked and (scope is Scope.MODEL) != bool(model):
             raise UsageError(f"{name!r} is no {scope}: a model is named PROVIDER/MODEL")
-        if scope is Scope.BATCH and self._batches.get(name) is None:
-            raise UsageError(f"no batch {name} is under way")
+        batch = name.partition("/")[0]
+        if scope in {Scope.BATCH, Scope.TASK} and self._batches.get(batch) is None:
+            if self._store.used(batch) and self._store.unfinished(batch):
+                raise targets.left_over(batch)
+            raise UsageError(f"no {scope} {name} is under way")
         if scope is Scope.TASK and (
             "/" not in name or not self._lifecycle.open(Ref(*name.split("/", 1)))
         ):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchd.control import EndedBefore
-from batchd.errors import UnknownNameError, UsageError
+from batchd.errors import NotPossibleError, UnknownNameError, UsageError
 from batchd.log import escape
 from batchd.records import Batch, Ref, Status, outcome
 from batchd.store import Member, Store
@@ -119,3 +120,11 @@ def why(ended: EndedBefore) -> str:
         return f"{ended.target} has finished already, as {' '.join(ended.counts)}"
     counts = ", ".join(f"{count} {status}" for status, count in ended.counts.items())
     return f"batch {ended.target} has finished already: {counts}"
+
+
+def left_over(batch: str) -> NotPossibleError:
+    """Return why nothing can be ordered for a batch that has tasks left, and that this daemon has not taken up."""
+    return NotPossibleError(
+        f"batch {batch} is left from before, and process {os.getpid()} works for a `batchd run` "
+        "alone: give the order again when that has ended"
+    )

@@ -77,8 +77,10 @@ class Errands:
     def wanted(self, name: str) -> bool:
         """Return whether somebody waits for a batch, or has it go on without them."""
         givers = self._givers.get(name)
-        # What an order has begun, as `retry`, is no errand, and comes to its end.
-        return givers is None or name in self._detached or any(map(_present, givers))
+        if givers is None:
+            # What an order has begun, as `retry`, is no errand, and comes to its end, unless people pause it.
+            return not self._lifecycle.holds.keeps(HoldKey(Scope.BATCH, name, Cause.PAUSED))
+        return name in self._detached or any(map(_present, givers))
 
     def _give_up(self, name: str) -> None:
         """Begin no more of a batch, and have what runs give its slot back."""
