@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,9 +70,10 @@ def trusted(file: Path, environ: Mapping[str, str]) -> Found:
 def stands(path: Path) -> bool:
     """Return whether there is something to read, or to fail at: a link to a disk that is not mounted must not be passed over."""
     try:
-        return not stat.S_ISFIFO(path.lstat().st_mode)
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
+    return True
 
 
 def _insist(problem: Problem | None) -> None:

@@ -410,3 +410,14 @@ def test_a_reload_takes_up_nothing_that_was_left_meanwhile(ground: Ground) -> No
     (line,) = logged(log, "config_reloaded")
     assert line["kept_old"] is True
     assert f"`batchd trust {place}`" in line["message"]
+
+
+def test_a_pipe_in_the_place_of_a_configuration_is_not_passed_over(ground: Ground) -> None:
+    """It cannot be read again: that is said, and the built-in defaults do not take its place."""
+    folder = ground.configured("spool")
+    ground.trust(folder)
+    (folder / "config.toml").unlink()
+    os.mkfifo(folder / "config.toml")
+    done = ground.batchd("status", cwd=folder)
+    assert done.returncode == 2
+    assert "it is a pipe, which cannot be read again" in done.stderr
