@@ -23,7 +23,7 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.records import Batch, Cause, Parking, Scope
-from batchd.spool import claims, errands, outbox
+from batchd.spool import claims, outbox, tickets
 from batchd.store.reader import Reader
 
 #: How long another one may take to come up, or to end.
@@ -60,7 +60,7 @@ class Daemon:
         self._connection = connection
         self._started = started
         self._processes = processes
-        #: Descriptors of marks, which are closed with this process.
+        #: Descriptors of tickets, which are closed with this process.
         self._locks: list[int] = []
         self._lines = passing.Lines(passing.said_in(settings)) if started else None
         self._standing = standing
@@ -85,7 +85,7 @@ class Daemon:
             while True:
                 left = None if claim else self._left(name, data, waited_for)
                 if left is None and claim is None:
-                    claim = claims.hand_over(self._state, name, data, self._mark)
+                    claim = claims.hand_over(self._state, name, data, self._issue)
                 try:
                     batch = self._begun(claim, left, deadline, serial=serial)
                 except UsageError:
@@ -103,11 +103,11 @@ class Daemon:
         except BaseException:
             if claim is not None:
                 claim.path.unlink(missing_ok=True)
-                errands.forget(self._state, claim.ulid)
+                tickets.forget(self._state, claim.ulid)
             raise
 
-    def _mark(self, claim: str) -> None:
-        self._locks.append(errands.mark(self._state, claim))
+    def _issue(self, claim: str) -> None:
+        self._locks.append(tickets.issue(self._state, claim))
 
     def _begun(
         self, claim: claims.Claim | None, left: _Left | None, deadline: float, *, serial: bool
@@ -154,13 +154,15 @@ class Daemon:
 
     def _left(self, name: str, data: bytes, waited_for: Collection[str]) -> _Left | None:
         """Return what a ``run`` of the same file left half-finished, those apart that others wait for; None: nothing."""
-        marks = errands.marks(self._state)
-        if not marks:
+        issued = tickets.issued(self._state)
+        if not issued:
             return None
         lying = {c.ulid: c for c in claims.lying(Path(self._settings.paths.inbox), self._state)[0]}
         with Reader(common.store_path(self._state)) as reader:
-            batches = {row.batch.claim: row for row in reader.batches() if row.batch.claim in marks}
-            for claim in sorted(marks):
+            batches = {
+                row.batch.claim: row for row in reader.batches() if row.batch.claim in issued
+            }
+            for claim in sorted(issued):
                 row, file = batches.get(claim), lying.get(claim)
                 if row is not None and row.published_at is None:
                     path = file.path if file else Path(row.batch.folder, row.batch.request)
@@ -172,23 +174,23 @@ class Daemon:
                 elif row is None and file is not None:
                     if file.name == name and _holds(file.path, data) and self._taken(claim):
                         return _Left(claim, None)
-                elif (descriptor := errands.take(self._state, claim)) is not None:
-                    errands.forget(self._state, claim)  # it has ended without its `run`
+                elif (descriptor := tickets.take(self._state, claim)) is not None:
+                    tickets.forget(self._state, claim)  # it has ended without its `run`
                     os.close(descriptor)
         return None
 
     def _taken(self, claim: str) -> bool:
-        """Lock the mark of a claim for the life of this process; return whether no one else has."""
-        descriptor = errands.take(self._state, claim)
+        """Lock the ticket of a claim for the life of this process; return whether no one else has."""
+        descriptor = tickets.take(self._state, claim)
         if descriptor is None:
             return False
         self._locks.append(descriptor)
         return True
 
     def forget(self, batches: Iterable[Batch]) -> None:
-        """Remove the marks of batches that have ended."""
+        """Remove the tickets of batches that have ended."""
         for batch in batches:
-            errands.forget(self._state, batch.claim)
+            tickets.forget(self._state, batch.claim)
 
     def without_us(self, names: Sequence[str]) -> str:
         """Return what becomes of batches for which no one waits any more, and of which nothing was said."""
