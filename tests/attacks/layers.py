@@ -56,7 +56,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "visible": (("daemon/visible.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
     "sockets": (("sandbox/cover.py", "self._found = await self._sockets.found()", "self._found = ()"),),
-    "named sockets": (("sandbox/sockets.py", "            named.update(p for p in places if self.shown.within(p) and _is(p, one))", "            pass"),),
+    "named sockets": (("sandbox/sockets.py", "            named.update(p for p in places if _is(p, one))", "            pass"),),
     "mounted sockets": (("sandbox/sockets.py", "places = {place, *view.places(one.device, place)}", "places = {place}"),),
     "searched sockets": (
         ("sandbox/sockets.py", "self._searched = await asyncio.to_thread(search, self.shown)", "pass"),

@@ -87,7 +87,7 @@ def test_what_the_containerfile_runs_works(bare: Machine) -> None:
     bare.shell(f"cd {place}; {program} init . {model}", *inside)
     bare.shell(
         f"cd {place}; {program} serve & "
-        f"until {program} status >/dev/null 2>&1; do sleep 0.1; done; "
+        "until [ -S .batchd/control.sock ]; do sleep 0.1; done; "
         f"{program} submit --wait --prompt one --check true; kill $!; wait $!",
         *inside,
     )
