@@ -396,6 +396,7 @@ def test_what_was_dropped_is_no_run_that_was_left(spool: Any) -> None:
     assert after == {**before, "games-2": 1}
 
 
+@pytest.mark.long
 def test_a_run_goes_on_only_as_it_was_begun(spool: Any, tmp_path: Path) -> None:
     """Another place for results, or `--serial`, is refused for what is half-finished, with what to do."""
     path = spool.write("half.json", _HALF)
