@@ -118,9 +118,9 @@ def drop(machine: Machine, name: str, *tasks: dict[str, Any]) -> Path:
     return machine.path(f"{HOME}/outbox/{name}")
 
 
-def notes(name: str, count: int = 2) -> list[dict[str, Any]]:
-    """Return tasks of seven calls and six commands each, which take some two seconds."""
-    model = "standin/latency-0.2+notes-6"
+def notes(name: str, count: int = 2, latency_s: float = 0.2) -> list[dict[str, Any]]:
+    """Return tasks of seven calls and six commands each, which take some two seconds, or ``latency_s`` for each call."""
+    model = f"standin/latency-{latency_s:g}+notes-6"
     return [{"first_prompt": f"{name} {i}", "model": model} for i in range(count)]
 
 
