@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from batchd import config, control
 from batchd.cli import common, passing
+from batchd.cli.leftovers import Left, Leftovers
 from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
     OlderStoreError,
-    StoreError,
     UsageError,
 )
-from batchd.records import Batch, Cause, Parking, Scope
-from batchd.spool import claims, outbox, tickets
+from batchd.records import Batch, Cause, Scope
+from batchd.spool import claims
 from batchd.store.reader import Reader
 
 #: How long another one may take to come up, or to end.
@@ -31,15 +29,6 @@ _PATIENCE_S = 60.0
 _LOOK_S = 0.05
 #: How long it may take to end, once nothing is left to do.
 _LEAVES_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What a ``run`` of the same file has left half-finished."""
-
-    claim: str
-    #: None: it is not stored yet.
-    batch: Batch | None
 
 
 class Daemon:
@@ -60,8 +49,7 @@ class Daemon:
         self._connection = connection
         self._started = started
         self._processes = processes
-        #: Descriptors of tickets, which are closed with this process.
-        self._locks: list[int] = []
+        self._leftovers = Leftovers(self._state, Path(settings.paths.inbox))
         self._lines = passing.Lines(passing.said_in(settings)) if started else None
         self._standing = standing
 
@@ -83,9 +71,9 @@ class Daemon:
         waited_for: set[str] = set()
         try:
             while True:
-                left = None if claim else self._left(name, data, waited_for)
+                left = None if claim else self._leftovers.find(name, data, waited_for)
                 if left is None and claim is None:
-                    claim = claims.hand_over(self._state, name, data, self._issue)
+                    claim = claims.hand_over(self._state, name, data, self._leftovers.issue)
                 try:
                     batch = self._begun(claim, left, deadline, serial=serial)
                 except UsageError:
@@ -102,15 +90,12 @@ class Daemon:
                 self._connect_again()
         except BaseException:
             if claim is not None:
+                # Its ticket stays: what is stored by now goes on with the next `run` of it.
                 claim.path.unlink(missing_ok=True)
-                tickets.forget(self._state, claim.ulid)
             raise
 
-    def _issue(self, claim: str) -> None:
-        self._locks.append(tickets.issue(self._state, claim))
-
     def _begun(
-        self, claim: claims.Claim | None, left: _Left | None, deadline: float, *, serial: bool
+        self, claim: claims.Claim | None, left: Left | None, deadline: float, *, serial: bool
     ) -> str:
         """Return the batch of a file that is new, or was left; empty where the daemon has ended, or does just now."""
         batch = left.batch if left else None
@@ -152,45 +137,9 @@ class Daemon:
         found = _connected(self._settings, processes=self._processes)
         self._connection, self._standing, self._started = found
 
-    def _left(self, name: str, data: bytes, waited_for: Collection[str]) -> _Left | None:
-        """Return what a ``run`` of the same file left half-finished, those apart that others wait for; None: nothing."""
-        issued = tickets.issued(self._state)
-        if not issued:
-            return None
-        lying = {c.ulid: c for c in claims.lying(Path(self._settings.paths.inbox), self._state)[0]}
-        with Reader(common.store_path(self._state)) as reader:
-            batches = {
-                row.batch.claim: row for row in reader.batches() if row.batch.claim in issued
-            }
-            for claim in sorted(issued):
-                row, file = batches.get(claim), lying.get(claim)
-                if row is not None and row.published_at is None:
-                    path = file.path if file else Path(row.batch.folder, row.batch.request)
-                    if row.batch.name in waited_for:
-                        continue
-                    if _holds(path, data) and _named(name, row.batch.name) and self._taken(claim):
-                        _refuse_paused(reader.parked(), row.batch.name)
-                        return _Left(claim, row.batch)
-                elif row is None and file is not None:
-                    if file.name == name and _holds(file.path, data) and self._taken(claim):
-                        return _Left(claim, None)
-                elif (descriptor := tickets.take(self._state, claim)) is not None:
-                    tickets.forget(self._state, claim)  # it has ended without its `run`
-                    os.close(descriptor)
-        return None
-
-    def _taken(self, claim: str) -> bool:
-        """Lock the ticket of a claim for the life of this process; return whether no one else has."""
-        descriptor = tickets.take(self._state, claim)
-        if descriptor is None:
-            return False
-        self._locks.append(descriptor)
-        return True
-
     def forget(self, batches: Iterable[Batch]) -> None:
         """Remove the tickets of batches that have ended."""
-        for batch in batches:
-            tickets.forget(self._state, batch.claim)
+        self._leftovers.forget(batches)
 
     def without_us(self, names: Sequence[str]) -> str:
         """Return what becomes of batches for which no one waits any more, and of which nothing was said."""
@@ -327,16 +276,6 @@ def _connected(
             started = passing.begun(settings, processes)
 
 
-def _refuse_paused(parked: Sequence[Parking], batch: str) -> None:
-    """Refuse to wait for a batch that people have paused, or a task of it. Raises ``NotPossibleError``."""
-    for parking in parked:
-        own = parking.name.partition("/")[0] == batch and not parking.scope.asked
-        if own and parking.cause is Cause.PAUSED:
-            raise NotPossibleError(
-                f"{parking.name} is paused ({parking.message}): batchd resume {parking.name}"
-            )
-
-
 def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
     """Refuse to wait for what people have paused. Raises ``NotPossibleError``."""
     store = common.store_path(Path(settings.paths.state))
@@ -353,15 +292,3 @@ def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
             what = parking.name or "everything"
             option = f" --{parking.scope} {parking.name}" if parking.name else ""
             raise NotPossibleError(f"{what} is paused ({parking.message}): batchd resume{option}")
-
-
-def _named(file: str, batch: str) -> bool:
-    """Return whether a batch may be called so for a file of this name."""
-    base = outbox.batch_name(file)
-    return re.fullmatch(rf"{re.escape(base)}(-\d+)?", batch) is not None
-
-
-def _holds(file: Path, data: bytes) -> bool:
-    with contextlib.suppress(OSError, StoreError):
-        return file.stat().st_size == len(data) and file.read_bytes() == data
-    return False

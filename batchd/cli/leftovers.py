@@ -1,0 +1,111 @@
+"""What earlier runs of a file have left half-finished: found by the tickets of ``run``, and held while somebody goes on with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batchd.cli import common
+from batchd.errors import NotPossibleError
+from batchd.records import Batch, Cause, Parking
+from batchd.spool import claims, outbox, tickets
+from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a ``run`` of the same file has left half-finished."""
+
+    claim: str
+    #: None: it is not stored yet.
+    batch: Batch | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Leftovers:
+    """Those of one spool; each that is found, or begun, is this process's as long as it lives."""
+
+    _state: Path
+    _inbox: Path
+    #: Descriptors of tickets, which are closed with this process.
+    _locks: list[int] = field(default_factory=list)
+
+    def issue(self, claim: str) -> None:
+        """Make the ticket of a file that is handed over next."""
+        self._locks.append(tickets.issue(self._state, claim))
+
+    def forget(self, batches: Iterable[Batch]) -> None:
+        """Remove the tickets of batches that have ended."""
+        for batch in batches:
+            tickets.forget(self._state, batch.claim)
+
+    def find(self, name: str, data: bytes, waited_for: Collection[str]) -> Left | None:
+        """Return what a ``run`` of the same file has left, and take its ticket; None: nothing, those apart that others wait for.
+
+        Raises ``NotPossibleError`` for what people have paused.
+        """
+        issued = tickets.issued(self._state)
+        if not issued:
+            return None
+        lying = {c.ulid: c for c in claims.lying(self._inbox, self._state)[0]}
+        with Reader(common.store_path(self._state)) as reader:
+            stored = {r.batch.claim: r for r in reader.batches() if r.batch.claim in issued}
+            for claim in sorted(issued):
+                row, file = stored.get(claim), lying.get(claim)
+                if (row is None and file is None) or (
+                    row is not None and row.published_at is not None
+                ):
+                    self._clear(claim)
+                    continue
+                if row is not None and row.batch.name in waited_for:
+                    continue
+                if not _same(row, file, name, data) or not self._taken(claim):
+                    continue
+                if row is not None:
+                    _refuse_paused(reader.parked(), row.batch.name)
+                return Left(claim, row.batch if row else None)
+        return None
+
+    def _taken(self, claim: str) -> bool:
+        """Lock a ticket for the life of this process; return whether no one else has."""
+        descriptor = tickets.take(self._state, claim)
+        if descriptor is None:
+            return False
+        self._locks.append(descriptor)
+        return True
+
+    def _clear(self, claim: str) -> None:
+        """Remove the ticket of what has ended without its ``run``, or was never taken up."""
+        if (descriptor := tickets.take(self._state, claim)) is not None:
+            tickets.forget(self._state, claim)
+            os.close(descriptor)
+
+
+def _same(row: BatchRow | None, file: claims.Claim | None, name: str, data: bytes) -> bool:
+    """Return whether a batch, or a file that is not stored yet, is of a file of this name and content."""
+    if row is None:
+        return file is not None and file.name == name and _holds(file.path, data)
+    base = re.escape(outbox.batch_name(name))
+    path = file.path if file else Path(row.batch.folder, row.batch.request)
+    return re.fullmatch(rf"{base}(-\d+)?", row.batch.name) is not None and _holds(path, data)
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return file.stat().st_size == len(data) and file.read_bytes() == data
+    return False
+
+
+def _refuse_paused(parked: Sequence[Parking], batch: str) -> None:
+    """Refuse to wait for a batch that people have paused, or a task of it. Raises ``NotPossibleError``."""
+    for parking in parked:
+        own = parking.name.partition("/")[0] == batch and not parking.scope.asked
+        if own and parking.cause is Cause.PAUSED:
+            raise NotPossibleError(
+                f"{parking.name} is paused ({parking.message}): batchd resume {parking.name}"
+            )
