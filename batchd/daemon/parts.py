@@ -211,6 +211,7 @@ def joined(
         retiring,
         Rows(Path(config.paths.state, "batchd.db")),
         watching,
+        "" if watching else config.conditions(),
     )
     cancelling = Cancelling(lifecycle, store, writes, publisher, attempts, ends)
     rerun = Rerun(

@@ -35,8 +35,6 @@ _KEEPALIVE_S = 4.0
 MOST_BYTES = 16 << 20
 #: An answer or a request longer than this (bytes) takes so long to read, or to count, that a thread does it.
 _LONG = 1 << 17
-#: A body up to this (bytes) is kept while its call waits, with a thousand of them 16 MB: that is cheaper to send.
-_LIGHT = 1 << 14
 #: A body up to this (bytes) is kept while its call waits, which costs less: a thousand of them come to 16 MB.
 _LIGHT = 1 << 14
 #: What a request is refused with that asks for something the model does not do.

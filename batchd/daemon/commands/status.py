@@ -43,6 +43,8 @@ class FrontDesk:
     _rows: Rows
     #: Whether what is dropped is taken up.
     _watching: bool
+    #: ``Config.conditions`` as it began, where it works for ``batchd run`` alone: to ask for them reads key files.
+    _conditions: str = ""
     _started_at: float = field(default_factory=time.time)
 
     async def status(self, request: Status, by: Giver) -> Standing:
@@ -61,7 +63,7 @@ class FrontDesk:
             draining=self._loop.closing,
             watching=self._watching,
             outbox=self._current.config.paths.outbox,
-            conditions="" if self._watching else self._current.config.conditions(),
+            conditions=self._conditions,
             batches=standing.Batches(open=len(self._batches)),
             tasks=standing.Tasks(
                 queued=self._lifecycle.waiting - given_back,
