@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from batchd import journald
+from batchd import console, journald
 from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
 from batchd.stderr import Stderr
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 #: From which level on lines are written.
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
-#: ``auto``: columns on a terminal, fields where stderr is systemd's journal, JSON lines elsewhere.
+#: ``auto``: words on a terminal, fields where stderr is systemd's journal, JSON lines elsewhere.
 LineFormat: TypeAlias = Literal["auto", "json", "console"]
 
 
@@ -130,6 +131,8 @@ _CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
+#: The escape sequences of the levels that stand out on a terminal.
+_COLOURS = {"warning": "33", "error": "31", "critical": "31"}
 #: Characters of one field of a line: a net, for what is told is short, tracebacks included.
 _LONGEST = 20_000
 #: What no line may tell.
@@ -309,13 +312,16 @@ def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, An
 
 
 def _columns() -> Callable[[dict[str, Any]], None]:
-    from structlog import dev  # noqa: PLC0415 (as structlog)
+    terminal = sys.stderr.isatty()
+    colours = _COLOURS if terminal and not os.environ.get("NO_COLOR") else {}
 
-    render = dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=dev.plain_traceback, sort_keys=False
-    )
+    def render(line: dict[str, Any]) -> str:
+        width = shutil.get_terminal_size().columns if terminal else 0
+        text = escape_text(console.text(line, width))
+        colour = colours.get(line["level"])
+        return f"\x1b[{colour}m{text[:-1]}\x1b[0m\n" if colour else text
 
-    return _rendered(lambda line: f"{render(None, line['level'], dict(line))}\n")
+    return _rendered(render)
 
 
 class _File:

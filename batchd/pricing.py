@@ -190,6 +190,19 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
     return _Listed(rates, _listed_tiers(info, day) if rates else {}, info.context_window or 0)
 
 
+def names(provider: str, base_url: str = "") -> tuple[str, ...]:
+    """Return the models whose prices are known of a provider, as it calls them; none of a server on the own network."""
+    if base_url and _is_local(base_url):
+        return ()
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 (as above)
+
+    try:
+        house = get_snapshot().find_provider(None, provider, base_url or None)
+    except LookupError:
+        return ()
+    return tuple(model.id for model in house.models)
+
+
 def _is_local(base_url: str) -> bool:
     host = urlsplit(base_url).hostname or ""
     try:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from batchd import config, control, users
@@ -20,11 +20,14 @@ from batchd.config import own
 from batchd.control import Check, Checked, Line
 from batchd.control import members as group
 from batchd.errors import NoAnswerError, NoDaemonError, UsageError
+from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe import versions
 from batchd.observe.words import listed
 from batchd.store.reader import Reader
 
+#: Columns of a verdict, and the space behind it.
+_MARGIN = 7
 #: What the daemon gets to look at everything: each provider may take ten seconds (seconds).
 _PATIENCE_S = 300.0
 
@@ -49,13 +52,18 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json([control.fields(line) for line in lines])
     else:
-        for line in lines:
-            print(
-                f"{coloured(f'{line.verdict:<6}', line.verdict)} {line.what}: {escape(line.detail)}"
-            )
-            if line.mend:
-                print(f"       → {escape(line.mend)}")
+        _show(lines)
     return 3 if any(line.verdict == "failed" for line in lines) else 0
+
+
+def _show(lines: Iterable[Line]) -> None:
+    """Print lines for people, what they say beside their verdicts."""
+    for line in lines:
+        margin = coloured(f"{line.verdict:<6}", line.verdict)
+        for text in (f"{line.what}: {line.detail}", f"→ {line.mend}" if line.mend else ""):
+            for piece in wrapped(escape(text), common.room() - _MARGIN) if text else ():
+                print(f"{margin} {piece}")
+                margin = " " * (_MARGIN - 1)
 
 
 def _config(settings: config.Config) -> Line:

@@ -18,6 +18,7 @@ from typing import Any
 from batchd import config
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
+from batchd.fitting import clipped, hanging, width_of
 from batchd.log import escape, escape_json, escape_text
 
 #: How each end of a task is marked.
@@ -49,6 +50,12 @@ def complain(line: str) -> None:
     """Tell people something beside the answer; of nothing, nothing."""
     if line:
         print(escape(line), file=sys.stderr)
+
+
+def say(*lines: str) -> None:
+    """Print lines for people, neutralised: wrapped by words where a terminal is narrower, in a pipe as they are."""
+    for line in map(escape, lines):
+        print(*hanging(line, room()), sep="\n")
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -95,33 +102,8 @@ def split_target(target: str) -> tuple[str, str]:
     return batch, task
 
 
-def width_of(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes: Chinese letters two, accents and joiners none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0
-        if unicodedata.category(c) in {"Mn", "Me", "Cf"}
-        else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
-
-
-def clipped(text: str, width: int) -> str:
-    """Return text cut to ``width`` columns, the cut shown."""
-    if width_of(text) <= width:
-        return text
-    kept, used = "", 1
-    for c in text:
-        used += width_of(c)
-        if used > width:
-            break
-        kept += c
-    return f"{kept}…"
-
-
-def _room() -> int:
-    """Return the columns that a table may take: the terminal's, and in a pipe all that it needs."""
+def room() -> int:
+    """Return the columns that a line may take: the terminal's, and in a pipe all that it needs."""
     return terminal_width() if sys.stdout.isatty() else sys.maxsize
 
 
@@ -160,7 +142,7 @@ def table(
     if flexible:
         column = list(heads).index(flexible)
         rest = sum(widths) - widths[column] + 2 * (len(heads) - 1)
-        widths[column] = min(widths[column], max(8, _room() - rest))
+        widths[column] = min(widths[column], max(8, room() - rest))
 
     def line(row: Sequence[str], *, plain: bool) -> str:
         parts = []

@@ -15,6 +15,7 @@ from batchd.cli import common
 from batchd.config import origins, own
 from batchd.config.origins import Source, Value
 from batchd.errors import NoAnswerError, NoDaemonError
+from batchd.fitting import width_of
 from batchd.log import escape
 
 #: Where what a line says of its value begins, and where it ends.
@@ -86,13 +87,13 @@ def _lines(value: Value) -> Iterator[str]:
     aside = f"# {_said(value)}"
     parts = value.value if isinstance(value.value, list) else []
     begin = min(_ASIDE, _WIDTH - len(aside))
-    if parts and common.width_of(text) > _WIDTH:
+    if parts and width_of(text) > _WIDTH:
         yield f"{value.key} = [  {aside}"
         yield from (f"  {_toml(part)}," for part in parts)
         yield "]"
-    elif common.width_of(text) < begin:
-        yield text + " " * (begin - common.width_of(text)) + aside
-    elif common.width_of(text) + 2 + len(aside) <= _WIDTH:
+    elif width_of(text) < begin:
+        yield text + " " * (begin - width_of(text)) + aside
+    elif width_of(text) + 2 + len(aside) <= _WIDTH:
         yield f"{text}  {aside}"
     else:
         yield from (text, " " * begin + aside)

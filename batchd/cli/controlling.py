@@ -21,7 +21,6 @@ from batchd.errors import (
     SpoolLockedError,
     UsageError,
 )
-from batchd.log import escape
 from batchd.observe import troubles, versions
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
@@ -123,8 +122,8 @@ def _here(settings: Config, order: Request[A]) -> A:
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     known = settings.log
-    # The order's line goes where the daemon's go; a person at a terminal has the answer instead.
-    log.configure(known.level, known.format, known.file, quiet=sys.stderr.isatty())
+    # The order's line goes to the daemon's file; whoever gave it has the answer, and a service's journal is not here.
+    log.configure(known.level, known.format, known.file, quiet=True)
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
     answer = asyncio.run(daemon.command(order))
     for trouble in daemon.left:
@@ -153,6 +152,5 @@ def tell(answer: object, lines: Sequence[str], *, json: bool) -> int:
     """Print an answer, and return the exit code for done."""
     if json:
         common.print_json(control.fields(answer))
-    for line in () if json else lines:
-        print(escape(line))
+    common.say(*(() if json else lines))
     return 0

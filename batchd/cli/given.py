@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchd import config
+from batchd import catalog, config, pricing
 from batchd.cli import common
 from batchd.errors import TaskFileError, UsageError
 from batchd.log import escape
+from batchd.observe.words import listed
+from batchd.pricing import Prices
 from batchd.spool import taskfile
 
 
@@ -21,10 +23,32 @@ def read_file(name: str, settings: config.Config) -> bytes:
 
 
 def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
-    """Return what a task file asks for. Raises ``TaskFileError``; says before that no configuration counts, where that is so."""
+    """Return what a task file asks for, and name the models of it that look misspelt.
+
+    Raises ``TaskFileError``; says before that no configuration counts, where that is so.
+    """
     try:
-        return taskfile.parse(data, name, settings)
+        found = taskfile.parse(data, name, settings)
     except TaskFileError:
         if not settings.file:
             common.complain(f"batchd: {config.NO_FILE}")
         raise
+    for model in dict.fromkeys(task.model for task in found.tasks):
+        common.complain(_doubt(model, settings))
+    return found
+
+
+def _doubt(model: str, settings: config.Config) -> str:
+    """Return that a model may be another one misspelt: no price is known of it, and those of its like are; else nothing."""
+    provider, _, own = model.partition("/")
+    base_url = settings.providers[provider].base_url
+    named = {settings.agent.model, settings.evaluation.judge_model, *settings.models}
+    if model in named or Prices(settings.models).price(model, base_url) is not None:
+        return ""
+    prefix = f"{provider}/"
+    used = [each.removeprefix(prefix) for each in named if each.startswith(prefix)]
+    near = catalog.nearest(own, [*used, *pricing.names(provider, base_url)])
+    if not near:
+        return ""
+    meant = listed([f"{provider}/{each}" for each in near])
+    return f"batchd: nothing is known of the model {model}; do you mean {meant}? It is used as it stands."

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 
-from batchd.cli.common import width_of
 from batchd.log import escape
 
 #: What stands for our few signs where there is only ASCII; each as wide as the sign.
@@ -39,25 +38,3 @@ def neutral(text: str) -> Iterator[str]:
         if "\r" in line:
             last = next((part for part in reversed(line.split("\r")) if part.strip()), "")
         yield escape(_DRESSING.sub("", last).expandtabs(_TAB))
-
-
-def wrapped(line: str, width: int) -> Iterator[str]:
-    """Yield a line in pieces of at most ``width`` columns; at spaces, where that leaves none too short."""
-    while width_of(line) > width and len(line) > 1:
-        end = _fits(line, width)
-        space = line.rfind(" ", end * 2 // 3, end + 1)
-        yield line[: space if space > 0 else end]
-        line = line[space + 1 if space > 0 else end :]
-    yield line
-
-
-def _fits(line: str, width: int) -> int:
-    """Return how many characters fit, at least one."""
-    if line[:width].isascii():
-        return width
-    used = 0
-    for place, letter in enumerate(line):
-        used += width_of(letter)
-        if used > width:
-            return max(1, place)
-    return len(line)

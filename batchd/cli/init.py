@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from batchd import config
+from batchd import config, pricing
 from batchd.config import finding, trust
 from batchd.config.presets import PRESETS
 from batchd.config.sections import Agent, Pool
@@ -71,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
         return systemd.run(args, directory, partial(_serviced, args))
     if args.user or args.remove or args.yes:
         raise UsageError("--user, --remove and --yes go with --systemd")
+    if not str(directory).isprintable():
+        raise UsageError(
+            f"{escape(str(directory))}: the path of a spool has printable characters alone"
+        )
     making.refuse(directory)
     wanted = _wanted(args, directory)
     _refuse(wanted)
@@ -96,9 +100,7 @@ def _wanted(args: argparse.Namespace, directory: Path, *, ask_key: bool = True) 
     try:
         model = args.model or (asks and _ask_model()) or Agent().model
         if not _MODEL.fullmatch(model):
-            raise UsageError(
-                f"--model {escape(model)}: it is PROVIDER/MODEL, as in {Agent().model}"
-            )
+            raise UsageError(f"--model {escape(model)}: {_unnamed(model)}")
         provider = model.partition("/")[0]
         base_url = args.base_url or ""
         if not base_url and provider not in PRESETS:
@@ -153,7 +155,13 @@ def _ask_model() -> str:
         answer = input(f"Which model does the work? PROVIDER/MODEL [{usual}]: ").strip() or usual
         if _MODEL.fullmatch(answer):
             return answer
-        print("It is a provider and a model, with a slash between them.")
+        print(f"{escape(answer)}: {_unnamed(answer)}.")
+
+
+def _unnamed(model: str) -> str:
+    """Return what to write in place of a model's bare name: who sells it stands before it."""
+    sold = [f"{seller}/{model}" for seller in PRESETS if model in pricing.names(seller)]
+    return f"it is PROVIDER/MODEL, as in {sold[0] if sold else Agent().model}"
 
 
 def _ask_key(provider: str, usual: str) -> tuple[str, str]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from batchd.cli.common import MARKS, clipped
-from batchd.cli.glyphs import wrapped
+from batchd.cli.common import MARKS
 from batchd.cli.screens import Lines, Picture, Screen, Silence
 from batchd.errors import StoreError
+from batchd.fitting import clipped, hanging
 from batchd.log import escape
 from batchd.observe import parking
 from batchd.observe.words import counted, duration, money
@@ -106,7 +106,7 @@ class Watch:
             return []
         self._held = tuple(held)
         lines = (line if line.startswith(" ") else f"‖ {line}" for line in parking.lines(held))
-        return [piece for line in lines for piece in _hanging(line)]
+        return [piece for line in lines for piece in hanging(line, _ROOM)]
 
     def _changes(self, task: TaskRow) -> list[str]:
         known = self._told.get(task.ref)
@@ -124,7 +124,7 @@ class Watch:
         elif task.status is Status.PARKED:
             return [
                 *map(_cut, lines),
-                *_hanging(f"‖ {task.ref.task} waits: {escape(task.message)}"),
+                *hanging(f"‖ {task.ref.task} waits: {escape(task.message)}", _ROOM),
             ]
         elif known is not None and task.round > known[1] > 0:
             lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
@@ -134,13 +134,6 @@ class Watch:
 def _cut(line: str) -> str:
     """Return a line of which the beginning is enough."""
     return clipped(line, _ROOM)
-
-
-def _hanging(line: str) -> Iterator[str]:
-    """Yield a line whose end matters, in pieces, all but the first indented."""
-    first, *rest = wrapped(line, _ROOM - 2)
-    yield first
-    yield from (f"  {piece}" for piece in rest)
 
 
 def _received(row: BatchRow, *, late: bool) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from batchd.cli import glyphs
-from batchd.cli.common import width_of
 from batchd.errors import cut
+from batchd.fitting import width_of, wrapped
 from batchd.log import escape
 from batchd.observe.conversation import Kind, Passage
 from batchd.observe.words import counted, duration, money
@@ -77,14 +77,14 @@ def lines(passage: Passage, width: int = 0, *, full: bool = False) -> Iterator[L
 def _fitted(margin: str, line: Line, width: int) -> Iterator[Line]:
     """Yield a line behind its margin, in as many pieces as it takes."""
     room = max(1, width - width_of(margin))
-    *most, last = glyphs.wrapped(line.text, room) if width else [line.text]
+    *most, last = wrapped(line.text, room) if width else [line.text]
     further = margin if margin.isspace() or "│" in margin else " " * len(margin)
     for piece in most:
         yield Line(margin + piece, line.tone)
         margin = further
     if width and line.tail and width_of(last + line.tail) > room:
         yield Line(margin + last, line.tone)
-        for piece in glyphs.wrapped(line.tail.lstrip(), room):
+        for piece in wrapped(line.tail.lstrip(), room):
             yield Line(further, tail=piece)
     else:
         yield Line(margin + last, line.tone, line.tail)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from batchd.cli import common, controlling
 from batchd.control import Retried, Retry
-from batchd.errors import UsageError
+from batchd.errors import BatchdError, UsageError
 from batchd.observe import words
 from batchd.observe.snapshot import Unseen, ask
+from batchd.records import Ref, Status
 from batchd.spool.ulid import ulid
+from batchd.store.reader import Reader
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failed", action="store_true", help="only what did not complete, and what comes after it"
     )
+    parser.add_argument("--yes", action="store_true", help="ask nothing about what has completed")
     parser.add_argument(
         "--model",
         metavar="PROVIDER/MODEL",
@@ -31,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     if args.model == "":
         # As of a variable that is not set: with the tasks' own models it would be another order.
         raise UsageError("--model is empty: it wants PROVIDER/MODEL, as in openai/gpt-6-luna")
+    if not (args.failed or args.yes or args.json or _wanted(args.config, given)):
+        common.complain("nothing runs again; --failed takes only what did not complete")
+        return 2
     # The mark makes sure that an order whose answer is lost, and which is given again, is one.
     answer = controlling.ask(
         args.config,
@@ -42,6 +51,32 @@ def run(args: argparse.Namespace) -> int:
         if ask(state) is Unseen.ABSENT:
             common.complain("No daemon runs; they wait until `batchd serve` starts.")
     return code
+
+
+def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
+    """Return whether what has completed is to run, and be paid, again: on a terminal that is asked."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    try:
+        with Reader(common.store_path(common.state_directory(file))) as reader:
+            count = sum(_completed(reader, *common.split_target(target)) for target in targets)
+    except BatchdError:
+        return True  # the order itself says what is wrong
+    if not count:
+        return True
+    done = f"{words.counted(count, 'task')} completed before"
+    question = f"{done}; to run again costs money again. Run all? [y/N] "
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+def _completed(reader: Reader, batch: str, task: str) -> int:
+    """Return how many tasks of a target have completed."""
+    if not task:
+        return reader.batch(batch).completed
+    return int(reader.task(Ref(batch, task)).status is Status.COMPLETED)
 
 
 def lines(answer: Retried) -> list[str]:

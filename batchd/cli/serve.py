@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from batchd import config, imports, log, sealing
 from batchd.cli import common
 from batchd.config import own
 from batchd.control import Line
+from batchd.log import escape
+from batchd.observe import words
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +52,19 @@ def run(args: argparse.Namespace) -> int:
     daemon = Daemon(
         settings, reload=reload, look=_look, listeners=listeners, finishers=[ReportMaker()]
     )
+    if sys.stderr.isatty():
+        print(*_greeting(settings), sep="\n", file=sys.stderr)
     run_daemon(daemon.run())
     return 0
+
+
+def _greeting(settings: config.Config) -> Iterator[str]:
+    """Yield what somebody at a terminal wants to know first."""
+    paths, pool = settings.paths, settings.pool
+    agents = words.counted(pool.processes * pool.agents_per_process, "task")
+    yield escape(f"Drop task files into {paths.inbox}; results appear in {paths.outbox}.")
+    yield escape(f"{settings.agent.model} does the work, {agents} at a time.")
+    yield "Ctrl-C stops: tasks go on at the next start, where they were."
 
 
 def _look(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:

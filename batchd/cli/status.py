@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         shown = rows[:last] if last > 0 else rows
         code = _overview(daemon, reader.parked(), shown, as_json=args.json, dropped=dropped)
         if len(rows) > len(shown) and not args.json:
-            print("Older batches are not shown: `batchd status -n 0` shows all.")
+            common.say("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
 
 
@@ -109,18 +109,17 @@ def _overview(
         waits = [dataclasses.asdict(p) for p in parked]
         common.print_json({"daemon": _json(daemon), "parked": waits, "batches": batches})
         return 0
-    print(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
+    common.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
     if dropped:
-        print(
+        common.say(
             f"{words.counted(dropped, 'file')} in the inbox; `batchd serve` takes what is dropped."
         )
     if isinstance(daemon, Standing):
         for trouble in daemon.troubles:
-            print(*troubles.lines(trouble), sep="\n")
+            common.say(*troubles.lines(trouble))
         for warned in daemon.retiring:
-            print(*ending.lines(warned), sep="\n")
-    for line in parking.lines(parked):
-        print(line)
+            common.say(*ending.lines(warned))
+    common.say(*parking.lines(parked))
     if rows:
         print(*_batch_table(rows), sep="\n")
     return 0
@@ -171,11 +170,11 @@ def spent(row: BatchRow | TaskRow) -> str:
     cost = at_least(row.cost_usd, row.known_usd if isinstance(row, BatchRow) else 0.0)
     if not row.unsettled_calls:
         return cost
-    # Nothing at most: they cost nothing, or nobody knows their price.
-    most = (
-        f"≤{money(row.unsettled_usd)}" if row.unsettled_usd else f"{row.unsettled_calls} unsettled"
-    )
-    return f"{cost} (+{most})"
+    if row.unsettled_usd:
+        return f"{cost} (+≤{money(row.unsettled_usd)})"
+    # Nothing at most: they cost nothing, or their price is unknown. So it says no sum where there is no other.
+    calls = f"{row.unsettled_calls} unsettled"
+    return f"{cost} (+{calls})" if row.calls else calls
 
 
 def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: bool) -> int:
@@ -194,14 +193,13 @@ def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: boo
         common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": told})
         return 0
     if isinstance(daemon, Unseen) and row.finished < row.tasks:
-        print(_standing(daemon, waiting=True))
+        common.say(_standing(daemon, waiting=True))
     print(*_batch_table([row]), sep="\n")
+    if row.batch.retry_of:
+        common.say(f"A retry of {row.batch.retry_of}.")
     if row.calls:
-        print(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
-    for line in parking.lines(parked):
-        print(line)
-    for problem in row.problems:
-        print(f"  {escape(str(problem))}")
+        common.say(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
+    common.say(*parking.lines(parked), *(f"  {problem}" for problem in row.problems))
     if tasks:
         cells = [
             (
@@ -219,7 +217,7 @@ def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: boo
         right = ("ROUND", "CALLS", "TOKENS", "COST")
         print("", *common.table(heads, cells, right=right, flexible="WHY"), sep="\n")
     if warnings := [*cautions.lines(found)]:
-        print("", *warnings, sep="\n")
+        common.say("", *warnings)
     return 0
 
 
@@ -271,12 +269,10 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
     }
     for name, fact in facts.items():
         if fact:
-            print(f"{name:<10} {escape(fact)}")
+            common.say(f"{name:<10} {fact}")
     if not row.status.final:
-        for line in parking.lines(waiting.parkings(row)):
-            print(line)
-    for line in cautions.lines(found):
-        print(line)
+        common.say(*parking.lines(waiting.parkings(row)))
+    common.say(*cautions.lines(found))
     return 0
 
 

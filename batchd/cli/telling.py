@@ -13,6 +13,7 @@ from typing import Self
 from batchd.cli import common, glyphs, reading
 from batchd.cli.reading import Line, Tone
 from batchd.events import Event
+from batchd.fitting import clipped
 from batchd.log import escape, escape_json
 from batchd.observe.conversation import passages
 from batchd.observe.snapshot import Agent, agent_at
@@ -119,7 +120,7 @@ class Conversation(Teller):
         if time.monotonic() - self._asked >= _ASK_S:
             self._doing = agent_at(self._state, row) if row.status is Status.RUNNING else None
             self._asked = time.monotonic()
-        line = common.clipped(escape(_now(row, self._doing)), common.terminal_width() - 1)
+        line = clipped(escape(_now(row, self._doing)), common.terminal_width() - 1)
         self._clear()
         self._shown = True  # before it is: Ctrl-C may come in between
         print(self._painted(Line(line, Tone.NOTE)), end="", flush=True)

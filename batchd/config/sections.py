@@ -233,7 +233,7 @@ class Log(Section):
     level: LogLevel = "info"
     """The least important lines to write."""
     format: LineFormat = "auto"
-    """``auto``: columns on a terminal, JSON lines elsewhere."""
+    """``auto``: words on a terminal, JSON lines elsewhere."""
     file: str = ""
     """Gets JSON lines too; survives logrotate."""
 

@@ -49,6 +49,8 @@ class Standstill:
     why: str
     #: How to go on.
     mend: str
+    #: Whether somebody wanted it so.
+    paused: bool = False
 
 
 def standstills(parked: Iterable[Parking]) -> Iterator[Standstill]:
@@ -73,12 +75,17 @@ def standstills(parked: Iterable[Parking]) -> Iterator[Standstill]:
 def lines(parked: Iterable[Parking]) -> Iterator[str]:
     """Yield two lines for each: what waits and why, and the mend. Many tasks of a batch are told as one."""
     for each in standstills(parked):
-        yield escape(f"Parked since {moment(each.since)}: {each.what}. {each.why}")
+        state = "Paused" if each.paused else "Parked"
+        yield escape(
+            f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
+        )
         yield escape(f"  To go on: {each.mend}")
 
 
 def _told(each: Parking, what: str) -> Standstill:
-    return Standstill(since=each.since, what=what, why=why(each), mend=_mend(each))
+    paused = each.cause is Cause.PAUSED
+    said = why(each).removeprefix(Cause.PAUSED).removeprefix(": ") if paused else why(each)
+    return Standstill(since=each.since, what=what, why=said, mend=_mend(each), paused=paused)
 
 
 def why(each: Parking) -> str:

@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 import warm
 from patience import PATIENCE_S
+from teletype import Teletype
 from terminal import on_a_terminal
 
 pytestmark = pytest.mark.in_turns
@@ -70,6 +71,59 @@ def test_submit_refuses_a_broken_file_with_all_errors(spool: Any) -> None:
     assert "first_prompt" in done.stderr
     assert "tasks[1].priority" in done.stderr
     assert not list(spool.folder.glob("inbox/*"))
+
+
+def test_submit_names_a_model_that_looks_misspelt(spool: Any) -> None:
+    """It is used as it stands, for a provider may know more than price lists; of one that is priced, or like no other, nothing is said."""
+    for model, said in {
+        "openai/gpt-6-lnua": "do you mean openai/gpt-6-luna",
+        "openai/gpt-6-luna": "",
+        "openai/zzzzzzzzzzzzzzz": "",
+    }.items():
+        done = spool.batchd(
+            "submit", spool.write("m.json", [{"first_prompt": "x", "model": model}])
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+        assert ("do you mean" in done.stderr) == bool(said)
+        assert "1 task" in done.stdout
+
+
+def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
+    """On a terminal alone, and not with --failed or --yes; a no changes nothing. `status` of the new batch names the old one."""
+    with spool.serving():
+        spool.batchd("submit", "--wait", spool.write("work.json", [{"first_prompt": "x"}]))
+    question = "1 task completed before"
+    code, seen = on_a_terminal(spool, "retry", "work", answers=((question, "\n"),))
+    assert (code, "nothing runs again" in seen) == (2, True)
+    assert spool.batchd("status", "work-2").returncode == 2
+    code, seen = on_a_terminal(spool, "retry", "work/001", answers=((question, "y\n"),))
+    assert (code, "work-2: 1 task of work queued again" in seen) == (0, True)
+    assert "A retry of work." in spool.batchd("status", "work-2").stdout
+    code, seen = on_a_terminal(spool, "retry", "work", "--yes", answers=())
+    assert (code, question in seen) == (0, False)
+    done = spool.batchd("retry", "work")
+    assert done.returncode == 0
+    # The order's log line is none of the answer.
+    assert done.stderr == "No daemon runs; they wait until `batchd serve` starts.\n"
+
+
+def test_a_terminal_shows_how_to_go_on_by_words(spool: Any) -> None:
+    """`serve` says where files go and how to stop, each line of its log fits; `status` says what was paused, and breaks no word."""
+    with Teletype(spool.command("serve")) as daemon:
+        shown = daemon.shows("daemon started", "Drop task files into", "Ctrl-C stops")
+        assert "{" not in shown
+        spool.batchd("submit", spool.write("work.json", [{"first_prompt": "x"}]))
+        daemon.shows("work/001 task finished: completed")
+        long = "the bill of last month is to be looked at before anything else goes on here"
+        assert spool.batchd("pause", "--all", "-m", long).returncode == 0
+        with Teletype(spool.command("status")) as status:
+            status.ends()
+            words = " ".join(status.text.split())
+            assert f"everything. {long} To go on: batchd resume --all" in words
+            assert "Paused since" in words
+        daemon.signal(signal.SIGTERM)
+        daemon.ends()
 
 
 def test_submit_without_a_daemon(spool: Any) -> None:
@@ -576,7 +630,7 @@ def test_who_waits_for_what_is_paused_learns_why(spool: Any) -> None:
                 line = waiting.stdout.readline()
                 assert line, seen
                 seen += line
-            assert b"everything. paused: moving house" in seen
+            assert b"Paused since " in seen
             assert spool.batchd("resume", "--all").returncode == 0
             seen += waiting.communicate(timeout=PATIENCE_S)[0]
         assert waiting.returncode == 0

@@ -222,10 +222,11 @@ def test_faults_of_the_way(fault: str, error: type[Exception], stream: bool) -> 
 
     async def test() -> None:
         timeout = aiohttp.ClientTimeout(total=0.3)
-        async with ModelServer() as server, aiohttp.ClientSession(timeout=timeout) as session:
-            with pytest.raises(error):
-                await _post(session, server.base_url, f"{fault}-1", stream=stream)
-            assert await _post(session, server.base_url, f"{fault}-1", stream=stream)
+        async with ModelServer() as server, aiohttp.ClientSession() as patient:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                with pytest.raises(error):
+                    await _post(session, server.base_url, f"{fault}-1", stream=stream)
+            assert await _post(patient, server.base_url, f"{fault}-1", stream=stream)
         first, second = server.requests
         assert (first.delivered, second.delivered) == (False, True)
         assert first.status == (0 if fault in {"hang", "cut"} else 200)
@@ -240,10 +241,11 @@ def test_a_client_that_gives_up_is_not_counted() -> None:
 
     async def test() -> None:
         timeout = aiohttp.ClientTimeout(total=0.2)
-        async with ModelServer() as server, aiohttp.ClientSession(timeout=timeout) as session:
-            with pytest.raises(TimeoutError):
-                await _post(session, server.base_url, "latency-60+steps-1")
-            await _post(session, server.base_url, "steps-1")
+        async with ModelServer() as server, aiohttp.ClientSession() as patient:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                with pytest.raises(TimeoutError):
+                    await _post(session, server.base_url, "latency-60+steps-1")
+            await _post(patient, server.base_url, "steps-1")
         assert server.totals.by_status == {0: 1, 200: 1}
         assert server.totals.usage.calls == 1
         assert server.totals.peak <= 2

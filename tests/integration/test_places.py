@@ -253,6 +253,7 @@ def test_init_without_a_terminal_takes_what_is_usual(person: Person) -> None:
         ("sample.json", (), "sample.json is there already"),
         ("inbox/mail", (), "inbox holds files already"),
         ("", ("--model", "gpt"), "it is PROVIDER/MODEL"),
+        ("", ("--model", "deepseek-flash"), "as in deepseek/deepseek-flash"),
         ("", ("--model", "mine/x"), "mine is none of openai"),
         ("", ("--model", "mine/x", "--base-url", "ftp://x"), "http(s)://HOST"),
         ("", ("--key-env", "sk-0123456789"), "must be the name of an environment variable"),
@@ -278,13 +279,15 @@ def test_init_refuses_before_it_makes_anything(
 
 
 def test_init_makes_no_spool_where_others_decide(person: Person) -> None:
-    """Neither in a directory that everybody can change, nor in a whole home; each with the fix."""
+    """Neither in a directory that everybody can change, nor in a whole home, nor where a name breaks a line; each with the fix."""
     (person.folder / "open").mkdir()
     (person.folder / "open").chmod(0o777)
     done = person.batchd("init", person.folder / "open")
     assert (done.returncode, "chmod o-w" in done.stderr) == (3, True)
     done = person.batchd("init", cwd=person.home)
     assert (done.returncode, "name a directory of its own" in done.stderr) == (2, True)
+    done = person.batchd("init", person.folder / "open/a\nb")
+    assert (done.returncode, "printable characters alone" in done.stderr) == (2, True)
     assert [*(person.folder / "open").iterdir(), *person.home.iterdir()] == []
 
 
@@ -308,7 +311,7 @@ def test_init_asks_three_questions_on_a_terminal(person: Person) -> None:
     command = [sys.executable, "-m", "batchd", "init", str(spool)]
     with Teletype(command, env=person.environment) as terminal:
         terminal.shows("Which model does the work?")
-        terminal.types("gpt\r", "with a slash between them")
+        terminal.types("gpt\r", "gpt: it is PROVIDER/MODEL, as in openai/")
         terminal.types(
             "anthropic/claude-sonnet-5-5\r", "Where does it come from? [ANTHROPIC_API_KEY]:"
         )

@@ -155,14 +155,14 @@ def test_keys_cancel_pause_and_run_again(at: Control) -> None:
         terminal.shows("batch stuck is paused")
         assert _parked(at) == [("batch", "stuck")]
         terminal.shows("batchd resume stuck")
-        terminal.until(lambda s: "Parked since" in s)
+        terminal.until(lambda s: "Paused since" in s)
         terminal.type("p")
         terminal.shows("batch stuck goes on")
-        terminal.until(lambda s: "Parked since" not in s)
+        terminal.until(lambda s: "Paused since" not in s)
         terminal.type("P")
         terminal.shows("everything is paused")
         assert _parked(at) == [("all", "")]
-        terminal.until(lambda s: "Parked since" in s)
+        terminal.until(lambda s: "Paused since" in s)
         terminal.type("P")
         terminal.shows("everything goes on")
         assert _parked(at) == []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from batchd import log
+from batchd import console, log
 from batchd.errors import NotPossibleError
 from batchd.log import Action
 
@@ -65,12 +65,32 @@ def test_keys_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_columns_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
-    """The console format is for people, and escapes what could steer their terminal."""
+    """The console format is for people: a line each, no field without a meaning, and nothing that could steer their terminal."""
     log.configure("info", "console")
-    log.get_logger().warning(Action.WORKER_DIED, message="\x1b[2Jgone")
+    log.get_logger(batch="b", task="t", worker=7).warning(
+        Action.MODEL_FAILED, error="busy", message="\x1b[2Jgone", tools=[], lost={"a": "\n\x1b[2J"}
+    )
+    log.get_logger().info(
+        Action.MODEL_CALLED, purpose="agent", **{"gen_ai.usage.input_tokens": 12}, seconds=0.5
+    )
     err = capsys.readouterr().err
-    assert "worker_died" in err
     assert "\x1b[2J" not in err
+    failed, called = (line.split(" ", 1)[1] for line in err.splitlines())
+    assert failed.startswith("b/t warning: model failed: error busy, \\x1b[2Jgone, lost {")
+    assert called == "model called: agent, in 12, seconds 0.5"
+
+
+def test_a_line_fits_a_terminal() -> None:
+    """News takes one line of a terminal and is cut there, the cut shown; a warning is wrapped by words and stays whole."""
+    words = "the quick brown fox jumps over the lazy dog"
+    news = {"level": "info", "event": "task_started", "batch": "b", "message": words}
+    shown = console.text(news, 40)
+    assert len(shown) == 40 + 1
+    assert shown.endswith("…\n")
+    lines = console.text({**news, "level": "warning"}, 40).splitlines()
+    assert len(lines) > 1
+    assert all(len(line) <= 40 for line in lines)
+    assert " ".join(" ".join(lines).split()).endswith(words)
 
 
 def test_the_file_survives_logrotate(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from batchd.cli import glyphs, reading
-from batchd.cli.common import width_of
 from batchd.events import CallAnswered, RoundEvaluated, Suspended, ToolRan
+from batchd.fitting import width_of, wrapped
 from batchd.observe.conversation import Kind, Passage, passages
 from batchd.observe.words import compact, duration, rough, span
 from batchd.records import Answer, Evaluation, Purpose, ToolCall, Usage
@@ -39,13 +39,13 @@ def test_nothing_steers_a_terminal(given: str, shown: list[str]) -> None:
 def test_lines_are_wrapped_where_they_fit() -> None:
     """At spaces where that is not far back, letters of two columns never cut in half, nothing lost."""
     words = "the quick brown fox jumps over the lazy dog"
-    assert [*glyphs.wrapped(words, 16)] == ["the quick brown", "fox jumps over", "the lazy dog"]
-    assert [*glyphs.wrapped("x" * 10, 4)] == ["xxxx", "xxxx", "xx"]
+    assert [*wrapped(words, 16)] == ["the quick brown", "fox jumps over", "the lazy dog"]
+    assert [*wrapped("x" * 10, 4)] == ["xxxx", "xxxx", "xx"]
     chinese = "写一个猜数字的游戏" * 3
-    pieces = [*glyphs.wrapped(chinese, 7)]
+    pieces = [*wrapped(chinese, 7)]
     assert "".join(pieces) == chinese
     assert {width_of(p) for p in pieces} <= {6, 2, 4}
-    assert [*glyphs.wrapped("写", 1)] == ["写"]
+    assert [*wrapped("写", 1)] == ["写"]
 
 
 def test_outputs_are_folded() -> None:
@@ -72,7 +72,8 @@ def test_no_line_is_wider_than_the_terminal() -> None:
     for width in (20, 47, 80):
         lines = _text(passage, width)
         assert all(width_of(line) <= width for line in lines), lines
-        assert all(line.startswith("  │ ") for line in lines[1:] if "1.3 s" not in line)
+        figures = next(place for place, line in enumerate(lines) if "1.3 s" in line)
+        assert all(line.startswith("  │ ") for line in lines[figures + 1 :])
     end = Passage(
         at=0.0,
         kind=Kind.END,

@@ -35,6 +35,7 @@ LEAVES = (
     "installation",
     "users",
     "imports",
+    "fitting",
 )
 #: The vocabulary and its fold: one room, two modules.
 EVENTS = ("events", "taskstate")
@@ -49,10 +50,12 @@ FACES = (
 BELOW_THE_DAEMON: Mapping[str, Room] = {
     "records": Room(0, LEAVES),
     "errors": Room(0, LEAVES),
-    "log": Room(0, (*LEAVES, "journald", "masking", "stderr")),
+    "log": Room(0, (*LEAVES, "journald", "masking", "stderr", "console")),
     # Knows how systemd's journal wants its lines; `log` alone speaks to it.
     "journald": Room(0),
     "stderr": Room(0),
+    "console": Room(0, LEAVES),
+    "fitting": Room(0),
     "masking": Room(0, LEAVES),
     "sealing": Room(0, LEAVES),
     "trees": Room(0, LEAVES),
@@ -217,7 +220,7 @@ def test_no_circles() -> None:
         ),
         (
             {"llm/client.py": "def f():\n    import batchd.pricing", "pricing.py": ""},
-            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, imports, llm",
+            "llm.client → pricing: llm may import only tokens, records, errors, log, masking, sealing, trees, children, catalog, installation, users, imports, fitting, llm",
         ),
         (
             {

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from batchd.cli import glyphs
 from batchd.cli.top import batches, head, orders, work
 from batchd.cli.top.choosing import Choice, moves
 from batchd.cli.top.columns import table
 from batchd.cli.top.orders import Order
 from batchd.cli.top.watching import Sight, Wish
 from batchd.cli.top.work import Doing
+from batchd.fitting import wrapped
 from batchd.log import escape
 from batchd.observe.snapshot import Snapshot
 from batchd.observe.words import counted
@@ -264,7 +264,7 @@ def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Order:
 
 def _told(trouble: str, width: int) -> list[Text]:
     """Return a trouble in as many lines as it takes: what to do stands at its end."""
-    lines = glyphs.wrapped(escape(trouble), width) if trouble else ()
+    lines = wrapped(escape(trouble), width) if trouble else ()
     return [Text(line, "bold red") for line in lines]
 
 

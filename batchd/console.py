@@ -1,0 +1,58 @@
+"""Log lines as people read them on a terminal: when, whose, what, and what matters of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchd.fitting import clipped, hanging
+
+#: What stands elsewhere in the line, or is for programs alone.
+_LEFT_OUT = frozenset({"timestamp", "level", "event", "batch", "task", "worker", "exception"})
+#: Fields that say enough without their names.
+_BARE = frozenset({"message", "feedback", "purpose", "status", "reason", "model", "by"})
+#: Shorter names of those that OpenTelemetry gives.
+_NAMES: Mapping[str, str] = {
+    "gen_ai.request.model": "model",
+    "gen_ai.usage.input_tokens": "in",
+    "gen_ai.usage.cache_read.input_tokens": "cached",
+    "gen_ai.usage.output_tokens": "out",
+    "gen_ai.response.finish_reasons": "ended",
+}
+#: Levels at which a line may be cut at the terminal's edge.
+_BRIEF = frozenset({"debug", "info"})
+
+
+def text(line: Mapping[str, Any], width: int) -> str:
+    """Return a log line, with its end; ``width``: the columns there are for it, 0 for any number.
+
+    What is only news takes one line of a terminal; a warning takes as many as it needs, and so does a traceback.
+    """
+    at = time.strftime("%H:%M:%S")
+    level = "" if line["level"] in _BRIEF else f"{line['level']}: "
+    whose = "/".join(str(line[key]) for key in ("batch", "task") if line.get(key))
+    what = f"{whose} " * bool(whose) + level + str(line["event"]).replace("_", " ")
+    said = ", ".join(_fields(line))
+    whole = f"{at} {what}{': ' * bool(said)}{said}"
+    if not width:
+        pieces = [whole]
+    elif line["level"] in _BRIEF:
+        pieces = [clipped(whole, width)]
+    else:
+        pieces = [*hanging(whole, width)]
+    return "\n".join([*pieces, *str(line.get("exception", "")).splitlines()]) + "\n"
+
+
+def _fields(line: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a line's fields say; nothing of those that are empty."""
+    for key, value in line.items():
+        if key in _LEFT_OUT or value in ("", None, [], {}):
+            continue
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            shown = " ".join(value)
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value, default=str)
+        name = _NAMES.get(key, key)
+        yield shown if name in _BARE else f"{name} {shown}"

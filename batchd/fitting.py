@@ -1,0 +1,65 @@
+"""How text fits into the columns of a terminal: measured, cut, wrapped at spaces."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+#: What the further lines of a text are indented by.
+_HANG = "  "
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal ``text`` takes: Chinese letters two, accents and joiners none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.category(c) in {"Mn", "Me", "Cf"}
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def clipped(text: str, width: int) -> str:
+    """Return text cut to ``width`` columns, the cut shown."""
+    if width_of(text) <= width:
+        return text
+    kept, used = "", 1
+    for c in text:
+        used += width_of(c)
+        if used > width:
+            break
+        kept += c
+    return f"{kept}…"
+
+
+def wrapped(line: str, width: int) -> Iterator[str]:
+    """Yield a line in pieces of at most ``width`` columns; at spaces, where that leaves none too short."""
+    while width_of(line) > width and len(line) > 1:
+        end = _fits(line, width)
+        space = line.rfind(" ", end // 2, end + 1)
+        yield line[: space if space > 0 else end]
+        line = line[space + 1 if space > 0 else end :]
+    yield line
+
+
+def _fits(line: str, width: int) -> int:
+    """Return how many characters fit, at least one."""
+    if line[:width].isascii():
+        return width
+    used = 0
+    for place, letter in enumerate(line):
+        used += width_of(letter)
+        if used > width:
+            return max(1, place)
+    return len(line)
+
+
+def hanging(line: str, width: int) -> Iterator[str]:
+    """Yield a line in pieces of at most ``width`` columns, all but the first indented below it."""
+    margin = line[: len(line) - len(line.lstrip(" "))] + _HANG
+    first, *_ = wrapped(line, width)
+    yield first
+    if rest := line[len(first) :].lstrip(" "):
+        yield from (margin + piece for piece in wrapped(rest, max(1, width - len(margin))))
