@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from batchd import __version__, imports
 from batchd.cli import streams
@@ -107,9 +108,26 @@ def _told(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, which says what an argument may be meant for that it does not have."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and raise ``UsageError`` for what is not known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = next((each for each in unknown if each.startswith("-")), unknown[0])
+            option = word.partition("=")[0]
+            near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
+            raise UsageError(
+                f"{self.prog.partition(' ')[2]} has no argument {option!a}: {hint}`{self.prog} --help` lists them"
+            )
+        return found, unknown
+
+
 def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentParser:
     """Return the parser; of a command that is not ``loaded``, it knows the line of help alone."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Command(add_help=False)
     common.add_argument(
         "--config",
         type=Path,
@@ -127,7 +145,11 @@ def parser(loaded: Container[str] = frozenset(COMMANDS)) -> argparse.ArgumentPar
     )
     whole.add_argument("--version", action="version", version=f"batchd {__version__}")
     commands = whole.add_subparsers(
-        title="commands", dest="command", metavar="COMMAND", required=True
+        title="commands",
+        dest="command",
+        metavar="COMMAND",
+        required=True,
+        parser_class=_Command,
     )
     for name, line in COMMANDS.items():
         command = commands.add_parser(

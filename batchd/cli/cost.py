@@ -10,7 +10,7 @@ from batchd import config
 from batchd.cli import common, repricing
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.words import NO_TAG, at_least, from_cache, money
+from batchd.observe.words import NO_TAG, at_least, counted, from_cache, money
 from batchd.store.reader import Reader
 from batchd.store.rows import SpendRow
 from batchd.store.spending import SPLITS, Split
@@ -124,7 +124,10 @@ class _Spent:
                 f"{r.cached_input_tokens:,}",
                 f"{r.output_tokens:,}",
                 at_least(r.cost_usd, r.known_usd),
-                money(r.unsettled_usd) if r.unsettled_calls else "",
+                # At no known price they come to nothing, and are counted.
+                (money(r.unsettled_usd) if r.unsettled_usd else counted(r.unsettled_calls, "call"))
+                if r.unsettled_calls
+                else "",
             )
             for name, r in names
         ]

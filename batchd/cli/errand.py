@@ -31,6 +31,14 @@ _LOOK_S = 0.05
 _LEAVES_S = 10.0
 
 
+#: What is said of a file of which an earlier ``run`` has left something.
+_GOES_ON = "going on with what an earlier run of it has left."
+_ENDED = (
+    "what an earlier run of it has left has ended since; nothing is begun.\n"
+    "To begin again, run it once more."
+)
+
+
 class Daemon:
     """A daemon, and the connection that shows it that somebody waits. A context manager that closes it."""
 
@@ -84,8 +92,7 @@ class Daemon:
                     continue
                 if batch:
                     if left is not None:
-                        said = f"{name}: going on with what an earlier run of it has left."
-                        print(said, file=sys.stderr)
+                        print(f"{name}: {_ENDED if left.ended else _GOES_ON}", file=sys.stderr)
                     return batch
                 self._connect_again()
         except BaseException:
@@ -99,6 +106,8 @@ class Daemon:
     ) -> str:
         """Return the batch of a file that is new, or was left; empty where the daemon has ended, or does just now."""
         batch = left.batch if left else None
+        if left is not None and batch is not None and left.ended:
+            return batch.name
         if batch is not None:
             self._insist_as_begun(batch, serial=serial)
             if self._standing.watching:

@@ -85,4 +85,8 @@ def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
                     file=sys.stderr,
                 )
                 return False
+            case "":
+                pass
+            case _:
+                print("That is no answer: it is waited on.", file=sys.stderr)
     return True

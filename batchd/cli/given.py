@@ -10,6 +10,7 @@ from batchd.errors import TaskFileError, UsageError
 from batchd.log import escape
 from batchd.observe.words import listed
 from batchd.pricing import Prices
+from batchd.records import Task
 from batchd.spool import taskfile
 
 
@@ -35,7 +36,26 @@ def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
         raise
     for model in dict.fromkeys(task.model for task in found.tasks):
         common.complain(_doubt(model, settings))
+    capped = [task for task in found.tasks if _limits(task, found, settings)]
+    for model in dict.fromkeys(task.model for task in capped):
+        common.complain(_uncapped(model, settings))
     return found
+
+
+def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool:
+    """Return whether a limit in dollars holds for a task."""
+    return bool(task.limits.max_cost_usd or found.budget_usd or settings.budget.per_day_usd)
+
+
+def _uncapped(model: str, settings: config.Config) -> str:
+    """Return that a model's calls are refused, as no price is known of it and a limit in dollars is set; else nothing."""
+    base_url = settings.providers[model.partition("/")[0]].base_url
+    if Prices(settings.models).price(model, base_url) is not None:
+        return ""
+    return (
+        f"batchd: no price is known of {model}, and a limit in dollars is set, which needs one: its tasks will end as "
+        f'error; set input_usd_per_mtok and output_usd_per_mtok in [models."{model}"]'
+    )
 
 
 def _doubt(model: str, settings: config.Config) -> str:

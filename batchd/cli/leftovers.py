@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from batchd.spool import claims, outbox, tickets
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
+#: For so long the next ``run`` of a file shows how it ended while no ``run`` of it was there, and begins nothing.
+_NEWS_S = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Left:
@@ -24,6 +28,8 @@ class Left:
     claim: str
     #: None: it is not stored yet.
     batch: Batch | None
+    #: Whether it has ended since.
+    ended: bool = False
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -57,18 +63,17 @@ class Leftovers:
             stored = {r.batch.claim: r for r in reader.batches() if r.batch.claim in issued}
             for claim in sorted(issued):
                 row, file = stored.get(claim), lying.get(claim)
-                if (row is None and file is None) or (
-                    row is not None and row.published_at is not None
-                ):
+                if (row is None and file is None) or (row is not None and _over(row)):
                     self._clear(claim)
                     continue
                 if row is not None and row.batch.name in waited_for:
                     continue
                 if not _same(row, file, name, data) or not self._taken(claim):
                     continue
-                if row is not None:
+                ended = row is not None and row.published_at is not None
+                if row is not None and not ended:
                     _refuse_paused(reader.parked(), row.batch.name)
-                return Left(claim, row.batch if row else None)
+                return Left(claim, row.batch if row else None, ended=ended)
         return None
 
     def _taken(self, claim: str) -> bool:
@@ -84,6 +89,13 @@ class Leftovers:
         if (descriptor := tickets.take(self._state, claim)) is not None:
             tickets.forget(self._state, claim)
             os.close(descriptor)
+
+
+def _over(row: BatchRow) -> bool:
+    """Return whether a batch is no more of interest to a ``run``: somebody ended it, or it ended by itself long ago."""
+    if row.published_at is None:
+        return False
+    return row.status == "cancelled" or time.time() - row.published_at > _NEWS_S
 
 
 def _same(row: BatchRow | None, file: claims.Claim | None, name: str, data: bytes) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from batchd.cli import common, telling
 from batchd.events import Event
 from batchd.log import escape
+from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.words import moment
 from batchd.records import Ref
 from batchd.store.reader import Reader
@@ -42,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
         batch, task = _target(reader, args.target)
         if not batch:
             return 0
+        if args.follow and ask(state) is Unseen.ABSENT and not _ended(reader, batch, task):
+            common.complain(
+                "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
+            )
         with _teller(args, reader, state, task) as teller:
             told = _follow(reader, batch, task, teller, on=args.follow)
         if not told:

@@ -144,7 +144,10 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Line]
         if price is None:
             keys = "input_usd_per_mtok and output_usd_per_mtok"
             fix = f'set {keys} in [models."{model}"]; until then no money limit can hold'
-            yield Line("note", f"{role} price", f"no price is known of {model}", fix)
+            fails = settings.budget.per_day_usd or settings.limits.max_cost_usd
+            why = ", so none of its tasks can work: a limit in dollars is set" if fails else ""
+            verdict: LineVerdict = "failed" if fails else "note"
+            yield Line(verdict, f"{role} price", f"no price is known of {model}{why}", fix)
         else:
             rate = price.rates[0]
             said = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"

@@ -75,8 +75,10 @@ class Repriced:
                 )
             notes.append(f"{known}.")
             if spent.unsettled_calls:
+                most = spent.unsettled_usd
                 notes.append(
-                    f"Apart from that, and from all these: up to {money(spent.unsettled_usd)} for "
+                    "Apart from that, and from all these: "
+                    f"{f'up to {money(most)}' if most else 'an unknown sum'} for "
                     f"{counted(spent.unsettled_calls, 'call')} without an answer on record."
                 )
         if any(price and len(price.rates) > 1 for _, price, _ in self.models):

@@ -13,6 +13,7 @@ from batchd import config, imports, log, sealing
 from batchd.cli import common
 from batchd.config import own
 from batchd.control import Line
+from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe import words
 
@@ -64,7 +65,11 @@ def _greeting(settings: config.Config) -> Iterator[str]:
     agents = words.counted(pool.processes * pool.agents_per_process, "task")
     yield escape(f"Drop task files into {paths.inbox}; results appear in {paths.outbox}.")
     yield escape(f"{settings.agent.model} does the work, {agents} at a time.")
-    yield "Ctrl-C stops: tasks go on at the next start, where they were."
+    try:
+        settings.endpoint(settings.agent.model.partition("/")[0])
+    except BatchdError as error:
+        yield escape(f"Its tasks will wait: {error}.")
+    yield "Ctrl-C stops: tasks go on at the next start, where they were. A second one: at once."
 
 
 def _look(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:

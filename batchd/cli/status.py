@@ -140,6 +140,7 @@ def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
     if daemon is Unseen.SILENT:
         return "The daemon does not answer: what follows is what the store says."
     doing = "draining" if daemon.draining else "running"
+    doing += "" if daemon.watching else " for `batchd run` alone"
     tasks = daemon.tasks
     parked = f"{tasks.parked:,} parked, " if tasks.parked else ""
     return (
@@ -255,7 +256,7 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
         "cache": words.from_cache(row.cache_share, row.cache_saved) if row.calls else "",
         "cost": money(row.cost_usd),
         "unsettled": f"{words.counted(row.unsettled_calls, 'call')}, at most "
-        f"{money(row.unsettled_usd)}"
+        f"{money(row.unsettled_usd or None)}"
         if row.unsettled_calls
         else "",
         "queued": moment(row.queued_at),
@@ -269,7 +270,7 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
     }
     for name, fact in facts.items():
         if fact:
-            common.say(f"{name:<10} {fact}")
+            common.say(f"{name:<10} {' '.join(fact.split())}")
     if not row.status.final:
         common.say(*parking.lines(waiting.parkings(row)))
     common.say(*cautions.lines(found))

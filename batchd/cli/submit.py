@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
     if not alive:
-        print("No daemon runs; the file waits until `batchd serve` starts.", file=sys.stderr)
+        common.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
     elif mine is not None and (name := _soon(state, mine)):
         print(f"Taken up as {name}: batchd status {name}")
     return 0
@@ -132,6 +132,8 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
             "--each, --model and --check go with --prompt; in a task file, model and check are keys"
         )
     if args.prompt is not None:
+        if not args.prompt.strip():
+            raise UsageError("--prompt is empty: say what is to be done")
         return f"{args.name or 'prompt'}.json", _prompted(args)
     if args.file == "-":
         name = args.name or "stdin"
@@ -170,6 +172,14 @@ def _alive(state: Path, *, heed: bool = False) -> bool:
     if heed:
         common.complain(versions.differs(answer.version))
     return answer.watching  # one that works for a `run` takes no files
+
+
+def _unwatched(state: Path) -> str:
+    """Return why the inbox is not watched."""
+    try:
+        return f"Process {control.ask(state, control.Status()).pid} works for `batchd run` alone"
+    except NoDaemonError:
+        return "No daemon runs"
 
 
 def _newest(state: Path) -> str:

@@ -107,7 +107,7 @@ class Config(Sections):
             where = (
                 ""
                 if provider.api_key_file
-                else " where batchd runs: a daemon has what it started with"
+                else " where batchd runs: a daemon has what it started with, so start it again"
             )
             raise NotPossibleError(f"provider {name} has no key: set {place}{where}")
         if not (key.isascii() and key.isprintable() and " " not in key):

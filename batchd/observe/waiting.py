@@ -11,6 +11,8 @@ from batchd.store.rows import TaskRow
 
 #: What a running task's line says where nobody can be working on it.
 NO_DAEMON = "no daemon runs; it goes on when one starts"
+#: The step of a task whose last call failed, and what its line says then.
+_FAILED, _AGAIN = "CallFailed", "its last call failed and is tried again: `batchd logs` says why"
 
 
 class Waiting:
@@ -42,7 +44,7 @@ class Waiting:
         if task.status.final:
             return ": ".join(filter(None, (task.reason, task.message)))
         if task.status is Status.RUNNING:
-            return "" if self._daemon else NO_DAEMON
+            return (_AGAIN if task.step == _FAILED else "") if self._daemon else NO_DAEMON
         return "; ".join(self._causes(task)) or task.message
 
     def parkings(self, task: TaskRow) -> list[Parking]:

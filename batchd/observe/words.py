@@ -53,7 +53,7 @@ def from_cache(share: float | None, saved: float | None) -> str:
     part = f"{percent(share)} of the input came from the provider's"
     if saved is None:
         return f"{part}; what that saved is not known"
-    if saved < 0:
+    if round(saved, 12) < 0:
         return f"{part}; to write it cost {money(-saved)} more than it saved"
     return f"{part}, which saved {money(saved)}"
 

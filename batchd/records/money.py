@@ -15,6 +15,8 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 #: What writing to a cache that keeps it long costs at most, times other input, where no price is listed: OpenAI's
 #: twelve hours cost as much, Anthropic's hour costs twice.
 _LONG_WRITE = 2.5
+#: Less than this, in dollars, is what is left of a sum of fractions, and no money.
+_DUST = 1e-12
 #: A provider's count of a request may be so many times ours.
 _MISCOUNT = 1.1
 #: More than so many times what was sent or asked for, and so many tokens, no call comes to.
@@ -23,7 +25,7 @@ _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 def dollars(usd: float) -> str:
     """Return money in the digits that matter, as pages tell it too: ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``."""
-    if usd == 0:
+    if abs(usd) < _DUST:
         return "$0"
     if usd >= 1:
         return f"${usd:,.2f}"

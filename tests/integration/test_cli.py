@@ -50,6 +50,40 @@ def test_wrong_use_ends_with_2_and_one_clear_message(spool: Any, tmp_path: Path)
     assert "[agent] model" in done.stderr
 
 
+def test_a_misspelt_option_is_named_with_the_one_that_is_meant(spool: Any) -> None:
+    """It says which command does not have it, and how to see what it has; an empty prompt is named, too."""
+    for arguments, said in (
+        (("status", "--jsn"), "status has no argument '--jsn': do you mean --json?"),
+        (("submit", "a", "b"), "submit has no argument 'b': `batchd submit --help` lists them"),
+        (("run", "--procesess=3"), "do you mean --processes?"),
+        (("submit", "--prompt", " "), "--prompt is empty"),
+    ):
+        done = spool.batchd(*arguments)
+        assert done.returncode == 2, arguments
+        assert said in done.stderr
+
+
+def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(spool: Any) -> None:
+    """`submit` says so of a file, and `check` fails where it holds for all tasks; without such a limit it is a note."""
+    config, path = spool.folder / "config.toml", spool.folder / "capped.json"
+    prices = ("input_usd_per_mtok = 1.0\n", "output_usd_per_mtok = 2.0\n")
+    config.write_text(config.read_text().replace(prices[0], "").replace(prices[1], ""))
+    path.write_text(json.dumps({"budget_usd": 1, "tasks": [{"first_prompt": "x"}]}))
+    assert "its tasks will end as error" in spool.batchd("submit", path).stderr
+    plain = spool.batchd("submit", spool.write("plain.json", [{"first_prompt": "x"}]))
+    assert "will end as error" not in plain.stderr
+    found = [
+        line
+        for line in json.loads(spool.batchd("check", "--offline", "--json").stdout)
+        if line["what"] == "agent price"
+    ]
+    assert [line["verdict"] for line in found] == ["note"]
+    config.write_text(f"{config.read_text()}\n[budget]\nper_day_usd = 5\n")
+    done = spool.batchd("check", "--offline")
+    assert done.returncode == 3
+    assert re.search(r"failed agent price: .* a limit in dollars is set", done.stdout)
+
+
 def test_version_and_global_option_on_either_side(spool: Any) -> None:
     """`--version` prints it; `--config` may stand before or after the command."""
     assert spool.batchd("--version").stdout.startswith("batchd ")

@@ -265,6 +265,10 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
         assert code == 130, seen
         assert "It goes on: batchd status half" in seen
         assert "running" in spool.batchd("status", "half").stdout
+        # Run again, it is followed: nothing is paid twice.
+        left = (("going on with what an earlier run of it has left", "\x03"), (question, "l\n"))
+        assert on_a_terminal(spool, "run", "half.json", answers=left)[0] == 130
+        assert not (spool.folder / "outbox/half-2").exists()
         assert spool.batchd("cancel", "half").returncode == 0
         spool.eventually((spool.folder / "outbox/half/summary.json").exists)
         spool.eventually(lambda: no_daemon(spool))
@@ -375,6 +379,22 @@ def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, dae
         assert spool.batchd("run", path, "--first", "1").returncode == 0
     assert results(spool, "half") == ["completed"] * 4
     assert results(spool, "half-2") == ["completed"]
+    assert list((spool.folder / ".batchd/runs").iterdir()) == []
+
+
+def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
+    """A killed `run` whose batch a daemon has finished is paid for: the next one shows its end, and the one after it begins anew."""
+    path = spool.write("half.json", [{"first_prompt": "x"}, _SLOW])
+    with spool.serving():
+        with begun(spool, path, text="001 completed") as process:
+            process.kill()
+        spool.eventually((spool.folder / "outbox/half/summary.json").exists)
+        shown = spool.batchd("run", path)
+        assert shown.returncode == 0, shown.stderr
+        assert "has ended since; nothing is begun" in shown.stderr
+        assert "half: 2 of 2 tasks completed" in shown.stdout
+        assert not (spool.folder / "outbox/half-2").exists()
+        assert "half-2: 1 of 1 task completed" in spool.batchd("run", path, "--first", "1").stdout
     assert list((spool.folder / ".batchd/runs").iterdir()) == []
 
 

@@ -77,7 +77,7 @@ class Submitting:
 
     def _go_on(self, batch: Batch) -> None:
         """Take a batch up that is stored, unless it is worked on or published. Raises ``UsageError`` where it has to wait."""
-        if self._batches.get(batch.name) is not None and self._errands.wanted(batch.name):
+        if self._batches.get(batch.name) is not None and self._errands.attended(batch.name):
             raise UsageError(f"somebody else waits for {batch.name}")
         for earlier in batch.after_batches:
             if self._batches.get(earlier) is None and self._store.unfinished(earlier):
