@@ -9,11 +9,11 @@ rename or remove one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
+from msgspec import Struct
 
 from batchd.records import (
     STANDARD,
@@ -43,8 +43,7 @@ ToolOutcome: TypeAlias = Literal["ran", "refused", "timed_out", "killed", "inter
 SuspendCause: TypeAlias = Literal["park", "drain"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True):
     """What a reload of the configuration must not change under a running task."""
 
     model: ModelSetup
@@ -69,16 +68,14 @@ class Terms:
     limits: Limits | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStarted:
+class TaskStarted(Struct, frozen=True, kw_only=True):
     """The first event of every task that a worker took up."""
 
     at: float
     terms: Terms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumed:
+class Resumed(Struct, frozen=True, kw_only=True):
     """A later attempt took the task up again; the time since the event before was no work."""
 
     at: float
@@ -87,8 +84,7 @@ class Resumed:
     terms: Terms | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallStarted:
+class CallStarted(Struct, frozen=True, kw_only=True):
     """A request may be on its way: committed with its permit, before it is sent."""
 
     at: float
@@ -106,8 +102,7 @@ class CallStarted:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallAnswered:
+class CallAnswered(Struct, frozen=True, kw_only=True):
     """The model answered; this is paid, and never asked for again."""
 
     at: float
@@ -140,16 +135,14 @@ class CallAnswered:
         return at.saved(usage) if at and known else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallFailed:
+class CallFailed(Struct, frozen=True, kw_only=True):
     """The request brought no answer. Whether it is sent again, the governor says."""
 
     at: float
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallDenied:
+class CallDenied(Struct, frozen=True, kw_only=True):
     """The governor gave no permit: the task ends for this reason."""
 
     at: float
@@ -160,8 +153,7 @@ class CallDenied:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolRan:
+class ToolRan(Struct, frozen=True, kw_only=True):
     """A tool call has its output, whether it ran, was refused or was interrupted."""
 
     at: float
@@ -180,8 +172,7 @@ class ToolRan:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundEvaluated:
+class RoundEvaluated(Struct, frozen=True, kw_only=True):
     """One evaluator's verdict on the round. A round is done when the last evaluator asked for says so."""
 
     at: float
@@ -198,8 +189,7 @@ class RoundEvaluated:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compacted:
+class Compacted(Struct, frozen=True, kw_only=True):
     """The conversation was shortened to fit the model's window."""
 
     at: float
@@ -220,8 +210,7 @@ class Compacted:
     plain: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suspended:
+class Suspended(Struct, frozen=True, kw_only=True):
     """The task gave its slot back."""
 
     at: float
@@ -231,8 +220,7 @@ class Suspended:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockMoved:
+class ClockMoved(Struct, frozen=True, kw_only=True):
     """The clock was set, or the machine slept, since the event before: that was no time at work."""
 
     at: float
@@ -240,8 +228,7 @@ class ClockMoved:
     by_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequested:
+class CancelRequested(Struct, frozen=True, kw_only=True):
     """Somebody wants the task ended."""
 
     at: float
@@ -251,8 +238,7 @@ class CancelRequested:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFinished:
+class TaskFinished(Struct, frozen=True, kw_only=True):
     """The last event: the result as it is published, to the byte."""
 
     at: float

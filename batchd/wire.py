@@ -8,11 +8,12 @@ Which way each goes stands in its docstring.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from batchd.events import CallStarted, Event, Terms
 from batchd.events import decode as decode_event
@@ -40,8 +41,7 @@ DoneAs: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What a worker needs of the configuration."""
 
     #: By provider name.
@@ -58,8 +58,7 @@ class Settings:
         return (secret for endpoint in self.endpoints.values() for secret in endpoint.secrets())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hello:
+class Hello(Struct, frozen=True, kw_only=True):
     """Both: the first message each way. A difference in ``version`` or ``code`` ends the worker."""
 
     version: str
@@ -71,8 +70,7 @@ class Hello:
     settings: Settings | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """Down: work on this task; also to resume it, with its history."""
 
     ref: Ref
@@ -91,8 +89,7 @@ class Run:
     history: tuple[msgspec.Raw, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(Struct, frozen=True, kw_only=True):
     """Down: an earlier part of the history that a ``Run`` of this attempt ends."""
 
     ref: Ref
@@ -100,8 +97,7 @@ class History:
     events: tuple[msgspec.Raw, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """Down: end this task as cancelled."""
 
     ref: Ref
@@ -109,8 +105,7 @@ class Cancel:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(Struct, frozen=True):
     """Down: give this task's slot back at the next durable point."""
 
     ref: Ref
@@ -118,20 +113,17 @@ class Park:
     cause: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Struct, frozen=True):
     """Down: give every slot back at its next durable point, then exit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retune:
+class Retune(Struct, frozen=True):
     """Down: the configuration has changed; counts for what starts from now on."""
 
     settings: Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(Struct, frozen=True, kw_only=True):
     """Up: may this task make a model call? Answered by ``Granted`` or ``Denied``, at its time."""
 
     ref: Ref
@@ -152,8 +144,7 @@ class Ask:
     lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(Struct, frozen=True, kw_only=True):
     """Up: the granted call failed; what now? Answered like ``Ask``, whose fields it repeats.
 
     The last of its events is the ``CallFailed``.
@@ -163,8 +154,7 @@ class Failed:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """Down: make the call now. ``event`` is committed already, and takes the next number."""
 
     ref: Ref
@@ -172,8 +162,7 @@ class Granted:
     event: CallStarted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Denied:
+class Denied(Struct, frozen=True, kw_only=True):
     """Down: make no call. Park, or finish as the event says; the worker records it."""
 
     ref: Ref
@@ -182,8 +171,7 @@ class Denied:
     event: msgspec.Raw
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """Up: make these events durable. Answered by ``Ack`` or ``Nack``."""
 
     ref: Ref
@@ -195,8 +183,7 @@ class Record:
     lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(Struct, frozen=True):
     """Down: every event below ``seq`` is durable."""
 
     ref: Ref
@@ -204,16 +191,14 @@ class Ack:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Nack:
+class Nack(Struct, frozen=True):
     """Down: this attempt is stale or its events were refused: stop working on it, write nothing."""
 
     ref: Ref
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """Up: what a task is doing right now; for people, never durable."""
 
     ref: Ref
@@ -222,8 +207,7 @@ class Progress:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """Up: the slot is free."""
 
     ref: Ref
@@ -233,8 +217,7 @@ class Done:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Struct, frozen=True):
     """Up: the worker's loop turns."""
 
     #: Resident memory in bytes.

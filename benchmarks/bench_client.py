@@ -11,11 +11,11 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 
 import openai
 from harness import Server, row
+from msgspec.structs import asdict
 
 from batchd.agent import prompts
 from batchd.llm import ModelClient, Request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from batchd.events import CallStarted
 from batchd.records import Answer, ModelSetup, Usage

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from batchd.agent import compaction, context, evaluate
 from batchd.agent.compaction import Compact, Overfull, Summarise
@@ -21,8 +23,7 @@ from batchd.records import (
 from batchd.taskstate import TaskState, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class CallModel:
+class CallModel(Struct, frozen=True):
     """Ask the model for its next answer, the judge for a verdict, or for a summary."""
 
     purpose: Purpose
@@ -33,16 +34,14 @@ class CallModel:
     end: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunTool:
+class RunTool(Struct, frozen=True):
     """Run the first pending tool call, or tell the model that it was interrupted."""
 
     call: ToolCall
     in_doubt: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluate:
+class Evaluate(Struct, frozen=True):
     """Run one of the evaluators that is no model call."""
 
     by: Literal["check", "output_schema"]
@@ -50,16 +49,14 @@ class Evaluate:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Conclude:
+class Conclude(Struct, frozen=True):
     """Record a verdict that needs no I/O."""
 
     evaluation: Evaluation
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """Write the result."""
 
     verdict: Verdict

@@ -6,7 +6,8 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from batchd import tokens, wire
 from batchd.agent import answers, context, evaluate, prompts, protocol, tools
@@ -81,7 +82,7 @@ class Performer:
                 yield self._compacted(step)
             case Finish(verdict):
                 verdict = await evaluate.at_the_end(self._place, verdict)
-                files, triggers = await asyncio.to_thread(self._place.left)
+                files, triggers = await self._place.left()
                 yield self._host.finish(state, verdict, files, triggers, self._host.clock())
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from batchd.agent import tools
 from batchd.records import Answer, ToolCall, ToolProtocol

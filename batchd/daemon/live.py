@@ -6,8 +6,10 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+
+from msgspec.structs import replace
 
 from batchd import terms
 from batchd.agent import answers

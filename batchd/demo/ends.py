@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal, TypeAlias, cast
+
+from msgspec.structs import replace
 
 from batchd.records import Answer, FinishReason
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 from aiohttp import web
+from msgspec import structs
 
 from batchd.demo import delivery, families, faults, meter
 from batchd.demo.delivery import Letter
@@ -177,7 +177,7 @@ class Provider:
             usage, prompt = self._meter.usage(request, plan.answer, self._now())
         if plan.cache_write:
             fresh = usage.input_tokens - usage.cached_input_tokens
-            usage = dataclasses.replace(usage, cache_write_tokens=fresh)
+            usage = structs.replace(usage, cache_write_tokens=fresh)
         prices = request.family.prices if request.family else None
         long_writes = prompt.written_long
         return Bill(

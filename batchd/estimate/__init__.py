@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial, reduce
 from operator import add
+
+from msgspec.structs import replace
 
 from batchd.config import Config
 from batchd.estimate import bounds, wall

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from ssl import SSLContext
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx2
 import openai
+from msgspec.structs import replace
 
 from batchd import __version__
 from batchd.llm import composing, ratelimits, refusals

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from batchd.records import (
     EFFORTS,
@@ -24,8 +25,7 @@ from batchd.records import (
 from batchd.records.unicode import valid_throughout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """Who is asked: what an answer's items go back to."""
 
     api: Api
@@ -65,8 +65,7 @@ class Target:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """One call: the whole conversation, and what the answer may be."""
 
     messages: tuple[Message, ...]

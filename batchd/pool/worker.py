@@ -16,11 +16,11 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from batchd import __version__, results, wire
 from batchd.agent import Ended, Host, Reply, StopSignal

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import Struct
 
 from batchd import masking
 from batchd.records.money import STANDARD, Price, Tier, Usage
@@ -52,8 +53,7 @@ class Purpose(enum.StrEnum):
     COMPACTION = "compaction"
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True):
     """A tool call as the model wrote it."""
 
     id: str
@@ -73,8 +73,7 @@ class ToolCall:
             return valid_throughout(json.loads(self.arguments, strict=False))
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(Struct, frozen=True):
     """A tool that a model may call, in no dialect's own form."""
 
     name: str
@@ -83,8 +82,7 @@ class Tool:
     parameters: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Replay(Struct, frozen=True, kw_only=True):
     """An answer as the items it came in, byte for byte: they go back to who made them, and to no other."""
 
     #: The dialect that they are written in.
@@ -101,8 +99,7 @@ class Replay:
     thinking_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One message of a conversation, in no dialect's own form."""
 
     role: Role
@@ -116,8 +113,7 @@ class Message:
     replay: Replay | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What a model answered to one call."""
 
     content: str
@@ -127,7 +123,7 @@ class Answer:
     reasoning: str = ""
     #: Whether it came as ``reasoning_content``, and goes back as that: DeepSeek and others refuse tool calls without it.
     reasoning_back: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
     #: The model that the provider says it used.
     model: str = ""
     #: From the request to the last byte.
@@ -186,8 +182,7 @@ class FailureKind(enum.StrEnum):
         return self in {FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.BAD_ANSWER}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """A model call that brought no answer."""
 
     kind: FailureKind
@@ -197,7 +192,7 @@ class Failure:
     #: What the provider asked us to wait, if it did.
     retry_after_s: float | None = None
     #: Its rate limit headers, lower-case names.
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: Whether the request may have reached the provider.
     sent: bool = True
     #: The model's window in tokens, where an overflow's message names it; else 0.
@@ -215,8 +210,7 @@ class Failure:
         return self.sent and (self.kind.unsettled or begun)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSetup:
+class ModelSetup(Struct, frozen=True, kw_only=True):
     """How a model is called; frozen into the journal when a task starts."""
 
     #: ``provider/model``.
@@ -230,7 +224,7 @@ class ModelSetup:
     output_limit_field: str = "max_completion_tokens"
     json_mode: JsonMode = "json_schema"
     #: Sent along in every request body, over our own fields.
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = msgspec.field(default_factory=dict)
     #: The dialect that it is spoken to in; that of the oldest journals is chat.
     api: Api = "chat"
     #: How much it is to think; empty: as its provider sees fit.

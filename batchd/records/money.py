@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, Literal, TypeAlias, get_args
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 #: The service tiers that a call may ask for. What serves it may be another one, by the provider's own name.
 Tier: TypeAlias = Literal["standard", "flex", "priority"]
@@ -39,8 +41,7 @@ def believable(tokens: int) -> int:
     return _BELIEVED * tokens + _BELIEVED_EXTRA
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of one call or of many, as the provider counts them."""
 
     calls: int = 0
@@ -103,8 +104,7 @@ def cache_share(cached: int, reported: int) -> float | None:
     return min(cached, reported) / reported if reported else None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Money, in US dollars."""
 
     input: float = 0.0
@@ -125,8 +125,7 @@ class Cost:
         return Cost(self.input * total / self.total, self.output * total / self.total)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class Rate(Struct, frozen=True, kw_only=True):
     """What a million tokens cost in calls whose input is longer than ``above`` tokens."""
 
     input: float
@@ -156,8 +155,7 @@ class Rate:
         return max(write, _LONG_WRITE * self.input)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(Struct, frozen=True, kw_only=True):
     """What a model costs: one rate, or several where long inputs cost more; its service tiers at rates of their own."""
 
     #: By ascending ``above``; the first is 0.
@@ -232,8 +230,7 @@ def dearest(
     return max(costs, key=lambda cost: cost.total, default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spend:
+class Spend(Struct, frozen=True, kw_only=True):
     """Tokens used, and what they cost."""
 
     usage: Usage = field(default_factory=Usage)

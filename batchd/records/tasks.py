@@ -212,8 +212,7 @@ class Batch:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(Struct, frozen=True, kw_only=True):
     """The verdict on one round."""
 
     by: VerdictBy
@@ -221,8 +220,7 @@ class Evaluation:
     feedback: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorInfo:
+class ErrorInfo(Struct, frozen=True, kw_only=True):
     """The ``error`` of a result."""
 
     type: str

@@ -6,12 +6,12 @@ Pure, so that the same events always give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 
 import msgspec
+from msgspec.structs import replace
 
 from batchd.errors import Problem
 from batchd.events import CallAnswered, Event

@@ -161,6 +161,8 @@ class Workplace:
         self._facts = told
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
+        #: Whether nothing has run here yet, a check included.
+        self._untouched = True
         #: Takes secrets out of what commands print.
         self.masker = masker
 
@@ -195,6 +197,7 @@ class Workplace:
         """
         if self._folders.task < 0:
             raise SandboxError("the task's directory is closed")
+        self._untouched = False
         if any("\0" in word for word in argv):
             return process.Ran(exit_code=126, output="a command cannot hold NUL characters\n")
         command = [word.encode("utf-8", "replace") for word in argv]
@@ -254,6 +257,7 @@ class Workplace:
 
         Nothing but what lies in the directory is left of other commands. Raises ``SandboxError``.
         """
+        self._untouched = False
         tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)
         folders = await patiently(functools.partial(self._emptied, tmp))
         try:
@@ -294,9 +298,11 @@ class Workplace:
         """Return one line for the model: system, user, directory, tools, network. Raises ``SandboxError``."""
         return await self._facts.get(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
-    def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
-        """Return the ``files`` here, and the ``triggers``."""
-        return self.files(), self.triggers()
+    async def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
+        """Return the ``files`` here, and the ``triggers``: none in a directory of its own in which nothing ran."""
+        if self.new and self._untouched:
+            return {}, {}
+        return await asyncio.to_thread(lambda: (self.files(), self.triggers()))
 
     def files(self, limit: int = 20_000, seconds: float = 2.0) -> Mapping[str, FileStamp] | None:
         """Return the stamps of the files here, by path.

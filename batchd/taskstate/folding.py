@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -102,7 +101,7 @@ def _call_failed(state: TaskState, event: CallFailed) -> TaskState:
 
 def _stripped(state: TaskState) -> TaskState:
     """Take all items out of the conversation; where that was no help for what came after it, for good."""
-    messages = tuple(dataclasses.replace(m, replay=None) if m.replay else m for m in state.messages)
+    messages = tuple(replace(m, replay=None) if m.replay else m for m in state.messages)
     refused = state.refused_items + 1
     return replace(
         state, messages=messages, refused_items=refused, plain=state.plain or refused > 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from msgspec.structs import replace
 
 from batchd.events import Compacted
 from batchd.records import Message, Role
@@ -20,11 +20,11 @@ def shortened(messages: tuple[Message, ...], event: Compacted) -> tuple[Message,
     elided, kept = set(event.elided), dict(event.clipped)
     if event.plain:
         # What is sealed holds for what stood before it alone.
-        messages = tuple(dataclasses.replace(m, replay=None) if m.replay else m for m in messages)
+        messages = tuple(replace(m, replay=None) if m.replay else m for m in messages)
     messages = tuple(
-        dataclasses.replace(m, content=ELIDED)
+        replace(m, content=ELIDED)
         if i in elided
-        else dataclasses.replace(m, content=clipped(m.content, kept[i]))
+        else replace(m, content=clipped(m.content, kept[i]))
         if i in kept
         else m
         for i, m in enumerate(messages)

@@ -15,7 +15,7 @@ from batchd.sandbox.quantities import amount
 
 MB = 1 << 20
 #: Much more than is allowed, and so long it is kept, many times as long as between two looks (seconds).
-MUCH, LONG = 1000, 30
+MUCH, LONG = 1000, 100
 LIMIT = {"max_memory_bytes": 200 * MB}
 
 pytestmark = [pytest.mark.in_turns, pytest.mark.usefixtures("by_turns")]

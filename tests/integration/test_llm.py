@@ -8,11 +8,12 @@ import json
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 from patience import PATIENCE_S
+from replacing import replace
 
 from batchd import tokens
 from batchd.demo.server import ModelServer

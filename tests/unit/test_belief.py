@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from replacing import replace
 
 from batchd import tokens
 from batchd.agent import context

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
+from replacing import replace
 
 from batchd.agent.charges import Charge, charge
 from batchd.events import CallAnswered, CallStarted, TaskStarted, Terms

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from msgspec import structs
+from replacing import replace
 
 from batchd import events, tokens
 from batchd.agent import compaction, context, prompts

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
+from replacing import replace
 
 from batchd.config import Config
 from batchd.config.sections import Pool, Provider

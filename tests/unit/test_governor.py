@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from replacing import replace
 
 from batchd.config import Config
 from batchd.config.sections import Budget, Provider

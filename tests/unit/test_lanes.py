@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from replacing import replace
 
 from batchd.governor import Call, Governor, Grant
 from batchd.governor.lanes import full

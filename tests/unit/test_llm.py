@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
 import pytest
+from replacing import replace
 
 from batchd.llm import Request
 from batchd.llm.answer import MOST_CHARS

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from replacing import replace
 from vendors import check_request
 
 from batchd import events

@@ -3,12 +3,12 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import date
 
 import pytest
 from genai_prices import Usage as Theirs
 from genai_prices import calc_price
+from replacing import replace
 
 from batchd.config.providers import Prices as ModelPrices
 from batchd.config.sections import Cost, Model

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jsonschema
 import pytest
+from replacing import replace
 
 from batchd import events, formats, results
 from batchd.cli.summary import lines

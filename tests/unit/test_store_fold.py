@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import astuple, fields
+from dataclasses import astuple
 
 import pytest
+from msgspec import structs
 
 from batchd.events import (
     CallAnswered,
@@ -109,7 +110,7 @@ def _line() -> TaskLine:
 def _check(line: TaskLine, state: TaskState, booked: Tally) -> None:
     usage = state.usage
     assert line.rounds + line.round_open == state.iterations
-    tokens = {f.name: getattr(line, f.name) for f in fields(Usage) if hasattr(line, f.name)}
+    tokens = {f.name: getattr(line, f.name) for f in structs.fields(Usage) if hasattr(line, f.name)}
     assert Usage(**tokens | {"estimated": bool(line.estimated)}) == usage
     if state.cost is None:
         assert line.cost_usd is None

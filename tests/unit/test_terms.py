@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from replacing import replace
 
 from batchd.config import Config, dialects
 from batchd.config.providers import Model, Provider

@@ -42,6 +42,9 @@ from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
 from batchd.store import Store
 
+#: So long an answer about the machine holds for tasks that start one after the other (seconds).
+_SURE_S = 0.25
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempts:
@@ -64,6 +67,8 @@ class Attempts:
     _active: dict[Ref, Active] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
+    #: Which user was there, and when, by the monotonic clock.
+    _seen: tuple[str, float] = ("", 0.0)
 
     @property
     def active(self) -> tuple[Active, ...]:
@@ -204,8 +209,13 @@ class Attempts:
 
     async def _user_there(self) -> None:
         """See to it that commands can run as whom they should. Raises ``SandboxUnavailableError``."""
+        policy = self._current.config.sandbox_policy()
+        seen, at = self._seen
+        if policy.user == seen and time.monotonic() - at < _SURE_S:
+            return
         # In a thread: the answer may come over a network.
-        await asyncio.to_thread(check_user, self._current.config.sandbox_policy())
+        await asyncio.to_thread(check_user, policy)
+        self._seen = policy.user, time.monotonic()
 
     def _stop(self, active: Active) -> None:
         """Have a task at work stop: with the answer to its request, or at its next durable point."""
