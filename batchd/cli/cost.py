@@ -92,7 +92,8 @@ def _print(shown: _Shown, args: argparse.Namespace) -> int:
     elif args.csv:
         common.print_csv(shown.columns(), shown.records())
     else:
-        print(*shown.lines(), *shown.notes(), sep="\n")
+        print(*shown.lines(), sep="\n")
+        common.say(*shown.notes())
     return 0
 
 
@@ -133,6 +134,8 @@ class _Spent:
         ]
         splits = [name.upper() for name in self._by]
         heads = (*splits, "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
+        if not any(r.unsettled_calls for _, r in names):
+            heads, cells = heads[:-1], [cell[:-1] for cell in cells]  # the room is the names'
         # The one with the longest names gives way.
         widest = max(range(len(splits)), key=lambda i: max((len(c[i]) for c in cells), default=0))
         return common.table(heads, cells, right=heads[len(splits) :], flexible=heads[widest])

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({**_told(found), "budgets": budgets.told()})
     else:
-        print(*_lines(found, budgets), sep="\n")
+        common.say(*_lines(found, budgets))
     return 0
 
 

@@ -34,7 +34,7 @@ def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, qui
         ended = _ended(daemon)
         while True:
             try:
-                progress.follow(reader, find, ended, quiet=quiet)
+                progress.follow(reader, find, ended, quiet=quiet, late=True)
             except KeyboardInterrupt:
                 left = [row.batch.name for row in find(reader) if row.published_at is None]
                 if left and not _goes_on(daemon, left):

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="where to, - for standard output (else report.html in the batch's folder; of several, here)",
+        help="where to, - for standard output (else report.html in the batch's folder; of several, or of one that has not ended, here)",
     )
     parser.add_argument(
         "--csv", action="store_true", help="a line a task, for spreadsheets, on standard output"

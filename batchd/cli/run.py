@@ -13,7 +13,8 @@ from pathlib import Path
 from batchd import config, sealing
 from batchd.cli import common, ending, errand, following, given, private, trial
 from batchd.config import own
-from batchd.errors import NoDaemonError, NotPossibleError, UsageError
+from batchd.errors import NoDaemonError, NotPossibleError, TaskFileError, UsageError
+from batchd.log import escape_text
 from batchd.observe import words
 from batchd.records import Task
 from batchd.store.reader import Reader
@@ -133,6 +134,19 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def _ask_file(usual: str, settings: config.Config) -> tuple[str, int]:
+    """Ask for a task file until one is valid; return its name, and how many tasks it has."""
+    while True:
+        name = input(f"Task file [{usual}]: " if usual else "Task file: ").strip() or usual
+        if not name:
+            raise UsageError("nothing was started: it needs a task file")
+        try:
+            data = given.read_file(name, settings)
+            return name, len(given.parsed(data, Path(name).name, settings).tasks)
+        except (UsageError, TaskFileError) as error:
+            print(escape_text(str(error)))
+
+
 def _ask(args: argparse.Namespace, settings: config.Config) -> None:
     """Ask for the file and the mode, as long as somebody is there to answer."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -140,10 +154,7 @@ def _ask(args: argparse.Namespace, settings: config.Config) -> None:
     try:
         # Nothing is offered that is not there.
         usual = _USUAL if Path(_USUAL).is_file() else ""
-        name = input(f"Task file [{usual}]: " if usual else "Task file: ").strip() or usual
-        if not name:
-            raise UsageError("nothing was started: it needs a task file")
-        count = len(given.parsed(given.read_file(name, settings), Path(name).name, settings).tasks)
+        name, count = _ask_file(usual, settings)
         parallel = settings.pool.processes * settings.pool.agents_per_process
         print(
             f"{words.counted(count, 'task')}. How shall they run?",
@@ -153,10 +164,12 @@ def _ask(args: argparse.Namespace, settings: config.Config) -> None:
             "  q  not at all",
             sep="\n",
         )
-        choice = input("Choose [1]: ").strip() or "1"
+        choices = ("1", "2", *(["3"] if count > _TRIAL else []), "q")
+        while (choice := input("Choose [1]: ").strip() or "1") not in choices:
+            print(f"It is one of {', '.join(choices)}.")
     except EOFError:
         choice = "q"
-    if choice not in {"1", "2", "3"} or (choice == "3" and count <= _TRIAL):
+    if choice == "q":
         raise UsageError("nothing was started")
     args.files = [name]
     args.serial = choice == "2"

@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         print(*_greeting(settings), sep="\n", file=sys.stderr)
     run_daemon(daemon.run())
+    if sys.stderr.isatty():
+        print("Stopped; `batchd serve` goes on from here.", file=sys.stderr)
     return 0
 
 

@@ -266,7 +266,7 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
         if row.finished_at and row.started_at
         else "",
         "attempts": str(row.attempts),
-        "last step": row.step,
+        "last step": words.step(row.step),
     }
     for name, fact in facts.items():
         if fact:

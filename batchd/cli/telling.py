@@ -78,7 +78,8 @@ class Lines(Teller):
         action, text = steps.line(event)
         if action:
             at = time.strftime("%H:%M:%S", time.localtime(event.at))
-            print(f"{at} {escape(str(ref))} {action:<16} {text}".rstrip(), flush=True)
+            common.say(f"{at} {ref} {action:<16} {text}".rstrip())
+            sys.stdout.flush()
 
 
 class Conversation(Teller):

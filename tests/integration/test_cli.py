@@ -255,6 +255,22 @@ def test_run_called_bare_asks(spool: Any) -> None:
     assert "\x1b[" in seen
 
 
+def test_run_asks_again_after_a_slip(spool: Any) -> None:
+    """A file that is not there, one with errors, a choice that is none: each is named, and the question comes again."""
+    spool.write("task.json", [{"first_prompt": "x"}])
+    spool.write("bad.json", [{"first_promt": "x"}])
+    answers = (
+        ("Task file", "absent.json\n"),
+        ("there is no file absent.json", "bad.json\n"),
+        ("first_promt", "task.json\n"),
+        ("Choose", "9\n"),
+        ("It is one of 1, 2, q.", "2\n"),
+    )
+    code, seen = on_a_terminal(spool, "run", answers=answers)
+    assert code == 0, seen
+    assert "1 of 1 task completed" in seen
+
+
 def test_a_batch_through_a_daemon(spool: Any) -> None:
     """Submitted, watched, looked at in every way, by people and by programs."""
     path = spool.write("work.json", [{"first_prompt": HOSTILE}, {"id": "b", "first_prompt": "y"}])
