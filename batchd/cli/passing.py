@@ -14,7 +14,8 @@ import traceback
 from pathlib import Path
 
 from batchd import config, log
-from batchd.errors import BatchdError, NotPossibleError, UsageError
+from batchd.errors import BatchdError, NotPossibleError, SpoolLockedError, UsageError
+from batchd.pool import server
 
 _LOOK_S = 0.02
 
@@ -64,11 +65,6 @@ def begun(settings: config.Config, processes: int | None) -> bool:
 
 def _serve(settings: config.Config, processes: int | None, writing: int) -> None:
     """Be a daemon that works for ``run`` alone; never return."""
-    from batchd.daemon import Daemon as Served  # noqa: PLC0415 (loads everything; who waits needs none of it)
-    from batchd.daemon import run as run_daemon  # noqa: PLC0415 (as above)
-    from batchd.errors import SpoolLockedError  # noqa: PLC0415 (as above)
-    from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
-
     code, said = 1, False
 
     def say(word: dict[str, object]) -> bool:
@@ -93,6 +89,12 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         columns = settings.log.format == "auto" and os.isatty(2)
         _let_go(writing, said_in(settings))
+        server.warm(Path(settings.paths.state, "pool"))
+
+        from batchd.daemon import Daemon as Served  # noqa: PLC0415 (loads everything; who waits needs none of it)
+        from batchd.daemon import run as run_daemon  # noqa: PLC0415 (as above)
+        from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
+
         form = "console" if columns else settings.log.format
         log.configure(level(settings), form, settings.log.file)
         daemon = Served(

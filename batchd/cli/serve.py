@@ -16,6 +16,7 @@ from batchd.control import Line
 from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe import words
+from batchd.pool import server
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,10 @@ def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # Until there is somebody to read the configuration again it waits, and does not end us.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    settings = common.settings(args.config)
+    sealing.seal()
+    sealing.forget(settings.variables())
+    server.warm(Path(settings.paths.state, "pool"))
     # They load everything; no other command needs it.
     with imports.undisturbed():
         from batchd import telemetry  # noqa: PLC0415
@@ -39,12 +44,9 @@ def run(args: argparse.Namespace) -> int:
         from batchd.notify import channels  # noqa: PLC0415
         from batchd.notify.listener import Notifications  # noqa: PLC0415
         from batchd.report.maker import ReportMaker  # noqa: PLC0415
-    sealing.seal()
-    settings = common.settings(args.config)
     # The file that was found at the start: were it gone, another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else args.config
     reload = functools.partial(config.load, file, settings.environ)
-    sealing.forget(settings.variables())
     visible.refuse(settings)  # before the log's file is made there
     own.prepare(settings.paths, settings.environ)
     log.configure(settings.log.level, settings.log.format, settings.log.file)

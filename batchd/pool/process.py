@@ -12,13 +12,12 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
-from multiprocessing import forkserver, reduction, resource_tracker, util
+from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
+from batchd.pool import server
 from batchd.pool.channel import Channel
 from batchd.pool.start import child
 from batchd.records import Ref
@@ -28,13 +27,6 @@ _LEAVE_S = 10.0
 
 #: What ``multiprocessing`` says of a process whose fork server is gone.
 _UNTOLD = 255
-
-#: Of a folder that leaves room for a socket's name in its address.
-_MOST_PATH_BYTES = 85
-#: Our own entry in the settings of ``multiprocessing``: the folder of sockets, by a path that always leads there.
-_BY_DESCRIPTOR = "batchd_sockets"
-
-_FORKSERVER = multiprocessing.get_context("forkserver")
 
 
 class Worker:
@@ -153,68 +145,18 @@ class Worker:
         self._silent.set()
 
 
-def end_fork_server() -> None:
-    """Kill the fork server, which does not answer: whoever waits for it is told, and the next start makes another."""
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 (no other way to it)
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def prepare(module: str, folder: Path) -> None:
-    """Say what the fork server is to load, and have its sockets made in ``folder``, which is this daemon's alone.
-
-    What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
-    """
-    _FORKSERVER.set_forkserver_preload(["batchd.pool.sealed", module])
-    util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""  # noqa: SLF001 (no other way to it)
-    in_use = Path(address).name
-    for path in folder.glob("listener-*"):
-        if path.name != in_use:
-            path.unlink(missing_ok=True)
-    # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    settings = _settings()
-    settings[_BY_DESCRIPTOR] = settings["tempdir"] = f"/proc/self/fd/{descriptor}"
-    if folder.is_absolute() and len(os.fsencode(folder)) <= _MOST_PATH_BYTES:
-        # By its path whoever looks for sockets below some folder sees at once that it lies elsewhere.
-        settings["tempdir"] = str(folder)
-
-
-def _settings() -> dict[str, Any]:
-    """Return what ``multiprocessing`` goes by in this process."""
-    found: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
-    return found
-
-
-def _flags() -> list[str]:
-    """Return the options of an interpreter that is like this one, and has no modules from the working directory.
-
-    ``multiprocessing`` starts its own with ``-c``, which looks there first; and a model may have written there.
-    """
-    return [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
-
-
 def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
     """Fork a worker: a few milliseconds, or a second where the fork server has to be started."""
     arguments = (sock, _Descriptor(lock), agent)
-    process = _FORKSERVER.Process(target=child, args=arguments, daemon=True)
-    # A Ctrl-C reaches the whole group, and so the fork server, which this may start: it has no handler
-    # while it preloads. The mask is inherited; ``child`` lifts it. The tracker would lift it at its start.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    process = server.FORKSERVER.Process(target=child, args=arguments, daemon=True)
     try:
-        process.start()
+        with server.unharmed():
+            process.start()
     except FileNotFoundError:
         # Somebody has taken its socket away, or moved the folder: the next start makes another one, wherever that is now.
-        end_fork_server()
-        settings = _settings()
-        settings["tempdir"] = settings.get(_BY_DESCRIPTOR, settings.get("tempdir"))
+        server.end()
+        server.move()
         raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 

@@ -27,7 +27,8 @@ def child(sock: socket.socket, lock: int, agent: str) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         # A handler, not SIG_IGN: commands that the worker starts would inherit that.
         signal.signal(signum, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # What was held back while the fork server was started is not for commands to inherit.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     for descriptor in (sock.fileno(), lock):
         os.set_inheritable(descriptor, False)
     from batchd.pool import worker  # noqa: PLC0415 (heavy; only the child may load it)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from batchd import __version__, wire
 from batchd.errors import NotPossibleError
-from batchd.pool import code
-from batchd.pool.process import Worker, end_fork_server, prepare
+from batchd.pool import code, server
+from batchd.pool.process import Worker
 from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
@@ -98,7 +98,7 @@ class Supervisor:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
         self._handler = handler
         code.fingerprint()  # of what this process runs, before anybody can change it
-        prepare("batchd.pool.preload", self._folder)
+        server.prepare(self._folder)
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._watch.add_done_callback(self._ended)
         self._start_worker()
@@ -188,7 +188,7 @@ class Supervisor:
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
         if any(not worker.pid for worker in self._workers):
-            end_fork_server()  # it does not answer, and whoever waits for it would wait for ever
+            server.end()  # it does not answer, and whoever waits for it would wait for ever
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
         for worker in self._workers:
@@ -288,7 +288,7 @@ class Supervisor:
         cause = f"it is {which}, the daemon {__version__}"
         self._fails(f"a new worker does not fit: {cause}", RESTART)
         worker.kill(f"{cause}: {RESTART}")
-        end_fork_server()  # so that the next try sees whether the files are the daemon's again
+        server.end()  # so that the next try sees whether the files are the daemon's again
 
     def _fails(self, cause: str, fix: str) -> None:
         since = self.trouble[1] if self.trouble else time.time()
@@ -313,7 +313,7 @@ class Supervisor:
                 limit = self._shape.heartbeat_timeout_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
                     if not worker.pid:
-                        end_fork_server()
+                        server.end()
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
                     self._retire(worker)

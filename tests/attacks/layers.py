@@ -169,7 +169,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
     "helper": (("sandbox/network/helper.py", "if os.fstat(network).st_ino != number:", "if False:"),),
     "own modules": (
-        ("pool/process.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
+        ("pool/server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),
     ),
     # --- secrets

@@ -7,13 +7,13 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from patience import PATIENCE_S
+from replacing import replace
 
 from batchd import events
 from batchd.llm.answer import MOST_CHARS

@@ -90,6 +90,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     ),
     # What the fork server loads first of all.
     "pool.sealed": Room(4, ()),
+    # The fork server itself, which commands start before they load the daemon.
+    "pool.server": Room(4, ()),
     # Names what the fork server loads ahead.
     "pool.preload": Room(4, ("pool", "llm", "tokens")),
     "control": Room(4),
@@ -108,7 +110,7 @@ ROOMS: Mapping[str, Room] = {
     "telemetry": Room(6, FACES),
     "web": Room(6, FACES),
     "demo": Room(6, FACES),
-    "cli": Room(6, (*FACES, "demo", "notify", "telemetry", "web")),
+    "cli": Room(6, (*FACES, "demo", "notify", "telemetry", "web", "pool.server")),
     "__main__": Room(6, ("cli",)),
 }
 

@@ -1,0 +1,109 @@
+"""The fork server: where its sockets lie, what it loads, and how it is started and ended.
+
+``multiprocessing`` has one a process. It loads what workers need once, and forks them off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker, util
+from pathlib import Path
+from typing import Any
+
+#: Of a folder that leaves room for a socket's name in its address.
+_MOST_PATH_BYTES = 85
+#: Our own entry in the settings of ``multiprocessing``: the folder of sockets, by a path that always leads there.
+_BY_DESCRIPTOR = "batchd_sockets"
+
+#: What the fork server loads.
+_LOADED = "batchd.pool.preload"
+FORKSERVER = multiprocessing.get_context("forkserver")
+
+
+def end() -> None:
+    """Kill the fork server, which does not answer: whoever waits for it is told, and the next start makes another."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 (no other way to it)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def warm(folder: Path) -> None:
+    """Start the fork server ahead of all that this process has to load: both load at the same time.
+
+    Nothing is begun where ``folder`` is not there yet, or is another user's: whether that may be so, the daemon finds out.
+    """
+    with contextlib.suppress(OSError):
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            _settle_in(folder, _LOADED)
+            with unharmed():
+                forkserver.ensure_running()
+
+
+def prepare(folder: Path, loads: str = _LOADED) -> None:
+    """Have the fork server's sockets made in ``folder``, which is this daemon's alone.
+
+    What a daemon that was killed has left there goes: in a temporary folder it would stay for ever.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    address = getattr(forkserver._forkserver, "_forkserver_address", None) or ""  # noqa: SLF001 (no other way to it)
+    in_use = Path(address).name
+    for path in folder.glob("listener-*"):
+        if path.name != in_use:
+            path.unlink(missing_ok=True)
+    if not (in_use and (folder / in_use).exists()):
+        _settle_in(folder, loads)
+
+
+def _settle_in(folder: Path, loads: str) -> None:
+    """Say what the fork server is to load, and where its sockets are made."""
+    FORKSERVER.set_forkserver_preload(["batchd.pool.sealed", loads])
+    util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    # By its descriptor, which is never closed: 108 bytes are all that a socket's address holds.
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    settings = _settings()
+    settings[_BY_DESCRIPTOR] = settings["tempdir"] = f"/proc/self/fd/{descriptor}"
+    if folder.is_absolute() and len(os.fsencode(folder)) <= _MOST_PATH_BYTES:
+        # By its path whoever looks for sockets below some folder sees at once that it lies elsewhere.
+        settings["tempdir"] = str(folder)
+
+
+def move() -> None:
+    """Have the next fork server make its socket where the folder is now: it was moved, or the socket taken away."""
+    settings = _settings()
+    settings["tempdir"] = settings.get(_BY_DESCRIPTOR, settings.get("tempdir"))
+
+
+def _settings() -> dict[str, Any]:
+    """Return what ``multiprocessing`` goes by in this process."""
+    found: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001 (no other way to it)
+    return found
+
+
+def _flags() -> list[str]:
+    """Return the options of an interpreter that is like this one, and has no modules from the working directory.
+
+    ``multiprocessing`` starts its own with ``-c``, which looks there first; and a model may have written there.
+    """
+    return [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]  # noqa: SLF001 (as above)
+
+
+@contextlib.contextmanager
+def unharmed() -> Iterator[None]:
+    """Keep Ctrl-C from a fork server that is started within: it reaches the whole group, and finds no handler while that loads.
+
+    The mask is inherited; ``child`` lifts it. The tracker would lift it at its start.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
