@@ -110,7 +110,8 @@ def _whole(file: Path | None, state: Path) -> Config:
 
 
 def _here(settings: Config, order: Request[A]) -> A:
-    from batchd.daemon import Daemon, visible  # noqa: PLC0415 (loads everything; a running daemon has done so)
+    from batchd import visible  # noqa: PLC0415 (as below)
+    from batchd.daemon import Daemon  # noqa: PLC0415 (loads everything; a running daemon has done so)
 
     visible.refuse(settings)
     state = Path(settings.paths.state)

@@ -190,7 +190,7 @@ def _ask_agents() -> int:
 
 def _refuse(wanted: Wanted) -> None:
     """Refuse what would not work, before anything is made. Raises ``BatchdError``."""
-    from batchd.daemon import visible  # noqa: PLC0415 (loads everything; not for wrong arguments)
+    from batchd import visible  # noqa: PLC0415 (loads the sandbox; not for wrong arguments)
 
     try:
         # Variables of this session are none of the spool's.

@@ -56,7 +56,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what a restore would do, or do it."""
-    from batchd.daemon import lock, reconcile, visible  # noqa: PLC0415 (`--help` need not load the daemon)
+    from batchd import visible  # noqa: PLC0415 (as below)
+    from batchd.daemon import lock, reconcile  # noqa: PLC0415 (`--help` need not load the daemon)
     from batchd.store import restoring  # noqa: PLC0415
 
     settings = common.settings(args.config)

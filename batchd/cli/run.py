@@ -115,7 +115,7 @@ def _have_done(
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
     """Refuse what every task would end with: no key, no outbox. Raises ``NotPossibleError``."""
-    from batchd.daemon import visible  # noqa: PLC0415 (loads everything; a running daemon has looked)
+    from batchd import visible  # noqa: PLC0415 (loads the sandbox; a running daemon has looked)
 
     visible.refuse(settings)
     models = {task.model for task in tasks}

@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     server.warm(Path(settings.paths.state, "pool"))
     # They load everything; no other command needs it.
     with imports.undisturbed():
-        from batchd import telemetry  # noqa: PLC0415
-        from batchd.daemon import Daemon, visible  # noqa: PLC0415
+        from batchd import telemetry, visible  # noqa: PLC0415
+        from batchd.daemon import Daemon  # noqa: PLC0415
         from batchd.daemon import run as run_daemon  # noqa: PLC0415
         from batchd.notify import channels  # noqa: PLC0415
         from batchd.notify.listener import Notifications  # noqa: PLC0415

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             "without --wait"
         )
     if not alive:
-        from batchd.daemon import visible  # noqa: PLC0415 (loads everything; a running daemon has looked)
+        from batchd import visible  # noqa: PLC0415 (loads the sandbox; a running daemon has looked)
 
         visible.refuse(settings)
     mine = _sought(state, filename, data, tasks, sure=args.wait) if alive else None

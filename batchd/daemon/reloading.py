@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from batchd import config as configuration
-from batchd import log
+from batchd import log, visible
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
-from batchd.daemon import tuning, visible
+from batchd.daemon import tuning
 from batchd.daemon.current import Current
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop

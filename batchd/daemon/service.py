@@ -13,14 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from batchd import __version__, log
+from batchd import __version__, log, visible
 from batchd.config import Config
 from batchd.control import Request, Trouble
 from batchd.control.giver import Giver
 from batchd.control.group import GroupServer
 from batchd.control.messages import A
 from batchd.control.server import Server
-from batchd.daemon import lock, shadow, signals, tuning, vigil, visible
+from batchd.daemon import lock, shadow, signals, tuning, vigil
 from batchd.daemon.commands import Ends
 from batchd.daemon.commands.check import Look
 from batchd.daemon.finisher import Finisher

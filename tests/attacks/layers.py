@@ -53,7 +53,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         # The machine's /tmp instead of one of its own, with all that lies there.
         ("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", '*("--bind", TMP, TMP),'),
     ),
-    "visible": (("daemon/visible.py", "    if problems:\n", "    if False:\n"),),
+    "visible": (("visible.py", "    if problems:\n", "    if False:\n"),),
     "hidden": (("sandbox/shown.py", "elif there and not rule.seen:", "elif False:"),),
     "sockets": (("sandbox/cover.py", "self._found = await self._sockets.found()", "self._found = ()"),),
     "named sockets": (("sandbox/sockets.py", "            named.update(p for p in places if _is(p, one))", "            pass"),),

@@ -43,7 +43,7 @@ FACES = (
     "observe",
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
-    *(*EVENTS, "results", "formats", "sandbox"),
+    *(*EVENTS, "results", "formats", "sandbox", "visible"),
 )
 
 #: The longest name that fits counts.
@@ -75,6 +75,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "spool": Room(2, ("config",)),
     # The data classes that `results` fills, apart because the room outgrew itself.
     "formats": Room(2),
+    # Whether commands would see anything of batchd's own.
+    "visible": Room(3, ("config", "sandbox")),
     "results": Room(2, (*EVENTS, "pricing", "formats")),
     "lifecycle": Room(2, EVENTS),
     "governor": Room(2, ("pricing", "config")),
