@@ -321,7 +321,7 @@ def test_cancel_ends_a_task_with_a_result(spool: Any) -> None:
     path = spool.write("stuck.json", [{"first_prompt": "x", "model": "standin/hang"}])
     wait = spool.command("submit", "--wait", path)
     with spool.serving(), warm.Popen(wait, stdout=subprocess.PIPE) as waiter:
-        spool.eventually(lambda: "CallStarted" in spool.batchd("status", "stuck/001").stdout)
+        spool.eventually(lambda: "model asked" in spool.batchd("status", "stuck/001").stdout)
         done = spool.batchd("cancel", "stuck", "-m", "changed my mind")
         assert (done.returncode, "1 task cancelled" in done.stdout) == (0, True)
         output, _ = waiter.communicate(timeout=PATIENCE_S)

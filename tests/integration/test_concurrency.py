@@ -99,7 +99,7 @@ def test_a_task_that_waits_for_something_else_takes_no_turn(spool: Any) -> None:
     folder = spool.folder / "outbox/row"
     with spool.serving():
         spool.batchd("submit", spool.write("row.json", tasks, parallel=1))
-        spool.eventually(lambda: "CallStarted" in spool.batchd("status", "row/001").stdout)
+        spool.eventually(lambda: "model asked" in spool.batchd("status", "row/001").stdout)
         assert spool.batchd("pause", "row/002").returncode == 0
         assert spool.batchd("cancel", "row/003").returncode == 0
         assert spool.batchd("cancel", "row/001").returncode == 0
