@@ -22,6 +22,8 @@ from batchd.sandbox.shown import Shown
 
 #: More cannot be hidden: each takes every command some 20 µs.
 MOST = 250
+#: How long an answer holds (seconds): what appears later, no command has hidden.
+_FRESH_S = 0.05
 #: How long a search may take (seconds); it takes a tenth of one for 50,000 files.
 _PATIENCE_S = 60.0
 #: Of so many sockets it is remembered where commands would see them.
@@ -46,12 +48,22 @@ class Sockets:
         #: Where those lie that the kernel has listed before, and at which places commands see that, by the same.
         self._known: dict[Listed, tuple[str, tuple[str, ...]]] = {}
         self._searching = asyncio.Lock()
+        #: What was found last, and when, by the monotonic clock.
+        self._last: tuple[tuple[str, ...], float] = ((), -_FRESH_S)
 
     async def found(self) -> tuple[str, ...]:
         """Return their real paths, those that the kernel lists first; no more than can be hidden.
 
-        Raises ``SandboxError``: it lists more, or there is no end of folders.
+        Tasks that start one right after the other share an answer. Raises ``SandboxError``: the kernel lists more, or there
+        is no end of folders.
         """
+        found, at = self._last
+        if time.monotonic() - at >= _FRESH_S:
+            found = await self._found()
+            self._last = found, time.monotonic()
+        return found
+
+    async def _found(self) -> tuple[str, ...]:
         named, unknown = self._look()
         if self._is_new(unknown):
             async with self._searching:
