@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from batchd.agent import compaction, context, evaluate
+from batchd.agent import compaction, context, evaluate, protocol
 from batchd.agent.compaction import Compact, Overfull, Summarise
 from batchd.records import (
     Answer,
@@ -84,8 +84,22 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
         said = state.evaluation.feedback if state.evaluation else ""
         last = f": {said}" if said else ""
         rounds = "round" if state.rounds == 1 else "rounds"
-        return _timeout(Reason.MAX_ITERATIONS, f"not done after {state.rounds} {rounds}{last}")
+        not_run = _not_run(state)
+        said = f"not done after {state.rounds} {rounds}{not_run}{last}"
+        return _timeout(Reason.MAX_ITERATIONS, said)
     return _work(task, state)
+
+
+def _not_run(state: TaskState) -> str:
+    """Return that commands which the model wrote as text were not run, where its last word has one; else nothing."""
+    setup = state.setup(Purpose.AGENT)
+    as_text = protocol.bash_block(Answer(content=state.answer))
+    if setup.tools == "text" or state.native_seen or not as_text:
+        return ""
+    place = f"[providers.{setup.provider}]"
+    return (
+        f', and commands that the model writes as text are not run: set tools = "text" in {place}'
+    )
 
 
 def _evaluate(task: Task, state: TaskState) -> Step:

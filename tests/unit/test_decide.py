@@ -236,6 +236,25 @@ def test_limits_end_a_task_before_they_are_broken(limits: Limits, reason: Reason
     assert not limits.max_tokens or world.state.usage.total_tokens <= limits.max_tokens
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("So:\n\n```bash\npython3 a.py\n```\n", 'set tools = "text" in [providers.demo]'),
+        ("I am done.", "not done after 2 rounds: "),
+    ],
+)
+def test_commands_as_text_that_were_not_run_are_named(answer: str, said: str) -> None:
+    """A model that calls no tools but writes commands down is told from one that fails: the fix stands in the result."""
+    world = World(
+        task(check="false", limits=Limits(max_iterations=2)),
+        model=[says(answer), says(answer)],
+        check=[False, False],
+    )
+    error = world.run().verdict.error
+    assert error is not None
+    assert said in error.message
+
+
 def test_a_limit_of_zero_is_none() -> None:
     """Rounds, calls, tokens and time go on where a limit is 0, as the files say, until the task is done."""
     world = World(
