@@ -28,7 +28,7 @@ _BRIEF = frozenset({"debug", "info"})
 def text(line: Mapping[str, Any], width: int) -> str:
     """Return a log line, with its end; ``width``: the columns there are for it, 0 for any number.
 
-    What is only news takes one line of a terminal; a warning takes as many as it needs, and so does a traceback.
+    What is only news takes one line of a terminal; a warning takes as many as it needs, and so does what has a message.
     """
     at = time.strftime("%H:%M:%S")
     level = "" if line["level"] in _BRIEF else f"{line['level']}: "
@@ -38,7 +38,7 @@ def text(line: Mapping[str, Any], width: int) -> str:
     whole = f"{at} {what}{': ' * bool(said)}{said}"
     if not width:
         pieces = [whole]
-    elif line["level"] in _BRIEF:
+    elif line["level"] in _BRIEF and "message" not in line:
         pieces = [clipped(whole, width)]
     else:
         pieces = [*hanging(whole, width)]
@@ -51,8 +51,11 @@ def _fields(line: Mapping[str, Any]) -> Iterator[str]:
         if key in _LEFT_OUT or value in ("", None, [], {}):
             continue
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
-            shown = " ".join(value)
+            # A model names its tools: what is in a list has not been neutralised yet.
+            shown = " ".join(word if word.isprintable() else json.dumps(word) for word in value)
+        elif isinstance(value, str):
+            shown = value
         else:
-            shown = value if isinstance(value, str) else json.dumps(value, default=str)
+            shown = json.dumps(value, default=str, skipkeys=True)
         name = _NAMES.get(key, key)
         yield shown if name in _BARE else f"{name} {shown}"

@@ -47,7 +47,7 @@ def wrapped(line: str, width: int) -> Iterator[str]:
 def _fits(line: str, width: int) -> int:
     """Return how many characters fit, at least one."""
     if line[:width].isascii():
-        return width
+        return max(1, width)
     used = 0
     for place, letter in enumerate(line):
         used += width_of(letter)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
@@ -131,6 +130,8 @@ _CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
+#: Columns of a terminal that does not say how many it has.
+_USUAL = 80
 #: The escape sequences of the levels that stand out on a terminal.
 _COLOURS = {"warning": "33", "error": "31", "critical": "31"}
 #: Characters of one field of a line: a net, for what is told is short, tracebacks included.
@@ -316,12 +317,19 @@ def _columns() -> Callable[[dict[str, Any]], None]:
     colours = _COLOURS if terminal and not os.environ.get("NO_COLOR") else {}
 
     def render(line: dict[str, Any]) -> str:
-        width = shutil.get_terminal_size().columns if terminal else 0
+        width = _columns_of(sys.stderr.fileno()) if terminal else 0
         text = escape_text(console.text(line, width))
         colour = colours.get(line["level"])
         return f"\x1b[{colour}m{text[:-1]}\x1b[0m\n" if colour else text
 
     return _rendered(render)
+
+
+def _columns_of(terminal: int) -> int:
+    """Return the columns of a terminal; 80 where it does not say."""
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size(terminal).columns or _USUAL
+    return _USUAL
 
 
 class _File:

@@ -119,9 +119,10 @@ class _Command(argparse.ArgumentParser):
             option = word.partition("=")[0]
             near = difflib.get_close_matches(option, self._option_string_actions, n=1)
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
-            raise UsageError(
-                f"{self.prog.partition(' ')[2]} has no argument {option!a}: {hint}`{self.prog} --help` lists them"
-            )
+            wrong = f"{self.prog.partition(' ')[2]} has no argument {option!a}"
+            if not option.startswith("-"):
+                wrong = f"{option!a} is one too many, or stands apart: names stand together, before the options"
+            raise UsageError(f"{wrong}: {hint}`{self.prog} --help` lists them")
         return found, unknown
 
 

@@ -18,6 +18,7 @@ from batchd.errors import (
     NoDaemonError,
     NotPossibleError,
     OlderStoreError,
+    StoreError,
     UsageError,
 )
 from batchd.records import Batch, Cause, Scope
@@ -92,7 +93,7 @@ class Daemon:
                     continue
                 if batch:
                     if left is not None:
-                        print(f"{name}: {_ENDED if left.ended else _GOES_ON}", file=sys.stderr)
+                        print(f"{name}: {_GOES_ON}", file=sys.stderr)
                     return batch
                 self._connect_again()
         except BaseException:
@@ -101,13 +102,19 @@ class Daemon:
                 claim.path.unlink(missing_ok=True)
             raise
 
+    def ended(self, name: str, data: bytes) -> str:
+        """Return the batch of a file that has ended while no ``run`` of it was there, and say so; empty: there is none."""
+        batch = self._leftovers.ended(name, data, self._settings.paths.outbox)
+        if batch is None:
+            return ""
+        print(f"{name}: {_ENDED}", file=sys.stderr)
+        return batch.name
+
     def _begun(
         self, claim: claims.Claim | None, left: Left | None, deadline: float, *, serial: bool
     ) -> str:
         """Return the batch of a file that is new, or was left; empty where the daemon has ended, or does just now."""
         batch = left.batch if left else None
-        if left is not None and batch is not None and left.ended:
-            return batch.name
         if batch is not None:
             self._insist_as_begun(batch, serial=serial)
             if self._standing.watching:
@@ -201,6 +208,28 @@ class Daemon:
             return True  # it has much to do
         except NoDaemonError:
             return False
+
+
+def ended(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[Batch]:
+    """Return the batches of some files where each has ended while no ``run`` of it was there: no daemon need start for that."""
+    state = Path(settings.paths.state)
+    leftovers = Leftovers(state, Path(settings.paths.inbox))
+    found: list[Batch] = []
+    with contextlib.suppress(
+        StoreError
+    ):  # of what is not there, or is older: the daemon that comes looks
+        for name, data in files:
+            batch = leftovers.ended(name, data, settings.paths.outbox)
+            if batch is None:
+                break
+            found.append(batch)
+    if len(found) < len(files):
+        leftovers.release()
+        return []
+    for name, _ in files:
+        print(f"{name}: {_ENDED}", file=sys.stderr)
+    leftovers.forget(found)
+    return found
 
 
 def running(settings: config.Config, *, processes: int | None) -> Daemon | None:

@@ -89,5 +89,5 @@ def _goes_on(daemon: Daemon, names: Sequence[str]) -> bool:
             case "":
                 pass
             case _:
-                print("That is no answer: it is waited on.", file=sys.stderr)
+                print("That is none of c, l and Enter: waiting on.", file=sys.stderr)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from batchd import catalog, config, pricing
@@ -35,11 +36,17 @@ def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
             common.complain(f"batchd: {config.NO_FILE}")
         raise
     for model in dict.fromkeys(task.model for task in found.tasks):
-        common.complain(_doubt(model, settings))
+        _caution(_doubt(model, settings))
     capped = [task for task in found.tasks if _limits(task, found, settings)]
     for model in dict.fromkeys(task.model for task in capped):
-        common.complain(_uncapped(model, settings))
+        _caution(_uncapped(model, settings))
     return found
+
+
+@functools.cache
+def _caution(line: str) -> None:
+    """Say something once, however often a file is looked through."""
+    common.complain(line)
 
 
 def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchd.cli import common
 from batchd.errors import NotPossibleError
-from batchd.records import Batch, Cause, Parking
+from batchd.records import Batch, Cause, Parking, Reason
 from batchd.spool import claims, outbox, tickets
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
@@ -28,8 +28,6 @@ class Left:
     claim: str
     #: None: it is not stored yet.
     batch: Batch | None
-    #: Whether it has ended since.
-    ended: bool = False
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -50,8 +48,14 @@ class Leftovers:
         for batch in batches:
             tickets.forget(self._state, batch.claim)
 
+    def release(self) -> None:
+        """Leave them to others."""
+        for descriptor in self._locks:
+            os.close(descriptor)
+        self._locks.clear()
+
     def find(self, name: str, data: bytes, waited_for: Collection[str]) -> Left | None:
-        """Return what a ``run`` of the same file has left, and take its ticket; None: nothing, those apart that others wait for.
+        """Return what a ``run`` of the same file has left half-finished, and take its ticket; None: nothing, those apart that others wait for.
 
         Raises ``NotPossibleError`` for what people have paused.
         """
@@ -60,20 +64,40 @@ class Leftovers:
             return None
         lying = {c.ulid: c for c in claims.lying(self._inbox, self._state)[0]}
         with Reader(common.store_path(self._state)) as reader:
-            stored = {r.batch.claim: r for r in reader.batches() if r.batch.claim in issued}
+            stored = _stored(reader, issued)
             for claim in sorted(issued):
                 row, file = stored.get(claim), lying.get(claim)
-                if (row is None and file is None) or (row is not None and _over(row)):
-                    self._clear(claim)
+                if row is None and file is None:
+                    self._clear(claim)  # it was never taken up
                     continue
-                if row is not None and row.batch.name in waited_for:
+                if row is not None and (
+                    row.published_at is not None or row.batch.name in waited_for
+                ):
                     continue
                 if not _same(row, file, name, data) or not self._taken(claim):
                     continue
-                ended = row is not None and row.published_at is not None
-                if row is not None and not ended:
+                if row is not None:
                     _refuse_paused(reader.parked(), row.batch.name)
-                return Left(claim, row.batch if row else None, ended=ended)
+                return Left(claim, row.batch if row else None)
+        return None
+
+    def ended(self, name: str, data: bytes, outbox: str) -> Batch | None:
+        """Return the batch of the same file that has ended in the same outbox while no ``run`` of it was there, and take its ticket.
+
+        What ended long ago, or was ended by somebody, is none: its ticket goes.
+        """
+        issued = tickets.issued(self._state)
+        if not issued:
+            return None
+        with Reader(common.store_path(self._state)) as reader:
+            for claim, row in sorted(_stored(reader, issued).items(), reverse=True):
+                if row.published_at is None:
+                    if _same(row, None, name, data):
+                        return None  # one that is half-finished goes before
+                elif time.time() - row.published_at > _NEWS_S or _was_ended(reader, row.batch.name):
+                    self._clear(claim)
+                elif row.batch.outbox == outbox and _same(row, None, name, data):
+                    return row.batch if self._taken(claim) else None
         return None
 
     def _taken(self, claim: str) -> bool:
@@ -91,11 +115,14 @@ class Leftovers:
             os.close(descriptor)
 
 
-def _over(row: BatchRow) -> bool:
-    """Return whether a batch is no more of interest to a ``run``: somebody ended it, or it ended by itself long ago."""
-    if row.published_at is None:
-        return False
-    return row.status == "cancelled" or time.time() - row.published_at > _NEWS_S
+def _stored(reader: Reader, issued: Collection[str]) -> dict[str, BatchRow]:
+    """Return the batches that have a ticket, by their claims."""
+    return {row.batch.claim: row for row in reader.batches() if row.batch.claim in issued}
+
+
+def _was_ended(reader: Reader, batch: str) -> bool:
+    """Return whether somebody has ended a batch, or a part of it: a ``run`` of the file begins anew."""
+    return any(task.reason == Reason.USER for task in reader.tasks(batch))
 
 
 def _same(row: BatchRow | None, file: claims.Claim | None, name: str, data: bytes) -> bool:

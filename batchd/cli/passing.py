@@ -103,8 +103,10 @@ def _serve(settings: config.Config, processes: int | None, writing: int) -> None
         run_daemon(daemon.run_errands(ready))
         code = 0
     except SpoolLockedError:
+        server.abandon()
         say({"locked": True})
     except BatchdError as error:
+        server.abandon()
         code = error.exit_code
         if not say({"error": str(error), "exit_code": code}):
             print(f"batchd: {log.escape(str(error))}", file=sys.stderr)

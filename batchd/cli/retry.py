@@ -65,7 +65,7 @@ def _wanted(file: Path | None, targets: Sequence[str]) -> bool:
     if not count:
         return True
     done = f"{words.counted(count, 'task')} completed before"
-    question = f"{done}; to run again costs money again. Run all? [y/N] "
+    question = f"{done}. Running them again costs money again. Run all? [y/N] "
     try:
         return input(question).strip().lower() in {"y", "yes"}
     except EOFError:

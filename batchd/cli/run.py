@@ -86,12 +86,17 @@ def _have_done(
     tasks: Sequence[Task],
 ) -> int:
     daemon = errand.running(settings, processes=args.processes)
+    if daemon is None and (over := errand.ended(settings, files)):
+        return _report(settings, [batch.name for batch in over], as_json=args.json)
     if daemon is None:
         _refuse(settings, tasks)
         errand.refuse_paused(settings, {task.model for task in tasks})
         daemon = errand.start(settings, processes=args.processes)
     with daemon:
-        names = [daemon.hand_over(name, data, serial=args.serial) for name, data in files]
+        names = [
+            daemon.ended(name, data) or daemon.hand_over(name, data, serial=args.serial)
+            for name, data in files
+        ]
         end = following.follow(settings, daemon, names, quiet=args.json)
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
         rows = [reader.batch(name) for name in names]
@@ -111,6 +116,13 @@ def _have_done(
     sys.stdout.flush()
     daemon.leave()
     return code
+
+
+def _report(settings: config.Config, names: Sequence[str], *, as_json: bool) -> int:
+    """Show how batches have ended, and return the exit code."""
+    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+        rows = [reader.batch(name) for name in names]
+    return ending.report(rows, as_json=as_json)
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:

@@ -32,10 +32,22 @@ def run(args: argparse.Namespace) -> int:
     """Watch the inbox until stopped."""
     # Until there is somebody to read the configuration again it waits, and does not end us.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    settings = common.settings(args.config)
     sealing.seal()
+    settings = common.settings(args.config)
     sealing.forget(settings.variables())
     server.warm(Path(settings.paths.state, "pool"))
+    try:
+        _serve(args, settings)
+    except BatchdError:
+        server.abandon()
+        raise
+    if sys.stderr.isatty():
+        print("Stopped; `batchd serve` goes on from here.", file=sys.stderr)
+    return 0
+
+
+def _serve(args: argparse.Namespace, settings: config.Config) -> None:
+    """Be the daemon until it is stopped."""
     # They load everything; no other command needs it.
     with imports.undisturbed():
         from batchd import telemetry, visible  # noqa: PLC0415
@@ -58,9 +70,6 @@ def run(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         print(*_greeting(settings), sep="\n", file=sys.stderr)
     run_daemon(daemon.run())
-    if sys.stderr.isatty():
-        print("Stopped; `batchd serve` goes on from here.", file=sys.stderr)
-    return 0
 
 
 def _greeting(settings: config.Config) -> Iterator[str]:

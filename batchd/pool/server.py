@@ -47,6 +47,15 @@ def warm(folder: Path) -> None:
                 forkserver.ensure_running()
 
 
+def abandon() -> None:
+    """End the fork server, and take its socket away: the daemon that was to use it does not start."""
+    address = getattr(forkserver._forkserver, "_forkserver_address", None)  # noqa: SLF001 (no other way to it)
+    end()
+    if address:
+        with contextlib.suppress(OSError):
+            os.unlink(address)  # noqa: PTH108 (an address)
+
+
 def prepare(folder: Path, loads: str = _LOADED) -> None:
     """Have the fork server's sockets made in ``folder``, which is this daemon's alone.
 

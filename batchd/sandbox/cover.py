@@ -40,6 +40,7 @@ class Cover:
         if self._covered() == covered:
             return False
         self._found = None
+        self._sockets.forget()
         return True
 
     def _covered(self) -> Covered:

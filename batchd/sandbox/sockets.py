@@ -58,10 +58,16 @@ class Sockets:
         is no end of folders.
         """
         found, at = self._last
-        if time.monotonic() - at >= _FRESH_S:
-            found = await self._found()
-            self._last = found, time.monotonic()
+        now = time.monotonic()
+        if now - at < _FRESH_S:
+            return found
+        found = await self._found()
+        self._last = max((found, now), self._last, key=lambda each: each[1])
         return found
+
+    def forget(self) -> None:
+        """Look again when asked next: what was found is not there any more."""
+        self._last = (), -_FRESH_S
 
     async def _found(self) -> tuple[str, ...]:
         named, unknown = self._look()

@@ -54,7 +54,7 @@ def test_a_misspelt_option_is_named_with_the_one_that_is_meant(spool: Any) -> No
     """It says which command does not have it, and how to see what it has; an empty prompt is named, too."""
     for arguments, said in (
         (("status", "--jsn"), "status has no argument '--jsn': do you mean --json?"),
-        (("submit", "a", "b"), "submit has no argument 'b': `batchd submit --help` lists them"),
+        (("submit", "a", "b"), "'b' is one too many, or stands apart"),
         (("run", "--procesess=3"), "do you mean --processes?"),
         (("submit", "--prompt", " "), "--prompt is empty"),
     ):
@@ -140,6 +140,25 @@ def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
     assert done.returncode == 0
     # The order's log line is none of the answer.
     assert done.stderr == "No daemon runs; they wait until `batchd serve` starts.\n"
+
+
+def test_a_daemon_that_cannot_start_leaves_nothing_beside_the_one_that_runs(spool: Any) -> None:
+    """Its fork server was begun while it loaded: that goes, and the sockets of the one at work stay, which goes on."""
+    path = spool.write("work.json", [{"first_prompt": "x"}])
+    pool = spool.folder / ".batchd/pool"
+    with spool.serving():
+        assert spool.batchd("submit", "--wait", path).returncode == 0
+        before = sorted(entry.name for entry in pool.iterdir())
+        assert len([name for name in before if name.startswith("listener-")]) == 1
+        refused = spool.batchd("serve")
+        assert refused.returncode == 3
+        assert "is in use by the process" in refused.stderr
+        assert "`batchd status` says what it does" in refused.stderr
+        assert sorted(entry.name for entry in pool.iterdir()) == before
+        assert spool.batchd("submit", "--wait", path).returncode == 0
+    # The next one finds the folder there, and has its fork server load ahead of it.
+    with spool.serving():
+        assert spool.batchd("submit", "--wait", path).returncode == 0
 
 
 def test_a_terminal_shows_how_to_go_on_by_words(spool: Any) -> None:

@@ -398,6 +398,34 @@ def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
     assert list((spool.folder / ".batchd/runs").iterdir()) == []
 
 
+def test_what_ended_is_shown_without_a_daemon_and_what_was_cancelled_begins_anew(
+    spool: Any,
+) -> None:
+    """Left running, it ends by itself: the next `run` starts no daemon to say so. One whose task somebody ended is a new order."""
+    spool.write("half.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
+    question = "wait on (Enter)?"
+    answers = (("001 starts", "\x03"), (question, "l\n"))
+    assert on_a_terminal(spool, "run", "half.json", answers=answers)[0] == 130
+    spool.eventually((spool.folder / "outbox/half/summary.json").exists)
+    spool.eventually(lambda: no_daemon(spool))
+    # Without its key it could start nothing; it need not.
+    environ = {**spool.environment, "BATCHD_PROVIDERS__STANDIN__API_KEY_ENV": "NO_SUCH_KEY"}
+    shown = warm.run(spool.command("run", spool.folder / "half.json"), env=environ)
+    assert shown.returncode == 0, shown.stderr
+    assert "has ended since; nothing is begun" in shown.stderr
+    assert "half: 1 of 1 task completed" in shown.stdout
+
+    path = spool.write("two.json", [{"first_prompt": "x", "model": "standin/400-1"}, _SLOW])
+    with spool.serving():
+        with begun(spool, path, text="001 error") as process:
+            process.kill()
+        assert spool.batchd("cancel", "two").returncode == 0
+        spool.eventually((spool.folder / "outbox/two/summary.json").exists)
+        again = spool.batchd("run", path)
+        assert "nothing is begun" not in again.stderr
+        assert (spool.folder / "outbox/two-2/summary.json").exists()
+
+
 def test_what_was_dropped_is_no_run_that_was_left(spool: Any) -> None:
     """A stopped daemon's batch of the same file stays queued: it costs money, and `run` has its own."""
     path = spool.write("games.json", [{"first_prompt": "x"}])

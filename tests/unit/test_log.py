@@ -71,22 +71,27 @@ def test_columns_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
         Action.MODEL_FAILED, error="busy", message="\x1b[2Jgone", tools=[], lost={"a": "\n\x1b[2J"}
     )
     log.get_logger().info(
+        Action.MODEL_CALLED, tools=["sh", "x\n12:00:00 b/t task finished: completed"]
+    )
+    log.get_logger().info(
         Action.MODEL_CALLED, purpose="agent", **{"gen_ai.usage.input_tokens": 12}, seconds=0.5
     )
     err = capsys.readouterr().err
     assert "\x1b[2J" not in err
-    failed, called = (line.split(" ", 1)[1] for line in err.splitlines())
+    failed, forged, called = (line.split(" ", 1)[1] for line in err.splitlines())
     assert failed.startswith("b/t warning: model failed: error busy, \\x1b[2Jgone, lost {")
+    assert forged == 'model called: tools sh "x\\n12:00:00 b/t task finished: completed"'
     assert called == "model called: agent, in 12, seconds 0.5"
 
 
 def test_a_line_fits_a_terminal() -> None:
     """News takes one line of a terminal and is cut there, the cut shown; a warning is wrapped by words and stays whole."""
     words = "the quick brown fox jumps over the lazy dog"
-    news = {"level": "info", "event": "task_started", "batch": "b", "message": words}
+    news = {"level": "info", "event": "task_started", "batch": "b", "feedback": words}
     shown = console.text(news, 40)
     assert len(shown) == 40 + 1
     assert shown.endswith("…\n")
+    assert " ".join(console.text({**news, "message": words}, 40).split()).endswith(words)
     lines = console.text({**news, "level": "warning"}, 40).splitlines()
     assert len(lines) > 1
     assert all(len(line) <= 40 for line in lines)
