@@ -95,8 +95,8 @@ def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:
         )
         for t in tasks[:_MOST_ROWS]
     ]
-    heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "TIME", "TOKENS", "COST")
-    found = table(heads, rows, right=("ROUNDS", "TIME", "TOKENS", "COST"), flexible="TASK")
+    heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "AT WORK", "TOKENS", "COST")
+    found = table(heads, rows, right=("ROUNDS", "AT WORK", "TOKENS", "COST"), flexible="TASK")
     more = len(tasks) - len(rows)
     found += [f"… and {more:,} more, in summary.json"] if more > 0 else []
     causes = [f"{t['task']}: {t['message']}" for t in tasks if t["message"]]

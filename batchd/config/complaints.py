@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -14,6 +14,23 @@ from batchd.errors import Problem
 
 #: What is longer is no misspelt word, and takes long to compare.
 _WORD = 64
+#: Names that others have for a key of ours, and that look like none of them, or like another.
+_MEANT = {
+    "max_seconds": "timeout_s",
+    "timeout": "timeout_s",
+    "max_time": "timeout_s",
+    "max_rounds": "max_iterations",
+    "max_steps": "max_calls",
+    "max_usd": "max_cost_usd",
+    "max_cost": "max_cost_usd",
+    "budget": "budget_usd",
+    "prompt": "first_prompt",
+    "depends_on": "after",
+    "cwd": "dir",
+    "directory": "dir",
+    "command": "check",
+    "test": "check",
+}
 #: What pydantic says of a key that is not there.
 MISSING = frozenset({"missing", "missing_argument"})
 #: Of these the value is shown: it is one of a few words, and no secret.
@@ -22,14 +39,17 @@ _CLOSED = frozenset({"literal_error", "fallback"})
 _QUOTES = 'a model\'s name stands in quotes, as in [models."openai/gpt-6.1-sol"]'
 
 
-def complaint(error: ErrorDetails, known: Iterable[str]) -> Problem:
+def complaint(error: ErrorDetails, known: Collection[str]) -> Problem:
     """Return a finding; ``known`` are the keys beside it. Without a place."""
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         at = error["loc"]
         if at[:1] == ("models",) and isinstance(error["input"], dict):
             return Problem("", "there is no such key", _QUOTES)
         key = str(at[-1])
-        near = difflib.get_close_matches(key.lower(), known, n=1) if len(key) <= _WORD else []
+        meant = _MEANT.get(key.lower(), "")
+        near = [meant] if meant in known else []
+        if not near and len(key) <= _WORD:
+            near = difflib.get_close_matches(key.lower(), known, n=1)
         fix = f"do you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
         return Problem("", "there is no such key", fix)
     if error["type"] in MISSING:

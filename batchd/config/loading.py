@@ -24,6 +24,8 @@ from batchd.errors import ConfigError, Problem
 
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 _PREFIX = "BATCHD_"
+#: What the parser says of a table that is opened a second time.
+_TWICE = re.compile(r"Cannot declare \((.*?)\) twice")
 _KEYS_OF_PATHS = {f.name for f in fields(Paths)}
 
 
@@ -147,11 +149,17 @@ def _searched(environ: Mapping[str, str]) -> finding.Found | None:
         raise ConfigError((Problem(place, f"it cannot be looked at: {error.strerror}"),)) from None
 
 
+def _dotted(keys: str) -> str:
+    """Return a table's name as TOML has it, from the keys as Python shows them."""
+    return ".".join(re.findall(r"'([^']*)'", keys))
+
+
 def _read(found: finding.Found) -> dict[str, Any]:
     try:
         return tomli.loads(found.content().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
-        problem = Problem(f"line {error.lineno}, column {error.colno}", error.msg)
+        said = _TWICE.sub(lambda table: f"the table [{_dotted(table[1])}] stands twice", error.msg)
+        problem = Problem(f"line {error.lineno}, column {error.colno}", said)
     except UnicodeDecodeError as error:
         problem = Problem(f"byte {error.start}", "the file is not UTF-8")
     except RecursionError:

@@ -361,6 +361,7 @@ def test_control_characters_are_refused(written: Path) -> None:
     ("data", "place", "reason"),
     [
         (b"[pool]\nprocesses = \n", "line 2, column 13", "Invalid value"),
+        (b"[pool]\n[web]\n[pool]\n", "line 3, column 6", "the table [pool] stands twice"),
         (
             b"[pool]\nprocesses = 1\nprocesses = 2\n",
             "line 3, column 14",

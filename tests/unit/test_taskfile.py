@@ -285,7 +285,7 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
     found = _problems(
         {
             "modell": "x",
-            "limits": {"max_call": 3, "max_calls": 201},
+            "limits": {"max_call": 3, "max_calls": 201, "max_seconds": 9},
             "id": "x",
             "tasks": [
                 {"dir": "..", "first_prompt": " "},
@@ -315,6 +315,7 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
         "modell": "there is no such key (do you mean model?)",
         "id": found["id"],
         "limits.max_call": "there is no such key (do you mean max_calls?)",
+        "limits.max_seconds": "there is no such key (do you mean timeout_s?)",
         "tasks[0].dir": f"{tmp_path} lies outside of [workspace] root and allow",
         "tasks[0].first_prompt": "this key is needed",
         "tasks[1].id": "'request' is reserved for a file of the batch",
