@@ -13,7 +13,7 @@ from batchd import config, imports, log, sealing
 from batchd.cli import common
 from batchd.config import own
 from batchd.control import Line
-from batchd.errors import BatchdError
+from batchd.errors import BatchdError, SpoolLockedError
 from batchd.log import escape
 from batchd.observe import words
 from batchd.pool import server
@@ -38,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
     server.warm(Path(settings.paths.state, "pool"))
     try:
         _serve(args, settings)
+    except SpoolLockedError as error:
+        server.abandon()
+        fix = "`batchd status` says what it does; wait for its end, or have it end (SIGTERM)"
+        raise SpoolLockedError(f"{error}: {fix}") from None
     except BatchdError:
         server.abandon()
         raise

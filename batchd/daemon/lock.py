@@ -34,10 +34,7 @@ def acquire(state: Path) -> int:
             holder = _holder(fd)
             if _alive(holder) or time.monotonic() > deadline:
                 os.close(fd)
-                raise SpoolLockedError(
-                    f"{state} is in use by {_told(holder)}: `batchd status` says what it does; "
-                    "wait for its end, or have it end (SIGTERM)"
-                ) from None
+                raise SpoolLockedError(f"{state} is in use by {_told(holder)}") from None
             time.sleep(_LOOK_S)
         else:
             _name(fd, f"{os.getpid()}\n")

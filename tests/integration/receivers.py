@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import http.server
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,13 +19,7 @@ from typing import Any, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from ports import free_port
 
 
 @dataclass(eq=False)

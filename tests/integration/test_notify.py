@@ -19,6 +19,7 @@ import jsonschema
 import pytest
 from loglines import logged
 from patience import PATIENCE_S
+from ports import free_port
 
 from batchd import log
 from batchd.config.notify import Receiver
@@ -29,7 +30,7 @@ from batchd.notify.courier import Courier
 from batchd.notify.waiting import Waiting
 from batchd.records import Batch
 from tests.conftest import Spool
-from tests.integration.receivers import MailServer, Webhook, free_port
+from tests.integration.receivers import MailServer, Webhook
 
 pytestmark = pytest.mark.in_turns
 

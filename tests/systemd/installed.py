@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from machine import ROOT, Machine, Service, until
+from ports import free_port
 from verdict import judge
 
 KEY = "sk-of-the-operator-0815-4711"
@@ -68,9 +68,7 @@ def steps(page: str, head: str) -> str:
 
 def as_a_system_service(machine: Machine) -> Service:
     """Install it for the system, with a model that takes one key alone, and start both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     machine.run("useradd", "--create-home", "--shell", "/bin/bash", USER)
     machine.write("/srv/more.toml", _CONFIG.format(port=port))
     machine.write("/srv/network", f'network = ["127.0.0.1:{port}"]')

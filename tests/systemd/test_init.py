@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from installed import HOME, KEY, PERSON, USER, drop, results
 from machine import Machine, Service, booted, until
+from ports import free_port
 
 pytestmark = [
     pytest.mark.long,
@@ -29,9 +29,7 @@ WantedBy=multi-user.target
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, str]]:
     """A machine with the program in /opt/batchd, a person and a model that wants a key, and no service; the model's address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with booted(tmp_path_factory.mktemp("machine")) as machine:
         machine.shell(
             "git config --global safe.directory '*'; git clone -q /srv/source /opt/batchd; "

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import textwrap
 import time
 import urllib.request
@@ -36,6 +35,7 @@ from installed import (
 )
 from machine import Machine, Service, until
 from patience import PATIENCE_S
+from ports import free_port
 
 from batchd import control
 
@@ -335,9 +335,7 @@ def test_the_page_beside_the_daemon(service: Service) -> None:
     """Its unit runs under every hardening line: it makes its token, reads the store, asks the daemon, writes nothing else."""
     results(drop(service.machine, "paged", *notes("paged", 1)), service.machine.last_words)
     machine, name = service.machine, "batchd-web.service"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = f"127.0.0.1:{free_port()}"
     machine.run("cp", f"/opt/batchd/systemd/{name}", "/etc/systemd/system/")
     machine.write(
         f"/etc/systemd/system/{name}.d/port.conf",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from installed import KEY, PERSON, USER, drop, results, steps
 from machine import ROOT, Machine, Service, booted
+from ports import free_port
 
 pytestmark = [
     pytest.mark.long,
@@ -50,9 +50,7 @@ def bare(tmp_path: Path) -> Iterator[Machine]:
 
 def _served(machine: Machine) -> str:
     """Start a stand-in model from the installation itself; return its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     machine.write("/etc/systemd/system/model.service", _MODEL_UNIT.format(port=port, key=KEY))
     machine.run("systemctl", "enable", "--now", "model.service")
     return f"http://127.0.0.1:{port}/v1"
