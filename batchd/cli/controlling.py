@@ -123,7 +123,7 @@ def _here(settings: Config, order: Request[A]) -> A:
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
 
     known = settings.log
-    # The order's line goes to the daemon's file; whoever gave it has the answer, and a service's journal is not here.
+    # The order's line goes to the daemon's file; who gave it has the answer, and a service's journal is not here.
     log.configure(known.level, known.format, known.file, quiet=True)
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
     answer = asyncio.run(daemon.command(order))

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
 from batchd import config, control
-from batchd.cli import common, passing
+from batchd.cli import admission, leftovers, passing
 from batchd.cli.leftovers import Left, Leftovers
 from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
-    OlderStoreError,
-    StoreError,
     UsageError,
 )
-from batchd.records import Batch, Cause, Scope
+from batchd.records import Batch
 from batchd.spool import claims
-from batchd.store.reader import Reader
 
 #: How long another one may take to come up, or to end.
 _PATIENCE_S = 60.0
@@ -34,10 +30,6 @@ _LEAVES_S = 10.0
 
 #: What is said of a file of which an earlier ``run`` has left something.
 _GOES_ON = "going on with what an earlier run of it has left."
-_ENDED = (
-    "what an earlier run of it has left has ended since; nothing is begun.\n"
-    "To begin again, run it once more."
-)
 
 
 class Daemon:
@@ -107,7 +99,7 @@ class Daemon:
         batch = self._leftovers.ended(name, data, self._settings.paths.outbox)
         if batch is None:
             return ""
-        print(f"{name}: {_ENDED}", file=sys.stderr)
+        leftovers.say_ended(name)
         return batch.name
 
     def _begun(
@@ -210,78 +202,17 @@ class Daemon:
             return False
 
 
-def ended(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[Batch]:
-    """Return the batches of some files where each has ended while no ``run`` of it was there: no daemon need start for that."""
-    state = Path(settings.paths.state)
-    leftovers = Leftovers(state, Path(settings.paths.inbox))
-    found: list[Batch] = []
-    with contextlib.suppress(
-        StoreError
-    ):  # of what is not there, or is older: the daemon that comes looks
-        for name, data in files:
-            batch = leftovers.ended(name, data, settings.paths.outbox)
-            if batch is None:
-                break
-            found.append(batch)
-    if len(found) < len(files):
-        leftovers.release()
-        return []
-    for name, _ in files:
-        print(f"{name}: {_ENDED}", file=sys.stderr)
-    leftovers.forget(found)
-    return found
-
-
 def running(settings: config.Config, *, processes: int | None) -> Daemon | None:
     """Return the daemon that works on the spool; None: there is none. Raises ``UsageError`` where it would work otherwise."""
     state = Path(settings.paths.state)
-    _insist_own(state)
+    admission.insist_own(state)
     try:
         connection = control.Connection(state)
         standing = connection.ask(control.Status())
     except NoDaemonError:
         return None
-    _insist_alike(settings, standing, processes)
+    admission.insist_alike(settings, standing, processes)
     return Daemon(settings, connection, standing, started=False)
-
-
-def _insist_alike(
-    settings: config.Config, standing: control.Standing, processes: int | None
-) -> None:
-    """Refuse to have a daemon work that would do it otherwise than one of our own. Raises ``UsageError``."""
-    theirs = f"process {standing.pid} works here"
-    slots = processes and processes * settings.pool.agents_per_process
-    if processes is not None and (standing.watching or slots != standing.slots):
-        raise UsageError(
-            f"--processes is for a daemon of its own, and {theirs}: "
-            "`batchd tune pool.processes=N` changes that one, or leave it out"
-        )
-    if standing.outbox not in {"", settings.paths.outbox}:
-        raise UsageError(
-            f"{theirs}, and its results lie in {standing.outbox}, not in {settings.paths.outbox}: "
-            "name its configuration, leave --here out, or wait for its end"
-        )
-    if standing.conditions not in {"", settings.conditions()}:
-        raise UsageError(
-            f"{theirs} for another `batchd run`, whose keys, models, limits or sandbox are not "
-            "yours: wait for its end, or use --private"
-        )
-
-
-def _insist_own(state: Path) -> None:
-    """Refuse to write into what another user may have put links into, root included. Raises ``NotPossibleError``."""
-    try:
-        owner = state.stat().st_uid
-    except FileNotFoundError:
-        return
-    except PermissionError:  # a folder above it is closed, or it is
-        owner = -1
-    if owner != os.geteuid():
-        user = "another user" if owner < 0 else f"user {owner}"
-        raise NotPossibleError(
-            f"the spool of {state} is that of {user}: run this as them, or "
-            "`batchd submit --wait FILE` drops the file there"
-        )
 
 
 def start(settings: config.Config, *, processes: int | None) -> Daemon:
@@ -305,28 +236,10 @@ def _connected(
                 raise
         else:
             if not started:
-                _insist_alike(settings, standing, processes)
+                admission.insist_alike(settings, standing, processes)
             return connection, standing, started
         # Others may start at the same time: who holds the lock comes up, or ends.
         if passing.locked(state):
             time.sleep(_LOOK_S)
         else:
             started = passing.begun(settings, processes)
-
-
-def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
-    """Refuse to wait for what people have paused. Raises ``NotPossibleError``."""
-    store = common.store_path(Path(settings.paths.state))
-    if not store.exists():
-        return
-    names = {*models, *(model.partition("/")[0] for model in models)}
-    try:
-        with Reader(store) as reader:
-            paused = [p for p in reader.parked() if p.cause is Cause.PAUSED]
-    except OlderStoreError:
-        return  # the daemon that comes migrates it
-    for parking in paused:
-        if parking.scope is Scope.ALL or (parking.scope.asked and parking.name in names):
-            what = parking.name or "everything"
-            option = f" --{parking.scope} {parking.name}" if parking.name else ""
-            raise NotPossibleError(f"{what} is paused ({parking.message}): batchd resume{option}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from batchd import config
 from batchd.cli import common
-from batchd.errors import NotPossibleError
+from batchd.errors import NotPossibleError, StoreError
 from batchd.records import Batch, Cause, Parking, Reason
 from batchd.spool import claims, outbox, tickets
 from batchd.store.reader import Reader
@@ -115,13 +117,41 @@ class Leftovers:
             os.close(descriptor)
 
 
+def over(settings: config.Config, files: Sequence[tuple[str, bytes]]) -> list[Batch]:
+    """Return the batches of some files where each has ended while no ``run`` of it was there, and say so.
+
+    No daemon need start for that. Of a store that is not there, or is older, the daemon that comes knows more: nothing.
+    """
+    leftovers = Leftovers(Path(settings.paths.state), Path(settings.paths.inbox))
+    found: list[Batch] = []
+    with contextlib.suppress(StoreError):
+        for name, data in files:
+            batch = leftovers.ended(name, data, settings.paths.outbox)
+            if batch is None:
+                break
+            found.append(batch)
+    if len(found) < len(files):
+        leftovers.release()
+        return []
+    for name, _ in files:
+        say_ended(name)
+    leftovers.forget(found)
+    return found
+
+
+def say_ended(name: str) -> None:
+    """Say that what was left of a file has ended, and that nothing of it is begun."""
+    said = "what an earlier run of it has left has ended since; nothing is begun."
+    print(f"{name}: {said}\nTo begin again, run it once more.", file=sys.stderr)
+
+
 def _stored(reader: Reader, issued: Collection[str]) -> dict[str, BatchRow]:
     """Return the batches that have a ticket, by their claims."""
     return {row.batch.claim: row for row in reader.batches() if row.batch.claim in issued}
 
 
 def _was_ended(reader: Reader, batch: str) -> bool:
-    """Return whether somebody has ended a batch, or a part of it: a ``run`` of the file begins anew."""
+    """Return whether somebody has ended a batch, or a part of it: a ``run`` of the file begins another."""
     return any(task.reason == Reason.USER for task in reader.tasks(batch))
 
 

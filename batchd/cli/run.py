@@ -11,13 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchd import config, sealing
-from batchd.cli import common, ending, errand, following, given, private, trial
+from batchd.cli import (
+    admission,
+    common,
+    ending,
+    errand,
+    following,
+    given,
+    leftovers,
+    private,
+    trial,
+)
 from batchd.config import own
 from batchd.errors import NoDaemonError, NotPossibleError, TaskFileError, UsageError
 from batchd.log import escape_text
 from batchd.observe import words
 from batchd.records import Task
 from batchd.store.reader import Reader
+from batchd.store.rows import BatchRow
 
 #: What a task file is called, as far as anything is usual.
 _USUAL = "task.json"
@@ -86,11 +97,11 @@ def _have_done(
     tasks: Sequence[Task],
 ) -> int:
     daemon = errand.running(settings, processes=args.processes)
-    if daemon is None and (over := errand.ended(settings, files)):
-        return _report(settings, [batch.name for batch in over], as_json=args.json)
+    if daemon is None and (over := leftovers.over(settings, files)):
+        return ending.report(_rows(settings, [batch.name for batch in over]), as_json=args.json)
     if daemon is None:
         _refuse(settings, tasks)
-        errand.refuse_paused(settings, {task.model for task in tasks})
+        admission.refuse_paused(settings, {task.model for task in tasks})
         daemon = errand.start(settings, processes=args.processes)
     with daemon:
         names = [
@@ -98,8 +109,7 @@ def _have_done(
             for name, data in files
         ]
         end = following.follow(settings, daemon, names, quiet=args.json)
-    with Reader(common.store_path(Path(settings.paths.state))) as reader:
-        rows = [reader.batch(name) for name in names]
+    rows = _rows(settings, names)
     if end != "done":
         finished = sum(row.finished for row in rows)
         whole = words.counted(sum(row.tasks for row in rows), "task")
@@ -118,11 +128,10 @@ def _have_done(
     return code
 
 
-def _report(settings: config.Config, names: Sequence[str], *, as_json: bool) -> int:
-    """Show how batches have ended, and return the exit code."""
+def _rows(settings: config.Config, names: Sequence[str]) -> list[BatchRow]:
+    """Return how batches stand."""
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
-        rows = [reader.batch(name) for name in names]
-    return ending.report(rows, as_json=as_json)
+        return [reader.batch(name) for name in names]
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:

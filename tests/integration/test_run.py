@@ -383,7 +383,7 @@ def test_a_killed_run_is_followed_where_a_daemon_goes_on_with_it(spool: Any, dae
 
 
 def test_what_ended_without_its_run_is_shown_once(spool: Any) -> None:
-    """A killed `run` whose batch a daemon has finished is paid for: the next one shows its end, and the one after it begins anew."""
+    """A killed `run` whose batch a daemon has finished is paid for: the next one shows its end, and the one after it begins another."""
     path = spool.write("half.json", [{"first_prompt": "x"}, _SLOW])
     with spool.serving():
         with begun(spool, path, text="001 completed") as process:

@@ -244,7 +244,7 @@ def test_limits_end_a_task_before_they_are_broken(limits: Limits, reason: Reason
     ],
 )
 def test_commands_as_text_that_were_not_run_are_named(answer: str, said: str) -> None:
-    """A model that calls no tools but writes commands down is told from one that fails: the fix stands in the result."""
+    """A model that calls no tools but writes commands down differs from one that fails: the fix stands in the result."""
     world = World(
         task(check="false", limits=Limits(max_iterations=2)),
         model=[says(answer), says(answer)],
