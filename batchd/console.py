@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ _NAMES: Mapping[str, str] = {
     "gen_ai.usage.output_tokens": "out",
     "gen_ai.response.finish_reasons": "ended",
 }
+#: The escape sequences of the levels that stand out.
+_COLOURS = {"warning": "33", "error": "31", "critical": "31"}
 #: Levels at which a line may be cut at the terminal's edge.
 _BRIEF = frozenset({"debug", "info"})
 
@@ -43,6 +46,12 @@ def text(line: Mapping[str, Any], width: int) -> str:
     else:
         pieces = [*hanging(whole, width)]
     return "\n".join([*pieces, *str(line.get("exception", "")).splitlines()]) + "\n"
+
+
+def coloured(text: str, level: str) -> str:
+    """Return a line, with its end, in the colour of its level, unless somebody wants none: no-color.org."""
+    colour = "" if os.environ.get("NO_COLOR") else _COLOURS.get(level, "")
+    return f"\x1b[{colour}m{text[:-1]}\x1b[0m\n" if colour else text
 
 
 def _fields(line: Mapping[str, Any]) -> Iterator[str]:

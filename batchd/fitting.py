@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import unicodedata
 from collections.abc import Iterator
 
+#: Columns of a terminal that does not say how many it has.
+_USUAL = 80
 #: What the further lines of a text are indented by.
 _HANG = "  "
+
+
+def columns_of(terminal: int) -> int:
+    """Return the columns of a terminal, by its descriptor; 80 where it does not say."""
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size(terminal).columns or _USUAL
+    return _USUAL
 
 
 def width_of(text: str) -> int:

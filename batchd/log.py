@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from batchd import console, journald
+from batchd import console, fitting, journald
 from batchd.errors import NotPossibleError, cut
 from batchd.masking import Masker
 from batchd.stderr import Stderr
@@ -130,10 +130,6 @@ _CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
-#: Columns of a terminal that does not say how many it has.
-_USUAL = 80
-#: The escape sequences of the levels that stand out on a terminal.
-_COLOURS = {"warning": "33", "error": "31", "critical": "31"}
 #: Characters of one field of a line: a net, for what is told is short, tracebacks included.
 _LONGEST = 20_000
 #: What no line may tell.
@@ -313,23 +309,14 @@ def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, An
 
 
 def _columns() -> Callable[[dict[str, Any]], None]:
-    terminal = sys.stderr.isatty()
-    colours = _COLOURS if terminal and not os.environ.get("NO_COLOR") else {}
+    terminal = sys.stderr.fileno() if sys.stderr.isatty() else None
 
     def render(line: dict[str, Any]) -> str:
-        width = _columns_of(sys.stderr.fileno()) if terminal else 0
+        width = 0 if terminal is None else fitting.columns_of(terminal)
         text = escape_text(console.text(line, width))
-        colour = colours.get(line["level"])
-        return f"\x1b[{colour}m{text[:-1]}\x1b[0m\n" if colour else text
+        return text if terminal is None else console.coloured(text, line["level"])
 
     return _rendered(render)
-
-
-def _columns_of(terminal: int) -> int:
-    """Return the columns of a terminal; 80 where it does not say."""
-    with contextlib.suppress(OSError):
-        return os.get_terminal_size(terminal).columns or _USUAL
-    return _USUAL
 
 
 class _File:

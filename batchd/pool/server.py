@@ -27,7 +27,7 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 
 
 def end() -> None:
-    """Kill the fork server, which does not answer: whoever waits for it is told, and the next start makes another."""
+    """Kill the fork server, which does not answer: what waits for it fails, and the next start makes another."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001 (no other way to it)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -80,7 +80,7 @@ def _settle_in(folder: Path, loads: str) -> None:
     settings = _settings()
     settings[_BY_DESCRIPTOR] = settings["tempdir"] = f"/proc/self/fd/{descriptor}"
     if folder.is_absolute() and len(os.fsencode(folder)) <= _MOST_PATH_BYTES:
-        # By its path whoever looks for sockets below some folder sees at once that it lies elsewhere.
+        # By its path a look for sockets below some folder shows at once that it lies elsewhere.
         settings["tempdir"] = str(folder)
 
 

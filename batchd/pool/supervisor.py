@@ -188,7 +188,7 @@ class Supervisor:
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
         if any(not worker.pid for worker in self._workers):
-            server.end()  # it does not answer, and whoever waits for it would wait for ever
+            server.end()  # it does not answer: to wait for it would last for ever
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
         for worker in self._workers:

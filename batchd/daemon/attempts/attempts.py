@@ -16,6 +16,7 @@ from batchd.daemon.current import Current
 from batchd.daemon.ends.batches import Batches
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.ends.rooms import Rooms
+from batchd.daemon.lately import Lately
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
@@ -42,9 +43,6 @@ from batchd.records import Reason, Ref, Status
 from batchd.sandbox import check_user
 from batchd.store import Store
 
-#: So long an answer about the machine holds for tasks that start one after the other (seconds).
-_SURE_S = 0.25
-
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempts:
@@ -67,8 +65,8 @@ class Attempts:
     _active: dict[Ref, Active] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
-    #: Which user was there, and when, by the monotonic clock.
-    _seen: tuple[str, float] = ("", 0.0)
+    #: Which user was there.
+    _user: Lately = field(default_factory=Lately)
 
     @property
     def active(self) -> tuple[Active, ...]:
@@ -210,12 +208,10 @@ class Attempts:
     async def _user_there(self) -> None:
         """See to it that commands can run as whom they should. Raises ``SandboxUnavailableError``."""
         policy = self._current.config.sandbox_policy()
-        seen, at = self._seen
-        if policy.user == seen and time.monotonic() - at < _SURE_S:
-            return
-        # In a thread: the answer may come over a network.
-        await asyncio.to_thread(check_user, policy)
-        self._seen = policy.user, time.monotonic()
+        if not self._user.knows(policy.user):
+            # In a thread: the answer may come over a network.
+            await asyncio.to_thread(check_user, policy)
+            self._user.note(policy.user)
 
     def _stop(self, active: Active) -> None:
         """Have a task at work stop: with the answer to its request, or at its next durable point."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from batchd.daemon.ends.batches import Batches
+from batchd.daemon.lately import Lately
 from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S, Troubles
@@ -15,9 +15,6 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import Action
 from batchd.records import Batch, Cause, HoldKey, Scope
 from batchd.spool import outbox
-
-#: So long its answer holds for tasks that start one after the other (seconds): what takes nothing by then, a result waits for.
-_SURE_S = 0.25
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -29,8 +26,8 @@ class Rooms:
     _outboxes: Outboxes
     _troubles: Troubles
     _batches: Batches
-    #: Which batch's folder took files, and when, by the monotonic clock.
-    _seen: tuple[str, float] = ("", 0.0)
+    #: Which batch's folder took files; where it takes none by then, a result waits for that.
+    _took: Lately = field(default_factory=Lately)
 
     @property
     def closed(self) -> bool:
@@ -52,15 +49,14 @@ class Rooms:
         return not self._lifecycle.holds.keeps(_shut(name))
 
     async def _ready(self, batch: Batch) -> bool:
-        name, at = self._seen
-        if name == batch.name and time.monotonic() - at < _SURE_S:
+        if self._took.knows(batch.name):
             return True
         try:
             ready = await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
         except OSError:
             return False  # its threads hang: `prepare` will say so
         if ready:
-            self._seen = batch.name, time.monotonic()
+            self._took.note(batch.name)
         return ready
 
     def _hold(self, batch: Batch) -> None:
