@@ -113,7 +113,7 @@ def _follow(spool: Path) -> BatchRow:
 
     with Reader(common.store_path(state)) as reader:
         try:
-            progress.follow(reader, lambda r: r.batches(), ended)
+            progress.follow(progress.Watch(reader, lambda r: r.batches()), ended)
         except NoDaemonError:
             raise NotPossibleError(
                 f"the daemon has stopped; its log is {spool / 'daemon.log'}"

@@ -31,15 +31,14 @@ def follow(settings: config.Config, daemon: Daemon, names: Sequence[str], *, qui
         def find(books: progress.Books) -> list[BatchRow]:
             return [books.batch(name) for name in names]
 
-        ended, again = _ended(daemon), False
+        watch, ended = progress.Watch(reader, find), _ended(daemon)
         while True:
             try:
-                progress.follow(reader, find, ended, quiet=quiet, late=again)
+                progress.follow(watch, ended, quiet=quiet)
             except KeyboardInterrupt:
                 left = [row.batch.name for row in find(reader) if row.published_at is None]
                 if left and not _goes_on(daemon, left):
                     return "left"
-                again = True  # what has ended by then was said
             else:
                 over = all(row.published_at is not None for row in find(reader))
                 return "done" if over else "gone"

@@ -19,7 +19,15 @@ from batchd.observe.words import duration, money
 from batchd.records import Status
 
 _WIDTH = 80
-_STYLES = {"✓": "green", "✗": "red", "◷": "yellow", "○": "yellow", "‖": "yellow", "▸": "cyan"}
+_STYLES = {
+    "✓": "green",
+    "✗": "red",
+    "◷": "yellow",
+    "○": "yellow",
+    "‖": "yellow",
+    "▸": "cyan",
+    "↻": "bold",
+}
 #: Of the columns before the prompt: task, step, round, time.
 _JUSTIFY: Sequence[Literal["left", "right"]] = ("left", "left", "right", "right")
 #: What comes after an event of this kind.
@@ -62,7 +70,7 @@ class Live:
         """Print the news above, and draw the picture again."""
         for line in news:
             text = Text.assemble(
-                (f"{time.strftime('%H:%M:%S')} ", "dim"), (line[:1], _STYLES.get(line[:1], "bold"))
+                (f"{time.strftime('%H:%M:%S')} ", "dim"), (line[:1], _STYLES.get(line[:1], ""))
             )
             self._console.print(text.append(line[1:]), overflow="ellipsis", no_wrap=True)
         self._live.update(self._draw(picture), refresh=True)

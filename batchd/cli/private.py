@@ -96,8 +96,7 @@ def _progress(
             if reader is not None:
                 with reader:
                     progress.follow(
-                        reader,
-                        lambda r: r.batches()[::-1],
+                        progress.Watch(reader, lambda r: r.batches()[::-1]),
                         lambda _: over.is_set(),
                         notes=lambda: [notes.get() for _ in range(notes.qsize())],
                     )

@@ -60,7 +60,7 @@ class Watch:
 
     reader: Books
     find: Callable[[Books], list[BatchRow]]
-    #: The tasks that end before the first look are counted alone.
+    #: Of what came before the first look, ends are counted alone, and starts are no news.
     late: bool = False
     _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
     _batches: dict[str, BatchRow] = field(default_factory=dict)
@@ -89,6 +89,7 @@ class Watch:
                 ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
                 news += [line for t in ended for line in self._changes(t)]
         news += [line for t in running for line in self._changes(t)]
+        self.late = False
         news += self._waits(batches, running)
         return news, Picture(batches, running, self._prompts)
 
@@ -118,7 +119,7 @@ class Watch:
         if known is None and (task.started_at is not None or not task.status.final):
             prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
             self._prompts[task.ref] = escape(prompt)
-            lines.append(f"▸ {task.ref.task} starts: {escape(prompt)}")
+            lines.append(f"▸ {task.ref.task} {self._begun(task)}: {escape(prompt)}")
         if task.status.final:
             lines.append(_ended(task))
         elif task.status is Status.PARKED:
@@ -129,6 +130,11 @@ class Watch:
         elif known is not None and task.round > known[1] > 0:
             lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
         return [*map(_cut, lines)]
+
+    def _begun(self, task: TaskRow) -> str:
+        if self.late and task.started_at is not None:
+            return f"began {duration(max(0.0, time.time() - task.started_at))} ago"
+        return "starts"
 
 
 def _cut(line: str) -> str:
@@ -165,20 +171,16 @@ def open_reader(path: Path, ended: Callable[[], bool]) -> Reader | None:
 
 
 def follow(
-    reader: Books,
-    find: Callable[[Books], list[BatchRow]],
+    watch: Watch,
     ended: Callable[[Sequence[BatchRow]], bool],
     *,
     quiet: bool = False,
     notes: Callable[[], Iterable[str]] = tuple,
-    late: bool = False,
 ) -> None:
-    """Show what ``find`` finds until ``ended`` says of it that it is over; ``quiet``: wait only.
+    """Show what a watch finds until ``ended`` says of it that it is over; ``quiet``: wait only.
 
-    ``notes``: what else there is to tell since it was called last. ``late``: tasks that have ended by now are counted,
-    and not told one by one.
+    ``notes``: what else there is to say since it was called last. A watch that is followed again says nothing twice.
     """
-    watch = Watch(reader, find, late)
     with Silence() if quiet else screen() as shown:
         while True:
             begun = time.monotonic()

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
         last = min(args.last, _MOST)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
-        code = _overview(daemon, reader.parked(), shown, as_json=args.json, dropped=dropped)
+        parked = reader.parked()
+        idle = reader.idle(parked)
+        code = _overview(daemon, parked, shown, as_json=args.json, dropped=dropped, idle=idle)
         if len(rows) > len(shown) and not args.json:
             common.say("Older batches are not shown: `batchd status -n 0` shows all.")
         return code
@@ -102,8 +104,9 @@ def _overview(
     *,
     as_json: bool,
     dropped: int = 0,
+    idle: Collection[str] = (),
 ) -> int:
-    """``dropped``: files that lie in the inbox of no daemon."""
+    """``dropped``: files that lie in the inbox of no daemon; ``idle``: what is parked, and no task waits for it."""
     if as_json:
         batches = [_fields(r) for r in rows]
         waits = [dataclasses.asdict(p) for p in parked]
@@ -119,7 +122,7 @@ def _overview(
             common.say(*troubles.lines(trouble))
         for warned in daemon.retiring:
             common.say(*ending.lines(warned))
-    common.say(*parking.lines(parked))
+    common.say(*parking.lines(parked, idle))
     if rows:
         print(*_batch_table(rows), sep="\n")
     return 0

@@ -16,21 +16,20 @@ from typing import Any
 from batchd import config, control
 from batchd.cli import common, ending, given, progress, trial
 from batchd.cli.asking import Asking
+from batchd.cli.dropped import Mine
 from batchd.cli.progress import Books
 from batchd.config import own
 from batchd.control import members
 from batchd.errors import (
     BatchdError,
-    ForbiddenError,
     NoDaemonError,
     NotPossibleError,
-    StoreError,
     UsageError,
 )
 from batchd.log import escape
 from batchd.observe import versions, words
-from batchd.records import Ref, Task
-from batchd.spool import inbox, outbox
+from batchd.records import Task
+from batchd.spool import inbox
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
@@ -38,8 +37,6 @@ from batchd.store.rows import BatchRow
 _GONE_S = 30.0
 #: How long who only drops a file waits for the name of its batch, and between two looks.
 _SOON_S, _LOOK_S = 1.0, 0.05
-#: Tasks of which the store is asked whether they are the file's.
-_COMPARED = 100
 #: Said where no configuration names a spool; that of the user's own is one while a daemon is at work on it.
 _SPOOLLESS = (
     "there is no spool here, and nothing was dropped: no configuration is found\n"
@@ -94,11 +91,18 @@ def run(args: argparse.Namespace) -> int:
         common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive})
         return 0
     print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
+    _say_when(state, mine, alive=alive)
+    return 0
+
+
+def _say_when(state: Path, mine: Mine | None, *, alive: bool) -> None:
+    """Say under which name a file is taken up, or what it waits for."""
     if not alive:
         common.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
+    elif _draining(state):
+        common.complain("The daemon is ending; the file waits until it is started again.")
     elif mine is not None and (name := _soon(state, mine)):
         print(f"Taken up as {name}: batchd status {name}")
-    return 0
 
 
 def _sought(
@@ -174,6 +178,13 @@ def _alive(state: Path, *, heed: bool = False) -> bool:
     return answer.watching  # one that works for a `run` takes no files
 
 
+def _draining(state: Path) -> bool:
+    """Return whether the daemon that is there takes nothing up any more."""
+    with contextlib.suppress(NoDaemonError):
+        return control.ask(state, control.Status()).draining
+    return False
+
+
 def _unwatched(state: Path) -> str:
     """Return why the inbox is not watched."""
     try:
@@ -210,7 +221,7 @@ def _wait(settings: config.Config, mine: Mine, *, as_json: bool) -> int:
             return bool(rows) and all(r.published_at is not None for r in rows)
 
         try:
-            progress.follow(reader, mine.find, ended, quiet=as_json)
+            progress.follow(progress.Watch(reader, mine.find), ended, quiet=as_json)
         except KeyboardInterrupt:
             print(_goes_on(mine.name, alive=_alive(state)), file=sys.stderr)
             raise
@@ -225,53 +236,6 @@ def _goes_on(name: str, *, alive: bool) -> str:
     if not name:
         return "The file is dropped, and the daemon takes it up: batchd status."
     return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
-
-
-class Mine:
-    """Finds the batch that a dropped file became: another program may drop one of the same name."""
-
-    def __init__(self, newest: str, filename: str, data: bytes, tasks: Sequence[Task]) -> None:
-        """``newest``: the newest batch before the drop. ``tasks``: what is in the file."""
-        self._newest = newest
-        self._base = outbox.batch_name(filename)
-        self._data = data
-        self._tasks = tasks
-        #: The batch's, once it is known.
-        self.name = ""
-
-    def find(self, reader: Books) -> list[BatchRow]:
-        """Return the batch, alone; nothing as long as it has not been claimed."""
-        if not self.name:
-            for row in reader.batches(limit=1000):
-                if row.batch.name == self._newest:
-                    break
-                if self._is_mine(reader, row):
-                    self.name = row.batch.name
-        return [reader.batch(self.name)] if self.name else []
-
-    def _is_mine(self, reader: Books, row: BatchRow) -> bool:
-        batch = row.batch
-        if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):
-            return False
-        try:
-            return Path(batch.folder, batch.request).read_bytes() == self._data
-        except OSError:
-            # Not moved yet; or a collector was faster than this look, and the store alone can tell.
-            return row.published_at is not None and self._same_tasks(reader, row)
-
-    def _same_tasks(self, reader: Books, row: BatchRow) -> bool:
-        """Whether the store has tasks of these ids and prompts. A refused file has none: its name has to do."""
-        if row.problems:
-            return True
-        if row.tasks != len(self._tasks):
-            return False
-        found = (reader.spec(Ref(row.batch.name, task.id)) for task in self._tasks[:_COMPARED])
-        try:
-            return all(a.first_prompt == b.first_prompt for a, b in zip(found, self._tasks))  # noqa: B905 (of as many as are compared)
-        except StoreError:
-            return False  # another id, or pruned
-        except ForbiddenError:
-            return True  # for who may not read prompts, name and number have to do
 
 
 class Patience:

@@ -69,10 +69,9 @@ def _follow(state: Path, reader: Reader, names: Sequence[str], *, quiet: bool) -
         patience.check()
         return _ended(rows)
 
+    watch = progress.Watch(reader, lambda r: [r.batch(name) for name in left], late=True)
     try:
-        progress.follow(
-            reader, lambda r: [r.batch(name) for name in left], ended, quiet=quiet, late=True
-        )
+        progress.follow(watch, ended, quiet=quiet)
     except KeyboardInterrupt:
         shown = escape(words.listed(left))
         print(f"The daemon goes on with {shown}: batchd status.", file=sys.stderr)

@@ -46,6 +46,14 @@ class Holds:
         """Whether somebody paused a provider, or a model, whatever else it waits for."""
         return any(not cause.reason for cause in self.causes((Scope.of(name), name)))
 
+    def outages(self) -> list[str]:
+        """Return the providers and models that are out of order, paused ones too."""
+        return [
+            n
+            for (s, n), causes in self._parkings.items()
+            if s.asked and any(c.reason for c in causes)
+        ]
+
     def untried(self, name: str) -> bool:
         """Whether no task is to try a provider or a model now: it is paused, or its provider is parked."""
         provider = name.partition("/")[0]

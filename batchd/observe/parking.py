@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from batchd.log import escape
@@ -11,8 +11,10 @@ from batchd.observe.words import moment
 from batchd.records import Cause, Parking, Scope
 from batchd.store.rows import TaskRow
 
-#: So many parked tasks of one batch are told one by one.
+#: So many parked tasks of one batch are shown one by one.
 _FEW = 3
+#: Said of what is out of order while no task needs it.
+_UNUSED = "no task waits for it, and the next one tries it"
 
 
 def of_batch(
@@ -53,8 +55,11 @@ class Standstill:
     paused: bool = False
 
 
-def standstills(parked: Iterable[Parking]) -> Iterator[Standstill]:
-    """Yield what waits, why, and the mend. Many tasks of a batch are told as one."""
+def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[Standstill]:
+    """Yield what waits, why, and the fix. Many tasks of a batch are shown as one.
+
+    ``idle``: providers and models for which no task waits.
+    """
     alone: list[Parking] = []
     of_batches: dict[tuple[str, Cause], list[Parking]] = {}
     for each in parked:
@@ -67,14 +72,16 @@ def standstills(parked: Iterable[Parking]) -> Iterator[Standstill]:
             alone += tasks
             continue
         as_one = replace(tasks[0], scope=Scope.BATCH, name=batch)
-        yield _told(as_one, f"{len(tasks):,} tasks of {batch}")
+        yield _standstill(as_one, f"{len(tasks):,} tasks of {batch}")
     for each in alone:
-        yield _told(each, words.named(each.scope, each.name))
+        found = _standstill(each, words.named(each.scope, each.name))
+        unused = each.scope.asked and each.name in idle
+        yield replace(found, mend=f"{_UNUSED}; {found.mend}") if unused else found
 
 
-def lines(parked: Iterable[Parking]) -> Iterator[str]:
-    """Yield two lines for each: what waits and why, and the mend. Many tasks of a batch are told as one."""
-    for each in standstills(parked):
+def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:
+    """Yield two lines for each: what waits and why, and the fix. See ``standstills``."""
+    for each in standstills(parked, idle):
         state = "Paused" if each.paused else "Parked"
         yield escape(
             f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
@@ -82,7 +89,7 @@ def lines(parked: Iterable[Parking]) -> Iterator[str]:
         yield escape(f"  To go on: {each.mend}")
 
 
-def _told(each: Parking, what: str) -> Standstill:
+def _standstill(each: Parking, what: str) -> Standstill:
     paused = each.cause is Cause.PAUSED
     said = why(each).removeprefix(Cause.PAUSED).removeprefix(": ") if paused else why(each)
     return Standstill(since=each.since, what=what, why=said, mend=_mend(each), paused=paused)

@@ -17,7 +17,7 @@ from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.observe.speed import HeldMeter, Rate, RateMeter, Speed, SpeedMeter
 from batchd.records import Activity, Parking, Scope, Status
 from batchd.store.reader import Reader
-from batchd.store.rows import BatchRow, TaskRow
+from batchd.store.rows import BatchRow, SpendRow, TaskRow
 
 #: What the daemon gets to say how it does: the store tells the rest (seconds).
 _PATIENCE_S = 3.0
@@ -85,6 +85,13 @@ class Day:
     reserved_usd: float
     #: Of what is spent, what calls without an answer on record may have cost at most: as the ledger has it.
     unsettled_usd: float = 0.0
+    #: Whether calls of it have no known price, so that it is more than that.
+    unpriced: bool = False
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What is spent; None where a price is missing."""
+        return None if self.unpriced else self.spent_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +129,8 @@ class Snapshot:
     queued: int
     #: What waits as a whole, and why.
     parked: tuple[Parking, ...]
+    #: Of these, the providers and models for which no task waits.
+    idle: frozenset[str] = frozenset()
     providers: tuple[Provider, ...]
     #: Tasks that wait for something else than their turn: they are parked, or what they need is.
     held: int
@@ -187,6 +196,7 @@ class Observer:
             batches = self._batches()
             rows = self.reader.running()
             parked = self.reader.parked()
+            idle = self.reader.idle(parked)
             speed = self._meter.measure(self.reader, batches)
             rates = self._rates.measure(self.reader)
             held = self._held.measure(self.reader, parked, batches)
@@ -199,10 +209,11 @@ class Observer:
             batches=batches,
             rows=rows,
             parked=parked,
+            idle=idle,
             held=held,
             speed=speed,
             rates=rates,
-            unsettled_usd=sum(row.unsettled_usd for row in today),
+            today=today,
         )
 
     def _batches(self) -> list[BatchRow]:
@@ -237,17 +248,18 @@ def snapshot(
     batches: Sequence[BatchRow] = (),
     rows: Sequence[TaskRow] = (),
     parked: tuple[Parking, ...] = (),
+    idle: frozenset[str] = frozenset(),
     held: int = 0,
     speed: Speed | None = None,
     rates: Mapping[str, Rate] | None = None,
-    unsettled_usd: float = 0.0,
+    today: Sequence[SpendRow] = (),
 ) -> Snapshot:
-    """Return a snapshot of what the daemon tells and what the store has; ``unsettled_usd``: of this day."""
+    """Return a snapshot of what the daemon says and what the store has; ``today``: what was spent on this day."""
     known = answer if isinstance(answer, Standing) else None
     doing = {each.task: each for each in known.running} if known else {}
     return Snapshot(
         at=time.time(),
-        daemon=_daemon(known, unsettled_usd) if known else None,
+        daemon=_daemon(known, today) if known else None,
         silent=answer is Unseen.SILENT,
         agents=tuple(
             _agent(row, doing.get(str(row.ref))) for row in rows if row.status is Status.RUNNING
@@ -256,13 +268,14 @@ def snapshot(
         batches=tuple(batches),
         queued=sum(b.queued for b in batches),
         parked=parked,
+        idle=idle,
         held=held,
         providers=tuple(_providers(known.providers if known else {}, parked, rates or {})),
         speed=speed,
     )
 
 
-def _daemon(answer: Standing, unsettled_usd: float) -> Daemon:
+def _daemon(answer: Standing, today: Sequence[SpendRow]) -> Daemon:
     day = answer.day
     return Daemon(
         pid=answer.pid,
@@ -275,7 +288,8 @@ def _daemon(answer: Standing, unsettled_usd: float) -> Daemon:
             limit_usd=day.limit_usd,
             spent_usd=day.spent_usd,
             reserved_usd=day.reserved_usd,
-            unsettled_usd=unsettled_usd,
+            unsettled_usd=sum(spend.unsettled_usd for spend in today),
+            unpriced=any(spend.unpriced_calls for spend in today),
         )
         if day
         else None,

@@ -1,4 +1,4 @@
-"""How many tasks wait for something that no work of others brings about."""
+"""What waits for something that no work of others brings about, and for what nothing does."""
 
 from __future__ import annotations
 
@@ -28,3 +28,15 @@ def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
     everything = bool(names[Scope.ALL] or names[Scope.DAY])
     lists = (json.dumps(names[s]) for s in (Scope.BATCH, Scope.PROVIDER, Scope.TASK, Scope.MODEL))
     return int(db.execute(_HELD, (everything, *lists)).fetchone()[0])
+
+
+def idle(db: sqlite3.Connection, parked: Iterable[Parking]) -> frozenset[str]:
+    """Return which providers and models are out of order, and no task that has not ended needs them, nor is parked for any cause."""
+    names = {each.name for each in parked if each.scope.asked and each.cause.reason}
+    if not names:
+        return frozenset()
+    if db.execute("SELECT 1 FROM tasks WHERE published = 0 AND status = 'parked'").fetchone():
+        return frozenset()  # it may be its judge that is
+    open_tasks = "SELECT DISTINCT model FROM tasks WHERE published = 0 AND finished_at IS NULL"
+    models = {model for (model,) in db.execute(open_tasks)}
+    return frozenset(names - models - {model.partition("/")[0] for model in models})

@@ -181,6 +181,10 @@ class Reader:
         """Return how many tasks are parked, or queued for what is parked as a whole."""
         return self._source.read(held.held, parked)
 
+    def idle(self, parked: Sequence[Parking]) -> frozenset[str]:
+        """Return which providers and models are out of order, and no task waits for them."""
+        return self._source.read(held.idle, parked)
+
     def parked(self) -> tuple[Parking, ...]:
         """Return what waits, and why; oldest first."""
         return summed(self._source.read(lookups.parked))

@@ -35,7 +35,7 @@ def head(sight: Sight) -> dict[str, Any]:
         "daemon": snapshot.daemon and _daemon(snapshot.daemon),
         "silent": snapshot.silent,
         "trouble": "",
-        "parked": [*map(_standstill, islice(standstills(snapshot.parked), _MOST))],
+        "parked": [*map(_standstill, islice(standstills(snapshot.parked, snapshot.idle), _MOST))],
     }
 
 
@@ -169,6 +169,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "day": {
             "limit_usd": daemon.day.limit_usd,
             "spent_usd": daemon.day.spent_usd,
+            "cost_usd": daemon.day.cost_usd,
             "reserved_usd": round(daemon.day.reserved_usd, 8),
             "unsettled_usd": round(daemon.day.unsettled_usd, 8),
         }

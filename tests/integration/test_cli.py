@@ -192,6 +192,26 @@ def test_submit_without_a_daemon(spool: Any) -> None:
     assert (spool.folder / "inbox/later.json").read_bytes() == path.read_bytes()
 
 
+def test_submit_to_a_daemon_that_is_ending_says_so(spool: Any) -> None:
+    """What is dropped while it drains waits for the next one."""
+    check = "test -e done || sleep 61"
+    path = spool.write("slow.json", [{"first_prompt": "x", "check": check}])
+    later = spool.write("later.json", [{"first_prompt": "x"}])
+    with spool.serving() as daemon:
+        spool.batchd("submit", path)
+        spool.eventually(
+            lambda: json.loads(spool.batchd("status", "slow", "--json").stdout)["running"]
+        )
+        daemon.send_signal(signal.SIGTERM)
+        spool.eventually(lambda: "draining" in spool.batchd("status").stdout)
+        done = spool.batchd("submit", later)
+        assert done.returncode == 0
+        assert "The daemon is ending; the file waits until it is started again." in done.stderr
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(PATIENCE_S) == 0
+    assert (spool.folder / "inbox/later.json").exists()
+
+
 def test_submit_each_makes_a_task_of_every_directory(spool: Any) -> None:
     """One prompt, many directories: their names are the tasks' ids; plain files do not count."""
     for name in ("alpha", "beta"):

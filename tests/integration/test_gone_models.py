@@ -116,7 +116,9 @@ async def _done(daemon: Daemon, *batches: str) -> None:
             await daemon.batch_done(name)
 
 
-def test_a_model_that_is_gone_holds_its_tasks(tmp_path: Path) -> None:
+def test_a_model_that_is_gone_holds_its_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of 200 tasks none fails, few calls are made for it, one report says it with the nearest names; others go on; `resume` has it tried."""
     heard = Heard()
 
@@ -130,6 +132,7 @@ def test_a_model_that_is_gone_holds_its_tasks(tmp_path: Path) -> None:
                 assert (parked["scope"], parked["name"]) == ("model", "standin/steps-2")
                 assert parked["cause"] == "model_gone"
                 await _until(lambda: heard.parked)
+                assert "model_parked" in capsys.readouterr().out
                 await daemon.submit("c.json", _tasks(4, model="standin/steps-3"))
                 await _done(daemon, "c")
                 assert not results(tmp_path, "b")

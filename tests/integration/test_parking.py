@@ -15,6 +15,7 @@ from batchd import config, control
 from batchd.daemon import Daemon
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
+from batchd.observe import parking
 from batchd.records import dollars
 from batchd.store.reader import Reader
 from tests.integration.test_daemon import results, task_file, until
@@ -80,6 +81,13 @@ async def _until_idle(folder: Path) -> None:
             await asyncio.sleep(0.02)
 
 
+def _status(folder: Path) -> str:
+    """Return what `batchd status` says of what is parked."""
+    with Reader(folder / ".batchd/batchd.db") as reader:
+        parked = reader.parked()
+        return "\n".join(parking.lines(parked, reader.idle(parked)))
+
+
 def _log(capsys: pytest.CaptureFixture[str], action: str) -> list[str]:
     captured = capsys.readouterr()
     return [line for line in (captured.out + captured.err).splitlines() if f" {action} " in line]
@@ -113,6 +121,7 @@ def test_a_bad_key_parks_everything_until_it_is_mended(
                 assert tasks["queued"] + tasks["parked"] + tasks["running"] == 150
                 (line,) = _log(capsys, "provider_parked")
                 assert "batchd resume --provider standin" in line
+                assert "no task waits for it" not in _status(tmp_path)
 
                 before = server.totals.requests
                 told = await _ask(tmp_path, "resume", scope="provider", name="standin")
@@ -522,5 +531,30 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
             assert result["usage"]["calls"] == 30
             assert result["timing"]["parked_s"] > 0.6
             assert server.totals.repeated == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_is_parked_for_a_task_that_ended_is_tried_by_the_next(tmp_path: Path) -> None:
+    """`status` says that no task waits for it; the next one tries it at once, however long the wait was to be."""
+
+    async def scenario() -> None:
+        async with ModelServer(Settings(api_key=_KEY)) as server:
+            (tmp_path / "key").write_text("sk-the-wrong-one-0123456789")
+            settings = _configured(tmp_path, server, max_probe_s=600.0)
+            async with Daemon(settings) as daemon:
+                await daemon.submit("b.json", task_file(2))
+                await _until_parked(tmp_path)
+                assert "no task waits for it" not in _status(tmp_path)
+                await _ask(tmp_path, "cancel", target="b")
+                async with asyncio.timeout(PATIENCE_S):
+                    await daemon.batch_done("b")
+                assert "no task waits for it, and the next one tries it; " in _status(tmp_path)
+                (tmp_path / "key").write_text(_KEY)
+                await daemon.submit("c.json", task_file(2))
+                async with asyncio.timeout(PATIENCE_S):
+                    await daemon.batch_done("c")
+                assert {r["status"] for r in results(tmp_path, "c")} == {"completed"}
+                assert _status(tmp_path) == ""
 
     asyncio.run(scenario())

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from patience import PATIENCE_S
 from terminal import on_a_terminal
 
 from batchd import control
+from batchd.cli import progress
 from batchd.errors import NoDaemonError
 from batchd.store.reader import Reader
 
@@ -269,6 +271,10 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
         left = (("going on with what an earlier run of it has left", "\x03"), (question, "l\n"))
         assert on_a_terminal(spool, "run", "half.json", answers=left)[0] == 130
         assert not (spool.folder / "outbox/half-2").exists()
+        # Who begins to wait later sees how long it has been at work, and no start that was none.
+        waits = (("001 began", "\x03"),)
+        code, seen = on_a_terminal(spool, "wait", "half", answers=waits)
+        assert code == 130, seen
         assert spool.batchd("cancel", "half").returncode == 0
         spool.eventually((spool.folder / "outbox/half/summary.json").exists)
         spool.eventually(lambda: no_daemon(spool))
@@ -276,6 +282,24 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
     elif answer == "c":
         assert code == 1, seen
         assert results(spool, "half") == ["cancelled"]
+
+
+def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
+    spool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A watch that is followed again says what is new alone; one that begins late says since when what runs has run."""
+    path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
+    with begun(spool, path, text="001 starts"), Reader(spool.folder / ".batchd/batchd.db") as books:
+        watch = progress.Watch(books, lambda b: [b.batch("half")])
+        progress.follow(watch, lambda _: True)
+        shown = capsys.readouterr().out
+        assert shown.count("half: 1 task") == shown.count("001 starts: y") == 1
+        progress.follow(watch, lambda _: True)
+        assert capsys.readouterr().out == ""
+        late = progress.Watch(books, lambda b: [b.batch("half")], late=True)
+        progress.follow(late, lambda _: True)
+        assert re.search(r"001 began [0-9.:]+ (s|min) ago: y", capsys.readouterr().out)
+        assert spool.batchd("cancel", "half").returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in the place of others")

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from batchd.cli import glyphs
 from batchd.cli.status import spent
-from batchd.cli.top import batches, work
+from batchd.cli.top import batches, head, work
 from batchd.cli.top.canvas import Canvas
 from batchd.cli.top.choosing import Choice
 from batchd.cli.top.columns import table
@@ -190,6 +190,14 @@ def test_money_that_is_not_known_whole_is_told_as_far_as_it_is() -> None:
     (cost,) = [column for column in work.columns("TIME", of_one=True) if column.head == "COST"]
     task = _task("docs", "t", unsettled_calls=1)
     assert cost.cell(Work(task, "model", "", 0.0, NOW)) == "$1.25 +"
+    sight = _sight()
+    assert sight.snapshot is not None
+    assert sight.snapshot.daemon is not None
+    assert sight.snapshot.daemon.day is not None
+    day = replace(sight.snapshot.daemon.day, unpriced=True)
+    snapshot = replace(sight.snapshot, daemon=replace(sight.snapshot.daemon, day=day))
+    shown = "\n".join(line.plain for line in head.lines(snapshot, 80))
+    assert "> $9.50 of $10.00 (UTC day)" in shown
 
 
 def test_keys_arrive_in_any_pieces() -> None:

@@ -12,7 +12,7 @@ from batchd.cli.top.columns import bar
 from batchd.log import escape
 from batchd.observe import parking, troubles, versions
 from batchd.observe.snapshot import Day, Provider, Snapshot
-from batchd.observe.words import compact, counted, limit, money, rough, span, unsettled
+from batchd.observe.words import at_least, compact, counted, limit, money, rough, span, unsettled
 from batchd.records import Scope
 
 #: So many providers have a line each, and so many things that wait have two.
@@ -133,12 +133,12 @@ def _hourly(usd: float) -> str:
 def _day(day: Day) -> Text:
     reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
     held = f"+{money(reserved)} set aside" if reserved > 0 else ""
-    doubt = unsettled(day.unsettled_usd)
+    doubt, paid = unsettled(day.unsettled_usd), at_least(day.cost_usd, day.spent_usd)
     if not day.limit_usd:
-        return _joined(f"{money(day.spent_usd)} spent (UTC day)", doubt, held)
+        return _joined(f"{paid} spent (UTC day)", doubt, held)
     part = (day.spent_usd + day.reserved_usd) / day.limit_usd
     gauge = bar(part, _SMALL_BAR, "red" if part >= _NEARLY else "green")
-    spent = f" {money(day.spent_usd)} of {limit(day.limit_usd)} (UTC day)"
+    spent = f" {paid} of {limit(day.limit_usd)} (UTC day)"
     return _joined(Text.assemble(gauge, spent), doubt, held)
 
 
@@ -169,7 +169,7 @@ def _parked(snapshot: Snapshot) -> Iterator[Text]:
     """Yield what waits and the mend: what concerns all first, single tasks last."""
     ranks = [*Scope]
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
-    told = [*parking.lines(parked)]
+    told = [*parking.lines(parked, snapshot.idle)]
     for place, line in enumerate(islice(told, 2 * _PARKINGS)):
         yield Text(line, "dim" if place % 2 else "yellow")
     if (more := len(told) // 2 - _PARKINGS) > 0:

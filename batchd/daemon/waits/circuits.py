@@ -116,7 +116,7 @@ class Circuits:
         """Say what is parked, in the log; ``news``: to all who listen too."""
         name, how = parking.name, _how(parking)
         get_logger().warning(
-            Action.PROVIDER_PARKED,
+            Action.MODEL_PARKED if parking.scope is Scope.MODEL else Action.PROVIDER_PARKED,
             **{parking.scope: name},
             cause=parking.cause,
             message=parking.message,

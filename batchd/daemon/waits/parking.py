@@ -25,7 +25,7 @@ from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.trials import Trials
 from batchd.log import Action, get_logger
-from batchd.records import Batch, Cause, Facts, Parking, Ref, Scope
+from batchd.records import Batch, Cause, Facts, Parking, Ref, Scope, Task
 from batchd.store import Store
 
 _LOOK_S = 1.0
@@ -124,6 +124,14 @@ class ParkingLot(Listener):
                 parking.name, parking.cause, parking.message, parking.tried_s
             )
         self._loop.spawn(self.forget(*over))
+
+    def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
+        """Have what is out of order tried now where it is a new batch's tasks alone that need it: those before them did not wait for its fix."""
+        for name in self._lifecycle.holds.outages():
+            refs = self._lifecycle.refs(name)
+            alone = bool(refs) and all(ref.batch == batch.name for ref in refs)
+            if alone and not self.trials.holds_for(name):
+                self._governor.outages.retry(name)
 
     # What becomes of attempts
 

@@ -35,7 +35,7 @@ const Overview = (() => {
       const used = day.spent_usd + day.reserved_usd;
       const part = used / day.limit_usd, warn = part > 0.9;
       const about = [day.limit_usd ? `of ${Words.money(day.limit_usd)}` : "no limit a day", Words.unsettled(day.unsettled_usd), day.reserved_usd ? `${Words.money(day.reserved_usd)} set aside` : ""];
-      found.push({ label: "Spent today, UTC", value: Words.money(day.spent_usd), sub: about.filter(Boolean).join(", "), ...(day.limit_usd ? { bar: [warn ? "error" : "accent", part], warn } : {}) });
+      found.push({ label: "Spent today, UTC", value: Words.atLeast(day.cost_usd, day.spent_usd), sub: about.filter(Boolean).join(", "), ...(day.limit_usd ? { bar: [warn ? "error" : "accent", part], warn } : {}) });
     }
     return found;
   }

@@ -1,0 +1,63 @@
+"""Which batch a dropped file became, as its dropper finds out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchd.cli.progress import Books
+from batchd.errors import ForbiddenError, StoreError
+from batchd.records import Ref, Task
+from batchd.spool import outbox
+from batchd.store.rows import BatchRow
+
+#: Tasks of which the store is asked whether they are the file's.
+_COMPARED = 100
+
+
+class Mine:
+    """Finds the batch that a dropped file became: another program may drop one of the same name."""
+
+    def __init__(self, newest: str, filename: str, data: bytes, tasks: Sequence[Task]) -> None:
+        """``newest``: the newest batch before the drop. ``tasks``: what is in the file."""
+        self._newest = newest
+        self._base = outbox.batch_name(filename)
+        self._data = data
+        self._tasks = tasks
+        #: The batch's, once it is known.
+        self.name = ""
+
+    def find(self, reader: Books) -> list[BatchRow]:
+        """Return the batch, alone; nothing as long as it has not been claimed."""
+        if not self.name:
+            for row in reader.batches(limit=1000):
+                if row.batch.name == self._newest:
+                    break
+                if self._is_mine(reader, row):
+                    self.name = row.batch.name
+        return [reader.batch(self.name)] if self.name else []
+
+    def _is_mine(self, reader: Books, row: BatchRow) -> bool:
+        batch = row.batch
+        if not re.fullmatch(rf"{re.escape(self._base)}(-\d+)?", batch.name):
+            return False
+        try:
+            return Path(batch.folder, batch.request).read_bytes() == self._data
+        except OSError:
+            # Not moved yet; or a collector was faster than this look, and the store alone can tell.
+            return row.published_at is not None and self._same_tasks(reader, row)
+
+    def _same_tasks(self, reader: Books, row: BatchRow) -> bool:
+        """Whether the store has tasks of these ids and prompts. A refused file has none: its name has to do."""
+        if row.problems:
+            return True
+        if row.tasks != len(self._tasks):
+            return False
+        found = (reader.spec(Ref(row.batch.name, task.id)) for task in self._tasks[:_COMPARED])
+        try:
+            return all(a.first_prompt == b.first_prompt for a, b in zip(found, self._tasks))  # noqa: B905 (of as many as are compared)
+        except StoreError:
+            return False  # another id, or pruned
+        except ForbiddenError:
+            return True  # for who may not read prompts, name and number have to do
