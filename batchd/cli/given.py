@@ -24,23 +24,34 @@ def read_file(name: str, settings: config.Config) -> bytes:
     return taskfile.read(path.resolve(), settings.spool.max_file_bytes)
 
 
-def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
-    """Return what a task file asks for, and name the models of it that look misspelt.
-
-    Raises ``TaskFileError``; says before that no configuration counts, where that is so.
-    """
+def checked(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
+    """Return what a task file asks for. Raises ``TaskFileError``; says before that no configuration counts, where that is so."""
     try:
-        found = taskfile.parse(data, name, settings)
+        return taskfile.parse(data, name, settings)
     except TaskFileError:
         if not settings.file:
             common.complain(f"batchd: {config.NO_FILE}")
         raise
+
+
+def parsed(data: bytes, name: str, settings: config.Config) -> taskfile.Parsed:
+    """Return what a task file asks for, and name the models of it that look misspelt, or whose limit in dollars needs a price.
+
+    Raises ``TaskFileError``, as ``checked``.
+    """
+    found = checked(data, name, settings)
     for model in dict.fromkeys(task.model for task in found.tasks):
         _caution(_doubt(model, settings))
     capped = [task for task in found.tasks if _limits(task, found, settings)]
-    for model in dict.fromkeys(task.model for task in capped):
+    for model in dict.fromkeys(m for task in capped for m in _models(task, settings)):
         _caution(_uncapped(model, settings))
     return found
+
+
+def _models(task: Task, settings: config.Config) -> tuple[str, ...]:
+    """Return the models that a task calls: its own, and its judge's."""
+    judge = settings.evaluation.judge_model if task.evaluator == "judge" else ""
+    return (task.model, judge) if judge else (task.model,)
 
 
 @functools.cache
@@ -56,9 +67,9 @@ def _limits(task: Task, found: taskfile.Parsed, settings: config.Config) -> bool
 
 def _uncapped(model: str, settings: config.Config) -> str:
     """Return that a model's calls are refused, as no price is known of it and a limit in dollars is set; else nothing."""
-    base_url = settings.providers[model.partition("/")[0]].base_url
-    if Prices(settings.models).price(model, base_url) is not None:
-        return ""
+    provider = settings.providers.get(model.partition("/")[0])
+    if provider is None or Prices(settings.models).price(model, provider.base_url) is not None:
+        return ""  # a judge's provider that is not configured is an error of its own
     return (
         f"batchd: no price is known of {model}, and a limit in dollars is set, which needs one: its tasks will end as "
         f'error; set input_usd_per_mtok and output_usd_per_mtok in [models."{model}"]'

@@ -21,7 +21,7 @@ def cut(name: str, data: bytes, first: int, settings: Config) -> bytes:
     Raises ``TaskFileError`` with all errors of the whole file, and ``UsageError`` where the first tasks come after
     others.
     """
-    tasks = given.parsed(data, Path(name).name, settings).tasks
+    tasks = given.checked(data, Path(name).name, settings).tasks
     enough = _closed(tasks, first)
     if enough > first:
         known = {task.id for task in tasks[:first]}

@@ -70,6 +70,11 @@ def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(s
     config.write_text(config.read_text().replace(prices[0], "").replace(prices[1], ""))
     path.write_text(json.dumps({"budget_usd": 1, "tasks": [{"first_prompt": "x"}]}))
     assert "its tasks will end as error" in spool.batchd("submit", path).stderr
+    capped = {"first_prompt": "x", "limits": {"max_cost_usd": 1}}
+    mixed = spool.write("mixed.json", [{"first_prompt": "x"}, capped])
+    assert (
+        "no price is known of standin/" not in spool.batchd("submit", mixed, "--first", "1").stderr
+    )
     plain = spool.batchd("submit", spool.write("plain.json", [{"first_prompt": "x"}]))
     assert "will end as error" not in plain.stderr
     found = [
@@ -82,6 +87,11 @@ def test_a_limit_in_dollars_without_a_price_is_named_before_it_fails_each_task(s
     done = spool.batchd("check", "--offline")
     assert done.returncode == 3
     assert re.search(r"failed agent price: .* a limit in dollars is set", done.stdout)
+    # A judge needs one, too.
+    text = config.read_text().replace('by = "none"', 'judge_model = "standin/judge"')
+    config.write_text(text)
+    judged = spool.write("judged.json", [{"first_prompt": "x"}])
+    assert "no price is known of standin/judge" in spool.batchd("submit", judged).stderr
 
 
 def test_version_and_global_option_on_either_side(spool: Any) -> None:
