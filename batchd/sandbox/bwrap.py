@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from batchd.sandbox.variables import behind, environment
 TASK = "/task"
 #: Where it finds its /tmp, which is its home too.
 TMP = "/tmp"  # noqa: S108 (the sandbox's own)
+#: Of which files of the machine each command gets a copy (bytes).
+MOST_COPIED = 1 << 20
 #: What programs expect of /dev/shm, which is memory (bytes).
 _MOST_SHM = 64 << 20
 #: The longest environment, as options (bytes): with the words of a command, a program's start takes no more than two megabytes.
@@ -49,6 +52,8 @@ class View:
     last: bytes
     #: What bwrap reads from descriptors: the words before one, the path of the file to open for it, the words behind.
     contents: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]
+    #: The machine's own files of which each command gets a copy, in the same place: a mount takes six times as long.
+    copied: tuple[str, ...]
     #: What stands before every command.
     before: tuple[str, ...]
     #: The limits that are set from outside: the kernel's number, and the value.
@@ -94,12 +99,13 @@ def _common(
     own_tmp: bool,
 ) -> View:
     """Return what is the same whatever the environment; a process has few of these, and asks for them always again."""
+    copied = tuple(place for place, _ in always if _can_be_copied(place))
     options = [
         *_namespaces(network=network),
         *("--die-with-parent", "--new-session", "--hostname", "batchd"),
         *_privileges(),
         *folder("/etc"),
-        *_system(always),
+        *_system([place for place, _ in always if place not in copied]),
         *("--proc", "/proc", "--dev", "/dev"),
         *([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),
         *_tmpfs(max(min(policy.tmp_bytes // 4, _MOST_SHM), 1 << 16), "/dev/shm"),  # noqa: S108 (the sandbox's own)
@@ -114,8 +120,8 @@ def _common(
         *("--remount-ro", "/proc"),
     ]
     # In a user namespace the kernel counts its processes apart, but only against a limit that was set in it.
-    # And where commands may write nothing, bwrap still must.
-    outside = as_root() and policy.max_file_bytes > 0
+    # And where commands may write next to nothing, bwrap still must.
+    outside = as_root() and policy.max_file_bytes > MOST_COPIED
     return View(
         options=encoded(options),
         last=encoded(last),
@@ -126,6 +132,7 @@ def _common(
                 for path, data in _files(identity, network=network).items()
             ),
         ),
+        copied=copied,
         before=tuple(prefix(policy, identity, limited=outside)),
         limits=tuple((kind, value) for _, kind, value in limits(policy)) if outside else (),
     )
@@ -153,10 +160,31 @@ def _privileges() -> list[str]:
     return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
 
 
-def _system(always: Sequence[tuple[str, str]]) -> list[str]:
+def opened(path: str) -> int | None:
+    """Open a file of the machine as it is now, to be copied; None: it is not there, large, or not one that every user may read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    found = os.fstat(descriptor)
+    mode = found.st_mode
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH and found.st_size <= MOST_COPIED:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _can_be_copied(path: str) -> bool:
+    if (descriptor := opened(path)) is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _system(places: Iterable[str]) -> list[str]:
     """Return the read-only part of the system: /usr, what leads to it, and a little of /etc."""
     options: list[str] = []
-    for place, _ in always:
+    for place in places:
         if place.startswith("/etc/"):
             above = os.path.dirname(place)  # noqa: PTH120 (a text)
             options += [] if above == "/etc" else folder(above)

@@ -8,7 +8,7 @@ import resource
 import signal
 from collections.abc import Mapping, Sequence
 
-from batchd.sandbox.bwrap import TASK, TMP, View, encoded
+from batchd.sandbox.bwrap import TASK, TMP, View, encoded, opened
 from batchd.sandbox.cgroup import Group
 from batchd.sandbox.child import Child
 from batchd.sandbox.folders import Folders
@@ -51,6 +51,10 @@ def sandboxed(
             descriptor = os.open(path, os.O_RDONLY)
             passed.append(descriptor)
             options += [*before, str(descriptor), *behind]
+        for place in view.copied:
+            if (found := opened(place)) is not None:
+                passed.append(found)
+                options += ["--perms", "0444", "--file", str(found), place]
         # In a file: what a pipe takes at once depends on all others of this user, a task's among them.
         over = b"".join(os.fsencode(word) + b"\0" for word in cover)
         common = memory_file(view.options + over + view.last)

@@ -48,26 +48,25 @@ class Sockets:
         #: Where those lie that the kernel has listed before, and at which places commands see that, by the same.
         self._known: dict[Listed, tuple[str, tuple[str, ...]]] = {}
         self._searching = asyncio.Lock()
-        #: What was found last, and when, by the monotonic clock.
-        self._last: tuple[tuple[str, ...], float] = ((), -_FRESH_S)
+        #: What was found last.
+        self._last = _Answer()
 
     async def found(self) -> tuple[str, ...]:
         """Return their real paths, those that the kernel lists first; no more than can be hidden.
 
-        Tasks that start one right after the other share an answer. Raises ``SandboxError``: the kernel lists more, or there
-        is no end of folders.
+        Tasks that start one right after the other share an answer, unless something was mounted between them. Raises
+        ``SandboxError``: the kernel lists more, or there is no end of folders.
         """
-        found, at = self._last
-        now = time.monotonic()
-        if now - at < _FRESH_S:
-            return found
-        found = await self._found()
-        self._last = max((found, now), self._last, key=lambda each: each[1])
-        return found
+        now, mounted = time.monotonic(), _table()
+        if now - self._last.at < _FRESH_S and mounted is self._last.mounted:
+            return self._last.found
+        answer = _Answer(await self._found(), now, mounted)
+        self._last = max(answer, self._last, key=lambda each: each.at)
+        return answer.found
 
     def forget(self) -> None:
         """Look again when asked next: what was found is not there any more."""
-        self._last = (), -_FRESH_S
+        self._last = _Answer()
 
     async def _found(self) -> tuple[str, ...]:
         named, unknown = self._look()
@@ -139,6 +138,17 @@ class Sockets:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answer:
+    """What was found."""
+
+    found: tuple[str, ...] = ()
+    #: By the monotonic clock: before it was looked for.
+    at: float = -_FRESH_S
+    #: What was mounted then; None: the kernel does not say.
+    mounted: tuple[Mount, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Unknown:
     """What no name says of where it lies."""
 
@@ -146,6 +156,14 @@ class _Unknown:
     sockets: frozenset[Listed] | None = frozenset()
     #: What was mounted then.
     mounted: tuple[Mount, ...] | None = None
+
+
+def _table() -> tuple[Mount, ...] | None:
+    """Return what is mounted now; None: the kernel does not say."""
+    try:
+        return mounts().table()
+    except OSError:
+        return None
 
 
 def search(shown: Shown) -> Mapping[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import os
 import shutil
@@ -26,7 +27,7 @@ from batchd import config
 from batchd.config import private
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import Sandbox, check
+from batchd.sandbox import Sandbox, bwrap, check
 from batchd.sandbox.mounts import mounts
 from tests.conftest import Spool
 
@@ -420,3 +421,41 @@ def test_what_tasks_work_on_is_better_not_shown(spool: Spool) -> None:
     (line,) = [line for line in logged(spool.folder / "daemon.log") if line["event"] == "exposed"]
     assert line["message"] in told
     assert 'hide = ["/usr/share"]' in line["mend"]
+
+
+def test_small_files_of_etc_are_as_the_machine_has_them(tmp_path: Path) -> None:
+    """Commands read what stands there, and change nothing; also where they may write little themselves."""
+    policy = SandboxPolicy(max_file_bytes=1 << 16)
+    names = [
+        name for name in ("services", "ld.so.cache", "localtime") if Path("/etc", name).is_file()
+    ]
+    digests = [hashlib.sha256(Path("/etc", name).read_bytes()).hexdigest() for name in names]
+
+    async def read() -> str:
+        opening = Sandbox(policy).open(str(tmp_path / "task"), fresh=True, network=False, env={})
+        with await opening as room:
+            paths = " ".join(f"/etc/{name}" for name in names)
+            return (
+                await room.shell(f"sha256sum {paths}; > {paths.split()[0]}", timeout_s=60)
+            ).output
+
+    said = asyncio.run(read())
+    assert [line.split()[0] for line in said.splitlines()[: len(names)]] == digests
+    assert "Read-only file system" in said or "Permission denied" in said
+
+
+def test_what_is_not_for_all_is_not_copied(tmp_path: Path) -> None:
+    """A file that only some may read, a large one, and what is no file: who opens a pipe waits for nobody."""
+    path = tmp_path / "f"
+    path.write_text("x")
+    path.chmod(0o640)
+    assert bwrap.opened(str(path)) is None
+    path.chmod(0o644)
+    descriptor = bwrap.opened(str(path))
+    assert descriptor is not None
+    os.close(descriptor)
+    os.truncate(path, bwrap.MOST_COPIED + 1)
+    assert bwrap.opened(str(path)) is None
+    os.mkfifo(tmp_path / "p", 0o644)
+    assert bwrap.opened(str(tmp_path / "p")) is None
+    assert bwrap.opened(str(tmp_path / "none")) is None
