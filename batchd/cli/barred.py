@@ -36,7 +36,9 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     if found.st_uid == os.geteuid():
         return f"{said}; chmod gives you what it takes"
     joined = found.st_gid in {os.getegid(), *os.getgroups()}
-    if found.st_mode & stat.S_IXGRP and not joined and place.is_dir():
+    # Where all others may do what the group may, it helps nobody to be in it; and none joins root's.
+    gains = found.st_mode >> 3 & ~found.st_mode & 0o7 and found.st_gid
+    if found.st_mode & stat.S_IXGRP and gains and not joined and place.is_dir():
         me = users.user(os.getuid())
         said += f"\nA member of {group} may enter it: sudo usermod -aG {group} {me}, from the next login on"
     return _with_fix(said, user, arguments)

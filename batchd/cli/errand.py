@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from batchd import config, control
-from batchd.cli import admission, leftovers, passing
+from batchd.cli import admission, forked, leftovers, passing
 from batchd.cli.leftovers import Left, Leftovers
 from batchd.errors import (
     NoAnswerError,
@@ -51,7 +51,7 @@ class Daemon:
         self._started = started
         self._processes = processes
         self._leftovers = Leftovers(self._state, Path(settings.paths.inbox))
-        self._lines = passing.Lines(passing.said_in(settings)) if started else None
+        self._lines = passing.Lines(forked.said_in(settings)) if started else None
         self._standing = standing
 
     def __enter__(self) -> Self:
@@ -215,14 +215,19 @@ def running(settings: config.Config, *, processes: int | None) -> Daemon | None:
     return Daemon(settings, connection, standing, started=False)
 
 
-def start(settings: config.Config, *, processes: int | None) -> Daemon:
-    """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for."""
-    connection, standing, started = _connected(settings, processes=processes)
+def start(
+    settings: config.Config, *, processes: int | None, standby: passing.Standby | None
+) -> Daemon:
+    """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for.
+
+    ``standby``: one that loads already.
+    """
+    connection, standing, started = _connected(settings, processes=processes, standby=standby)
     return Daemon(settings, connection, standing, started=started, processes=processes)
 
 
 def _connected(
-    settings: config.Config, *, processes: int | None
+    settings: config.Config, *, processes: int | None, standby: passing.Standby | None = None
 ) -> tuple[control.Connection, control.Standing, bool]:
     """Return a connection, how the daemon stands, and whether that was started for it."""
     state, deadline = Path(settings.paths.state), time.monotonic() + _PATIENCE_S
@@ -242,4 +247,5 @@ def _connected(
         if passing.locked(state):
             time.sleep(_LOOK_S)
         else:
-            started = passing.begun(settings, processes)
+            daemon = standby or passing.Standby(settings, processes)
+            started, standby = daemon.begin(), None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
 import signal
 import sys
 import time
-import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
-from batchd import config, log
-from batchd.errors import BatchdError, NotPossibleError, SpoolLockedError, UsageError
-from batchd.pool import server
+from batchd import config
+from batchd.cli import forked
+from batchd.errors import NotPossibleError, UsageError
 
 _LOOK_S = 0.02
 
@@ -39,117 +39,79 @@ def buried(deadline: float) -> None:
             time.sleep(_LOOK_S)
 
 
-def begun(settings: config.Config, processes: int | None) -> bool:
-    """Fork a daemon off and wait until it is up; return False where another one was faster. Raises why it cannot start."""
-    reading, writing = os.pipe()
-    sys.stdout.flush()
-    # A fork, and no program of its own: all that it needs of the environment is here, and nowhere else any more.
-    if os.fork() == 0:
-        os.close(reading)
-        _serve(settings, processes, writing)
-    os.close(writing)
-    with open(reading, "rb") as said:  # noqa: PTH123 (a descriptor)
-        line = said.readline()
-    if not line:
-        raise NotPossibleError(
-            "the daemon for this run ended before it was up; see its error above"
-        )
-    word = json.loads(line)
-    if word.get("locked"):
-        return False
-    if "error" in word:
-        kind = UsageError if word["exit_code"] == UsageError.exit_code else NotPossibleError
-        raise kind(word["error"])
-    return True
+class Standby:
+    """A daemon that is forked off and loads, and begins to work when it is wanted; a context manager that ends one that was not.
 
+    Until then it makes nothing that is not there, and takes nothing up.
+    """
 
-def _serve(settings: config.Config, processes: int | None, writing: int) -> None:
-    """Be a daemon that works for ``run`` alone; never return."""
-    code, said = 1, False
+    def __init__(self, settings: config.Config, processes: int | None) -> None:
+        going, self._go = os.pipe()
+        self._said, saying = os.pipe()
+        sys.stdout.flush()
+        # Ctrl-C is for who waits: it asks what is to become of the other one, which leaves its group first.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A fork, and no program of its own: all that it needs of the environment is here, and nowhere else any more.
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.setsid()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(self._go)
+            os.close(self._said)
+            forked.serve(settings, processes, going, saying)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(going)
+        os.close(saying)
 
-    def say(word: dict[str, object]) -> bool:
-        """Say one thing to who waits, the first time; return whether that was it."""
-        nonlocal said
-        if said:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._go >= 0:
+            os.close(self._go)
+            os.close(self._said)
+            # At once: it has the terminal of who asked, or their pipe.
+            os.kill(self._pid, signal.SIGTERM)
+            os.waitpid(self._pid, 0)
+
+    def begin(self) -> bool:
+        """Have it begin and wait until it is up; return False where another one was faster. Raises why it cannot start."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._go, b"go")
+        os.close(self._go)
+        self._go = -1
+        with open(self._said, "rb") as said:  # noqa: PTH123 (a descriptor)
+            line = said.readline()
+        if not line:
+            raise NotPossibleError(
+                "the daemon for this run ended before it was up; see its error above"
+            )
+        word = json.loads(line)
+        if word.get("locked"):
             return False
-        said = True
-        with contextlib.suppress(OSError):  # no one waits any more
-            os.write(writing, json.dumps(word).encode() + b"\n")
-        os.close(writing)
+        if "error" in word:
+            kind = UsageError if word["exit_code"] == UsageError.exit_code else NotPossibleError
+            raise kind(word["error"])
         return True
 
-    def ready() -> None:
-        say({})
 
+@contextlib.contextmanager
+def ahead(settings: config.Config, processes: int | None) -> Iterator[Standby | None]:
+    """Give a daemon that loads while a ``run`` looks through its files; None where one is there, or comes up.
+
+    Two processes load at the same time: a first call comes a fifth sooner.
+    """
     try:
-        # Ctrl-C is for who waits: it asks what is to become of this.
-        os.setsid()
-        # It may outlive the directory in which it was asked for.
-        os.chdir("/")
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        columns = settings.log.format == "auto" and os.isatty(2)
-        _let_go(writing, said_in(settings))
-        server.warm(Path(settings.paths.state, "pool"))
-
-        from batchd.daemon import Daemon as Served  # noqa: PLC0415 (loads everything; who waits needs none of it)
-        from batchd.daemon import run as run_daemon  # noqa: PLC0415 (as above)
-        from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
-
-        form = "console" if columns else settings.log.format
-        log.configure(level(settings), form, settings.log.file)
-        daemon = Served(
-            _passing(settings, processes), watch=False, errands=True, finishers=[ReportMaker()]
-        )
-        run_daemon(daemon.run_errands(ready))
-        code = 0
-    except SpoolLockedError:
-        server.abandon()
-        say({"locked": True})
-    except BatchdError as error:
-        server.abandon()
-        code = error.exit_code
-        if not say({"error": str(error), "exit_code": code}):
-            print(f"batchd: {log.escape(str(error))}", file=sys.stderr)
-    except BaseException:  # noqa: BLE001 (the outer edge of this process, as Python's own would do)
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def said_in(settings: config.Config) -> Path:
-    """Return the file that a daemon's lines go to: it may outlive the terminal of who waits, who shows them there."""
-    return Path(settings.paths.state, "run.log")
-
-
-def _let_go(writing: int, said: Path) -> None:
-    """Close what belongs to who waits: input, output, errors, and what a shell had open for it, as a lock of `flock`."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    lines = os.open(said, flags, 0o600)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
-    os.dup2(lines, 2)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 (names)
-        descriptor = int(name)
-        # Python's own are never inherited.
-        with contextlib.suppress(OSError):
-            if descriptor > 2 and descriptor != writing and os.get_inheritable(descriptor):  # noqa: PLR2004 (stderr)
-                os.close(descriptor)
-
-
-def _passing(settings: config.Config, processes: int | None) -> config.Config:
-    """Return the configuration of a daemon that somebody waits for: nothing is parked for long."""
-    pool = settings.pool
-    if processes is not None:
-        pool = dataclasses.replace(pool, processes=processes)
-    governor = dataclasses.replace(settings.governor, max_parked_s=0.0)
-    return dataclasses.replace(settings, pool=pool, governor=governor)
-
-
-def level(settings: config.Config) -> log.LogLevel:
-    """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
-    return "debug" if settings.log.level == "debug" else "error"
+        wanted = not locked(Path(settings.paths.state))
+    except FileNotFoundError:
+        wanted = True
+    except OSError:
+        wanted = False  # what is wrong there is said by who comes to it
+    if not wanted:
+        yield None
+        return
+    with Standby(settings, processes) as standby:
+        yield standby
 
 
 class Lines:

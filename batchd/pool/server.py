@@ -40,11 +40,19 @@ def warm(folder: Path) -> None:
     Nothing is begun where ``folder`` is not there yet, or is another user's: whether that may be so, the daemon finds out.
     """
     with contextlib.suppress(OSError):
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+        if settled(folder):
             _settle_in(folder, _LOADED)
             with unharmed():
                 forkserver.ensure_running()
+
+
+def settled(folder: Path) -> bool:
+    """Return whether a folder is there for sockets, and this user's."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def abandon() -> None:

@@ -302,6 +302,33 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
         assert spool.batchd("cancel", "half").returncode == 0
 
 
+def test_a_daemon_that_loads_ahead_leaves_nothing_where_it_is_not_wanted(spool: Any) -> None:
+    """A file with an error makes nothing in a spool, and keeps nobody waiting for the end of its output; no process is left."""
+    good, bad = spool.write("good.json", [{"first_prompt": "x"}]), spool.folder / "bad.json"
+    bad.write_text('{"tasks": [{}]}')
+    state = spool.folder / ".batchd"
+    for there in (False, True):
+        done = spool.batchd("run", bad)
+        assert done.returncode == 2
+        assert "first_prompt" in done.stderr
+        assert state.exists() is there
+        assert not _processes(state)
+        assert [*state.glob("pool/*")] == []
+        assert there or spool.batchd("run", good).returncode == 0
+        spool.eventually(lambda: no_daemon(spool) and not _processes(state))
+
+
+def _processes(state: Path) -> list[str]:
+    """Return the command lines that name a spool's configuration, but for this process's own children."""
+    config, found = str(state.parent / "config.toml"), list[str]()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [
+                text for text in [path.read_bytes().decode("utf-8", "replace")] if config in text
+            ]
+    return found
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in the place of others")
 def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
     """There may be links: it is refused, with what to do, and a link in the place of the claims leads nowhere."""
