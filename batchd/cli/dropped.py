@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batchd.cli.progress import Books
 from batchd.errors import ForbiddenError, StoreError
-from batchd.records import Ref, Task
+from batchd.records import Batch, Ref, Task
 from batchd.spool import outbox
 from batchd.store.rows import BatchRow
 
 #: Tasks of which the store is asked whether they are the file's.
 _COMPARED = 100
+#: Batches among which one is looked for.
+_LATEST = 1000
+
+
+def doubts(books: Books, batch: Batch) -> Iterator[str]:
+    """Yield each batch that has ended, of those that one comes after, where a later one of the same file has not."""
+    rows = books.batches(limit=_LATEST) if batch.after_batches else []
+    left = [row.batch.name for row in rows if row.published_at is None]
+    for name in batch.after_batches:
+        later = [each for each in left if re.fullmatch(rf"{re.escape(name)}-\d+", each)]
+        if later and name not in left:
+            yield (
+                f"{batch.name} comes after {name}, which has ended; {later[0]} has not: name that in "
+                "after_batches, if it is meant"
+            )
 
 
 class Mine:
     """Finds the batch that a dropped file became: another program may drop one of the same name."""
 
     def __init__(self, newest: str, filename: str, data: bytes, tasks: Sequence[Task]) -> None:
-        """``newest``: the newest batch before the drop. ``tasks``: what is in the file."""
+        """``newest``: the newest batch before the drop. ``filename``: as it was dropped. ``tasks``: what is in the file."""
         self._newest = newest
         self._base = outbox.batch_name(filename)
         self._data = data
@@ -31,7 +46,7 @@ class Mine:
     def find(self, reader: Books) -> list[BatchRow]:
         """Return the batch, alone; nothing as long as it has not been claimed."""
         if not self.name:
-            for row in reader.batches(limit=1000):
+            for row in reader.batches(limit=_LATEST):
                 if row.batch.name == self._newest:
                     break
                 if self._is_mine(reader, row):

@@ -49,7 +49,6 @@ class Live:
     def __init__(self) -> None:
         self._console = Console(highlight=False)
         self._console.width = min(_WIDTH, self._console.width)
-        self._begun = time.monotonic()
         # Redrawn by show() alone: no thread that outlives it.
         self._live = live.Live(console=self._console, auto_refresh=False, transient=True)
 
@@ -112,6 +111,6 @@ class Live:
             Text(f"{MARKS['error']} {bad}" if bad else "", "red"),
             Text(f"{tokens:,} tokens"),
             Text(money(cost)),
-            Text(duration(time.monotonic() - self._begun), "dim"),
+            Text(duration(time.monotonic() - picture.begun), "dim"),
         )
         return bar

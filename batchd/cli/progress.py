@@ -62,6 +62,7 @@ class Watch:
     find: Callable[[Books], list[BatchRow]]
     #: Of what came before the first look, ends are counted alone, and starts are no news.
     late: bool = False
+    _begun: float = field(default_factory=time.monotonic)
     _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
     _batches: dict[str, BatchRow] = field(default_factory=dict)
     _prompts: dict[Ref, str] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Watch:
         news += [line for t in running for line in self._changes(t)]
         self.late = False
         news += self._waits(batches, running)
-        return news, Picture(batches, running, self._prompts)
+        return news, Picture(batches, running, self._prompts, self._begun)
 
     def _waits(self, batches: Sequence[BatchRow], running: Sequence[TaskRow]) -> list[str]:
         """Return what keeps batches waiting of which no task is at work, and how to go on, unless that was said."""
@@ -119,7 +120,7 @@ class Watch:
         if known is None and (task.started_at is not None or not task.status.final):
             prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())
             self._prompts[task.ref] = escape(prompt)
-            lines.append(f"▸ {task.ref.task} {self._begun(task)}: {escape(prompt)}")
+            lines.append(f"▸ {task.ref.task} {self._start(task)}: {escape(prompt)}")
         if task.status.final:
             lines.append(_ended(task))
         elif task.status is Status.PARKED:
@@ -131,7 +132,7 @@ class Watch:
             lines.append(f"↻ {task.ref.task} is not done yet: round {task.round}")
         return [*map(_cut, lines)]
 
-    def _begun(self, task: TaskRow) -> str:
+    def _start(self, task: TaskRow) -> str:
         if self.late and task.started_at is not None:
             return f"began {duration(max(0.0, time.time() - task.started_at))} ago"
         return "starts"

@@ -20,6 +20,8 @@ class Picture:
     #: Running and parked.
     running: Sequence[TaskRow]
     prompts: dict[Ref, str]
+    #: Since when it is watched, by the monotonic clock.
+    begun: float
 
 
 class Screen(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 from batchd import config, control
 from batchd.cli import common, ending, given, progress, trial
 from batchd.cli.asking import Asking
-from batchd.cli.dropped import Mine
+from batchd.cli.dropped import Mine, doubts
 from batchd.cli.progress import Books
 from batchd.config import own
 from batchd.control import members
@@ -28,7 +28,6 @@ from batchd.errors import (
 )
 from batchd.log import escape
 from batchd.observe import versions, words
-from batchd.records import Task
 from batchd.spool import inbox
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
@@ -69,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if not alive and not settings.file and own.holds(settings.paths, settings.environ):
         raise NotPossibleError(_SPOOLLESS)
     filename, data = _given(args, settings)
+    filename = inbox.file_name(filename)
     if args.first is not None:
         if args.first < 1:
             raise UsageError("--first wants a number from 1 on")
@@ -83,48 +83,56 @@ def run(args: argparse.Namespace) -> int:
         from batchd import visible  # noqa: PLC0415 (loads the sandbox; a running daemon has looked)
 
         visible.refuse(settings)
-    mine = _sought(state, filename, data, tasks, sure=args.wait) if alive else None
+    newest = _newest_known(state, sure=args.wait) if alive else None
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
+    mine = None if newest is None else Mine(newest, path.name, data, tasks)
     if args.wait and mine is not None:
         return _wait(settings, mine, as_json=args.json)
     if args.json:
         common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive})
         return 0
     print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
-    _say_when(state, mine, alive=alive)
-    return 0
+    return _said_when(state, mine, alive=alive)
 
 
-def _say_when(state: Path, mine: Mine | None, *, alive: bool) -> None:
-    """Say under which name a file is taken up, or what it waits for."""
+def _said_when(state: Path, mine: Mine | None, *, alive: bool) -> int:
+    """Say under which name a file is taken up, why it is refused, or what it waits for; return the exit code."""
     if not alive:
         common.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
     elif _draining(state):
         common.complain("The daemon is ending; the file waits until it is started again.")
-    elif mine is not None and (name := _soon(state, mine)):
+    elif mine is not None and (found := _soon(state, mine)):
+        row, cautions = found
+        name = row.batch.name
+        if row.problems:
+            common.complain("\n".join([f"Refused, as {name}:", *map(str, row.problems)]))
+            return UsageError.exit_code
         print(f"Taken up as {name}: batchd status {name}")
+        for line in cautions:
+            common.complain(line)
+    return 0
 
 
-def _sought(
-    state: Path, filename: str, data: bytes, tasks: Sequence[Task], *, sure: bool
-) -> Mine | None:
-    """Return what finds the batch of a file that is dropped next; None where the store cannot be read, unless it must be found."""
+def _newest_known(state: Path, *, sure: bool) -> str | None:
+    """Return the newest batch, by which that of a file is found that is dropped next; None where the store cannot be read, unless ``sure``."""
     try:
-        return Mine(_newest(state), filename, data, tasks)
+        return _newest(state)
     except BatchdError:
         if sure:
             raise
         return None
 
 
-def _soon(state: Path, mine: Mine) -> str:
-    """Return the name under which a file is taken up; empty: that takes longer than somebody waits."""
+def _soon(state: Path, mine: Mine) -> tuple[BatchRow, list[str]] | None:
+    """Return the batch that a file becomes, and what is doubtful of it; None: that takes longer than somebody waits."""
     deadline = time.monotonic() + _SOON_S
     # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
     with contextlib.suppress(BatchdError), _books(state) as books:
-        while time.monotonic() < deadline and not mine.find(books):
+        while time.monotonic() < deadline:
+            if found := mine.find(books):
+                return found[0], [*doubts(books, found[0].batch)]
             time.sleep(_LOOK_S)
-    return mine.name
+    return None
 
 
 def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, bytes]:

@@ -113,5 +113,7 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         with tempfile.TemporaryFile(dir=outbox):
             pass
     except OSError as error:
-        raise NotPossibleError(f"the outbox {outbox} cannot be written: {error.strerror}") from None
+        fix = "have it belong to this user, or name another one in [paths] outbox"
+        said = f"the outbox {outbox} cannot be written: {error.strerror}; {fix}"
+        raise NotPossibleError(said) from None
     Path(settings.paths.state).mkdir(mode=0o700, parents=True, exist_ok=True)

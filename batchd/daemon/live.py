@@ -255,7 +255,14 @@ class _Sounding:
             said += f"; it may be billed all the same, {dollars(call.reserved_usd)} at most"
         place = f"[providers.{self._name.partition('/')[0]}]"
         fix = _FIXES.get(failure.kind, "check the model's name, and api and base_url in {place}")
+        if failure.kind is FailureKind.AUTH and not self._has_key():
+            fix = "set api_key_env or api_key_file in {place}"
         return Line("failed", "live", said, fix.format(place=place), asked)
+
+    def _has_key(self) -> bool:
+        """Return whether a key is named for its provider."""
+        provider = self._books.config.providers.get(self._name.partition("/")[0])
+        return provider is not None and bool(provider.api_key_env or provider.api_key_file)
 
     def _not_asked(self, why: str) -> Line:
         return Line("failed", "live", f"{self._name} was not asked: {why}")

@@ -209,7 +209,10 @@ class Planner:
         if not demo:
             return scripts.answer(parts, turn, native=request.native)
         recording = recordings.find(talk.prompt, self._recorded)
-        return recording.answer(turn) if recording else Answer(content=_UNKNOWN)
+        if recording is None:
+            return Answer(content=_UNKNOWN)
+        reply = recording.answer(turn)
+        return scripts.as_calls(reply, turn) if request.native else reply
 
     def _verdict(self, talk: _Talk) -> Verdict:
         quoted = recordings.mentioned(talk.prompt, (r.first_prompt for r in self._recorded))

@@ -8,6 +8,7 @@ Scripts play one after another in the order of the model name, a turn each time,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -19,6 +20,8 @@ from batchd.demo.request import LONE_SURROGATE
 from batchd.records import Answer, FinishReason, ToolCall
 
 FINAL = Answer(content="Done.")
+#: A command in the text protocol.
+_BLOCKS = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
 #: What the judge says where nothing else is asked for.
 YES = Answer(content='{"done": true, "feedback": ""}')
 _NO = Answer(content='{"done": false, "feedback": "The stand-in judge says no."}')
@@ -69,6 +72,16 @@ def _as_text(reply: Answer) -> Answer:
         return reply
     command = json.loads(commands[0].arguments)["command"]
     return Answer(content=f"{reply.content or 'Next step.'}\n```bash\n{command}\n```\n")
+
+
+def as_calls(reply: Answer, turn: int) -> Answer:
+    """Return an answer that was given in the text protocol as one to a request with tools: its command as a call."""
+    found = _BLOCKS.search(reply.content)
+    if found is None or reply.tool_calls:
+        return reply
+    call = _shell(turn, found[1]).tool_calls
+    said = reply.content.replace(found[0], "").strip()
+    return replace(reply, content=said, tool_calls=call, finish_reason="tool_calls")
 
 
 def _tool(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from batchd.observe import parking, words
 from batchd.observe.words import listed
 from batchd.records import Cause, Parking, Ref, Scope, Status
-from batchd.store.rows import TaskRow
+from batchd.store.rows import BatchRow, TaskRow
 
 #: What a running task's line says where nobody can be working on it.
 NO_DAEMON = "no daemon runs; it goes on when one starts"
 #: The step of a task whose last call failed, and what its line says then.
 _FAILED, _AGAIN = "CallFailed", "its last call failed and is tried again: `batchd logs` says why"
+
+
+_NONE: Mapping[str, Sequence[str]] = {}
+
+
+def earlier(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
+    """Return by batch which of those that it comes after have not ended; ``batches``: all that have not."""
+    rows = {row.batch.name: row.batch for row in batches if row.published_at is None}
+    return {
+        name: [each for each in batch.after_batches if each in rows] for name, batch in rows.items()
+    }
 
 
 class Waiting:
@@ -24,10 +35,15 @@ class Waiting:
         begun: Iterable[TaskRow],
         left: Collection[Ref],
         *,
+        batches: Mapping[str, Sequence[str]] = _NONE,
         daemon: bool,
     ) -> None:
-        """``begun``: what has a directory to itself; ``left``: what has not ended, of all that tasks come after."""
+        """``begun``: what has a directory to itself; ``left``: what has not ended, of all that tasks come after.
+
+        ``batches``: by batch, those that have not ended of all that it comes after.
+        """
         self._left = left
+        self._batches = batches
         self._daemon = daemon
         self._parked: dict[tuple[Scope, str], list[Parking]] = {}
         for each in parked:
@@ -66,6 +82,8 @@ class Waiting:
             yield where + parking.why(each)
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"
+        if not task.attempts and (earlier := self._batches.get(task.ref.batch)):
+            yield f"comes after the {'batch' if len(earlier) == 1 else 'batches'} {listed(earlier)}"
         if not task.attempts and (other := self._holder(task.directory)):
             name = other.ref.task if other.ref.batch == task.ref.batch else str(other.ref)
             same = other.directory == task.directory

@@ -137,7 +137,8 @@ class Directories:
 
     def _refusal(self, real: str) -> str | None:
         if not any(_within(real, top) for top in self._open):
-            return f"{real} lies outside of [workspace] root and allow"
+            tops = ", ".join(self._open)
+            return f"{real} lies outside of [workspace] root and allow ({tops})"
         results = _within(real, os.path.realpath(_CODE.parent / "outbox"))
         for path, name in self._closed.items():
             if results and name == _CHECKOUT:

@@ -45,12 +45,23 @@ _EDITED_S = 120.0
 _MAX_NAMES = 1000
 
 
+def file_name(name: str) -> str:
+    """Return the name under which a file of some name is dropped: in one folder, and not hidden; its ending stays."""
+    clean = re.sub(r"[/\0]", "-", name).lstrip(".")
+    ending = os.path.splitext(name.lstrip("."))[1] or Path(name).suffix  # noqa: PTH122 (a name, not a path)
+    return (
+        clean
+        if clean and clean.endswith(ending) and clean != ending.lstrip(".")
+        else f"task{ending or '.json'}"
+    )
+
+
 def drop(inbox: Path, name: str, data: bytes) -> Path:
     """Put a task file into an inbox, whole at once; return its path.
 
     A name that is taken gets ``-2``, ``-3``. Raises ``OSError`` where it cannot be written.
     """
-    clean = re.sub(r"[/\0]", "-", name).lstrip(".") or "task.json"
+    clean = file_name(name)
     files.make_folder(inbox)
     number = 1
     while True:

@@ -129,7 +129,8 @@ def refuse(directory: Path) -> None:
         found += [directory / SAMPLE, *(directory / name for name in _FOLDERS)]
     for path in found:
         if os.path.lexists(path) and not _empty(path):
-            what = "holds files already" if path.name in _FOLDERS else "is there already"
+            folder = path.name in _FOLDERS and path.is_dir()
+            what = "holds files already" if folder else "is there already"
             fix = "name another directory"
             if path.name == trust.CONFIG:
                 fix += f"; if it is batchd's, and yours: {trust.command(directory)}"

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from batchd.records import Parking, Scope
+from batchd.store.lookups import find_batch
 
 #: What is asked of each queued task is asked only where something of that kind is parked: there may be 100,000.
 _HELD = """
@@ -40,3 +41,14 @@ def idle(db: sqlite3.Connection, parked: Iterable[Parking]) -> frozenset[str]:
     open_tasks = "SELECT DISTINCT model FROM tasks WHERE published = 0 AND finished_at IS NULL"
     models = {model for (model,) in db.execute(open_tasks)}
     return frozenset(names - models - {model.partition("/")[0] for model in models})
+
+
+def open_before(db: sqlite3.Connection, batch: str) -> list[str]:
+    """Return the batches that have not ended, of those that a batch comes after."""
+    names = json.dumps(find_batch(db, batch).after_batches)
+    rows = db.execute(
+        "SELECT name FROM batches WHERE published_at IS NULL"
+        " AND name IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (names,),
+    )
+    return [name for (name,) in rows]

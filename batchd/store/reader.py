@@ -150,6 +150,10 @@ class Reader:
         """Return which of some tasks of a batch have not ended."""
         return self._source.read(lookups.left, batch, among)
 
+    def open_before(self, batch: str) -> list[str]:
+        """Return the batches that have not ended, of those that a batch comes after."""
+        return self._source.read(held.open_before, batch)
+
     def task(self, ref: Ref) -> TaskRow:
         """Return one task, as people look at it."""
         key = self._source.read(lookups.task_key, ref)

@@ -168,7 +168,9 @@ def _waiting(reader: Reader, batch: str, rows: list[TaskRow], sight: Sight) -> W
     runs = sight.snapshot is not None and (
         sight.snapshot.daemon is not None or sight.snapshot.silent
     )
-    return Waiting(reader.parked(), reader.begun() if queued else (), left, daemon=runs)
+    begun = reader.begun() if queued else ()
+    batches = {batch: reader.open_before(batch)} if queued else {}
+    return Waiting(reader.parked(), begun, left, batches=batches, daemon=runs)
 
 
 def _task(

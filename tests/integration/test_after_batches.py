@@ -21,6 +21,12 @@ def drop(spool: Any, name: str, *tasks: dict[str, Any], **batch: Any) -> None:
     spool.eventually((spool.folder / f"outbox/{name}/request.json").exists)
 
 
+def why(spool: Any, target: str) -> str:
+    """Return what `status` says that a task waits for."""
+    shown: str = json.loads(spool.batchd("status", target, "--json").stdout)["why"]
+    return shown
+
+
 def ended(spool: Any, name: str) -> list[tuple[str, str | None]]:
     """Return how the tasks of a batch ended, once they have."""
     folder = spool.folder / "outbox" / name
@@ -47,6 +53,8 @@ def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
     with spool.serving(), Reader(Path(spool.folder, ".batchd/batchd.db")) as reader:
         spool.eventually(lambda: [t.ref.task for t in reader.running()] == ["002"])
         assert [task.status for task in reader.tasks("second")] == ["queued", "queued"]
+        assert why(spool, "second/001") == "comes after the batch first"
+        assert "comes after the batch first" in spool.batchd("status", "second").stdout
         # A task that is cancelled has not completed.
         drop(spool, "third", {"first_prompt": "c"}, after_batches=["first"])
         assert spool.batchd("cancel", "first/002").returncode == 0
@@ -65,11 +73,27 @@ def test_a_batch_waits_until_others_have_completed(spool: Any) -> None:
 def test_an_unknown_batch_is_refused_when_the_file_is_taken_up(spool: Any) -> None:
     """It could never start: the refusal says where, the name and what to do."""
     with spool.serving():
-        drop(spool, "late", {"first_prompt": "x"}, after_batches=["nightly"])
+        path = spool.write("late.json", [{"first_prompt": "x"}], after_batches=["nightly"])
+        refused = spool.batchd("submit", path)
+        assert refused.returncode == 2
+        assert "Refused, as late:" in refused.stderr
+        assert "there is no batch 'nightly'" in refused.stderr
         spool.eventually((spool.folder / "outbox/late/summary.json").exists)
     (problem,) = spool.result("late", "summary")["errors"]
     assert "after_batches[0]" in str(problem)
     assert "there is no batch 'nightly'" in str(problem)
+
+
+def test_a_later_batch_of_the_same_file_is_named_where_the_first_has_ended(spool: Any) -> None:
+    """A batch's name is its own: who means the one under way reads its name."""
+    hanging = {"first_prompt": "y", "model": "standin/hang"}
+    with spool.serving():
+        drop(spool, "up", {"first_prompt": "x"})
+        assert ended(spool, "up") == [("completed", None)]
+        assert spool.batchd("submit", spool.write("up.json", [hanging])).returncode == 0
+        done = spool.batchd("submit", spool.write("down.json", [hanging], after_batches=["up"]))
+        assert "down comes after up, which has ended; up-2 has not" in done.stderr
+        assert spool.batchd("cancel", "up-2", "down").returncode == 0
 
 
 def test_a_name_that_no_batch_can_have_is_an_error() -> None:

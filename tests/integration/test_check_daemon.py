@@ -43,6 +43,21 @@ def test_keys_count_where_the_daemon_has_them(spool: Spool) -> None:
         assert _KEY not in json.dumps(lines)
 
 
+def test_a_provider_that_is_parked_fails_the_check(spool: Spool, model_server: str) -> None:
+    """What calls have found, the daemon says, whatever the provider's list of models says."""
+    config = spool.folder / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace(model_server, "http://127.0.0.1:1/v1"))
+    with spool.serving():
+        spool.batchd("submit", spool.write("a.json", [{"first_prompt": "x"}]))
+        spool.eventually(lambda: "Parked since" in spool.batchd("status").stdout)
+        done = spool.batchd("check", "--offline")
+        assert done.returncode == 3
+        assert "failed provider standin: standin is parked, provider_unavailable: " in done.stdout
+        assert "batchd resume --provider standin" in done.stdout
+        spool.batchd("cancel", "a")
+
+
 def test_a_configuration_in_force_is_held_against_its_file(spool: Spool) -> None:
     """What a reload would take over, what takes a start, what `tune` changed, and a file that is wrong by now."""
     config = spool.folder / "config.toml"

@@ -86,7 +86,7 @@ def test_what_fails_is_said_with_the_fix_and_what_it_may_have_cost(
     assert "it may be billed all the same, $" in cut["detail"]
     agent, refused, _ = _live(_spool(tmp_path, model_server, "standin/401"), code=3)
     assert refused["live"]["cost_usd"] == 0.0
-    assert refused["mend"] == "put a valid key where [providers.standin] says"
+    assert refused["mend"] == "set api_key_env or api_key_file in [providers.standin]"
 
 
 def test_no_check_spends_more_than_the_day_has(tmp_path: Path, model_server: str) -> None:

@@ -202,6 +202,21 @@ def test_submit_without_a_daemon(spool: Any) -> None:
     assert (spool.folder / "inbox/later.json").read_bytes() == path.read_bytes()
 
 
+def test_submit_follows_a_file_by_any_name(spool: Any) -> None:
+    """What becomes of the name in the inbox is what it looks for; an ending stays, where the rest is nothing but dots."""
+    path = spool.write("ok.json", [{"first_prompt": "x"}])
+    (spool.folder / "..json").write_bytes(path.read_bytes())
+    (spool.folder / "inbox").mkdir(exist_ok=True)
+    with spool.serving():
+        for name in ("a/b", "k1/../2", "../../etc/x"):
+            done = spool.batchd("submit", "--wait", "--name", name, path)
+            assert (done.returncode, done.stderr) == (0, ""), name
+            assert ": 1 of 1 task completed" in done.stdout
+        for batch in ("task", "task-2"):
+            done = spool.batchd("submit", "--wait", spool.folder / "..json")
+            assert f"{batch}: 1 of 1 task completed" in done.stdout, done.stderr
+
+
 def test_submit_to_a_daemon_that_is_ending_says_so(spool: Any) -> None:
     """What is dropped while it drains waits for the next one."""
     check = "test -e done || sleep 61"

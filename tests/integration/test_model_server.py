@@ -471,6 +471,23 @@ def test_demo_replays_by_prompt_and_turn(tmp_path: Path) -> None:
     _run_with(test, ModelServer(recorded=recordings.load(tmp_path)))
 
 
+def test_a_recorded_command_comes_as_a_call_where_tools_are_offered() -> None:
+    """Else as it was recorded, in the text protocol."""
+    text = "Now:\n```bash\necho a\necho b\n```"
+    recorded = (Recording(first_prompt="Go.", model="real", answers=(Answer(content=text),)),)
+
+    async def test(_: ModelServer, client: AsyncOpenAI) -> None:
+        (plain,) = (await _ask(client, "demo", _user("Go."))).choices
+        assert plain.message.content == text
+        (called,) = (await _ask(client, "demo", _user("Go."), tools=TOOLS)).choices
+        assert called.message.content == "Now:"
+        assert called.finish_reason == "tool_calls"
+        (call,) = called.message.tool_calls
+        assert json.loads(call.function.arguments) == {"command": "echo a\necho b"}
+
+    _run_with(test, ModelServer(recorded=recorded))
+
+
 def test_damaged_recordings_are_named(tmp_path: Path) -> None:
     """A file that is no recording is told by its name, as is a folder that is not there."""
     (tmp_path / "bad.json").write_text('{"first_prompt": 3}')

@@ -316,7 +316,8 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
         "id": found["id"],
         "limits.max_call": "there is no such key (do you mean max_calls?)",
         "limits.max_seconds": "there is no such key (do you mean timeout_s?)",
-        "tasks[0].dir": f"{tmp_path} lies outside of [workspace] root and allow",
+        "tasks[0].dir": f"{tmp_path} lies outside of [workspace] root and allow"
+        f" ({tmp_path}/work, {tmp_path}/more)",
         "tasks[0].first_prompt": "this key is needed",
         "tasks[1].id": "'request' is reserved for a file of the batch",
         "tasks[1].first_prompt": "it must be a valid string",

@@ -31,6 +31,7 @@ from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.masking import Masker
+from batchd.records import Scope
 
 #: Members of the group get an answer again that is younger (seconds): a look takes a trial of the sandbox.
 _FRESH_S = 10.0
@@ -72,7 +73,7 @@ class Checking:
         answer = Checked(
             process=_process(),
             settings=await aside(self._settings, "check"),
-            lines=(*looked, *self._group(), *self._troubled()),
+            lines=(*looked, *self._group(), *self._parked(), *self._troubled()),
         )
         self._said[request.offline] = (time.monotonic(), answer)
         if request.live:
@@ -161,6 +162,18 @@ class Checking:
             said = f"members of {group} may drop files, and cannot ask what becomes of them: {place} has no socket"
             fix = f"make it a folder of the user {users.user(os.geteuid())}'s with the group {group} and mode 710"
             yield Line("note", "group", said, fix)
+
+    def _parked(self) -> Iterator[Line]:
+        """Yield the providers and models that are out of order, as calls have found."""
+        holds = self._lifecycle.holds
+        for name in holds.outages():
+            scope = Scope.of(name)
+            for cause, parking in holds.causes((scope, name)).items():
+                if cause.reason:
+                    said = f"{name} is parked, {cause}: {parking.message}"
+                    resume = f"batchd resume --{scope} {name}"
+                    retry = "batchd retry --failed --model PROVIDER/MODEL BATCH"
+                    yield Line("failed", f"{scope} {name}", said, cause.fix(resume, retry))
 
     def _troubled(self) -> Iterator[Line]:
         """Yield what the daemon cannot do at this time."""

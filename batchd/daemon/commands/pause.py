@@ -120,15 +120,15 @@ class Pausing:
         parked = (p.name.partition("/")[0] for p in self._lifecycle.holds.parkings if p.scope.asked)
         known = dict.fromkeys((*self._current.config.providers, *parked))
         provider, _, model = name.partition("/")
-        if scope.asked and provider not in known:
-            raise UsageError(f"no provider {provider}; known are {', '.join(known)}")
         if scope.asked and (scope is Scope.MODEL) != bool(model):
             raise UsageError(f"{name!r} is no {scope}: a model is named PROVIDER/MODEL")
+        if scope.asked and provider not in known:
+            raise UsageError(f"no provider {provider}; known are {', '.join(known)}")
         batch = name.partition("/")[0]
         if scope in {Scope.BATCH, Scope.TASK} and self._batches.get(batch) is None:
             if self._store.used(batch) and self._store.unfinished(batch):
                 raise targets.left_over(batch)
-            raise UsageError(f"no {scope} {name} is under way")
+            raise UsageError(f"no {scope} {name} is under way: `batchd status` lists what there is")
         if scope is Scope.TASK and (
             "/" not in name or not self._lifecycle.open(Ref(*name.split("/", 1)))
         ):
