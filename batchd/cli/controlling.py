@@ -124,7 +124,8 @@ def _here(settings: Config, order: Request[A]) -> A:
 
     known = settings.log
     # The order's line goes to the daemon's file; who gave it has the answer, and a service's journal is not here.
-    log.configure(known.level, known.format, known.file, quiet=True)
+    form = "console" if known.format == "auto" else known.format
+    log.configure(known.level, form, known.file, quiet=True)
     daemon = Daemon(settings, watch=False, work=False, finishers=[ReportMaker()])
     answer = asyncio.run(daemon.command(order))
     for trouble in daemon.left:

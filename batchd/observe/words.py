@@ -71,7 +71,7 @@ def from_cache(share: float | None, saved: float | None) -> str:
         return f"{part}; what that saved is not known"
     if round(saved, 12) < 0:
         return f"{part}; to write it cost {money(-saved)} more than it saved"
-    return f"{part}, which saved {money(saved)}"
+    return f"{part}, which saved {money(saved)}" if round(saved, 12) else part
 
 
 def limit(usd: float) -> str:
