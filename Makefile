@@ -95,6 +95,10 @@ SOAK_MINUTES ?= 5
 soak: setup ## thousands of small tasks for SOAK_MINUTES: memory, descriptors, files must stay flat
 	@$(BIN)/python tests/chaos/soak.py --minutes $(SOAK_MINUTES)
 
+.PHONY: soak-hour
+soak-hour: setup ## the same for an hour (HOURS=…), with a storm of 429s in every third minute
+	@$(BIN)/python tests/chaos/soak.py --minutes $$(($(HOURS) * 60)) --storms
+
 .PHONY: drawing
 drawing: setup ## draw the lifecycle's table into docs/architecture.md
 	@$(BIN)/python -m batchd.lifecycle.drawing docs/architecture.md
@@ -113,6 +117,12 @@ lint: setup ## ruff (every rule), its formatter, mypy --strict
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.PHONY: rivals
+rivals: setup ## batchd beside other agents' libraries, which get an environment of their own
+	test -x .rivals/bin/python || $(PYTHON) -m venv .rivals
+	.rivals/bin/pip install -q -r benchmarks/rivals/requirements.txt
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/rivals/compare.py .rivals/bin/python
 
 .PHONY: bench
 bench: setup chromium ## every benchmark, against a floor taken in the same run

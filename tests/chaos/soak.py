@@ -1,8 +1,10 @@
 """Thousands of small tasks through one daemon: memory, descriptors, threads and files must stay flat.
 
     python tests/chaos/soak.py --minutes 5
+    python tests/chaos/soak.py --minutes 60 --storms
 
-Prints a table over time and a verdict for each measure: the median of the second fifth of the run
+With ``--storms`` the server refuses most calls (429) in every third minute: what grows over hours of them, as the processor time
+of some clients does (openai-python#3777), grows here as well. Prints a table over time and a verdict for each measure: the median of the second fifth of the run
 against that of the last one. Exits with 1 where something grew.
 """
 
@@ -15,14 +17,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from arena import MODELS, Arena, Process, arena
+from arena import MODELS, Arena, Model, Process, arena
 
 from batchd import control
 
@@ -32,6 +35,11 @@ _PRUNE_S = 10.0
 _BATCH = 250
 _OPEN = 2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+#: Processor time is that of so many seconds: batches end by the hundred.
+_WINDOW_S = 60.0
+#: A storm comes so often and lasts so long; then so many calls a second are answered (seconds).
+_STORM_EVERY_S, _STORM_S, _STORM_RPS = 180.0, 60.0, 40.0
 _MB = 1 << 20
 
 #: No worker is replaced: what one gathers is to show.
@@ -57,6 +65,7 @@ class Measure:
 
 
 MEASURES = (
+    Measure("CPU ms a task", 0.15, 0.5),
     Measure("daemon RSS MB", 0.03, 2),
     Measure("daemon PSS MB", 0.03, 2),
     Measure("worker RSS MB", 0.03, 2),
@@ -128,6 +137,46 @@ def _zombies(daemon: int) -> set[tuple[int, str]]:
     return {(pid, parents[pid][2]) for pid in tree if pid in parents and parents[pid][1] == "Z"}
 
 
+class Meter:
+    """Takes the processor time of a task, over the last minute."""
+
+    def __init__(self) -> None:
+        #: When, how many tasks were done by then, and what that took of processor time (seconds).
+        self._marks: deque[tuple[float, float, float]] = deque()
+
+    def mark(self, now: float, tasks: float, ours: Sequence[Process]) -> float:
+        """Return the milliseconds a task; of the first minute, what there was so far."""
+        self._marks.append((now, tasks, sum(_cpu_s(each.pid) for each in ours)))
+        while len(self._marks) > 2 and self._marks[1][0] <= now - _WINDOW_S:
+            self._marks.popleft()
+        (_, tasks_before, cpu_before), (_, tasks_now, cpu_now) = self._marks[0], self._marks[-1]
+        done = tasks_now - tasks_before
+        return (cpu_now - cpu_before) / done * 1000 if done else 0.0
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+@dataclass(slots=True)
+class Storms:
+    """Has the server refuse what is above a rate, for a minute of every three."""
+
+    server: Model
+    #: None: there are none.
+    blowing: bool | None = False
+
+    def turn(self, now: float) -> None:
+        """Begin one, or end it, where it is time."""
+        if self.blowing is None:
+            return
+        wanted = now % _STORM_EVERY_S > _STORM_EVERY_S - _STORM_S
+        if wanted != self.blowing:
+            self.blowing = wanted
+            self.server.control(rps=_STORM_RPS if wanted else 0.0, burst=_STORM_RPS)
+
+
 class Feeder:
     """Keeps batches coming, and has those that ended pruned."""
 
@@ -162,12 +211,15 @@ class Feeder:
                 raise SystemExit(f"prune: {told['problems']}")
 
 
-def _samples(place: Arena, feeder: Feeder, seconds: float) -> Iterator[dict[str, float]]:
+def _samples(
+    place: Arena, feeder: Feeder, storms: Storms, seconds: float
+) -> Iterator[dict[str, float]]:
     """Yield a measurement every now and then, each with its time and the tasks done by then."""
-    begun = time.monotonic()
+    begun, meter = time.monotonic(), Meter()
     dead: set[tuple[int, str]] = set()
     while (now := time.monotonic() - begun) < seconds:
         feeder.turn()
+        storms.turn(now)
         assert place.daemon is not None
         if place.daemon.poll() is not None:
             raise SystemExit(f"the daemon ended:\n{place.tail()}")
@@ -175,7 +227,14 @@ def _samples(place: Arena, feeder: Feeder, seconds: float) -> Iterator[dict[str,
         if lasting := before & dead:
             raise SystemExit(f"zombies that nobody waits for: {lasting}")
         with contextlib.suppress(OSError, ValueError):
-            yield {"s": now, "tasks": feeder.done, **_sample(place, place.processes())}
+            ours = place.processes()
+            cpu_ms = meter.mark(now, feeder.done, ours)
+            yield {
+                "s": now,
+                "tasks": feeder.done,
+                "CPU ms a task": cpu_ms,
+                **_sample(place, ours),
+            }
         time.sleep(max(0.0, _EVERY_S - (time.monotonic() - begun - now)))
 
 
@@ -206,29 +265,31 @@ def main() -> int:
     """Run, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=5.0)
-    seconds = parser.parse_args().minutes * 60
+    parser.add_argument("--storms", action="store_true", help="429s in every third minute")
+    args = parser.parse_args()
+    seconds = args.minutes * 60
     with (
         tempfile.TemporaryDirectory(prefix="batchd-soak-") as folder,
-        arena(Path(folder), "--latency", "0.02", processes=2, agents=8) as (place, _),
+        arena(Path(folder), "--latency", "0.02", processes=2, agents=8) as (place, model),
     ):
         config = place.folder / "config.toml"
         text = config.read_text().replace("drain_s = 5\n", f"drain_s = 5\n{_POOL}")
         config.write_text(text + _REST)
         place.start()
-        samples = _watch(place, seconds)
+        samples = _watch(place, Storms(model, False if args.storms else None), seconds)
         place.stop()
     print(f"\n{samples[-1]['tasks']:.0f} tasks, {samples[-1]['tasks'] / seconds:.1f} a second")
     return min(1, sum(_grew(measure, samples) for measure in MEASURES))
 
 
-def _watch(place: Arena, seconds: float) -> list[dict[str, float]]:
+def _watch(place: Arena, storms: Storms, seconds: float) -> list[dict[str, float]]:
     """Feed the daemon, and print what is measured meanwhile."""
     state = place.folder / ".batchd"
     while not (state / "control.sock").exists():
         time.sleep(0.05)
     samples: list[dict[str, float]] = []
     print(" ".join(f"{name[:9]:>9}" for name in ("s", "tasks", *(m.name for m in MEASURES))))
-    for sample in _samples(place, Feeder(place), seconds):
+    for sample in _samples(place, Feeder(place), storms, seconds):
         if len(samples) % 10 == 0:
             print(_row(sample), flush=True)
         samples.append(sample)
