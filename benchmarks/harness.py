@@ -174,20 +174,25 @@ def stage(
     server: tuple[str, ...] = (),
     extra: str = "",
     prepare: Callable[[Path], None] | None = None,
+    before: Callable[[str], contextlib.AbstractContextManager[str]] = contextlib.nullcontext,
 ) -> Iterator[tuple[Server, Daemon]]:
-    """Start a server and a daemon that uses it; both end with the block. ``prepare`` gets the spool before."""
+    """Start a server and a daemon that uses it; both end with the block.
+
+    ``prepare`` gets the spool first. ``before``: stands before the server, whose address it gets, and gives its own.
+    """
     with tempfile.TemporaryDirectory(prefix="batchd-bench-") as folder:
         Path(folder).chmod(0o755)  # sandboxed commands run as somebody else
         standin = Server(*server)
-        config = _CONFIG.format(
-            model=model, base_url=standin.base_url, processes=processes, agents=agents
-        )
         daemon = None
         try:
             if prepare:
                 prepare(Path(folder))
-            daemon = Daemon(Path(folder), config + extra)
-            yield standin, daemon
+            with before(standin.base_url) as base_url:
+                config = _CONFIG.format(
+                    model=model, base_url=base_url, processes=processes, agents=agents
+                )
+                daemon = Daemon(Path(folder), config + extra)
+                yield standin, daemon
         finally:
             for process in (daemon and daemon.process, standin.process):
                 if process:

@@ -101,6 +101,8 @@ def _loaded(
     if not early:
         _let_go(said_in(settings), kept)
         server.warm(folder)
+    # Of daemons before, no one waits for the lines any more.
+    os.ftruncate(sys.stderr.fileno(), 0)
 
     def work(settings: config.Config, ready: Callable[[], None]) -> None:
         daemon = Daemon(settings, watch=False, errands=True, finishers=[ReportMaker()])
@@ -122,7 +124,7 @@ def said_in(settings: config.Config) -> Path:
 def _let_go(said: Path, kept: Collection[int]) -> None:
     """Close what belongs to who waits: input, output, errors, and what a shell had open for it, as a lock of `flock`."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     lines = os.open(said, flags, 0o600)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
