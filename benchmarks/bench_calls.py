@@ -2,7 +2,7 @@
 
 The agents' commands run in sandboxes, the loop's in plain subprocesses; the server answers at once. One row counts the processes
 of the tool itself, its helpers included; another one all that they started as well. What starting and following commands takes,
-agents tell that make as many calls and run none. Batches and loops take turns, and the median of the pairs counts.
+agents show that make as many calls and run none. Batches and loops take turns, and the median of the pairs counts.
 """
 
 from __future__ import annotations
@@ -12,19 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import NO_REPORT, Daemon, row, stage
+from harness import NO_REPORT, row, stage
 from measuring import Cost, Work, measured
 
 TASKS, CALLS, ROUNDS = 100, 4, 5
 WITH, WITHOUT = f"steps-{CALLS}", f"length-{CALLS - 1}"
-
-
-def ours(daemon: Daemon, name: str) -> Cost:
-    """Return what a call of one batch costs us."""
-    own, whole = daemon.cpu_s(), daemon.whole_cpu_s()
-    seconds = daemon.run(name, TASKS)
-    made = TASKS * CALLS / 1000
-    return Cost((daemon.cpu_s() - own) / made, (daemon.whole_cpu_s() - whole) / made, seconds)
 
 
 def raw(work: Work) -> Cost:
@@ -49,9 +41,9 @@ def main() -> int:
             each.run("warm", 32)
         for i in range(ROUNDS):
             floor = raw(Work(server.base_url, WITH, TASKS, CALLS))
-            commands.append((ours(daemon, f"calls-{i}"), floor))
+            commands.append((daemon.cost(f"calls-{i}", TASKS, CALLS), floor))
             floor = raw(Work(server.base_url, WITHOUT, TASKS, CALLS))
-            none.append((ours(talker, f"calls-{i}"), floor))
+            none.append((talker.cost(f"calls-{i}", TASKS, CALLS), floor))
     for what, pairs, of, most in (
         ("CPU a model call, with commands", commands, lambda cost: cost.own, 0.7),
         ("CPU a model call, without", none, lambda cost: cost.own, 0.5),

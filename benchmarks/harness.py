@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from measuring import Cost
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 _CONFIG = """\
@@ -110,6 +112,13 @@ class Daemon:
                 f"{name}: {summary['counts']}\n{(self.spool / 'log').read_text()[-2000:]}"
             )
         return took
+
+    def cost(self, name: str, tasks: int, calls: int) -> Cost:
+        """Run a batch of so many tasks, each of so many calls, and return what a call took."""
+        own, whole = self.cpu_s(), self.whole_cpu_s()
+        seconds = self.run(name, tasks)
+        made = tasks * calls / 1000
+        return Cost((self.cpu_s() - own) / made, (self.whole_cpu_s() - whole) / made, seconds)
 
     def processes(self) -> list[int]:
         """Return the daemon and what descends from it, commands in sandboxes apart."""

@@ -36,14 +36,12 @@ class Work:
     model: str
     tasks: int
     calls: int
-    #: Whether what the model asks for is run; else it is answered with ``ok``.
-    commands: bool = True
 
 
 def measured(python: str, program: Path, work: Work) -> Cost:
     """Have a program of ``main`` do some work, and return what it prints."""
     words = [work.base_url, work.model, str(work.tasks), str(work.calls)]
-    command = [python, str(program), *words, *([] if work.commands else ["--talk"])]
+    command = [python, str(program), *words]
     # What it shares with this process, it finds beside it, in whatever environment it runs.
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "MSWEA_SILENT_STARTUP": "1"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ)
@@ -76,12 +74,11 @@ def main(run: Callable[[Work], object]) -> None:
     parser.add_argument("model")
     parser.add_argument("tasks", type=int)
     parser.add_argument("calls", type=int)
-    parser.add_argument("--talk", dest="commands", action="store_false")
     args = parser.parse_args()
-    run(Work(args.base_url, args.model, 4, args.calls, args.commands))
+    run(Work(args.base_url, args.model, 4, args.calls))
     own, others = _cpu_s(resource.RUSAGE_SELF), _cpu_s(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    run(Work(args.base_url, args.model, args.tasks, args.calls, args.commands))
+    run(Work(args.base_url, args.model, args.tasks, args.calls))
     seconds = time.monotonic() - began
     own, others = _cpu_s(resource.RUSAGE_SELF) - own, _cpu_s(resource.RUSAGE_CHILDREN) - others
     made = args.tasks * args.calls / 1000

@@ -84,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
-        _complain(_told(error))
+        from batchd.cli import barred  # noqa: PLC0415 (as above)
+
+        _complain(barred.failed(error))
         return 3
     return code
 
@@ -97,15 +99,6 @@ def _command(given: Sequence[str]) -> str:
 def _complain(message: str) -> None:
     """Tell what went wrong. A message may have lines, and hold what files and servers have said."""
     print("\n".join(map(escape, f"batchd: {message}".split("\n"))), file=sys.stderr)
-
-
-def _told(error: OSError) -> str:
-    """Return what is the matter with a file, a folder or a stream."""
-    if error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, FileNotFoundError):  # getcwd's alone has no name
-        return "the working directory is gone: change to one that exists"
-    return error.strerror or str(error)
 
 
 class _Command(argparse.ArgumentParser):

@@ -18,6 +18,15 @@ def lines(error: ForbiddenError, arguments: Sequence[str]) -> str:
     return _with_fix(str(error), error.user, arguments)
 
 
+def failed(error: OSError) -> str:
+    """Return what is the matter with a file, a folder or a stream."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # getcwd's alone has no name
+        return "the working directory is gone: change to one that exists"
+    return error.strerror or str(error) or type(error).__name__
+
+
 def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> str:
     """Return what to say of a file that this user may not use."""
     if not isinstance(error.filename, str):
@@ -36,9 +45,10 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     if found.st_uid == os.geteuid():
         return f"{said}; chmod gives you what it takes"
     joined = found.st_gid in {os.getegid(), *os.getgroups()}
-    # Where all others may do what the group may, it helps nobody to be in it; and none joins root's.
-    gains = found.st_mode >> 3 & ~found.st_mode & 0o7 and found.st_gid
-    if found.st_mode & stat.S_IXGRP and gains and not joined and place.is_dir():
+    # Where all others may do what the group may, to be in it helps no one; and root's group is not for users.
+    may_more = bool(found.st_mode >> 3 & ~found.st_mode & 0o7)
+    worth_it = may_more and found.st_gid != 0
+    if found.st_mode & stat.S_IXGRP and worth_it and not joined and place.is_dir():
         me = users.user(os.getuid())
         said += f"\nA member of {group} may enter it: sudo usermod -aG {group} {me}, from the next login on"
     return _with_fix(said, user, arguments)

@@ -19,7 +19,7 @@ from batchd import config
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.fitting import clipped, hanging, width_of
-from batchd.log import escape, escape_json, escape_text
+from batchd.log import LogLevel, escape, escape_json, escape_text
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
@@ -190,3 +190,8 @@ def state_directory(file: Path | None) -> Path:
 def store_path(state: Path) -> Path:
     """Return where the store lies."""
     return state / "batchd.db"
+
+
+def level(settings: config.Config) -> LogLevel:
+    """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
+    return "debug" if settings.log.level == "debug" else "error"

@@ -21,10 +21,13 @@ _LATEST = 1000
 def doubts(books: Books, batch: Batch) -> Iterator[str]:
     """Yield each batch that has ended, of those that one comes after, where a later one of the same file has not."""
     rows = books.batches(limit=_LATEST) if batch.after_batches else []
-    left = [row.batch.name for row in rows if row.published_at is None]
+    names = [row.batch.name for row in rows]
+    # Newest first: those before it in the list came after it.
+    before = rows[names.index(batch.name) + 1 :] if batch.name in names else []
+    left = [row.batch.name for row in before if row.published_at is None]
     for name in batch.after_batches:
         later = [each for each in left if re.fullmatch(rf"{re.escape(name)}-\d+", each)]
-        if later and name not in left:
+        if later and name not in left and name in names:
             yield (
                 f"{batch.name} comes after {name}, which has ended; {later[0]} has not: name that in "
                 "after_batches, if it is meant"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from batchd import config, control
-from batchd.cli import admission, forked, leftovers, passing
+from batchd.cli import admission, leftovers
 from batchd.cli.leftovers import Left, Leftovers
+from batchd.cli.standby import Standby, locked
 from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
@@ -41,17 +42,16 @@ class Daemon:
         connection: control.Connection,
         standing: control.Standing,
         *,
-        started: bool,
+        started: Standby | None,
         processes: int | None = None,
     ) -> None:
-        """``started``: it was started for this ``run``. ``processes``: those of another one that is started for it."""
+        """``started``: it is the one that was started for this ``run``. ``processes``: those of another one that is started for it."""
         self._settings = settings
         self._state = Path(settings.paths.state)
         self._connection = connection
         self._started = started
         self._processes = processes
         self._leftovers = Leftovers(self._state, Path(settings.paths.inbox))
-        self._lines = passing.Lines(forked.said_in(settings)) if started else None
         self._standing = standing
 
     def __enter__(self) -> Self:
@@ -174,8 +174,8 @@ class Daemon:
 
     def show_lines(self) -> None:
         """Show what it says, if it was started here."""
-        if self._lines is not None:
-            self._lines.show()
+        if self._started is not None:
+            self._started.lines.show()
 
     def leave(self) -> None:
         """Wait until a daemon of ``run`` has let go of the spool, unless others have it work: what comes next may be `serve`."""
@@ -186,10 +186,11 @@ class Daemon:
                 if control.ask(self._state, control.Status()).batches.open:
                     return
             except NoDaemonError:
-                if not passing.locked(self._state):
+                if not locked(self._state):
                     break
             time.sleep(_LOOK_S)
-        passing.buried(deadline)
+        if self._started is not None:
+            self._started.bury(deadline)
 
     def alive(self) -> bool:
         """Return whether it is still there."""
@@ -212,12 +213,10 @@ def running(settings: config.Config, *, processes: int | None) -> Daemon | None:
     except NoDaemonError:
         return None
     admission.insist_alike(settings, standing, processes)
-    return Daemon(settings, connection, standing, started=False)
+    return Daemon(settings, connection, standing, started=None)
 
 
-def start(
-    settings: config.Config, *, processes: int | None, standby: passing.Standby | None
-) -> Daemon:
+def start(settings: config.Config, *, processes: int | None, standby: Standby | None) -> Daemon:
     """Start a daemon for this ``run``, or return the one that another ``run`` has just started. Raises what it cannot start for.
 
     ``standby``: one that loads already.
@@ -227,11 +226,11 @@ def start(
 
 
 def _connected(
-    settings: config.Config, *, processes: int | None, standby: passing.Standby | None = None
-) -> tuple[control.Connection, control.Standing, bool]:
-    """Return a connection, how the daemon stands, and whether that was started for it."""
+    settings: config.Config, *, processes: int | None, standby: Standby | None = None
+) -> tuple[control.Connection, control.Standing, Standby | None]:
+    """Return a connection, how the daemon stands, and the one that was started for it, if that is it."""
     state, deadline = Path(settings.paths.state), time.monotonic() + _PATIENCE_S
-    started = False
+    started: Standby | None = None
     while True:
         try:
             connection = control.Connection(state)
@@ -240,12 +239,14 @@ def _connected(
             if time.monotonic() > deadline:
                 raise
         else:
-            if not started:
+            if standby is not None:
+                standby.dismiss()
+            if started is None:
                 admission.insist_alike(settings, standing, processes)
             return connection, standing, started
         # Others may start at the same time: who holds the lock comes up, or ends.
-        if passing.locked(state):
+        if locked(state):
             time.sleep(_LOOK_S)
         else:
-            daemon = standby or passing.Standby(settings, processes)
-            started, standby = daemon.begin(), None
+            daemon, standby = standby or Standby(settings, processes), None
+            started = daemon if daemon.begin() else None

@@ -22,7 +22,7 @@ def read_file(name: str, settings: config.Config) -> bytes:
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise UsageError(f"there is no file {escape(name + where)}")
     if not path.is_file():
-        raise UsageError(f"{escape(name)} is no file: a task file, or - for standard input")
+        raise UsageError(f"{escape(name)} is no file")
     # What the user names may be a link; what lies in the inbox may not.
     return taskfile.read(path.resolve(), settings.spool.max_file_bytes)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from batchd import config, log, trees
-from batchd.cli import common, ending, forked, progress
+from batchd.cli import common, ending, progress
 from batchd.errors import NotPossibleError, StoreError
 from batchd.observe import words
 from batchd.store.reader import Reader
@@ -36,7 +36,7 @@ def run(
     """Work on files, names and contents; end with the summaries, and their exit code."""
     settings = _private(settings, serial=serial, processes=processes)
     # What tasks meet stands in the journal, and progress says how they end: that is for people.
-    log.configure(forked.level(settings), settings.log.format, settings.log.file)
+    log.configure(common.level(settings), settings.log.format, settings.log.file)
     notes: queue.SimpleQueue[str] = queue.SimpleQueue()
     try:
         with _progress(settings, notes, quiet=as_json):

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from batchd import config, sealing
-from batchd.cli import passing
+from batchd.cli.standby import Standby, ahead
 from batchd.errors import UsageError
 
 
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     if any(number is not None and number < 1 for number in (args.first, args.processes)):
         raise UsageError("--first and --processes want a number from 1 on")
     if not args.files:
-        from batchd.cli import asked  # noqa: PLC0415 (for who answers)
+        from batchd.cli import run_questions  # noqa: PLC0415 (for who answers)
 
-        asked.ask(args, settings)
+        run_questions.ask(args, settings)
     if args.here:
         here = str(Path("outbox").absolute())
         settings = dataclasses.replace(
@@ -50,13 +50,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.private:
         return _worked(args, settings, None)
-    with passing.ahead(settings, args.processes) as standby:
+    with ahead(settings, args.processes) as standby:
         return _worked(args, settings, standby)
 
 
-def _worked(
-    args: argparse.Namespace, settings: config.Config, standby: passing.Standby | None
-) -> int:
+def _worked(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
     from batchd.cli import working  # noqa: PLC0415 (what it loads, it loads beside the daemon)
 
     return working.work(args, settings, standby)

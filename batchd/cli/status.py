@@ -231,12 +231,12 @@ def _waiting(
     parked: Sequence[Parking],
     daemon: Standing | Unseen,
 ) -> Waiting:
-    """Return what tells why tasks of one batch wait; ``tasks``: those, and all that they come after."""
+    """Return what says why tasks of one batch wait; ``tasks``: those, and all that they come after."""
     left = {task.ref for task in tasks if not task.status.final}
     begun = reader.begun() if left else ()
     batches = {ref.batch: reader.open_before(ref.batch) for ref in [*left][:1]}
     runs = daemon is not Unseen.ABSENT
-    return Waiting(parked, begun, left, batches=batches, daemon=runs)
+    return Waiting(parked, begun, left, earlier=batches, daemon=runs)
 
 
 def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool) -> int:

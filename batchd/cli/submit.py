@@ -88,29 +88,35 @@ def run(args: argparse.Namespace) -> int:
     mine = None if newest is None else Mine(newest, path.name, data, tasks)
     if args.wait and mine is not None:
         return _wait(settings, mine, as_json=args.json)
+    found = _soon(state, mine) if mine is not None else None
+    refused = found is not None and bool(found[0].problems)
     if args.json:
-        common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive})
-        return 0
-    print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
-    return _said_when(state, mine, alive=alive)
+        taken: dict[str, Any] = {} if found is None else {"batch": found[0].batch.name}
+        if found is not None and refused:
+            taken |= {"problems": [str(problem) for problem in found[0].problems]}
+        common.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive, **taken})
+    else:
+        print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
+        _say_when(state, found, alive=alive)
+    return UsageError.exit_code if refused else 0
 
 
-def _said_when(state: Path, mine: Mine | None, *, alive: bool) -> int:
-    """Say under which name a file is taken up, why it is refused, or what it waits for; return the exit code."""
+def _say_when(state: Path, found: tuple[BatchRow, list[str]] | None, *, alive: bool) -> None:
+    """Say under which name a file is taken up, why it is refused, or what it waits for."""
     if not alive:
         common.complain(f"{_unwatched(state)}; the file waits until `batchd serve` starts.")
-    elif _draining(state):
-        common.complain("The daemon is ending; the file waits until it is started again.")
-    elif mine is not None and (found := _soon(state, mine)):
+    elif found is not None:
         row, cautions = found
         name = row.batch.name
         if row.problems:
-            common.complain("\n".join([f"Refused, as {name}:", *map(str, row.problems)]))
-            return UsageError.exit_code
+            for line in (f"Refused, as {name}:", *map(str, row.problems)):
+                common.complain(line)
+            return
         print(f"Taken up as {name}: batchd status {name}")
         for line in cautions:
             common.complain(line)
-    return 0
+    elif _draining(state):
+        common.complain("The daemon is ending; the file waits until it is started again.")
 
 
 def _newest_known(state: Path, *, sure: bool) -> str | None:

@@ -18,10 +18,10 @@ from batchd.cli import (
     following,
     given,
     leftovers,
-    passing,
     private,
     trial,
 )
+from batchd.cli.standby import Standby
 from batchd.config import own
 from batchd.errors import NoDaemonError, NotPossibleError, UsageError
 from batchd.observe import words
@@ -30,7 +30,7 @@ from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
 
-def work(args: argparse.Namespace, settings: config.Config, standby: passing.Standby | None) -> int:
+def work(args: argparse.Namespace, settings: config.Config, standby: Standby | None) -> int:
     """Have all files worked on; return the exit code. ``standby``: a daemon that loads already."""
     files = [(name, given.read_file(name, settings)) for name in args.files]
     if args.first is not None:
@@ -56,9 +56,11 @@ def _have_done(
     settings: config.Config,
     files: Sequence[tuple[str, bytes]],
     tasks: Sequence[Task],
-    standby: passing.Standby | None,
+    standby: Standby | None,
 ) -> int:
     daemon = errand.running(settings, processes=args.processes)
+    if daemon is not None and standby is not None:
+        standby.dismiss()  # another one came up meanwhile
     if daemon is None and (over := leftovers.over(settings, files)):
         return ending.report(_rows(settings, [batch.name for batch in over]), as_json=args.json)
     if daemon is None:

@@ -75,7 +75,7 @@ def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterat
         yield _standstill(as_one, f"{len(tasks):,} tasks of {batch}")
     for each in alone:
         found = _standstill(each, words.named(each.scope, each.name))
-        unused = each.scope.asked and each.name in idle
+        unused = each.scope.asked and bool(each.cause.reason) and each.name in idle
         yield replace(found, mend=f"{_UNUSED}; {found.mend}") if unused else found
 
 

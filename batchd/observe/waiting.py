@@ -1,4 +1,4 @@
-"""Why a single task waits, as far as the store can tell: for `status`."""
+"""Why a single task waits, as far as the store knows: for `status`, `top` and the web page."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ NO_DAEMON = "no daemon runs; it goes on when one starts"
 _FAILED, _AGAIN = "CallFailed", "its last call failed and is tried again: `batchd logs` says why"
 
 
-_NONE: Mapping[str, Sequence[str]] = {}
-
-
-def earlier(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
+def earlier_batches(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
     """Return by batch which of those that it comes after have not ended; ``batches``: all that have not."""
     rows = {row.batch.name: row.batch for row in batches if row.published_at is None}
     return {
@@ -35,15 +32,15 @@ class Waiting:
         begun: Iterable[TaskRow],
         left: Collection[Ref],
         *,
-        batches: Mapping[str, Sequence[str]] = _NONE,
+        earlier: Mapping[str, Sequence[str]] | None = None,
         daemon: bool,
     ) -> None:
         """``begun``: what has a directory to itself; ``left``: what has not ended, of all that tasks come after.
 
-        ``batches``: by batch, those that have not ended of all that it comes after.
+        ``earlier``: by batch, those that have not ended of all that it comes after.
         """
         self._left = left
-        self._batches = batches
+        self._earlier = earlier or {}
         self._daemon = daemon
         self._parked: dict[tuple[Scope, str], list[Parking]] = {}
         for each in parked:
@@ -82,8 +79,8 @@ class Waiting:
             yield where + parking.why(each)
         if names := [name for name in task.after if Ref(task.ref.batch, name) in self._left]:
             yield f"comes after {listed(names)}"
-        if not task.attempts and (earlier := self._batches.get(task.ref.batch)):
-            yield f"comes after the {'batch' if len(earlier) == 1 else 'batches'} {listed(earlier)}"
+        if not task.attempts and (others := self._earlier.get(task.ref.batch)):
+            yield f"comes after the {'batch' if len(others) == 1 else 'batches'} {listed(others)}"
         if not task.attempts and (other := self._holder(task.directory)):
             name = other.ref.task if other.ref.batch == task.ref.batch else str(other.ref)
             same = other.directory == task.directory

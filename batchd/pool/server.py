@@ -56,7 +56,7 @@ def settled(folder: Path) -> bool:
 
 
 def abandon() -> None:
-    """End the fork server, and take its socket away: the daemon that was to use it does not start."""
+    """End the fork server, and take its socket away: this process needs it no more, or does not come to it."""
     address = getattr(forkserver._forkserver, "_forkserver_address", None)  # noqa: SLF001 (no other way to it)
     end()
     if address:

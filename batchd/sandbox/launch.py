@@ -55,6 +55,8 @@ def sandboxed(
             if (found := opened(place)) is not None:
                 passed.append(found)
                 options += ["--perms", "0444", "--file", str(found), place]
+            else:  # it is another one by now
+                options += ["--ro-bind-try", place, place]
         # In a file: what a pipe takes at once depends on all others of this user, a task's among them.
         over = b"".join(os.fsencode(word) + b"\0" for word in cover)
         common = memory_file(view.options + over + view.last)

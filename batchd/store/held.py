@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterable
 
 from batchd.records import Parking, Scope
-from batchd.store.lookups import find_batch
 
 #: What is asked of each queued task is asked only where something of that kind is parked: there may be 100,000.
 _HELD = """
@@ -32,8 +31,18 @@ def held(db: sqlite3.Connection, parked: Iterable[Parking]) -> int:
 
 
 def idle(db: sqlite3.Connection, parked: Iterable[Parking]) -> frozenset[str]:
-    """Return which providers and models are out of order, and no task that has not ended needs them, nor is parked for any cause."""
-    names = {each.name for each in parked if each.scope.asked and each.cause.reason}
+    """Return which providers and models are out of order, while no task that has not ended needs them, nor is parked for any cause.
+
+    None that the next task would not try: one that somebody paused, or whose provider waits.
+    """
+    asked = [each for each in parked if each.scope.asked]
+    waiting = {each.name for each in asked}
+    paused = {each.name for each in asked if not each.cause.reason}
+    names = {
+        name
+        for name in waiting - paused
+        if "/" not in name or name.partition("/")[0] not in waiting
+    }
     if not names:
         return frozenset()
     if db.execute("SELECT 1 FROM tasks WHERE published = 0 AND status = 'parked'").fetchone():
@@ -41,14 +50,3 @@ def idle(db: sqlite3.Connection, parked: Iterable[Parking]) -> frozenset[str]:
     open_tasks = "SELECT DISTINCT model FROM tasks WHERE published = 0 AND finished_at IS NULL"
     models = {model for (model,) in db.execute(open_tasks)}
     return frozenset(names - models - {model.partition("/")[0] for model in models})
-
-
-def open_before(db: sqlite3.Connection, batch: str) -> list[str]:
-    """Return the batches that have not ended, of those that a batch comes after."""
-    names = json.dumps(find_batch(db, batch).after_batches)
-    rows = db.execute(
-        "SELECT name FROM batches WHERE published_at IS NULL"
-        " AND name IN (SELECT value FROM json_each(?)) ORDER BY id",
-        (names,),
-    )
-    return [name for (name,) in rows]

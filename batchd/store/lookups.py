@@ -194,6 +194,16 @@ def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str
     return {name: event.result for name, event in found.items() if isinstance(event, TaskFinished)}
 
 
+def open_before(db: sqlite3.Connection, name: str) -> list[str]:
+    """Return the batches that have not ended, of those that a batch comes after."""
+    rows = db.execute(
+        "SELECT name FROM batches WHERE published_at IS NULL"
+        " AND name IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (json.dumps(find_batch(db, name).after_batches),),
+    )
+    return [earlier for (earlier,) in rows]
+
+
 def task_money(db: sqlite3.Connection, ref: Ref) -> Money:
     """Return what one task has spent."""
     # A task whose price is missing has no cost: it counts as nothing, as in the other sums.

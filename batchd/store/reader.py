@@ -152,7 +152,7 @@ class Reader:
 
     def open_before(self, batch: str) -> list[str]:
         """Return the batches that have not ended, of those that a batch comes after."""
-        return self._source.read(held.open_before, batch)
+        return self._source.read(lookups.open_before, batch)
 
     def task(self, ref: Ref) -> TaskRow:
         """Return one task, as people look at it."""

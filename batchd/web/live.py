@@ -170,7 +170,7 @@ def _waiting(reader: Reader, batch: str, rows: list[TaskRow], sight: Sight) -> W
     )
     begun = reader.begun() if queued else ()
     batches = {batch: reader.open_before(batch)} if queued else {}
-    return Waiting(reader.parked(), begun, left, batches=batches, daemon=runs)
+    return Waiting(reader.parked(), begun, left, earlier=batches, daemon=runs)
 
 
 def _task(

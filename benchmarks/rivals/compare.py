@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from harness import NO_REPORT, Daemon, stage
+from harness import NO_REPORT, stage
 from measuring import AT_ONCE, Cost, Work, measured
 
 _HERE = Path(__file__).parent
@@ -28,14 +28,6 @@ RIVALS = {
 Measure = Callable[[int], Cost]
 
 
-def ours(daemon: Daemon, turn: int) -> Cost:
-    """Return what a call of one batch costs us."""
-    own, whole = daemon.cpu_s(), daemon.whole_cpu_s()
-    seconds = daemon.run(f"turn-{turn}", TASKS)
-    made = TASKS * CALLS / 1000
-    return Cost((daemon.cpu_s() - own) / made, (daemon.whole_cpu_s() - whole) / made, seconds)
-
-
 def contest(model: str, rounds: int, python: str) -> dict[str, list[Cost]]:
     """Let all take turns; return what each cost, round by round."""
     with stage(model, processes=2, agents=AT_ONCE // 2, extra=NO_REPORT) as (server, daemon):
@@ -46,7 +38,7 @@ def contest(model: str, rounds: int, python: str) -> dict[str, list[Cost]]:
             return measured(python, program, work)
 
         entrants: dict[str, Measure] = {
-            "batchd": partial(ours, daemon),
+            "batchd": lambda turn: daemon.cost(f"turn-{turn}", TASKS, CALLS),
             "raw AsyncOpenAI loop": partial(other, sys.executable, _HERE.parent / "floor.py"),
             **{name: partial(other, python, _HERE / file) for name, file in RIVALS.items()},
         }

@@ -164,13 +164,10 @@ class Storms:
     """Has the server refuse what is above a rate, for a minute of every three."""
 
     server: Model
-    #: None: there are none.
-    blowing: bool | None = False
+    blowing: bool = False
 
     def turn(self, now: float) -> None:
         """Begin one, or end it, where it is time."""
-        if self.blowing is None:
-            return
         wanted = now % _STORM_EVERY_S > _STORM_EVERY_S - _STORM_S
         if wanted != self.blowing:
             self.blowing = wanted
@@ -212,14 +209,15 @@ class Feeder:
 
 
 def _samples(
-    place: Arena, feeder: Feeder, storms: Storms, seconds: float
+    place: Arena, feeder: Feeder, storms: Storms | None, seconds: float
 ) -> Iterator[dict[str, float]]:
     """Yield a measurement every now and then, each with its time and the tasks done by then."""
     begun, meter = time.monotonic(), Meter()
     dead: set[tuple[int, str]] = set()
     while (now := time.monotonic() - begun) < seconds:
         feeder.turn()
-        storms.turn(now)
+        if storms is not None:
+            storms.turn(now)
         assert place.daemon is not None
         if place.daemon.poll() is not None:
             raise SystemExit(f"the daemon ended:\n{place.tail()}")
@@ -276,13 +274,13 @@ def main() -> int:
         text = config.read_text().replace("drain_s = 5\n", f"drain_s = 5\n{_POOL}")
         config.write_text(text + _REST)
         place.start()
-        samples = _watch(place, Storms(model, False if args.storms else None), seconds)
+        samples = _watch(place, Storms(model) if args.storms else None, seconds)
         place.stop()
     print(f"\n{samples[-1]['tasks']:.0f} tasks, {samples[-1]['tasks'] / seconds:.1f} a second")
     return min(1, sum(_grew(measure, samples) for measure in MEASURES))
 
 
-def _watch(place: Arena, storms: Storms, seconds: float) -> list[dict[str, float]]:
+def _watch(place: Arena, storms: Storms | None, seconds: float) -> list[dict[str, float]]:
     """Feed the daemon, and print what is measured meanwhile."""
     state = place.folder / ".batchd"
     while not (state / "control.sock").exists():

@@ -76,8 +76,13 @@ def test_an_unknown_batch_is_refused_when_the_file_is_taken_up(spool: Any) -> No
         path = spool.write("late.json", [{"first_prompt": "x"}], after_batches=["nightly"])
         refused = spool.batchd("submit", path)
         assert refused.returncode == 2
-        assert "Refused, as late:" in refused.stderr
-        assert "there is no batch 'nightly'" in refused.stderr
+        head, problem = refused.stderr.splitlines()
+        assert head == "Refused, as late:"
+        assert "there is no batch 'nightly'" in problem
+        shown = spool.batchd("submit", "--json", path)
+        assert shown.returncode == 2
+        assert json.loads(shown.stdout)["batch"] == "late-2"
+        assert "'nightly'" in str(json.loads(shown.stdout)["problems"])
         spool.eventually((spool.folder / "outbox/late/summary.json").exists)
     (problem,) = spool.result("late", "summary")["errors"]
     assert "after_batches[0]" in str(problem)
@@ -93,7 +98,10 @@ def test_a_later_batch_of_the_same_file_is_named_where_the_first_has_ended(spool
         assert spool.batchd("submit", spool.write("up.json", [hanging])).returncode == 0
         done = spool.batchd("submit", spool.write("down.json", [hanging], after_batches=["up"]))
         assert "down comes after up, which has ended; up-2 has not" in done.stderr
-        assert spool.batchd("cancel", "up-2", "down").returncode == 0
+        # None that came after it, and not itself.
+        again = spool.batchd("submit", spool.write("up.json", [hanging], after_batches=["up-2"]))
+        assert again.stderr == ""
+        assert spool.batchd("cancel", "up-2", "up-3", "down").returncode == 0
 
 
 def test_a_name_that_no_batch_can_have_is_an_error() -> None:

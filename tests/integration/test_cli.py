@@ -219,14 +219,13 @@ def test_submit_follows_a_file_by_any_name(spool: Any) -> None:
 
 def test_submit_to_a_daemon_that_is_ending_says_so(spool: Any) -> None:
     """What is dropped while it drains waits for the next one."""
-    check = "test -e done || sleep 61"
-    path = spool.write("slow.json", [{"first_prompt": "x", "check": check}])
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text().replace("drain_s = 2", "drain_s = 300"))
+    path = spool.write("slow.json", [{"first_prompt": "x", "check": "touch began; sleep 300"}])
     later = spool.write("later.json", [{"first_prompt": "x"}])
     with spool.serving() as daemon:
         spool.batchd("submit", path)
-        spool.eventually(
-            lambda: json.loads(spool.batchd("status", "slow", "--json").stdout)["running"]
-        )
+        spool.eventually((spool.folder / "outbox/slow/001/began").exists)
         daemon.send_signal(signal.SIGTERM)
         spool.eventually(lambda: "draining" in spool.batchd("status").stdout)
         done = spool.batchd("submit", later)

@@ -319,13 +319,14 @@ def test_a_daemon_that_loads_ahead_leaves_nothing_where_it_is_not_wanted(spool: 
 
 
 def _processes(state: Path) -> list[str]:
-    """Return the command lines that name a spool's configuration, but for this process's own children."""
-    config, found = str(state.parent / "config.toml"), list[str]()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """Return the processes that a command line, or something that they have open, shows to be a spool's."""
+    found: list[str] = []
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            found += [
-                text for text in [path.read_bytes().decode("utf-8", "replace")] if config in text
-            ]
+            opened = [os.readlink(each) for each in (path / "fd").iterdir()]  # noqa: PTH115 (as the kernel has it)
+            words = (path / "cmdline").read_bytes().decode("utf-8", "replace")
+            if f"{state.parent}/" in words or any(each.startswith(str(state)) for each in opened):
+                found.append(words)
     return found
 
 

@@ -169,8 +169,8 @@ def _parked(snapshot: Snapshot) -> Iterator[Text]:
     """Yield what waits and the mend: what concerns all first, single tasks last."""
     ranks = [*Scope]
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
-    told = [*parking.lines(parked, snapshot.idle)]
-    for place, line in enumerate(islice(told, 2 * _PARKINGS)):
+    found = [*parking.lines(parked, snapshot.idle)]
+    for place, line in enumerate(islice(found, 2 * _PARKINGS)):
         yield Text(line, "dim" if place % 2 else "yellow")
-    if (more := len(told) // 2 - _PARKINGS) > 0:
+    if (more := len(found) // 2 - _PARKINGS) > 0:
         yield Text(f"… and {more:,} more: batchd status", "dim")

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from batchd.cli.top.columns import Column
 from batchd.observe.snapshot import Snapshot
-from batchd.observe.waiting import Waiting, earlier
+from batchd.observe.waiting import Waiting, earlier_batches
 from batchd.observe.words import compact, money, span
 from batchd.records import Status
 from batchd.store.rows import TaskRow
@@ -60,8 +60,8 @@ class Doing:
         begun = [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
         left = {row.ref for row in batch if not row.status.final}
         daemon = snapshot.daemon is not None or snapshot.silent
-        batches = earlier(snapshot.batches)
-        self._waiting = Waiting(snapshot.parked, begun, left, batches=batches, daemon=daemon)
+        batches = earlier_batches(snapshot.batches)
+        self._waiting = Waiting(snapshot.parked, begun, left, earlier=batches, daemon=daemon)
 
     def work(self, row: TaskRow) -> Work:
         """Return what is done for a task."""

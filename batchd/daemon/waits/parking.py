@@ -126,8 +126,13 @@ class ParkingLot(Listener):
         self._loop.spawn(self.forget(*over))
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
-        """Have what is out of order tried now where it is a new batch's tasks alone that need it: those before them did not wait for its fix."""
+        """Have what is out of order tried now where a new batch's tasks alone need it: no one has waited for its fix.
+
+        What asks to be left alone for a time is.
+        """
         for name in self._lifecycle.holds.outages():
+            if Cause.LIMITED in self._lifecycle.holds.causes((Scope.of(name), name)):
+                continue
             refs = self._lifecycle.refs(name)
             alone = bool(refs) and all(ref.batch == batch.name for ref in refs)
             if alone and not self.trials.holds_for(name):

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from batchd import config, log
-from batchd.cli import barred
+from batchd.cli import barred, common
 from batchd.errors import BatchdError, NotPossibleError, SpoolLockedError
 from batchd.pool import server
+
+#: What earlier daemons have said is kept up to here (bytes).
+_MOST_SAID = 1 << 20
 
 
 class _Word:
@@ -40,29 +43,39 @@ class _Word:
         return True
 
 
-def serve(settings: config.Config, processes: int | None, going: int, saying: int) -> NoReturn:
-    """Be a daemon that works for ``run`` alone, once something is written to ``going``; say how that goes to ``saying``."""
+def serve(
+    settings: config.Config,
+    processes: int | None,
+    going: int,
+    saying: int,
+    *,
+    unblocked: Collection[int],
+) -> NoReturn:
+    """Be a daemon that works for ``run`` alone, once something is written to ``going``; say how that goes to ``saying``.
+
+    ``unblocked``: the mask of signals that counts from now on.
+    """
     code, word = 1, _Word(saying)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         # The form of its lines is that of the terminal on which it is asked for.
         columns = settings.log.format == "auto" and os.isatty(2)
         work = _loaded(settings, going, saying)
         form = "console" if columns else settings.log.format
-        log.configure(level(settings), form, settings.log.file)
+        log.configure(common.level(settings), form, settings.log.file)
         work(_passing(settings, processes), word.up)
         code = 0
     except SpoolLockedError:
         word.say(locked=True)
+    except KeyboardInterrupt:
+        pass  # before it had left the group of who waits
     except OSError as error:
-        # A folder that is closed to this user, a disk that is full: of the user's world, not a bug.
-        code, said = (
-            NotPossibleError.exit_code,
-            f"{error.filename or 'the daemon'}: {error.strerror}",
-        )
+        # A folder that is closed to this user, a disk that is full: of the user's world, unless it is at work already.
+        code, said = NotPossibleError.exit_code, barred.failed(error)
         if isinstance(error, PermissionError):
             said = barred.closed("run", error, sys.argv[1:])
         if not word.say(error=said, exit_code=code):
-            print(f"batchd: {log.escape(said)}", file=sys.stderr)
+            traceback.print_exc()
     except BatchdError as error:
         code = error.exit_code
         if not word.say(error=str(error), exit_code=code):
@@ -82,7 +95,9 @@ def _loaded(
 
     Where it is dismissed instead, by SIGTERM or because who asked is gone, that is the process's end.
     """
-    signal.signal(signal.SIGTERM, _dismissed)
+    dismissed: list[int] = []
+    # A fork server that is only half begun cannot be ended: so this waits until it is.
+    signal.signal(signal.SIGTERM, lambda number, _: dismissed.append(number))
     # It may outlive the directory in which it was asked for.
     os.chdir("/")
     folder, kept = Path(settings.paths.state, "pool"), (going, saying)
@@ -90,6 +105,9 @@ def _loaded(
     if early := server.settled(folder):
         _let_go(said_in(settings), kept)
         server.warm(folder)
+    signal.signal(signal.SIGTERM, _dismissed)
+    if dismissed:
+        _dismissed()
 
     from batchd.daemon import Daemon, run  # noqa: PLC0415 (loads everything; who waits needs none of it)
     from batchd.report.maker import ReportMaker  # noqa: PLC0415 (as above)
@@ -101,8 +119,8 @@ def _loaded(
     if not early:
         _let_go(said_in(settings), kept)
         server.warm(folder)
-    # Of daemons before, no one waits for the lines any more.
-    os.ftruncate(sys.stderr.fileno(), 0)
+    if os.fstat(sys.stderr.fileno()).st_size > _MOST_SAID:
+        os.ftruncate(sys.stderr.fileno(), 0)
 
     def work(settings: config.Config, ready: Callable[[], None]) -> None:
         daemon = Daemon(settings, watch=False, errands=True, finishers=[ReportMaker()])
@@ -144,8 +162,3 @@ def _passing(settings: config.Config, processes: int | None) -> config.Config:
         pool = dataclasses.replace(pool, processes=processes)
     governor = dataclasses.replace(settings.governor, max_parked_s=0.0)
     return dataclasses.replace(settings, pool=pool, governor=governor)
-
-
-def level(settings: config.Config) -> log.LogLevel:
-    """Return what a daemon says to who waits for it: errors, for progress shows the rest, unless they want all."""
-    return "debug" if settings.log.level == "debug" else "error"

@@ -55,6 +55,6 @@ def _ask_file(usual: str, settings: config.Config) -> tuple[str, int]:
             raise UsageError("nothing was started: it needs a task file")
         try:
             data = given.read_file(name, settings)
-            return name, len(given.parsed(data, Path(name).name, settings).tasks)
+            return name, len(given.checked(data, Path(name).name, settings).tasks)
         except (UsageError, TaskFileError) as error:
             print(escape_text(str(error)))
