@@ -212,7 +212,9 @@ class Planner:
         if recording is None:
             return Answer(content=_UNKNOWN)
         reply = recording.answer(turn)
-        return scripts.as_calls(reply, turn) if request.native else reply
+        return (
+            scripts.as_calls(reply, turn) if request.native and recording.without_tools else reply
+        )
 
     def _verdict(self, talk: _Talk) -> Verdict:
         quoted = recordings.mentioned(talk.prompt, (r.first_prompt for r in self._recorded))

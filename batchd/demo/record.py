@@ -113,7 +113,9 @@ class Recorder:
         prompt, turn = request.first_user, request.turn
         known = self.recordings.get(prompt)
         if known is None or turn == 0:
-            known = Recording(first_prompt=prompt, model=answer.model)
+            known = Recording(
+                first_prompt=prompt, model=answer.model, without_tools=not request.native
+            )
         if turn > len(known.answers):
             return f"answer {turn + 1}: its conversation began elsewhere, not recorded"
         # A turn that is asked again was not heard the first time, and takes what followed it along.

@@ -41,6 +41,8 @@ class Recording:
     first_prompt: str
     #: The model that gave the answers.
     model: str
+    #: Whether it was offered no tools, so that what it wanted run stands in its text.
+    without_tools: bool = False
     answers: tuple[Answer, ...] = ()
     judge: tuple[Verdict, ...] = ()
 

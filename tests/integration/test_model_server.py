@@ -474,7 +474,11 @@ def test_demo_replays_by_prompt_and_turn(tmp_path: Path) -> None:
 def test_a_recorded_command_comes_as_a_call_where_tools_are_offered() -> None:
     """Else as it was recorded, in the text protocol."""
     text = "Now:\n```bash\necho a\necho b\n```"
-    recorded = (Recording(first_prompt="Go.", model="real", answers=(Answer(content=text),)),)
+    answers = (Answer(content=text),)
+    recorded = (
+        Recording(first_prompt="Go.", model="real", answers=answers, without_tools=True),
+        Recording(first_prompt="Tell.", model="real", answers=answers),
+    )
 
     async def test(_: ModelServer, client: AsyncOpenAI) -> None:
         (plain,) = (await _ask(client, "demo", _user("Go."))).choices
@@ -484,6 +488,9 @@ def test_a_recorded_command_comes_as_a_call_where_tools_are_offered() -> None:
         assert called.finish_reason == "tool_calls"
         (call,) = called.message.tool_calls
         assert json.loads(call.function.arguments) == {"command": "echo a\necho b"}
+        # One that had tools, and wrote of a command all the same.
+        (written,) = (await _ask(client, "demo", _user("Tell."), tools=TOOLS)).choices
+        assert written.message.content == text
 
     _run_with(test, ModelServer(recorded=recorded))
 
