@@ -296,6 +296,8 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
         assert shown.count("half: 1 task") == shown.count("001 starts: y") == 1
         progress.follow(watch, lambda _: True)
         assert capsys.readouterr().out == ""
+        # It is dispatched, and begins a moment later.
+        spool.eventually(lambda: books.running()[0].started_at)
         late = progress.Watch(books, lambda b: [b.batch("half")], late=True)
         progress.follow(late, lambda _: True)
         assert re.search(r"001 began [0-9.:]+ (s|min) ago: y", capsys.readouterr().out)
