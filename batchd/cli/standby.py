@@ -70,7 +70,7 @@ class Standby:
         os.close(self._go)
         os.close(self._said)
         self._go = -1
-        # Nobody else waits for it: the number is still its own.
+        # It is waited for here alone: the number is still its own.
         os.kill(self._pid, signal.SIGTERM)
         os.waitpid(self._pid, 0)
 

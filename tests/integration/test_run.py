@@ -305,7 +305,7 @@ def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
 
 
 def test_a_daemon_that_loads_ahead_leaves_nothing_where_it_is_not_wanted(spool: Any) -> None:
-    """A file with an error makes nothing in a spool, and keeps nobody waiting for the end of its output; no process is left."""
+    """A file with an error makes nothing in a spool, and its output ends at once; no process is left."""
     good, bad = spool.write("good.json", [{"first_prompt": "x"}]), spool.folder / "bad.json"
     bad.write_text('{"tasks": [{}]}')
     state = spool.folder / ".batchd"

@@ -445,7 +445,7 @@ def test_small_files_of_etc_are_as_the_machine_has_them(tmp_path: Path) -> None:
 
 
 def test_what_is_not_for_all_is_not_copied(tmp_path: Path) -> None:
-    """A file that only some may read, a large one, and what is no file: who opens a pipe waits for nobody."""
+    """A file that only some may read, a large one, and what is no file: to open a pipe takes no waiting."""
     path = tmp_path / "f"
     path.write_text("x")
     path.chmod(0o640)
