@@ -60,6 +60,8 @@ class Terms(Struct, frozen=True, kw_only=True):
     held: int | None = None
     #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
     check_in: CheckIn = "task"
+    #: Whether what commands leave running goes on, as the model was told.
+    keep_processes: bool = False
     #: Models to compare the cost with.
     compare: tuple[ModelSetup, ...] = ()
     #: Whether a money limit of the task, its batch or the day is active.
@@ -170,6 +172,8 @@ class ToolRan(Struct, frozen=True, kw_only=True):
     excess: str = ""
     #: Of the time since the event before: waiting until that was durable, which is no time at work.
     waited_s: float = 0.0
+    #: What commands have left running, by name.
+    left: tuple[str, ...] = ()
 
 
 class RoundEvaluated(Struct, frozen=True, kw_only=True):

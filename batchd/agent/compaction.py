@@ -93,7 +93,7 @@ class _Measured:
         # Where the provider has not named it, the window is as long as what is in it.
         self.window = setup.context_window or used
         own = [tokens.count_messages((m,)) for m in self.messages]
-        overhead = context.overhead(setup)
+        overhead = context.overhead(state)
         #: Between half and double: beyond that it is no tokenizer's difference.
         self.scale = min(2.0, max(0.5, used / max(1, overhead + sum(own))))
         self.costs = [self.scale * n for n in own]

@@ -27,13 +27,13 @@ _MIN_OUTPUT_BYTES = 1024
 
 
 @cache
-def _schemas() -> int:
-    return tokens.count_tools(prompts.TOOLS)
+def _schemas(*, stays: bool) -> int:
+    return tokens.count_tools(prompts.tools(stays=stays))
 
 
-def overhead(setup: ModelSetup) -> int:
-    """Return the tokens of a request beside its messages: the tools' schemas, where it has any."""
-    return 0 if setup.tools == "text" else _schemas()
+def overhead(state: TaskState) -> int:
+    """Return the tokens of an agent's request beside its messages: the tools' schemas, where it has any."""
+    return 0 if state.setup(Purpose.AGENT).tools == "text" else _schemas(stays=state.stays)
 
 
 def size(state: TaskState) -> int:
@@ -41,7 +41,7 @@ def size(state: TaskState) -> int:
     if state.seen_tokens:
         unseen = tokens.count_messages(state.messages[state.seen :])
         return state.seen_tokens + round(state.scale * unseen)
-    counted = overhead(state.setup(Purpose.AGENT)) + tokens.count_messages(state.messages)
+    counted = overhead(state) + tokens.count_messages(state.messages)
     return round(state.scale * counted)
 
 

@@ -90,6 +90,8 @@ class _Agent:
             except SandboxError:
                 self._triggers = await asyncio.to_thread(place.triggers)
                 raise
+            finally:
+                await place.clear("the task ended")
 
     async def _loop(self, performer: Performer) -> None:
         """Decide, perform, record, until the task is finished or the agent is told to stop."""
@@ -121,12 +123,20 @@ class _Agent:
         if before is not None and (self.state.spend or _alike(before.model, terms.model)):
             return Resumed(at=self._host.clock(), attempt=self._run.attempt)
         text = terms.model.tools == "text"
-        prompt = prompts.system(task, await place.facts(), text=text)
+        stays = place.can_stay
+        prompt = prompts.system(task, await place.facts(), text=text, stays=stays)
         if before is not None:
             # No model has answered yet: it begins as it would today.
-            terms = replace(before, model=terms.model, judge=terms.judge, system_prompt=prompt)
+            terms = replace(
+                before,
+                model=terms.model,
+                judge=terms.judge,
+                system_prompt=prompt,
+                keep_processes=stays,
+            )
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
-        terms = replace(terms, system_prompt=prompt, files={}, triggers={}, check_in=task.check_in)
+        terms = replace(terms, system_prompt=prompt, keep_processes=stays)
+        terms = replace(terms, files={}, triggers={}, check_in=task.check_in)
         if not place.new:
             files = await asyncio.to_thread(place.files)
             triggers = await asyncio.to_thread(place.triggers)

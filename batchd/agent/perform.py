@@ -81,6 +81,7 @@ class Performer:
             case Compact():
                 yield self._compacted(step)
             case Finish(verdict):
+                await self._place.clear(prompts.EVALUATED)
                 verdict = await evaluate.at_the_end(self._place, verdict)
                 files, triggers = await self._place.left()
                 yield self._host.finish(state, verdict, files, triggers, self._host.clock())
@@ -147,6 +148,7 @@ class Performer:
     ) -> tuple[CallModel, Request]:
         """Return what is asked, and the step with its length, which a judge's has only now."""
         if step.purpose is Purpose.JUDGE:
+            await self._place.clear(prompts.EVALUATED)
             return await asyncio.to_thread(self._judge_request, step, state, setup)
         text = setup.tools == "text"
         messages = state.messages
@@ -154,7 +156,7 @@ class Performer:
             messages = (*messages[: step.end], Message("user", prompts.COMPACTION))
         return step, Request(
             messages=messages,
-            tools=() if text else prompts.TOOLS,
+            tools=() if text else prompts.tools(stays=state.stays),
             max_output_tokens=step.max_output_tokens,
             stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
             cache_key=str(self._journal.run.ref),
@@ -210,19 +212,28 @@ class Performer:
         call = step.call
         if step.in_doubt and call.name not in tools.REPEATABLE:
             now = self._host.clock()
-            return ToolRan(at=now, call=call, output=prompts.INTERRUPTED, outcome="interrupted")
+            return ToolRan(
+                at=now,
+                call=call,
+                output=prompts.INTERRUPTED,
+                outcome="interrupted",
+                left=state.left,
+            )
         request = tools.parse(call)
         if isinstance(request, str):
             if state.calls_cut:
                 limit = self._task.limits.max_output_tokens
                 request = f"The call was cut off at the limit of {limit} output tokens: do it in smaller pieces."
-            return ToolRan(at=self._host.clock(), call=call, output=request, outcome="refused")
+            now = self._host.clock()
+            return ToolRan(at=now, call=call, output=request, outcome="refused", left=state.left)
         waited_s = await self._flushed()
         self._host.progress("tool", _shown(call))
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
-            output = await tools.run(request, self._place, timeout_s, most)
+            output = await tools.run(
+                request, self._place, timeout_s, most, left=state.left, stays=state.stays
+            )
         return ToolRan(
             at=self._host.clock(),
             call=call,
@@ -233,10 +244,12 @@ class Performer:
             refused=output.refused,
             excess=output.excess,
             waited_s=waited_s,
+            left=output.left,
         )
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
         waited_s = await self._flushed()
+        await self._place.clear(prompts.EVALUATED)
         self._host.progress("evaluating", step.by)
         with self._host.stop.interruptible():
             if step.by == "check":

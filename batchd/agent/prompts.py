@@ -32,7 +32,7 @@ cat > name.py <<'EOF'
 EOF
 python3 name.py
 ```
-You then get its output; never invent it. Each block runs in a new shell in /task. Put real, complete work into it. \
+You then get its output; never invent it. Each block runs in a new shell in /task%s. Put real, complete work into it. \
 Test what you made by running it; programs get no keyboard input, so pipe input in. \
 Do not install software or use sudo. If a command fails, find out why; never repeat it without a change.
 When all is done and verified, answer without any command block: a short final message that says what you did."""
@@ -65,6 +65,16 @@ INTERRUPTED = (
 )
 
 
+#: Said where what a command starts in the background goes on behind it.
+_STAYS = "; what it leaves running in the background stays"
+_SHELL = "Run a bash command in /task. Each call is a new shell%s."
+_GONE = "[What earlier commands left running is gone: %s.]"
+_RUNNING = "[Running in the background until the task is evaluated: %s.%s]"
+#: Why it is gone, where a round was evaluated.
+EVALUATED = "it ended before the work was evaluated"
+_PRINTS = " What it prints goes to %s."
+
+
 def _tool(name: ToolName, description: str, **parameters: str) -> Tool:
     schema = {
         "type": "object",
@@ -78,8 +88,7 @@ def _tool(name: ToolName, description: str, **parameters: str) -> Tool:
     return Tool(name, description, schema)
 
 
-TOOLS: tuple[Tool, ...] = (
-    _tool("shell", "Run a bash command in /task. Each call is a new shell.", command=""),
+_FILE_TOOLS = (
     _tool(
         "read_file",
         "Read a text file.",
@@ -96,11 +105,29 @@ TOOLS: tuple[Tool, ...] = (
         new="",
     ),
 )
+TOOLS: tuple[Tool, ...] = (_tool("shell", _SHELL % "", command=""), *_FILE_TOOLS)
+_STAYING = (_tool("shell", _SHELL % _STAYS, command=""), *_FILE_TOOLS)
 
 
-def system(task: Task, facts: str, *, text: bool) -> str:
+def tools(*, stays: bool) -> tuple[Tool, ...]:
+    """Return the tools as a model is told of them; ``stays``: what its commands leave running goes on."""
+    return _STAYING if stays else TOOLS
+
+
+def gone(why: str) -> str:
+    """Return what a model is told where what its commands left running does not run any more."""
+    return _GONE % (why or "the task was interrupted meanwhile")
+
+
+def running(names: Iterable[str], log: str) -> str:
+    """Return what a model is told of what its commands have left running, and of the file that it prints to."""
+    return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
+
+
+def system(task: Task, facts: str, *, text: bool, stays: bool) -> str:
     """Return the system prompt of a task: opening, way of working, the line of facts, what is secret."""
-    parts = [task.system_prompt or _OPENING, _TEXT if text else _NATIVE, facts]
+    working = _TEXT % (_STAYS if stays else "") if text else _NATIVE
+    parts = [task.system_prompt or _OPENING, working, facts]
     if task.secrets:
         names = ", ".join(f"${name}" for name in task.secrets)
         parts.append(f"Secret variables, whose values you are shown as {MASK}: {names}.")

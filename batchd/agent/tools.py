@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batchd.agent import prompts
 from batchd.events import ToolOutcome
 from batchd.records import ToolCall, ToolName
 from batchd.sandbox import Ran, Workplace
@@ -60,6 +61,8 @@ class Output:
     refused: tuple[str, ...] = ()
     #: Which limit of the sandbox it passed, and by what.
     excess: str = ""
+    #: What commands have left running, by name.
+    left: tuple[str, ...] = ()
 
 
 def parse(call: ToolCall) -> Request | str:
@@ -91,17 +94,44 @@ def parse(call: ToolCall) -> Request | str:
 
 
 async def run(
-    request: Request, place: Workplace, timeout_s: float, most: int | None = None
+    request: Request,
+    place: Workplace,
+    timeout_s: float,
+    most: int | None = None,
+    *,
+    left: tuple[str, ...] = (),
+    stays: bool = False,
 ) -> Output:
     """Run a request for at most ``timeout_s``; of its output at most ``most`` bytes are kept.
 
-    Raises ``SandboxError``.
+    ``left``: what the model knows to have been left running by commands, which goes on where it ``stays``. What became
+    of that stands in the output. Raises ``SandboxError``.
     """
+    note = ""
+    if left and not place.running:
+        note, left = prompts.gone(place.why_over), ()
+    if request.name != "shell":
+        output = await _filed(request, place, timeout_s, most)
+        return replace(output, text=_lines(note, output.text), left=left)
+    command = request.arguments["command"]
+    ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=stays)
+    output, after = _shown(ran, timeout_s), ""
+    if ran.left != left:
+        after = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
+    return replace(output, text=_lines(note, output.text, after), left=ran.left)
+
+
+def _lines(*parts: str) -> str:
+    """Return texts as one, each beginning a line of its own."""
+    text = ""
+    for part in filter(None, parts):
+        text += part if not text or text.endswith("\n") else f"\n{part}"
+    return text
+
+
+async def _filed(request: Request, place: Workplace, timeout_s: float, most: int | None) -> Output:
+    """Run a request for a file, in a sandbox of its own: what commands have left running has no part in it."""
     arguments = request.arguments
-    if request.name == "shell":
-        command = arguments["command"]
-        ran = await place.shell(command, timeout_s=timeout_s, at_most=most)
-        return _shown(ran, timeout_s)
     if request.name == "read_file":
         first = max(1, arguments.get("start", 1))
         last = str(first + max(1, arguments["lines"]) - 1) if "lines" in arguments else "$"

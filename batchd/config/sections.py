@@ -161,6 +161,8 @@ class Sandbox(Section):
     cgroup: Name = "auto"
     """What holds commands to their limits together: ``auto`` (the cgroup that systemd delegates, else a watcher),
     ``none`` (a watcher), or the path of a cgroup of version 2 that is batchd's own."""
+    keep_processes: bool = True
+    """Whether what a command leaves running, as a server, goes on until the task is evaluated; false: it ends with its command."""
     max_processes: Positive = 256
     """Processes of one command at a time, threads included."""
     max_memory_bytes: Annotated[int, Ge(1 << 24)] = 2 << 30

@@ -41,10 +41,13 @@ class Openings:
             self._sandbox = Sandbox(self._policy)
         except NotPossibleError as error:
             self.missing = str(error)
+        stays = self._policy.keep_processes and self._policy.backend != "none"
         with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
             os.chmod(folder, 0o755)  # noqa: PTH101, S103 (nobody waits; whoever runs commands must get through)
             return [
-                _counted(task, setup, await self._told(task, f"{folder}/task", directory))
+                _counted(
+                    task, setup, await self._told(task, f"{folder}/task", directory), stays=stays
+                )
                 for task, setup, directory in tasks
             ]
 
@@ -75,9 +78,9 @@ class Openings:
         return ""
 
 
-def _counted(task: Task, setup: ModelSetup, facts: str) -> Opening:
-    system = prompts.system(task, facts, text=setup.tools == "text")
-    terms = Terms(model=setup, judge=setup, system_prompt=system)
+def _counted(task: Task, setup: ModelSetup, facts: str, *, stays: bool) -> Opening:
+    system = prompts.system(task, facts, text=setup.tools == "text", stays=stays)
+    terms = Terms(model=setup, judge=setup, system_prompt=system, keep_processes=stays)
     whole, bare = (
         context.size(apply(TaskState(first_prompt=text), TaskStarted(at=0.0, terms=terms)))
         for text in (task.first_prompt, "")

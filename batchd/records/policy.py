@@ -30,6 +30,8 @@ class SandboxPolicy:
     hide: tuple[str, ...] = ()
     #: What holds commands to their limits together: ``auto``, ``none``, or the path of a cgroup of version 2.
     cgroup: str = "auto"
+    #: Whether what a command leaves running goes on until the task is evaluated.
+    keep_processes: bool = True
     #: Processes of one command at a time, threads included.
     max_processes: int = 256
     #: Memory of all processes of one command together.

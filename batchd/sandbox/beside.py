@@ -36,10 +36,9 @@ class Beside:
 class Window:
     """Looks at what is kept for one sandbox. Only one look at a time."""
 
-    def __init__(self, first: int, parent: int, *, own_tmp: bool) -> None:
-        """``first``: its first process, a child of ``parent``, which is not waited for. ``own_tmp``: its /tmp is memory."""
+    def __init__(self, first: int, *, own_tmp: bool) -> None:
+        """``first``: its first process. ``own_tmp``: its /tmp is memory."""
         self._first = first
-        self._parent = parent
         self._folders = (_SHM, _TMP) if own_tmp else (_SHM,)
         #: Tells of its sockets.
         self._telling: socket.socket | None = None
@@ -47,8 +46,8 @@ class Window:
         self._again = 0.0
         self._closed = False
 
-    def look(self) -> Beside:
-        """Return what there is; nothing once its first process is gone. To be called in any thread."""
+    def look(self, parent: int) -> Beside:
+        """Return what there is; nothing once its first process, a child of ``parent``, is gone. To be called in any thread."""
         try:
             folder = os.open(f"/proc/{self._first}", os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
@@ -56,8 +55,8 @@ class Window:
         try:
             found = self._looked(folder)
             # The number could be another's by now; the descriptor stands for one process.
-            parent = _read(folder, "stat").rpartition(")")[2].split()[1]
-            return found if int(parent) == self._parent else Beside()
+            its_parent = _read(folder, "stat").rpartition(")")[2].split()[1]
+            return found if int(its_parent) == parent else Beside()
         except OSError:
             return Beside()
         finally:

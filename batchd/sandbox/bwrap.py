@@ -102,7 +102,7 @@ def _common(
     copied = tuple(place for place, _ in always if _can_be_copied(place))
     options = [
         *_namespaces(network=network),
-        *("--die-with-parent", "--new-session", "--hostname", "batchd"),
+        *("--new-session", "--hostname", "batchd"),
         *_privileges(),
         *folder("/etc"),
         *_system([place for place, _ in always if place not in copied]),

@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from batchd.errors import SandboxError
 from batchd.sandbox.cgroup import Group
 from batchd.sandbox.guard import guard
+from batchd.sandbox.processes import left_by
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: How long the death of a killed process may take (seconds); only a stuck file system needs it.
 _DYING_S = 10.0
 _POLL_S = 0.001
 _LOOK_S = 0.02
+#: What runs on for so long behind its command, stays.
+_STRAGGLING_S = 0.05
 _INNER = re.compile(rb'"child-pid": (\d+)')
 _NETWORK = re.compile(rb'"net-namespace": (\d+)')
 
@@ -83,7 +86,7 @@ class Child:
         if self._status is not None and self._inner is None:
             loop.add_reader(self._status, self._on_status)
         try:
-            with _watched(self.pid) as ended:
+            with ending(self.pid) as ended:
                 await ended
         finally:
             if self._status is not None:
@@ -97,6 +100,40 @@ class Child:
         except TimeoutError:
             return False
         return True
+
+    async def stays(self) -> bool:
+        """Return whether the command, which has ended, left something running that goes on.
+
+        Then that is what this child is from here on: the sandbox's first process, and all that runs in it.
+        """
+        self._read_status()
+        inner = self._inner
+        if inner is None or not left_by(inner):
+            return False
+        # Where something else has ended bwrap, it has not reported the command's end.
+        if not self.reached or not _running(os.P_PID, inner, os.WNOWAIT):
+            return False
+        with ending(inner) as ended:
+            # What dies with the command, as the rest of a pipeline does, is not meant to stay.
+            await asyncio.wait((ended,), timeout=_STRAGGLING_S)
+            if ended.done():
+                return False
+        guard().watch(inner)
+        guard().forget(self.pid)
+        self._returncode = reaped(self.pid)
+        self.pid = inner
+        self.close()
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return bool(_running(os.P_PID, self.pid, os.WNOWAIT))
+
+    @property
+    def parent(self) -> int:
+        """Whose child ``first`` is."""
+        return os.getpid() if self.pid == self._inner else self.pid
 
     @property
     def first(self) -> int | None:
@@ -129,7 +166,7 @@ class Child:
         """
         try:
             self.kill()
-            cancelled = await _dead(self.pid)
+            cancelled = await dead(self.pid)
             if _running(os.P_PID, self.pid, os.WNOWAIT):
                 raise SandboxError("a command cannot be killed: it hangs in the kernel")
             self._read_status()
@@ -150,7 +187,7 @@ class Child:
         if _running(os.P_PID, inner, os.WNOWAIT):
             # Our child since bwrap is gone, and not waited for: the number is still its own.
             os.kill(inner, signal.SIGKILL)
-            cancelled = await _dead(inner)
+            cancelled = await dead(inner)
         return cancelled
 
     async def _end_group(self) -> bool:
@@ -225,9 +262,14 @@ class Child:
     def _reap(self) -> None:
         """Wait for the processes that are dead."""
         guard().forget(self.pid, self._inner)
-        self._returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, os.WNOHANG)[1])
+        self._returncode = reaped(self.pid)
         if self._inner is not None:
             _running(os.P_PID, self._inner)
+
+
+def reaped(pid: int) -> int:
+    """Wait for a child that is dead, and return how it ended, as ``subprocess`` tells it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
 
 
 def _running(kind: int, number: int, options: int = 0) -> bool | None:
@@ -239,7 +281,7 @@ def _running(kind: int, number: int, options: int = 0) -> bool | None:
 
 
 @contextlib.contextmanager
-def _watched(pid: int) -> Iterator[asyncio.Future[None]]:
+def ending(pid: int) -> Iterator[asyncio.Future[None]]:
     """Give a future that is done when a child, which was not waited for, has ended."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
@@ -283,14 +325,14 @@ def _settle(ended: asyncio.Future[None]) -> None:
         ended.set_result(None)
 
 
-async def _dead(pid: int) -> bool:
+async def dead(pid: int) -> bool:
     """Wait for the death of a killed child, and return whether this was cancelled meanwhile."""
     if not _running(os.P_PID, pid, os.WNOWAIT):
         return False
     clock = asyncio.get_running_loop().time
     deadline = clock() + _DYING_S
     cancelled = False
-    with _watched(pid) as ended:
+    with ending(pid) as ended:
         while (left := deadline - clock()) > 0 and _running(os.P_PID, pid, os.WNOWAIT):
             try:
                 if ended.done():  # dead, but a debugger that traces it is told first

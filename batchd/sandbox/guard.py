@@ -54,6 +54,8 @@ class Guard:
 
     def watch(self, number: int) -> None:
         """Kill this process, and the group of the same number, when we are gone. Raises ``OSError``."""
+        if number in self._live:
+            return
         self._live.add(number)
         try:
             os.write(self._told, b"+%d\n" % number)

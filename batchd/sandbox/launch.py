@@ -30,17 +30,20 @@ def sandboxed(
     output: int,
     group: Group | None = None,
     cover: Sequence[str] = (),
+    stays: bool = False,
 ) -> Child:
     """Start ``command`` in a sandbox of its own; under a ``gated`` view it waits to be released. Raises ``OSError``.
 
-    ``cover``: options that lay something over what it would see.
-    The sandbox ends with the thread that calls this, so call it from one that stays.
+    ``cover``: options that lay something over what it would see. ``stays``: what the command leaves running goes on in
+    it, else the sandbox ends with the command; and with the thread that calls this, so call it from one that lasts.
     """
     status, status_end = os.pipe()
     passed, gate = [status_end], None
     try:
         os.set_blocking(status, False)
         options = ["--json-status-fd", str(status_end), "--bind-fd", str(folders.task), TASK]
+        # What stays outlives the process that this binds it to; then the guard alone sees to its end.
+        options += [] if stays else ["--die-with-parent"]
         if folders.tmp is not None:
             options += ["--bind-fd", str(folders.tmp), TMP]
         if view.gated:
@@ -103,9 +106,9 @@ def plain(
     return _watched(spawn("/bin/sh", argv, env, [(directory, 3)], stdin=stdin, output=output))
 
 
-def helper(argv: Sequence[str], line: int) -> Child:
-    """Start a program of ours that reads nothing and writes to a socket. Raises ``OSError``."""
-    return _watched(spawn(argv[0], list(argv), {}, (), stdin=None, output=line))
+def helper(argv: Sequence[str], line: int, group: Group | None = None) -> Child:
+    """Start a program of ours whose output is a socket, in a cgroup where one is given. Raises ``OSError``."""
+    return _watched(spawn(argv[0], list(argv), {}, (), stdin=None, output=line, group=group))
 
 
 def _watched(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import select
 
 from batchd.masking import Masker
 
@@ -65,6 +66,7 @@ class Reader:
         self._output = output
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         os.set_blocking(descriptor, False)
         self._listen()
 
@@ -87,15 +89,33 @@ class Reader:
         self._output.add(data)
         return bool(data)
 
+    def handed(self) -> int | None:
+        """Take what the pipe holds, and close this; return the pipe where somebody may still write to it."""
+        self._drain()
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLIN)
+        if any(event & select.POLLHUP for _, event in waiting.poll(0)):
+            return None
+        pipe = os.dup(self._descriptor)
+        self.close(drain=False)
+        os.set_blocking(pipe, True)
+        return pipe
+
     def close(self, *, drain: bool) -> None:
-        """Stop; with ``drain``, take what the pipe still holds first."""
+        """Stop, once; with ``drain``, take what the pipe still holds first."""
+        if self._closed:
+            return
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._descriptor)
         if drain:
-            # Bounded: a descriptor that was passed on by a socket may have a writer for ever.
-            for _ in range(_LAST_READS):
-                before = self._output.total
-                if not self._read() or self._output.total == before:
-                    break
+            self._drain()
         os.close(self._descriptor)
+
+    def _drain(self) -> None:
+        # Bounded: a descriptor that was passed on by a socket may have a writer for ever.
+        for _ in range(_LAST_READS):
+            before = self._output.total
+            if not self._read() or self._output.total == before:
+                break

@@ -16,15 +16,46 @@ from batchd.sandbox.child import Child
 from batchd.sandbox.cover import Cover
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.memory import memory_file
-from batchd.sandbox.network import Door
+from batchd.sandbox.network import Door, Refusals
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.shortage import SHORT, patiently
-from batchd.sandbox.watch import Watcher
+from batchd.sandbox.watch import Watch, Watcher
 
 #: Starts a command, given the descriptors of its input, if it has any, and of its output.
 Start = Callable[[int | None, int], Child]
 #: What a shell answers for a command that cannot be executed.
 _CANNOT_RUN = 126
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What holds the processes of a sandbox to their limits, and serves them."""
+
+    watch: Watch | None = None
+    refusals: Refusals | None = None
+
+    def excess(self) -> str:
+        """Return which limit they have passed, and by what; empty: none."""
+        return self.watch.ended() if self.watch else ""
+
+    def refused(self) -> tuple[str, ...]:
+        """Return where they wanted to go and might not, since this was last asked."""
+        return self.refusals.taken() if self.refusals else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What goes on behind its command: the sandbox, with what holds it."""
+
+    child: Child
+    hold: Hold
+    #: Ends both.
+    end: contextlib.AsyncExitStack
+    #: What it may still print to, to be read; None: nothing.
+    output: int | None
+
+
+_Watched = contextlib.AbstractAsyncContextManager[Hold]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +77,10 @@ class Ran:
     excess: str = ""
     #: Whether it was killed for that.
     killed: bool = False
+    #: What goes on in its sandbox, by name.
+    left: tuple[str, ...] = ()
+    #: The file that it prints to from now on, as commands see it; empty: what it had before it.
+    log: str = ""
 
 
 async def run(
@@ -58,19 +93,23 @@ async def run(
     limits: tuple[Watcher, Disk] | None = None,
     door: Door | None = None,
     cover: Cover | None = None,
+    keep: Callable[[Left], None] | None = None,
 ) -> Ran:
     """Run a command and all that it starts, for at most ``timeout_s``, and keep ``limit`` bytes of output, masked.
 
     ``limits``: who holds it to what all of its processes may use together, and what its task has written.
     ``door``: its way to some hosts, for a command that is held back until it has one. ``cover``: what is laid over what
-    it sees; where that goes as the command begins, it is begun again.
+    it sees; where that goes as the command begins, it is begun again. ``keep``: gets what the command has left running;
+    else that is killed.
 
     Raises ``SandboxError`` where its sandbox cannot be set up. When cancelled, it kills them all first.
     """
     fresh = functools.partial(Output, limit, masker)
     watched = functools.partial(_watched, limits, door)
     try:
-        once = functools.partial(_once, start, stdin, timeout_s, fresh, watched, cover=cover)
+        once = functools.partial(
+            _once, start, stdin, timeout_s, fresh, watched, cover=cover, keep=keep
+        )
         ran = await patiently(once)
     except OSError as error:
         if error.errno == errno.E2BIG:
@@ -87,6 +126,7 @@ async def _once(
     watched: Callable[[Child], _Watched],
     *,
     cover: Cover | None,
+    keep: Callable[[Left], None] | None,
 ) -> Ran:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
@@ -96,7 +136,9 @@ async def _once(
     child, reader = _begin(start, stdin, output)
     began = clock()
     try:
-        end = await _to_the_end(child, timeout_s, watched)
+        end = await _to_the_end(child, timeout_s, watched, may_stay=keep is not None)
+        if keep is not None and end.stays is not None:
+            keep(Left(child, *end.stays, reader.handed()))
     except OSError as error:
         # Not chained: it has run, and nobody may take this for a shortage and begin it anew.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
@@ -157,36 +199,37 @@ class _End:
     timed_out: bool = False
     refused: tuple[str, ...] = ()
     excess: str = ""
-
-
-_Watched = contextlib.AbstractAsyncContextManager[_End]
+    #: What goes on behind the command is held to, and what ends it.
+    stays: tuple[Hold, contextlib.AsyncExitStack] | None = None
 
 
 @contextlib.asynccontextmanager
 async def _watched(
     limits: tuple[Watcher, Disk] | None, door: Door | None, child: Child
-) -> AsyncIterator[_End]:
-    """Hold a running command to its limits, and give it its way to some hosts; what it met stands in the end."""
-    end = _End()
+) -> AsyncIterator[Hold]:
+    """Hold a running command to its limits, and give it its way to some hosts."""
     async with (
         door.opened(child) if door else contextlib.nullcontext() as refusals,
         limits[0].watching(child, limits[1]) if limits else contextlib.nullcontext() as watch,
     ):
+        yield Hold(watch, refusals)
+
+
+async def _to_the_end(
+    child: Child, timeout_s: float, watched: Callable[[Child], _Watched], *, may_stay: bool
+) -> _End:
+    """Return, when all of it is dead that does not stay, how it ended."""
+    end, hold, stays = _End(), Hold(), False
+    async with contextlib.AsyncExitStack() as rest:
+        rest.push_async_callback(child.end)
         try:
-            yield end
-        finally:
-            end.excess = watch.ended() if watch else ""
-            end.refused = refusals.told() if refusals else ()
-
-
-async def _to_the_end(child: Child, timeout_s: float, watched: Callable[[Child], _Watched]) -> _End:
-    """Return, when all of it is dead, how it ended."""
-    end = _End()
-    try:
-        async with asyncio.timeout(timeout_s), watched(child) as end:
-            await child.wait()
-    except TimeoutError:
-        end.timed_out = True
-    finally:
-        await child.end()
+            async with asyncio.timeout(timeout_s):
+                hold = await rest.enter_async_context(watched(child))
+                await child.wait()
+                stays = may_stay and await child.stays()
+        except TimeoutError:
+            end.timed_out = True
+        end.excess, end.refused = hold.excess(), hold.refused()
+        if stays and not (end.timed_out or end.excess):
+            end.stays = hold, rest.pop_all()
     return end

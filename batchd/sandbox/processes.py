@@ -48,19 +48,19 @@ class Table:
         """Look at all of them; those that end meanwhile are left out."""
         table = cls()
         for name in os.listdir("/proc"):  # noqa: PTH208 (names are what is wanted)
-            if name.isdigit() and (process := _read(name)):
+            if name.isdigit() and (process := read(int(name))):
                 table.processes[process.number] = process
                 table.children.setdefault(process.parent, []).append(process.number)
                 table.sessions.setdefault(process.session, []).append(process.number)
         return table
 
-    def of(self, first: int) -> list[Process]:
-        """Return a command's processes: the first one, what descends from it, what shares its session.
+    def of(self, *firsts: int) -> list[Process]:
+        """Return the processes of commands: the first ones, what descends from them, what shares their sessions.
 
         In a sandbox nothing can leave these: orphans are adopted by its own first process.
         """
         found: dict[int, Process] = {}
-        waiting = [first, *self.sessions.get(first, ())]
+        waiting = [number for first in firsts for number in (first, *self.sessions.get(first, ()))]
         while waiting:
             number = waiting.pop()
             if number not in found and (process := self.processes.get(number)):
@@ -69,9 +69,25 @@ class Table:
         return list(found.values())
 
 
-def _read(name: str) -> Process | None:
+def left_by(first: int) -> list[int]:
+    """Return the children of a sandbox's first process: what commands have left running there."""
     try:
-        descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/{first}/task/{first}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # It has ended, or the kernel was built without this list.
+        return Table.read().children.get(first, [])
+    try:
+        return [int(word) for word in os.read(descriptor, 1 << 20).split()]
+    except ProcessLookupError:
+        return []
+    finally:
+        os.close(descriptor)
+
+
+def read(number: int) -> Process | None:
+    """Look at one; None: it is gone."""
+    try:
+        descriptor = os.open(f"/proc/{number}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.read(descriptor, 4096)
         finally:
@@ -81,7 +97,7 @@ def _read(name: str) -> Process | None:
     # The name in brackets may hold anything, brackets too. What follows begins with the third field.
     words = data[data.rindex(b")") + 2 :].split()
     return Process(
-        number=int(name),
+        number=number,
         started=int(words[19]),
         parent=int(words[1]),
         session=int(words[3]),

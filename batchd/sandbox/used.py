@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from batchd.sandbox.beside import Beside, Window
+from batchd.sandbox.beside import Beside
 from batchd.sandbox.memory import memory_file
 from batchd.sandbox.opened import Opened, tables
 from batchd.sandbox.processes import Process, memory
@@ -27,9 +27,8 @@ class Used:
     beside: Beside
 
     @classmethod
-    def by(cls, processes: Sequence[Process], window: Window | None, limit: int) -> Self:
+    def by(cls, processes: Sequence[Process], beside: Beside, limit: int) -> Self:
         """Look: quickly, and at too much, where that is below the limit all the same."""
-        beside = Beside() if window is None else window.look()
         opened = Opened.by(processes, limit)
         device = _memory_device()
         nameless = opened.nameless((device,))[device]

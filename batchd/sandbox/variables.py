@@ -34,6 +34,12 @@ def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dic
                 f"the task's env holds a name or value that no process can have: {name!r}"
             )
     carriers = _carriers(env)
+    own = {carriers.get(name, name): value for name, value in env.items()}
+    return {**usual(identity, home=home), **own}
+
+
+def usual(identity: Identity, *, home: str) -> dict[str, str]:
+    """Return what every command has, whatever its task says."""
     return {
         "PATH": _PATH,
         "HOME": home,
@@ -43,7 +49,6 @@ def environment(identity: Identity, env: Mapping[str, str], *, home: str) -> dic
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "PAGER": "cat",
-        **{carriers.get(name, name): value for name, value in env.items()},
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from batchd.records import SandboxPolicy
-from batchd.sandbox.beside import Window
+from batchd.sandbox.beside import Beside, Window
 from batchd.sandbox.child import Child
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.processes import Process, Table
@@ -48,14 +48,17 @@ class Watch:
     gone_s: float = 0.0
     #: Looks at what the kernel keeps for it, from the first look on; without a sandbox, nobody does.
     window: Window | None = None
+    #: Processes that have entered its sandbox: they descend from none of it.
+    entered: tuple[int, ...] = ()
     entering: asyncio.Task[None] | None = None
 
     def used(self, processes: Sequence[Process]) -> Used:
         """Find out what memory it uses. In any thread."""
         first = self.child.first
         if self.window is None and first is not None:
-            self.window = Window(first, self.child.pid, own_tmp=self.disk.tmp_in_memory)
-        return Used.by(processes, self.window, self.policy.max_memory_bytes)
+            self.window = Window(first, own_tmp=self.disk.tmp_in_memory)
+        beside = self.window.look(self.child.parent) if self.window else Beside()
+        return Used.by(processes, beside, self.policy.max_memory_bytes)
 
     def ended(self) -> str:
         """Return which limit it has passed, and by what; the kernel may have killed it too."""
@@ -158,7 +161,7 @@ class Watcher:
         table = Table.read() if unknown else Table()
         weights = []
         for watch in watches:
-            processes = table.of(watch.child.pid)
+            processes = table.of(watch.child.pid, *watch.entered)
             weights.append(self._weight(watch, processes))
         return weights, time.thread_time() - began
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,16 +16,19 @@ from batchd.masking import Masker
 from batchd.records import FileStamp, Network, SandboxPolicy, hosts
 from batchd.records.triggers import Trigger
 from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch, triggers
-from batchd.sandbox.bwrap import TASK
+from batchd.sandbox.bwrap import TASK, TMP
 from batchd.sandbox.cgroup import Delegated, Group
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.cover import Covers
 from batchd.sandbox.disk import Disk
+from batchd.sandbox.entrance import Guest
 from batchd.sandbox.folders import Folders
 from batchd.sandbox.identity import as_root, runner
 from batchd.sandbox.network import Allowed, Door, variables
+from batchd.sandbox.output import Output
 from batchd.sandbox.setting import Setting, Starter
 from batchd.sandbox.shortage import patiently
+from batchd.sandbox.standing import Standing
 from batchd.sandbox.watch import Watcher
 
 _NOTHING = Masker()
@@ -159,6 +163,9 @@ class Workplace:
         self._group: Group | None = None
         self._door = door
         self._facts = told
+        #: The sandbox that stays, also one that is over.
+        self._standing: Standing | None = None
+        self._logs = itertools.count(1)
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
         #: Whether nothing has run here yet, a check included.
@@ -188,9 +195,11 @@ class Workplace:
         max_output_bytes: int | None = None,
         at_most: int | None = None,
         masked: bool = True,
+        stays: bool = False,
     ) -> process.Ran:
-        """Run a command; it and all that it started are dead when this returns, or raises.
+        """Run a command in a sandbox of its own; it and all that it started are dead when this returns, or raises.
 
+        With ``stays``, what it leaves running goes on where the policy allows that, and ``shell`` enters there.
         ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number
         by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be shown.
         Raises ``SandboxError`` where the sandbox cannot be set up; a command that does not exist is an exit code.
@@ -208,8 +217,10 @@ class Workplace:
             # It may delete; whatever it would write, the kernel refuses.
             still = replace(self._policy, max_file_bytes=0)
             start = self._setting.starter(self._folders, still)
+        left: list[process.Left] = []
+        stays = stays and self.can_stay and not full and not self.running
         ran = await process.run(
-            functools.partial(self._started, start, command),
+            functools.partial(self._started, start, command, stays=stays),
             stdin=stdin,
             timeout_s=timeout_s,
             limit=limit,
@@ -217,8 +228,36 @@ class Workplace:
             door=self._door,
             cover=self._setting.cover,
             masker=self.masker if masked else _NOTHING,
+            keep=left.append if stays else None,
         )
+        if left:
+            return await self._kept(ran, left[0])
         return replace(ran, excess=f"{full}; files can be deleted, not written") if full else ran
+
+    @property
+    def can_stay(self) -> bool:
+        """Whether what commands leave running may go on: where there is a sandbox, and the policy allows it."""
+        return bool(self._setting.bwrap) and self._policy.keep_processes
+
+    async def _kept(self, ran: process.Ran, left: process.Left) -> process.Ran:
+        """Keep what a command has left running. Raises ``SandboxError``."""
+        guest = Guest(policy=self._policy, who=self._setting.who, env=self._setting.env)
+        self._standing = standing = Standing(left, guest, self._log)
+        # It has its cgroup with it.
+        self._group = None
+        try:
+            log = await standing.begin()
+        except (OSError, SandboxError) as error:
+            return replace(ran, output=f"{ran.output}\n[What it left running was ended: {error}]")
+        return self._masked(replace(ran, left=standing.running(), log=log))
+
+    def _masked(self, ran: process.Ran) -> process.Ran:
+        """Return how a command ended, without secrets in what it names."""
+        mask = self.masker.text
+        return replace(ran, refused=tuple(map(mask, ran.refused)), left=tuple(map(mask, ran.left)))
+
+    def _log(self) -> str:
+        return f"{TMP}/background-{next(self._logs)}.log"
 
     async def held(self) -> int | None:
         """Return what the directory held before its first command, in bytes on the disk; None: more than can be measured.
@@ -235,9 +274,16 @@ class Workplace:
         return await self._disk.at_the_end()
 
     def _started(
-        self, start: Starter, command: Sequence[bytes], stdin: int | None, output: int
+        self,
+        start: Starter,
+        command: Sequence[bytes],
+        stdin: int | None,
+        output: int,
+        *,
+        stays: bool,
     ) -> Child:
         """Start a command in the task's cgroup, which is made for the first one. Raises ``OSError``."""
+        start = functools.partial(start, stays=True) if stays else start
         if self._cgroup is None:
             return start(command, stdin=stdin, output=output)
         if self._group is None:
@@ -246,10 +292,37 @@ class Workplace:
         return start(command, stdin=stdin, output=output, group=self._group)
 
     async def shell(
-        self, command: str, *, timeout_s: float, at_most: int | None = None
+        self, command: str, *, timeout_s: float, at_most: int | None = None, stays: bool = False
     ) -> process.Ran:
-        """Run a shell command, in bash where there is one. Otherwise like ``run``."""
-        return await self.run([bwrap.shell(), "-c", command], timeout_s=timeout_s, at_most=at_most)
+        """Run a shell command, in bash where there is one; with ``stays``, in the sandbox that stays, if one does.
+
+        Otherwise like ``run``.
+        """
+        argv = [bwrap.shell(), "-c", command]
+        standing = self._standing
+        if stays and standing is not None and not standing.over and not await self._disk.full():
+            limit = self._policy.max_output_bytes
+            output = Output(limit if at_most is None else min(limit, at_most), self.masker)
+            words = [word.encode("utf-8", "replace") for word in argv]
+            ran = await standing.run(words, timeout_s=timeout_s, output=output)
+            if ran is not None:
+                return self._masked(ran)
+        return await self.run(argv, timeout_s=timeout_s, at_most=at_most, stays=stays)
+
+    @property
+    def running(self) -> bool:
+        """Whether something that a command has left runs here."""
+        return self._standing is not None and not self._standing.over
+
+    @property
+    def why_over(self) -> str:
+        """Why what a command had left does not run any more; empty: nothing was left here."""
+        return self._standing.why if self._standing is not None else ""
+
+    async def clear(self, why: str) -> None:
+        """End what commands have left running, if anything does. Raises ``SandboxError``."""
+        if self._standing is not None:
+            await self._standing.end(why)
 
     @contextlib.asynccontextmanager
     async def apart(self) -> AsyncIterator[Workplace]:
@@ -257,6 +330,7 @@ class Workplace:
 
         Nothing but what lies in the directory is left of other commands. Raises ``SandboxError``.
         """
+        await self.clear("a check began")
         self._untouched = False
         tmp = "" if self._folders.tmp is None else scratch.apart(self._folders.tmp_path)
         folders = await patiently(functools.partial(self._emptied, tmp))

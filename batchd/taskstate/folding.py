@@ -246,6 +246,7 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         in_doubt=False,
         tool_s=state.tool_s + event.seconds,
         commands=(*state.commands, (event.call, event.exit_code)),
+        left=event.left,
         last_tool=None if looped else key,
         repeats=0 if looped else repeats,
         loops=state.loops + looped,

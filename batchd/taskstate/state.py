@@ -102,6 +102,8 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Every tool call that has its output, with the exit code of commands.
     commands: tuple[tuple[ToolCall, int | None], ...] = ()
+    #: What its commands had left running after the last tool call, by name.
+    left: tuple[str, ...] = ()
     #: The last tool call with its output, and how often it came running.
     last_tool: tuple[str, str, str] | None = None
     repeats: int = 0
@@ -135,6 +137,11 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Verdict | None = None
     finished: TaskFinished | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether the model was told that what its commands leave running goes on."""
+        return self.terms is not None and self.terms.keep_processes
 
     @property
     def iterations(self) -> int:

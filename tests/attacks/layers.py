@@ -123,7 +123,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "time": (("sandbox/process.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
     "orphans": (
         ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
-        ("sandbox/bwrap.py", '"--die-with-parent", ', ""),
+        ("sandbox/launch.py", 'options += [] if stays else ["--die-with-parent"]', "pass"),
     ),
     # --- directories and files
     "links": (

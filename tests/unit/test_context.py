@@ -145,7 +145,7 @@ class Provider:
         if step.purpose is Purpose.COMPACTION:
             messages = (*messages[: step.end], Message("user", prompts.COMPACTION))
         self.hold(messages)
-        overhead = context.overhead(self.state.setup(Purpose.AGENT))
+        overhead = context.overhead(self.state)
         counted = round(self.factor * (overhead + tokens.count_messages(messages)))
         self.counts.append((step.input_tokens, counted))
         if counted + step.max_output_tokens > self.window or self.refuses(step):

@@ -31,6 +31,7 @@ from batchd.records import (
     Status,
     Task,
     ToolCall,
+    ToolProtocol,
     Usage,
 )
 from batchd.taskstate import CONTINUE, TaskState, apply, fold
@@ -427,9 +428,15 @@ def test_the_tokens_of_the_schemas_are_what_context_says() -> None:
     from batchd import tokens  # noqa: PLC0415 (loads the ranks)
     from batchd.agent import prompts  # noqa: PLC0415
 
-    counted = tokens.count_tools(prompts.TOOLS)
-    assert context.overhead(ModelSetup(name="demo/m")) == counted
-    assert context.overhead(ModelSetup(name="demo/m", tools="text")) == 0
-    first = prompts.system(task(), "f" * 200, text=False)
-    assert tokens.count(first) + counted <= 700
-    assert tokens.count(prompts.system(task(), "f" * 200, text=True)) <= 700
+    def overhead(tools: ToolProtocol, *, stays: bool) -> int:
+        setup = ModelSetup(name="demo/m", tools=tools)
+        terms = events.Terms(model=setup, judge=setup, keep_processes=stays)
+        return context.overhead(TaskState(first_prompt="x", terms=terms))
+
+    for stays in (False, True):
+        counted = tokens.count_tools(prompts.tools(stays=stays))
+        assert overhead("auto", stays=stays) == counted
+        assert overhead("text", stays=stays) == 0
+        first = prompts.system(task(), "f" * 200, text=False, stays=stays)
+        assert tokens.count(first) + counted <= 700
+        assert tokens.count(prompts.system(task(), "f" * 200, text=True, stays=stays)) <= 700

@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from batchd.sandbox.network.destinations import Allowed
 from batchd.sandbox.network.door import Door, variables
+from batchd.sandbox.network.refusals import Refusals
 
-__all__ = ["Allowed", "Door", "variables"]
+__all__ = ["Allowed", "Door", "Refusals", "variables"]

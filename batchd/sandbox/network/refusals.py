@@ -23,7 +23,9 @@ class Refusals:
         else:
             self._others += 1
 
-    def told(self) -> tuple[str, ...]:
-        """Return a line for each, with how often it was if that is not once."""
-        lines = (f"{what} ({n} times)" if n > 1 else what for what, n in self._counts.items())
-        return (*lines, *((f"{self._others} more",) if self._others else ()))
+    def taken(self) -> tuple[str, ...]:
+        """Return a line for each since this was last asked, with how often it was if that is not once."""
+        lines = [f"{what} ({n} times)" if n > 1 else what for what, n in self._counts.items()]
+        lines += [f"{self._others} more"] if self._others else []
+        self._counts, self._others = {}, 0
+        return tuple(lines)

@@ -1,0 +1,301 @@
+"""Sandboxes that stay: what a command leaves running goes on, later commands enter, and all of it ends; as whoever runs the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from patience import PATIENCE_S
+
+from batchd.records import SandboxPolicy
+from batchd.sandbox import Ran, Sandbox, Workplace
+
+pytestmark = pytest.mark.in_turns
+
+AS_ROOT = os.geteuid() == 0
+#: A server that says what it was asked, at ``port``; it is up when this has run.
+SERVER = """
+cat > server.py <<'END'
+import http.server, sys
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"you asked for {self.path}".encode())
+http.server.HTTPServer(("127.0.0.1", 8000), Hello).serve_forever()
+END
+python3 server.py &
+until python3 -c 'import socket; socket.create_connection(("127.0.0.1", 8000))' 2>/dev/null; do sleep 0.05; done
+"""
+ASK = """python3 -c '
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:8000/well").read().decode())'"""
+#: Which namespace of processes a command runs in.
+WHERE = "readlink /proc/self/ns/pid"
+
+
+def stay(
+    folder: Path,
+    body: Callable[[Workplace], Awaitable[Any]],
+    policy: SandboxPolicy | None = None,
+    **asked: Any,
+) -> Any:
+    """Let ``body`` work in a fresh directory with a /tmp that lasts; what it leaves running ends with it."""
+
+    async def visit() -> Any:
+        sandbox = Sandbox(policy or SandboxPolicy())
+        state = folder / "state"
+        state.mkdir(mode=0o700, exist_ok=True)
+        opening = {"fresh": True, "network": False, "env": {}, "tmp": str(state / "tmp/1")} | asked
+        with await sandbox.open(str(folder / "001"), **opening) as place:
+            try:
+                return await body(place)
+            finally:
+                await place.clear("the test ended")
+
+    return asyncio.run(visit())
+
+
+async def shell(place: Workplace, command: str, timeout_s: float = PATIENCE_S) -> Ran:
+    """Run a command as a model does."""
+    return await place.shell(command, timeout_s=timeout_s, stays=True)
+
+
+def named(ran: Ran) -> list[str]:
+    """Return the names of what runs on, each of which has a number inside beside it."""
+    found = [re.fullmatch(r"(\S+) \(pid \d+\)", name) for name in ran.left]
+    return [one[1] for one in found if one]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 (processes set no event)
+            await asyncio.sleep(0.05)
+
+
+def helpers() -> set[int]:
+    """Return the programs of ours that have entered a sandbox for this process."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent == str(os.getpid()) and b"entrychild" in (path / "cmdline").read_bytes():
+                found.add(int(path.name))
+    return found
+
+
+def test_a_server_started_in_one_step_answers_in_the_next(tmp_path: Path) -> None:
+    """The command that starts it returns, says what goes on, and the next one reaches it."""
+
+    async def body(place: Workplace) -> tuple[Ran, Ran]:
+        return await shell(place, SERVER), await shell(place, ASK)
+
+    started, asked = stay(tmp_path, body)
+    assert started.exit_code == 0
+    assert named(started) == ["python3"]
+    assert asked.output == "you asked for /well\n"
+    assert asked.left == started.left
+    assert not helpers()
+
+
+def test_what_it_prints_later_goes_to_a_file_and_never_keeps_it_waiting(tmp_path: Path) -> None:
+    """More than a pipe takes is written at once, and stands in a file that file tools read too; its end is its own."""
+
+    async def body(place: Workplace) -> tuple[Ran, str, bool]:
+        ran = await shell(
+            place,
+            "(until [ -e go ]; do sleep 0.05; done; seq 100000; echo last >&2; touch done) & echo first",
+        )
+        await shell(place, "touch go; until [ -e done ]; do sleep 0.05; done")
+        await until(lambda: not place.running)
+        kept = await place.run(["cat", ran.log], timeout_s=PATIENCE_S, max_output_bytes=1 << 22)
+        return ran, kept.output, place.running
+
+    ran, kept, running = stay(tmp_path, body)
+    assert ran.output == "first\n"
+    assert kept.splitlines() == [*map(str, range(1, 100_001)), "last"]
+    assert not running
+
+
+def test_commands_that_enter_are_confined_as_all_others(tmp_path: Path) -> None:
+    """The same user, limits, filter, root, variables and nothing else in their environment; no descriptor but three."""
+    look = (
+        "grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups)' /proc/self/status; ulimit -a; umask; pwd; env | sort;"
+        " ls /proc/self/fd | wc -l; ls / /usr /etc; stat -c %d:%i /; cat /proc/sys/kernel/hostname; ls /dev"
+    )
+
+    async def body(place: Workplace) -> tuple[Ran, Ran]:
+        fresh = await place.shell(look, timeout_s=PATIENCE_S)
+        await shell(place, "sleep 1000 &")
+        return fresh, await shell(place, look)
+
+    def lines(ran: Ran) -> list[str]:
+        return [line for line in ran.output.splitlines() if not line.startswith(("_=", "SHLVL="))]
+
+    env = {"MINE": "a b", "LD_LIBRARY_PATH": "/nowhere", "BASH_ENV": "/dev/null"}
+    fresh, entered = stay(tmp_path, body, env=env)
+    device = [line for line in lines(fresh) if line not in lines(entered)]
+    # Each sandbox has a root of its own, by whatever number.
+    assert [line for line in device if not re.fullmatch(r"\d+:\d+", line)] == []
+    assert entered.exit_code == 0
+
+
+def test_file_tools_and_checks_never_enter(tmp_path: Path) -> None:
+    """Their sandboxes are their own; a check ends what is left before it begins."""
+
+    async def body(place: Workplace) -> tuple[list[str], bool, bool]:
+        first = await shell(place, f"sleep 1000 & {WHERE}")
+        entered = await shell(place, WHERE)
+        beside = await place.run(["sh", "-c", WHERE], timeout_s=PATIENCE_S)
+        running = place.running
+        async with place.apart() as apart:
+            checked = await apart.shell(WHERE, timeout_s=PATIENCE_S)
+        names = [ran.output for ran in (first, entered, beside, checked)]
+        return names, running, place.running
+
+    (first, entered, beside, checked), before, after = stay(tmp_path, body)
+    assert first == entered
+    assert len({first, beside, checked}) == 3
+    assert (before, after) == (True, False)
+
+
+def test_no_sandbox_stands_idle(tmp_path: Path) -> None:
+    """It is over when the last process has ended, also between two commands; the next one has a sandbox of its own."""
+
+    async def body(place: Workplace) -> tuple[Ran, Ran, str]:
+        first = await shell(place, f"sleep 0.5 & {WHERE}")
+        await until(lambda: not place.running)
+        assert not helpers()
+        return first, await shell(place, WHERE), place.why_over
+
+    first, second, why = stay(tmp_path, body)
+    assert named(first) == ["sleep"]
+    assert second.output != first.output
+    assert (second.left, why) == ((), "it has ended by itself")
+
+
+def test_what_dies_with_its_command_does_not_stay(tmp_path: Path) -> None:
+    """The rest of a pipeline that ends a moment later is nothing that is left."""
+    ran = stay(tmp_path, lambda place: shell(place, "(sleep 0.01; echo late) & echo now"))
+    assert ran.output == "now\nlate\n"
+    assert ran.left == ()
+
+
+def test_a_command_that_enters_and_runs_out_of_time_goes_alone(tmp_path: Path) -> None:
+    """What it has started goes with it; what ran before stays."""
+
+    async def body(place: Workplace) -> tuple[Ran, Ran]:
+        await shell(place, SERVER)
+        slow = await shell(place, "sleep 1000 & sh -c 'sleep 1000; true'", 1.0)
+        left = await shell(place, "pgrep sleep; " + ASK)
+        return slow, left
+
+    slow, after = stay(tmp_path, body)
+    assert (slow.timed_out, named(slow)) == (True, ["python3"])
+    assert after.output == "you asked for /well\n"
+
+
+def test_where_it_cannot_be_told_apart_all_of_it_goes(tmp_path: Path) -> None:
+    """A command that has hidden something behind the first process takes the sandbox with it."""
+
+    async def body(place: Workplace) -> tuple[Ran, str]:
+        await shell(place, SERVER)
+        hidden = await shell(place, "(setsid sh -c 'sleep 1000' &) ; sleep 1000", 1.0)
+        return hidden, place.why_over
+
+    hidden, why = stay(tmp_path, body)
+    assert (hidden.timed_out, hidden.left) == (True, ())
+    assert why == "killed with a command that ran out of its time"
+
+
+def test_a_command_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    """A cancellation takes the whole sandbox, and is not lost."""
+
+    async def body(place: Workplace) -> tuple[bool, str]:
+        await shell(place, SERVER)
+        command = asyncio.create_task(shell(place, "touch begun; sleep 1000"))
+        await until((tmp_path / "001/begun").exists)
+        command.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await command
+        return place.running, place.why_over
+
+    assert stay(tmp_path, body) == (False, "killed with a command that was broken off")
+
+
+@pytest.mark.parametrize("backend", ["bwrap", "none"])
+def test_the_old_way_is_left(tmp_path: Path, backend: Any) -> None:
+    """Under ``keep_processes = false``, and without a sandbox, what a command started ends with it."""
+    policy = SandboxPolicy(backend=backend, keep_processes=backend == "none", max_processes=20_000)
+
+    async def body(place: Workplace) -> tuple[bool, Ran, bool]:
+        return place.can_stay, await shell(place, "sleep 1000 & echo now"), place.running
+
+    can_stay, ran, running = stay(tmp_path, body, policy)
+    assert (can_stay, ran.output, ran.left, running) == (False, "now\n", (), False)
+
+
+LIMITS = {
+    "processor time": ("max_cpu_s", 1.0, "while :; do :; done &"),
+    "memory": (
+        "max_memory_bytes",
+        100 << 20,
+        "for i in 1 2; do python3 -c 'import time; time.sleep(1); x = b\"x\" * (70 << 20); time.sleep(99)' & done",
+    ),
+    "processes": (
+        "max_processes",
+        20,
+        "(sleep 0.5; for i in $(seq 40); do sleep 99 & done; wait) &",
+    ),
+    "disk": ("max_disk_bytes", 20 << 20, "(sleep 0.5; head -c 60M /dev/zero > large; sleep 99) &"),
+}
+
+
+# Without root the kernel refuses the 21st process by itself.
+@pytest.mark.parametrize("what", [what for what in LIMITS if AS_ROOT or what != "processes"])
+def test_limits_hold_for_what_stays_while_no_command_runs(tmp_path: Path, what: str) -> None:
+    """It is measured on, killed where it passes one, and the reason is known."""
+    key, value, command = LIMITS[what]
+    policy = replace(SandboxPolicy(cgroup="none"), **{key: value})
+
+    async def body(place: Workplace) -> tuple[Ran, str]:
+        ran = await shell(place, command)
+        await until(lambda: not place.running)
+        return ran, place.why_over
+
+    ran, why = stay(tmp_path, body, policy)
+    assert ran.left, ran
+    assert why.startswith("killed: "), why
+    assert f"[sandbox] {key} allows" in why
+
+
+def test_a_command_inside_is_killed_with_what_passes_a_limit(tmp_path: Path) -> None:
+    """Both count together; the command says so."""
+    policy = SandboxPolicy(max_cpu_s=1.0, cgroup="none")
+
+    async def body(place: Workplace) -> Ran:
+        await shell(place, "sleep 1000 &")
+        return await shell(place, "while :; do :; done")
+
+    ran = stay(tmp_path, body, policy)
+    assert ran.killed
+    assert "[sandbox] max_cpu_s allows 1 s" in ran.excess
+    assert ran.left == ()
+
+
+def test_who_starts_a_command_inside_is_not_to_be_seen(tmp_path: Path) -> None:
+    """It lives outside of the sandbox, and hands a command the number of its parent as nobody's."""
+
+    async def body(place: Workplace) -> list[Ran]:
+        await shell(place, "sleep 1000 &")
+        return [await shell(place, "echo $PPID") for _ in range(3)]
+
+    assert {ran.output for ran in stay(tmp_path, body)} == {"0\n"}
