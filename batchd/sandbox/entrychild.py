@@ -41,6 +41,8 @@ _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _MSG_CMSG_CLOEXEC = 0x40000000
+#: In /proc/PID/stat, behind the name in brackets: where the command line begins; its end is the next.
+_ARG_START = 45
 #: More than any message has: what may be long comes in a file.
 _MOST = 1 << 16
 #: What a shell answers for a program that is not there, or cannot be executed.
@@ -60,6 +62,7 @@ def main() -> None:
     line = _socket.socket(fileno=1)
     setup, (process,) = _received(line)
     try:
+        _hide()
         _enter(process, setup["first"])
         os.close(process)
         _give_up(setup)
@@ -91,10 +94,18 @@ def _received(line: _socket.socket) -> tuple[Any, tuple[int, ...]]:
     return marshal.loads(said) if said else None, found  # noqa: S302 (our own worker's)
 
 
+def _hide() -> None:
+    """Have nobody read of this process where batchd lies, nor anything else: its children begin with the same."""
+    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 (pathlib takes longer to import than all the rest)
+        words = file.read().rpartition(b")")[2].split()
+    begin, end = int(words[_ARG_START]), int(words[_ARG_START + 1])
+    ctypes.memset(begin, 0, end - begin)
+    _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
+
+
 def _enter(process: int, first: int) -> None:
     """Enter the namespaces of a process, and take its root."""
-    _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
-    root = os.stat(f"/proc/{first}/root/")  # noqa: PTH116 (pathlib takes longer to import than all the rest)
+    root = os.stat(f"/proc/{first}/root/")  # noqa: PTH116 (as above)
     kinds = 0
     for name, kind in _NAMESPACES.items():
         # What it shares with the machine cannot be entered by everybody, nor need it be.

@@ -300,7 +300,9 @@ class Workplace:
         """
         argv = [bwrap.shell(), "-c", command]
         standing = self._standing
-        if stays and standing is not None and not standing.over and not await self._disk.full():
+        if standing is not None and not standing.over and (full := await self._disk.full()):
+            await standing.end(f"killed: {full}")
+        if stays and standing is not None and not standing.over:
             limit = self._policy.max_output_bytes
             output = Output(limit if at_most is None else min(limit, at_most), self.masker)
             words = [word.encode("utf-8", "replace") for word in argv]

@@ -125,6 +125,19 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
         ("sandbox/launch.py", 'options += [] if stays else ["--die-with-parent"]', "pass"),
     ),
+    # --- sandboxes that stay
+    "undumpable": (
+        ("sandbox/entrychild.py", "for such processes.\n    _checked(_libc.prctl(_SET_DUMPABLE, 0,", "\n    _checked(_libc.prctl(_SET_DUMPABLE, 1,"),
+    ),
+    "tools apart": (
+        (
+            "agent/tools.py",
+            "return _shown(await place.run(argv, timeout_s=timeout_s, at_most=most), timeout_s)",
+            "return _shown(await place.shell(__import__('shlex').join(argv), timeout_s=timeout_s, stays=True), timeout_s)",
+        ),
+    ),
+    "cleared": (("sandbox/workplace.py", 'await self.clear("a check began")', "pass"),),
+    "told apart": (("sandbox/standing.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
     # --- directories and files
     "links": (
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),

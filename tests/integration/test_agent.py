@@ -9,7 +9,7 @@ import json
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from patience import PATIENCE_S
 
 from batchd import agent, events, wire
 from batchd.agent import evaluate, tools
+from batchd.demo.recordings import Recording
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
 from batchd.errors import FolderError
 from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.records import (
+    Answer,
     Batch,
     Endpoint,
     ErrorInfo,
@@ -39,7 +41,7 @@ from batchd.records import (
     Trigger,
 )
 from batchd.sandbox import Sandbox
-from batchd.taskstate import TaskState, Verdict
+from batchd.taskstate import TaskState, Verdict, fold
 
 
 @dataclass
@@ -522,5 +524,77 @@ def test_a_directory_that_cannot_be_made_ends_the_task_where_it_is_the_tasks_own
         scene.spool = full_disk
         with pytest.raises(FolderError, match="No space left"):
             await scene.run(task("steps-1"))
+
+    scene(tmp_path, play)
+
+
+def _does(command: str) -> Answer:
+    """Return an answer that runs a command."""
+    call = ToolCall("call", "shell", json.dumps({"command": command}))
+    return Answer(content="", tool_calls=(call,), finish_reason="tool_calls")
+
+
+def test_the_model_is_told_of_what_runs_on_and_of_its_end(tmp_path: Path) -> None:
+    """As it begins, as it changes, and after an evaluation or a restart, as a task goes on that another attempt began."""
+    say = "until [ -e up ]; do sleep 0.05; done; kill -0 $(cat up)"
+    answers = (
+        _does("sleep 1000 & echo $! > up"),
+        _does(say),
+        Answer(content="Done."),
+        _does(f"{say} 2>&1"),
+    )
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            job = task("demo", check="test -e no", limits=Limits(max_iterations=2))
+            whole = (await scene.run(job)).events
+            await scene.host.client.aclose()
+        ran = [e for e in whole if isinstance(e, events.ToolRan)]
+        runs = "[Running in the background until the task is evaluated: sleep (pid "
+        assert ran[0].output.startswith(f"[no output]\n{runs}")
+        assert "What it prints goes to /tmp/background-1.log.]" in ran[0].output
+        assert ran[1].output == "[no output]", "nothing has changed"
+        gone = (
+            "[What earlier commands left running is gone: it ended before the work was evaluated.]"
+        )
+        assert ran[2].output.startswith(f"{gone}\n")
+        assert "No such process" in ran[2].output
+        assert [bool(e.left) for e in ran] == [True, True, False]
+        # Another worker takes it up behind its second command.
+        cut = [*whole[: whole.index(ran[1]) + 1], events.Suspended(at=ran[1].at, cause="drain")]
+        state = fold("Do it", cut)
+        assert state.left == ran[1].left
+        later = replace(recording, answers=answers[:2] + answers[3:])
+        async with ModelServer(recorded=[later]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            again = [e for e in (await scene.run(job, cut)).events if isinstance(e, events.ToolRan)]
+            await scene.host.client.aclose()
+        why = "[What earlier commands left running is gone: the task was interrupted meanwhile.]"
+        assert again[2].output.startswith(f"{why}\n")
+
+    scene(tmp_path, play)
+
+
+def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path) -> None:
+    """Its model was told nothing else: the tools it knows stay as they are, and what a command started ends with it."""
+    recording = Recording(
+        first_prompt="Do it", model="demo", answers=(_does("sleep 1000 & echo now"),)
+    )
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            whole = (await scene.run(task("demo"))).events
+            kind, fields = json.loads(events.encode(whole[0]))
+            assert fields["terms"].pop("keep_processes") is True
+            older = events.decode(json.dumps((kind, fields)).encode())
+            again = (await scene.run(task("demo"), [older])).events
+            await scene.host.client.aclose()
+        (new,) = [e for e in whole if isinstance(e, events.ToolRan)]
+        (old,) = [e for e in again if isinstance(e, events.ToolRan)]
+        assert new.left
+        assert (old.output, old.left) == ("now\n", ())
 
     scene(tmp_path, play)
