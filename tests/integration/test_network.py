@@ -26,7 +26,7 @@ from patience import PATIENCE_S
 
 from batchd.errors import SandboxError
 from batchd.records import Network, SandboxPolicy
-from batchd.sandbox import Sandbox, Workplace, check
+from batchd.sandbox import Ran, Sandbox, Workplace, check
 from batchd.sandbox.network.destinations import ours
 
 pytestmark = pytest.mark.in_turns
@@ -600,3 +600,31 @@ def test_from_the_file_to_the_result(spool: Any) -> None:
     config.write_text(config.read_text().replace("*.example.com", "https://x/"))
     refusal = spool.batchd("check")
     assert (refusal.returncode, "[sandbox] network" in refusal.stderr) == (2, True)
+
+
+def test_what_stays_keeps_its_way_and_no_other(tmp_path: Path) -> None:
+    """A process left behind reaches the list between commands, as what enters does; where it may not go, the next command says."""
+    left = """
+(until [ -e go ]; do sleep 0.05; done
+curl -fsS http://localhost:{port}/hello > reached; curl -fsS http://other.example/ 2> refused; touch done; sleep 1000) &
+"""
+
+    async def body(place: Workplace) -> tuple[Ran, Ran]:
+        await place.shell(left.format(port=port), timeout_s=PATIENCE_S, stays=True)
+        (tmp_path / "001/go").touch()
+        while not (tmp_path / "001/done").exists():  # noqa: ASYNC110 (another process makes it)
+            await asyncio.sleep(0.05)
+        entered = f"curl -fsS http://localhost:{port}/hello; cat refused"
+        first = await place.shell(entered, timeout_s=PATIENCE_S, stays=True)
+        second = await place.shell("true", timeout_s=PATIENCE_S, stays=True)
+        await place.clear("the test ended")
+        return first, second
+
+    with web() as port:
+        listed = (f"localhost:{port}",)
+        first, second = visit(tmp_path, listed, body, private=listed)
+    assert (tmp_path / "001/reached").read_text().startswith("GET /hello")
+    assert first.output.startswith("GET /hello")
+    assert "403" in first.output
+    assert [line.partition(":")[0] for line in first.refused] == ["other.example"], first.refused
+    assert second.refused == ()
