@@ -17,6 +17,7 @@ from batchd.agent.compaction import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
+from batchd.agent.seen import Look, knows
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -60,6 +61,7 @@ class Performer:
         self._host = host
         self._journal = journal
         self._place = place
+        self._look = Look(place)
         #: When the task's time at work is over, by a clock that nobody sets and that sleeps with the machine.
         self._ends = 0.0
 
@@ -231,8 +233,9 @@ class Performer:
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
+            known = tools.Known(state.left, stays=state.stays, file=_knows(request, state))
             output = await tools.run(
-                request, self._place, timeout_s, most, left=state.left, stays=state.stays
+                request, self._place, timeout_s, most, known=known, look=self._look
             )
         return ToolRan(
             at=self._host.clock(),
@@ -281,6 +284,12 @@ class Performer:
     def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
+
+
+def _knows(request: tools.Request, state: TaskState) -> bool:
+    """Return whether the model knows the file that a request would change."""
+    changes = request.name in {"edit_file", "write_file"}
+    return not changes or knows(state.commands, request.arguments["path"])
 
 
 def _sizes(

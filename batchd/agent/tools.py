@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchd.agent import prompts
+from batchd.agent.seen import Look
 from batchd.events import ToolOutcome
 from batchd.records import ToolCall, ToolName
 from batchd.sandbox import Ran, Workplace
@@ -24,10 +25,13 @@ REPEATABLE: frozenset[ToolName] = frozenset({"read_file", "write_file"})
 _EDITABLE = 4 << 20
 #: Python refuses to write numbers of thousands of digits, and tools to read those of twenty.
 _MOST_LINES = 1 << 53
+#: Of a file that a model would change unread, it is shown so many lines first.
+_FIRST_LINES = 200
 #: Names that a model made up are repeated to it up to here (characters).
 _NAMED = 200
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
+_SILENT, _NOTHING = "[no output]", "[no output, and no file changed]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
 _WRITE = """
 [ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" || exit
@@ -46,6 +50,22 @@ class Request:
 
     name: ToolName
     arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the model knows before a call."""
+
+    #: What commands have left running, by name.
+    left: tuple[str, ...] = ()
+    #: Whether what a command leaves running goes on.
+    stays: bool = False
+    #: Whether it knows the file that it would change.
+    file: bool = True
+
+
+#: As where nobody has a conversation.
+NOTHING_SPECIAL = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +119,33 @@ async def run(
     timeout_s: float,
     most: int | None = None,
     *,
-    left: tuple[str, ...] = (),
-    stays: bool = False,
+    known: Known = NOTHING_SPECIAL,
+    look: Look | None = None,
 ) -> Output:
     """Run a request for at most ``timeout_s``; of its output at most ``most`` bytes are kept.
 
-    ``left``: what the model knows to have been left running by commands, which goes on where it ``stays``. What became
-    of that stands in the output. Raises ``SandboxError``.
+    What a command has changed, by ``look``, and what became of what it left running stand in the output. A file that the
+    model does not know is shown, not changed. Raises ``SandboxError``.
     """
-    note = ""
+    left, note = known.left, ""
     if left and not place.running:
         note, left = prompts.gone(place.why_over), ()
     if request.name != "shell":
-        output = await _filed(request, place, timeout_s, most)
+        output = await _filed(request, place, timeout_s, most, known=known.file)
+        if look is not None:
+            look.forget()
         return replace(output, text=_lines(note, output.text), left=left)
+    if look is not None:
+        look.before()
     command = request.arguments["command"]
-    ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=stays)
-    output, after = _shown(ran, timeout_s), ""
+    ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
+    changed = None if look is None else look.after()
+    output, runs = _shown(ran, timeout_s), ""
     if ran.left != left:
-        after = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
-    return replace(output, text=_lines(note, output.text, after), left=ran.left)
+        runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
+    text = _NOTHING if output.text == _SILENT and changed == "" else output.text
+    files = f"[changed: {changed}]" if changed else ""
+    return replace(output, text=_lines(note, text, files, runs), left=ran.left)
 
 
 def _lines(*parts: str) -> str:
@@ -129,7 +156,9 @@ def _lines(*parts: str) -> str:
     return text
 
 
-async def _filed(request: Request, place: Workplace, timeout_s: float, most: int | None) -> Output:
+async def _filed(
+    request: Request, place: Workplace, timeout_s: float, most: int | None, *, known: bool
+) -> Output:
     """Run a request for a file, in a sandbox of its own: what commands have left running has no part in it."""
     arguments = request.arguments
     if request.name == "read_file":
@@ -137,9 +166,21 @@ async def _filed(request: Request, place: Workplace, timeout_s: float, most: int
         last = str(first + max(1, arguments["lines"]) - 1) if "lines" in arguments else "$"
         argv = ["sed", "-n", f"{first},{last}p", "--", arguments["path"]]
         return _shown(await place.run(argv, timeout_s=timeout_s, at_most=most), timeout_s)
+    if not known and (first := await _first(place, arguments["path"], timeout_s, most)):
+        return first
     if request.name == "write_file":
         return await _write(place, arguments["path"], arguments["content"], timeout_s)
     return await _edit(place, arguments, timeout_s)
+
+
+async def _first(place: Workplace, path: str, timeout_s: float, most: int | None) -> Output | None:
+    """Return the beginning of a file in the place of a change to it; None: there is nothing to be read."""
+    argv = ["sed", "-n", f"1,{_FIRST_LINES}p", "--", path]
+    ran = await place.run(argv, timeout_s=timeout_s, at_most=most)
+    if ran.exit_code != 0 or not ran.output:
+        return None
+    note = f"[Nothing was changed: you have not read {path} yet. It begins:]"
+    return Output(_lines(note, ran.output), seconds=ran.seconds, outcome="refused")
 
 
 async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> Output:
@@ -192,7 +233,7 @@ def _shown(ran: Ran, timeout_s: float) -> Output:
     elif ran.exit_code:
         note = f"[exit code {ran.exit_code}]"
     else:
-        note = "" if text else "[no output]"
+        note = "" if text else _SILENT
     if ran.excess and not ran.killed:
         note = f"{note}\n[{ran.excess}]".lstrip()
     if text and note and not text.endswith("\n"):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -553,9 +554,9 @@ def test_the_model_is_told_of_what_runs_on_and_of_its_end(tmp_path: Path) -> Non
             await scene.host.client.aclose()
         ran = [e for e in whole if isinstance(e, events.ToolRan)]
         runs = "[Running in the background until the task is evaluated: sleep (pid "
-        assert ran[0].output.startswith(f"[no output]\n{runs}")
+        assert ran[0].output.startswith(f"[no output]\n[changed: up new, 2 bytes]\n{runs}")
         assert "What it prints goes to /tmp/background-1.log.]" in ran[0].output
-        assert ran[1].output == "[no output]", "nothing has changed"
+        assert ran[1].output == "[no output, and no file changed]"
         gone = (
             "[What earlier commands left running is gone: it ended before the work was evaluated.]"
         )
@@ -596,5 +597,84 @@ def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path)
         (old,) = [e for e in again if isinstance(e, events.ToolRan)]
         assert new.left
         assert (old.output, old.left) == ("now\n", ())
+
+    scene(tmp_path, play)
+
+
+def test_the_model_sees_which_files_its_commands_changed(tmp_path: Path) -> None:
+    """By how much; a silent command that changed none says so, and a tree that is too large is not looked through."""
+    commands = (
+        "echo one > a; mkdir b; echo two > b/c",
+        "sed -i s/three/four/ a",
+        "echo more >> a; rm b/c; echo out",
+        "mkdir many; touch many/$(seq -s ' many/' 400); echo x > a",
+        "true",
+    )
+    answers = tuple(map(_does, commands))
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(
+            recorded=[Recording(first_prompt="Do it", model="demo", answers=answers)]
+        ) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            ended = await scene.run(task("demo"))
+            await scene.host.client.aclose()
+        assert [e.output for e in ended.events if isinstance(e, events.ToolRan)] == [
+            "[no output]\n[changed: a new, 4 bytes, b/c new, 4 bytes]",
+            "[no output]\n[changed: a rewritten, 4 bytes as before]",
+            "out\n[changed: a 4 → 9 bytes, b/c deleted]",
+            "[no output]",
+            "[no output]",
+        ]
+
+    scene(tmp_path, play)
+
+
+def _tool(name: str, **arguments: str) -> Answer:
+    """Return an answer that calls a tool."""
+    call = ToolCall("call", name, json.dumps(arguments))
+    return Answer(content="", tool_calls=(call,), finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize("tool", ["edit_file", "write_file"])
+def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
+    tmp_path: Path, tool: str
+) -> None:
+    """Once; a file that is not there, that was written, read or named in a command is changed at once."""
+    change = {"old": "1\n", "new": "one\n"} if tool == "edit_file" else {"content": "one\n"}
+    answers = (
+        _tool(tool, path="unread", **change),
+        _tool(tool, path="./unread", **change),
+        _tool("write_file", path="own", content="1\n"),
+        _tool(tool, path="/task/own", **change),
+        _does("wc -l named"),
+        _tool(tool, path="named", **change),
+        _tool("read_file", path="read"),
+        _tool(tool, path="read", **change),
+    )
+    (folder := tmp_path / "given").mkdir()
+    for name in ("unread", "named", "read"):
+        (folder / name).write_text("1\n" + "more\n" * 300)
+    if os.geteuid() == 0:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, 65534, 65534)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(
+            recorded=[Recording(first_prompt="Do it", model="demo", answers=answers)]
+        ) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            ended = await scene.run(task("demo", dir=str(folder)))
+            await scene.host.client.aclose()
+        ran = [e for e in ended.events if isinstance(e, events.ToolRan)]
+        first = (
+            "[Nothing was changed: you have not read unread yet. It begins:]\n1\n" + "more\n" * 199
+        )
+        assert ran[0].output == first
+        assert ran[0].outcome == "refused"
+        assert [e.outcome for e in ran[1:]] == ["ran"] * 7
+        assert {(folder / name).read_text()[:4] for name in ("unread", "own", "named", "read")} == {
+            "one\n"
+        }
 
     scene(tmp_path, play)

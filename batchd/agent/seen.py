@@ -1,0 +1,85 @@
+"""What an agent has seen of its files: which a command has changed, and which it knows before it edits them."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping
+
+from batchd.records import FileChanges, FileStamp, ToolCall
+from batchd.sandbox import Workplace
+
+#: A tree with more files, or one that takes longer to look through (seconds), is not looked at for each command.
+_FEW, _QUICK_S = 250, 0.001
+#: Of what a command changed, so many files are named.
+_NAMED = 10
+_TASK = "/task"
+
+
+class Look:
+    """Looks at the files of a task around each of its commands."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+        self._last: Mapping[str, FileStamp] | None = None
+
+    def before(self) -> None:
+        """Look before a command, where it is not known what was there."""
+        # What runs in the background may have changed it since.
+        if self._last is None or self._place.running:
+            self._last = self._listed()
+
+    def after(self) -> str | None:
+        """Return what changed since ``before``, in words, empty: nothing; None: there is too much to look at."""
+        before, self._last = self._last, self._listed()
+        if before is None or self._last is None:
+            return None
+        return _changed(before, self._last)
+
+    def forget(self) -> None:
+        """Take what is known for outdated."""
+        self._last = None
+
+    def _listed(self) -> Mapping[str, FileStamp] | None:
+        return self._place.files(_FEW, _QUICK_S)
+
+
+def _changed(before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]) -> str:
+    """Return what became of files, in words: "a.py 812 → 840 bytes, b.py new, 12 bytes"."""
+    changes = FileChanges.between(before, after)
+    words = [_modified(path, before[path][0], after[path][0]) for path in changes.modified]
+    words += [f"{path} new, {after[path][0]:,} bytes" for path in changes.created]
+    words += [f"{path} deleted" for path in changes.deleted]
+    more = len(words) - _NAMED
+    return ", ".join(words[:_NAMED]) + (f", {more} more" if more > 0 else "")
+
+
+def _modified(path: str, before: int, after: int) -> str:
+    # A ``sed -i`` that matches nothing writes the file all the same.
+    if before == after:
+        return f"{path} rewritten, {after:,} bytes as before"
+    return f"{path} {before:,} → {after:,} bytes"
+
+
+def knows(calls: Iterable[tuple[ToolCall, int | None]], path: str) -> bool:
+    """Return whether an agent that has made these calls knows a file: it has read or written it, or a command of its names it."""
+    wanted = _normal(path)
+    name = posixpath.basename(wanted)
+    return any(_meets(call, wanted, name) for call, _ in calls)
+
+
+def _meets(call: ToolCall, wanted: str, name: str) -> bool:
+    try:
+        given = call.given()
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(given, dict):
+        return False
+    command, path = given.get("command"), given.get("path")
+    if isinstance(command, str):
+        return name in command
+    return isinstance(path, str) and _normal(path) == wanted
+
+
+def _normal(path: str) -> str:
+    """Return the one path that stands for all that name the same file."""
+    return posixpath.normpath(posixpath.join(_TASK, path))
