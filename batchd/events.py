@@ -174,6 +174,8 @@ class ToolRan(Struct, frozen=True, kw_only=True):
     waited_s: float = 0.0
     #: What commands have left running, by name.
     left: tuple[str, ...] = ()
+    #: Whether it changed files; None: that was not looked at.
+    changed: bool | None = None
 
 
 class RoundEvaluated(Struct, frozen=True, kw_only=True):

@@ -248,6 +248,7 @@ class Performer:
             excess=output.excess,
             waited_s=waited_s,
             left=output.left,
+            changed=output.changed,
         )
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:

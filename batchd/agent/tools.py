@@ -83,6 +83,8 @@ class Output:
     excess: str = ""
     #: What commands have left running, by name.
     left: tuple[str, ...] = ()
+    #: Whether it changed files; None: that was not looked at.
+    changed: bool | None = None
 
 
 def parse(call: ToolCall) -> Request | str:
@@ -145,7 +147,8 @@ async def run(
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     text = _NOTHING if output.text == _SILENT and changed == "" else output.text
     files = f"[changed: {changed}]" if changed else ""
-    return replace(output, text=_lines(note, text, files, runs), left=ran.left)
+    moved = None if changed is None else bool(changed)
+    return replace(output, text=_lines(note, text, files, runs), left=ran.left, changed=moved)
 
 
 def _lines(*parts: str) -> str:

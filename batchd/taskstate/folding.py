@@ -27,6 +27,7 @@ from batchd.events import (
 from batchd.records import (
     Answer,
     ErrorInfo,
+    Evaluation,
     FailureKind,
     Message,
     Purpose,
@@ -34,6 +35,7 @@ from batchd.records import (
     Spend,
     Status,
 )
+from batchd.taskstate import circles
 from batchd.taskstate.shortening import shortened
 from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
@@ -225,10 +227,13 @@ def _filtered(answer: Answer) -> Verdict | None:
 
 
 def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
-    key = (event.call.name, event.call.arguments, event.output)
-    repeats = state.repeats + 1 if key == state.last_tool else 1
-    looped = repeats >= 3  # noqa: PLR2004 (the design: the same call with the same output three times running)
+    step = hash((event.call.name, event.call.arguments, event.output)), bool(event.changed)
+    recent = (*state.recent, step)[-circles.LOOKED_BACK :]
+    looped = circles.circling(recent)
     pending = state.pending[1:]
+    # One call of an answer that has no other, after others: the model has nothing left to do.
+    alone = not pending and state.messages[-1].role == "assistant"
+    stopped = alone and bool(state.commands) and event.exit_code == 0 and circles.idle(event.call)
     call_id = None if state.text_protocol else event.call.id
     reply: tuple[Message, ...] = (Message("tool", event.output, tool_call_id=call_id),)
     if looped:
@@ -247,10 +252,9 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         tool_s=state.tool_s + event.seconds,
         commands=(*state.commands, (event.call, event.exit_code)),
         left=event.left,
-        last_tool=None if looped else key,
-        repeats=0 if looped else repeats,
-        loops=state.loops + looped,
-        stopped=looped,
+        recent=recent,
+        looped=looped,
+        stopped=looped or stopped,
     )
 
 
@@ -259,11 +263,31 @@ def _round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
     state = replace(state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds)
     if not event.final:
         return replace(state, evaluations=(*state.evaluations, verdict))
-    state = replace(state, evaluations=(), stopped=False, rounds=state.rounds + 1, round_open=False)
+    looped, before = state.looped, state.loop
+    state = replace(
+        state,
+        evaluations=(),
+        stopped=False,
+        rounds=state.rounds + 1,
+        round_open=False,
+        recent=(),
+        looped=False,
+    )
     if verdict.done:
         return replace(state, verdict=Verdict(status=Status.COMPLETED))
+    if looped:
+        # A judge finds other words for the same.
+        reason = (verdict.by, "" if verdict.by == "judge" else verdict.feedback)
+        state = replace(state, loop=reason, verdict=_circled(verdict) if reason == before else None)
     feedback = Message("user", f"Not done yet, says the {verdict.by}:\n{verdict.feedback}")
     return replace(state, messages=(*state.messages, feedback))
+
+
+def _circled(verdict: Evaluation) -> Verdict:
+    """Return the end of a task that goes in circles, and is refused for the same reason each time."""
+    message = f"it went in circles twice, and the {verdict.by} refused both: {verdict.feedback}"
+    error = ErrorInfo(type=Reason.LOOP, message=message.strip().removesuffix(":"))
+    return Verdict(status=Status.ERROR, reason=Reason.LOOP, error=error)
 
 
 def _compacted(state: TaskState, event: Compacted) -> TaskState:

@@ -29,6 +29,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
+from batchd.taskstate import circles
 
 #: What asks the model to go on where the output limit cut its text.
 CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
@@ -104,11 +105,12 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     commands: tuple[tuple[ToolCall, int | None], ...] = ()
     #: What its commands had left running after the last tool call, by name.
     left: tuple[str, ...] = ()
-    #: The last tool call with its output, and how often it came running.
-    last_tool: tuple[str, str, str] | None = None
-    repeats: int = 0
-    #: Rounds that the loop guard ended.
-    loops: int = 0
+    #: The last tool calls of this round, as steps that may be a circle.
+    recent: tuple[circles.Step, ...] = ()
+    #: Whether the loop guard ended this round.
+    looped: bool = False
+    #: Who refused the last round that it ended, and why.
+    loop: tuple[str, str] | None = None
 
     #: Answers, by purpose, in tokens and money.
     spend: Mapping[Purpose, Spend] = msgspec.field(default_factory=dict)

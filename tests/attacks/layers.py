@@ -222,7 +222,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
-    "loop": (("agent/decide.py", "if state.loops > 1:", "if False:"),),
+    "loop": (("taskstate/folding.py", "looped = circles.circling(recent)", "looped = False"),),
     "measure": (
         ("llm/client.py", "if left < 0:", "if False:"),
         ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),

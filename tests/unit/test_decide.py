@@ -34,7 +34,7 @@ from batchd.records import (
     ToolProtocol,
     Usage,
 )
-from batchd.taskstate import CONTINUE, TaskState, apply, fold
+from batchd.taskstate import CONTINUE, TaskState, apply, circles, fold
 
 
 def task(**changes: object) -> Task:
@@ -269,8 +269,10 @@ def test_a_limit_of_zero_is_none() -> None:
     assert world.state.rounds == 41
 
 
-def test_a_loop_is_evaluated_once_and_ends_the_task_the_second_time() -> None:
-    """Three equal calls with equal outputs end the round; doing it again ends the task as a loop."""
+def test_a_loop_is_evaluated_and_ends_the_task_where_it_is_refused_for_the_same_reason_twice() -> (
+    None
+):
+    """Three equal calls with equal outputs end the round; what they leave is evaluated each time."""
     world = World(
         task(check="false"),
         model=(shell("python3 guess.py") for _ in range(100)),
@@ -279,9 +281,69 @@ def test_a_loop_is_evaluated_once_and_ends_the_task_the_second_time() -> None:
     verdict = world.run().verdict
     assert (verdict.status, verdict.reason) == (Status.ERROR, Reason.LOOP)
     assert sum(isinstance(s, RunTool) for s in world.steps) == 6
-    assert sum(isinstance(s, Evaluate) for s in world.steps) == 1
+    assert sum(isinstance(s, Evaluate) for s in world.steps) == 2
     finished = World(task(check="true"), model=(shell("ls") for _ in range(9)), check=[True])
     assert finished.run().verdict.status is Status.COMPLETED
+    later = World(task(check="true"), model=(shell("ls") for _ in range(9)), check=[False, True])
+    assert later.run().verdict.status is Status.COMPLETED
+
+
+def test_a_circle_of_a_few_calls_is_a_loop() -> None:
+    """Two calls that take turns three times, no file changed between; not where one was."""
+    both = [shell("cat a"), shell("cat b")]
+    circle = World(task(check="false"), model=both * 20, check=[False] * 9)
+    assert circle.run().verdict.reason is Reason.LOOP
+    assert sum(isinstance(s, RunTool) for s in circle.steps) == 12
+    steps = [(n % 3, False) for n in range(9)]
+    assert circles.circling(steps)
+    assert not circles.circling(steps[1:])
+    assert not circles.circling([*steps[:4], (1, True), *steps[5:]])
+    assert circles.circling([(1, True)] * 3), (
+        "the same call with the same output is one in any case"
+    )
+    assert not circles.circling([(n % 5, False) for n in range(15)])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "exit 0",
+        "true",
+        "Done",
+        "done.",
+        "echo 'All is done.'",
+        'echo "Task completed"\nexit 0',
+        "echo The game works; exit",
+    ],
+)
+def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
+    """After others: its round is evaluated. As its first one it is a call as any other."""
+    world = World(task(check="true"), model=[shell("ls"), shell(command)], check=[True])
+    assert world.run().verdict.status is Status.COMPLETED
+    assert world.state.usage.calls == 2
+    first = World(task(check="true"), model=[shell(command), says("Done")], check=[True])
+    first.run()
+    assert first.state.usage.calls == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "exit 1",
+        "echo $?",
+        "echo done > a",
+        "echo `ls`",
+        "echo *",
+        "truest",
+        "echo a | wc",
+        "echo 'a' & sleep 1",
+        "ls; true",
+    ],
+)
+def test_a_call_that_does_something_is_no_stop(command: str) -> None:
+    """What expands, redirects, or runs something else is work."""
+    call = ToolCall("c", "shell", json.dumps({"command": command}))
+    assert not circles.idle(call)
 
 
 def test_every_call_of_an_answer_is_answered_also_when_the_loop_guard_ends_it() -> None:
