@@ -176,6 +176,10 @@ class ToolRan(Struct, frozen=True, kw_only=True):
     left: tuple[str, ...] = ()
     #: Whether it changed files; None: that was not looked at.
     changed: bool | None = None
+    #: Whether it failed since it asked for input, of which there is none.
+    asked_input: bool = False
+    #: Whether its output says what little is left of the task's limits.
+    noticed: bool = False
 
 
 class RoundEvaluated(Struct, frozen=True, kw_only=True):

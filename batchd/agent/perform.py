@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from msgspec.structs import replace
 
 from batchd import tokens, wire
-from batchd.agent import answers, context, evaluate, prompts, protocol, tools
+from batchd.agent import allowance, answers, context, evaluate, prompts, protocol, tools
 from batchd.agent.belief import believed
 from batchd.agent.charges import charge
 from batchd.agent.compaction import Compact
@@ -41,7 +41,7 @@ from batchd.records import (
     ToolCall,
 )
 from batchd.sandbox import Workplace
-from batchd.taskstate import TaskState
+from batchd.taskstate import Command, TaskState
 
 #: What the judge is shown at most: the newest commands, the first files.
 _MAX_COMMANDS = 40
@@ -183,8 +183,7 @@ class Performer:
         after = self._place.files()
         changed = _sizes(before, after)
         ran = [
-            (_shown(call), "done" if code is None else f"exit code {code}")
-            for call, code in state.commands[-_MAX_COMMANDS:]
+            (_shown(command.call), _outcome(command)) for command in state.commands[-_MAX_COMMANDS:]
         ]
         evidence = prompts.evidence(self._task, state.answer, ran, changed)
         budget = context.judged(state.setup(Purpose.JUDGE))
@@ -237,10 +236,12 @@ class Performer:
             output = await tools.run(
                 request, self._place, timeout_s, most, known=known, look=self._look
             )
+        now = self._host.clock()
+        notice = "" if state.noticed else allowance.left(self._task.limits, state, now)
         return ToolRan(
-            at=self._host.clock(),
+            at=now,
             call=call,
-            output=output.text,
+            output=tools.lines(output.text, notice),
             exit_code=output.exit_code,
             seconds=output.seconds,
             outcome=output.outcome,
@@ -249,6 +250,8 @@ class Performer:
             waited_s=waited_s,
             left=output.left,
             changed=output.changed,
+            asked_input=output.asked_input,
+            noticed=bool(notice),
         )
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
@@ -300,6 +303,13 @@ def _sizes(
         return [("(too many files to list)", 0)]
     changes = FileChanges.between(before, after)
     return [(path, after[path][0]) for path in (*changes.created, *changes.modified)][:_MAX_FILES]
+
+
+def _outcome(command: Command) -> str:
+    """Return how a tool call ended, for the judge."""
+    if command.asked_input:
+        return f"exit code {command.exit_code}: it asked for input, and there is no keyboard here"
+    return "done" if command.exit_code is None else f"exit code {command.exit_code}"
 
 
 def _shown(call: ToolCall) -> str:

@@ -65,6 +65,10 @@ INTERRUPTED = (
 )
 
 
+#: Said where a program failed since nobody types.
+NO_KEYBOARD = (
+    r"[It asked for input, and there is no keyboard: pipe it in, as with printf '5\n7\n' | …]"
+)
 #: Said where what a command starts in the background goes on behind it.
 _STAYS = "; what it leaves running in the background stays"
 _SHELL = "Run a bash command in /task. Each call is a new shell%s."

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from batchd.records import FileChanges, FileStamp, ToolCall
 from batchd.sandbox import Workplace
+from batchd.taskstate import Command
 
 #: A tree with more files, or one that takes longer to look through (seconds), is not looked at for each command.
 _FEW, _QUICK_S = 250, 0.001
@@ -60,11 +61,11 @@ def _modified(path: str, before: int, after: int) -> str:
     return f"{path} {before:,} → {after:,} bytes"
 
 
-def knows(calls: Iterable[tuple[ToolCall, int | None]], path: str) -> bool:
+def knows(commands: Iterable[Command], path: str) -> bool:
     """Return whether an agent that has made these calls knows a file: it has read or written it, or a command of its names it."""
     wanted = _normal(path)
     name = posixpath.basename(wanted)
-    return any(_meets(call, wanted, name) for call, _ in calls)
+    return any(_meets(command.call, wanted, name) for command in commands)
 
 
 def _meets(call: ToolCall, wanted: str, name: str) -> bool:

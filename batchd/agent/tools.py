@@ -31,6 +31,8 @@ _FIRST_LINES = 200
 _NAMED = 200
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
+#: What programs say that find the end of their input: of Python, Ruby, Java.
+_NO_INPUT = ("EOFError", "end of file reached", "NoSuchElementException: No line found")
 _SILENT, _NOTHING = "[no output]", "[no output, and no file changed]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
 _WRITE = """
@@ -85,6 +87,8 @@ class Output:
     left: tuple[str, ...] = ()
     #: Whether it changed files; None: that was not looked at.
     changed: bool | None = None
+    #: Whether a command failed since it asked for input, of which there is none.
+    asked_input: bool = False
 
 
 def parse(call: ToolCall) -> Request | str:
@@ -136,7 +140,7 @@ async def run(
         output = await _filed(request, place, timeout_s, most, known=known.file)
         if look is not None:
             look.forget()
-        return replace(output, text=_lines(note, output.text), left=left)
+        return replace(output, text=lines(note, output.text), left=left)
     if look is not None:
         look.before()
     command = request.arguments["command"]
@@ -146,12 +150,16 @@ async def run(
     if ran.left != left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     text = _NOTHING if output.text == _SILENT and changed == "" else output.text
+    asked = bool(ran.exit_code) and any(sign in ran.output for sign in _NO_INPUT)
+    if asked:
+        text = lines(text, prompts.NO_KEYBOARD)
     files = f"[changed: {changed}]" if changed else ""
     moved = None if changed is None else bool(changed)
-    return replace(output, text=_lines(note, text, files, runs), left=ran.left, changed=moved)
+    text = lines(note, text, files, runs)
+    return replace(output, text=text, left=ran.left, changed=moved, asked_input=asked)
 
 
-def _lines(*parts: str) -> str:
+def lines(*parts: str) -> str:
     """Return texts as one, each beginning a line of its own."""
     text = ""
     for part in filter(None, parts):
@@ -183,7 +191,7 @@ async def _first(place: Workplace, path: str, timeout_s: float, most: int | None
     if ran.exit_code != 0 or not ran.output:
         return None
     note = f"[Nothing was changed: you have not read {path} yet. It begins:]"
-    return Output(_lines(note, ran.output), seconds=ran.seconds, outcome="refused")
+    return Output(lines(note, ran.output), seconds=ran.seconds, outcome="refused")
 
 
 async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> Output:

@@ -6,13 +6,14 @@ free. Nothing here does any I/O or reads a clock.
 
 from batchd.taskstate.folding import apply, fold
 from batchd.taskstate.shortening import ELIDED, GO_ON, NOTES, clipped
-from batchd.taskstate.state import CONTINUE, TaskState, Verdict
+from batchd.taskstate.state import CONTINUE, Command, TaskState, Verdict
 
 __all__ = [
     "CONTINUE",
     "ELIDED",
     "GO_ON",
     "NOTES",
+    "Command",
     "TaskState",
     "Verdict",
     "apply",

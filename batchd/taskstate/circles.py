@@ -14,10 +14,14 @@ Step: TypeAlias = tuple[int, bool]
 _LONGEST, _TIMES = 4, 3
 #: So many steps are looked back on.
 LOOKED_BACK = _LONGEST * _TIMES
-#: Commands that do nothing, by which models that have only commands say that they are done. What is echoed is neither
+#: Commands that do nothing, by which models that have only commands say that they are done; what is echoed is neither
 #: expanded nor written anywhere.
 _NOTHING = re.compile(
     r"""(?i)(exit(\s+0)?|true|:|done[.!]?|echo(\s+("[^"$`\\]*"|'[^']*'|[^"'$`\\|&<>()*?~#]*))?)?"""
+)
+#: What a closing sentence has in it.
+_CLOSING = re.compile(
+    r"(?i)\b(done|completed?|finished|success(ful(ly)?)?|works?|ready)\b|完成|成功"
 )
 _BETWEEN = re.compile(r"[\n;]|&&")
 
@@ -43,4 +47,12 @@ def idle(call: ToolCall) -> bool:
     command = given.get("command") if isinstance(given, dict) else None
     if not isinstance(command, str):
         return False
-    return all(_NOTHING.fullmatch(part.strip()) for part in _BETWEEN.split(command))
+    parts = [part.strip() for part in _BETWEEN.split(command)]
+    return all(map(_does_nothing, parts))
+
+
+def _does_nothing(part: str) -> bool:
+    found = _NOTHING.fullmatch(part)
+    if found is None:
+        return False
+    return not part.lower().startswith("echo") or bool(_CLOSING.search(part))

@@ -37,7 +37,7 @@ from batchd.records import (
 )
 from batchd.taskstate import circles
 from batchd.taskstate.shortening import shortened
-from batchd.taskstate.state import CONTINUE, TaskState, Verdict
+from batchd.taskstate.state import CONTINUE, Command, TaskState, Verdict
 
 _AFTER_A_WAIT = CallStarted | CallDenied | Suspended | CancelRequested | ToolRan | RoundEvaluated
 
@@ -250,8 +250,9 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         pending=pending,
         in_doubt=False,
         tool_s=state.tool_s + event.seconds,
-        commands=(*state.commands, (event.call, event.exit_code)),
+        commands=(*state.commands, Command(event.call, event.exit_code, event.asked_input)),
         left=event.left,
+        noticed=state.noticed or event.noticed,
         recent=recent,
         looped=looped,
         stopped=looped or stopped,

@@ -35,6 +35,16 @@ from batchd.taskstate import circles
 CONTINUE = "Your answer was cut off at the output limit. Go on exactly where it stopped."
 
 
+class Command(Struct, frozen=True):
+    """A tool call that has its output."""
+
+    call: ToolCall
+    #: Of a command.
+    exit_code: int | None
+    #: Whether it failed since it asked for input, of which there is none.
+    asked_input: bool = False
+
+
 class Verdict(Struct, frozen=True, kw_only=True):
     """How the task must end."""
 
@@ -101,10 +111,12 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     #: Cut answers without any content, running.
     empty_cuts: int = 0
 
-    #: Every tool call that has its output, with the exit code of commands.
-    commands: tuple[tuple[ToolCall, int | None], ...] = ()
+    #: Every tool call that has its output.
+    commands: tuple[Command, ...] = ()
     #: What its commands had left running after the last tool call, by name.
     left: tuple[str, ...] = ()
+    #: Whether the model has learned what little is left of the task's limits.
+    noticed: bool = False
     #: The last tool calls of this round, as steps that may be a circle.
     recent: tuple[circles.Step, ...] = ()
     #: Whether the loop guard ended this round.

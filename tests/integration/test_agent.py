@@ -678,3 +678,22 @@ def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
         }
 
     scene(tmp_path, play)
+
+
+def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_path: Path) -> None:
+    """Its model learns that nobody types; near the end of its calls it learns once what is left."""
+    answers = tuple(_does(f"python3 -c 'input()' # {n}") for n in range(9))
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            ended = await scene.run(task("demo", limits=Limits(max_calls=10)))
+            await scene.host.client.aclose()
+        ran = [e for e in ended.events if isinstance(e, events.ToolRan)]
+        assert all("there is no keyboard: pipe it in" in e.output for e in ran)
+        assert all(command.asked_input for command in ended.state.commands)
+        left = "[Nearly used up: left are 2 model calls. Finish what matters most.]"
+        assert [left in e.output for e in ran] == [n == 7 for n in range(9)]
+
+    scene(tmp_path, play)

@@ -331,6 +331,7 @@ def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
     [
         "exit 1",
         "echo $?",
+        "echo hello",
         "echo done > a",
         "echo `ls`",
         "echo *",

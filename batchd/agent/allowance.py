@@ -1,0 +1,38 @@
+"""What is left of a task's limits, as the model learns it once near their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchd.records import Limits
+from batchd.taskstate import TaskState
+
+#: The share of a limit that is used by then (the design's number).
+_NEAR = 0.8
+
+
+def left(limits: Limits, state: TaskState, now: float) -> str:
+    """Return what is left of the limits that are nearly used up, for the model; empty: of none."""
+    found = ", ".join(_nearly_used(limits, state, now))
+    if not found:
+        return ""
+    return f"[Nearly used up: left are {found}. Finish what matters most.]"
+
+
+def _nearly_used(limits: Limits, state: TaskState, now: float) -> Iterator[str]:
+    calls = state.usage.calls + state.unsettled_calls
+    if _near(calls, limits.max_calls):
+        yield f"{limits.max_calls - calls} model calls"
+    tokens = state.usage.total_tokens
+    if _near(tokens, limits.max_tokens):
+        yield f"{limits.max_tokens - tokens:,} tokens"
+    seconds = state.run_time(now)
+    if _near(seconds, limits.timeout_s):
+        yield f"{limits.timeout_s - seconds:,.0f} seconds"
+    spent = (state.cost.total if state.cost else 0.0) + state.unsettled_usd
+    if _near(spent, limits.max_cost_usd):
+        yield f"${limits.max_cost_usd - spent:.4f}"
+
+
+def _near(used: float, limit: float) -> bool:
+    return 0 < limit * _NEAR <= used < limit
