@@ -36,7 +36,14 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
         if unknown:
             raise InputError(tuple(map(_unpriced, unknown.values())))
     compare = tuple(_compared(name, config, prices) for name in config.cost.compare)
-    return Terms(model=model, judge=judge, compare=compare, capped=capped, limits=task.limits)
+    return Terms(
+        model=model,
+        judge=judge,
+        agents_md=config.agent.agents_md,
+        compare=compare,
+        capped=capped,
+        limits=task.limits,
+    )
 
 
 def setup(name: str, config: Config, prices: Prices) -> ModelSetup:

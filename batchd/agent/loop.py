@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from msgspec.structs import replace
 
 from batchd import wire
-from batchd.agent import context, prompts
+from batchd.agent import context, owner, prompts
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.host import Host
@@ -123,24 +123,32 @@ class _Agent:
         if before is not None and (self.state.spend or _alike(before.model, terms.model)):
             return Resumed(at=self._host.clock(), attempt=self._run.attempt)
         text = terms.model.tools == "text"
-        stays = place.can_stay
-        prompt = prompts.system(task, await place.facts(), text=text, stays=stays)
+        stays, facts = place.can_stay, await place.facts()
+        files = {} if place.new else await asyncio.to_thread(place.files)
+        says = await owner.words(place, files) if terms.agents_md and not place.new else ""
+        prompt = prompts.system(task, facts, text=text, stays=stays, owner=says)
         if before is not None:
             # No model has answered yet: it begins as it would today.
             terms = replace(
                 before,
                 model=terms.model,
                 judge=terms.judge,
+                agents_md=terms.agents_md,
                 system_prompt=prompt,
                 keep_processes=stays,
             )
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
-        terms = replace(terms, system_prompt=prompt, keep_processes=stays)
-        terms = replace(terms, files={}, triggers={}, check_in=task.check_in)
+        terms = replace(
+            terms,
+            system_prompt=prompt,
+            keep_processes=stays,
+            files=files,
+            triggers={},
+            check_in=task.check_in,
+        )
         if not place.new:
-            files = await asyncio.to_thread(place.files)
             triggers = await asyncio.to_thread(place.triggers)
-            terms = replace(terms, files=files, triggers=triggers, held=await place.held())
+            terms = replace(terms, triggers=triggers, held=await place.held())
         # What the clock was moved by until now is no time of this task's.
         self._host.moved()
         return TaskStarted(at=self._host.clock(), terms=terms)

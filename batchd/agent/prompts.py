@@ -128,14 +128,14 @@ def running(names: Iterable[str], log: str) -> str:
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
 
 
-def system(task: Task, facts: str, *, text: bool, stays: bool) -> str:
-    """Return the system prompt of a task: opening, way of working, the line of facts, what is secret."""
+def system(task: Task, facts: str, *, text: bool, stays: bool, owner: str = "") -> str:
+    """Return the system prompt of a task: opening, way of working, the line of facts, what is secret, what the owner says."""
     working = _TEXT % (_STAYS if stays else "") if text else _NATIVE
     parts = [task.system_prompt or _OPENING, working, facts]
     if task.secrets:
         names = ", ".join(f"${name}" for name in task.secrets)
         parts.append(f"Secret variables, whose values you are shown as {MASK}: {names}.")
-    return "\n\n".join(parts)
+    return "\n\n".join((*parts, owner) if owner else parts)
 
 
 def evidence(

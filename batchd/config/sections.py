@@ -50,6 +50,8 @@ class Agent(Section):
     """``standard``, ``flex`` (half the price, when there is room) or ``priority``; a task may name its own."""
     tier_fallback: Fallback = "never"
     """When a call whose tier has no room goes on at the standard price: ``never``, or after so many seconds."""
+    agents_md: bool = True
+    """Whether a task is given what AGENTS.md in its directory says, and the skills there by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def estimate(files: Sequence[File], settings: Config, reader: Reader | None) -> 
     """
     setups = cache(partial(setup, config=settings, prices=Prices(settings.models)))
     tasks = [(file, task) for file in files for task in file.tasks]
-    openings = Openings(settings.sandbox_policy())
+    openings = Openings(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
     counted = asyncio.run(
         openings.count(
             [

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchd.agent import context, prompts
+from batchd.agent import context, owner, prompts
 from batchd.errors import NotPossibleError, SandboxError
 from batchd.events import TaskStarted, Terms
 from batchd.records import ModelSetup, SandboxPolicy, Task
@@ -28,8 +28,10 @@ class Opening:
 class Openings:
     """Counts first requests, with what the sandbox of each task will say of itself."""
 
-    def __init__(self, policy: SandboxPolicy) -> None:
+    def __init__(self, policy: SandboxPolicy, *, agents_md: bool) -> None:
+        """``agents_md``: whether what the directories' owners say is sent with them."""
         self._policy = policy
+        self._agents_md = agents_md
         self._sandbox: Sandbox | None = None
         self._facts: dict[object, str] = {}
         #: Why the line of facts about the sandbox is not counted; empty: it is.
@@ -73,7 +75,10 @@ class Openings:
                     tmp=f"{trial}-tmp",
                 ) as place,
             ):
-                return await place.facts()
+                said = await place.facts()
+                if path == trial or not self._agents_md:
+                    return said
+                return "\n\n".join(filter(None, (said, await owner.words(place, place.files()))))
         self.missing = "the sandbox could not be asked"
         return ""
 

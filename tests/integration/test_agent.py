@@ -150,7 +150,7 @@ class Scene:
             attempt=1,
             task=task,
             batch=batch,
-            terms=events.Terms(model=setup, judge=setup),
+            terms=events.Terms(model=setup, judge=setup, agents_md=True),
             queued_at=time.time(),
             history=wire.raw(self.host.durable),
         )
@@ -695,5 +695,36 @@ def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_pa
         assert all(command.asked_input for command in ended.state.commands)
         left = "[Nearly used up: left are 2 model calls. Finish what matters most.]"
         assert [left in e.output for e in ran] == [n == 7 for n in range(9)]
+
+    scene(tmp_path, play)
+
+
+def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: Path) -> None:
+    """AGENTS.md up to 8 KB, without secrets, and the skills by name; what changes there later changes no prompt."""
+    (folder := tmp_path / "given").mkdir()
+    (folder / "AGENTS.md").write_text("Use tabs, says sk-hidden-4711.\n" + "x" * 10_000)
+    (skill := folder / ".agents/skills/release").mkdir(parents=True)
+    (skill / "SKILL.md").write_text(
+        "---\nname: release\ndescription: How to make a release\n---\nText\n"
+    )
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 65534, 65534)
+
+    async def play(scene: Scene) -> None:
+        scene.host.masker = Masker(["sk-hidden-4711"])
+        job = task("steps-1", dir=str(folder))
+        whole = (await scene.run(job)).events
+        assert isinstance(whole[0], events.TaskStarted)
+        prompt = whole[0].terms.system_prompt
+        assert "The owner of /task says, in AGENTS.md:\n<AGENTS.md>\nUse tabs, says " in prompt
+        assert "sk-hidden" not in prompt
+        assert prompt.count("x" * 100) > 50
+        assert len(prompt) < 11_000
+        assert "[… the rest of AGENTS.md is not quoted]" in prompt
+        assert prompt.endswith("- .agents/skills/release/SKILL.md: How to make a release")
+        (folder / "AGENTS.md").write_text("Now use spaces.")
+        again = await scene.run(job, list(whole[:3]))
+        assert again.state.messages[0].content == prompt
 
     scene(tmp_path, play)
