@@ -92,7 +92,11 @@ def judged(setup: ModelSetup) -> int:
     if not window:
         return _JUDGED
     answer = min(1024, window // 4)
-    return int(window * (1 - SPARE)) - answer - tokens.count_messages(prompts.judge("", "", "", ""))
+    return (
+        int(window * (1 - SPARE))
+        - answer
+        - tokens.count_messages(prompts.judge("", "", "", "", ""))
+    )
 
 
 def level(costs: Sequence[float], budget: float) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from batchd import tokens, wire
-from batchd.agent import allowance, answers, context, evaluate, prompts, protocol, tools
+from batchd.agent import allowance, answers, context, evaluate, prompts, protocol, seen, tools
 from batchd.agent.belief import believed
 from batchd.agent.charges import charge
 from batchd.agent.compaction import Compact
@@ -151,7 +151,11 @@ class Performer:
         """Return what is asked, and the step with its length, which a judge's has only now."""
         if step.purpose is Purpose.JUDGE:
             await self._place.clear(prompts.EVALUATED)
-            return await asyncio.to_thread(self._judge_request, step, state, setup)
+            changed = await asyncio.to_thread(self._files_changed, state)
+            contents = await seen.contents(self._place, changed)
+            return await asyncio.to_thread(
+                self._judge_request, step, state, setup, (changed, contents)
+            )
         text = setup.tools == "text"
         messages = state.messages
         if step.purpose is Purpose.COMPACTION:
@@ -165,10 +169,14 @@ class Performer:
         )
 
     def _judge_request(
-        self, step: CallModel, state: TaskState, setup: ModelSetup
+        self,
+        step: CallModel,
+        state: TaskState,
+        setup: ModelSetup,
+        files: tuple[Sequence[tuple[str, int]], str],
     ) -> tuple[CallModel, Request]:
-        """Looks through the directory, and counts: it blocks for as long as that takes."""
-        messages = self._judge_messages(state)
+        """Counts: it blocks for as long as that takes."""
+        messages = self._judge_messages(state, *files)
         asked = tokens.count_messages(messages)
         request = Request(
             messages=messages,
@@ -178,14 +186,18 @@ class Performer:
         )
         return replace(step, input_tokens=asked), request
 
-    def _judge_messages(self, state: TaskState) -> tuple[Message, ...]:
+    def _files_changed(self, state: TaskState) -> Sequence[tuple[str, int]]:
+        """Return the files that the task has made or changed, with their sizes. Blocks while it looks through the directory."""
         before = state.terms.files if state.terms else None
-        after = self._place.files()
-        changed = _sizes(before, after)
+        return _sizes(before, self._place.files())
+
+    def _judge_messages(
+        self, state: TaskState, changed: Sequence[tuple[str, int]], contents: str
+    ) -> tuple[Message, ...]:
         ran = [
             (_shown(command.call), _outcome(command)) for command in state.commands[-_MAX_COMMANDS:]
         ]
-        evidence = prompts.evidence(self._task, state.answer, ran, changed)
+        evidence = prompts.evidence(self._task, state.answer, ran, changed, contents)
         budget = context.judged(state.setup(Purpose.JUDGE))
         return prompts.judge(*context.fitted(evidence, budget))
 

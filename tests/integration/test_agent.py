@@ -728,3 +728,23 @@ def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: P
         assert again.state.messages[0].content == prompt
 
     scene(tmp_path, play)
+
+
+def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
+    """Those that the task made or changed, texts alone; large ones by their size."""
+    make = "echo 'print(1 + 1)' > a.py; head -c 300 /dev/urandom > noise; seq 9999 > many; python3 -c 'input()'"
+    recording = Recording(first_prompt="Do it", model="demo", answers=(_does(make),))
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording], log_bodies=True) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            ended = await scene.run(task("demo", evaluator="judge"))
+            await scene.host.client.aclose()
+            asked = json.loads(server.requests[-1].request)["messages"][-1]["content"]
+        assert ended.state.finished is not None
+        _, _, shown = asked.partition("# What stands in the small ones\n")
+        assert shown == "==> a.py <==\nprint(1 + 1)"
+        assert "- many (48888 bytes)" in asked
+        assert "it asked for input, and there is no keyboard here" in asked
+
+    scene(tmp_path, play)
