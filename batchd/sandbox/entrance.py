@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import marshal
 import os
 import platform
@@ -47,6 +48,7 @@ class Entrance:
         self._line = line
         self._env = env
         self._turns = asyncio.Lock()
+        self._hangs = False
 
     @classmethod
     async def open(cls, first: int, guest: Guest, group: Group | None) -> Entrance:
@@ -58,6 +60,7 @@ class Entrance:
         given = [(kind, value) for _, kind, value in limits(guest.policy)]
         setup: dict[str, Any] = {
             "first": first,
+            "directory": TASK,
             "uid": who.uid,
             "gid": who.gid,
             "limits": given,
@@ -65,7 +68,9 @@ class Entrance:
             "clone": ARCHS[machine].clone,
         }
         variables = {**usual(who, home=TMP), **guest.env}
-        env = {name.encode(): value.encode() for name, value in variables.items()}
+        env = {
+            k.encode("utf-8", "replace"): v.encode("utf-8", "replace") for k, v in variables.items()
+        }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             ours.setblocking(False)
@@ -97,14 +102,18 @@ class Entrance:
 
     async def close(self) -> None:
         """Have the helper end; what it has started goes on."""
-        self._line.close()
+        # Who waits for an answer learns that there will be none.
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+        async with self._turns:
+            self._line.close()
         await self._helper.end()
 
     async def _begun(self, command: Sequence[bytes], descriptors: list[int], *, left: bool) -> int:
         data = marshal.dumps((list(command), self._env))
         text = memory_file(data)
         try:
-            asked = {"left": left, "length": len(data), "directory": TASK}
+            asked = {"left": left, "length": len(data)}
             number = await self._answer(asked, [text, *descriptors])
         finally:
             os.close(text)
@@ -117,12 +126,18 @@ class Entrance:
     async def _answer(self, asked: dict[str, Any], descriptors: list[int]) -> int | str:
         """Ask the helper, and return what it says: a number, or what is wrong."""
         async with self._turns:
-            socket.send_fds(self._line, [marshal.dumps(asked)], descriptors)
+            if self._hangs:
+                return "the helper hangs"
             try:
+                socket.send_fds(self._line, [marshal.dumps(asked)], descriptors)
                 async with asyncio.timeout(_PATIENCE_S):
                     said = await asyncio.get_running_loop().sock_recv(self._line, _MOST_SAID)
             except TimeoutError:
+                # Its answer may come yet, and is no answer to what is asked next.
+                self._hangs = True
                 return "the helper hangs"
+            except (BrokenPipeError, ConnectionResetError):
+                said = b""
         try:
             answer = marshal.loads(said)  # noqa: S302 (of a program of ours)
         except (ValueError, EOFError, TypeError):

@@ -18,11 +18,12 @@ import errno
 import marshal
 import os
 import resource
+import time
 from typing import Any, NoReturn
 
 #: Ignored by Python, which a command would inherit.
 _SIGPIPE, _SIGXFSZ = 13, 25
-_SIGCHLD = 17
+_SIGCHLD, _SIGKILL = 17, 9
 _SIG_DFL = None
 # Of linux/sched.h.
 _CLONE_PARENT = 0x00008000
@@ -36,7 +37,7 @@ _NAMESPACES = {
     "cgroup": 0x02000000,
 }
 # Of linux/prctl.h.
-_SET_DUMPABLE, _SET_SECCOMP, _CAPBSET_READ, _CAPBSET_DROP = 4, 22, 23, 24
+_SET_NAME, _SET_DUMPABLE, _SET_SECCOMP, _CAPBSET_READ, _CAPBSET_DROP = 15, 4, 22, 23, 24
 _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -45,6 +46,8 @@ _MSG_CMSG_CLOEXEC = 0x40000000
 _ARG_START = 45
 #: More than any message has: what may be long comes in a file.
 _MOST = 1 << 16
+#: What is forked is there, and says so, within this time (seconds).
+_PATIENCE_S, _PAUSE_S = 1.0, 0.0005
 #: What a shell answers for a program that is not there, or cannot be executed.
 _NOT_FOUND, _CANNOT_RUN = 127, 126
 
@@ -63,7 +66,7 @@ def main() -> None:
     setup, (process,) = _received(line)
     try:
         _hide()
-        _enter(process, setup["first"])
+        _enter(process, setup["first"], setup["directory"])
         os.close(process)
         _give_up(setup)
     except OSError as error:
@@ -100,10 +103,11 @@ def _hide() -> None:
         words = file.read().rpartition(b")")[2].split()
     begin, end = int(words[_ARG_START]), int(words[_ARG_START + 1])
     ctypes.memset(begin, 0, end - begin)
+    _checked(_libc.prctl(_SET_NAME, b"batchd-entry", 0, 0, 0), "PR_SET_NAME")
     _checked(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
 
 
-def _enter(process: int, first: int) -> None:
+def _enter(process: int, first: int, directory: str) -> None:
     """Enter the namespaces of a process, and take its root."""
     root = os.stat(f"/proc/{first}/root/")  # noqa: PTH116 (as above)
     kinds = 0
@@ -115,6 +119,8 @@ def _enter(process: int, first: int) -> None:
     here = os.stat("/")  # noqa: PTH116 (as above)
     if (here.st_dev, here.st_ino) != (root.st_dev, root.st_ino):
         raise OSError(0, "its root is another one")
+    # What it starts begins there, also where the directory is closed to its owner.
+    os.chdir(directory)
 
 
 def _give_up(setup: dict[str, Any]) -> None:
@@ -155,6 +161,7 @@ def _left(asked: dict[str, Any], descriptors: tuple[int, ...]) -> int:
     """Start a command that the sandbox's first process adopts, and return its number outside."""
     ours, theirs = _socket.socketpair()
     ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+    ours.settimeout(_PATIENCE_S)
     parent = os.fork()
     if parent == 0:
         try:
@@ -164,13 +171,26 @@ def _left(asked: dict[str, Any], descriptors: tuple[int, ...]) -> int:
                 _become(asked, descriptors)
         finally:
             os._exit(0)
-    os.waitpid(parent, 0)
+    # Whoever is inside may stop it, or what it has started.
+    _end(parent)
     theirs.close()
-    said, beside, _, _ = ours.recvmsg(1, _MOST)
+    try:
+        said, beside, _, _ = ours.recvmsg(1, _MOST)
+    except TimeoutError:
+        said = b""
     ours.close()
     if not said:
         raise OSError(errno.EAGAIN, "fork")
     return int.from_bytes(beside[0][2][:4], "little")
+
+
+def _end(process: int) -> None:
+    """Wait for a child that ends at once, and kill it where it does not."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while os.waitpid(process, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(process, _SIGKILL)
+        time.sleep(_PAUSE_S)
 
 
 def _become(asked: dict[str, Any], descriptors: tuple[int, ...]) -> NoReturn:
@@ -182,7 +202,6 @@ def _become(asked: dict[str, Any], descriptors: tuple[int, ...]) -> NoReturn:
             os.dup2(descriptor, number)
         for ignored in (_SIGPIPE, _SIGXFSZ):
             _libc.signal(ignored, _SIG_DFL)
-        os.chdir(asked["directory"])
         words, variables = marshal.loads(os.pread(text, asked["length"], 0))  # noqa: S302 (as above)
         os.execve(words[0], words, variables)  # noqa: S606 (there is one, if it is asked for)
     except OSError as error:

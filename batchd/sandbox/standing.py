@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from batchd.errors import SandboxError
+from batchd.masking import Masker
+from batchd.sandbox.bwrap import TMP
 from batchd.sandbox.child import dead, ending, reaped
 from batchd.sandbox.entrance import Entrance, Guest
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.process import Left, Ran
 from batchd.sandbox.processes import Process, Table, left_by, read
 from batchd.sandbox.shortage import patiently
+from batchd.sandbox.unbroken import unbroken
 
 #: Whether anything still runs in it is looked at so often (seconds).
 _LOOK_S = 1.0
@@ -26,10 +30,14 @@ _LOOKS, _DYING_S = 20, 0.05
 _MOST_NAMED = 5
 #: Of what it prints, so much is kept (bytes); the rest is read and thrown away, since who prints must never wait.
 _MOST_PRINTED = 16 << 20
+#: A command that cannot begin beside what runs there has a sandbox of its own after so long (seconds).
+_PATIENCE_S = 2.0
+#: What a shell says of a process that was killed.
+_KILLED = 137
 _ENDED = "it has ended by itself"
 #: Unlike ``head``, ``dd`` writes what comes as it comes.
 _DRAIN = (
-    'dd of="$1" count="$2" bs=65536 iflag=count_bytes oflag=append conv=notrunc 2>/dev/null;'
+    'PATH=/usr/bin:/bin; dd of="$1" count="$2" bs=65536 iflag=count_bytes oflag=append conv=notrunc 2>/dev/null;'
     " exec cat >/dev/null"
 )
 
@@ -37,23 +45,27 @@ _DRAIN = (
 class Standing:
     """One sandbox that stays, as long as something runs in it. To be ended."""
 
-    def __init__(self, left: Left, guest: Guest, log: Callable[[], str]) -> None:
-        """``log``: names the next file for what nobody waits for any more to print to, as commands see it."""
+    def __init__(self, left: Left, guest: Guest) -> None:
         self._child = left.child
         self._hold = left.hold
-        self._end = left.end
+        self._holding = left.end
         #: What it may still print to, as long as nobody in it reads that.
         self._output = left.output
         self._first = left.child.pid
+        #: Of its processes.
+        self._namespace = 0
         self._guest = guest
-        self._log = log
         self._entrance: Entrance | None = None
         #: Those of its processes that are ours: they keep no sandbox.
         self._ours: set[int] = set()
         #: Keeps the process that keeps the sandbox while a command is in it, which is nobody's child there.
         self._anchor: int | None = None
         self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        #: Read what nobody in it could be had to read.
+        self._readers: list[Reader] = []
         self._busy = False
+        #: Whether something may have entered of which nothing is known.
+        self._lost = False
         self._ending = asyncio.Lock()
         self._look: asyncio.Task[None] | None = None
         #: Whether it is over, and why.
@@ -61,24 +73,46 @@ class Standing:
         self.why = ""
 
     async def begin(self) -> str:
-        """Make it one that can be entered, and return where what runs in it prints to from now on; empty: it is over.
+        """Make it one that can be entered, and return where what runs in it prints to from now on.
 
-        Raises ``SandboxError`` and ``OSError`` where it cannot be entered.
+        Raises ``SandboxError`` and ``OSError`` where it cannot be entered; then it is over.
         """
+        return await unbroken(self._begin(), self._child.kill)
+
+    async def _begin(self) -> str:
         try:
+            self._namespace = _namespace(self._first)
             self._entrance = await Entrance.open(self._first, self._guest, self._child.group)
             heard, self._anchor = os.pipe()
             try:
                 await self._placed([b"/bin/cat"], heard)
             finally:
                 os.close(heard)
-            output, self._output = self._output, None
-            log = await self._drained(output)
-        except BaseException:
-            await self.end("it could not be kept")
+        except (OSError, SandboxError):
+            await self._end("it could not be kept")
             raise
+        output, self._output = self._output, None
+        log = await self._drained(output)
         self._look = asyncio.get_running_loop().create_task(self._until_over())
         return log
+
+    def rest(self, limit: int) -> bytes:
+        """Return what it has printed that nobody has read, where it could not be kept, and close that."""
+        output, self._output = self._output, None
+        if output is None:
+            return b""
+        os.set_blocking(output, False)
+        try:
+            return os.read(output, limit)
+        except BlockingIOError:
+            return b""
+        finally:
+            os.close(output)
+
+    @property
+    def alive(self) -> bool:
+        """Whether something of it runs, ours apart."""
+        return not self.over and self._child.alive and self._needed()
 
     def running(self) -> tuple[str, ...]:
         """Return what commands have left running, by the names and numbers that it has inside."""
@@ -91,31 +125,44 @@ class Standing:
     async def run(
         self, command: Sequence[bytes], *, timeout_s: float, output: Output
     ) -> Ran | None:
-        """Run a command in it, and leave running what the command leaves; None: it could not begin there.
+        """Run a command in it, and leave running what the command leaves; None: it did not begin, and the sandbox is over.
 
         One that runs out of its time is killed with all that it has started; where that cannot be told from what ran before,
-        with all of the sandbox. Raises ``SandboxError``.
+        with all of the sandbox, and so is one that is cancelled. Raises ``SandboxError``.
         """
+        try:
+            return await unbroken(self._run(command, timeout_s, output), self._child.kill)
+        except asyncio.CancelledError:
+            await self.end("killed with a command that was broken off")
+            raise
+
+    async def _run(self, command: Sequence[bytes], timeout_s: float, output: Output) -> Ran | None:
         clock = asyncio.get_running_loop().time
         read_end, write_end = os.pipe()
         reader = Reader(read_end, output)
-        self._busy = True
+        self._busy, began = True, clock()
         try:
-            began = clock()
-            pid = await self._entered(command, write_end)
-            if pid is None:
-                await self.end(_ENDED)
+            try:
+                pid = await self._entered(command, write_end)
+            except OSError as error:
+                # It has just ended, or has taken the last process that it may have.
+                await self.end(f"killed: no command could begin beside it ({error.strerror})" if self._child.alive else _ENDED)  # fmt: skip
                 return None
-            timed_out, status = await self._waited(pid, timeout_s)
+            except SandboxError:
+                # Nobody knows whether it has begun: it is not begun a second time.
+                self._lost = True
+                await self._end("killed with the helper that enters it")
+                return Ran(exit_code=_KILLED, output=output.text(), seconds=clock() - began)
+            timed_out, status = await self._waited(pid, timeout_s - (clock() - began))
             excess, refused = self._hold.excess(), self._hold.refused()
             if excess or not self._child.alive:
-                await self.end(f"killed: {excess}" if excess else _ENDED)
+                await self._end(f"killed: {excess}" if excess else _ENDED)
             log = "" if self.over else await self._drained(reader.handed())
         finally:
             self._busy = False
             reader.close(drain=True)
         if not (self.over or self._needed()):
-            await self.end(_ENDED)
+            await self._end(_ENDED)
         return Ran(
             exit_code=None if timed_out else status,
             output=output.text(),
@@ -131,68 +178,84 @@ class Standing:
 
     async def end(self, why: str) -> None:
         """Kill what runs in it, if it is not over, and return when all of it is dead. Raises ``SandboxError``."""
+        await unbroken(self._end(why))
+
+    async def _end(self, why: str) -> None:
         async with self._ending:
             if self.over:
                 return
             self.over, self.why = True, why
             if self._look is not None and self._look is not asyncio.current_task():
                 self._look.cancel()
+            self._child.kill()
             try:
-                await self._end.aclose()
-            finally:
                 if self._entrance is not None:
                     await self._entrance.close()
-                for descriptor in (self._anchor, self._nothing, self._output):
+                if self._lost:
+                    await self._bury()
+                await self._holding.aclose()
+            finally:
+                for reader in self._readers:
+                    reader.close(drain=False)
+                for descriptor in (self._anchor, self._nothing):
                     if descriptor is not None:
                         os.close(descriptor)
                 if self._child.group is not None:
                     self._child.group.close()
 
-    async def _entered(self, command: Sequence[bytes], output: int) -> int | None:
-        """Have a command begin, and return its number; None: it did not begin. Closes ``output``."""
+    async def _bury(self) -> None:
+        """Wait for what has entered, and of which the helper said nothing before its own end."""
+        for _ in range(_LOOKS):
+            self._wait_for_strays()
+            if not self._child.alive:
+                return
+            await asyncio.sleep(_DYING_S)
+
+    def _wait_for_strays(self) -> None:
+        for process in Table.read().processes.values():
+            if process.parent == os.getpid() and process.number != self._first:
+                with contextlib.suppress(OSError):
+                    if _namespace(process.number) == self._namespace:
+                        os.waitid(os.P_PID, process.number, os.WEXITED | os.WNOHANG)
+
+    async def _entered(self, command: Sequence[bytes], output: int) -> int:
+        """Have a command begin, and return its number. Closes ``output``.
+
+        Raises ``OSError`` where it did not begin, and ``SandboxError`` where that is not known.
+        """
         entrance = self._entrance
         assert entrance is not None, "it has begun"
 
-        async def attempt() -> int | None:
+        async def attempt() -> int:
             try:
                 return await entrance.start(command, output)
-            except OSError:
-                if self._child.alive:
-                    raise
-                return None
+            except OSError as error:
+                # Whatever runs out in a sandbox that is over, nobody gives back.
+                raise error if self._child.alive else ProcessLookupError from None
 
         try:
-            return await patiently(attempt)
+            return await patiently(attempt, _PATIENCE_S)
         finally:
             os.close(output)
 
     async def _waited(self, pid: int, timeout_s: float) -> tuple[bool, int]:
         """Wait for a command; return whether its time ran out, and its exit code as a shell tells it."""
-        watch, why, cancelled = self._hold.watch, "", False
+        watch, why, timed_out = self._hold.watch, "", False
         if watch is not None:
             watch.entered = (pid,)
-        try:
-            async with asyncio.timeout(timeout_s):
-                with ending(pid) as ended:
-                    await ended
-            timed_out = False
-        except TimeoutError:
-            timed_out = True
-            if not await asyncio.to_thread(self._killed, pid):
-                why = "killed with a command that ran out of its time"
-        except asyncio.CancelledError:
-            timed_out, cancelled, why = False, True, "killed with a command that was broken off"
-        if why:
+        with ending(pid) as ended:
+            await asyncio.wait((ended,), timeout=max(0.0, timeout_s))
+            timed_out = not ended.done()
+        if timed_out and not await asyncio.to_thread(self._killed, pid):
+            why = "killed with a command that ran out of its time"
             self._child.kill()
         # Before the rest is waited for: its first process, when killed, waits for all of those that have entered.
-        cancelled = await dead(pid) or cancelled
+        await dead(pid)
         if watch is not None:
             watch.entered = ()
         code = reaped(pid)
         if why:
-            await self.end(why)
-        if cancelled:
-            raise asyncio.CancelledError
+            await self._end(why)
         return timed_out, 128 - code if code < 0 else code
 
     def _killed(self, pid: int) -> bool:
@@ -218,30 +281,27 @@ class Standing:
         return all(_descends(process, known, table) for process in rest)
 
     async def _drained(self, output: int | None) -> str:
-        """Have what is printed there read from within, and return the file that it goes to; empty: nothing is."""
+        """Have what is printed there read from within, and return the file that it goes to; empty: nothing is, or it is not kept."""
         if output is None:
             return ""
-        log = self._log()
-        words = [
-            b"/bin/sh",
-            b"-c",
-            _DRAIN.encode(),
-            b"sh",
-            log.encode(),
-            str(_MOST_PRINTED).encode(),
-        ]
+        # No name that anybody inside could know before.
+        log = f"{TMP}/background-{secrets.token_hex(3)}.log"
+        words = ["/bin/sh", "-c", _DRAIN, "sh", log, str(_MOST_PRINTED)]
         try:
-            await self._placed(words, output)
-        except OSError:  # it has just ended
+            await self._placed([word.encode() for word in words], output)
+        except (OSError, SandboxError):
+            # Who prints must not wait, nor find its pipe broken: it is read here, and thrown away.
+            self._readers.append(Reader(output, Output(1, Masker())))
             return ""
-        finally:
-            os.close(output)
+        os.close(output)
         return log
 
     async def _placed(self, command: Sequence[bytes], stdin: int) -> None:
         """Start a process of ours in it."""
         assert self._entrance is not None, "it has begun"
         self._ours.add(await self._entrance.leave(command, self._nothing, stdin))
+        if self._hold.watch is not None:
+            self._hold.watch.ours = frozenset(self._ours)
 
     def _needed(self) -> bool:
         """Whether something runs in it, or is about to."""
@@ -254,7 +314,7 @@ class Standing:
                 await asyncio.wait((ended,), timeout=_LOOK_S)
         excess = self._hold.excess()
         with contextlib.suppress(SandboxError):
-            await self.end(f"killed: {excess}" if excess else _ENDED)
+            await self._end(f"killed: {excess}" if excess else _ENDED)
 
 
 def _kill(process: Process) -> None:
@@ -279,13 +339,26 @@ def _descends(process: Process, known: set[int], table: Table) -> bool:
     return False
 
 
+def _namespace(number: int) -> int:
+    """Return the number of a process's namespace of processes. Raises ``OSError``."""
+    return Path(f"/proc/{number}/ns/pid").stat().st_ino
+
+
 def _name(number: int) -> str:
     """Return a process's name, with the number that it has inside; empty: it has ended."""
     try:
         name = Path(f"/proc/{number}/comm").read_text(errors="replace").strip()
-        status = Path(f"/proc/{number}/status").read_text(errors="replace")
     except OSError:
         return ""
-    inside = status.partition("\nNSpid:")[2].partition("\n")[0].split()[-1:]
+    inside = _inside(number)
     shown = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return f"{shown} (pid {inside[0]})" if inside else shown
+    return f"{shown} (pid {inside[-1]})" if inside else shown
+
+
+def _inside(number: int) -> list[str]:
+    """Return the numbers of a process, from the outside to the inside; empty: it has ended."""
+    try:
+        status = Path(f"/proc/{number}/status").read_text(errors="replace")
+    except OSError:
+        return []
+    return status.partition("\nNSpid:")[2].partition("\n")[0].split()

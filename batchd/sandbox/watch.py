@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batchd.records import SandboxPolicy
@@ -50,6 +50,11 @@ class Watch:
     window: Window | None = None
     #: Processes that have entered its sandbox: they descend from none of it.
     entered: tuple[int, ...] = ()
+    #: The processor time of its processes at the last whole look, by number, and what it was found to use then.
+    seen: Mapping[int, float] = field(default_factory=dict)
+    share: float = 0.0
+    #: Those of ours that read there what nobody waits for: they do not count.
+    ours: frozenset[int] = frozenset()
     entering: asyncio.Task[None] | None = None
 
     def used(self, processes: Sequence[Process]) -> Used:
@@ -162,7 +167,11 @@ class Watcher:
         weights = []
         for watch in watches:
             processes = table.of(watch.child.pid, *watch.entered)
-            weights.append(self._weight(watch, processes))
+            times = {process.number: process.cpu_s for process in processes}
+            # What has not run since then uses what it used.
+            if times != watch.seen or watch.share > _NEAR:
+                weights.append(self._weight(watch, processes))
+                watch.seen, watch.share = times, weights[-1].share
         return weights, time.thread_time() - began
 
     def _judged(self, weights: Sequence[_Weight]) -> bool:
@@ -208,7 +217,8 @@ class Watcher:
             )
         if watch.child.group is not None:
             return _Weight(watch, processes, 0.0, "")
-        count = sum(process.threads for process in processes) - _OURS
+        count = sum(process.threads for process in processes if not _of_ours(watch, process))
+        count -= _OURS - bool(watch.ours)
         if count > policy.max_processes:
             return passed(
                 f"it had {count:,} processes and threads at a time;"
@@ -223,6 +233,10 @@ class Watcher:
         unknown = watch.window is not None and watch.window.due
         enter = unknown and used.total + used.beside.unseen > limit
         return _Weight(watch, processes, 1.0 if enter else share, "", enter=enter)
+
+
+def _of_ours(watch: Watch, process: Process) -> bool:
+    return process.number in watch.ours or process.parent in watch.ours
 
 
 def too_much_memory(policy: SandboxPolicy, used: Used | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from batchd.masking import Masker
 from batchd.records import FileStamp, Network, SandboxPolicy, hosts
 from batchd.records.triggers import Trigger
 from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch, triggers
-from batchd.sandbox.bwrap import TASK, TMP
+from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.cgroup import Delegated, Group
 from batchd.sandbox.child import Child, prepare_process
 from batchd.sandbox.cover import Covers
@@ -165,7 +164,6 @@ class Workplace:
         self._facts = told
         #: The sandbox that stays, also one that is over.
         self._standing: Standing | None = None
-        self._logs = itertools.count(1)
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
         #: Whether nothing has run here yet, a check included.
@@ -242,22 +240,26 @@ class Workplace:
     async def _kept(self, ran: process.Ran, left: process.Left) -> process.Ran:
         """Keep what a command has left running. Raises ``SandboxError``."""
         guest = Guest(policy=self._policy, who=self._setting.who, env=self._setting.env)
-        self._standing = standing = Standing(left, guest, self._log)
+        self._standing = standing = Standing(left, guest)
         # It has its cgroup with it.
         self._group = None
+        log, said = "", b""
         try:
             log = await standing.begin()
-        except (OSError, SandboxError) as error:
-            return replace(ran, output=f"{ran.output}\n[What it left running was ended: {error}]")
+        except (OSError, SandboxError):
+            pass  # most of the time it has just ended by itself
+        finally:
+            said = standing.rest(self._policy.max_output_bytes)
+        if said:
+            ran = replace(
+                ran, output=ran.output + self.masker.text(said.decode("utf-8", "replace"))
+            )
         return self._masked(replace(ran, left=standing.running(), log=log))
 
     def _masked(self, ran: process.Ran) -> process.Ran:
         """Return how a command ended, without secrets in what it names."""
         mask = self.masker.text
         return replace(ran, refused=tuple(map(mask, ran.refused)), left=tuple(map(mask, ran.left)))
-
-    def _log(self) -> str:
-        return f"{TMP}/background-{next(self._logs)}.log"
 
     async def held(self) -> int | None:
         """Return what the directory held before its first command, in bytes on the disk; None: more than can be measured.
@@ -299,7 +301,7 @@ class Workplace:
         Otherwise like ``run``.
         """
         argv = [bwrap.shell(), "-c", command]
-        standing = self._standing
+        stays, standing = stays and "\0" not in command, self._standing
         if standing is not None and not standing.over and (full := await self._disk.full()):
             await standing.end(f"killed: {full}")
         if stays and standing is not None and not standing.over:

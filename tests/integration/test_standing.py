@@ -87,7 +87,7 @@ def helpers() -> set[int]:
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            if parent == str(os.getpid()) and b"entrychild" in (path / "cmdline").read_bytes():
+            if parent == str(os.getpid()) and (path / "comm").read_text() == "batchd-entry\n":
                 found.add(int(path.name))
     return found
 
@@ -96,7 +96,9 @@ def test_a_server_started_in_one_step_answers_in_the_next(tmp_path: Path) -> Non
     """The command that starts it returns, says what goes on, and the next one reaches it."""
 
     async def body(place: Workplace) -> tuple[Ran, Ran]:
-        return await shell(place, SERVER), await shell(place, ASK)
+        started = await shell(place, SERVER)
+        assert len(helpers()) == 1
+        return started, await shell(place, ASK)
 
     started, asked = stay(tmp_path, body)
     assert started.exit_code == 0
