@@ -11,7 +11,7 @@ from batchd.sandbox import Workplace
 _FILE, _SKILLS, _SKILL = "AGENTS.md", ".agents/skills", "SKILL.md"
 #: What is quoted at most (bytes), and how many skills are named.
 _MOST, _MOST_SKILLS = 8 << 10, 20
-#: A file that is none, as a FIFO, keeps nobody waiting for longer (seconds).
+#: A file that is none, as a FIFO, is not waited for longer (seconds).
 _PATIENCE_S = 5.0
 
 

@@ -98,7 +98,7 @@ def _received(line: _socket.socket) -> tuple[Any, tuple[int, ...]]:
 
 
 def _hide() -> None:
-    """Have nobody read of this process where batchd lies, nor anything else: its children begin with the same."""
+    """Hide of this process where batchd lies, and all else: its children begin with the same."""
     with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 (pathlib takes longer to import than all the rest)
         words = file.read().rpartition(b")")[2].split()
     begin, end = int(words[_ARG_START]), int(words[_ARG_START + 1])

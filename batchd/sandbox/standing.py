@@ -49,7 +49,7 @@ class Standing:
         self._child = left.child
         self._hold = left.hold
         self._holding = left.end
-        #: What it may still print to, as long as nobody in it reads that.
+        #: What it may still print to, until a process in it reads that.
         self._output = left.output
         self._first = left.child.pid
         #: Of its processes.
@@ -58,10 +58,10 @@ class Standing:
         self._entrance: Entrance | None = None
         #: Those of its processes that are ours: they keep no sandbox.
         self._ours: set[int] = set()
-        #: Keeps the process that keeps the sandbox while a command is in it, which is nobody's child there.
+        #: Keeps the process that keeps the sandbox while a command is in it: what has entered is no child of the first process.
         self._anchor: int | None = None
         self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        #: Read what nobody in it could be had to read.
+        #: Read what no process in it could be started to read.
         self._readers: list[Reader] = []
         self._busy = False
         #: Whether something may have entered of which nothing is known.
@@ -77,7 +77,7 @@ class Standing:
 
         Raises ``SandboxError`` and ``OSError`` where it cannot be entered; then it is over.
         """
-        return await unbroken(self._begin(), self._child.kill)
+        return await unbroken(self._begin(), self._kill)
 
     async def _begin(self) -> str:
         try:
@@ -97,7 +97,7 @@ class Standing:
         return log
 
     def rest(self, limit: int) -> bytes:
-        """Return what it has printed that nobody has read, where it could not be kept, and close that."""
+        """Return what it has printed that was not read, where it could not be kept, and close that."""
         output, self._output = self._output, None
         if output is None:
             return b""
@@ -108,11 +108,6 @@ class Standing:
             return b""
         finally:
             os.close(output)
-
-    @property
-    def alive(self) -> bool:
-        """Whether something of it runs, ours apart."""
-        return not self.over and self._child.alive and self._needed()
 
     def running(self) -> tuple[str, ...]:
         """Return what commands have left running, by the names and numbers that it has inside."""
@@ -131,7 +126,7 @@ class Standing:
         with all of the sandbox, and so is one that is cancelled. Raises ``SandboxError``.
         """
         try:
-            return await unbroken(self._run(command, timeout_s, output), self._child.kill)
+            return await unbroken(self._run(command, timeout_s, output), self._kill)
         except asyncio.CancelledError:
             await self.end("killed with a command that was broken off")
             raise
@@ -175,6 +170,11 @@ class Standing:
             left=self.running(),
             log=log,
         )
+
+    def _kill(self) -> None:
+        # Once it is over, its number may be another's.
+        if not self.over:
+            self._child.kill()
 
     async def end(self, why: str) -> None:
         """Kill what runs in it, if it is not over, and return when all of it is dead. Raises ``SandboxError``."""
@@ -230,7 +230,7 @@ class Standing:
             try:
                 return await entrance.start(command, output)
             except OSError as error:
-                # Whatever runs out in a sandbox that is over, nobody gives back.
+                # Whatever runs out in a sandbox that is over, stays used up.
                 raise error if self._child.alive else ProcessLookupError from None
 
         try:
@@ -248,7 +248,7 @@ class Standing:
             timed_out = not ended.done()
         if timed_out and not await asyncio.to_thread(self._killed, pid):
             why = "killed with a command that ran out of its time"
-            self._child.kill()
+            self._kill()
         # Before the rest is waited for: its first process, when killed, waits for all of those that have entered.
         await dead(pid)
         if watch is not None:
