@@ -33,17 +33,21 @@ def main() -> int:
     """Measure and print."""
     commands: list[tuple[Cost, Cost]] = []
     none: list[tuple[Cost, Cost]] = []
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
     with (
         stage(WITH, processes=2, agents=16, extra=NO_REPORT) as (server, daemon),
         stage(WITHOUT, processes=2, agents=16, extra=NO_REPORT) as (_, talker),
     ):
         for each in (daemon, talker):
             each.run("warm", 32)
+        before = daemon.io_bytes()
         for i in range(ROUNDS):
             floor = raw(Work(server.base_url, WITH, TASKS, CALLS))
             commands.append((daemon.cost(f"calls-{i}", TASKS, CALLS), floor))
             floor = raw(Work(server.base_url, WITHOUT, TASKS, CALLS))
             none.append((talker.cost(f"calls-{i}", TASKS, CALLS), floor))
+        after = daemon.io_bytes()
     for what, pairs, of, most in (
         ("CPU a model call, with commands", commands, lambda cost: cost.own, 0.7),
         ("CPU a model call, without", none, lambda cost: cost.own, 0.5),
@@ -54,6 +58,11 @@ def main() -> int:
         row(what, f"{mine:.2f} ms", "", held=True)
         row("  a raw AsyncOpenAI loop that does the same", f"{floor:.2f} ms", "", held=True)
         row("  ratio", f"{found:.2f}", f"≤ {most:.2f}", held=found <= most)
+    made = TASKS * CALLS * ROUNDS
+    read, written, stored = ((b - a) / made / 1000 for a, b in zip(before, after, strict=True))
+    row("bytes a call, with commands: the daemon reads", f"{read:.1f} KB", "", held=True)
+    row("  it writes", f"{written:.1f} KB", "", held=True)
+    row("  of that to the disk", f"{stored:.1f} KB", "", held=True)
     return 0
 
 

@@ -150,6 +150,15 @@ class Daemon:
                 total += sum(map(int, stat[11:15]))
         return total / TICKS
 
+    def io_bytes(self) -> tuple[int, int, int]:
+        """Return what the daemon itself has read and written so far, and what of that went to a disk, in bytes.
+
+        It reads what workers say, and writes what it answers, its journal and its log.
+        """
+        lines = Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
+        found = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
+        return found["rchar"], found["wchar"], found["write_bytes"]
+
     def pss_mb(self) -> float:
         """Return the proportional memory of daemon, workers and fork server in MB."""
         total = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -35,6 +36,8 @@ _PATIENCE_S = 2.0
 #: What a shell says of a process that was killed.
 _KILLED = 137
 _ENDED = "it has ended by itself"
+_OUT_OF_TIME = "killed with a command that ran out of its time"
+_BROKEN_OFF = "killed with a command that was broken off"
 #: Unlike ``head``, ``dd`` writes what comes as it comes.
 _DRAIN = (
     'PATH=/usr/bin:/bin; dd of="$1" count="$2" bs=65536 iflag=count_bytes oflag=append conv=notrunc 2>/dev/null;'
@@ -77,7 +80,7 @@ class Standing:
 
         Raises ``SandboxError`` and ``OSError`` where it cannot be entered; then it is over.
         """
-        return await unbroken(self._begin(), self._kill)
+        return await unbroken(self._begin(), functools.partial(self._kill, _BROKEN_OFF))
 
     async def _begin(self) -> str:
         try:
@@ -125,10 +128,11 @@ class Standing:
         One that runs out of its time is killed with all that it has started; where that cannot be told from what ran before,
         with all of the sandbox, and so is one that is cancelled. Raises ``SandboxError``.
         """
+        broken_off = functools.partial(self._kill, _BROKEN_OFF)
         try:
-            return await unbroken(self._run(command, timeout_s, output), self._kill)
+            return await unbroken(self._run(command, timeout_s, output), broken_off)
         except asyncio.CancelledError:
-            await self.end("killed with a command that was broken off")
+            await self.end(_BROKEN_OFF)
             raise
 
     async def _run(self, command: Sequence[bytes], timeout_s: float, output: Output) -> Ran | None:
@@ -171,9 +175,10 @@ class Standing:
             log=log,
         )
 
-    def _kill(self) -> None:
+    def _kill(self, why: str) -> None:
         # Once it is over, its number may be another's.
         if not self.over:
+            self.why = self.why or why
             self._child.kill()
 
     async def end(self, why: str) -> None:
@@ -184,7 +189,7 @@ class Standing:
         async with self._ending:
             if self.over:
                 return
-            self.over, self.why = True, why
+            self.over, self.why = True, self.why or why
             if self._look is not None and self._look is not asyncio.current_task():
                 self._look.cancel()
             self._child.kill()
@@ -247,8 +252,8 @@ class Standing:
             await asyncio.wait((ended,), timeout=max(0.0, timeout_s))
             timed_out = not ended.done()
         if timed_out and not await asyncio.to_thread(self._killed, pid):
-            why = "killed with a command that ran out of its time"
-            self._kill()
+            why = _OUT_OF_TIME
+            self._kill(why)
         # Before the rest is waited for: its first process, when killed, waits for all of those that have entered.
         await dead(pid)
         if watch is not None:

@@ -168,10 +168,12 @@ class Watcher:
         for watch in watches:
             processes = table.of(watch.child.pid, *watch.entered)
             times = {process.number: process.cpu_s for process in processes}
-            # What has not run since then uses what it used.
-            if times != watch.seen or watch.share > _NEAR:
-                weights.append(self._weight(watch, processes))
-                watch.seen, watch.share = times, weights[-1].share
+            if times == watch.seen and watch.share <= _NEAR:
+                # What has not run since then has the memory that it had.
+                weights.append(_Weight(watch, processes, watch.share, ""))
+                continue
+            weights.append(self._weight(watch, processes))
+            watch.seen, watch.share = times, weights[-1].share
         return weights, time.thread_time() - began
 
     def _judged(self, weights: Sequence[_Weight]) -> bool:
