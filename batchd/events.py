@@ -62,6 +62,8 @@ class Terms(Struct, frozen=True, kw_only=True):
     check_in: CheckIn = "task"
     #: Whether what commands leave running goes on, as the model was told.
     keep_processes: bool = False
+    #: Whether circles of several calls are loops, and calls that do nothing are stops; else as the oldest journals have it.
+    circles: bool = False
     #: Whether the model is given what the directory's owner tells agents.
     agents_md: bool = False
     #: Models to compare the cost with.

@@ -16,13 +16,14 @@ def left(limits: Limits, state: TaskState, now: float) -> str:
     found = ", ".join(_nearly_used(limits, state, now))
     if not found:
         return ""
-    return f"[Nearly used up: left are {found}. Finish what matters most.]"
+    return f"[Limits are nearly used up. Left: {found}. Finish what matters most.]"
 
 
 def _nearly_used(limits: Limits, state: TaskState, now: float) -> Iterator[str]:
     calls = state.usage.calls + state.unsettled_calls
     if _near(calls, limits.max_calls):
-        yield f"{limits.max_calls - calls} model calls"
+        left = limits.max_calls - calls
+        yield f"{left} model {'call' if left == 1 else 'calls'}"
     tokens = state.usage.total_tokens
     if _near(tokens, limits.max_tokens):
         yield f"{limits.max_tokens - tokens:,} tokens"

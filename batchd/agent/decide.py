@@ -73,6 +73,8 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
         return _timeout(Reason.WALL_CLOCK, f"{task.limits.timeout_s:g} s at work are over")
     if state.pending:
         return RunTool(state.pending[0], state.in_doubt)
+    if state.loops > 1 and not state.circles:
+        return _error(Reason.LOOP, "it repeated one tool call with one output, for a second time")
     if state.overflow and state.overflows > (1 if state.overflow.window else 2):
         window = list(state.windows.values())[-1]
         return _overflowed(state, f"again, after it was made to fit {window:,} tokens")

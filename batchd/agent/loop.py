@@ -125,7 +125,10 @@ class _Agent:
         text = terms.model.tools == "text"
         stays, facts = place.can_stay, await place.facts()
         files = {} if place.new else await asyncio.to_thread(place.files)
-        says = await owner.words(place, files) if terms.agents_md and not place.new else ""
+        says = ""
+        if terms.agents_md and not place.new:
+            most = context.output_bytes(terms.model)
+            says = await owner.words(place, files, *([most] if most else []))
         prompt = prompts.system(task, facts, text=text, stays=stays, owner=says)
         if before is not None:
             # No model has answered yet: it begins as it would today.
@@ -136,12 +139,14 @@ class _Agent:
                 agents_md=terms.agents_md,
                 system_prompt=prompt,
                 keep_processes=stays,
+                circles=True,
             )
             return Resumed(at=self._host.clock(), attempt=self._run.attempt, terms=terms)
         terms = replace(
             terms,
             system_prompt=prompt,
             keep_processes=stays,
+            circles=True,
             files=files,
             triggers={},
             check_in=task.check_in,

@@ -1,10 +1,11 @@
-"""What the owner of a directory tells the agents that work there: AGENTS.md, and the skills below .agents/skills."""
+"""What the owner of a directory says to the agents that work there: AGENTS.md, and the skills below .agents/skills."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from batchd.masking import Masker
 from batchd.records import FileStamp
 from batchd.sandbox import Workplace
 
@@ -15,20 +16,20 @@ _MOST, _MOST_SKILLS = 8 << 10, 20
 _PATIENCE_S = 5.0
 
 
-async def words(place: Workplace, files: Mapping[str, FileStamp] | None) -> str:
+async def words(place: Workplace, files: Mapping[str, FileStamp] | None, most: int = _MOST) -> str:
     """Return what the owner says, for the system prompt; empty: nothing.
 
-    ``files``: what lies there, None: more than is listed. It is read by commands in the sandbox, as all contents are.
-    Raises ``SandboxError``.
+    ``files``: what lies there, None: more than is listed. ``most``: what is quoted of AGENTS.md, in bytes, where a small
+    window has no room for more. It is read by commands in the sandbox, as all contents are. Raises ``SandboxError``.
     """
     parts = []
     if files is None or _FILE in files:
         argv = ["head", "-c", str(_MOST + 1), "--", _FILE]
         ran = await place.run(argv, timeout_s=_PATIENCE_S, max_output_bytes=2 * _MOST)
         if ran.exit_code == 0 and ran.output.strip():
-            # Where a secret is masked, what was read is shorter than the file.
-            size = files[_FILE][0] if files else len(ran.output.encode())
-            parts.append(_quoted(ran.output, size))
+            # Where a secret is masked, what was read is shorter than the file; a link is shorter than what it leads to.
+            size = max(len(ran.output.encode()), files[_FILE][0] if files else 0)
+            parts.append(_quoted(ran.output, size, min(most, _MOST), place.masker))
     skills = sorted(path for path in files or () if _is_skill(path))[:_MOST_SKILLS]
     if skills:
         argv = ["grep", "-m1", "-H", "^description:", "--", *skills]
@@ -37,10 +38,13 @@ async def words(place: Workplace, files: Mapping[str, FileStamp] | None) -> str:
     return "\n\n".join(parts)
 
 
-def _quoted(text: str, size: int) -> str:
-    cut = f"\n[… the rest of {_FILE} is not quoted]" if size > _MOST else ""
-    kept = text.encode()[:_MOST].decode("utf-8", "ignore").strip()
-    return f"The owner of /task says, in {_FILE}:\n<{_FILE}>\n{kept}{cut}\n</{_FILE}>"
+def _quoted(text: str, size: int, most: int, masker: Masker) -> str:
+    kept, cut = text, ""
+    if size > most:
+        # Half of a secret may stand where it is cut.
+        kept = masker.before_cut(text.encode()[:most].decode("utf-8", "ignore"))
+        cut = f"\n[… the rest of {_FILE} is not quoted]"
+    return f"The owner of /task says, in {_FILE}:\n<{_FILE}>\n{kept.strip()}{cut}\n</{_FILE}>"
 
 
 def _is_skill(path: str) -> bool:

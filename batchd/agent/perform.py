@@ -47,6 +47,8 @@ from batchd.taskstate import Command, TaskState
 _MAX_COMMANDS = 40
 _MAX_COMMAND_CHARS = 300
 _MAX_FILES = 100
+#: To read what stands in small ones takes a moment (seconds).
+_READING_S = 10.0
 
 
 #: A call that was granted to an agent which was cancelled meanwhile.
@@ -152,7 +154,8 @@ class Performer:
         if step.purpose is Purpose.JUDGE:
             await self._place.clear(prompts.EVALUATED)
             changed = await asyncio.to_thread(self._files_changed, state)
-            contents = await seen.contents(self._place, changed)
+            with self._host.stop.interruptible():
+                contents = await seen.contents(self._place, changed, self._left(_READING_S))
             return await asyncio.to_thread(
                 self._judge_request, step, state, setup, (changed, contents)
             )
@@ -244,7 +247,9 @@ class Performer:
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
-            known = tools.Known(state.left, stays=state.stays, file=_knows(request, state))
+            known = tools.Known(
+                state.left, stays=state.stays, file=step.in_doubt or _knows(request, state)
+            )
             output = await tools.run(
                 request, self._place, timeout_s, most, known=known, look=self._look
             )
@@ -269,6 +274,7 @@ class Performer:
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
         waited_s = await self._flushed()
         await self._place.clear(prompts.EVALUATED)
+        self._look.forget()
         self._host.progress("evaluating", step.by)
         with self._host.stop.interruptible():
             if step.by == "check":

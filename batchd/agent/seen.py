@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import fnmatch
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 
 from batchd.records import FileChanges, FileStamp, ToolCall
@@ -14,11 +17,17 @@ _FEW, _QUICK_S = 250, 0.001
 #: Of what a command changed, so many files are named.
 _NAMED = 10
 _TASK = "/task"
+#: A path is named up to so many characters.
+_LONG = 200
+#: What stands between the words of a command.
+_WORDS = re.compile(r"[\s;|&<>()'\"=]+")
 #: Of the files that a task changed, a judge is shown so many that hold at most so much (bytes).
 _SHOWN, _SMALL = 8, 4096
-_READING_S = 10.0
-#: What is no text is left out.
-_SHOW = 'for file; do grep -Iq "" -- "$file" && head -v -c 4096 -- "$file" && echo; done'
+#: Links, and what is no text, are left out.
+_SHOW = """for file; do
+    [ -f "$file" ] && [ ! -L "$file" ] && grep -Iq "" -- "$file" && iconv -f utf-8 -t utf-8 -- "$file" > /dev/null 2>&1 || continue
+    head -v -c 4096 -- "$file" && echo
+done"""
 
 
 class Look:
@@ -28,15 +37,14 @@ class Look:
         self._place = place
         self._last: Mapping[str, FileStamp] | None = None
 
-    def before(self) -> None:
+    async def before(self) -> None:
         """Look before a command, where it is not known what was there."""
-        # What runs in the background may have changed it since.
-        if self._last is None or self._place.running:
-            self._last = self._listed()
+        if self._last is None:
+            self._last = await self._listed()
 
-    def after(self) -> str | None:
+    async def after(self) -> str | None:
         """Return what changed since ``before``, in words, empty: nothing; None: there is too much to look at."""
-        before, self._last = self._last, self._listed()
+        before, self._last = self._last, await self._listed()
         if before is None or self._last is None:
             return None
         return _changed(before, self._last)
@@ -45,16 +53,17 @@ class Look:
         """Take what is known for outdated."""
         self._last = None
 
-    def _listed(self) -> Mapping[str, FileStamp] | None:
-        return self._place.files(_FEW, _QUICK_S)
+    async def _listed(self) -> Mapping[str, FileStamp] | None:
+        # In a thread: there are file systems that do not answer.
+        return await asyncio.to_thread(self._place.files, _FEW, _QUICK_S)
 
 
 def _changed(before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]) -> str:
     """Return what became of files, in words: "a.py 812 → 840 bytes, b.py new, 12 bytes"."""
     changes = FileChanges.between(before, after)
     words = [_modified(path, before[path][0], after[path][0]) for path in changes.modified]
-    words += [f"{path} new, {after[path][0]:,} bytes" for path in changes.created]
-    words += [f"{path} deleted" for path in changes.deleted]
+    words += [f"{_plain(path)} new, {after[path][0]:,} bytes" for path in changes.created]
+    words += [f"{_plain(path)} deleted" for path in changes.deleted]
     more = len(words) - _NAMED
     return ", ".join(words[:_NAMED]) + (f", {more} more" if more > 0 else "")
 
@@ -62,11 +71,17 @@ def _changed(before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]) ->
 def _modified(path: str, before: int, after: int) -> str:
     # A ``sed -i`` that matches nothing writes the file all the same.
     if before == after:
-        return f"{path} rewritten, {after:,} bytes as before"
-    return f"{path} {before:,} → {after:,} bytes"
+        return f"{_plain(path)} rewritten, {after:,} bytes as before"
+    return f"{_plain(path)} {before:,} → {after:,} bytes"
 
 
-async def contents(place: Workplace, files: Iterable[tuple[str, int]]) -> str:
+def _plain(path: str) -> str:
+    """Return a path on one line, and not too long."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in path)
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}…{text[-_LONG // 2 :]}"
+
+
+async def contents(place: Workplace, files: Iterable[tuple[str, int]], timeout_s: float) -> str:
     """Return what stands in the small ones of these files, which are texts, each under its name; empty: in none.
 
     Read by a command in the sandbox. Raises ``SandboxError``.
@@ -75,7 +90,9 @@ async def contents(place: Workplace, files: Iterable[tuple[str, int]]) -> str:
     if not small:
         return ""
     ran = await place.run(
-        ["sh", "-c", _SHOW, "sh", *small], timeout_s=_READING_S, max_output_bytes=_SMALL * _SHOWN
+        ["sh", "-c", _SHOW, "sh", *small],
+        timeout_s=timeout_s,
+        max_output_bytes=2 * _SMALL * _SHOWN,
     )
     return ran.output.strip()
 
@@ -83,11 +100,10 @@ async def contents(place: Workplace, files: Iterable[tuple[str, int]]) -> str:
 def knows(commands: Iterable[Command], path: str) -> bool:
     """Return whether an agent that has made these calls knows a file: it has read or written it, or a command of its names it."""
     wanted = _normal(path)
-    name = posixpath.basename(wanted)
-    return any(_meets(command.call, wanted, name) for command in commands)
+    return any(_meets(command.call, wanted) for command in commands)
 
 
-def _meets(call: ToolCall, wanted: str, name: str) -> bool:
+def _meets(call: ToolCall, wanted: str) -> bool:
     try:
         given = call.given()
     except (ValueError, RecursionError):
@@ -96,7 +112,9 @@ def _meets(call: ToolCall, wanted: str, name: str) -> bool:
         return False
     command, path = given.get("command"), given.get("path")
     if isinstance(command, str):
-        return name in command
+        name = posixpath.basename(wanted)
+        words = map(posixpath.basename, _WORDS.split(command))
+        return any(word == name or fnmatch.fnmatchcase(name, word) for word in words if word)
     return isinstance(path, str) and _normal(path) == wanted
 
 

@@ -32,8 +32,12 @@ _NAMED = 200
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
 #: What programs say that find the end of their input: of Python, Ruby, Java.
-_NO_INPUT = ("EOFError", "end of file reached", "NoSuchElementException: No line found")
-_SILENT, _NOTHING = "[no output]", "[no output, and no file changed]"
+_NO_INPUT = (
+    "EOFError: EOF when reading a line",
+    "end of file reached (EOFError)",
+    "NoSuchElementException: No line found",
+)
+_SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
 _WRITE = """
 [ "$(ulimit -f)" != 0 ] && mkdir -p -- "$(dirname -- "$1")" || exit
@@ -142,13 +146,17 @@ async def run(
             look.forget()
         return replace(output, text=lines(note, output.text), left=left)
     if look is not None:
-        look.before()
+        if known.left:
+            look.forget()  # what ran in the background may have changed them
+        await look.before()
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
-    changed = None if look is None else look.after()
+    changed = None if look is None else await look.after()
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
+    if ran.lost:
+        runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed == "" else output.text
     asked = bool(ran.exit_code) and any(sign in ran.output for sign in _NO_INPUT)
     if asked:
@@ -186,8 +194,10 @@ async def _filed(
 
 async def _first(place: Workplace, path: str, timeout_s: float, most: int | None) -> Output | None:
     """Return the beginning of a file in the place of a change to it; None: there is nothing to be read."""
-    argv = ["sed", "-n", f"1,{_FIRST_LINES}p", "--", path]
+    argv = ["sed", "-n", f"1,{_FIRST_LINES}p;{_FIRST_LINES}q", "--", path]
     ran = await place.run(argv, timeout_s=timeout_s, at_most=most)
+    if ran.timed_out:
+        return _shown(ran, timeout_s)
     if ran.exit_code != 0 or not ran.output:
         return None
     note = f"[Nothing was changed: you have not read {path} yet. It begins:]"

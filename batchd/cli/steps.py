@@ -59,7 +59,8 @@ def _ran(event: ToolRan) -> str:
         code = "" if event.exit_code is None else f" → exit {event.exit_code}"
     else:
         code = f" → {event.outcome.replace('_', ' ')}"
-    return f"{_quote(command(event.call))}{code}, {duration(event.seconds)}{_met(event)}"
+    left = f"; runs on: {_quote(', '.join(event.left))}" if event.left else ""
+    return f"{_quote(command(event.call))}{code}, {duration(event.seconds)}{_met(event)}{left}"
 
 
 def _met(event: ToolRan | RoundEvaluated) -> str:

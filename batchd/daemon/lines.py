@@ -187,6 +187,8 @@ def _tool_ran(event: ToolRan) -> Line:
         fields["exit_code"] = event.exit_code
     if event.outcome != "ran":
         fields["outcome"] = event.outcome
+    if event.left:
+        fields["left"] = ", ".join(event.left)
     return Line("info", Action.TOOL_RAN, {**fields, "seconds": round(event.seconds, 3)})
 
 

@@ -224,7 +224,7 @@ def _listed(directory: int, limit: int, deadline: float) -> dict[str, FileStamp]
         folder = waiting.pop()
         for entry in _entries(directory, folder):
             seen += 1
-            if seen > limit or (seen % 256 == 0 and time.monotonic() > deadline):
+            if seen > limit or (seen % 16 == 0 and time.monotonic() > deadline):
                 return None
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):

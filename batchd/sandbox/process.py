@@ -54,6 +54,12 @@ class Left:
     #: What it may still print to, to be read; None: nothing.
     output: int | None
 
+    async def close(self) -> None:
+        """End it, where it is not kept. Raises ``SandboxError``."""
+        if self.output is not None:
+            os.close(self.output)
+        await self.end.aclose()
+
 
 _Watched = contextlib.AbstractAsyncContextManager[Hold]
 
@@ -81,6 +87,8 @@ class Ran:
     left: tuple[str, ...] = ()
     #: The file that it prints to from now on, as commands see it; empty: what it had before it.
     log: str = ""
+    #: Why what it left running was ended, where that could not be kept.
+    lost: str = ""
 
 
 async def run(
@@ -138,7 +146,11 @@ async def _once(
     try:
         end = await _to_the_end(child, timeout_s, watched, may_stay=keep is not None)
         if keep is not None and end.stays is not None:
-            keep(Left(child, *end.stays, reader.handed()))
+            async with contextlib.AsyncExitStack() as safe:
+                hold, rest = end.stays
+                safe.push_async_callback(rest.aclose)
+                keep(Left(child, hold, rest, reader.handed()))
+                safe.pop_all()
     except OSError as error:
         # Not chained: it has run, and nobody may take this for a shortage and begin it anew.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None

@@ -71,9 +71,10 @@ class Standing:
         self._lost = False
         self._ending = asyncio.Lock()
         self._look: asyncio.Task[None] | None = None
-        #: Whether it is over, and why.
+        #: Whether it is over, and why; and why it could not be kept, if that is so.
         self.over = False
         self.why = ""
+        self.lost = ""
 
     async def begin(self) -> str:
         """Make it one that can be entered, and return where what runs in it prints to from now on.
@@ -92,7 +93,10 @@ class Standing:
             finally:
                 os.close(heard)
         except (OSError, SandboxError):
-            await self._end("it could not be kept")
+            # Most of the time it has just ended by itself.
+            if self._child.alive and self._needed():
+                self.lost = "batchd could not keep it"
+            await self._end(self.lost or _ENDED)
             raise
         output, self._output = self._output, None
         log = await self._drained(output)
@@ -116,7 +120,11 @@ class Standing:
         """Return what commands have left running, by the names and numbers that it has inside."""
         if self.over:
             return ()
-        found = [name for n in left_by(self._first) if n not in self._ours and (name := _name(n))]
+        try:
+            there = [number for number in left_by(self._first) if number not in self._ours]
+        except OSError:  # no descriptor is left to look by
+            return ("it",)
+        found = [name for number in there if (name := _name(number))]
         more = len(found) - _MOST_NAMED
         return (*found[:_MOST_NAMED], *((f"{more} more",) if more > 0 else ()))
 
@@ -134,6 +142,9 @@ class Standing:
         except asyncio.CancelledError:
             await self.end(_BROKEN_OFF)
             raise
+        except OSError as error:
+            await self.end(f"killed: {error.strerror}")
+            raise SandboxError(f"a command in a sandbox that stays: {error}") from error
 
     async def _run(self, command: Sequence[bytes], timeout_s: float, output: Output) -> Ran | None:
         clock = asyncio.get_running_loop().time
@@ -315,8 +326,11 @@ class Standing:
     async def _until_over(self) -> None:
         """End it when nothing runs in it any more."""
         with ending(self._first) as ended:
-            while not ended.done() and self._needed():
+            needed = True
+            while needed and not ended.done():
                 await asyncio.wait((ended,), timeout=_LOOK_S)
+                with contextlib.suppress(OSError):  # the next look may have a descriptor again
+                    needed = self._needed()
         excess = self._hold.excess()
         with contextlib.suppress(SandboxError):
             await self._end(f"killed: {excess}" if excess else _ENDED)

@@ -168,7 +168,8 @@ class Watcher:
         for watch in watches:
             processes = table.of(watch.child.pid, *watch.entered)
             times = {process.number: process.cpu_s for process in processes}
-            if times == watch.seen and watch.share <= _NEAR:
+            still = times == watch.seen and watch.child.group is None
+            if still and watch.share <= _NEAR:
                 # What has not run since then has the memory that it had.
                 weights.append(_Weight(watch, processes, watch.share, ""))
                 continue

@@ -229,7 +229,7 @@ class Workplace:
             keep=left.append if stays else None,
         )
         if left:
-            return await self._kept(ran, left[0])
+            return await self._kept(ran, left[0], limit)
         return replace(ran, excess=f"{full}; files can be deleted, not written") if full else ran
 
     @property
@@ -237,24 +237,31 @@ class Workplace:
         """Whether what commands leave running may go on: where there is a sandbox, and the policy allows it."""
         return bool(self._setting.bwrap) and self._policy.keep_processes
 
-    async def _kept(self, ran: process.Ran, left: process.Left) -> process.Ran:
-        """Keep what a command has left running. Raises ``SandboxError``."""
-        guest = Guest(policy=self._policy, who=self._setting.who, env=self._setting.env)
-        self._standing = standing = Standing(left, guest)
+    async def _kept(self, ran: process.Ran, left: process.Left, limit: int) -> process.Ran:
+        """Keep what a command has left running; where that is not possible, it is ended, and why stands in ``lost``.
+
+        Raises ``SandboxError``.
+        """
         # It has its cgroup with it.
         self._group = None
-        log, said = "", b""
+        try:
+            guest = Guest(policy=self._policy, who=self._setting.who, env=self._setting.env)
+            self._standing = standing = Standing(left, guest)
+        except OSError as error:
+            await left.close()
+            raise SandboxError(
+                f"what a command has left running cannot be kept: {error}"
+            ) from error
+        log, lost, said = "", "", b""
         try:
             log = await standing.begin()
         except (OSError, SandboxError):
-            pass  # most of the time it has just ended by itself
+            lost = standing.lost
         finally:
-            said = standing.rest(self._policy.max_output_bytes)
-        if said:
-            ran = replace(
-                ran, output=ran.output + self.masker.text(said.decode("utf-8", "replace"))
-            )
-        return self._masked(replace(ran, left=standing.running(), log=log))
+            said = standing.rest(limit)
+        more = self.masker.text(said.decode("utf-8", "replace"))
+        ran = replace(ran, output=ran.output + more, log=log, lost=lost)
+        return self._masked(replace(ran, left=standing.running()))
 
     def _masked(self, ran: process.Ran) -> process.Ran:
         """Return how a command ended, without secrets in what it names."""

@@ -6,29 +6,29 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from batchd.events import ToolRan
 from batchd.records import ToolCall
 
-#: A call with its output, as one number, and whether it changed a file.
+#: A call with its output, as one number, and whether it may have changed a file.
 Step: TypeAlias = tuple[int, bool]
 #: A circle has at most so many calls, and is one when it has come so often (the design's number).
 _LONGEST, _TIMES = 4, 3
 #: So many steps are looked back on.
 LOOKED_BACK = _LONGEST * _TIMES
-#: Commands that do nothing, by which models that have only commands say that they are done; what is echoed is neither
-#: expanded nor written anywhere.
+#: Commands that do nothing, by which models that have only commands say that they are done.
 _NOTHING = re.compile(
-    r"""(?i)(exit(\s+0)?|true|:|done[.!]?|echo(\s+("[^"$`\\]*"|'[^']*'|[^"'$`\\|&<>()*?~#]*))?)?"""
+    r"""(?i)(exit(\s+0)?|true|:|done[.!]?|echo\s+(["']?)(?:(all|the|my|this)\s+)?(?:(task|work|job|everything)\s+)?"""
+    r"""(?:(is|has\s+been)\s+)?(?:now\s+)?(?:successfully\s+)?(done|completed?|finished|(任务)?(已)?完成)"""
+    r"""(?:\s+successfully)?[.!。]?\3)?"""
 )
-#: What a closing sentence has in it.
-_CLOSING = re.compile(
-    r"(?i)\b(done|completed?|finished|success(ful(ly)?)?|works?|ready)\b|完成|成功"
-)
+#: What the model is told of files, which is not the command's own output.
+_ADDED = re.compile(r"\n?\[changed: [^\n]*\]")
 _BETWEEN = re.compile(r"[\n;]|&&")
 
 
-def circling(steps: Sequence[Step]) -> bool:
+def circling(steps: Sequence[Step], longest: int = _LONGEST) -> bool:
     """Return whether the last steps are the same few, three times; of several none may have changed a file."""
-    return any(_circle(steps, length) for length in range(1, _LONGEST + 1))
+    return any(_circle(steps, length) for length in range(1, longest + 1))
 
 
 def _circle(steps: Sequence[Step], length: int) -> bool:
@@ -36,6 +36,13 @@ def _circle(steps: Sequence[Step], length: int) -> bool:
     if len(last) < length * _TIMES or (length > 1 and any(moved for _, moved in last)):
         return False
     return all(step[0] == last[i % length][0] for i, step in enumerate(last))
+
+
+def step(event: ToolRan) -> Step:
+    """Return a call with its output as a step. What runs in the background, and what was not looked at, may have moved."""
+    output = _ADDED.sub("", event.output)
+    moved = event.changed is not False or bool(event.left)
+    return hash((event.call.name, event.call.arguments, output)), moved
 
 
 def idle(call: ToolCall) -> bool:
@@ -47,12 +54,4 @@ def idle(call: ToolCall) -> bool:
     command = given.get("command") if isinstance(given, dict) else None
     if not isinstance(command, str):
         return False
-    parts = [part.strip() for part in _BETWEEN.split(command)]
-    return all(map(_does_nothing, parts))
-
-
-def _does_nothing(part: str) -> bool:
-    found = _NOTHING.fullmatch(part)
-    if found is None:
-        return False
-    return not part.lower().startswith("echo") or bool(_CLOSING.search(part))
+    return all(_NOTHING.fullmatch(part.strip()) for part in _BETWEEN.split(command))

@@ -227,13 +227,10 @@ def _filtered(answer: Answer) -> Verdict | None:
 
 
 def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
-    step = hash((event.call.name, event.call.arguments, event.output)), bool(event.changed)
-    recent = (*state.recent, step)[-circles.LOOKED_BACK :]
-    looped = circles.circling(recent)
+    recent = (*state.recent, circles.step(event))[-circles.LOOKED_BACK :]
+    looped = circles.circling(recent) if state.circles else circles.circling(recent, 1)
     pending = state.pending[1:]
-    # One call of an answer that has no other, after others: the model has nothing left to do.
-    alone = not pending and state.messages[-1].role == "assistant"
-    stopped = alone and bool(state.commands) and event.exit_code == 0 and circles.idle(event.call)
+    stopped = state.circles and not pending and _stops(state, event)
     call_id = None if state.text_protocol else event.call.id
     reply: tuple[Message, ...] = (Message("tool", event.output, tool_call_id=call_id),)
     if looped:
@@ -253,10 +250,17 @@ def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         commands=(*state.commands, Command(event.call, event.exit_code, event.asked_input)),
         left=event.left,
         noticed=state.noticed or event.noticed,
-        recent=recent,
+        recent=() if looped else recent,
         looped=looped,
+        loops=state.loops + looped,
         stopped=looped or stopped,
     )
+
+
+def _stops(state: TaskState, event: ToolRan) -> bool:
+    """Return whether a call is a model's stop: the only one of an answer with words, after others, that does nothing."""
+    alone = state.messages[-1].role == "assistant" and bool(state.answer.strip())
+    return alone and bool(state.commands) and event.exit_code == 0 and circles.idle(event.call)
 
 
 def _round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
@@ -271,14 +275,15 @@ def _round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
         stopped=False,
         rounds=state.rounds + 1,
         round_open=False,
-        recent=(),
+        recent=() if state.circles else state.recent,
         looped=False,
     )
     if verdict.done:
         return replace(state, verdict=Verdict(status=Status.COMPLETED))
     if looped:
-        # A judge finds other words for the same.
-        reason = (verdict.by, "" if verdict.by == "judge" else verdict.feedback)
+        # A judge finds other words for the same, and a program's output has times and addresses in it.
+        first = "" if verdict.by == "judge" else verdict.feedback.partition("\n")[0]
+        reason = (verdict.by, first)
         state = replace(state, loop=reason, verdict=_circled(verdict) if reason == before else None)
     feedback = Message("user", f"Not done yet, says the {verdict.by}:\n{verdict.feedback}")
     return replace(state, messages=(*state.messages, feedback))

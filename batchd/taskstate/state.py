@@ -119,8 +119,9 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     noticed: bool = False
     #: The last tool calls of this round, as steps that may be a circle.
     recent: tuple[circles.Step, ...] = ()
-    #: Whether the loop guard ended this round.
+    #: Whether the loop guard ended this round, and how many it ended.
     looped: bool = False
+    loops: int = 0
     #: Who refused the last round that it ended, and why.
     loop: tuple[str, str] | None = None
 
@@ -151,6 +152,11 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Verdict | None = None
     finished: TaskFinished | None = None
+
+    @property
+    def circles(self) -> bool:
+        """Whether circles of several calls are loops, and calls that do nothing are stops."""
+        return self.terms is not None and self.terms.circles
 
     @property
     def stays(self) -> bool:

@@ -557,7 +557,7 @@ def test_the_model_is_told_of_what_runs_on_and_of_its_end(tmp_path: Path) -> Non
         runs = "[Running in the background until the task is evaluated: sleep (pid "
         assert ran[0].output.startswith(f"[no output]\n[changed: up new, 2 bytes]\n{runs}")
         assert re.search(r" What it prints goes to /tmp/background-\w+\.log\.\]$", ran[0].output)
-        assert ran[1].output == "[no output, and no file changed]"
+        assert ran[1].output == "[no output; no file has other contents]"
         gone = (
             "[What earlier commands left running is gone: it ended before the work was evaluated.]"
         )
@@ -694,7 +694,7 @@ def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_pa
         ran = [e for e in ended.events if isinstance(e, events.ToolRan)]
         assert all("there is no keyboard: pipe it in" in e.output for e in ran)
         assert all(command.asked_input for command in ended.state.commands)
-        left = "[Nearly used up: left are 2 model calls. Finish what matters most.]"
+        left = "[Limits are nearly used up. Left: 2 model calls. Finish what matters most.]"
         assert [left in e.output for e in ran] == [n == 7 for n in range(9)]
 
     scene(tmp_path, play)
@@ -733,7 +733,7 @@ def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: P
 
 def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
     """Those that the task made or changed, texts alone; large ones by their size."""
-    make = "echo 'print(1 + 1)' > a.py; head -c 300 /dev/urandom > noise; seq 9999 > many; python3 -c 'input()'"
+    make = "echo 'print(1 + 1)' > a.py; printf 'a\\377\\376b' > noise; printf 'a\\0b' > zeros; seq 9999 > many; python3 -c 'input()'"
     recording = Recording(first_prompt="Do it", model="demo", answers=(_does(make),))
 
     async def play(scene: Scene) -> None:

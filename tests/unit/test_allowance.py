@@ -37,11 +37,13 @@ def state(calls: int = 0, tokens: int = 0, seconds: float = 0.0, dollars: float 
         (
             Limits(max_calls=10, max_tokens=100),
             state(calls=9, tokens=90),
-            "1 model calls, 10 tokens",
+            "1 model call, 10 tokens",
         ),
     ],
 )
 def test_what_is_nearly_used_up_is_named(limits: Limits, used: TaskState, said: str) -> None:
     """From four fifths on, by what is left of each; nothing of what has no limit."""
     left = allowance.left(limits, used, 1.0)
-    assert left == (f"[Nearly used up: left are {said}. Finish what matters most.]" if said else "")
+    assert left == (
+        f"[Limits are nearly used up. Left: {said}. Finish what matters most.]" if said else ""
+    )

@@ -69,6 +69,7 @@ class World:
     check: Iterable[bool] = ()
     output: str = "ok"
     window: int = 0
+    circles: bool = True
     state: TaskState = field(init=False)
     steps: list[Step] = field(default_factory=list)
     journal: list[events.Event] = field(default_factory=list)
@@ -78,7 +79,8 @@ class World:
         self.state = TaskState(first_prompt=self.task.first_prompt)
         self._model, self._judge, self._check = iter(self.model), iter(self.judge), iter(self.check)
         setup = ModelSetup(name="demo/m", context_window=self.window)
-        self.add(events.TaskStarted(at=self.now, terms=events.Terms(model=setup, judge=setup)))
+        terms = events.Terms(model=setup, judge=setup, circles=self.circles)
+        self.add(events.TaskStarted(at=self.now, terms=terms))
 
     def add(self, event: events.Event) -> None:
         """Record an event."""
@@ -288,20 +290,53 @@ def test_a_loop_is_evaluated_and_ends_the_task_where_it_is_refused_for_the_same_
     assert later.run().verdict.status is Status.COMPLETED
 
 
+def ran(
+    command: str, output: str = "x", *, changed: bool | None = False, left: tuple[str, ...] = ()
+) -> events.ToolRan:
+    """Return a command that ran."""
+    call = ToolCall("c", "shell", json.dumps({"command": command}))
+    return events.ToolRan(at=1.0, call=call, output=output, exit_code=0, changed=changed, left=left)
+
+
 def test_a_circle_of_a_few_calls_is_a_loop() -> None:
-    """Two calls that take turns three times, no file changed between; not where one was."""
-    both = [shell("cat a"), shell("cat b")]
-    circle = World(task(check="false"), model=both * 20, check=[False] * 9)
-    assert circle.run().verdict.reason is Reason.LOOP
-    assert sum(isinstance(s, RunTool) for s in circle.steps) == 12
-    steps = [(n % 3, False) for n in range(9)]
+    """Up to four calls that take turns three times, while no file changes and nothing runs in the background."""
+    steps = [circles.step(ran(f"cat {n % 3}")) for n in range(9)]
     assert circles.circling(steps)
     assert not circles.circling(steps[1:])
-    assert not circles.circling([*steps[:4], (1, True), *steps[5:]])
-    assert circles.circling([(1, True)] * 3), (
-        "the same call with the same output is one in any case"
+    for moving in (
+        ran("cat 1", changed=True),
+        ran("cat 1", changed=None),
+        ran("cat 1", left=("make",)),
+    ):
+        assert not circles.circling([*steps[:4], circles.step(moving), *steps[5:]])
+    same = [
+        circles.step(ran("make", f"no\n[changed: log {n} → {n + 5} bytes]", changed=True))
+        for n in range(3)
+    ]
+    assert circles.circling(same), (
+        "the same call with the same output of its own is one in any case"
     )
-    assert not circles.circling([(n % 5, False) for n in range(15)])
+    assert not circles.circling([circles.step(ran(f"cat {n % 5}")) for n in range(15)])
+
+
+def test_a_loop_of_an_older_version_ends_as_it_did() -> None:
+    """What a task has learned of itself does not change under it: only one call is a loop, the second one ends it at once."""
+    both = [shell("cat a"), shell("cat b")]
+    older = World(task(check="false", limits=Limits(max_calls=20)), model=both * 20, circles=False)
+    assert older.run().verdict.reason is Reason.MAX_CALLS
+    again = World(
+        task(check="false"), model=(shell("ls") for _ in range(9)), check=[False], circles=False
+    )
+    assert again.run().verdict.reason is Reason.LOOP
+    assert sum(isinstance(s, Evaluate) for s in again.steps) == 1
+    idle = World(
+        task(check="true"),
+        model=[shell("ls"), shell("exit 0"), says("ok")],
+        check=[True],
+        circles=False,
+    )
+    idle.run()
+    assert idle.state.usage.calls == 3
 
 
 @pytest.mark.parametrize(
@@ -311,38 +346,52 @@ def test_a_circle_of_a_few_calls_is_a_loop() -> None:
         "true",
         "Done",
         "done.",
-        "echo 'All is done.'",
+        "echo 'All done.'",
         'echo "Task completed"\nexit 0',
-        "echo The game works; exit",
+        "echo 任务已完成; exit",
+        "echo The task is now complete.",
     ],
 )
 def test_a_call_that_does_nothing_is_the_models_stop(command: str) -> None:
-    """After others: its round is evaluated. As its first one it is a call as any other."""
-    world = World(task(check="true"), model=[shell("ls"), shell(command)], check=[True])
+    """After others, beside words: its round is evaluated. As its first one it is a call as any other."""
+    last = replace(shell(command), content="All is made.")
+    world = World(task(check="true"), model=[shell("ls"), last], check=[True])
     assert world.run().verdict.status is Status.COMPLETED
     assert world.state.usage.calls == 2
-    first = World(task(check="true"), model=[shell(command), says("Done")], check=[True])
+    first = World(task(check="true"), model=[last, says("Done")], check=[True])
     first.run()
     assert first.state.usage.calls == 2
+    mute = World(
+        task(check="true"), model=[shell("ls"), shell(command), says("Done")], check=[True]
+    )
+    mute.run()
+    assert mute.state.usage.calls == 3, "its last word is the answer"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        "exit 1",
-        "echo $?",
-        "echo hello",
-        "echo done > a",
-        "echo `ls`",
-        "echo *",
-        "truest",
-        "echo a | wc",
-        "echo 'a' & sleep 1",
-        "ls; true",
+        *(
+            "exit 1",
+            "echo $?",
+            "echo hello",
+            "echo done > a",
+            "echo `ls`",
+            "echo *",
+            "truest",
+            "echo a | wc",
+        ),
+        *(
+            "echo 'a' & sleep 1",
+            "ls; true",
+            "echo Step 1 done, now the tests",
+            "echo not done yet",
+            "echo 未完成",
+        ),
     ],
 )
 def test_a_call_that_does_something_is_no_stop(command: str) -> None:
-    """What expands, redirects, or runs something else is work."""
+    """What expands, redirects, runs something else, or says anything but that all is done, is work."""
     call = ToolCall("c", "shell", json.dumps({"command": command}))
     assert not circles.idle(call)
 
