@@ -54,6 +54,7 @@ class Grantor:
     sandbox: Sandbox
     stop: agent.StopSignal = field(default_factory=agent.StopSignal)
     masker: Masker = field(default_factory=Masker)
+    agents_md: bool = True
     durable: list[events.Event] = field(default_factory=list)
     failures: int = 0
 
@@ -151,7 +152,7 @@ class Scene:
             attempt=1,
             task=task,
             batch=batch,
-            terms=events.Terms(model=setup, judge=setup, agents_md=True),
+            terms=events.Terms(model=setup, judge=setup, agents_md=self.host.agents_md),
             queued_at=time.time(),
             history=wire.raw(self.host.durable),
         )
@@ -727,6 +728,8 @@ def test_what_the_owner_of_a_directory_says_is_quoted_once_and_stays(tmp_path: P
         (folder / "AGENTS.md").write_text("Now use spaces.")
         again = await scene.run(job, list(whole[:3]))
         assert again.state.messages[0].content == prompt
+        scene.host.agents_md = False
+        assert "AGENTS.md" not in (await scene.run(job)).state.messages[0].content
 
     scene(tmp_path, play)
 
@@ -747,5 +750,40 @@ def test_the_judge_sees_what_stands_in_small_files(tmp_path: Path) -> None:
         assert shown == "==> a.py <==\nprint(1 + 1)"
         assert "- many (48888 bytes)" in asked
         assert "it asked for input, and there is no keyboard here" in asked
+
+    scene(tmp_path, play)
+
+
+def test_a_write_in_doubt_is_done_again_although_its_file_is_there(tmp_path: Path) -> None:
+    """It may be the call's own, of before the crash."""
+    answers = (_tool("write_file", path="new", content="one\n"),)
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            whole = (await scene.run(task("demo"))).events
+            (place,) = [i for i, e in enumerate(whole) if isinstance(e, events.ToolRan)]
+            again = (await scene.run(task("demo"), list(whole[:place]))).events
+            await scene.host.client.aclose()
+        (done,) = [e for e in again if isinstance(e, events.ToolRan)]
+        assert (done.outcome, done.output) == ("ran", "Wrote 4 bytes to new.")
+
+    scene(tmp_path, play)
+
+
+def test_what_a_check_writes_is_no_later_commands_change(tmp_path: Path) -> None:
+    """Only what happens while a command runs is said to be its change."""
+    answers = (_does("touch a"), Answer(content="Done."), _does("ls > /dev/null"))
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            job = task("demo", check="echo x > out; false", limits=Limits(max_iterations=2))
+            whole = (await scene.run(job)).events
+            await scene.host.client.aclose()
+        ran = [e for e in whole if isinstance(e, events.ToolRan)]
+        assert ran[1].output == "[no output; no file has other contents]"
 
     scene(tmp_path, play)

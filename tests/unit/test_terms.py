@@ -51,6 +51,13 @@ def test_terms_hold_what_the_configuration_says() -> None:
     assert not found.capped
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whether_agents_md_is_quoted_is_the_configurations(wanted: bool) -> None:
+    """``[agent] agents_md`` is frozen with the rest when a task starts."""
+    config = Config(providers=PROVIDERS, agent=Agent(agents_md=wanted))
+    assert terms(_task("local/qwen"), config, Prices({}), capped=False).agents_md is wanted
+
+
 def test_the_judge_is_the_tasks_own_model_by_default() -> None:
     """Without a judge_model, and where nothing is judged, the task's own model stands for the judge."""
     found = terms(_task("local/qwen"), Config(providers=PROVIDERS), Prices({}), capped=False)
