@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from batchd import tokens, wire
-from batchd.agent import allowance, answers, context, evaluate, prompts, protocol, seen, tools
+from batchd import wire
+from batchd.agent import allowance, answers, context, evaluate, judging, prompts, protocol, tools
 from batchd.agent.belief import believed
 from batchd.agent.charges import charge
 from batchd.agent.compaction import Compact
@@ -33,20 +33,13 @@ from batchd.records import (
     Evaluation,
     Failure,
     FailureKind,
-    FileChanges,
-    FileStamp,
     Message,
     ModelSetup,
     Purpose,
-    ToolCall,
 )
 from batchd.sandbox import Workplace
-from batchd.taskstate import Command, TaskState
+from batchd.taskstate import TaskState
 
-#: What the judge is shown at most: the newest commands, the first files.
-_MAX_COMMANDS = 40
-_MAX_COMMAND_CHARS = 300
-_MAX_FILES = 100
 #: To read what stands in small ones takes a moment (seconds).
 _READING_S = 10.0
 
@@ -153,12 +146,14 @@ class Performer:
         """Return what is asked, and the step with its length, which a judge's has only now."""
         if step.purpose is Purpose.JUDGE:
             await self._place.clear(prompts.EVALUATED)
-            changed = await asyncio.to_thread(self._files_changed, state)
+            files = await asyncio.to_thread(judging.changed, state, self._place)
             with self._host.stop.interruptible():
-                contents = await seen.contents(self._place, changed, self._left(_READING_S))
-            return await asyncio.to_thread(
-                self._judge_request, step, state, setup, (changed, contents)
+                files = await judging.read(files, self._place, self._left(_READING_S))
+            most = step.max_output_tokens
+            asked, request = await asyncio.to_thread(
+                judging.request, self._task, state, files, most
             )
+            return replace(step, input_tokens=asked), request
         text = setup.tools == "text"
         messages = state.messages
         if step.purpose is Purpose.COMPACTION:
@@ -170,39 +165,6 @@ class Performer:
             stop=prompts.TEXT_STOP if text and step.purpose is Purpose.AGENT else (),
             cache_key=str(self._journal.run.ref),
         )
-
-    def _judge_request(
-        self,
-        step: CallModel,
-        state: TaskState,
-        setup: ModelSetup,
-        files: tuple[Sequence[tuple[str, int]], str],
-    ) -> tuple[CallModel, Request]:
-        """Counts: it blocks for as long as that takes."""
-        messages = self._judge_messages(state, *files)
-        asked = tokens.count_messages(messages)
-        request = Request(
-            messages=messages,
-            tools=(),
-            max_output_tokens=min(step.max_output_tokens, context.room(asked, setup)),
-            schema=prompts.JUDGE_SCHEMA,
-        )
-        return replace(step, input_tokens=asked), request
-
-    def _files_changed(self, state: TaskState) -> Sequence[tuple[str, int]]:
-        """Return the files that the task has made or changed, with their sizes. Blocks while it looks through the directory."""
-        before = state.terms.files if state.terms else None
-        return _sizes(before, self._place.files())
-
-    def _judge_messages(
-        self, state: TaskState, changed: Sequence[tuple[str, int]], contents: str
-    ) -> tuple[Message, ...]:
-        ran = [
-            (_shown(command.call), _outcome(command)) for command in state.commands[-_MAX_COMMANDS:]
-        ]
-        evidence = prompts.evidence(self._task, state.answer, ran, changed, contents)
-        budget = context.judged(state.setup(Purpose.JUDGE))
-        return prompts.judge(*context.fitted(evidence, budget))
 
     def _answered(
         self, call: CallStarted, answer: Answer, setup: ModelSetup, state: TaskState
@@ -243,7 +205,7 @@ class Performer:
             now = self._host.clock()
             return ToolRan(at=now, call=call, output=request, outcome="refused", left=state.left)
         waited_s = await self._flushed()
-        self._host.progress("tool", _shown(call))
+        self._host.progress("tool", tools.named(call))
         with self._host.stop.interruptible():
             timeout_s = self._left(self._task.limits.tool_timeout_s)
             most = context.output_bytes(state.setup(Purpose.AGENT))
@@ -312,31 +274,3 @@ def _knows(request: tools.Request, state: TaskState) -> bool:
     """Return whether the model knows the file that a request would change."""
     changes = request.name in {"edit_file", "write_file"}
     return not changes or knows(state.commands, request.arguments["path"])
-
-
-def _sizes(
-    before: Mapping[str, FileStamp] | None, after: Mapping[str, FileStamp] | None
-) -> list[tuple[str, int]]:
-    if before is None or after is None:
-        return [("(too many files to list)", 0)]
-    changes = FileChanges.between(before, after)
-    return [(path, after[path][0]) for path in (*changes.created, *changes.modified)][:_MAX_FILES]
-
-
-def _outcome(command: Command) -> str:
-    """Return how a tool call ended, for the judge."""
-    if command.asked_input:
-        return f"exit code {command.exit_code}: it asked for input, and there is no keyboard here"
-    return "done" if command.exit_code is None else f"exit code {command.exit_code}"
-
-
-def _shown(call: ToolCall) -> str:
-    """Return a tool call as one short line: the command, or the tool with its path."""
-    try:
-        given = call.given()
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        given = {}
-    text = given.get("command") or f"{call.name} {given.get('path', '')}"
-    return " ".join(str(text).split())[:_MAX_COMMAND_CHARS]

@@ -29,6 +29,8 @@ _MOST_LINES = 1 << 53
 _FIRST_LINES = 200
 #: Names that a model made up are repeated to it up to here (characters).
 _NAMED = 200
+#: Where people and judges see a call, it has so many characters at most.
+_SHORT = 300
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
 #: What programs say that find the end of their input: of Python, Ruby, Java.
@@ -121,6 +123,18 @@ def parse(call: ToolCall) -> Request | str:
         if isinstance(value, int) and abs(value) > _MOST_LINES:
             return f"{key} must be a number of lines that a file can have."
     return Request(name, given)
+
+
+def named(call: ToolCall) -> str:
+    """Return a tool call as one short line: the command, or the tool with its path."""
+    try:
+        given = call.given()
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        given = {}
+    text = given.get("command") or f"{call.name} {given.get('path', '')}"
+    return " ".join(str(text).split())[:_SHORT]
 
 
 async def run(

@@ -7,26 +7,23 @@ import contextlib
 import functools
 import os
 import secrets
-import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
+from batchd.sandbox import killing
 from batchd.sandbox.bwrap import TMP
 from batchd.sandbox.child import dead, ending, reaped
 from batchd.sandbox.entrance import Entrance, Guest
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.process import Left, Ran
-from batchd.sandbox.processes import Process, Table, left_by, read
+from batchd.sandbox.processes import left_by
 from batchd.sandbox.shortage import patiently
 from batchd.sandbox.unbroken import unbroken
 
 #: Whether anything still runs in it is looked at so often (seconds).
 _LOOK_S = 1.0
-#: A killed process is dead, and waited for, within so many looks, with a pause before each (seconds).
-_LOOKS, _DYING_S = 20, 0.05
 #: What goes on is named by so many of its processes.
 _MOST_NAMED = 5
 #: Of what it prints, so much is kept (bytes); the rest is read and thrown away, since who prints must never wait.
@@ -85,7 +82,7 @@ class Standing:
 
     async def _begin(self) -> str:
         try:
-            self._namespace = _namespace(self._first)
+            self._namespace = killing.namespace(self._first)
             self._entrance = await Entrance.open(self._first, self._guest, self._child.group)
             heard, self._anchor = os.pipe()
             try:
@@ -221,18 +218,11 @@ class Standing:
 
     async def _bury(self) -> None:
         """Wait for what has entered, and of which the helper said nothing before its own end."""
-        for _ in range(_LOOKS):
-            self._wait_for_strays()
+        for _ in range(killing.LOOKS):
+            killing.wait_for_strays(self._namespace, self._first)
             if not self._child.alive:
                 return
-            await asyncio.sleep(_DYING_S)
-
-    def _wait_for_strays(self) -> None:
-        for process in Table.read().processes.values():
-            if process.parent == os.getpid() and process.number != self._first:
-                with contextlib.suppress(OSError):
-                    if _namespace(process.number) == self._namespace:
-                        os.waitid(os.P_PID, process.number, os.WEXITED | os.WNOHANG)
+            await asyncio.sleep(killing.PAUSE_S)
 
     async def _entered(self, command: Sequence[bytes], output: int) -> int:
         """Have a command begin, and return its number. Closes ``output``.
@@ -262,7 +252,7 @@ class Standing:
         with ending(pid) as ended:
             await asyncio.wait((ended,), timeout=max(0.0, timeout_s))
             timed_out = not ended.done()
-        if timed_out and not await asyncio.to_thread(self._killed, pid):
+        if timed_out and not await asyncio.to_thread(killing.killed, pid, self._first, self._ours):
             why = _OUT_OF_TIME
             self._kill(why)
         # Before the rest is waited for: its first process, when killed, waits for all of those that have entered.
@@ -273,28 +263,6 @@ class Standing:
         if why:
             await self._end(why)
         return timed_out, 128 - code if code < 0 else code
-
-    def _killed(self, pid: int) -> bool:
-        """Kill a command with what it has started; return whether nothing is left that may be of it. Blocks for a moment."""
-        before = Table.read()
-        command = before.processes.get(pid)
-        if command is None:
-            return False
-        for process in before.of(pid):
-            _kill(process)
-        # What it has started may be dead, and the sandbox's first process not have seen that yet.
-        for _ in range(_LOOKS):
-            time.sleep(_DYING_S)
-            if self._nothing_since(command.started):
-                return True
-        return False
-
-    def _nothing_since(self, began: int) -> bool:
-        """Whether all that runs there ran before, or was started by what did."""
-        table = Table.read()
-        rest = [process for process in table.of(self._first) if process.number != self._first]
-        known = {process.number for process in rest if process.started < began} | self._ours
-        return all(_descends(process, known, table) for process in rest)
 
     async def _drained(self, output: int | None) -> str:
         """Have what is printed there read from within, and return the file that it goes to; empty: nothing is, or it is not kept."""
@@ -334,33 +302,6 @@ class Standing:
         excess = self._hold.excess()
         with contextlib.suppress(SandboxError):
             await self._end(f"killed: {excess}" if excess else _ENDED)
-
-
-def _kill(process: Process) -> None:
-    """Kill a process of the table, and never another one that has its number by now."""
-    with contextlib.suppress(OSError):
-        there = os.pidfd_open(process.number)
-        try:
-            again = read(process.number)
-            if again is not None and again.started == process.started:
-                signal.pidfd_send_signal(there, signal.SIGKILL)
-        finally:
-            os.close(there)
-
-
-def _descends(process: Process, known: set[int], table: Table) -> bool:
-    """Whether a process is one of ``known``, or descends from one."""
-    there: Process | None = process
-    while there is not None:
-        if there.number in known:
-            return True
-        there = table.processes.get(there.parent)
-    return False
-
-
-def _namespace(number: int) -> int:
-    """Return the number of a process's namespace of processes. Raises ``OSError``."""
-    return Path(f"/proc/{number}/ns/pid").stat().st_ino
 
 
 def _name(number: int) -> str:

@@ -137,7 +137,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "cleared": (("sandbox/workplace.py", 'await self.clear("a check began")', "pass"),),
-    "told apart": (("sandbox/standing.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
+    "told apart": (("sandbox/killing.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
     # --- directories and files
     "links": (
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
