@@ -97,8 +97,10 @@ def test_no_memory_of_a_later_command_can_be_written(attack: Attack) -> None:
 @pytest.mark.stopped_by("tools apart")
 def test_what_a_file_tool_shows_cannot_be_forged(attack: Attack) -> None:
     """Who writes into the output of all that it sees does not see a file tool."""
-    begin = f"echo the truth > file; {shell('scribbling.py')}; until [ -e scribbling ]; do sleep 0.1; done"
-    first, *shown = ran(attack, begin, *["file:file"] * 20)
+    # To read a file to its end takes a while, in which there is an output to be written to.
+    write = "echo the truth > file; head -c 20M /dev/zero | tr '\\0' '\\n' >> file"
+    begin = f"{write}; {shell('scribbling.py')}; until [ -e scribbling ]; do sleep 0.1; done"
+    first, *shown = ran(attack, begin, *["file:file"] * 10)
     assert first.left, first
     assert {end.output for end in shown} == {"the truth\n"}
 

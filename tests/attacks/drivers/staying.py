@@ -1,6 +1,6 @@
 """Runs shell commands of one task as a model does, what they leave running kept, as the JSON on its input asks for; prints how they ended.
 
-A command that begins with ``file:`` is a path that is read as the file tool does, one that begins with ``check:`` runs as a check.
+A command that begins with ``file:`` is a path whose first line is read as the file tool does, one that begins with ``check:`` runs as a check.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ async def main() -> None:
     with await opening as place:
         for command in asked["commands"]:
             if command.startswith("file:"):
-                request = tools.Request("read_file", {"path": command.removeprefix("file:")})
+                request = tools.Request(
+                    "read_file", {"path": command.removeprefix("file:"), "lines": 1}
+                )
                 output = await tools.run(request, place, asked["timeout_s"])
                 ends.append([output.exit_code, output.text, []])
             elif command.startswith("check:"):
