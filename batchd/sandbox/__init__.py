@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from batchd.sandbox.findings import Finding, check
 from batchd.sandbox.identity import check_user
+from batchd.sandbox.opening import Sandbox
 from batchd.sandbox.process import Ran
 from batchd.sandbox.shortage import patiently
 from batchd.sandbox.shown import seen
-from batchd.sandbox.workplace import Sandbox, Workplace
+from batchd.sandbox.workplace import Workplace
 
 __all__ = ["Finding", "Ran", "Sandbox", "Workplace", "check", "check_user", "patiently", "seen"]

@@ -16,18 +16,15 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Iterator
 
 from batchd.errors import SandboxError
 from batchd.sandbox.cgroup import Group
+from batchd.sandbox.deaths import DYING_S, dead, ending, readable, reaped, running
 from batchd.sandbox.guard import guard
 from batchd.sandbox.processes import left_by
 
 _PR_SET_CHILD_SUBREAPER = 36
-#: How long the death of a killed process may take (seconds); only a stuck file system needs it.
-_DYING_S = 10.0
 _POLL_S = 0.001
-_LOOK_S = 0.02
 #: What runs on for so long behind its command, stays.
 _STRAGGLING_S = 0.05
 _INNER = re.compile(rb'"child-pid": (\d+)')
@@ -111,7 +108,7 @@ class Child:
         if inner is None or not left_by(inner):
             return False
         # Where something else has ended bwrap, it has not reported the command's end.
-        if not self.reached or not _running(os.P_PID, inner, os.WNOWAIT):
+        if not self.reached or not running(os.P_PID, inner, os.WNOWAIT):
             return False
         with ending(inner) as ended:
             # What dies with the command, as the rest of a pipeline does, is not meant to stay.
@@ -128,7 +125,7 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether it has not ended yet."""
-        return bool(_running(os.P_PID, self.pid, os.WNOWAIT))
+        return bool(running(os.P_PID, self.pid, os.WNOWAIT))
 
     @property
     def parent(self) -> int:
@@ -147,7 +144,7 @@ class Child:
         """
         while (found := _NETWORK.search(self._report)) is None or self._inner is None:
             assert self._status is not None, "only a sandbox tells of itself"
-            await _readable(self._status)
+            await readable(self._status)
             if not self._read_status():
                 return None
         guard().watch(self._inner)
@@ -167,7 +164,7 @@ class Child:
         try:
             self.kill()
             cancelled = await dead(self.pid)
-            if _running(os.P_PID, self.pid, os.WNOWAIT):
+            if running(os.P_PID, self.pid, os.WNOWAIT):
                 raise SandboxError("a command cannot be killed: it hangs in the kernel")
             self._read_status()
             if self._inner is None:
@@ -184,7 +181,7 @@ class Child:
     async def _end_inner(self, inner: int) -> bool:
         """Kill what is left of the sandbox by killing its first process."""
         cancelled = False
-        if _running(os.P_PID, inner, os.WNOWAIT):
+        if running(os.P_PID, inner, os.WNOWAIT):
             # Our child since bwrap is gone, and not waited for: the number is still its own.
             os.kill(inner, signal.SIGKILL)
             cancelled = await dead(inner)
@@ -193,11 +190,11 @@ class Child:
     async def _end_group(self) -> bool:
         """Wait for what was killed with the child: a plain command's processes, or an inner one not yet reported."""
         cancelled = False
-        deadline = time.monotonic() + _DYING_S
-        while (running := _running(os.P_PGID, self.pid)) is not None:
+        deadline = time.monotonic() + DYING_S
+        while (some := running(os.P_PGID, self.pid)) is not None:
             if time.monotonic() > deadline:
                 break
-            if running:
+            if some:
                 try:
                     await asyncio.sleep(_POLL_S)
                 except asyncio.CancelledError:
@@ -208,9 +205,9 @@ class Child:
         """Wait for a short command's own end, without a loop."""
         descriptor = os.pidfd_open(self.pid)
         try:
-            if not select.select([descriptor], [], [], _DYING_S)[0]:
+            if not select.select([descriptor], [], [], DYING_S)[0]:
                 self.kill()
-                select.select([descriptor], [], [], _DYING_S)
+                select.select([descriptor], [], [], DYING_S)
         finally:
             os.close(descriptor)
         self._read_status()
@@ -264,81 +261,4 @@ class Child:
         guard().forget(self.pid, self._inner)
         self._returncode = reaped(self.pid)
         if self._inner is not None:
-            _running(os.P_PID, self._inner)
-
-
-def reaped(pid: int) -> int:
-    """Wait for a child that is dead, and return how it ended, as ``subprocess`` tells it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
-
-
-def _running(kind: int, number: int, options: int = 0) -> bool | None:
-    """Return whether a child of this process, or of its group, runs; one that does not is reaped. None: there is none."""
-    try:
-        return os.waitid(kind, number, os.WEXITED | os.WNOHANG | options) is None
-    except ChildProcessError:
-        return None
-
-
-@contextlib.contextmanager
-def ending(pid: int) -> Iterator[asyncio.Future[None]]:
-    """Give a future that is done when a child, which was not waited for, has ended."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        look = loop.create_task(_looked_at(pid, ended))
-        try:
-            yield ended
-        finally:
-            look.cancel()
-        return
-    loop.add_reader(descriptor, _settle, ended)
-    try:
-        yield ended
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-async def _readable(descriptor: int) -> None:
-    """Wait until something can be read, or never will be."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, _settle, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(descriptor)
-
-
-async def _looked_at(pid: int, ended: asyncio.Future[None]) -> None:
-    """Look at a child now and then: there is no descriptor left to be told by."""
-    while _running(os.P_PID, pid, os.WNOWAIT):  # noqa: ASYNC110 (a process sets no event)
-        await asyncio.sleep(_LOOK_S)
-    _settle(ended)
-
-
-def _settle(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
-
-
-async def dead(pid: int) -> bool:
-    """Wait for the death of a killed child, and return whether this was cancelled meanwhile."""
-    if not _running(os.P_PID, pid, os.WNOWAIT):
-        return False
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + _DYING_S
-    cancelled = False
-    with ending(pid) as ended:
-        while (left := deadline - clock()) > 0 and _running(os.P_PID, pid, os.WNOWAIT):
-            try:
-                if ended.done():  # dead, but a debugger that traces it is told first
-                    await asyncio.sleep(_POLL_S)
-                else:
-                    await asyncio.wait((ended,), timeout=left)
-            except asyncio.CancelledError:
-                cancelled = True
-    return cancelled
+            running(os.P_PID, self._inner)

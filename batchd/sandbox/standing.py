@@ -14,7 +14,7 @@ from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.sandbox import killing
 from batchd.sandbox.bwrap import TMP
-from batchd.sandbox.child import dead, ending, reaped
+from batchd.sandbox.deaths import dead, ending, reaped
 from batchd.sandbox.entrance import Entrance, Guest
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.process import Left, Ran

@@ -1,29 +1,25 @@
-"""The door to the room: ``Sandbox``, one a process, and ``Workplace``, one a task."""
+"""A task's directory as a place where its commands run: ``Workplace``, one a task."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
-from batchd.records import FileStamp, Network, SandboxPolicy, hosts
+from batchd.records import FileStamp, SandboxPolicy
 from batchd.records.triggers import Trigger
-from batchd.sandbox import bwrap, cgroup, directory, facts, probe, process, scratch, triggers
-from batchd.sandbox.bwrap import TASK
+from batchd.sandbox import bwrap, directory, facts, process, scratch, triggers
 from batchd.sandbox.cgroup import Delegated, Group
-from batchd.sandbox.child import Child, prepare_process
-from batchd.sandbox.cover import Covers
+from batchd.sandbox.child import Child
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.entrance import Guest
 from batchd.sandbox.folders import Folders
-from batchd.sandbox.identity import as_root, runner
-from batchd.sandbox.network import Allowed, Door, variables
+from batchd.sandbox.network import Door
 from batchd.sandbox.output import Output
 from batchd.sandbox.setting import Setting, Starter
 from batchd.sandbox.shortage import patiently
@@ -31,109 +27,6 @@ from batchd.sandbox.standing import Standing
 from batchd.sandbox.watch import Watcher
 
 _NOTHING = Masker()
-
-
-class Sandbox:
-    """Opens the directories of tasks as places where commands can run.
-
-    Raises ``SandboxUnavailableError``, with the mend, where the policy's backend does not work. Use
-    it from one thread that stays: commands die with the thread that started them.
-    """
-
-    def __init__(self, policy: SandboxPolicy) -> None:
-        self._policy = policy
-        self._bwrap = probe.ready(policy)
-        self._cgroup = cgroup.delegated(policy)
-        self._watcher = Watcher(policy)
-        self._covers = Covers(policy)
-        self._known: facts.Known = {}
-
-    async def open(
-        self,
-        path: str,
-        *,
-        fresh: bool,
-        network: Network,
-        env: Mapping[str, str],
-        masker: Masker | None = None,
-        tmp: str = "",
-        held: int | None = None,
-    ) -> Workplace:
-        """Open a task's directory for commands with ``env`` beside the usual variables.
-
-        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
-        not there yet; without it, each command gets an empty one.
-        A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
-        be used, an environment that no process can have, and a network that the policy does not grant.
-        """
-        door, ways = self._way_out(network)
-        prepare_process()
-        folders = await patiently(functools.partial(self._opened, path, tmp, fresh=fresh))
-        try:
-            who = runner(self._policy, os.fstat(folders.task), path)
-            setting = Setting(
-                bwrap=self._bwrap,
-                path=TASK if self._bwrap else path,
-                who=who,
-                tmp="" if self._bwrap or folders.tmp is None else tmp,
-                env={**ways, **env},
-                shared=network is True,
-                gated=door is not None,
-                cover=self._covers.fresh(network=network is True) if self._bwrap else None,
-            )
-            told = functools.partial(
-                facts.line,
-                user=who.name,
-                directory=setting.path,
-                network=self._told(network, door),
-                lasting_tmp=folders.tmp is not None or not self._bwrap,
-            )
-            key = (who, network is True, env.get("PATH"))
-            return Workplace(
-                self._policy,
-                folders,
-                setting,
-                watcher=self._watcher,
-                disk=Disk(folders, self._policy, base=0 if fresh else held),
-                cgroup=self._cgroup,
-                door=door,
-                told=facts.Facts(self._known, key, told),
-                masker=masker or Masker(),
-            )
-        except BaseException:
-            folders.close()
-            raise
-
-    def _way_out(self, asked: Network) -> tuple[Door | None, Mapping[str, str]]:
-        """Return the way to the hosts of a list, if that is what is asked for, and the variables that tell of it."""
-        try:
-            if why := hosts.refusal(asked, self._policy.network):
-                raise SandboxError(f"the task's network: {why}")
-            if isinstance(asked, bool) or not asked or not self._bwrap:
-                return None, {}
-            allowed = Allowed.of(asked, self._policy.private_hosts)
-        except ValueError as error:
-            raise SandboxError(f"the task's network: {error}") from error
-        return Door(allowed), variables(allowed)
-
-    def _told(self, asked: Network, door: Door | None) -> str:
-        """Return what the model is told of the network."""
-        if door is not None:
-            return door.told()
-        return "network: yes" if asked or not self._bwrap else "no network"
-
-    async def _opened(self, path: str, tmp: str, *, fresh: bool) -> Folders:
-        user = self._policy.user
-        task, new = directory.fresh(path, user) if fresh else (directory.opened(path), False)
-        folders = Folders(task, new=new, task_path=path, tmp_path=tmp)
-        # Outside of a sandbox, who is not its owner could not reach it.
-        if tmp and (self._bwrap or not as_root()):
-            try:
-                folders.tmp = scratch.opened(tmp)
-            except SandboxError:
-                folders.close()
-                raise
-        return folders
 
 
 class Workplace:
