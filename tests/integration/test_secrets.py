@@ -94,7 +94,8 @@ class _Echo(http.server.BaseHTTPRequestHandler):
                 self._tool(f"echo {self.headers['authorization']} | tee heard.txt")
             case "print" if turn == 0:
                 self._tool(PRINT)
-            case "edit" if turn == 0:
+            # At first it is shown the file, which it has not read.
+            case "edit" if turn < 2:
                 given = {"path": ".env", "old": "MODE=dev", "new": "MODE=live"}
                 self._tool(json.dumps(given), name="edit_file")
             case "tool" | "print" | "edit":
