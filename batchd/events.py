@@ -60,7 +60,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     held: int | None = None
     #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
     check_in: CheckIn = "task"
-    #: Whether what commands leave running goes on, as the model was told.
+    #: Whether what commands leave running goes on, as the model has read.
     keep_processes: bool = False
     #: Whether circles of several calls are loops, and calls that do nothing are stops; else as the oldest journals have it.
     circles: bool = False

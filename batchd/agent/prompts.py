@@ -67,7 +67,7 @@ INTERRUPTED = (
 )
 
 
-#: Said where a program failed since nobody types.
+#: Said where a program failed for want of input.
 NO_KEYBOARD = (
     r"[It asked for input, and there is no keyboard: pipe it in, as with printf '5\n7\n' | …]"
 )
@@ -116,17 +116,17 @@ _STAYING = (_tool("shell", _SHELL % _STAYS, command=""), *_FILE_TOOLS)
 
 
 def tools(*, stays: bool) -> tuple[Tool, ...]:
-    """Return the tools as a model is told of them; ``stays``: what its commands leave running goes on."""
+    """Return the tools as a model sees them; ``stays``: what its commands leave running goes on."""
     return _STAYING if stays else TOOLS
 
 
 def gone(why: str) -> str:
-    """Return what a model is told where what its commands left running does not run any more."""
+    """Return what a model reads where what its commands left running does not run any more."""
     return _GONE % (why or "the task was interrupted meanwhile")
 
 
 def running(names: Iterable[str], log: str) -> str:
-    """Return what a model is told of what its commands have left running, and of the file that it prints to."""
+    """Return what a model reads of what its commands have left running, and of the file that it prints to."""
     return _RUNNING % (", ".join(names), _PRINTS % log if log else "")
 
 

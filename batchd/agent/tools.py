@@ -72,7 +72,7 @@ class Known:
     file: bool = True
 
 
-#: As where nobody has a conversation.
+#: As where there is no conversation.
 NOTHING_SPECIAL = Known()
 
 

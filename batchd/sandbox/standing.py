@@ -130,7 +130,7 @@ class Standing:
     ) -> Ran | None:
         """Run a command in it, and leave running what the command leaves; None: it did not begin, and the sandbox is over.
 
-        One that runs out of its time is killed with all that it has started; where that cannot be told from what ran before,
+        One that runs out of its time is killed with all that it has started; where that cannot be kept apart from what ran before,
         with all of the sandbox, and so is one that is cancelled. Raises ``SandboxError``.
         """
         broken_off = functools.partial(self._kill, _BROKEN_OFF)

@@ -53,7 +53,7 @@ class Watch:
     #: The processor time of its processes at the last whole look, by number, and what it was found to use then.
     seen: Mapping[int, float] = field(default_factory=dict)
     share: float = 0.0
-    #: Those of ours that read there what nobody waits for: they do not count.
+    #: Those of ours that read there what no command waits for: they do not count.
     ours: frozenset[int] = frozenset()
     entering: asyncio.Task[None] | None = None
 

@@ -21,7 +21,7 @@ _NOTHING = re.compile(
     r"""(?:(is|has\s+been)\s+)?(?:now\s+)?(?:successfully\s+)?(done|completed?|finished|(任务)?(已)?完成)"""
     r"""(?:\s+successfully)?[.!。]?\3)?"""
 )
-#: What the model is told of files, which is not the command's own output.
+#: What batchd says of files, which is not the command's own output.
 _ADDED = re.compile(r"\n?\[changed: [^\n]*\]")
 _BETWEEN = re.compile(r"[\n;]|&&")
 

@@ -160,7 +160,7 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stays(self) -> bool:
-        """Whether the model was told that what its commands leave running goes on."""
+        """Whether the model has read that what its commands leave running goes on."""
         return self.terms is not None and self.terms.keep_processes
 
     @property
