@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 import posixpath
 import re
+import time
 from collections.abc import Iterable, Mapping
 
 from batchd.records import FileChanges, FileStamp, ToolCall
@@ -14,6 +15,8 @@ from batchd.taskstate import Command
 
 #: A tree with more files, or one that takes longer to look through (seconds), is not looked at for each command.
 _FEW, _QUICK_S = 250, 0.001
+#: A look that takes longer is one of a file system that may not answer.
+_SLOW_S = 0.01
 #: Of what a command changed, so many files are named.
 _NAMED = 10
 _TASK = "/task"
@@ -36,6 +39,8 @@ class Look:
     def __init__(self, place: Workplace) -> None:
         self._place = place
         self._last: Mapping[str, FileStamp] | None = None
+        #: Whether the last look took long; before the first one that is not known.
+        self._slow = True
 
     async def before(self) -> None:
         """Look before a command, where it is not known what was there."""
@@ -54,8 +59,18 @@ class Look:
         self._last = None
 
     async def _listed(self) -> Mapping[str, FileStamp] | None:
-        # In a thread: there are file systems that do not answer.
-        return await asyncio.to_thread(self._place.files, _FEW, _QUICK_S)
+        if self._slow:
+            # There are file systems that do not answer, and a thread costs more than a quick look.
+            found = await asyncio.to_thread(self._look)
+        else:
+            found = self._look()
+        return found
+
+    def _look(self) -> Mapping[str, FileStamp] | None:
+        began = time.monotonic()
+        found = self._place.files(_FEW, _QUICK_S)
+        self._slow = time.monotonic() - began > _SLOW_S
+        return found
 
 
 def _changed(before: Mapping[str, FileStamp], after: Mapping[str, FileStamp]) -> str:
