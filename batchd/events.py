@@ -64,7 +64,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     keep_processes: bool = False
     #: Whether circles of several calls are loops, and calls that do nothing are stops; else as the oldest journals have it.
     circles: bool = False
-    #: Whether the model is given what the directory's owner tells agents.
+    #: Whether the model is given what the directory's owner says to agents.
     agents_md: bool = False
     #: Models to compare the cost with.
     compare: tuple[ModelSetup, ...] = ()

@@ -59,12 +59,8 @@ class Look:
         self._last = None
 
     async def _listed(self) -> Mapping[str, FileStamp] | None:
-        if self._slow:
-            # There are file systems that do not answer, and a thread costs more than a quick look.
-            found = await asyncio.to_thread(self._look)
-        else:
-            found = self._look()
-        return found
+        # There are file systems that do not answer; a thread costs more than a quick look.
+        return await asyncio.to_thread(self._look) if self._slow else self._look()
 
     def _look(self) -> Mapping[str, FileStamp] | None:
         began = time.monotonic()

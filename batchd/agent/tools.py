@@ -152,6 +152,8 @@ async def run(
     model does not know is shown, not changed. Raises ``SandboxError``.
     """
     left, note = known.left, ""
+    if left and look is not None:
+        look.forget()  # what runs in the background may have changed them
     if left and not place.running:
         note, left = prompts.gone(place.why_over), ()
     if request.name != "shell":
@@ -159,15 +161,29 @@ async def run(
         if look is not None:
             look.forget()
         return replace(output, text=lines(note, output.text), left=left)
+    output = await _commanded(
+        request, place, timeout_s, most, known=replace(known, left=left), look=look
+    )
+    return replace(output, text=lines(note, output.text))
+
+
+async def _commanded(
+    request: Request,
+    place: Workplace,
+    timeout_s: float,
+    most: int | None,
+    *,
+    known: Known,
+    look: Look | None,
+) -> Output:
+    """Run a command; what it has changed, and what it leaves running, stand behind its output."""
     if look is not None:
-        if known.left:
-            look.forget()  # what ran in the background may have changed them
         await look.before()
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
     changed = None if look is None else await look.after()
     output, runs = _shown(ran, timeout_s), ""
-    if ran.left != left:
+    if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     if ran.lost:
         runs = prompts.gone(ran.lost)
@@ -177,7 +193,7 @@ async def run(
         text = lines(text, prompts.NO_KEYBOARD)
     files = f"[changed: {changed}]" if changed else ""
     moved = None if changed is None else bool(changed)
-    text = lines(note, text, files, runs)
+    text = lines(text, files, runs)
     return replace(output, text=text, left=ran.left, changed=moved, asked_input=asked)
 
 

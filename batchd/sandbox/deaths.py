@@ -14,7 +14,7 @@ _LOOK_S = 0.02
 
 
 def reaped(pid: int) -> int:
-    """Wait for a child that is dead, and return how it ended, as ``subprocess`` tells it."""
+    """Wait for a child that is dead, and return how it ended, as ``subprocess`` has it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
 
 
@@ -60,7 +60,7 @@ async def readable(descriptor: int) -> None:
 
 
 async def _looked_at(pid: int, ended: asyncio.Future[None]) -> None:
-    """Look at a child now and then: there is no descriptor left to be told by."""
+    """Look at a child now and then: there is no descriptor left to see it by."""
     while running(os.P_PID, pid, os.WNOWAIT):  # noqa: ASYNC110 (a process sets no event)
         await asyncio.sleep(_LOOK_S)
     _settle(ended)
@@ -81,7 +81,7 @@ async def dead(pid: int) -> bool:
     with ending(pid) as ended:
         while (left := deadline - clock()) > 0 and running(os.P_PID, pid, os.WNOWAIT):
             try:
-                if ended.done():  # dead, but a debugger that traces it is told first
+                if ended.done():  # dead, but a debugger that traces it learns it first
                     await asyncio.sleep(_POLL_S)
                 else:
                     await asyncio.wait((ended,), timeout=left)

@@ -171,7 +171,7 @@ def _left(asked: dict[str, Any], descriptors: tuple[int, ...]) -> int:
                 _become(asked, descriptors)
         finally:
             os._exit(0)
-    # Whoever is inside may stop it, or what it has started.
+    # A process inside may stop it, or what it has started.
     _end(parent)
     theirs.close()
     try:

@@ -1,4 +1,4 @@
-"""Kills a command in a sandbox that stays, with what it has started, and tells that from what ran before."""
+"""Kills a command in a sandbox that stays, with what it has started, and keeps that apart from what ran before."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from batchd.sandbox.workplace import Workplace
 class Sandbox:
     """Opens the directories of tasks as places where commands can run.
 
-    Raises ``SandboxUnavailableError``, with the mend, where the policy's backend does not work. Use
+    Raises ``SandboxUnavailableError``, with the fix, where the policy's backend does not work. Use
     it from one thread that stays: commands die with the thread that started them.
     """
 
@@ -71,11 +71,11 @@ class Sandbox:
                 gated=door is not None,
                 cover=self._covers.fresh(network=network is True) if self._bwrap else None,
             )
-            told = functools.partial(
+            line = functools.partial(
                 facts.line,
                 user=who.name,
                 directory=setting.path,
-                network=self._told(network, door),
+                network=self._reach(network, door),
                 lasting_tmp=folders.tmp is not None or not self._bwrap,
             )
             key = (who, network is True, env.get("PATH"))
@@ -87,7 +87,7 @@ class Sandbox:
                 disk=Disk(folders, self._policy, base=0 if fresh else held),
                 cgroup=self._cgroup,
                 door=door,
-                told=facts.Facts(self._known, key, told),
+                told=facts.Facts(self._known, key, line),
                 masker=masker or Masker(),
             )
         except BaseException:
@@ -106,8 +106,8 @@ class Sandbox:
             raise SandboxError(f"the task's network: {error}") from error
         return Door(allowed), variables(allowed)
 
-    def _told(self, asked: Network, door: Door | None) -> str:
-        """Return what the model is told of the network."""
+    def _reach(self, asked: Network, door: Door | None) -> str:
+        """Return what the model reads of the network."""
         if door is not None:
             return door.told()
         return "network: yes" if asked or not self._bwrap else "no network"

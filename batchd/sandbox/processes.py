@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _PAGE = resource.getpagesize()
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -82,6 +83,26 @@ def left_by(first: int) -> list[int]:
         return []
     finally:
         os.close(descriptor)
+
+
+def named(number: int) -> str:
+    """Return a process's name, with the number that it has inside; empty: it has ended."""
+    try:
+        name = Path(f"/proc/{number}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+    inside = _inside(number)
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return f"{shown} (pid {inside[-1]})" if inside else shown
+
+
+def _inside(number: int) -> list[str]:
+    """Return the numbers of a process, from the outside to the inside; empty: it has ended."""
+    try:
+        status = Path(f"/proc/{number}/status").read_text(errors="replace")
+    except OSError:
+        return []
+    return status.partition("\nNSpid:")[2].partition("\n")[0].split()
 
 
 def read(number: int) -> Process | None:

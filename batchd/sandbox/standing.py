@@ -8,7 +8,6 @@ import functools
 import os
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
@@ -18,7 +17,7 @@ from batchd.sandbox.deaths import dead, ending, reaped
 from batchd.sandbox.entrance import Entrance, Guest
 from batchd.sandbox.output import Output, Reader
 from batchd.sandbox.process import Left, Ran
-from batchd.sandbox.processes import left_by
+from batchd.sandbox.processes import left_by, named
 from batchd.sandbox.shortage import patiently
 from batchd.sandbox.unbroken import unbroken
 
@@ -106,12 +105,8 @@ class Standing:
         if output is None:
             return b""
         os.set_blocking(output, False)
-        try:
-            return os.read(output, limit)
-        except BlockingIOError:
-            return b""
-        finally:
-            os.close(output)
+        with os.fdopen(output, "rb", buffering=0) as pipe:
+            return pipe.read(limit) or b""
 
     def running(self) -> tuple[str, ...]:
         """Return what commands have left running, by the names and numbers that it has inside."""
@@ -121,7 +116,7 @@ class Standing:
             there = [number for number in left_by(self._first) if number not in self._ours]
         except OSError:  # no descriptor is left to look by
             return ("it",)
-        found = [name for number in there if (name := _name(number))]
+        found = [name for number in there if (name := named(number))]
         more = len(found) - _MOST_NAMED
         return (*found[:_MOST_NAMED], *((f"{more} more",) if more > 0 else ()))
 
@@ -156,7 +151,7 @@ class Standing:
                 await self.end(f"killed: no command could begin beside it ({error.strerror})" if self._child.alive else _ENDED)  # fmt: skip
                 return None
             except SandboxError:
-                # Nobody knows whether it has begun: it is not begun a second time.
+                # Whether it has begun is not known: it is not begun a second time.
                 self._lost = True
                 await self._end("killed with the helper that enters it")
                 return Ran(exit_code=_KILLED, output=output.text(), seconds=clock() - began)
@@ -245,7 +240,7 @@ class Standing:
             os.close(output)
 
     async def _waited(self, pid: int, timeout_s: float) -> tuple[bool, int]:
-        """Wait for a command; return whether its time ran out, and its exit code as a shell tells it."""
+        """Wait for a command; return whether its time ran out, and its exit code as a shell has it."""
         watch, why, timed_out = self._hold.watch, "", False
         if watch is not None:
             watch.entered = (pid,)
@@ -302,23 +297,3 @@ class Standing:
         excess = self._hold.excess()
         with contextlib.suppress(SandboxError):
             await self._end(f"killed: {excess}" if excess else _ENDED)
-
-
-def _name(number: int) -> str:
-    """Return a process's name, with the number that it has inside; empty: it has ended."""
-    try:
-        name = Path(f"/proc/{number}/comm").read_text(errors="replace").strip()
-    except OSError:
-        return ""
-    inside = _inside(number)
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return f"{shown} (pid {inside[-1]})" if inside else shown
-
-
-def _inside(number: int) -> list[str]:
-    """Return the numbers of a process, from the outside to the inside; empty: it has ended."""
-    try:
-        status = Path(f"/proc/{number}/status").read_text(errors="replace")
-    except OSError:
-        return []
-    return status.partition("\nNSpid:")[2].partition("\n")[0].split()

@@ -27,7 +27,6 @@ from batchd.events import (
 from batchd.records import (
     Answer,
     ErrorInfo,
-    Evaluation,
     FailureKind,
     Message,
     Purpose,
@@ -35,9 +34,9 @@ from batchd.records import (
     Spend,
     Status,
 )
-from batchd.taskstate import circles
+from batchd.taskstate import rounds
 from batchd.taskstate.shortening import shortened
-from batchd.taskstate.state import CONTINUE, Command, TaskState, Verdict
+from batchd.taskstate.state import CONTINUE, TaskState, Verdict
 
 _AFTER_A_WAIT = CallStarted | CallDenied | Suspended | CancelRequested | ToolRan | RoundEvaluated
 
@@ -226,76 +225,6 @@ def _filtered(answer: Answer) -> Verdict | None:
     return Verdict(status=Status.ERROR, reason=Reason.CONTENT_FILTER, error=error)
 
 
-def _tool_ran(state: TaskState, event: ToolRan) -> TaskState:
-    recent = (*state.recent, circles.step(event))[-circles.LOOKED_BACK :]
-    looped = circles.circling(recent) if state.circles else circles.circling(recent, 1)
-    pending = state.pending[1:]
-    stopped = state.circles and not pending and _stops(state, event)
-    call_id = None if state.text_protocol else event.call.id
-    reply: tuple[Message, ...] = (Message("tool", event.output, tool_call_id=call_id),)
-    if looped:
-        # Every call of an answer needs a reply, also those that will not run.
-        reply += tuple(
-            Message("tool", "Not run: you repeat yourself.", tool_call_id=c.id)
-            for c in pending
-            if not state.text_protocol
-        )
-        pending = ()
-    return replace(
-        state,
-        messages=state.messages + reply,
-        pending=pending,
-        in_doubt=False,
-        tool_s=state.tool_s + event.seconds,
-        commands=(*state.commands, Command(event.call, event.exit_code, event.asked_input)),
-        left=event.left,
-        noticed=state.noticed or event.noticed,
-        recent=() if looped else recent,
-        looped=looped,
-        loops=state.loops + looped,
-        stopped=looped or stopped,
-    )
-
-
-def _stops(state: TaskState, event: ToolRan) -> bool:
-    """Return whether a call is a model's stop: the only one of an answer with words, after others, that does nothing."""
-    alone = state.messages[-1].role == "assistant" and bool(state.answer.strip())
-    return alone and bool(state.commands) and event.exit_code == 0 and circles.idle(event.call)
-
-
-def _round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
-    verdict = event.evaluation
-    state = replace(state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds)
-    if not event.final:
-        return replace(state, evaluations=(*state.evaluations, verdict))
-    looped, before = state.looped, state.loop
-    state = replace(
-        state,
-        evaluations=(),
-        stopped=False,
-        rounds=state.rounds + 1,
-        round_open=False,
-        recent=() if state.circles else state.recent,
-        looped=False,
-    )
-    if verdict.done:
-        return replace(state, verdict=Verdict(status=Status.COMPLETED))
-    if looped:
-        # A judge finds other words for the same, and a program's output has times and addresses in it.
-        first = "" if verdict.by == "judge" else verdict.feedback.partition("\n")[0]
-        reason = (verdict.by, first)
-        state = replace(state, loop=reason, verdict=_circled(verdict) if reason == before else None)
-    feedback = Message("user", f"Not done yet, says the {verdict.by}:\n{verdict.feedback}")
-    return replace(state, messages=(*state.messages, feedback))
-
-
-def _circled(verdict: Evaluation) -> Verdict:
-    """Return the end of a task that goes in circles, and is refused for the same reason each time."""
-    message = f"it went in circles twice, and the {verdict.by} refused both: {verdict.feedback}"
-    error = ErrorInfo(type=Reason.LOOP, message=message.strip().removesuffix(":"))
-    return Verdict(status=Status.ERROR, reason=Reason.LOOP, error=error)
-
-
 def _compacted(state: TaskState, event: Compacted) -> TaskState:
     # The provider has never seen this conversation: all of it is to be counted again.
     return replace(
@@ -328,8 +257,8 @@ _FOLDS: Mapping[type, Callable[[TaskState, Any], TaskState]] = {
     CallAnswered: _call_answered,
     CallFailed: _call_failed,
     CallDenied: _denied,
-    ToolRan: _tool_ran,
-    RoundEvaluated: _round_evaluated,
+    ToolRan: rounds.tool_ran,
+    RoundEvaluated: rounds.round_evaluated,
     Compacted: _compacted,
     ClockMoved: lambda state, _: state,
     Suspended: lambda state, event: replace(state, suspended=event),

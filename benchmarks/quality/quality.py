@@ -5,7 +5,7 @@
 
 A case is a folder ``NAME`` with what the agent finds, ``NAME.prompt``, which it is asked, and ``NAME.check``, a script that it never sees
 and that ends with 0 where the work is right; it runs in a copy of the directory, in a sandbox. Of ``CONFIG`` the providers and models
-count. ``--by`` is who tells the agent that it is done: by default its own word. ``--rival``: a Python with mini-swe-agent, which
+count. ``--by`` is who says to the agent that it is done: by default its own word. ``--rival``: a Python with mini-swe-agent, which
 does the same beside it (``make rivals`` makes one).
 """
 

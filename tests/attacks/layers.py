@@ -137,7 +137,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ),
     ),
     "cleared": (("sandbox/workplace.py", 'await self.clear("a check began")', "pass"),),
-    "told apart": (("sandbox/killing.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
+    "kept apart": (("sandbox/killing.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
     # --- directories and files
     "links": (
         ("sandbox/directory.py", "_RESOLVE_NO_SYMLINKS = 0x04", "_RESOLVE_NO_SYMLINKS = 0"),
@@ -222,7 +222,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "foreign references": (("spool/schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
-    "loop": (("taskstate/folding.py", "looped = circles.circling(recent)", "looped = False"),),
+    "loop": (("taskstate/rounds.py", "looped = circles.circling(recent)", "looped = False"),),
     "measure": (
         ("llm/client.py", "if left < 0:", "if False:"),
         ("llm/bodies.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),

@@ -581,7 +581,7 @@ def test_the_model_is_told_of_what_runs_on_and_of_its_end(tmp_path: Path) -> Non
 
 
 def test_a_task_begun_by_an_older_version_leaves_nothing_running(tmp_path: Path) -> None:
-    """Its model was told nothing else: the tools it knows stay as they are, and what a command started ends with it."""
+    """Its model has read nothing else: the tools it knows stay as they are, and what a command started ends with it."""
     recording = Recording(
         first_prompt="Do it", model="demo", answers=(_does("sleep 1000 & echo now"),)
     )
@@ -683,7 +683,7 @@ def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
 
 
 def test_a_program_that_waits_for_input_is_named_and_limits_are_said_once(tmp_path: Path) -> None:
-    """Its model learns that nobody types; near the end of its calls it learns once what is left."""
+    """Its model learns that there is no input; near the end of its calls it learns once what is left."""
     answers = tuple(_does(f"python3 -c 'input()' # {n}") for n in range(9))
     recording = Recording(first_prompt="Do it", model="demo", answers=answers)
 
