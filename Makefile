@@ -1,4 +1,4 @@
-# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests strace, systemd and Chromium.
+# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests git, strace, systemd and Chromium.
 # Another Python: `make demo PYTHON=/usr/bin/python3`.
 
 PYTHON ?= python3
@@ -46,14 +46,14 @@ SEED := $(or $(SEED),$(shell date +%s))
 FILES_AT_A_TIME := -n 6 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: setup strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
+test: setup git strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
 	@echo "sample: SEED=$(SEED)"
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 # What is of no account on a quiet machine, and shows on a busy one: what hangs on time, or on the length of a path.
 LOAD ?= 8
 .PHONY: test-loaded
-test-loaded: setup strace systemd chromium ## make test beside eight busy processes, with a long path for temporary files
+test-loaded: setup git strace systemd chromium ## make test beside eight busy processes, with a long path for temporary files
 	@echo "sample: SEED=$(SEED)"
 	place=$$(mktemp -d)
 	trap 'kill $$(jobs -p); rm -rf "$$place"' EXIT
@@ -64,7 +64,7 @@ test-loaded: setup strace systemd chromium ## make test beside eight busy proces
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 .PHONY: test-all
-test-all: setup strace systemd chromium ## all tests
+test-all: setup git strace systemd chromium ## all tests
 	@$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 .PHONY: systemd-test
@@ -76,7 +76,7 @@ systemd-test: setup systemd ## the units on a machine with a real systemd, boote
 TASKS ?= 2000
 STORM_MINUTES ?= 10
 .PHONY: chaos
-chaos: setup strace ## the long form of tests/chaos: kills, outages, full disks, a storm of all of it; prints its seed and figures
+chaos: setup git strace ## the long form of tests/chaos: kills, outages, full disks, a storm of all of it; prints its seed and figures
 	@BATCHD_CHAOS_SEED=$(SEED) BATCHD_CHAOS_TASKS=$(TASKS) BATCHD_CHAOS_STORM_S=$$(($(STORM_MINUTES) * 60)) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/chaos
 
 # One gust of it again: `make chaos-hour SEED=7 GUST=12`. Without what is known: `make chaos-hour WITHOUT="poison clock"`.
@@ -162,6 +162,12 @@ bubblewrap:
 	if ! new; then echo 'bubblewrap 0.12 or newer is needed; this system offers an older one.' >&2; exit 3; fi
 
 # Shows the tests that what is promised is on the disk first.
+.PHONY: git
+git:
+	@if command -v git >/dev/null; then exit 0; fi
+	echo 'Installing git …'
+	$(call apt,git)
+
 .PHONY: strace
 strace:
 	@if command -v strace >/dev/null; then exit 0; fi

@@ -130,6 +130,10 @@ class SandboxError(BatchdError):
     """A command could not be started in the sandbox."""
 
 
+class WorkspaceError(BatchdError):
+    """The repository, or the copy of a directory, that a task works on cannot be had."""
+
+
 class FolderError(BatchdError):
     """The batch's folder takes no task's directory: that is no fault of the task's, which waits for it."""
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 from batchd.records import (
     STANDARD,
     Answer,
+    Base,
     CheckIn,
     Cost,
     ErrorInfo,
@@ -58,6 +59,8 @@ class Terms(Struct, frozen=True, kw_only=True):
     #: What the directory held at the start, in bytes on the disk. None: it was made for the task, it holds more than can be
     #: measured, or no one looked, as in older journals.
     held: int | None = None
+    #: What its directory began as; None: empty, or it is another's.
+    base: Base | None = None
     #: Where a check runs: ``apart``, or in the task's own /tmp and home, as in the oldest journals.
     check_in: CheckIn = "task"
     #: Whether what commands leave running goes on, as the model has read.

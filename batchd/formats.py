@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from batchd.records import STANDARD, ErrorInfo, Evaluation, Purpose, Reason, Status
+from batchd.records import STANDARD, ErrorInfo, Evaluation, Purpose, Reason, Status, WorkspaceKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,48 @@ class RunsCodeV1:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceV1:
+    """The clone or copy that the task worked on."""
+
+    #: ``clone`` or ``copy``.
+    kind: WorkspaceKind
+    #: The repository, or the directory.
+    source: str
+    #: The branch, tag or commit that was asked for; empty: what the repository had checked out.
+    ref: str
+    #: The commit that it began at; of a copy, git's name of the whole.
+    base: str
+    #: The clone's branch; empty: a copy has none.
+    branch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeV1:
+    """What became of one file of a clone or copy."""
+
+    path: str
+    #: Lines; null: it is no text.
+    added: int | None
+    removed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchV1:
+    """The patch that makes a task's changes elsewhere."""
+
+    #: The file beside this one; null: there is none.
+    file: str | None
+    bytes: int
+    sha256: str
+    #: Files whose changes it leaves out, since it would be too large.
+    left_out: tuple[str, ...] = ()
+    #: Whether it holds a secret, so that batchd's user alone may read it.
+    withheld: bool = False
+    #: Why there is none.
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResultV1:
     """The result of one task: ``outbox/BATCH/TASK.json``."""
 
@@ -161,6 +203,12 @@ class ResultV1:
     timing: TimingV1
     attempts: int
     files: FilesV1 | None
+    #: null: it worked in a directory in place, or never began. Left out of older results, like what follows.
+    workspace: WorkspaceV1 | None = None
+    #: What it has changed in its clone or copy, by file, at most 1,000; null: it has neither, or no one could tell.
+    changes: tuple[ChangeV1, ...] | None = None
+    #: null: it has no clone or copy, or has changed nothing.
+    patch: PatchV1 | None = None
     #: What it changed that runs code when the directory is used; null: no one looked, as where its worker died.
     #: Left out of the oldest results.
     runs_code: tuple[RunsCodeV1, ...] | None = ()

@@ -100,6 +100,8 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
+    #: A mirror of a repository, or a copy of a directory, is there for a batch: its ``source``, after ``waited_s``.
+    MIRROR_FETCHED = "mirror_fetched"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"
     #: Batches or claimed files of a store that was lost: the ``message`` says which, the ``mend`` has the fix.

@@ -20,6 +20,7 @@ from batchd.events import decode as decode_event
 from batchd.events import encode as encode_event
 from batchd.records import (
     Activity,
+    Base,
     Batch,
     Endpoint,
     Failure,
@@ -83,6 +84,12 @@ class Run(Struct, frozen=True, kw_only=True):
     queued_at: float
     #: The folder that is its commands' /tmp, over all of its attempts; empty: each command gets an empty one.
     tmp: str = ""
+    #: What its directory begins as; None: it begins empty, or is another's.
+    base: Base | None = None
+    #: How long it may take to make that, in seconds.
+    base_s: float = 600.0
+    #: The size of its patch, in bytes.
+    max_patch_bytes: int = 10 << 20
     #: By model: what it is known to refuse.
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: The stored events as ``events.encode`` made them, oldest first.

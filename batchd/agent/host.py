@@ -11,7 +11,7 @@ from batchd import wire
 from batchd.events import CallDenied, CallStarted, CancelRequested, Suspended, TaskFinished
 from batchd.llm import ModelClient
 from batchd.masking import Masker
-from batchd.records import Activity, FileStamp, Trigger
+from batchd.records import Activity, FileStamp, Patch, Trigger
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict
 
@@ -87,12 +87,17 @@ class Host(Protocol):
     def progress(self, step: Activity, detail: str) -> None:
         """Tell people what the task is doing."""
 
+    async def keep(self, patch: Patch) -> None:
+        """Return when a patch is durable beside where the result will be. Raises ``FolderError``."""
+
     def finish(
         self,
         state: TaskState,
         verdict: Verdict,
-        files: Mapping[str, FileStamp] | None,
-        triggers: Mapping[str, Trigger] | None,
         at: float,
+        *,
+        files: Mapping[str, FileStamp] | None = None,
+        triggers: Mapping[str, Trigger] | None = None,
+        patch: Patch | None = None,
     ) -> TaskFinished:
         """Return the last event, with the result's text. ``files`` and ``triggers``: the directory as it is now."""

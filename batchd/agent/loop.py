@@ -10,14 +10,14 @@ from typing import Literal, TypeAlias
 
 from msgspec.structs import replace
 
-from batchd import wire
+from batchd import wire, workspace
 from batchd.agent import context, owner, prompts
 from batchd.agent.compaction import Compact
 from batchd.agent.decide import Conclude, RunTool, Step, decide
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.agent.perform import Performer
-from batchd.errors import SandboxError, StaleAttemptError
+from batchd.errors import BatchdError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
 from batchd.records import ErrorInfo, ModelSetup, Reason, Status, Trigger
 from batchd.sandbox import Workplace
@@ -65,13 +65,18 @@ class _Agent:
             return
         try:
             await self._work_in_sandbox()
+        except WorkspaceError as error:
+            self._fail(Reason.WORKSPACE, error)
         except SandboxError as error:
-            reason = Reason.DISK if _full(error) else Reason.SANDBOX
-            info = ErrorInfo(type=reason, message=str(error))
-            verdict = Verdict(status=Status.ERROR, reason=reason, error=info)
-            now = self._host.clock()
-            self._add(self._host.finish(self.state, verdict, None, self._triggers, now))
+            self._fail(Reason.DISK if _full(error) else Reason.SANDBOX, error)
         await self._journal.flush()
+
+    def _fail(self, reason: Reason, error: BatchdError) -> None:
+        info = ErrorInfo(type=reason, message=self._host.masker.text(str(error)))
+        verdict = Verdict(status=Status.ERROR, reason=reason, error=info)
+        self._add(
+            self._host.finish(self.state, verdict, self._host.clock(), triggers=self._triggers)
+        )
 
     async def _work_in_sandbox(self) -> None:
         task = self._run.task
@@ -82,6 +87,7 @@ class _Agent:
             env={**task.env, **{name: s.value for name, s in task.secrets.items()}},
             masker=self._host.masker,
             tmp=self._run.tmp,
+            base=self._run.base.mirror if self._run.base else "",
             held=self.state.terms.held if self.state.terms else None,
         ) as place:
             try:
@@ -122,6 +128,9 @@ class _Agent:
         before, terms, task = self.state.terms, self._run.terms, self._run.task
         if before is not None and (self.state.spend or _alike(before.model, terms.model)):
             return Resumed(at=self._host.clock(), attempt=self._run.attempt)
+        base = self._run.base
+        if base is not None and before is None:
+            await workspace.make(place, base, self._run.base_s)
         text = terms.model.tools == "text"
         stays, facts = place.can_stay, await place.facts()
         files = {} if place.new else await asyncio.to_thread(place.files)
@@ -149,6 +158,7 @@ class _Agent:
             circles=True,
             files=files,
             triggers={},
+            base=base,
             check_in=task.check_in,
         )
         if not place.new:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from batchd import wire
+from batchd import wire, workspace
 from batchd.agent import allowance, answers, context, evaluate, judging, prompts, protocol, tools
 from batchd.agent.belief import believed
 from batchd.agent.charges import charge
@@ -18,6 +18,7 @@ from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, 
 from batchd.agent.host import Host
 from batchd.agent.journal import Journal
 from batchd.agent.seen import Look, knows
+from batchd.errors import SandboxError
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -35,6 +36,7 @@ from batchd.records import (
     FailureKind,
     Message,
     ModelSetup,
+    Patch,
     Purpose,
 )
 from batchd.sandbox import Workplace
@@ -80,8 +82,28 @@ class Performer:
             case Finish(verdict):
                 await self._place.clear(prompts.EVALUATED)
                 verdict = await evaluate.at_the_end(self._place, verdict)
+                patch = await self._patch(state)
                 files, triggers = await self._place.left()
-                yield self._host.finish(state, verdict, files, triggers, self._host.clock())
+                yield self._host.finish(
+                    state,
+                    verdict,
+                    self._host.clock(),
+                    files=files,
+                    triggers=triggers,
+                    patch=patch,
+                )
+
+    async def _patch(self, state: TaskState) -> Patch | None:
+        """Return what the task has changed in its clone or copy, durable in the outbox; None: it has neither."""
+        base = state.terms.base if state.terms else None
+        if base is None:
+            return None
+        try:
+            patch = await workspace.changed(self._place, base, self._journal.run.max_patch_bytes)
+        except SandboxError as error:
+            return Patch(problem=str(error))
+        await self._host.keep(patch)
+        return patch
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)

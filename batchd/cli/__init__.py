@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, str] = {
     "cost": "show what was spent, or what other models would have cost",
     "web": "show batches and tasks in a browser, live",
     "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
+    "diff": "show what tasks have changed in their clones and copies",
+    "apply": "put what tasks have changed into the repositories that they had clones of",
     "estimate": "tell what task files may come to, before anything is paid",
     "check": "look for what would fail, and say how to mend it",
     "config": "show the values in force, and where each comes from",

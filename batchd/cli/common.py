@@ -20,6 +20,7 @@ from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.fitting import clipped, hanging, width_of
 from batchd.log import LogLevel, escape, escape_json, escape_text
+from batchd.store.reader import Reader
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
@@ -100,6 +101,14 @@ def split_target(target: str) -> tuple[str, str]:
     if not batch or "/" in task:
         raise UsageError(f"{escape(target)} is no BATCH or BATCH/TASK")
     return batch, task
+
+
+def target(reader: Reader, given: str | None) -> tuple[str, str]:
+    """Return the batch and the task of ``BATCH[/TASK]``; of nothing, the newest batch, empty: there is none."""
+    if given:
+        return split_target(given)
+    newest = reader.batches(limit=1)
+    return (newest[0].batch.name if newest else "", "")
 
 
 def room() -> int:

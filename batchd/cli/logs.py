@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the journal in the order of time."""
     state = common.state_directory(args.config)
     with Reader(common.store_path(state)) as reader:
-        batch, task = _target(reader, args.target)
+        batch, task = common.target(reader, args.target)
         if not batch:
             return 0
         if args.follow and ask(state) is Unseen.ABSENT and not _ended(reader, batch, task):
@@ -95,13 +95,6 @@ def _silence(row: BatchRow) -> str:
             f"finished ({moment(row.finished_at)}); transcripts, where nobody took them, lie in {row.batch.folder}"
         )
     return f"{name}: nothing of it has begun"
-
-
-def _target(reader: Reader, target: str | None) -> tuple[str, str]:
-    if target:
-        return common.split_target(target)
-    newest = reader.batches(limit=1)
-    return (newest[0].batch.name if newest else "", "")
 
 
 def _fresh(

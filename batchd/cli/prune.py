@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if args.outbox:
         folders = words.counted(answer.folders, "folder")
         line += f"; {folders} removed: {_size(answer.folder_bytes)}"
+    if answer.mirrors:
+        line += f"; {words.counted(answer.mirrors, 'mirror')} removed: {_size(answer.mirror_bytes)}"
     controlling.tell(answer, [line], json=args.json)
     for problem in answer.problems:
         print(f"batchd: {escape(problem)}", file=sys.stderr)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchd.config import dialects, notify, showing, telemetry, web
-from batchd.config.sections import Paths, Sections, Workspace
+from batchd.config import dialects, notify, repositories, showing, telemetry, web
+from batchd.config.sections import Paths, Sections
 from batchd.errors import Problem
 from batchd.records import STANDARD
 
@@ -52,11 +52,18 @@ def absolute(sections: Sections, base: Path, environ: Mapping[str, str]) -> Sect
         return str(credential) if credential.is_file() else place(path)
 
     p, w, log = sections.paths, sections.workspace, sections.log
+    state = place(p.state)
     metrics, traces, page = sections.metrics, sections.traces, sections.web
     return replace(
         sections,
-        paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=place(p.state)),
-        workspace=Workspace(root=place(w.root), allow=tuple(place(a) for a in w.allow)),
+        paths=Paths(inbox=place(p.inbox), outbox=place(p.outbox), state=state),
+        workspace=replace(
+            w,
+            root=place(w.root),
+            allow=tuple(place(a) for a in w.allow),
+            credentials=w.credentials and key_file(w.credentials),
+            mirrors=place(w.mirrors) if w.mirrors else f"{state}-mirrors",
+        ),
         log=replace(log, file=log.file and place(log.file)),
         metrics=replace(metrics, textfile=metrics.textfile and place(metrics.textfile)),
         traces=replace(traces, headers_file=traces.headers_file and key_file(traces.headers_file)),
@@ -106,6 +113,11 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
     yield from web.problems(config.web)
     yield from _handed_out(config)
     yield from showing.problems(config.sandbox)
+    yield from _folders(config)
+
+
+def _folders(config: Sections) -> Iterator[tuple[Place, Problem]]:
+    """Find folders within one another, and URLs of repositories that are none."""
     folders = {
         key: os.path.realpath(getattr(config.paths, key)) for key in ("inbox", "outbox", "state")
     }
@@ -117,6 +129,14 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
                 and (key > other or folder != outer)
             ):
                 yield ("paths", key), Problem("", f"it must not be in or equal {other}, {outer}")
+    mirrors = Path(os.path.realpath(config.workspace.mirrors))
+    for other, outer in folders.items():
+        if mirrors.is_relative_to(outer) or Path(outer).is_relative_to(mirrors):
+            why = f"it must not be in, hold or equal {other}, {outer}"
+            yield ("workspace", "mirrors"), Problem("", why)
+    for index, pattern in enumerate(config.workspace.repos):
+        if wrong := repositories.pattern_problem(pattern):
+            yield ("workspace", "repos", index), wrong
 
 
 def _homeless(config: Sections) -> Iterator[tuple[Place, Problem]]:

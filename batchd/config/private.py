@@ -23,6 +23,7 @@ def secrets(config: Sections) -> Iterator[Kept]:
     }
     named |= {"[traces] headers_file": config.traces.headers_file}
     named |= {"[web] token_file": config.web.token_file}
+    named |= {"[workspace] credentials": config.workspace.credentials}
     yield from (Kept(key, path) for key, path in named.items() if path)
 
 
@@ -33,6 +34,7 @@ def kept(config: Sections, file: str) -> Iterator[Kept]:
     """
     for key in ("inbox", "outbox", "state"):
         yield Kept(f"[paths] {key}", getattr(config.paths, key))
+    yield Kept("[workspace] mirrors", config.workspace.mirrors)
     yield Kept("the group's socket, beside [paths] state", group_folder(config.paths.state))
     yield from secrets(config)
     if config.log.file:

@@ -185,12 +185,24 @@ class Sandbox(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace(Section):
-    """``[workspace]``: the directories that tasks may name."""
+    """``[workspace]``: the directories and repositories that tasks may name, and what they get of them."""
 
     root: Name = "."
     """A task's relative ``dir`` lies below it."""
     allow: tuple[Name, ...] = ()
     """More places below which an absolute ``dir`` may lie."""
+    repos: tuple[Name, ...] = ()
+    """URLs (https, ssh) of repositories that tasks may name; ``*`` at the end stands for whatever follows."""
+    credentials: str = ""
+    """A file of users and passwords for these, as ``git credential-store`` keeps them; ssh uses the daemon's own keys."""
+    mirrors: str = ""
+    """Where repositories are kept that tasks are given clones of; empty: beside the state directory, ``STATE-mirrors``."""
+    fetch_timeout_s: Span = 600.0
+    """How long it may take to fetch a repository, or to copy a directory."""
+    max_mirror_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
+    """The size of one repository, or copied directory, that is kept."""
+    max_patch_bytes: Annotated[int, Ge(1 << 10), Le(256 << 20)] = 10 << 20
+    """The size of a task's patch; changes of more files are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

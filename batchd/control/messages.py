@@ -216,6 +216,9 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     #: Folders that went, and their bytes.
     folders: int = 0
     folder_bytes: int = 0
+    #: Mirrors of repositories that no clone begins at any more, and their bytes.
+    mirrors: int = 0
+    mirror_bytes: int = 0
     #: What was left alone, and why.
     problems: tuple[str, ...] = ()
 

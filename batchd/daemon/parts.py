@@ -10,6 +10,7 @@ from pathlib import Path
 from batchd.config import Config
 from batchd.daemon import tuning
 from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.attempts.reports import Reports
@@ -143,6 +144,7 @@ def joined(
     )
     rooms = Rooms(loop, lifecycle, outboxes, troubles, batches)
     scratch = Scratch(loop, current)
+    bases = Bases(loop, current, lifecycle, writes, publisher)
     intake = Intake(loop, current, store, outboxes, batches, parsers)
 
     # The pool, and attempts at tasks.
@@ -163,6 +165,7 @@ def joined(
         batches,
         publisher,
         rooms,
+        bases,
         calls,
         Starting(current, store, governor, lessons),
         pool,
@@ -195,7 +198,7 @@ def joined(
     turns = Turns(loop, lifecycle, governor, lot, circuits, rooms, attempts, suspects)
     retiring = Retiring(loop, current, lifecycle, store, writes, listeners, offers)
     predecessors = Predecessors(loop, lifecycle, store, writes, batches, publisher)
-    for each in (scratch, retiring, lot, predecessors):
+    for each in (scratch, bases, retiring, lot, predecessors):
         listeners.add(each)
 
     # What people ask for.
@@ -236,7 +239,7 @@ def joined(
         Pausing(current, lifecycle, store, batches, lot, circuits),
         Prioritising(loop, lifecycle, store, writes),
         rerun,
-        Pruning(store, writes, outboxes),
+        Pruning(store, writes, outboxes, bases),
         Tuning(reloader),
         Submitting(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
         Checking(current, lifecycle, troubles, reloader, governor, lessons, look),

@@ -268,7 +268,7 @@ class Lifecycle:
             self.queue.leave(entry)
         if phase is Phase.QUEUED or phase is Phase.HELD:
             entry.attempt, entry.wish = 0, None
-            if isinstance(given, inputs.FolderShut) or entry.drawn:
+            if isinstance(given, inputs.Unready) or entry.drawn:
                 self.queue.put_back(entry)
             elif isinstance(given, inputs.Settled) and given.given_back:
                 self._given_back[entry.ref] = None

@@ -81,8 +81,8 @@ class SlotFree(_Input, frozen=True, gc=False):
     ref: Ref
 
 
-class FolderShut(_Input, frozen=True, gc=False):
-    """A task's folder takes no files: it could leave no result."""
+class Unready(_Input, frozen=True, gc=False):
+    """What a task needs is not there: its folder takes no files, so that it could leave no result, or its repository is being fetched."""
 
     ref: Ref
 
@@ -267,7 +267,7 @@ Input: TypeAlias = (
     | Lifted
     | Prioritised
     | SlotFree
-    | FolderShut
+    | Unready
     | Dispatched
     | Stale
     | Refused

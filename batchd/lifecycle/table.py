@@ -142,8 +142,8 @@ def _while_it_starts() -> Iterator[Row]:
         for wish in (inputs.Cancel, inputs.Halt):
             yield Row(early, wish, None, early)
     reserved, starting = Phase.RESERVED, Phase.STARTING
-    yield Row(reserved, inputs.FolderShut, is_cancelled, Phase.ENDING, (Free, end_cancelled))
-    yield Row(reserved, inputs.FolderShut, None, None, (Free,))
+    yield Row(reserved, inputs.Unready, is_cancelled, Phase.ENDING, (Free, end_cancelled))
+    yield Row(reserved, inputs.Unready, None, None, (Free,))
     yield Row(reserved, inputs.Stale, None, Phase.ENDED, (Free, Publish))
     yield Row(reserved, inputs.Dispatched, None, Phase.STARTING)
     yield Row(reserved, inputs.Lost, None, Phase.SUSPENDED, (recover,))

@@ -30,7 +30,7 @@ from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
-from batchd.records import Activity, FileStamp, Ref, Trigger
+from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
@@ -286,13 +286,23 @@ class AgentHost:
         """Tell people what the task is doing."""
         self._tell(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
 
+    async def keep(self, patch: Patch) -> None:
+        """Return when a patch is durable beside where the result will be. Raises ``FolderError``."""
+        folder, task = Path(self._run.batch.folder), self._run.ref.task
+        try:
+            await asyncio.to_thread(outbox.publish_patch, folder, task, patch)
+        except OSError as error:
+            raise FolderError(f"the task's patch cannot be written: {error}") from error
+
     def finish(
         self,
         state: TaskState,
         verdict: Verdict,
-        files: Mapping[str, FileStamp] | None,
-        triggers: Mapping[str, Trigger] | None,
         at: float,
+        *,
+        files: Mapping[str, FileStamp] | None = None,
+        triggers: Mapping[str, Trigger] | None = None,
+        patch: Patch | None = None,
     ) -> TaskFinished:
         """Return the last event, with the result's text."""
         run = self._run
@@ -308,6 +318,7 @@ class AgentHost:
             attempts=run.attempt,
             files=files,
             triggers=triggers,
+            patch=patch,
         )
         return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
 

@@ -68,6 +68,7 @@ from batchd.records.tasks import (
     VerdictBy,
 )
 from batchd.records.triggers import Trigger
+from batchd.records.workspaces import Base, Change, Origin, Patch, WorkspaceKind
 
 __all__ = [
     "APIS",
@@ -81,9 +82,11 @@ __all__ = [
     "Api",
     "AskedEffort",
     "Backend",
+    "Base",
     "Batch",
     "BatchStatus",
     "Cause",
+    "Change",
     "CheckIn",
     "Cost",
     "Effort",
@@ -106,8 +109,10 @@ __all__ = [
     "ModelSetup",
     "Name",
     "Network",
+    "Origin",
     "Outcome",
     "Parking",
+    "Patch",
     "Price",
     "Purpose",
     "Rate",
@@ -130,6 +135,7 @@ __all__ = [
     "Trigger",
     "Usage",
     "VerdictBy",
+    "WorkspaceKind",
     "believable",
     "cache_share",
     "dearest",

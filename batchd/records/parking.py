@@ -64,6 +64,8 @@ class Cause(enum.StrEnum):
     DEPENDENCY = "dependency"
     #: Its batch's folder takes no files: it could leave no result.
     FOLDER = "folder"
+    #: What its clone or copy begins as is being fetched.
+    REPOSITORY = "repository"
     #: It has tried something that is parked, and others are to try before it does again.
     TRIED = "tried"
     #: An order that ends it is being carried out.

@@ -13,6 +13,7 @@ from batchd.records.hosts import Network
 from batchd.records.limits import Limits
 from batchd.records.models import AskedEffort
 from batchd.records.money import STANDARD, Tier
+from batchd.records.workspaces import Origin
 
 #: What evaluates a round where there is no ``check``.
 Evaluator: TypeAlias = Literal["judge", "none"]
@@ -59,6 +60,7 @@ class Reason(enum.StrEnum):
     PROVIDER_UNAVAILABLE = "provider_unavailable"
     EVALUATOR = "evaluator"
     LOOP = "loop"
+    WORKSPACE = "workspace"
     SANDBOX = "sandbox"
     DISK = "disk"
     WORKER_CRASHED = "worker_crashed"
@@ -106,6 +108,8 @@ class Task:
     effort: AskedEffort = ""
     #: The real path of the directory to work in; empty for a fresh one, ``outbox/BATCH/TASK``.
     dir: str = ""
+    #: What the fresh one begins as; None: empty.
+    origin: Origin | None = None
     #: Replaces the opening of batchd's own system prompt.
     system_prompt: str = ""
     #: Higher goes first.

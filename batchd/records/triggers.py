@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 from typing import Literal, TypeAlias
@@ -131,6 +131,25 @@ def changed(
         if before.get(path) != trigger
         and (path in before or REST not in before or trigger.changed_at >= since)
     }
+
+
+def run_by_git(patch: bytes) -> Sequence[str]:
+    """Return the files that a patch changes and that git, or what goes with it, runs or obeys; by their names alone."""
+    found: dict[str, None] = {}
+    for line in patch.split(b"\n"):
+        if line.startswith((b"+++ ", b"--- ", b"rename to ", b"diff --git ")):
+            for word in line.decode("utf-8", "replace").replace('"', "").split():
+                path = word.removeprefix("a/").removeprefix("b/")
+                if "/" in word and _of_git(path.split("/")):
+                    found[path] = None
+    return list(found)
+
+
+def _of_git(parts: Sequence[str]) -> bool:
+    *above, name = parts
+    return FILES.get(name) == GIT or any(
+        FOLDERS.get(part) == GIT or part.lower() == ".git" for part in above
+    )
 
 
 def show(directory: str, path: str, trigger: Trigger, since: float) -> str:

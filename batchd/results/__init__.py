@@ -31,6 +31,7 @@ from batchd.records import (
     ErrorInfo,
     FileChanges,
     FileStamp,
+    Patch,
     Purpose,
     Reason,
     Status,
@@ -40,7 +41,7 @@ from batchd.records import (
     outcome,
 )
 from batchd.records.triggers import changed, show
-from batchd.results import figures
+from batchd.results import figures, workspaces
 from batchd.taskstate import TaskState
 
 _MAX_FILES_LISTED = 1000
@@ -62,6 +63,7 @@ def result(
     attempts: int,
     files: Mapping[str, FileStamp] | None,
     triggers: Mapping[str, Trigger] | None = None,
+    patch: Patch | None = None,
 ) -> str:
     """Return the text of a task's result file. ``files`` and ``triggers``: its directory as it is now."""
     state = state.settled()
@@ -99,6 +101,9 @@ def result(
         ),
         attempts=attempts,
         files=changes,
+        workspace=workspaces.workspace(state),
+        changes=workspaces.changes(patch, _MAX_FILES_LISTED),
+        patch=workspaces.patch(task.id, patch),
         runs_code=_runs_code(batch.directory(task), state, triggers),
         error=error,
         transcript=f"{task.id}.jsonl" if started else None,

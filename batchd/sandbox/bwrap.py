@@ -24,6 +24,8 @@ from batchd.sandbox.variables import behind, environment
 
 #: Where a command finds its task's directory.
 TASK = "/task"
+#: Where it finds what that directory began as.
+BASE = "/base"
 #: Where it finds its /tmp, which is its home too.
 TMP = "/tmp"  # noqa: S108 (the sandbox's own)
 #: Of which files of the machine each command gets a copy (bytes).

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd.errors import FolderError, SandboxError, SandboxUnavailableError
+from batchd.errors import FolderError, SandboxError
 from batchd.records.tasks import FileStamp
 from batchd.sandbox.identity import Identity, as_root
 
@@ -159,8 +159,8 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in {"", "."}]
 
 
-def fresh(path: str, user: str) -> tuple[int, bool]:
-    """Make a task's own directory where it is not there yet, and open it; as root it goes to ``user``.
+def fresh(path: str, owner: Identity) -> tuple[int, bool]:
+    """Make a task's own directory where it is not there yet, and open it; as root it goes to ``owner``.
 
     Returns whether it was made, too. Raises ``SandboxError``, and ``FolderError`` where the folder above takes none.
     What lies above it is batchd's own: no agent writes there, and links in it are the user's.
@@ -187,12 +187,12 @@ def fresh(path: str, user: str) -> tuple[int, bool]:
         os.close(above)
     try:
         if as_root() and os.fstat(directory).st_uid == 0:
-            owner = Identity.named(user)
             os.fchown(directory, owner.uid, owner.gid)
-    except (OSError, SandboxUnavailableError) as error:
+    except OSError as error:
         os.close(directory)
-        refused = FolderError if isinstance(error, OSError) else SandboxError
-        raise refused(f"the task's directory cannot be given to {user}: {error}") from error
+        raise FolderError(
+            f"the task's directory cannot be given to {owner.name}: {error}"
+        ) from error
     return directory, made
 
 

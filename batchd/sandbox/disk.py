@@ -58,6 +58,10 @@ class Disk:
         self._used = True
         return Disk(folders, self._policy, base=self._base, certain=self._certain, over=self.over)
 
+    def begin(self) -> None:
+        """Take what the directory holds at the next look as what it held at first."""
+        self._base, self._certain, self.over = None, True, ""
+
     async def before(self) -> int | None:
         """Return what the directory held at first, in bytes; None where that was too much to be measured.
 

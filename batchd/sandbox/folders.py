@@ -14,13 +14,16 @@ class Folders:
     #: -1 once it is closed.
     task: int
     tmp: int | None = None
+    #: What its directory begins as, which commands see read-only; None: it begins empty, or is another's.
+    base: int | None = None
     #: The task's own /tmp where commands are given another: it takes room all the same.
     kept: int | None = None
     #: Whether the directory was made just now: nothing is in it.
     new: bool = False
-    #: The paths of both, as they were opened.
+    #: Their paths, as they were opened.
     task_path: str = ""
     tmp_path: str = ""
+    base_path: str = ""
 
     def given(self) -> Iterator[int]:
         """Yield what commands are given."""
@@ -28,6 +31,8 @@ class Folders:
             yield self.task
         if self.tmp is not None:
             yield self.tmp
+        if self.base is not None:
+            yield self.base
 
     def __iter__(self) -> Iterator[int]:
         """Yield what is open."""
@@ -37,10 +42,11 @@ class Folders:
 
     def copy(self) -> Folders:
         """Return descriptors of the same folders that outlive these. Raises ``OSError``."""
-        made = replace(self, task=-1, tmp=None, kept=None)
+        made = replace(self, task=-1, tmp=None, base=None, kept=None)
         try:
             made.task = os.dup(self.task)
             made.tmp = None if self.tmp is None else os.dup(self.tmp)
+            made.base = None if self.base is None else os.dup(self.base)
             made.kept = None if self.kept is None else os.dup(self.kept)
         except OSError:
             made.close()
@@ -51,4 +57,4 @@ class Folders:
         """Close them, once."""
         for descriptor in self:
             os.close(descriptor)
-        self.task, self.tmp, self.kept = -1, None, None
+        self.task, self.tmp, self.base, self.kept = -1, None, None, None

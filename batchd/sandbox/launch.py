@@ -8,7 +8,7 @@ import resource
 import signal
 from collections.abc import Mapping, Sequence
 
-from batchd.sandbox.bwrap import TASK, TMP, View, encoded, opened
+from batchd.sandbox.bwrap import BASE, TASK, TMP, View, encoded, opened
 from batchd.sandbox.cgroup import Group
 from batchd.sandbox.child import Child
 from batchd.sandbox.folders import Folders
@@ -41,11 +41,9 @@ def sandboxed(
     passed, gate = [status_end], None
     try:
         os.set_blocking(status, False)
-        options = ["--json-status-fd", str(status_end), "--bind-fd", str(folders.task), TASK]
+        options = ["--json-status-fd", str(status_end), *_bound(folders)]
         # What stays outlives the process that this binds it to; then the guard alone sees to its end.
         options += [] if stays else ["--die-with-parent"]
-        if folders.tmp is not None:
-            options += ["--bind-fd", str(folders.tmp), TMP]
         if view.gated:
             held, gate = os.pipe()
             passed.append(held)
@@ -91,6 +89,16 @@ def sandboxed(
         for descriptor in passed:
             os.close(descriptor)
     return child
+
+
+def _bound(folders: Folders) -> list[str]:
+    """Return the options by which commands see what they are given."""
+    options = ["--bind-fd", str(folders.task), TASK]
+    if folders.tmp is not None:
+        options += ["--bind-fd", str(folders.tmp), TMP]
+    if folders.base is not None:
+        options += ["--ro-bind-fd", str(folders.base), BASE]
+    return options
 
 
 def plain(

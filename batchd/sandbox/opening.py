@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Mapping
 
-from batchd.errors import SandboxError
+from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, hosts
 from batchd.sandbox import cgroup, directory, facts, probe, scratch
@@ -15,7 +15,7 @@ from batchd.sandbox.child import prepare_process
 from batchd.sandbox.cover import Covers
 from batchd.sandbox.disk import Disk
 from batchd.sandbox.folders import Folders
-from batchd.sandbox.identity import as_root, runner
+from batchd.sandbox.identity import Identity, as_root, runner
 from batchd.sandbox.network import Allowed, Door, variables
 from batchd.sandbox.setting import Setting
 from batchd.sandbox.shortage import patiently
@@ -47,18 +47,21 @@ class Sandbox:
         env: Mapping[str, str],
         masker: Masker | None = None,
         tmp: str = "",
+        base: str = "",
         held: int | None = None,
     ) -> Workplace:
         """Open a task's directory for commands with ``env`` beside the usual variables.
 
-        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
-        not there yet; without it, each command gets an empty one.
-        A ``fresh`` directory is made where it is not there yet. Raises ``SandboxError`` for a directory that cannot
+        ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows what no output may show.
+        ``tmp``: the path of a folder that is their /tmp, made where it is not there yet; without it, each command gets an
+        empty one. ``base``: that of a folder which they see read-only, as ``Workplace.base``.
+        A ``fresh`` directory is made where it is not there yet; as root it goes to the owner of ``base``, if that is
+        another user, else to the policy's. Raises ``SandboxError`` for a directory that cannot
         be used, an environment that no process can have, and a network that the policy does not grant.
         """
         door, ways = self._way_out(network)
         prepare_process()
-        folders = await patiently(functools.partial(self._opened, path, tmp, fresh=fresh))
+        folders = await patiently(functools.partial(self._opened, path, tmp, base, fresh=fresh))
         try:
             who = runner(self._policy, os.fstat(folders.task), path)
             setting = Setting(
@@ -84,7 +87,7 @@ class Sandbox:
                 folders,
                 setting,
                 watcher=self._watcher,
-                disk=Disk(folders, self._policy, base=0 if fresh else held),
+                disk=Disk(folders, self._policy, base=0 if fresh and not base else held),
                 cgroup=self._cgroup,
                 door=door,
                 told=facts.Facts(self._known, key, line),
@@ -112,10 +115,18 @@ class Sandbox:
             return door.told()
         return "network: yes" if asked or not self._bwrap else "no network"
 
-    async def _opened(self, path: str, tmp: str, *, fresh: bool) -> Folders:
-        user = self._policy.user
-        task, new = directory.fresh(path, user) if fresh else (directory.opened(path), False)
-        folders = Folders(task, new=new, task_path=path, tmp_path=tmp)
+    async def _opened(self, path: str, tmp: str, base: str, *, fresh: bool) -> Folders:
+        below = directory.opened(base) if base else None
+        try:
+            if fresh:
+                task, new = directory.fresh(path, self._owner(below))
+            else:
+                task, new = directory.opened(path), False
+        except BaseException:
+            if below is not None:
+                os.close(below)
+            raise
+        folders = Folders(task, base=below, new=new, task_path=path, tmp_path=tmp, base_path=base)
         # Outside of a sandbox, who is not its owner could not reach it.
         if tmp and (self._bwrap or not as_root()):
             try:
@@ -124,3 +135,13 @@ class Sandbox:
                 folders.close()
                 raise
         return folders
+
+    def _owner(self, base: int | None) -> Identity:
+        """Return whose a fresh directory is, as root. Raises ``SandboxError``."""
+        found = os.fstat(base) if base is not None else None
+        if found is None or found.st_uid == 0 or not as_root():
+            try:
+                return probe.someone(self._policy)
+            except SandboxUnavailableError as error:
+                raise SandboxError(f"the task's directory cannot be made: {error}") from error
+        return Identity.of(found.st_uid, found.st_gid)

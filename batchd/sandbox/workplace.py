@@ -59,6 +59,8 @@ class Workplace:
         self._standing: Standing | None = None
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
+        #: Where its commands see what the directory begins as; empty: nowhere.
+        self.base = folders.base_path and (bwrap.BASE if setting.bwrap else folders.base_path)
         #: Whether nothing has run here yet, a check included.
         self._untouched = True
         #: Takes secrets out of what commands print.
@@ -160,6 +162,11 @@ class Workplace:
         """Return how a command ended, without secrets in what it names."""
         mask = self.masker.text
         return replace(ran, refused=tuple(map(mask, ran.refused)), left=tuple(map(mask, ran.left)))
+
+    def begin(self) -> None:
+        """Take the directory as it is now for what the task finds there."""
+        self.new = False
+        self._disk.begin()
 
     async def held(self) -> int | None:
         """Return what the directory held before its first command, in bytes on the disk; None: more than can be measured.

@@ -34,7 +34,9 @@ class Directories:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._known: dict[str, str | None] = {}
+        #: By real path: why the configuration closes it, and why what lies in it does.
+        self._known: dict[str, str] = {}
+        self._insides: dict[str, str] = {}
 
     @cached_property
     def _open(self) -> tuple[str, ...]:
@@ -56,6 +58,7 @@ class Directories:
         yield paths.inbox, "the inbox folder"
         yield paths.outbox, "the outbox folder"
         yield paths.state, "the state folder"
+        yield config.workspace.mirrors, "the folder of mirrors"
         yield group_folder(paths.state), "the folder of the group's socket"
         yield from ((path, "a key file") for path in config.key_files())
         for path, name in (
@@ -101,23 +104,48 @@ class Directories:
 
     def problem(self, directory: str, *, must_exist: bool) -> str:
         """Return why a task may not work in ``dir``; empty: it may."""
+        why, real = self._closed_to_tasks(directory)
+        if not why and real not in self._insides:
+            self._insides[real] = _private(real)
+        return why or self._insides[real] or self._unfit(real, must_exist=must_exist)
+
+    def repository_problem(self, path: str, *, must_exist: bool) -> str:
+        """Return why no task may have a clone of ``repo``, by its path; empty: it may."""
+        why, real = self._closed_to_tasks(path)
+        if why:
+            return why
+        if not os.path.lexists(real):
+            return f"{real} does not exist" if must_exist else ""
+        if all(os.path.lexists(f"{real}/{name}") for name in _INSIDES[0]):
+            return _private(real, bare=True)
+        own = Path(real, ".git")
+        if not os.path.lexists(own):
+            return (
+                f"{real} is no git repository: name the folder that holds its .git, or a bare one"
+            )
+        if own.is_symlink() or not own.is_dir():
+            return f"{real} has a .git that leads elsewhere: name the main working tree"
+        return _private(real)
+
+    def _closed_to_tasks(self, directory: str) -> tuple[str, str]:
+        """Return why a path is none that tasks may name, empty: it is one; and its real path."""
         if len(directory) > _PATH_LENGTH:
             # To resolve it would take a system call for each of its steps, with all that stands before.
-            return f"a path has at most {_PATH_LENGTH:,} characters"
+            return f"a path has at most {_PATH_LENGTH:,} characters", ""
         # Journals and results are UTF-8 and logs have lines; a link may lead to what is neither.
         if escape(directory) != directory:
-            return f"a path cannot hold control characters or half characters: {escape(directory)}"
+            said = "a path cannot hold control characters or half characters"
+            return f"{said}: {escape(directory)}", ""
         try:
             real = self.real(directory)
         except OSError as error:  # a link that may not be read, as those of another's /proc
-            return f"{directory} cannot be used: {error.strerror}"
+            return f"{directory} cannot be used: {error.strerror}", ""
         if escape(real) != real:
-            return f"its real path is not UTF-8, or holds control characters: {escape(real)}"
+            said = "its real path is not UTF-8, or holds control characters"
+            return f"{said}: {escape(real)}", ""
         if real not in self._known:
             self._known[real] = self._refusal(real)
-        if refusal := self._known[real]:
-            return refusal
-        return self._unfit(real, must_exist=must_exist)
+        return self._known[real], real
 
     def _unfit(self, real: str, *, must_exist: bool) -> str:
         """Return why what lies at a path is no directory to work in; empty: it is one."""
@@ -135,7 +163,7 @@ class Directories:
             return f"{real} belongs to root, and commands never run as root: chown -R {user} {shlex.quote(real)}"
         return ""
 
-    def _refusal(self, real: str) -> str | None:
+    def _refusal(self, real: str) -> str:
         if not any(_within(real, top) for top in self._open):
             tops = ", ".join(self._open)
             return f"{real} lies outside of [workspace] root and allow ({tops})"
@@ -149,7 +177,7 @@ class Directories:
                 return f"{real} lies in {name}"
             if _within(path, real):
                 return f"{real} holds {name}"
-        return _private(real)
+        return ""
 
 
 def _users() -> Iterator[tuple[str, str]]:
@@ -160,21 +188,24 @@ def _users() -> Iterator[tuple[str, str]]:
         yield f"{path}/systemd", "a folder of systemd's units"
 
 
-def _private(real: str) -> str | None:
-    """Return why a directory is none to work in, by its name and by what lies in it, whosever it is."""
+def _private(real: str, *, bare: bool = False) -> str:
+    """Return why a directory is none to work in, by its name and by what lies in it, whosever it is; empty: it is one.
+
+    ``bare``: it is a repository without a working tree, of which a task gets a clone.
+    """
     *above, name = Path(real).parts
     for closed in (".git", ".ssh", *sorted(VERSIONS)):
-        if name == closed:
+        if name == closed and not bare:
             return f"{real} is a {closed}"
         if closed in above:
             return f"{real} lies in a {closed}"
     if os.path.lexists(f"{real}/.ssh"):
         return f"{real} holds a .ssh: it is somebody's home"
-    for folder in (real, *map(str, Path(real).parents)):
+    for folder in (*(() if bare else (real,)), *map(str, Path(real).parents)):
         if any(all(os.path.lexists(f"{folder}/{n}") for n in names) for names in _INSIDES):
             lies = "is" if folder == real else f"lies in {folder},"
             return f"{real} {lies} the inside of a git repository: name its working tree"
-    return None
+    return ""
 
 
 def _within(path: str, top: str) -> bool:

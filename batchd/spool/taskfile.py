@@ -52,6 +52,7 @@ _PATTERNS = {
     "^[A-Za-z0-9]": "it must be 1 to 64 letters, digits, _ or -, and begin with a letter or digit",
     "^[A-Za-z_]": "a variable's name is letters, digits and _, and begins with no digit",
     r"^[^\x00]": "it cannot hold a NUL character",
+    r"^[^\x00-\x20": "a branch, tag or commit holds no blanks and no control characters",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
 
@@ -21,6 +21,8 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 #: Long enough for any word, short enough to be a key of the ledger.
 TagName = Annotated[str, Field(pattern=r"^[^\x00]*$", min_length=1, max_length=200)]
+#: How a directory is worked on.
+Workspace = Literal["in_place", "copy"]
 _INT32 = 1 << 31
 #: Of a batch's tasks, how many work at a time.
 Parallel = Annotated[int, Field(ge=1, lt=_INT32)]
@@ -87,6 +89,12 @@ class Defaults(_Spec):
     """The user's request: the first message of the conversation. Needed."""
     dir: str | None = None
     """The directory to work in. Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root."""
+    repo: str | None = None
+    """A repository to work on a clone of its own of, instead of dir: a path like dir's, or a URL of [workspace] repos."""
+    ref: Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]+$", max_length=250)] | None = None
+    """Of a repo: the branch, tag or commit to begin at; default: what it has checked out."""
+    workspace: Workspace | None = None
+    """copy: work on a copy of dir; in_place: in dir itself, the default."""
     model: str | None = None
     """provider/model; default: [agent] model."""
     service_tier: Tier | None = None

@@ -32,3 +32,5 @@ def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:
         yield "a task", task.id
         if task.dir and not task.dir.startswith("/"):
             yield "the directory of a task", task.dir  # no batchd stores one that is not whole
+        if task.origin and task.origin.kind == "copy" and task.origin.remote:
+            yield "the directory that a task gets a copy of", task.origin.source

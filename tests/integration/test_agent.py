@@ -34,6 +34,7 @@ from batchd.records import (
     Failure,
     Limits,
     ModelSetup,
+    Patch,
     Reason,
     Ref,
     SandboxPolicy,
@@ -114,9 +115,11 @@ class Grantor:
         self,
         state: TaskState,
         verdict: Verdict,
-        files: Mapping[str, tuple[int, int]] | None,
-        triggers: Mapping[str, Trigger] | None,
         at: float,
+        *,
+        files: Mapping[str, tuple[int, int]] | None = None,
+        triggers: Mapping[str, Trigger] | None = None,
+        patch: Patch | None = None,  # noqa: ARG002 (no task here has a clone)
     ) -> events.TaskFinished:
         """End without a result's text."""
         told = {"files": sorted(files or ()), "triggers": sorted(triggers or ())}

@@ -44,7 +44,8 @@ def test_the_shipped_file_says_the_defaults(
     # Without a file no place but the user's own is meant.
     own = tmp_path / ".local/share/batchd"
     paths = sections.Paths(inbox=f"{own}/inbox", outbox=f"{own}/outbox", state=f"{own}/.batchd")
-    assert replace(shipped, file="", paths=paths) == built_in
+    workspace = replace(shipped.workspace, mirrors=f"{own}/.batchd-mirrors")
+    assert replace(shipped, file="", paths=paths, workspace=workspace) == built_in
 
 
 def test_the_shipped_file_has_every_key_with_a_comment() -> None:

@@ -189,7 +189,10 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
     (
         control.Prune(),
         control.Pruned(pruned=1, bytes=2, folders=3, folder_bytes=4, problems=("é: a link",)),
-        '{"pruned": 1, "bytes": 2, "folders": 3, "folder_bytes": 4, "problems": ["\\u00e9: a link"]}',
+        (
+            '{"pruned": 1, "bytes": 2, "folders": 3, "folder_bytes": 4, "mirrors": 0, "mirror_bytes": 0, '
+            '"problems": ["\\u00e9: a link"]}'
+        ),
     ),
     (
         control.Tune(),

@@ -28,7 +28,7 @@ _POSSIBLE = {
     Phase.QUEUED: {inputs.SlotFree, inputs.GiveUp, *_WISHES, *_HOLDS},
     Phase.HELD: {inputs.GiveUp, *_WISHES, *_HOLDS},
     Phase.RESERVED: {
-        *(inputs.FolderShut, inputs.Stale, inputs.Dispatched, inputs.Lost),
+        *(inputs.Unready, inputs.Stale, inputs.Dispatched, inputs.Lost),
         *_WISHES,
         *_HOLDS,
     },
@@ -191,7 +191,7 @@ class _World:
     def _look(self, ref: Ref) -> None:
         match self.rng.randint(0, 9):
             case 0 | 1:
-                self.take(inputs.FolderShut(ref))
+                self.take(inputs.Unready(ref))
             case 2 | 3:
                 self.take(inputs.Lost(ref))
             case 4:  # what an earlier attempt said last became durable late

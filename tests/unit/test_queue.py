@@ -48,7 +48,7 @@ class _Turns:
 
     def put_back(self, ref: Ref) -> None:
         self.lifecycle.take(inputs.SlotFree(ref))
-        self.lifecycle.take(inputs.FolderShut(ref))
+        self.lifecycle.take(inputs.Unready(ref))
 
     def hold(self, ref: Ref, hold: HoldKey) -> None:
         self.lifecycle.take(inputs.Held(ref, hold))

@@ -43,7 +43,7 @@ FACES = (
     "observe",
     *("control", "store", "config", "spool", "pricing", "tokens", "report", "daemon", "estimate"),
     # `logs` renders stored events, `schema` prints what results look like, `check` asks the sandbox.
-    *(*EVENTS, "results", "formats", "sandbox", "visible"),
+    *(*EVENTS, "results", "formats", "sandbox", "visible", "workspace"),
 )
 
 #: The longest name that fits counts.
@@ -73,6 +73,8 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "llm": Room(2, ("tokens",)),
     "sandbox": Room(2),
     "spool": Room(2, ("config",)),
+    # Clones, copies and patches: git in the sandbox. Tasks' side of it and the daemon's.
+    "workspace": Room(2, ("sandbox",)),
     # The data classes that `results` fills, apart because the room outgrew itself.
     "formats": Room(2),
     # Whether commands would see anything of batchd's own.
@@ -83,7 +85,7 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "store": Room(2, EVENTS),
     "wire": Room(2, EVENTS),
     "terms": Room(2, ("config", "pricing", "events")),
-    "agent": Room(3, ("llm", "sandbox", *EVENTS, "tokens", "pricing", "wire")),
+    "agent": Room(3, ("llm", "sandbox", "workspace", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
     # The child joins the agent's rooms, and carries events from them to the wire.
     "pool.worker": Room(

@@ -11,7 +11,7 @@ from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
 from batchd.pool.process import Worker
-from batchd.records import Activity, ModelSetup, Purpose, Ref, Task
+from batchd.records import Activity, Base, ModelSetup, Purpose, Ref, Task
 from batchd.store import Dispatched
 
 
@@ -27,6 +27,8 @@ class Active:
     given: Dispatched | None = None
     task: Task | None = None
     terms: Terms | None = None
+    #: What its directory begins as, where that is a clone or a copy.
+    base: Base | None = None
     log: TaskLog | None = None
     #: What it is doing, for people, and since when.
     step: Activity = "starting"

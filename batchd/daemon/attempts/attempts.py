@@ -10,6 +10,7 @@ from functools import partial
 
 from batchd import wire
 from batchd.daemon.attempts.active import Active
+from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
 from batchd.daemon.attempts.starting import Starting
 from batchd.daemon.current import Current
@@ -59,6 +60,7 @@ class Attempts:
     _batches: Batches
     _publisher: Publisher
     _rooms: Rooms
+    _bases: Bases
     _calls: Calls
     _starting: Starting
     _pool: Supervisor
@@ -173,11 +175,16 @@ class Attempts:
             return
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
-            self.take(inputs.FolderShut(ref))
-            if ref in self._active:
-                self._forget(active)
-            self._loop.wake()  # its slot is free for others
+            self._put_back(active)
             return
+        task = active.task = self._store.task(ref)
+        if task.origin is not None:
+            active.base = self._bases.of(ref, task.origin)
+            if active.base is None:
+                self._put_back(active)
+                if batch := self._batches.get(ref.batch):
+                    self._bases.keep(ref, batch, task.origin)
+                return
         try:
             active.given = await self._writes.durable(
                 partial(self._store.dispatch, ref, str(active.worker.pid or ""))
@@ -187,12 +194,18 @@ class Attempts:
             return
         active.attempt = active.given.attempt
         self.take(inputs.Dispatched(ref, active.attempt))
-        task = active.task = self._store.task(ref)
         closed = await self._starting.closed(task)
         if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
         self.take(self._starting.prepared(active, task, active.given, closed))
+
+    def _put_back(self, active: Active) -> None:
+        """Let a task wait that cannot start yet: its slot is free for others."""
+        self.take(inputs.Unready(active.ref))
+        if active.ref in self._active:
+            self._forget(active)
+        self._loop.wake()
 
     def _run(self, active: Active) -> None:
         """Hand a task to its worker."""

@@ -108,6 +108,9 @@ class Starting:
             terms=active.terms,
             queued_at=given.queued_at,
             tmp=str(scratch.folder(self._current.config, ref)),
+            base=active.base,
+            base_s=self._current.config.workspace.fetch_timeout_s,
+            max_patch_bytes=self._current.config.workspace.max_patch_bytes,
             refused={
                 name: self._lessons.of(name)
                 for name in {active.terms.model.name, active.terms.judge.name}

@@ -8,6 +8,7 @@ from functools import partial
 
 from batchd.control import Prune, Pruned
 from batchd.control.giver import Giver
+from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import UsageError
@@ -25,6 +26,7 @@ class Pruning:
     _store: Store
     _writes: Writes
     _outboxes: Outboxes
+    _bases: Bases
 
     async def prune(self, request: Prune, by: Giver) -> Pruned:
         """Drop what batches have left that were published ``older_than_days`` ago, or earlier.
@@ -50,10 +52,13 @@ class Pruning:
         await self._writes.ready()
         by.insist()
         await self._writes.ordered(partial(self._store.prune_before, before))
+        mirrors, mirror_bytes = await self._bases.prune()
         return Pruned(
             pruned=sum(each.stored for each in found),
             bytes=sum(each.bytes for each in found),
             folders=removed,
             folder_bytes=freed,
+            mirrors=mirrors,
+            mirror_bytes=mirror_bytes,
             problems=tuple(problems),
         )

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/batchd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report estimate check config trust notify schema completion cancel retry pause resume priority prune tune backup restore demo)
+_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune backup restore demo)
 
 _shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --remove --yes)
 _shtab_batchd_serve_option_strings=(-h --help --config)
@@ -18,6 +18,8 @@ _shtab_batchd_logs_option_strings=(-h --help --config -f --follow --full --lines
 _shtab_batchd_cost_option_strings=(-h --help --config --by --since --until --model --provider --tag --batch --compare --tokens --json --csv)
 _shtab_batchd_web_option_strings=(-h --help --config --listen)
 _shtab_batchd_report_option_strings=(-h --help --config --since --until -o --output --csv)
+_shtab_batchd_diff_option_strings=(-h --help --config --stat)
+_shtab_batchd_apply_option_strings=(-h --help --config --branch --into --with-hooks)
 _shtab_batchd_estimate_option_strings=(-h --help --config --json)
 _shtab_batchd_check_option_strings=(-h --help --config --offline --live --json)
 _shtab_batchd_config_option_strings=(-h --help --config --json --sample)
@@ -54,6 +56,9 @@ _shtab_batchd_web___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_report___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_report__o_COMPGEN=_shtab_compgen_files
 _shtab_batchd_report___output_COMPGEN=_shtab_compgen_files
+_shtab_batchd_diff___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_apply___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_apply___into_COMPGEN=_shtab_compgen_dirs
 _shtab_batchd_estimate_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_batchd_estimate___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_check___config_COMPGEN=_shtab_compgen_files
@@ -79,7 +84,7 @@ _shtab_batchd___config_COMPGEN=_shtab_compgen_files
 
 _shtab_batchd_schema_pos_0_choices=(task result summary notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
-_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report estimate check config trust notify schema completion cancel retry pause resume priority prune tune backup restore demo)
+_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune backup restore demo)
 
 _shtab_batchd_init__h_nargs=0
 _shtab_batchd_init___help_nargs=0
@@ -129,6 +134,13 @@ _shtab_batchd_report_pos_0_nargs='*'
 _shtab_batchd_report__h_nargs=0
 _shtab_batchd_report___help_nargs=0
 _shtab_batchd_report___csv_nargs=0
+_shtab_batchd_diff__h_nargs=0
+_shtab_batchd_diff___help_nargs=0
+_shtab_batchd_diff___stat_nargs=0
+_shtab_batchd_apply_pos_0_nargs=+
+_shtab_batchd_apply__h_nargs=0
+_shtab_batchd_apply___help_nargs=0
+_shtab_batchd_apply___with_hooks_nargs=0
 _shtab_batchd_estimate_pos_0_nargs=+
 _shtab_batchd_estimate__h_nargs=0
 _shtab_batchd_estimate___help_nargs=0

@@ -1,0 +1,161 @@
+"""``batchd apply``: puts what tasks have changed into the repositories that they had clones of."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchd import sandbox
+from batchd.cli import common, patches
+from batchd.errors import NotPossibleError, SandboxError, UsageError, WorkspaceError
+from batchd.log import escape
+from batchd.records import Ref, SandboxPolicy
+from batchd.records.triggers import run_by_git
+from batchd.store.reader import Reader
+from batchd.workspace import applying
+
+#: Who commits where git knows no name of the user's.
+_NAME, _EMAIL = "batchd", "batchd@localhost"
+_MESSAGE = 72
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "Each task's patch goes in whole, or not at all. Without --branch it goes into the working tree and the index, "
+        "which must hold no changes of their own. Hooks and filters of the repository do not run."
+    )
+    parser.add_argument("target", nargs="+", metavar="BATCH/TASK", help="as they are to go in")
+    parser.add_argument(
+        "--branch", metavar="NAME", help="commit on this branch; the working tree stays as it is"
+    )
+    parser.add_argument(
+        "--into", metavar="DIR", type=Path, help="the repository (else the one that was cloned)"
+    )
+    parser.add_argument(
+        "--with-hooks", action="store_true", help="also where it changes what git itself runs"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Apply patches, in order, up to the first that does not go in."""
+    settings = common.settings(args.config)
+    with Reader(common.store_path(Path(settings.paths.state))) as reader:
+        wanted = [_found(reader, target) for target in dict.fromkeys(args.target)]
+    orders = [_order(made, args) for made in wanted]  # nothing is done where one is refused
+    for order in orders:
+        try:
+            done = asyncio.run(_applied(settings.sandbox_policy(), order))
+        except (WorkspaceError, SandboxError) as error:
+            raise NotPossibleError(f"{order.ref} is not applied to {order.into}: {error}") from None
+        common.say(escape(f"{order.ref}: {_words(order, done)}"))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One patch, and where it goes."""
+
+    ref: Ref
+    into: Path
+    patch: bytes
+    branch: applying.Branch | None
+
+
+def _found(reader: Reader, target: str) -> patches.Made:
+    batch, task = common.split_target(target)
+    if not task:
+        raise UsageError(f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001")
+    found = next(patches.of(reader, batch, task), None)
+    if found is None:
+        raise NotPossibleError(f"{target} has no result in the outbox")
+    return found
+
+
+def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
+    """Return what is to be done. Raises ``NotPossibleError`` where that is refused."""
+    about, ref = made.about, made.ref
+    why = ""
+    if not made.result.get("workspace"):
+        why = "it had no clone or copy"
+    elif not about:
+        why = "it has changed nothing"
+    elif about.get("problem"):
+        why = f"its patch could not be made: {about['problem']}"
+    elif about.get("withheld"):
+        why = f"it holds a secret: look at {made.file}, and use `git apply`"
+    elif about.get("left_out"):
+        why = f"it is not whole, {len(about['left_out'])} files are left out: they lie in {made.result['dir']}"
+    if why:
+        raise NotPossibleError(f"{ref} cannot be applied: {why}")
+    patch = made.patch()
+    if not args.with_hooks and (names := run_by_git(patch)):
+        raise NotPossibleError(
+            f"{ref} is not applied: it changes what git runs by itself ({', '.join(names[:8])}); "
+            f"look with `batchd diff {ref}`, then give --with-hooks"
+        )
+    return _Order(ref, _into(made, args.into), patch, _branch(made, args.branch))
+
+
+def _into(made: patches.Made, given: Path | None) -> Path:
+    source = made.result["workspace"]["source"]
+    if given is None and not source.startswith("/"):
+        raise NotPossibleError(
+            f"{made.ref} worked on {source}: say with --into DIR where a clone of it lies"
+        )
+    into = Path(os.path.realpath(given or source))
+    if not (into / ".git").is_dir() and not (into / "objects").is_dir():
+        raise NotPossibleError(
+            f"{into} is no git repository: name the main working tree with --into, or apply the patch by hand, {made.file}"
+        )
+    return into
+
+
+def _branch(made: patches.Made, name: str | None) -> applying.Branch | None:
+    if name is None:
+        return None
+    first = next(iter(made.result["first_prompt"].strip().splitlines()), "")
+    title = first if len(first) <= _MESSAGE else f"{first[: _MESSAGE - 1]}…"
+    return applying.Branch(
+        name=name,
+        base=made.result["workspace"]["base"],
+        author=_own("user.name") or _NAME,
+        email=_own("user.email") or _EMAIL,
+        message=f"{title or made.ref}\n\nMade by {made.result['model']} as batchd's task {made.ref}.",
+    )
+
+
+def _own(key: str) -> str:
+    """Return what git knows of this user, by their own configuration alone."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    try:
+        said = subprocess.run(
+            [git, "config", "--global", "--get", key],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+        )
+    except OSError:
+        return ""
+    return said.stdout.strip()
+
+
+async def _applied(policy: SandboxPolicy, order: _Order) -> str:
+    with await sandbox.Sandbox(policy).open(
+        str(order.into), fresh=False, network=False, env={}
+    ) as place:
+        return await applying.apply(place, order.patch, order.branch)
+
+
+def _words(order: _Order, done: str) -> str:
+    if order.branch is None:
+        return f"applied to {order.into}; `git diff --cached` there shows it, nothing is committed"
+    return f"{done[:19]} on {order.branch.name} in {order.into}"

@@ -1,0 +1,102 @@
+"""``batchd diff``: what tasks have changed in their clones and copies, as patches."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+
+from batchd.cli import common, patches
+from batchd.errors import NotPossibleError
+from batchd.log import escape
+from batchd.observe.words import counted
+from batchd.store.reader import Reader
+
+_GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
+#: By how a line begins; the first that fits counts.
+_COLOURS = {
+    "+++ ": _BOLD,
+    "--- ": _BOLD,
+    "diff --git ": _BOLD,
+    "@@": _CYAN,
+    "+": _GREEN,
+    "-": _RED,
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = "In a pipe it is as `git apply` takes it, byte for byte."
+    parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else the newest batch")
+    parser.add_argument("--stat", action="store_true", help="a line a file, with lines + and -")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print patches."""
+    with Reader(common.store_path(common.state_directory(args.config))) as reader:
+        batch, task = common.target(reader, args.target)
+        found = list(patches.of(reader, batch, task)) if batch else []
+    if task and not found:
+        raise NotPossibleError(f"{args.target} has no result yet")
+    code, many = 0, len(found) > 1
+    for made in found:
+        problem = _unshown(made)
+        if problem:
+            common.complain(f"batchd: {made.ref}: {problem}")
+            code = 1
+        if not made.about.get("file") or (made.about.get("withheld") and not args.stat):
+            continue
+        if many or args.stat:
+            common.say(f"# {made.ref}: {_about(made)}")
+        if args.stat:
+            common.say(*_stat(made))
+        else:
+            _show(made.patch())
+    if not any(made.about for made in found):
+        common.complain("batchd: no task of it has changed a clone or a copy")
+    return code
+
+
+def _unshown(made: patches.Made) -> str:
+    """Return what there is to say of a patch that is not whole, or not shown; empty: nothing."""
+    about = made.about
+    if about.get("problem"):
+        return f"its patch could not be made: {about['problem']}; its files lie in {made.result['dir']}"
+    if about.get("withheld"):
+        return f"its patch holds a secret, and is not shown: {made.file}"
+    if about.get("left_out"):
+        count = counted(len(about["left_out"]), "file")
+        return f"the changes of {count} are left out ([workspace] max_patch_bytes): they lie in {made.result['dir']}"
+    return ""
+
+
+def _about(made: patches.Made) -> str:
+    changes = made.result.get("changes") or []
+    added = sum(change["added"] or 0 for change in changes)
+    removed = sum(change["removed"] or 0 for change in changes)
+    return f"{counted(len(changes), 'file')}, +{added:,} -{removed:,}"
+
+
+def _stat(made: patches.Made) -> Iterator[str]:
+    for change in made.result.get("changes") or []:
+        binary = change["added"] is None
+        lines = "binary" if binary else f"+{change['added']:,} -{change['removed']:,}"
+        yield f"  {lines:>14}  {change['path']}"
+
+
+def _show(data: bytes) -> None:
+    """Print a patch; on a terminal what a task has written must not reach it as anything but text."""
+    if not sys.stdout.isatty():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    sys.stdout.writelines(_lines(data.decode("utf-8", "replace").split("\n")))
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    wanted = common.colours_wanted()
+    for line in lines:
+        text = escape(line.expandtabs(8)) if "\t" in line else escape(line)
+        colour = next((c for start, c in _COLOURS.items() if line.startswith(start)), "")
+        yield f"{colour}{text}{_PLAIN}\n" if colour and wanted else f"{text}\n"

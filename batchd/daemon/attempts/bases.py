@@ -1,0 +1,217 @@
+"""What tasks' clones and copies begin as: fetched once a batch, while those that wait for it hold no slot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+
+import msgspec
+
+from batchd import children
+from batchd.daemon.current import Current
+from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.listener import Listener
+from batchd.daemon.loop import Loop
+from batchd.daemon.writes import Writes
+from batchd.lifecycle import Lifecycle, inputs
+from batchd.lifecycle.effects import End
+from batchd.log import Action, get_logger
+from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, Status
+from batchd.spool import origins
+from batchd.workspace import Mirror
+from batchd.workspace.job import Job, Outcome
+from batchd.workspace.mirrors import Pin
+
+#: So many are fetched at a time.
+_AT_ONCE = 4
+_OUTCOME: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+#: What the child is given of the environment: ssh's agent, authorities of https, the way out.
+_VARIABLES = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"),
+    *("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"),
+)
+#: How much longer than its own limit the child may take to say so, in seconds.
+_GRACE_S = 30.0
+
+#: What a batch asks for.
+_Wanted: TypeAlias = tuple[str, Origin]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Bases(Listener):
+    """Knows what each open batch has fetched."""
+
+    _loop: Loop
+    _current: Current
+    _lifecycle: Lifecycle
+    _writes: Writes
+    _publisher: Publisher
+    #: What there is: where its mirror lies and the commit; or why it cannot be had.
+    _known: dict[_Wanted, Base | str] = field(default_factory=dict)
+    _under_way: set[_Wanted] = field(default_factory=set)
+    #: One at a time works in a mirror.
+    _mirrors: defaultdict[str, asyncio.Lock] = field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
+    )
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    def of(self, ref: Ref, origin: Origin) -> Base | None:
+        """Return what a task begins with; None: it is to wait, or to end, which is ``keep``'s business."""
+        known = self._known.get((ref.batch, origin))
+        if not isinstance(known, Base):
+            return None
+        branch = f"batchd/{ref.batch}/{ref.task}" if origin.kind == "clone" else ""
+        return msgspec.structs.replace(known, branch=branch)
+
+    def keep(self, ref: Ref, batch: Batch, origin: Origin) -> None:
+        """Keep a task from starting until what it asks for is there; end it where that cannot be had."""
+        wanted = (ref.batch, origin)
+        known = self._known.get(wanted)
+        if isinstance(known, str):
+            self._give_up([ref], known)
+            return
+        self._lifecycle.take(inputs.Held(ref, _until(wanted)))
+        if wanted not in self._under_way:
+            self._under_way.add(wanted)
+            self._loop.spawn(self._work(wanted, batch))
+
+    def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
+        """Forget what it has used; copies go at once, repositories stay for its clones."""
+        origins = [origin for name, origin in self._known if name == batch.name]
+        for origin in origins:
+            del self._known[batch.name, origin]
+            if origin.kind == "copy":
+                mirror = Mirror.of(self._current.config.workspace.mirrors, origin, batch.name)
+                self._loop.spawn(_removed(mirror))
+
+    async def prune(self) -> tuple[int, int]:
+        """Remove the mirrors that no clone begins at any more; return how many, and their bytes."""
+        count = size = 0
+        mirrors = self._current.config.workspace.mirrors
+        for mirror in await asyncio.to_thread(lambda: list(Mirror.all(mirrors))):
+            async with self._mirrors[str(mirror.holder)]:
+                open_ = {name for name, _ in (*self._known, *self._under_way)}
+                freed = await asyncio.to_thread(_freed, mirror, open_)
+            count, size = count + (freed is not None), size + (freed or 0)
+        return count, size
+
+    async def _work(self, wanted: _Wanted, batch: Batch) -> None:
+        hold = _until(wanted)
+        try:
+            self._known[wanted] = found = await self._found(wanted, batch)
+        finally:
+            self._under_way.discard(wanted)
+        refs = self._lifecycle.lift(hold)
+        if isinstance(found, str):
+            self._give_up(refs, found)
+        self._loop.wake()
+
+    async def _found(self, wanted: _Wanted, batch: Batch) -> Base | str:
+        name, origin = wanted
+        mirror = Mirror.of(self._current.config.workspace.mirrors, origin, name)
+        async with self._turns, self._mirrors[str(mirror.holder)]:
+            try:
+                pin = await asyncio.to_thread(mirror.pinned, name)
+                commit = pin.commits.get(origin.ref) if pin and mirror.kept.is_dir() else None
+                if commit is None:
+                    if why := await asyncio.to_thread(origins.closed, self._current.config, origin):
+                        return why
+                    began = time.monotonic()
+                    await asyncio.to_thread(mirror.prepare, origin.source)
+                    outcome = await self._fetched(origin, mirror, fetch=pin is None)
+                    if outcome.error:
+                        return f"{origin.source}: {outcome.error}"
+                    commit, took = outcome.commit, time.monotonic() - began
+                    self._log(name, origin, took)
+                    commits = {**(pin.commits if pin else {}), origin.ref: commit}
+                    await asyncio.to_thread(
+                        mirror.pin, name, Pin(folder=batch.folder, commits=commits)
+                    )
+            except (OSError, msgspec.DecodeError) as error:
+                return f"{origin.source}: it cannot be fetched: {error}"
+        return Base(origin=origin, mirror=str(mirror.kept), commit=commit)
+
+    def _log(self, batch: str, origin: Origin, seconds: float) -> None:
+        get_logger().info(
+            Action.MIRROR_FETCHED, batch=batch, source=origin.source, waited_s=round(seconds, 3)
+        )
+
+    async def _fetched(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> Outcome:
+        """Have a child fetch what is asked for. Raises ``OSError``, ``msgspec.DecodeError``."""
+        config = self._current.config
+        workspace = config.workspace
+        job = Job(
+            origin=origin,
+            kept=str(mirror.kept),
+            fetch=fetch or not mirror.kept.is_dir(),
+            policy=config.sandbox_policy(),
+            credentials=workspace.credentials,
+            timeout_s=workspace.fetch_timeout_s,
+            max_bytes=workspace.max_mirror_bytes,
+        )
+        child = await asyncio.create_subprocess_exec(
+            *children.module("batchd.workspace", str(os.getpid())),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+            process_group=0,
+        )
+        try:
+            async with asyncio.timeout(2 * workspace.fetch_timeout_s + _GRACE_S):
+                answer, said = await child.communicate(msgspec.json.encode(job))
+        except TimeoutError:
+            return Outcome(error="fetching it does not come to an end")
+        finally:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                await child.wait()
+        if not answer:
+            lines = said.decode(errors="replace").strip().splitlines()
+            return Outcome(error=f"what fetches it has died: {lines[-1] if lines else 'killed'}")
+        return _OUTCOME.decode(answer)
+
+    def _give_up(self, refs: Iterable[Ref], why: str) -> None:
+        """End tasks that cannot have what they ask for."""
+        ends = []
+        for ref in refs:
+            end = End(ref, Status.ERROR, Reason.WORKSPACE, why)
+            effects = self._lifecycle.take(inputs.GiveUp(end))
+            ends += [effect for effect in effects if isinstance(effect, End)]
+        if ends:
+            self._loop.spawn(self._publisher.finish_all(ends, self._writes.durable))
+
+
+def _until(wanted: _Wanted) -> HoldKey:
+    """Return what keeps the tasks that wait for it."""
+    batch, origin = wanted
+    return HoldKey(Scope.BATCH, f"{batch} {origin.source} {origin.ref}", Cause.REPOSITORY)
+
+
+def _freed(mirror: Mirror, in_use: AbstractSet[str]) -> int | None:
+    """Remove a mirror whose batches have ended, and whose folders have gone; return its bytes, None: it stays."""
+    for name, pin in mirror.pins().items():
+        if name not in in_use and not os.path.lexists(pin.folder):
+            mirror.unpin(name)
+    if mirror.pins():
+        return None
+    size = mirror.size()
+    try:
+        mirror.remove()
+    except OSError:
+        return None  # the next one tries it again
+    return size
+
+
+async def _removed(mirror: Mirror) -> None:
+    with contextlib.suppress(OSError):  # `prune` tries it again
+        await asyncio.to_thread(partial(mirror.remove))

@@ -1,0 +1,81 @@
+"""What a task works on a clone or a copy of: the keys ``repo``, ``ref`` and ``workspace``, of a task over its batch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from batchd.config import Config, repositories
+from batchd.errors import Problem
+from batchd.records import Origin
+from batchd.spool.decoding import Place
+from batchd.spool.directories import Directories
+from batchd.spool.taskspec import BatchKeys, Defaults, TaskSpec
+
+
+def problems(
+    config: Config, directories: Directories, spec: Defaults, *, after: bool
+) -> Iterator[tuple[Place, Problem]]:
+    """Yield what is wrong with what one task, or a batch, says itself. ``after``: its repository may be made first."""
+    if spec.repo and spec.dir:
+        yield ("repo",), Problem("", "a task has a dir or a repo, not both", "leave one out")
+    elif spec.repo:
+        wrong = _repository_problem(config, directories, spec.repo, must_exist=not after)
+        if wrong is None and shutil.which("git") is None:
+            wrong = Problem("", "git is not installed here", "apt-get install git")
+        if wrong:
+            yield ("repo",), wrong
+    if spec.repo and spec.workspace:
+        why = "a repo is always cloned"
+        yield ("workspace",), Problem("", why, "leave workspace out")
+
+
+def closed(config: Config, origin: Origin) -> str:
+    """Return why no task may have a clone, or a copy, of what is stored with one; empty: it may.
+
+    It was asked at the claim: the configuration may be another one since, or the store come from elsewhere.
+    """
+    directories = Directories(config)
+    if origin.kind == "clone":
+        wrong = _repository_problem(config, directories, origin.source, must_exist=True)
+        return str(wrong) if wrong else ""
+    if directories.real(origin.source) != origin.source:
+        return f"{origin.source}: a symbolic link stands in the way"
+    return directories.problem(origin.source, must_exist=True)
+
+
+def _repository_problem(
+    config: Config, directories: Directories, repo: str, *, must_exist: bool
+) -> Problem | None:
+    if "://" in repo or repo.startswith("git@"):
+        return repositories.problem(repo, config.workspace.repos)
+    why = directories.repository_problem(repo, must_exist=must_exist)
+    return Problem("", why) if why else None
+
+
+def contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
+    """Yield what does not go together once the task's keys are laid over its batch's."""
+    directory, repo = _places(batch, spec)
+    if (spec.ref or batch.ref) and not repo and (spec.ref or not directory):
+        yield ("ref",), Problem("", "there is no repo that it is of", "name one, or leave ref out")
+    if (spec.workspace or batch.workspace) == "copy" and not directory and not repo:
+        why = "there is no dir to copy"
+        yield ("workspace",), Problem("", why, "name one, or leave workspace out")
+
+
+def place(batch: BatchKeys, spec: TaskSpec, directories: Directories) -> tuple[str, Origin | None]:
+    """Return the real path of the directory that a task works in, empty for a fresh one, and what that begins as."""
+    directory, repo = _places(batch, spec)
+    if repo:
+        source = repo if "://" in repo else directories.real(repo)
+        return "", Origin(kind="clone", source=source, ref=spec.ref or batch.ref or "")
+    if directory and (spec.workspace or batch.workspace) == "copy":
+        return "", Origin(kind="copy", source=directories.real(directory))
+    return (directories.real(directory) if directory else ""), None
+
+
+def _places(batch: BatchKeys, spec: TaskSpec) -> tuple[str, str]:
+    """Return a task's ``dir`` and ``repo``, of which one is empty: its own stand before its batch's."""
+    if spec.repo is not None or spec.dir is not None:
+        return spec.dir or "", spec.repo or ""
+    return batch.dir or "", batch.repo or ""

@@ -1,0 +1,36 @@
+"""Makes a task's clone, or copy, in its directory."""
+
+from __future__ import annotations
+
+from batchd.records import Base
+from batchd.sandbox import Workplace
+from batchd.workspace import git
+
+#: Makes a clone of $1 at the commit $2 on the branch $3; its origin is called $4.
+#: What an earlier start did not finish goes first. Objects are read in the mirror, and none is copied.
+_CLONE = """
+find . -mindepth 1 -delete
+git init --quiet --template= --initial-branch="$3" .
+printf '%s\\n' "$1/git/objects" > .git/objects/info/alternates
+if [ -f "$1/git/shallow" ]; then cp "$1/git/shallow" .git/shallow; fi
+git --git-dir="$1/git" for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags |
+    sed 's, refs/heads/, refs/remotes/origin/,' > .git/packed-refs
+git update-ref "refs/heads/$3" "$2"
+printf '[remote "origin"]\\n\\turl = %s\\n\\tfetch = +refs/heads/*:refs/remotes/origin/*\\n' "$4" >> .git/config
+git reset --quiet --hard
+"""
+_COPY = """
+find . -mindepth 1 -delete
+cp --archive --reflink=auto -- "$1/tree/." .
+"""
+
+
+async def make(place: Workplace, base: Base, timeout_s: float) -> None:
+    """Make the directory what a task begins with. Raises ``WorkspaceError``, ``SandboxError``."""
+    if base.origin.kind == "copy":
+        argv = git.script(_COPY, place.base)
+    else:
+        argv = git.script(_CLONE, place.base, base.commit, base.branch, base.origin.source)
+    ran = await place.run(argv, timeout_s=timeout_s)
+    git.insist(ran, f"{base.origin.source} cannot be made the task's own")
+    place.begin()

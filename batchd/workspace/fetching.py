@@ -1,0 +1,166 @@
+"""Fetches what a mirror is to hold: a repository's branches and tags, or a copy of a directory.
+
+What lies on this machine is read in the sandbox, as its owner: a dropper reads nothing by batchd's rights, and what a
+repository has git run stays in there. A URL is fetched outside, since the keys to it stay there, and touches nothing
+that a task or a dropper has written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import shlex
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from batchd.errors import WorkspaceError
+from batchd.sandbox import Ran, Sandbox
+from batchd.workspace import git
+from batchd.workspace.job import Job
+
+#: The limit of a mirror in place of the sandbox's.
+_LIMIT = ("[sandbox] max_disk_bytes", "[workspace] max_mirror_bytes")
+#: Of more packs than these, one is made.
+_PACKS = 20
+#: What follows the branches and tags of $1 and what it has checked out; what an earlier fetch did not finish goes.
+_FETCH = f"""
+[ -d git ] || {{ git init --quiet --bare --template= "$own/git" && cp -R "$own/git" git.new && mv git.new git; }}
+cd git
+find objects -name 'tmp_*' -type f -delete
+git fetch --quiet --force --prune --update-shallow --no-write-fetch-head --no-auto-maintenance -- "$1" \\
+    '+refs/heads/*:refs/heads/*' '+refs/tags/*:refs/tags/*' '+HEAD:refs/batchd/head'
+if [ "$(find objects/pack -name '*.pack' | wc -l)" -gt {_PACKS} ]; then
+    git repack --quiet -a -d -k
+fi
+"""
+#: Prints the commit that $1 stands for; where there is none, some names that there are.
+_RESOLVE = """
+cd git
+name=$1
+if [ -z "$name" ]; then set -- refs/batchd/head; else set -- "refs/heads/$name" "refs/tags/$name"; fi
+for each; do
+    git show-ref --verify --quiet -- "$each" && git rev-parse --verify --quiet "$each^{commit}" && exit
+done
+case $name in
+    *[!0-9a-fA-F]*) ;;
+    ????*) git rev-parse --verify --quiet --end-of-options "$name^{commit}" && exit ;;
+esac
+echo none
+git for-each-ref --count=8 --format='%(refname:lstrip=2)' refs/heads refs/tags
+"""
+#: Copies $1, which must hold still for that, and prints the tree that git makes of it.
+_COPY = """
+listed() { (cd "$1" && find . -printf '%P %y %s %T@ %m %l\\0' | LC_ALL=C sort -z | sha256sum); }
+find . -mindepth 1 -delete
+before=$(listed "$1")
+mkdir tree
+cp --archive --reflink=auto -- "$1/." tree/
+if [ "$before" != "$(listed "$1")" ]; then echo "error: it changes while it is copied"; exit 1; fi
+git init --quiet --bare --template= git
+export GIT_DIR="$PWD/git" GIT_WORK_TREE="$PWD/tree"
+git add --all --ignore-errors -- . 2> "$own/said" || [ -z "$(grep -v '^warning\\|^hint' "$own/said")" ]
+git write-tree
+"""
+
+
+async def fetched(job: Job) -> str:
+    """Have the mirror hold it, and return the commit, of a copy the tree. Raises ``WorkspaceError``, ``SandboxError``."""
+    if job.origin.kind == "copy":
+        return await _copied(job)
+    if job.fetch and job.origin.remote:
+        await _fetched_from_afar(job)
+    elif job.fetch:
+        _see_alternates(job.origin.source)
+        await _inside(job, git.script(_FETCH, _source(job)), "it cannot be cloned")
+    ran = await _inside(job, git.script(_RESOLVE, job.origin.ref), "its commit cannot be found")
+    first, *names = ran.output.split()
+    if first == "none":
+        wanted = f"the ref {job.origin.ref}" if job.origin.ref else "a commit"
+        there = f"there are {', '.join(names)}" if names else "it is empty"
+        raise WorkspaceError(f"it has no branch, tag or commit for {wanted}: {there}")
+    return first
+
+
+async def _copied(job: Job) -> str:
+    ran = await _inside(job, git.script(_COPY, _source(job)), "it cannot be copied")
+    return ran.output.split()[-1]
+
+
+def _source(job: Job) -> str:
+    """Return where scripts find what is fetched."""
+    return "/base" if job.policy.backend == "bwrap" else job.origin.source
+
+
+async def _inside(job: Job, argv: list[str], what: str) -> Ran:
+    """Run a script in the mirror's folder, in the sandbox. Raises ``WorkspaceError`` where it fails."""
+    remote = job.origin.remote
+    policy = replace(
+        job.policy,
+        network=False,
+        max_disk_bytes=job.max_bytes,
+        max_file_bytes=job.max_bytes,
+    )
+    with await Sandbox(policy).open(
+        job.kept, fresh=True, network=False, env={}, base="" if remote else job.origin.source
+    ) as place:
+        ran = await place.run(argv, timeout_s=job.timeout_s)
+        git.insist(ran, what + _too_large(ran.output, job))
+        if full := await place.full():
+            raise WorkspaceError(f"{what}: {full.replace(*_LIMIT)}")
+    return ran
+
+
+async def _fetched_from_afar(job: Job) -> None:
+    await asyncio.to_thread(Path(job.kept).mkdir, mode=0o755, exist_ok=True)
+    keys = {} if not job.credentials else {"credential.helper": _helper(job.credentials)}
+    settings = {**git.SETTINGS, **keys}
+    environ = {**git.VARIABLES, "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+    environ["GIT_CONFIG_COUNT"] = str(len(settings))
+    for number, (key, value) in enumerate(settings.items()):
+        environ |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    argv = git.script(_FETCH, job.origin.source)[len(git.variables()) + 1 :]
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        cwd=job.kept,
+        env={**os.environ, **environ},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (job.max_bytes,) * 2),
+    )
+    try:
+        async with asyncio.timeout(job.timeout_s):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise WorkspaceError(f"it cannot be cloned within {job.timeout_s:,.0f} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        told = git.said(said.decode(errors="replace"), process.returncode)
+        raise WorkspaceError(f"it cannot be cloned{_too_large(told, job)}: {told}")
+
+
+def _too_large(said: str, job: Job) -> str:
+    """Return what stands behind git's words where a pack could not be written to its end."""
+    if "index-pack" not in said:
+        return ""
+    return f" (it may be larger than {_LIMIT[1]}, {job.max_bytes:,})"
+
+
+def _helper(file: str) -> str:
+    return f"store --file={shlex.quote(file)}"
+
+
+def _see_alternates(source: str) -> None:
+    """Raise ``WorkspaceError`` for a repository that borrows its objects from elsewhere, where no dropper may read."""
+    for inside in (f"{source}/.git", source):
+        if os.path.lexists(f"{inside}/objects/info/alternates"):
+            raise WorkspaceError(
+                f"it borrows objects of another repository ({inside}/objects/info/alternates): "
+                "`git repack -a -d` there, and remove that file"
+            )

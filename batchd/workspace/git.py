@@ -1,0 +1,79 @@
+"""How git of ours runs: by scripts, without anything that a repository, a user or the system has it run."""
+
+from __future__ import annotations
+
+from batchd.errors import WorkspaceError
+from batchd.sandbox import Ran
+
+#: What a repository's own configuration could have git run, or read elsewhere, and how files are taken as they are.
+SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.attributesFile": "/dev/null",
+    "core.excludesFile": "/dev/null",
+    "core.autocrlf": "false",
+    "core.fileMode": "true",
+    "core.symlinks": "true",
+    "core.bigFileThreshold": "64m",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "submodule.recurse": "false",
+    "fetch.recurseSubmodules": "false",
+    # Each fetch is one pack: many small files take long to look through.
+    "fetch.unpackLimit": "1",
+    "advice.detachedHead": "false",
+}
+#: By what no system and no user changes how git works, nor waits for somebody to answer.
+VARIABLES = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "LC_ALL": "C",
+}
+#: Begins each script. What git starts itself for another repository sees the file alone.
+_OPENING = """set -eu
+own=$(mktemp -d)
+trap 'rm -rf -- "$own"' EXIT
+printf '[safe]\\n\\tdirectory = *\\n' > "$own/config"
+export GIT_CONFIG_GLOBAL="$own/config"
+"""
+_MISSING = 127
+#: Of what git says, so many characters are passed on.
+_SAID = 600
+
+
+def variables() -> dict[str, str]:
+    """Return the environment of every git of ours."""
+    counted = {"GIT_CONFIG_COUNT": str(len(SETTINGS))}
+    for number, (key, value) in enumerate(SETTINGS.items()):
+        counted |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return {**VARIABLES, **counted}
+
+
+def script(text: str, *arguments: str) -> list[str]:
+    """Return a command line that runs a script for ``sh``, which ends where one of its commands fails."""
+    settings = [f"{name}={value}" for name, value in variables().items()]
+    return ["env", *settings, "sh", "-c", _OPENING + text, "sh", *arguments]
+
+
+def insist(ran: Ran, what: str) -> None:
+    """Raise ``WorkspaceError`` where a script did not come to its end. ``what``: what could not be done, in words."""
+    if ran.excess:
+        raise WorkspaceError(f"{what}: {ran.excess}")
+    if ran.timed_out:
+        raise WorkspaceError(f"{what} within {ran.seconds:,.0f} s")
+    if ran.exit_code:
+        raise WorkspaceError(f"{what}: {said(ran.output, ran.exit_code)}")
+
+
+def said(output: str, exit_code: int | None) -> str:
+    """Return what git said of its failure, on one line."""
+    if exit_code == _MISSING:
+        return "git is not installed where commands run (`apt-get install git`)"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("fatal:", "error:", "cp:", "find:"))]
+    text = "; ".join(told or lines[-3:]) or f"exit code {exit_code}"
+    return text if len(text) <= _SAID else f"{text[:_SAID]} …"

@@ -1,0 +1,114 @@
+"""What a task has changed in its clone or copy, as a patch.
+
+Git is asked in a repository of ours that begins at the mirror's commit and looks at the task's files, with an empty HOME
+and /tmp: the task's own ``.git`` has no say in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from batchd.errors import SandboxError
+from batchd.records import Base, Change, Patch
+from batchd.sandbox import Workplace
+from batchd.sandbox.directory import shown
+from batchd.workspace import git
+
+_PATIENCE_S = 120.0
+#: Prints what has changed since the commit $2 of the mirror $1, in base64: the lines by file, and the first $3 bytes of
+#: the patch. $4 is where a clone's objects lie on this machine, for who looks at it later; empty: it is none.
+_CHANGED = """
+if [ -n "$4" ] && [ -f .git/objects/info/alternates ]; then
+    printf '%s\\n' "$4/git/objects" > .git/objects/info/alternates || true
+fi
+git init --quiet --bare --template= "$own/git"
+export GIT_DIR="$own/git" GIT_WORK_TREE="$PWD"
+printf '%s\\n' "$1/git/objects" > "$GIT_DIR/objects/info/alternates"
+if [ -f "$1/git/shallow" ]; then cp "$1/git/shallow" "$GIT_DIR/shallow"; fi
+git read-tree "$2"
+git add --all --ignore-errors -- . 2> /dev/null || true
+git diff --cached --numstat -z --no-renames "$2" | base64 --wrap=0
+echo
+git diff --cached --binary --full-index --no-renames --no-ext-diff --no-textconv --no-color "$2" |
+    head -c "$3" | base64 --wrap=0
+"""
+#: How the changes of each file begin; no line within them does.
+_HEAD = b"diff --git "
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What git has printed."""
+
+    changes: tuple[Change, ...]
+    data: bytes
+
+
+async def changed(place: Workplace, base: Base, most: int) -> Patch:
+    """Return what a task has changed; ``most``: the size of the patch, in bytes. Raises ``SandboxError``.
+
+    No process of the task's may run any more.
+    """
+    later = base.mirror if base.origin.kind == "clone" else ""
+    argv = git.script(_CHANGED, place.base, base.commit, str(most + 1), later)
+    async with place.apart() as apart:
+        ran = await apart.run(
+            argv, timeout_s=_PATIENCE_S, max_output_bytes=_room(most), masked=False
+        )
+    if ran.exit_code or ran.timed_out or ran.excess or ran.cut:
+        why = ran.excess or ("it takes too long" if ran.timed_out else "")
+        why = why or ("there are too many changes" if ran.cut else "")
+        return Patch(problem=why or place.masker.text(git.said(ran.output, ran.exit_code)))
+    try:
+        read = _read(ran.output)
+    except (ValueError, binascii.Error) as error:
+        raise SandboxError(f"git has printed no patch: {error}") from error
+    data, left_out = _whole(read, most)
+    secret = _holds_secret(place, data)
+    mask = place.masker.text
+    changes = tuple(
+        Change(path=mask(c.path), added=c.added, removed=c.removed) for c in read.changes
+    )
+    return Patch(changes=changes, data=data, left_out=tuple(map(mask, left_out)), withheld=secret)
+
+
+def _room(most: int) -> int:
+    """Return the bytes that the output may take: the patch in base64, and lines for some ten thousand files."""
+    return (most + 1) * 4 // 3 + (4 << 20)
+
+
+def _read(output: str) -> _Read:
+    numbers, _, patch = output.partition("\n")
+    fields = base64.b64decode(numbers, validate=True).split(b"\0")
+    changes = tuple(_change(field) for field in fields if field)
+    return _Read(changes, base64.b64decode(patch.strip(), validate=True))
+
+
+def _change(field: bytes) -> Change:
+    added, removed, path = field.split(b"\t", 2)
+    return Change(
+        path=shown(path.decode("utf-8", "surrogateescape")),
+        added=None if added == b"-" else int(added),
+        removed=None if removed == b"-" else int(removed),
+    )
+
+
+def _whole(read: _Read, most: int) -> tuple[bytes, tuple[str, ...]]:
+    """Return as much of a patch as is whole, and the files whose changes are left out.
+
+    Git prints files in the order in which it counts their lines.
+    """
+    data = read.data
+    if len(data) <= most:
+        return data, ()
+    end = data.rfind(b"\n" + _HEAD) + 1
+    kept = data[:end]
+    count = kept.count(b"\n" + _HEAD) + kept.startswith(_HEAD)
+    return kept, tuple(change.path for change in read.changes[count:])
+
+
+def _holds_secret(place: Workplace, data: bytes) -> bool:
+    text = data.decode("utf-8", "replace")
+    return place.masker.text(text) != text

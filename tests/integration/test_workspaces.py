@@ -1,0 +1,588 @@
+"""Clones and copies for tasks, the patches that come of them, and where these go; as the user who runs the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from patience import PATIENCE_S
+from repositories import commit, git, give_away, needs_git, repository
+
+from batchd import workspace
+from batchd.errors import WorkspaceError
+from batchd.masking import Masker
+from batchd.records import Base, Origin, Patch, SandboxPolicy
+from batchd.sandbox import Sandbox, Workplace
+from batchd.workspace import applying, fetching
+from batchd.workspace.job import Job
+
+pytestmark = [needs_git, pytest.mark.in_turns]
+
+FILES: Mapping[str, str | bytes] = {
+    "README.md": "one\ntwo\nthree\n",
+    "src/a.py": "print(1)\n",
+    "gone.txt": "x\n",
+    "old.bin": bytes(range(256)),
+    ".gitignore": "*.log\n",
+}
+_LARGE = 10 << 20
+
+
+def origin_of(source: Path | str, ref: str = "", *, kind: str = "clone") -> Origin:
+    """Return what a task asks for."""
+    return Origin(kind=kind, source=str(source), ref=ref)  # type: ignore[arg-type]
+
+
+async def fetched(folder: Path, origin: Origin, *, fetch: bool = True, **more: Any) -> Base:
+    """Have a mirror hold what is asked for, as the daemon's child does. Raises ``WorkspaceError``."""
+    kept = folder / "mirrors/it/kept"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        origin=origin,
+        kept=str(kept),
+        fetch=fetch,
+        policy=more.pop("policy", SandboxPolicy()),
+        timeout_s=PATIENCE_S,
+        max_bytes=more.pop("max_bytes", 1 << 30),
+    )
+    branch = "batchd/b/001" if origin.kind == "clone" else ""
+    return Base(origin=origin, mirror=str(kept), commit=await fetching.fetched(job), branch=branch)
+
+
+def work(
+    folder: Path,
+    origin: Origin,
+    command: str,
+    *,
+    most: int = _LARGE,
+    masker: Masker | None = None,
+    body: Callable[[Workplace], Awaitable[Any]] | None = None,
+) -> Patch:
+    """Let a command work in a task's clone or copy; return what it has changed there."""
+
+    async def visit() -> Patch:
+        base = await fetched(folder, origin)
+        state = folder / "state"
+        state.mkdir(mode=0o700, exist_ok=True)
+        with await Sandbox(SandboxPolicy()).open(
+            str(folder / "001"),
+            fresh=True,
+            network=False,
+            env={},
+            base=base.mirror,
+            tmp=str(state / "tmp/1"),
+            masker=masker,
+        ) as place:
+            await workspace.make(place, base, PATIENCE_S)
+            ran = await place.shell(command, timeout_s=PATIENCE_S)
+            assert ran.exit_code == 0, ran.output
+            if body is not None:
+                await body(place)
+            return await workspace.changed(place, base, most)
+
+    return asyncio.run(visit())
+
+
+def put(folder: Path, patch: bytes, branch: applying.Branch | None = None) -> str:
+    """Apply a patch to a repository."""
+
+    async def visit() -> str:
+        with await Sandbox(SandboxPolicy()).open(
+            str(folder), fresh=False, network=False, env={}
+        ) as place:
+            return await applying.apply(place, patch, branch)
+
+    return asyncio.run(visit())
+
+
+def apply_by_hand(folder: Path, patch: bytes) -> None:
+    """Apply a patch to a working tree and its index."""
+    git(folder, "update-index", "-q", "--refresh")  # owners have changed since it was made
+    git(folder, "apply", "--index", "-", stdin=patch)
+
+
+def lines(patch: Patch) -> dict[str, tuple[int | None, int | None]]:
+    """Return the lines that came and went, by file."""
+    return {change.path: (change.added, change.removed) for change in patch.changes}
+
+
+def test_a_clone_is_a_repository_on_a_branch_of_its_own(tmp_path: Path) -> None:
+    """At the commit that was asked for, with the branches and tags of its origin, no object copied, and nothing else."""
+    source = repository(tmp_path / "r", FILES)
+    git(source, "tag", "v1")
+    git(source, "branch", "batchd")  # a name like the first part of ours
+    first = git(source, "rev-parse", "HEAD")
+    commit(source, {"new": "n"})
+    give_away(source)
+    seen = []
+
+    async def body(place: Workplace) -> None:
+        ask = (
+            "git rev-parse HEAD; git branch --show-current; git status --porcelain; "
+            "git for-each-ref --format='%(refname)'; find .git/objects -type f | grep -v alternates; ls .git/hooks"
+        )
+        seen.append((await place.shell(ask, timeout_s=PATIENCE_S)).output.splitlines())
+
+    work(tmp_path, origin_of(source, "v1"), "true", body=body)
+    assert seen[0][:2] == [first, "batchd/b/001"]
+    assert seen[0][2:-1] == [
+        "refs/heads/batchd/b/001",
+        "refs/remotes/origin/batchd",
+        "refs/remotes/origin/main",
+        "refs/tags/v1",
+    ]
+    assert "No such file" in seen[0][-1]
+
+
+def test_a_patch_is_all_that_has_changed(tmp_path: Path) -> None:
+    """Committed or not, binary, with modes, links and names that are no UTF-8; what is ignored stays out. It makes the same tree elsewhere."""
+    source = repository(tmp_path / "r", FILES)
+    change = (
+        "printf 'one\\n2\\nthree\\nfour\\n' > README.md; rm gone.txt; chmod +x src/a.py; ln -s README.md link;"
+        " head -c 3000 /dev/urandom > new.bin; printf x > \"$(printf 'n\\377me')\"; echo y > out.log;"
+        " git -c user.name=m -c user.email=m@m commit -qam half; mkdir 'a b'; echo z > 'a b/é'; printf 'no end' > end"
+    )
+    patch = work(tmp_path, origin_of(source), change)
+    assert lines(patch) == {
+        "README.md": (2, 1),
+        "a b/é": (1, 0),
+        "end": (1, 0),
+        "gone.txt": (0, 1),
+        "link": (1, 0),
+        "new.bin": (None, None),
+        "n\\xffme": (1, 0),
+        "src/a.py": (0, 0),
+    }
+    assert patch.problem == ""
+    apply_by_hand(source, patch.data)
+    there = tmp_path / "001"
+    git(there, "add", "-A")
+    assert git(source, "write-tree") == git(there, "write-tree")
+
+
+def test_a_patch_does_not_depend_on_what_the_task_made_of_git(tmp_path: Path) -> None:
+    """It has thrown .git away, or planted what git would run, hide or alter; nothing of that runs or counts."""
+    source = repository(tmp_path / "r", FILES)
+    hostile = (
+        "mkdir h; printf '#!/bin/sh\\ntouch /task/ran\\n' > h/x; chmod +x h/x; echo '* filter=evil diff=evil' > .gitattributes;"
+        " for k in filter.evil.clean filter.evil.process diff.evil.command diff.evil.textconv core.fsmonitor diff.external"
+        " core.sshCommand core.pager; do git config $k /task/h/x; done; git config core.hooksPath /task/h; cp h/x h/post-index-change;"
+        " echo '*' > .git/info/exclude; git config core.excludesFile /task/.gitattributes; git config core.worktree /tmp;"
+        " git update-index --assume-unchanged README.md; echo four >> README.md; rm -f ran; touch end"
+    )
+    patch = work(tmp_path, origin_of(source), hostile)
+    assert lines(patch)["README.md"] == (1, 0)
+    assert {"end", "h/x", ".gitattributes"} <= lines(patch).keys()
+    assert not (tmp_path / "001/ran").exists()
+    patch = work(tmp_path / "2", origin_of(source), "rm -rf .git; echo four >> README.md")
+    assert lines(patch) == {"README.md": (1, 0)}
+    patch = work(
+        tmp_path / "3", origin_of(source), "rm -rf .git; ln -s /etc .git; echo 5 > README.md"
+    )
+    assert lines(patch) == {"README.md": (1, 3)}
+
+
+def test_a_patch_that_is_too_large_leaves_out_whole_files(tmp_path: Path) -> None:
+    """What is there can be applied; which files are left out is said."""
+    source = repository(tmp_path / "r", FILES)
+    make = "for n in 1 2 3 4; do seq 1000 > $n.txt; done; rm README.md"
+    patch = work(tmp_path, origin_of(source), make, most=11_000)
+    assert list(lines(patch)) == ["1.txt", "2.txt", "3.txt", "4.txt", "README.md"]
+    assert patch.left_out == ("3.txt", "4.txt", "README.md")
+    apply_by_hand(source, patch.data)
+    assert git(source, "diff", "--cached", "--name-only").splitlines() == ["1.txt", "2.txt"]
+    patch = work(tmp_path / "2", origin_of(source), make, most=1000)
+    assert (patch.data, len(patch.left_out)) == (b"", 5)
+
+
+def test_a_patch_with_a_secret_is_withheld(tmp_path: Path) -> None:
+    """It is whole, and marked: a masked one would put something else into the repository."""
+    source = repository(tmp_path / "r", FILES)
+    masker = Masker(known=["hunter2-hunter2"])
+    patch = work(tmp_path, origin_of(source), "echo hunter2-hunter2 >> README.md", masker=masker)
+    assert patch.withheld
+    assert b"hunter2-hunter2" in patch.data
+    assert not work(tmp_path / "2", origin_of(source), "echo 4 > README.md", masker=masker).withheld
+
+
+def test_a_copy_is_all_that_lies_in_a_directory(tmp_path: Path) -> None:
+    """Modes, times, links, empty folders; its patch is made without any git of its own, and the directory stays as it is."""
+    source = tmp_path / "d"
+    (source / "empty").mkdir(parents=True)
+    (source / "run.sh").write_text("#!/bin/sh\n")
+    (source / "run.sh").chmod(0o750)
+    os.utime(source / "run.sh", (1_000_000_000, 1_000_000_000))
+    (source / "link").symlink_to("run.sh")
+    give_away(source)
+    seen = []
+
+    async def body(place: Workplace) -> None:
+        ask = "stat -c '%n %a %Y' run.sh; readlink link; ls -A; ls -A empty"
+        seen.append((await place.shell(ask, timeout_s=PATIENCE_S)).output.splitlines())
+
+    asked = origin_of(source, kind="copy")
+    patch = work(tmp_path, asked, "true", body=body)
+    assert seen[0] == ["run.sh 750 1000000000", "run.sh", "empty", "link", "run.sh"]
+    assert patch == Patch()
+    patch = work(tmp_path / "2", asked, "echo more >> run.sh; rm link")
+    assert lines(patch) == {"link": (0, 1), "run.sh": (1, 0)}
+    assert (source / "run.sh").read_text() == "#!/bin/sh\n"
+    assert put_beside(source, patch.data) == "#!/bin/sh\nmore\n"
+
+
+def put_beside(source: Path, patch: bytes) -> str:
+    """Apply a patch by hand, and return what has become of a file."""
+    git(source, "apply", "-", stdin=patch)
+    return (source / "run.sh").read_text()
+
+
+def test_a_batch_may_fetch_again_and_keeps_what_others_began_at(tmp_path: Path) -> None:
+    """A branch that was moved, or is gone, takes no commit with it: clones of earlier batches still read it."""
+    source = repository(tmp_path / "r", FILES)
+    before = asyncio.run(fetched(tmp_path, origin_of(source)))
+    git(source, "commit", "--amend", "-q", "-m", "another")
+    give_away(source)
+    after = asyncio.run(fetched(tmp_path, origin_of(source)))
+    assert before.commit != after.commit
+    again = origin_of(source, before.commit)
+    assert asyncio.run(fetched(tmp_path, again, fetch=False)).commit == before.commit
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda r: git(r, "init", "-q"), "it has no branch, tag or commit for a commit|couldn't find remote ref HEAD"),
+        (lambda r: (git(r, "init", "-q"), (r / ".git/HEAD").write_text("junk")), "cannot be cloned"),
+        (lambda r: r.mkdir(exist_ok=True), "cannot be cloned"),
+    ],
+    ids=["empty", "broken", "none"],
+)  # fmt: skip
+def test_what_cannot_be_cloned_says_why(
+    tmp_path: Path, make: Callable[[Path], object], words: str
+) -> None:
+    """No commit, no repository: an error in words, and not a clone of something else."""
+    (tmp_path / "r").mkdir()
+    make(tmp_path / "r")
+    give_away(tmp_path / "r")
+    with pytest.raises(WorkspaceError, match=words):
+        asyncio.run(fetched(tmp_path, origin_of(tmp_path / "r")))
+
+
+def test_a_ref_that_is_not_there_names_some_that_are(tmp_path: Path) -> None:
+    """Also one that begins as an option does, or as git's own words for others do."""
+    source = repository(tmp_path / "r", FILES)
+    for ref in ("nope", "--all", "HEAD~0", "main^{tree}", "batchd/head", "deadbeef"):
+        with pytest.raises(WorkspaceError, match=r"no branch, tag or commit for the ref .*main"):
+            asyncio.run(fetched(tmp_path, origin_of(source, ref)))
+
+
+def test_a_repository_that_is_too_large_is_not_cloned(tmp_path: Path) -> None:
+    """Its mirror has a limit."""
+    source = repository(tmp_path / "r", {"large": os.urandom(8 << 20)})
+    with pytest.raises(WorkspaceError, match="max_mirror_bytes"):
+        asyncio.run(fetched(tmp_path, origin_of(source), max_bytes=1 << 20))
+
+
+def test_a_patch_goes_in_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Into a clean tree, moved on or not; one with changes of its own, a conflict or a file in the way is left as it is."""
+    source = repository(tmp_path / "r", FILES)
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new; rm gone.txt")
+    before = git(source, "status", "--porcelain", "--untracked-files=all")
+    (source / "src/a.py").write_text("print(2)\n")
+    with pytest.raises(WorkspaceError, match=r"changes of its own: src/a\.py"):
+        put(source, patch.data)
+    git(source, "checkout", "-q", "src/a.py")
+    (source / "new").write_text("mine\n")
+    with pytest.raises(WorkspaceError, match="new"):
+        put(source, patch.data)
+    assert (source / "new").read_text() == "mine\n"
+    assert git(source, "status", "--porcelain") == "?? new"
+    (source / "new").unlink()
+    commit(source, {"README.md": "ONE\ntwo\nTHREE\n"})
+    give_away(source)
+    with pytest.raises(WorkspaceError, match=r"does not fit .*README\.md"):
+        put(source, patch.data)
+    assert git(source, "status", "--porcelain", "--untracked-files=all") == before == ""
+    commit(source, {"README.md": "ONE\ntwo\nthree\n"})
+    give_away(source)
+    assert put(source, patch.data).startswith("tree ")
+    assert (source / "README.md").read_text() == "ONE\ntwo\nthree\nfour\n"
+    assert git(source, "diff", "--cached", "--name-status").split() == [
+        *("M", "README.md", "D", "gone.txt", "A", "new")
+    ]
+    assert not (source / ".git/batchd-apply").exists()
+
+
+def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> None:
+    """A new branch begins where the task began; a second task's is a commit on top. Refused, the branch stays as it was."""
+    source = repository(tmp_path / "r", FILES)
+    base = git(source, "rev-parse", "HEAD")
+    one = work(tmp_path, origin_of(source), "echo four >> README.md")
+    two = work(tmp_path / "2", origin_of(source), "echo n > new")
+    commit(source, {"later": "l"})
+    give_away(source)
+    branch = applying.Branch("wip", base, "Ann", "ann@example.org", "What it says\n\nmore")
+    for patch in (one, two):
+        assert put(source, patch.data, branch).startswith("commit ")
+    assert git(source, "log", "--format=%an %s", "wip").splitlines()[:2] == [
+        "Ann What it says",
+        "Ann What it says",
+    ]
+    assert git(source, "rev-parse", "wip~2") == base
+    assert git(source, "status", "--porcelain") == ""
+    tip = git(source, "rev-parse", "wip")
+    with pytest.raises(WorkspaceError, match="does not fit"):
+        put(source, b"diff --git a/no b/no\n--- a/no\n+++ b/no\n@@ -1 +1 @@\n-x\n+y\n", branch)
+    with pytest.raises(WorkspaceError, match="checked out"):
+        put(source, one.data, applying.Branch("main", base, "A", "a@b", "m"))
+    with pytest.raises(WorkspaceError, match="no name for a branch"):
+        put(source, one.data, applying.Branch("a..b", base, "A", "a@b", "m"))
+    assert git(source, "rev-parse", "wip") == tip
+
+
+@pytest.mark.parametrize("cut", ["before", "in the middle", "at the end"])
+def test_an_apply_that_was_cut_short_is_brought_to_its_end(tmp_path: Path, cut: str) -> None:
+    """Killed while it wrote files: the next one finishes; what somebody has changed since is not overwritten."""
+    source = repository(tmp_path / "r", FILES)
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new; rm gone.txt")
+    head = git(source, "rev-parse", "HEAD")
+    note = f"{head} {hashlib.sha256(patch.data).hexdigest()}\n"
+    (source / ".git/batchd-apply").write_text(note)
+    (source / ".git/index.lock").write_text("")
+    if cut != "before":
+        (source / "README.md").write_text("one\ntw")
+        (source / "gone.txt").unlink()
+    if cut == "at the end":
+        (source / "README.md").write_text("one\ntwo\nthree\nfour\n")
+        (source / "new").write_text("n\n")
+    give_away(source)
+    (source / "src/a.py").write_text("mine\n")
+    with pytest.raises(WorkspaceError, match=r"since it was cut short: src/a\.py"):
+        put(source, patch.data)
+    git(source, "checkout", "-q", "src/a.py")
+    give_away(source)
+    put(source, patch.data)
+    assert (source / "README.md").read_text() == "one\ntwo\nthree\nfour\n"
+    assert git(source, "diff", "--name-only") == ""
+    assert git(source, "diff", "--cached", "--name-only").split() == [
+        "README.md",
+        "gone.txt",
+        "new",
+    ]
+    assert not (source / ".git/batchd-apply").exists()
+
+
+def test_nothing_that_a_repository_has_git_run_runs(tmp_path: Path) -> None:
+    """Hooks, filters, a monitor of files, of the repository that is cloned and applied to; its alternates are not followed."""
+    source = repository(
+        tmp_path / "r", {**FILES, ".gitattributes": "* filter=evil diff=evil merge=evil\n"}
+    )
+    ran = source / "ran"
+    program = source / ".git/evil"
+    program.write_text(f"#!/bin/sh\ntouch {ran} /task/ran /base/ran\ncat\n")
+    program.chmod(0o755)
+    for key in (
+        *("filter.evil.clean", "filter.evil.smudge", "filter.evil.process", "diff.evil.command"),
+        *("diff.evil.textconv", "merge.evil.driver", "core.fsmonitor", "core.sshCommand"),
+        *(
+            "uploadpack.packObjectsHook",
+            "diff.external",
+            "core.alternateRefsCommand",
+            "gpg.program",
+        ),
+    ):
+        git(source, "config", key, "/task/.git/evil" if "filter" in key else str(program))
+    for name in (
+        *("post-checkout", "post-merge", "pre-commit", "post-commit", "reference-transaction"),
+        *("post-index-change", "pre-auto-gc", "post-applypatch", "pre-applypatch", "post-update"),
+    ):
+        (source / ".git/hooks").mkdir(exist_ok=True)
+        (source / ".git/hooks" / name).symlink_to("../evil")
+    give_away(source)
+    base = (source / ".git/refs/heads/main").read_text().strip()
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md")
+    assert lines(patch) == {"README.md": (1, 0)}
+    put(source, patch.data, applying.Branch("wip", base, "A", "a@b", "m"))
+    put(source, patch.data)
+    assert not ran.exists()
+    assert not (tmp_path / "001/ran").exists()
+    (source / ".git/objects/info").mkdir(exist_ok=True)
+    (source / ".git/objects/info/alternates").write_text("/etc\n")
+    with pytest.raises(WorkspaceError, match="borrows objects"):
+        asyncio.run(fetched(tmp_path, origin_of(source)))
+
+
+def test_a_patch_that_leads_outside_writes_nothing_there(tmp_path: Path) -> None:
+    """By ``..``, through a link, into .git: git refuses each, and the repository is as it was."""
+    source = repository(tmp_path / "r", FILES)
+    (source / "out").symlink_to(tmp_path)
+    commit(source, {})
+    give_away(source)
+    head = git(source, "rev-parse", "HEAD")
+    for name in ("../evil", "out/evil", ".git/hooks/post-commit", ".GIT/config", "a/../../evil"):
+        patch = f"diff --git a/{name} b/{name}\nnew file mode 100755\n--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
+        with pytest.raises(WorkspaceError):
+            put(source, patch.encode())
+        with pytest.raises(WorkspaceError):
+            put(source, patch.encode(), applying.Branch("wip", head, "A", "a@b", "m"))
+    assert not (tmp_path / "evil").exists()
+    assert not list((source / ".git").glob("hooks/post-commit"))
+    assert git(source, "status", "--porcelain") == ""
+
+
+# The whole way, by a daemon
+
+
+def served(spool: Any, **files: str | bytes) -> Path:
+    """Make a repository where the spool's tasks may name it."""
+    return repository(spool.folder / "work/r", {**FILES, **files})
+
+
+def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> None:
+    """Each has a clone of its own; results say what has changed, `diff` shows it, `apply` puts it in, `prune` takes clones and mirror away."""
+    source = served(spool)
+    tasks = [{"first_prompt": "Write notes", "model": "standin/notes-2"}] * 3
+    path = spool.write("b.json", tasks, repo="work/r")
+    with spool.serving():
+        assert spool.batchd("run", path).returncode == 0
+        result = spool.result("b", "001")
+        patch = (spool.folder / "outbox/b/001.patch").read_bytes()
+        assert result["changes"] == [{"path": "notes.txt", "added": 2, "removed": 0}]
+        assert result["patch"] == {
+            "file": "001.patch",
+            "bytes": len(patch),
+            "sha256": hashlib.sha256(patch).hexdigest(),
+            "left_out": [],
+            "withheld": False,
+            "problem": None,
+        }
+        assert result["workspace"] == {
+            "kind": "clone",
+            "source": str(source),
+            "ref": "",
+            "base": git(source, "rev-parse", "HEAD"),
+            "branch": "batchd/b/001",
+        }
+        assert result["files"] == {"created": ["notes.txt"], "modified": [], "deleted": []}
+        assert result["runs_code"] == []
+        # The clone can be looked at where it lies.
+        assert git(spool.folder / "outbox/b/001", "status", "--porcelain") == "?? notes.txt"
+        assert spool.batchd("diff", "b/001").stdout.encode() == patch
+        assert spool.batchd("diff", "b").stdout.count("diff --git") == 3
+        assert "+2 -0  notes.txt" in spool.batchd("diff", "b", "--stat").stdout
+        done = spool.batchd("apply", "b/001")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (source / "notes.txt").read_text() == "1\n2\n"
+        refused = spool.batchd("apply", "b/002")
+        assert refused.returncode == 3
+        assert "changes of its own: notes.txt" in refused.stderr
+        assert spool.batchd("apply", "b/002", "--branch", "wip").returncode == 0
+        assert git(source, "log", "-1", "--format=%s", "wip") == "Write notes"
+        mirrors = spool.folder / ".batchd-mirrors"
+        assert len(list(mirrors.iterdir())) == 1
+        answer = spool.batchd("prune", "--outbox", "--yes")
+        assert "1 mirror removed" in answer.stdout
+        assert not list(mirrors.iterdir())
+
+
+def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:
+    """A ref that is not there: ``error`` / ``workspace``, with the reason; the tasks beside it are done."""
+    served(spool)
+    tasks = [
+        {"first_prompt": "a", "repo": "work/r", "ref": "nope"},
+        {"first_prompt": "b", "repo": "work/r"},
+        {"first_prompt": "c"},
+        {"first_prompt": "d", "dir": "work/r", "workspace": "copy", "model": "standin/notes-1"},
+    ]
+    assert spool.batchd("run", spool.write("b.json", tasks)).returncode == 1
+    ends = [spool.result("b", f"00{n}") for n in (1, 2, 3, 4)]
+    assert [(end["status"], end["reason"]) for end in ends] == [
+        ("error", "workspace"),
+        *[("completed", None)] * 3,
+    ]
+    assert (
+        "no branch, tag or commit for the ref nope: there are main" in ends[0]["error"]["message"]
+    )
+    assert [end["patch"] is None for end in ends] == [True, True, True, False]
+    assert (ends[1]["changes"], ends[2]["changes"]) == ([], None)
+    assert ends[3]["workspace"]["kind"] == "copy"
+    # Copies go with their batch, mirrors stay for its clones.
+    spool.eventually(lambda: len(list((spool.folder / ".batchd-mirrors").iterdir())) == 1)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([{"repo": "work/r", "dir": "work/r"}], "tasks[0].repo: a task has a dir or a repo, not both"),
+        ([{"repo": "work/none"}], "does not exist"),
+        ([{"repo": "work"}], "is no git repository"),
+        ([{"repo": "/etc"}], "outside of [workspace] root and allow"),
+        ([{"repo": "https://example.org/a.git"}], "is none of [workspace] repos, which is empty"),
+        ([{"repo": "git@example.org:a.git"}], "it is written https://HOST/PATH or ssh://USER@HOST/PATH"),
+        ([{"ref": "main"}], "tasks[0].ref: there is no repo that it is of"),
+        ([{"repo": "work/r", "ref": "a b"}], "holds no blanks"),
+        ([{"workspace": "copy"}], "tasks[0].workspace: there is no dir to copy"),
+        ([{"repo": "work/r", "workspace": "copy"}], "a repo is always cloned"),
+        ([{"repo": ".batchd-mirrors/x"}], "the folder of mirrors"),
+        ([{"repo": "work/linked"}], "has a .git that leads elsewhere"),
+    ],
+)  # fmt: skip
+def test_what_no_task_may_ask_for_is_refused_with_the_fix(
+    spool: Any, tasks: list[dict[str, str]], words: str
+) -> None:
+    """Before anything begins: what, where, and how it is written."""
+    served(spool)
+    (spool.folder / "work/linked").mkdir()
+    (spool.folder / "work/linked/.git").write_text("gitdir: ../r/.git\n")
+    path = spool.write("b.json", [{"first_prompt": "x", **task} for task in tasks])
+    refused = spool.batchd("submit", path)
+    assert refused.returncode == 2
+    assert words in refused.stderr
+
+
+def test_a_daemon_that_is_killed_goes_on_with_its_clones(spool: Any) -> None:
+    """While they are fetched, made and worked in: the next one ends all of them, each with its own patch, and pays nothing twice."""
+    source = served(spool, **{f"f{n}": "x\n" * n for n in range(300)})
+    tasks = [{"first_prompt": str(n), "model": "standin/notes-3"} for n in range(4)]
+    path = spool.write("b.json", tasks, repo="work/r")
+    after = [".batchd-mirrors", "outbox/b/001", "outbox/b/002/notes.txt", "outbox/b/001.patch"]
+    with spool.serving() as process:
+        assert spool.batchd("submit", path).returncode == 0
+        spool.eventually((spool.folder / after[0]).exists)
+        process.send_signal(signal.SIGKILL)
+    for name in after[1:]:
+        with spool.serving() as process:
+            spool.eventually((spool.folder / name).exists)
+            process.send_signal(signal.SIGKILL)
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+    for n in (1, 2, 3, 4):
+        result = spool.result("b", f"00{n}")
+        patch = (spool.folder / f"outbox/b/00{n}.patch").read_bytes()
+        assert result["status"] == "completed"
+        assert result["patch"]["sha256"] == hashlib.sha256(patch).hexdigest()
+        assert [change["path"] for change in result["changes"]] == ["notes.txt"]
+        assert git(source, "apply", "--check", "-", stdin=patch) == ""
+    assert git(source, "status", "--porcelain") == ""
+
+
+def test_a_retry_has_a_fresh_clone(spool: Any) -> None:
+    """Of the same repository and ref, also where the dropped file is gone."""
+    source = served(spool)
+    git(source, "branch", "dev")
+    give_away(source)
+    tasks = [{"first_prompt": "x", "repo": "work/r", "ref": "dev", "model": "standin/notes-1"}]
+    with spool.serving():
+        assert spool.batchd("run", spool.write("b.json", tasks)).returncode == 0
+        (spool.folder / "outbox/b/request.json").unlink()
+        assert spool.batchd("retry", "b", "--yes").returncode == 0
+        spool.eventually((spool.folder / "outbox/b-2/summary.json").exists)
+    assert spool.result("b-2", "001")["workspace"]["ref"] == "dev"
+    assert json.loads((spool.folder / "outbox/b-2/request.json").read_text())["tasks"][0]["repo"]
