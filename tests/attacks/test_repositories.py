@@ -56,7 +56,7 @@ def test_no_task_hides_what_it_has_changed(camp: Camp) -> None:
     """What the model tells its own git to leave out, or to show otherwise, stands in the patch as it is."""
     source(camp)
     hide = (
-        f"{_CHANGE}; echo evil > new; echo '*' >> .git/info/exclude; git update-index --assume-unchanged README.md;"
+        f"{_CHANGE}; echo evil > new; mkdir -p .git/info; echo '*' > .git/info/exclude; git update-index --assume-unchanged README.md;"
         " git config core.worktree /tmp; git config core.ignoreStat true"
     )
     with camp.told({"x": [does(hide), says("Done.")]}):

@@ -174,7 +174,7 @@ def test_a_patch_does_not_depend_on_what_the_task_made_of_git(tmp_path: Path) ->
         "mkdir h; printf '#!/bin/sh\\ntouch /task/ran\\n' > h/x; chmod +x h/x; echo '* filter=evil diff=evil' > .gitattributes;"
         " for k in filter.evil.clean filter.evil.process diff.evil.command diff.evil.textconv core.fsmonitor diff.external"
         " core.sshCommand core.pager; do git config $k /task/h/x; done; git config core.hooksPath /task/h; cp h/x h/post-index-change;"
-        " echo '*' > .git/info/exclude; git config core.excludesFile /task/.gitattributes; git config core.worktree /tmp;"
+        " mkdir -p .git/info; echo '*' > .git/info/exclude; git config core.excludesFile /task/.gitattributes; git config core.worktree /tmp;"
         " git update-index --assume-unchanged README.md; echo four >> README.md; rm -f ran; touch end"
     )
     patch = work(tmp_path, origin_of(source), hostile)
