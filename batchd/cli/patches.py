@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +33,11 @@ class Made:
 
     def patch(self) -> bytes:
         """Return the patch. Raises ``NotPossibleError`` where it is not what the result says."""
-        try:
-            data = outbox.patch(self.folder, self.ref.task)
-        except OSError as error:
-            raise NotPossibleError(f"{self.file}: {error.strerror}") from None
-        if hashlib.sha256(data).hexdigest() != self.about.get("sha256"):
-            raise NotPossibleError(f"{self.file} is not what the result of {self.ref} says it is")
+        data = outbox.patch_of(self.folder, self.ref.task, self.about.get("sha256") or "")
+        if data is None:
+            raise NotPossibleError(
+                f"{self.file} is gone, or is not what the result of {self.ref} says it is"
+            )
         return data
 
 

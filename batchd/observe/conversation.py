@@ -24,6 +24,7 @@ from batchd.events import (
     TaskStarted,
     ToolRan,
 )
+from batchd.observe import markdown
 from batchd.observe.words import counted
 from batchd.records import Purpose, ToolCall, Usage
 
@@ -47,6 +48,10 @@ class Kind(enum.StrEnum):
     #: What happened to the task: it was resumed, parked, its conversation shortened.
     NOTE = "note"
     END = "end"
+
+
+#: What pages show as Markdown.
+_PROSE = frozenset({Kind.PROMPT, Kind.ANSWER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,7 @@ def plain(passage: Passage, most: int) -> dict[str, Any]:
         "given": given,
         "cut": sum(map(len, (passage.text, passage.title, passage.given)))
         - len(text + title + given),
+        "tree": markdown.tree(text) if passage.kind in _PROSE else None,
         "ok": passage.ok,
         "seconds": round(passage.seconds, 3),
         "tokens": [usage.input_tokens, usage.output_tokens] if usage else None,

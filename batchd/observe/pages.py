@@ -7,8 +7,8 @@ from functools import cache
 from importlib import resources
 
 #: In the order in which they are put together.
-STYLES = ("base.css", "parts.css", "conversation.css")
-SCRIPTS = ("words.js", "dom.js", "bars.js", "conversation.js")
+STYLES = ("base.css", "parts.css", "conversation.css", "diff.css")
+SCRIPTS = ("words.js", "dom.js", "bars.js", "conversation.js", "diff.js")
 
 
 @cache

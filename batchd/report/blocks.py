@@ -15,9 +15,11 @@ from typing import Any
 import msgspec
 
 from batchd.formats import ResultV1
+from batchd.observe import changes, markdown
 from batchd.observe.conversation import Kind, passages, plain
 from batchd.report.content import Details
 from batchd.report.gathering import Told
+from batchd.spool import outbox
 
 #: Characters of one passage, one prompt, one answer: a page is read by people.
 _MOST = 40_000
@@ -25,6 +27,8 @@ _MOST = 40_000
 _MOST_SHORT = 2_000
 #: Characters of a whole transcript before it is deflated.
 _MOST_PASSAGES = 2_000_000
+#: Bytes of a patch, with the transcript and without.
+_MOST_PATCH, _MOST_PATCH_SHORT = 1 << 20, 1 << 16
 _LEVEL = 6
 
 
@@ -85,11 +89,14 @@ def _details(told: Told, *, in_full: bool) -> Details:
     return Details(
         prompt=prompt[:most],
         answer=answer[:most],
+        prompt_tree=markdown.tree(prompt[:most]),
+        answer_tree=markdown.tree(answer[:most]),
         left_out=max(0, len(prompt) - most) + max(0, len(answer) - most),
         directory=row.directory,
         evaluation=_plain(result.evaluation) if result else None,
         error=_plain(result.error) if result else None,
         files=_files(result, 500 if in_full else 20) if result else None,
+        patch=_patch(told, _MOST_PATCH if in_full else _MOST_PATCH_SHORT),
         usage=_plain(result.usage) if result else None,
         timing=_plain(result.timing) if result else None,
         tags=result.tags if result else (),
@@ -97,6 +104,14 @@ def _details(told: Told, *, in_full: bool) -> Details:
         worker=row.worker,
         passages=tuple(_passages(told, prompt)) if in_full else None,
     )
+
+
+def _patch(told: Told, most: int) -> dict[str, Any] | None:
+    result = told.result
+    if result is None or result.patch is None:
+        return None
+    data = outbox.patch_of(told.folder, result.task, result.patch.sha256)
+    return changes.shown(result, data, most)
 
 
 def _files(result: ResultV1, most: int) -> dict[str, Any] | None:

@@ -128,6 +128,8 @@ class Tasks:
     parked_s: list[float | None] = field(default_factory=list)
     #: The file beside the page that holds every step; empty: there is none.
     transcript: list[str] = field(default_factory=list)
+    #: The link to its own directory, ending in a slash; empty: it has none, or it is not beside the page.
+    own: list[str] = field(default_factory=list)
     #: Where its details stand among the blocks: first character and how many; 0, 0: not embedded.
     block: list[tuple[int, int]] = field(default_factory=list)
 
@@ -170,10 +172,15 @@ class Details:
 
     prompt: str
     answer: str
+    #: Both as ``observe.markdown`` reads them; None: plain words.
+    prompt_tree: list[Any] | None
+    answer_tree: list[Any] | None
     directory: str
     evaluation: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
     files: Mapping[str, Any] | None
+    #: As ``observe.changes`` gives it; None: there is none.
+    patch: Mapping[str, Any] | None
     usage: Mapping[str, Any] | None
     timing: Mapping[str, Any] | None
     tags: tuple[str, ...]

@@ -26,6 +26,8 @@ class Told:
     """What is known of one task."""
 
     row: TaskRow
+    #: Its batch's, in the outbox.
+    folder: Path
     #: None: it has not ended, or it was pruned and its ``results.jsonl`` is gone.
     result: ResultV1 | None
     #: None of them once it was pruned.
@@ -52,7 +54,8 @@ class Gathered:
         result = self._kept.get(row.ref.task)
         if events and isinstance(last := events[-1], TaskFinished):
             result = _RESULT.decode(last.result)
-        return Told(row=row, result=result, events=events)
+        folder = Path(self.batch.batch.folder)
+        return Told(row=row, folder=folder, result=result, events=events)
 
     def __iter__(self) -> Iterator[Told]:
         return map(self.tell, self.rows)

@@ -152,8 +152,15 @@ def _values(told: Told, folder: int, path: Path) -> dict[str, object]:
         "model_s": timing.model_s if timing else None,
         "tool_s": timing.tool_s if timing else None,
         "parked_s": timing.parked_s if timing else None,
+        "own": _own(told, path),
         "transcript": quote(transcript) if os.path.lexists(path / transcript) else "",
     }
+
+
+def _own(told: Told, folder: Path) -> str:
+    """Return the link from a batch's folder to the directory that a task has to itself there."""
+    own = folder / told.row.ref.task
+    return f"{quote(told.row.ref.task)}/" if told.row.directory == str(own) and own.is_dir() else ""
 
 
 def _folder(row: BatchRow, beside: Path) -> Folder:

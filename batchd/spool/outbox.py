@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -161,6 +162,15 @@ def patch(folder: Path, task: str) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no file", str(path))
         return file.read(_LARGEST)
+
+
+def patch_of(folder: Path, task: str, sha256: str) -> bytes | None:
+    """Return the patch of a task; None where it is gone, or is not the one with this hash."""
+    try:
+        data = patch(folder, task)
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def summary(batch: Batch) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from batchd.errors import StoreError
 from batchd.events import Event
 from batchd.records import Parking, Ref, Task, summed
 from batchd.store import held, lookups, past, recent, spending
@@ -208,6 +209,13 @@ class Reader:
     def length(self, ref: Ref) -> int:
         """Return how many events a task has had, pruned ones too."""
         return self._source.read(lookups.length, ref)
+
+    def result(self, ref: Ref) -> str:
+        """Return the result text of a task that has ended; empty once it was pruned."""
+        try:
+            return self._source.read(lookups.result, ref)
+        except StoreError:
+            return ""
 
     def results(self, batch: str) -> Iterator[tuple[str, str]]:
         """Yield id and result text of each task that has ended, in order; not once it was pruned."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,7 +24,7 @@ from batchd.errors import BatchdError, UnknownNameError, UsageError
 from batchd.records import Ref, Status
 from batchd.store.reader import Reader
 from batchd.store.views import ORDERS
-from batchd.web import live, money, page, views
+from batchd.web import live, made, money, page, views
 from batchd.web.books import Books
 from batchd.web.gate import SESSION_S, Gate
 from batchd.web.live import Wish
@@ -95,6 +96,9 @@ class _Handlers:
             Route(f"/api{batch}", self.batch),
             Route(f"/api{task}", self.task),
             Route(f"/api{task}/conversation", self.conversation),
+            Route(f"/api{task}/made", self.made),
+            Route(f"/api{task}/preview", self.preview),
+            Route(f"/api{task}/file", self.file),
             Route("/live/overview", self.live_overview),
             Route(f"/live{batch}", self.live_batch),
             Route(f"/live{task}", self.live_task),
@@ -179,6 +183,27 @@ class _Handlers:
         """Return the part of a conversation that came before event ``before``."""
         ref, before = _ref(request), _number(request, "before")
         return _json(await self._desk.books.ask(lambda reader: live.earlier(reader, ref, before)))
+
+    async def made(self, request: Request) -> Response:
+        """Return what a task has made: its patch, and its files."""
+        ref = _ref(request)
+        return _json(await self._desk.books.ask(lambda reader: made.listed(reader, ref)))
+
+    async def preview(self, request: Request) -> Response:
+        """Return what there is to see of a file that a task has made."""
+        ref, path = _ref(request), request.query_params.get("path", "")
+        return _json(await self._desk.books.ask(lambda reader: made.preview(reader, ref, path)))
+
+    async def file(self, request: Request) -> Response:
+        """Return a file that a task has made, to be saved: a browser is to run none of it."""
+        ref, path = _ref(request), request.query_params.get("path", "")
+        data = await self._desk.books.ask(lambda reader: made.content(reader, ref, path))
+        name = quote(path.rpartition("/")[2], safe="")
+        headers = {
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+        }
+        return Response(data, media_type="application/octet-stream", headers=headers)
 
     async def cost(self, request: Request) -> Response:
         """Return what was spent, split up."""

@@ -6,13 +6,14 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
 from batchd.errors import BatchdError, StoreError
-from batchd.observe import parking
+from batchd.observe import markdown, parking
 from batchd.observe.conversation import Kind, passages, plain
 from batchd.observe.snapshot import Agent
 from batchd.observe.waiting import Waiting
@@ -112,10 +113,12 @@ def facts(reader: Reader, ref: Ref, sight: Sight) -> dict[str, Any]:
     doing = views.agents(sight)
     waiting = _waiting(reader, ref.batch, [row], sight)
     held = () if row.status.final else waiting.parkings(row)
+    prompt = _prompt(reader, ref)
     return {
         "batch": ref.batch,
         "task": _line(row, waiting, doing),
-        "prompt": _prompt(reader, ref),
+        "prompt": prompt,
+        "prompt_tree": _tree(prompt),
         "waits": views.parked(held),
     }
 
@@ -194,6 +197,12 @@ def _passages(reader: Reader, ref: Ref, first: int, end: int) -> list[dict[str, 
         for passage in passages(event, "")
         if passage.kind is not Kind.PROMPT
     ]
+
+
+@lru_cache(64)
+def _tree(prompt: str | None) -> Any:
+    """Return a prompt as Markdown: pages that are open ask for it again and again."""
+    return prompt and markdown.tree(prompt)
 
 
 def _prompt(reader: Reader, ref: Ref) -> str | None:

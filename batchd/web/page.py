@@ -16,6 +16,7 @@ _SCRIPTS = (
     "overview.js",
     "tasks.js",
     "batch.js",
+    "made.js",
     "task.js",
     "cost.js",
     "main.js",

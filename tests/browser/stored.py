@@ -34,6 +34,7 @@ from batchd.records import (
     Failure,
     FailureKind,
     ModelSetup,
+    Patch,
     Price,
     Purpose,
     Rate,
@@ -93,6 +94,8 @@ class Night:
     calls: int = 6
     #: Texts that stand in prompts, answers, outputs and file names of the first tasks.
     hostile: tuple[str, ...] = ()
+    #: By place: what tasks have changed in a clone.
+    patches: Mapping[int, Patch] = field(default_factory=dict)
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     @property
@@ -226,7 +229,10 @@ class Night:
             attempts=1,
             files={evil: (1, 1)},
             triggers={evil: Trigger("git")} if evil != "notes.txt" else {},
+            patch=self.patches.get(number),
         )
+        if number in self.patches:
+            (self.outbox / f"{task.id}.patch").write_bytes(self.patches[number].data)
         finished = TaskFinished(at=at, status=status, reason=reason, result=text)
         if events:
             (self.outbox / f"{task.id}.jsonl").write_text(results.transcript([*events, finished]))

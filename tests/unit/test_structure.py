@@ -104,7 +104,7 @@ ROOMS: Mapping[str, Room] = {
     **BELOW_THE_DAEMON,
     "daemon": Room(5, tuple(BELOW_THE_DAEMON)),
     # What all faces look at: how things stand, and what a task did.
-    "observe": Room(5, ("control", "store", *EVENTS)),
+    "observe": Room(5, ("control", "store", "formats", *EVENTS)),
     # What a batch may cost before it runs: counted as the agent counts, from what the store has seen.
     "estimate": Room(
         5, ("agent", "config", "pricing", "sandbox", "store", "terms", "tokens", *EVENTS)

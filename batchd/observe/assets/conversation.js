@@ -4,13 +4,6 @@ const Conversation = (() => {
   const WHO = { system: "batchd", prompt: "Task", thinking: "Thinking", answer: "Model", verdict: "Verdict", failure: "Call failed", note: "", end: "End" };
   const PURPOSES = { agent: "Model", judge: "Judge", compaction: "Summary of what came before" };
 
-  // Fenced code apart from prose.
-  function prose(text) {
-    return text.split(/^```[^\n]*\n?/m).map((part, i) => {
-      const kept = part.replace(/^\n+|\s+$/g, "");
-      return kept && (i % 2 ? el("pre", { text: kept }) : el("div", { class: "said", text: kept }));
-    });
-  }
   function since(seconds) {
     const whole = Math.max(0, Math.round(seconds)), two = n => String(n).padStart(2, "0");
     const h = Math.floor(whole / 3600);
@@ -38,7 +31,7 @@ const Conversation = (() => {
     if (passage.kind === "system" || passage.kind === "thinking") {
       return [el("details", {}, el("summary", { class: "who", text: head.textContent }), el("div", { class: "said", text: passage.text }))];
     }
-    return [head, ...(passage.kind === "answer" ? prose(passage.text) : [el("div", { class: "said", text: passage.text })])];
+    return [head, Dom.prose(passage.text, passage.tree)];
   }
   // Returns the conversation as a list; `start` is the moment that times are told from.
   function render(passages, start = passages.length ? passages[0].at : 0) {

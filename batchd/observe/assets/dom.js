@@ -22,6 +22,16 @@ const Dom = (() => {
     made.style.width = `${Math.max(0, Math.min(1, fraction)) * 100}%`;
     return made;
   }
+  // Markdown that was read already: elements of a closed list, with texts in them.
+  const TAGS = new Set(["p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "hr", "br", "strong", "em", "s", "code", "pre", "a", "table", "thead", "tbody", "tr", "th", "td"]);
+  const tree = nodes => nodes.map(node => {
+    if (typeof node === "string") return readable(node);
+    if (!TAGS.has(node.tag)) return el("span", {}, tree(node.in));
+    const href = node.tag === "a" && /^https?:\/\//.test(node.href || "") ? node.href : null;
+    return el(node.tag, { href, rel: href && "noopener noreferrer", target: href && "_blank", start: node.start }, tree(node.in));
+  });
+  // A text as Markdown where it was read as such, else as it is.
+  const prose = (text, nodes, name = "said") => (nodes ? el("div", { class: `${name} prose` }, tree(nodes)) : el("div", { class: name, text }));
   const say = text => { document.getElementById("said").textContent = text; };
-  return { el, status, fill, say };
+  return { el, status, fill, say, prose };
 })();

@@ -36,10 +36,16 @@ const Details = (() => {
       full && full.tags.length ? fact("Tags", full.tags.join(", ")) : null,
       full ? fact("Directory", full.directory, true) : null);
   }
-  function changed(files) {
-    const signs = { created: "+", modified: "~", deleted: "−" };
+  // What a browser shows as it is, and runs nothing of. What else a task made has no link: a page of a model's is none of ours.
+  const PLAIN = /\.(txt|md|rst|csv|tsv|log|json|jsonl|ya?ml|toml|ini|cfg|py|js|ts|c|h|cc|cpp|hpp|rs|go|java|rb|sh|sql|css|png|jpe?g|gif|webp)$/i;
+  const path = name => name.split("/").map(encodeURIComponent).join("/");
+  function file(name, own) {
+    return own && PLAIN.test(name) ? el("a", { href: own + path(name), rel: "noopener", target: "_blank", text: name }) : el("span", { text: name });
+  }
+  function changed(files, place) {
+    const signs = { created: "+", modified: "~", deleted: "−" }, own = content.tasks.own[place] && content.folders[content.tasks.folder[place]].link + content.tasks.own[place];
     const lines = Object.entries(files).flatMap(([kind, { count, names }]) => [
-      ...names.map(name => el("li", { "data-sign": signs[kind], text: name })),
+      ...names.map(name => el("li", { "data-sign": signs[kind] }, file(name, kind !== "deleted" && own))),
       count > names.length ? el("li", { "data-sign": signs[kind], text: `… ${Words.count(count - names.length)} more ${kind}` }) : null,
     ]).filter(Boolean);
     return lines.length ? part("Files", el("ul", { class: "files" }, lines)) : null;
@@ -60,12 +66,13 @@ const Details = (() => {
     return el("div", { class: "body" },
       message ? el("p", { class: "box said", "data-tone": status, text: message + http }) : null,
       facts(place, full),
-      prompt ? part("Prompt", el("p", { class: "said", text: full ? prompt : `${prompt} …` })) : null,
+      prompt ? part("Prompt", Dom.prose(full ? prompt : `${prompt} …`, full && full.prompt_tree)) : null,
       full ? null : el("p", { class: "soft", text: `How the prompt begins is all of the text that this page has of it: ${t.id[place]}.json has the rest, and the answer.` }),
-      full && full.answer ? part("Answer", el("p", { class: "box said", text: full.answer })) : null,
+      full && full.answer ? part("Answer", Dom.prose(full.answer, full.answer_tree, "box said")) : null,
       full && full.left_out ? el("p", { class: "soft", text: `${Words.count(full.left_out)} characters of prompt and answer are left out here; the result's file has them.` }) : null,
       verdict && (verdict.feedback || !embedded) ? part("Last verdict", el("p", { class: "said", text: `${verdict.by}: ${verdict.done ? "done" : "not done"}${verdict.feedback ? `\n${verdict.feedback}` : ""}` })) : null,
-      full && full.files ? changed(full.files) : null,
+      full && full.patch ? part("Changes", Diff.render(full.patch)) : null,
+      full && full.files && !full.patch ? changed(full.files, place) : null,
       transcript(place, full));
   }
   function top(place) {

@@ -5,10 +5,10 @@ const TaskPage = (() => {
   function begin(batch, name) {
     const content = Frame.begin("", `${batch}/${name}`), at = `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(name)}`;
     const top = el("div"), figures = el("dl", { class: "figures facts" }), prompt = el("div", { class: "asked" });
-    const talk = el("ol", { class: "conversation" }), doing = el("p", { class: "doing" }), end = el("div", { id: "end" });
+    const talk = el("ol", { class: "conversation" }), doing = el("p", { class: "doing" }), made = el("div"), end = el("div", { id: "end" });
     const earlier = el("button", { class: "plain-button", type: "button", hidden: true, onclick: more });
     const follow = el("button", { class: "plain-button follow", type: "button", hidden: true, onclick: () => { following = !following; settle(); } });
-    content.replaceChildren(top, figures, el("section", { "aria-label": "Conversation" }, prompt, earlier, talk, doing, end), follow);
+    content.replaceChildren(top, figures, el("section", { "aria-label": "Conversation" }, prompt, earlier, talk, doing, end), made, follow);
     let following = null, first = 0, next = "", started = 0;
 
     Live.listen(() => `/live${at}${next ? `?from=${next}` : ""}`, {
@@ -20,9 +20,10 @@ const TaskPage = (() => {
         // What is parked stands above.
         Keep.one(top, [t.status, t.reason, told.waits.length ? "" : t.why], () => heading(batch, told.waits.length ? { ...t, why: "" } : t));
         Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
-        Keep.one(prompt, told.prompt, text => Conversation.render([{ at: started, kind: "prompt", text }], started));
+        Keep.one(prompt, told.prompt, text => Conversation.render([{ at: started, kind: "prompt", text, tree: told.prompt_tree }], started));
         Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
         follow.hidden = !live;
+        Keep.one(made, !live, ended => (ended ? Made.section(`/api${at}`) : el("div")));
         settle();
       },
       grown: (told, id) => {

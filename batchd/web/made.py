@@ -1,0 +1,106 @@
+"""What a task has made: its patch, and its files to look at or to download. Whatever they hold, none of it is run."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchd.errors import SandboxError, UnknownNameError
+from batchd.formats import ResultV1
+from batchd.observe import changes
+from batchd.records import Ref
+from batchd.sandbox import directory
+from batchd.spool import outbox
+from batchd.store.reader import Reader
+
+_RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
+#: Files that are listed, and bytes: of a patch, of a text and an image that are shown, of a file that is sent.
+_FILES, _PATCH, _TEXT, _IMAGE, _SENT = 500, 8 << 20, 256 << 10, 4 << 20, 256 << 20
+#: What browsers draw and run nothing of, by how it begins: an SVG is a text.
+_IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def listed(reader: Reader, ref: Ref) -> dict[str, Any]:
+    """Return a task's patch, and the files that it has made. Raises ``StoreError``."""
+    result = _result(reader, ref)
+    if result is None:
+        return {"patch": None, "files": [], "more": 0}
+    patch = None
+    if result.patch is not None:
+        data = outbox.patch_of(_folder(reader, ref), ref.task, result.patch.sha256)
+        patch = changes.shown(result, data, _PATCH)
+    names = list(_made(result))
+    files = [{"path": path, "change": change} for change, path in names[:_FILES]]
+    return {"patch": patch, "files": files, "more": len(names) - len(files)}
+
+
+def preview(reader: Reader, ref: Ref, path: str) -> dict[str, Any]:
+    """Return what there is to see of a file: its text, an image as an address that holds it, or nothing; and its size.
+
+    Raises ``UnknownNameError`` for one that the task has not made, or that is gone.
+    """
+    data, size = _read(reader, ref, path, _IMAGE)
+    kind = next((kind for start, kind in _IMAGES.items() if data.startswith(start)), "")
+    if kind and size <= _IMAGE:
+        image = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        return {"size": size, "image": image}
+    part = data[:_TEXT]
+    if b"\0" in part:
+        return {"size": size}
+    return {"size": size, "text": part.decode("utf-8", "replace"), "cut": max(0, size - len(part))}
+
+
+def content(reader: Reader, ref: Ref, path: str) -> bytes:
+    """Return a file as it is. Raises ``UnknownNameError`` for one that the task has not made, or that is gone or too large."""
+    data, size = _read(reader, ref, path, _SENT)
+    if size > _SENT:
+        raise UnknownNameError(f"{path} is too large to be sent: it has {size:,} bytes")
+    return data
+
+
+def _read(reader: Reader, ref: Ref, path: str, most: int) -> tuple[bytes, int]:
+    """Return the beginning of a file, and its size. No link is followed on the way to it."""
+    result = _result(reader, ref)
+    if result is None or path not in {name for _, name in _made(result)}:
+        raise UnknownNameError(f"{ref} has made no file {path}")
+    with contextlib.suppress(OSError, SandboxError):
+        top = directory.opened(result.dir)
+        try:
+            file = directory.below(top, path, flags=_FILE)
+        finally:
+            os.close(top)
+        with open(file, "rb") as source:  # noqa: PTH123 (a descriptor)
+            found = os.fstat(file)
+            if stat.S_ISREG(found.st_mode):
+                return source.read(most), found.st_size
+    raise UnknownNameError(f"{path} is gone from {result.dir}, or is no file any more")
+
+
+def _made(result: ResultV1) -> Iterator[tuple[str, str]]:
+    """Yield what the task has made of each file that is there, and its path."""
+    if result.files is not None:
+        yield from (("created", path) for path in result.files.created)
+        yield from (("modified", path) for path in result.files.modified)
+
+
+def _folder(reader: Reader, ref: Ref) -> Path:
+    return Path(reader.batch(ref.batch).batch.folder)
+
+
+def _result(reader: Reader, ref: Ref) -> ResultV1 | None:
+    """Return a task's result; of a pruned one, as it lies in the outbox. None: there is none (any more)."""
+    if not reader.task(ref).status.final:
+        return None
+    if text := reader.result(ref):
+        return _RESULT.decode(text)
+    with contextlib.suppress(OSError, msgspec.ValidationError):
+        return msgspec.convert(outbox.result(_folder(reader, ref), ref.task), ResultV1)
+    return None
