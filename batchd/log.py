@@ -100,7 +100,8 @@ class Action(enum.StrEnum):
     STORE_TROUBLE = "store_trouble"
     CONTROL_TROUBLE = "control_trouble"
     SANDBOX_TROUBLE = "sandbox_trouble"
-    #: A mirror of a repository, or a copy of a directory, is there for a batch: its ``source``, after ``waited_s``.
+    #: A repository, or the copy of a directory, is being fetched for a batch: its ``source``; and it is there, after ``waited_s``.
+    MIRROR_FETCHING = "mirror_fetching"
     MIRROR_FETCHED = "mirror_fetched"
     #: Workers do not come up: ``status`` says why, and what helps.
     WORKER_TROUBLE = "worker_trouble"

@@ -133,6 +133,7 @@ class _Agent:
             await workspace.make(place, base, self._run.base_s)
         text = terms.model.tools == "text"
         stays, facts = place.can_stay, await place.facts()
+        facts += prompts.CLONED if base is not None and base.branch else ""
         files = {} if place.new else await asyncio.to_thread(place.files)
         says = ""
         if terms.agents_md and not place.new:

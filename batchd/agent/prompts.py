@@ -37,6 +37,9 @@ Read a file before you change it, and run what you made or changed; programs get
 Do not install software or use sudo. If a command fails, find out why; never repeat it without a change.
 When all is done and verified, answer without any command block: a short final message that says what you did."""
 
+#: Follows the line of facts where the directory is a clone.
+CLONED = "\n/task is a git clone of the user's repository. Your changes are collected as they lie there; no commit is needed."
+
 #: Ends a text-protocol answer right behind its block, before the model invents an output.
 TEXT_STOP = ("\n```\n",)
 

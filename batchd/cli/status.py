@@ -10,10 +10,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from batchd import config
 from batchd.cli import cautions, common, refusals
 from batchd.cli.asking import Asking, parkings, shown
 from batchd.control import Standing, fields, members
+from batchd.formats import ChangeV1, ResultV1
 from batchd.log import escape
 from batchd.observe import ending, parking, troubles, versions, words
 from batchd.observe.snapshot import Unseen, ask
@@ -256,6 +259,7 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
         "why": why,
         "model": row.model,
         "directory": row.directory,
+        "changed": _changed(reader, row),
         "round": str(row.round),
         "tokens": f"{row.input_tokens:,} in ({row.cached_input_tokens:,} cached), "
         f"{row.output_tokens:,} out, in {words.counted(row.calls, 'call')}",
@@ -281,6 +285,26 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
         common.say(*parking.lines(waiting.parkings(row)))
     common.say(*cautions.lines(found))
     return 0
+
+
+def _changed(reader: Reader, row: TaskRow) -> str:
+    """Return what a task has changed in its clone or copy; empty: it has neither, or no result yet."""
+    text = reader.result(row.ref) if row.status.final else ""
+    made = msgspec.json.decode(text, type=ResultV1) if text else None
+    if made is None or made.workspace is None:
+        return ""
+    if made.patch is None:
+        return f"nothing, in its {made.workspace.kind} of {made.workspace.source}"
+    if made.patch.problem:
+        return f"its patch could not be made: {made.patch.problem}"
+    changes = made.changes or ()
+    plus, minus = (sum(n or 0 for n in lines) for lines in _lines(changes))
+    count = words.counted(len(changes), "file")
+    return f"{count}, +{plus:,} -{minus:,}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"
+
+
+def _lines(changes: Sequence[ChangeV1]) -> tuple[list[int | None], list[int | None]]:
+    return [c.added for c in changes], [c.removed for c in changes]
 
 
 def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:

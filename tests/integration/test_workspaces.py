@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import functools
 import hashlib
+import http.server
 import json
 import os
+import shutil
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+import ssl
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +485,7 @@ def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> N
         assert spool.batchd("diff", "b/001").stdout.encode() == patch
         assert spool.batchd("diff", "b").stdout.count("diff --git") == 3
         assert "+2 -0  notes.txt" in spool.batchd("diff", "b", "--stat").stdout
+        assert "1 file, +2 -0: `batchd diff b/001`" in spool.batchd("status", "b/001").stdout
         done = spool.batchd("apply", "b/001")
         assert (done.returncode, done.stderr) == (0, "")
         assert (source / "notes.txt").read_text() == "1\n2\n"
@@ -571,6 +580,85 @@ def test_a_daemon_that_is_killed_goes_on_with_its_clones(spool: Any) -> None:
         assert [change["path"] for change in result["changes"]] == ["notes.txt"]
         assert git(source, "apply", "--check", "-", stdin=patch) == ""
     assert git(source, "status", "--porcelain") == ""
+
+
+_TOKEN = "s3cret-token-of-the-operator"
+
+
+class Guarded(http.server.SimpleHTTPRequestHandler):
+    """Serves files to who shows a user and a password."""
+
+    def do_GET(self) -> None:
+        """Ask for it, or send the file."""
+        wanted = base64.b64encode(f"batch:{_TOKEN}".encode()).decode()
+        if self.headers.get("Authorization") == f"Basic {wanted}":
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:  # type: ignore[override] # (nobody reads it)
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def https(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a folder over TLS; give the address, and the certificate to believe."""
+    key, certificate = folder.parent / "key", folder.parent / "certificate"
+    options = (
+        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    )
+    name, files = ("-addext", "subjectAltName=DNS:localhost"), ("-keyout", key, "-out", certificate)
+    subprocess.run(
+        ["openssl", "req", *options.split(), *name, *files], check=True, capture_output=True
+    )
+    handler = functools.partial(Guarded, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_port}", certificate
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any) -> None:
+    """By a URL that the configuration names; the password stands in its file, and nowhere else. Without it, the task says why."""
+    source = served(spool)
+    site = spool.folder / "site/files"
+    site.mkdir(parents=True)
+    shutil.copytree(source / ".git", site / "r.git")
+    git(site / "r.git", "update-server-info")
+    config = spool.folder / "config.toml"
+    with https(site) as (address, certificate):
+        keys = spool.folder / "git-credentials"
+        keys.write_text(f"{address.replace('//', f'//batch:{_TOKEN}@')}\n")
+        keys.chmod(0o600)
+        plain = config.read_text()
+        config.write_text(f'{plain}[workspace]\nrepos = ["{address}/*"]\n')
+        spy = "notes-1"
+        tasks = [{"first_prompt": "x", "repo": f"{address}/r.git", "model": f"standin/{spy}"}]
+        path = spool.write("b.json", tasks)
+        with spool.serving(GIT_SSL_CAINFO=str(certificate)):
+            assert spool.batchd("run", path).returncode == 1
+        assert spool.result("b", "001")["reason"] == "workspace"
+        assert "could not read Username" in spool.result("b", "001")["error"]["message"]
+        config.write_text(f'{config.read_text()}credentials = "git-credentials"\n')
+        with spool.serving(GIT_SSL_CAINFO=str(certificate)):
+            assert spool.batchd("run", path).returncode == 0
+        assert spool.result("b-2", "001")["changes"] == [
+            {"path": "notes.txt", "added": 1, "removed": 0}
+        ]
+        assert (
+            git(spool.folder / "outbox/b-2/001", "remote", "get-url", "origin")
+            == f"{address}/r.git"
+        )
+    holders = [path for path in spool.folder.rglob("*") if path.is_file() and path != keys]
+    assert [path for path in holders if _TOKEN.encode() in path.read_bytes()] == []
 
 
 def test_a_retry_has_a_fresh_clone(spool: Any) -> None:

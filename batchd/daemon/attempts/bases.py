@@ -125,6 +125,7 @@ class Bases(Listener):
                     if why := await asyncio.to_thread(origins.closed, self._current.config, origin):
                         return why
                     began = time.monotonic()
+                    get_logger().info(Action.MIRROR_FETCHING, batch=name, source=origin.source)
                     await asyncio.to_thread(mirror.prepare, origin.source)
                     outcome = await self._fetched(origin, mirror, fetch=pin is None)
                     if outcome.error:
