@@ -268,8 +268,10 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
         assert "It goes on: batchd status half" in seen
         assert "running" in spool.batchd("status", "half").stdout
         # Run again, it is followed: nothing is paid twice.
-        left = (("going on with what an earlier run of it has left", "\x03"), (question, "l\n"))
-        assert on_a_terminal(spool, "run", "half.json", answers=left)[0] == 130
+        left = (("001 began", "\x03"), (question, "l\n"))
+        code, seen = on_a_terminal(spool, "run", "half.json", answers=left)
+        assert code == 130, seen
+        assert "going on with what an earlier run of it has left" in seen
         assert not (spool.folder / "outbox/half-2").exists()
         # Who begins to wait later sees how long it has been at work, and no start that was none.
         waits = (("001 began", "\x03"),)
