@@ -167,12 +167,16 @@ class PatchV1:
 
     #: The file beside this one; null: there is none.
     file: str | None
+    #: How many files it changes, those included that it leaves out.
+    files: int
     bytes: int
     sha256: str
     #: Files whose changes it leaves out, since it would be too large.
     left_out: tuple[str, ...] = ()
     #: Whether it holds a secret, so that batchd's user alone may read it.
     withheld: bool = False
+    #: What else it lacks, in words: files that could not be read, repositories within the clone or copy.
+    lacks: str | None = None
     #: Why there is none.
     problem: str | None = None
 

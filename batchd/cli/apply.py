@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchd import sandbox
@@ -22,13 +22,14 @@ from batchd.workspace import applying
 #: Who commits where git knows no name of the user's.
 _NAME, _EMAIL = "batchd", "batchd@localhost"
 _MESSAGE = 72
+_ROOM = 1 << 50
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Each task's patch goes in whole, or not at all. Without --branch it goes into the working tree and the index, "
-        "which must hold no changes of their own. Hooks and filters of the repository do not run."
+        "Each task's patch goes in whole, or not at all. Without --branch all go into the working tree and the index "
+        "together, which must hold no changes of their own; with it each is a commit. Hooks and filters do not run."
     )
     parser.add_argument("target", nargs="+", metavar="BATCH/TASK", help="as they are to go in")
     parser.add_argument(
@@ -43,28 +44,44 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Apply patches, in order, up to the first that does not go in."""
+    """Apply patches: together, or as commits in order up to the first that does not go in."""
     settings = common.settings(args.config)
     with Reader(common.store_path(Path(settings.paths.state))) as reader:
         wanted = [_found(reader, target) for target in dict.fromkeys(args.target)]
-    orders = [_order(made, args) for made in wanted]  # nothing is done where one is refused
+    orders = _together([_order(made, args) for made in wanted])
     for order in orders:
         try:
-            done = asyncio.run(_applied(settings.sandbox_policy(), order))
+            done = asyncio.run(_applied(settings.sandbox_policy(), order, hooks=args.with_hooks))
         except (WorkspaceError, SandboxError) as error:
-            raise NotPossibleError(f"{order.ref} is not applied to {order.into}: {error}") from None
-        common.say(escape(f"{order.ref}: {_words(order, done)}"))
+            names = ", ".join(map(str, order.refs))
+            raise NotPossibleError(f"{names}: not applied to {order.into}: {error}") from None
+        common.say(escape(_words(order, done)))
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One patch, and where it goes."""
+    """Patches that go in together, and where."""
 
-    ref: Ref
+    refs: tuple[Ref, ...]
     into: Path
-    patch: bytes
+    patches: tuple[bytes, ...]
     branch: applying.Branch | None
+
+
+def _together(orders: list[_Order]) -> list[_Order]:
+    """Return orders with those as one that go into one working tree: the first must not stand in the way of the next."""
+    found: dict[Path, _Order] = {}
+    for order in orders:
+        if order.branch is not None:
+            return orders
+        known = found.get(order.into)
+        if known is not None:
+            order = replace(  # noqa: PLW2901 (it is one of several)
+                known, refs=known.refs + order.refs, patches=known.patches + order.patches
+            )
+        found[order.into] = order
+    return list(found.values())
 
 
 def _found(reader: Reader, target: str) -> patches.Made:
@@ -93,13 +110,15 @@ def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
         why = f"it is not whole, {len(about['left_out'])} files are left out: they lie in {made.result['dir']}"
     if why:
         raise NotPossibleError(f"{ref} cannot be applied: {why}")
+    if about.get("lacks"):
+        common.complain(f"batchd: {ref}: {about['lacks']}; its files lie in {made.result['dir']}")
     patch = made.patch()
     if not args.with_hooks and (names := run_by_git(patch)):
         raise NotPossibleError(
             f"{ref} is not applied: it changes what git runs by itself ({', '.join(names[:8])}); "
             f"look with `batchd diff {ref}`, then give --with-hooks"
         )
-    return _Order(ref, _into(made, args.into), patch, _branch(made, args.branch))
+    return _Order((ref,), _into(made, args.into), (patch,), _branch(made, args.branch))
 
 
 def _into(made: patches.Made, given: Path | None) -> Path:
@@ -148,14 +167,17 @@ def _own(key: str) -> str:
     return said.stdout.strip()
 
 
-async def _applied(policy: SandboxPolicy, order: _Order) -> str:
-    with await sandbox.Sandbox(policy).open(
+async def _applied(policy: SandboxPolicy, order: _Order, *, hooks: bool) -> str:
+    # The owner's repository is not held to what a task may write.
+    roomy = replace(policy, max_file_bytes=_ROOM, max_disk_bytes=_ROOM, network=False)
+    with await sandbox.Sandbox(roomy).open(
         str(order.into), fresh=False, network=False, env={}
     ) as place:
-        return await applying.apply(place, order.patch, order.branch)
+        return await applying.apply(place, order.patches, order.branch, hooks=hooks)
 
 
 def _words(order: _Order, done: str) -> str:
+    names = ", ".join(map(str, order.refs))
     if order.branch is None:
-        return f"applied to {order.into}; `git diff --cached` there shows it, nothing is committed"
-    return f"{done[:19]} on {order.branch.name} in {order.into}"
+        return f"{names}: applied to {order.into}; `git diff --cached` there shows it, nothing is committed"
+    return f"{names}: {done[:19]} on {order.branch.name} in {order.into}"

@@ -64,6 +64,8 @@ def _unshown(made: patches.Made) -> str:
         return f"its patch could not be made: {about['problem']}; its files lie in {made.result['dir']}"
     if about.get("withheld"):
         return f"its patch holds a secret, and is not shown: {made.file}"
+    if about.get("lacks"):
+        return f"of its patch: {about['lacks']}; its files lie in {made.result['dir']}"
     if about.get("left_out"):
         count = counted(len(about["left_out"]), "file")
         return f"the changes of {count} are left out ([workspace] max_patch_bytes): they lie in {made.result['dir']}"
@@ -72,9 +74,10 @@ def _unshown(made: patches.Made) -> str:
 
 def _about(made: patches.Made) -> str:
     changes = made.result.get("changes") or []
+    count = counted(made.about["files"], "file")
     added = sum(change["added"] or 0 for change in changes)
     removed = sum(change["removed"] or 0 for change in changes)
-    return f"{counted(len(changes), 'file')}, +{added:,} -{removed:,}"
+    return f"{count}, +{added:,} -{removed:,}{' and more' if len(changes) < made.about['files'] else ''}"
 
 
 def _stat(made: patches.Made) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import os
+import shutil
 import socket
 import urllib.error
 import urllib.request
@@ -27,6 +28,7 @@ _PATIENCE_S = 10.0
 def lines(settings: config.Config, *, offline: bool, models: Iterable[str] = ()) -> Iterator[Line]:
     """Yield a line for each thing; ``models``: those in use beside the configuration's own. Blocks."""
     yield from _folders(settings)
+    yield from _repositories(settings)
     yield from _log_file(settings)
     yield from _exposed(settings)
     yield from _visible(settings)
@@ -51,6 +53,20 @@ def _folders(settings: config.Config) -> Iterator[Line]:
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
+
+
+def _repositories(settings: config.Config) -> Iterator[Line]:
+    """Tell of what tasks with a ``repo`` need, where the configuration names any."""
+    workspace = settings.workspace
+    if workspace.repos and shutil.which("git") is None:
+        yield Line("failed", "repositories", "git is not installed", "apt-get install git")
+    if not workspace.credentials:
+        return
+    if os.access(workspace.credentials, os.R_OK):
+        yield Line("ok", "repositories", f"credentials in {workspace.credentials}")
+    else:
+        mend = "make it, for batchd's user alone, or set [workspace] credentials"
+        yield Line("failed", "repositories", f"{workspace.credentials} cannot be read", mend)
 
 
 def _log_file(settings: config.Config) -> Iterator[Line]:

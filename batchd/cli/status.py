@@ -299,7 +299,7 @@ def _changed(reader: Reader, row: TaskRow) -> str:
         return f"its patch could not be made: {made.patch.problem}"
     changes = made.changes or ()
     plus, minus = (sum(n or 0 for n in lines) for lines in _lines(changes))
-    count = words.counted(len(changes), "file")
+    count = words.counted(made.patch.files, "file")
     return f"{count}, +{plus:,} -{minus:,}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"
 
 

@@ -28,6 +28,8 @@ def shown(result: ResultV1, data: bytes | None, most: int) -> dict[str, Any] | N
         said.append(f"Its patch holds a secret, and is not shown: {patch.file}.")
     elif patch.file and data is None:
         said.append(f"{patch.file} is gone, or is not what the result says.")
+    if patch.lacks:
+        said.append(f"Of the patch: {patch.lacks}.")
     if patch.left_out:
         said.append(
             f"{patch.file or 'A patch'} leaves out the changes of {len(patch.left_out):,} files: it would be too large."

@@ -146,9 +146,9 @@ def run_by_git(patch: bytes) -> Sequence[str]:
 
 
 def _of_git(parts: Sequence[str]) -> bool:
-    *above, name = parts
-    return FILES.get(name) == GIT or any(
-        FOLDERS.get(part) == GIT or part.lower() == ".git" for part in above
+    # A folder's name may be a link's, too.
+    return FILES.get(parts[-1]) == GIT or any(
+        FOLDERS.get(part) == GIT or part.lower() == ".git" for part in parts
     )
 
 

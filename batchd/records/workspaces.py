@@ -56,5 +56,7 @@ class Patch(Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     #: Whether it holds a secret: then it is for batchd's user alone.
     withheld: bool = False
+    #: What else it lacks, in words: files that could not be read, repositories within; empty: nothing.
+    lacks: str = ""
     #: Why it could not be made; empty: it could.
     problem: str = ""

@@ -35,13 +35,15 @@ def changes(patch: Patch | None, most: int) -> tuple[ChangeV1, ...] | None:
 
 def patch(task: str, made: Patch | None) -> PatchV1 | None:
     """Return what is known of its patch; None: nothing has changed."""
-    if made is None or not (made.changes or made.problem):
+    if made is None or not (made.changes or made.problem or made.lacks):
         return None
     return PatchV1(
         file=f"{task}.patch" if made.data else None,
+        files=len(made.changes),
         bytes=len(made.data),
         sha256=hashlib.sha256(made.data).hexdigest() if made.data else "",
         left_out=made.left_out,
         withheld=made.withheld,
+        lacks=made.lacks or None,
         problem=made.problem or None,
     )

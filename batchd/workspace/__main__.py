@@ -10,12 +10,14 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 import msgspec
 
-from batchd.errors import BatchdError, SandboxError, SandboxUnavailableError, WorkspaceError
+from batchd.errors import SandboxError, SandboxUnavailableError, WorkspaceError
 from batchd.workspace import fetching
 from batchd.workspace.job import Job, Outcome
+from batchd.workspace.mirrors import Mirror
 
 _PR_SET_PDEATHSIG = 1
 
@@ -32,15 +34,12 @@ def main() -> int:
 
 async def _outcome(job: Job) -> Outcome:
     try:
-        return Outcome(commit=await fetching.fetched(job))
+        with Mirror(Path(job.kept).parent).locked():
+            return Outcome(commit=await fetching.fetched(job))
     except (WorkspaceError, SandboxError, SandboxUnavailableError) as error:
-        return Outcome(error=_words(error))
+        return Outcome(error=str(error))
     except OSError as error:
         return Outcome(error=f"it cannot be fetched: {error}")
-
-
-def _words(error: BatchdError) -> str:
-    return str(error)
 
 
 if __name__ == "__main__":

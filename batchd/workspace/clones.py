@@ -6,7 +6,7 @@ from batchd.records import Base
 from batchd.sandbox import Workplace
 from batchd.workspace import git
 
-#: Makes a clone of $1 at the commit $2 on the branch $3; its origin is called $4.
+#: Makes a clone of $1 at the commit $2 on the branch $3; its origin is called $4, and files are taken as $5 says.
 #: What an earlier start did not finish goes first. Objects are read in the mirror, and none is copied.
 _CLONE = """
 find . -mindepth 1 -delete
@@ -16,7 +16,10 @@ if [ -f "$1/git/shallow" ]; then cp "$1/git/shallow" .git/shallow; fi
 git --git-dir="$1/git" for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags |
     sed 's, refs/heads/, refs/remotes/origin/,' > .git/packed-refs
 git update-ref "refs/heads/$3" "$2"
-printf '[remote "origin"]\\n\\turl = %s\\n\\tfetch = +refs/heads/*:refs/remotes/origin/*\\n' "$4" >> .git/config
+git config remote.origin.url "$4"
+git config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
+mkdir .git/info
+printf '%s\\n' "$5" > .git/info/attributes
 git reset --quiet --hard
 """
 _COPY = """
@@ -30,7 +33,9 @@ async def make(place: Workplace, base: Base, timeout_s: float) -> None:
     if base.origin.kind == "copy":
         argv = git.script(_COPY, place.base)
     else:
-        argv = git.script(_CLONE, place.base, base.commit, base.branch, base.origin.source)
+        source = base.origin.source
+        words = (place.base, base.commit, base.branch, source, git.ATTRIBUTES)
+        argv = git.script(_CLONE, *words)
     ran = await place.run(argv, timeout_s=timeout_s)
     git.insist(ran, f"{base.origin.source} cannot be made the task's own")
     place.begin()

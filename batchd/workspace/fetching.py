@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import resource
 import shlex
 import signal
@@ -17,21 +18,33 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchd.errors import WorkspaceError
+from batchd.records import SandboxPolicy
 from batchd.sandbox import Ran, Sandbox
+from batchd.sandbox.identity import as_root
+from batchd.sandbox.probe import ready
 from batchd.workspace import git
 from batchd.workspace.job import Job
 
+_HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 #: The limit of a mirror in place of the sandbox's.
 _LIMIT = ("[sandbox] max_disk_bytes", "[workspace] max_mirror_bytes")
 #: Of more packs than these, one is made.
 _PACKS = 20
-#: What follows the branches and tags of $1 and what it has checked out; what an earlier fetch did not finish goes.
+#: Follows the branches and tags of $1, and what it has checked out, if that is there; what an earlier fetch did not finish goes.
 _FETCH = f"""
 [ -d git ] || {{ git init --quiet --bare --template= "$own/git" && cp -R "$own/git" git.new && mv git.new git; }}
 cd git
 find objects -name 'tmp_*' -type f -delete
-git fetch --quiet --force --prune --update-shallow --no-write-fetch-head --no-auto-maintenance -- "$1" \\
-    '+refs/heads/*:refs/heads/*' '+refs/tags/*:refs/tags/*' '+HEAD:refs/batchd/head'
+from=$1
+follow() {{
+    git fetch --quiet --force --prune --update-shallow --no-write-fetch-head --no-auto-maintenance -- "$from" \\
+        '+refs/heads/*:refs/heads/*' '+refs/tags/*:refs/tags/*' "$@"
+}}
+if ! follow '+HEAD:refs/batchd/head' 2> "$own/head"; then
+    grep -q 'remote ref HEAD' "$own/head" || {{ cat "$own/head" >&2; exit 1; }}
+    follow
+    git update-ref -d refs/batchd/head
+fi
 if [ "$(find objects/pack -name '*.pack' | wc -l)" -gt {_PACKS} ]; then
     git repack --quiet -a -d -k
 fi
@@ -51,17 +64,21 @@ esac
 echo none
 git for-each-ref --count=8 --format='%(refname:lstrip=2)' refs/heads refs/tags
 """
-#: Copies $1, which must hold still for that, and prints the tree that git makes of it.
-_COPY = """
-listed() { (cd "$1" && find . -printf '%P %y %s %T@ %m %l\\0' | LC_ALL=C sort -z | sha256sum); }
+#: Copies $1, which must hold still for that, and prints the tree that git makes of it. Files are taken as $2 says.
+_COPY = f"""
+listed() {{ (cd "$1" && find . -printf '%P %y %s %T@ %m %l\\0' | LC_ALL=C sort -z | sha256sum); }}
 find . -mindepth 1 -delete
 before=$(listed "$1")
 mkdir tree
 cp --archive --reflink=auto -- "$1/." tree/
-if [ "$before" != "$(listed "$1")" ]; then echo "error: it changes while it is copied"; exit 1; fi
+if [ "$before" != "$(listed "$1")" ]; then echo "error: it changes while it is copied" >&2; exit 1; fi
 git init --quiet --bare --template= git
+mkdir git/info
+printf '%s\\n' "$2" > git/info/attributes
 export GIT_DIR="$PWD/git" GIT_WORK_TREE="$PWD/tree"
-git add --all --ignore-errors -- . 2> "$own/said" || [ -z "$(grep -v '^warning\\|^hint' "$own/said")" ]
+cd tree
+{git.APART}
+git add --all -- .
 git write-tree
 """
 
@@ -73,11 +90,11 @@ async def fetched(job: Job) -> str:
     if job.fetch and job.origin.remote:
         await _fetched_from_afar(job)
     elif job.fetch:
-        _see_alternates(job.origin.source)
+        await asyncio.to_thread(_see, job.origin.source)
         await _inside(job, git.script(_FETCH, _source(job)), "it cannot be cloned")
     ran = await _inside(job, git.script(_RESOLVE, job.origin.ref), "its commit cannot be found")
-    first, *names = ran.output.split()
-    if first == "none":
+    first, *names = ran.output.split() or ("none",)
+    if not _HASH.fullmatch(first):
         wanted = f"the ref {job.origin.ref}" if job.origin.ref else "a commit"
         there = f"there are {', '.join(names)}" if names else "it is empty"
         raise WorkspaceError(f"it has no branch, tag or commit for {wanted}: {there}")
@@ -85,7 +102,8 @@ async def fetched(job: Job) -> str:
 
 
 async def _copied(job: Job) -> str:
-    ran = await _inside(job, git.script(_COPY, _source(job)), "it cannot be copied")
+    argv = git.script(_COPY, _source(job), git.ATTRIBUTES)
+    ran = await _inside(job, argv, "it cannot be copied")
     return ran.output.split()[-1]
 
 
@@ -115,17 +133,18 @@ async def _inside(job: Job, argv: list[str], what: str) -> Ran:
 
 async def _fetched_from_afar(job: Job) -> None:
     await asyncio.to_thread(Path(job.kept).mkdir, mode=0o755, exist_ok=True)
-    keys = {} if not job.credentials else {"credential.helper": _helper(job.credentials)}
-    settings = {**git.SETTINGS, **keys}
-    environ = {**git.VARIABLES, "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
-    environ["GIT_CONFIG_COUNT"] = str(len(settings))
-    for number, (key, value) in enumerate(settings.items()):
-        environ |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-    argv = git.script(_FETCH, job.origin.source)[len(git.variables()) + 1 :]
+    keys = {"credential.helper": _helper(job.credentials)} if job.credentials else {}
     process = await asyncio.create_subprocess_exec(
-        *argv,
+        *_together(job.policy),
+        *git.bare(_FETCH, job.origin.source),
         cwd=job.kept,
-        env={**os.environ, **environ},
+        env={
+            **os.environ,
+            **git.variables(keys),
+            "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+            # What is left of one that is killed goes with the mirror.
+            "TMPDIR": os.path.dirname(job.kept),  # noqa: PTH120 (a text)
+        },
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -145,6 +164,22 @@ async def _fetched_from_afar(job: Job) -> None:
         raise WorkspaceError(f"it cannot be cloned{_too_large(told, job)}: {told}")
 
 
+def _together(policy: SandboxPolicy) -> list[str]:
+    """Return what runs a program with all that it starts in a namespace of processes: they end with it, and it with us.
+
+    It is no sandbox: git and ssh see what batchd's user does. Without bubblewrap, who kills batchd leaves them behind.
+    """
+    if policy.backend != "bwrap":
+        return []
+    mounts = ("--dev-bind", "/", "/", "--proc", "/proc")
+    return [ready(policy), *mounts, "--unshare-pid", "--die-with-parent", "--"]
+
+
+def _helper(file: str) -> str:
+    """Return what tells git users and passwords, and forgets none where a server refuses one."""
+    return f'!f() {{ [ "$1" != get ] || git credential-store --file={shlex.quote(file)} get; }}; f'
+
+
 def _too_large(said: str, job: Job) -> str:
     """Return what stands behind git's words where a pack could not be written to its end."""
     if "index-pack" not in said:
@@ -152,12 +187,11 @@ def _too_large(said: str, job: Job) -> str:
     return f" (it may be larger than {_LIMIT[1]}, {job.max_bytes:,})"
 
 
-def _helper(file: str) -> str:
-    return f"store --file={shlex.quote(file)}"
-
-
-def _see_alternates(source: str) -> None:
-    """Raise ``WorkspaceError`` for a repository that borrows its objects from elsewhere, where no dropper may read."""
+def _see(source: str) -> None:
+    """Raise ``WorkspaceError`` for a repository that no command may read, or that borrows its objects from elsewhere."""
+    found = Path(source).stat()
+    if as_root() and found.st_uid == 0 and found.st_mode & 0o005 != 0o005:  # noqa: PLR2004 (to read and to enter)
+        raise WorkspaceError("it is root's, for root alone, and commands never run as root")
     for inside in (f"{source}/.git", source):
         if os.path.lexists(f"{inside}/objects/info/alternates"):
             raise WorkspaceError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from batchd.errors import WorkspaceError
 from batchd.sandbox import Ran
 
@@ -22,7 +25,15 @@ SETTINGS = {
     # Each fetch is one pack: many small files take long to look through.
     "fetch.unpackLimit": "1",
     "advice.detachedHead": "false",
+    # Where a server leads elsewhere, keys and what may be read would go along.
+    "http.followRedirects": "false",
+    "protocol.allow": "never",
+    "protocol.file.allow": "always",
+    "protocol.https.allow": "always",
+    "protocol.ssh.allow": "always",
 }
+#: In a repository of ours, or a task's: files are taken as they are, whatever a ``.gitattributes`` says of them, line ends apart.
+ATTRIBUTES = "* !working-tree-encoding !filter !ident !diff !merge"
 #: By what no system and no user changes how git works, nor waits for somebody to answer.
 VARIABLES = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -33,22 +44,31 @@ VARIABLES = {
     "GIT_LFS_SKIP_SMUDGE": "1",
     "LC_ALL": "C",
 }
-#: Begins each script. What git starts itself for another repository sees the file alone.
+#: Begins each script. What git starts itself for another repository sees the file alone. What programs complain of is
+#: shown, on descriptor 3, only where the script fails: what it prints is read.
 _OPENING = """set -eu
 own=$(mktemp -d)
-trap 'rm -rf -- "$own"' EXIT
+exec 3>&2 2> "$own/said"
+trap 'code=$?; [ $code = 0 ] || cat "$own/said" >&3; rm -rf -- "$own"' EXIT
 printf '[safe]\\n\\tdirectory = *\\n' > "$own/config"
 export GIT_CONFIG_GLOBAL="$own/config"
+"""
+#: Keeps repositories within the working tree out of the index: git would take one for a single thing, or fail.
+APART = """
+find . -mindepth 2 -name .git -printf '/%h/\\n' | sed 's,^/\\./,/,; s/[][*?\\\\!# ]/\\\\&/g' > "$own/apart"
+mkdir -p "$GIT_DIR/info"
+cp "$own/apart" "$GIT_DIR/info/exclude"
 """
 _MISSING = 127
 #: Of what git says, so many characters are passed on.
 _SAID = 600
 
 
-def variables() -> dict[str, str]:
-    """Return the environment of every git of ours."""
-    counted = {"GIT_CONFIG_COUNT": str(len(SETTINGS))}
-    for number, (key, value) in enumerate(SETTINGS.items()):
+def variables(settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Return the environment of every git of ours; ``settings``: more of them."""
+    every = {**SETTINGS, **settings}
+    counted = {"GIT_CONFIG_COUNT": str(len(every))}
+    for number, (key, value) in enumerate(every.items()):
         counted |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     return {**VARIABLES, **counted}
 
@@ -56,7 +76,12 @@ def variables() -> dict[str, str]:
 def script(text: str, *arguments: str) -> list[str]:
     """Return a command line that runs a script for ``sh``, which ends where one of its commands fails."""
     settings = [f"{name}={value}" for name, value in variables().items()]
-    return ["env", *settings, "sh", "-c", _OPENING + text, "sh", *arguments]
+    return ["env", *settings, *bare(text, *arguments)]
+
+
+def bare(text: str, *arguments: str) -> list[str]:
+    """Return the same for who sets the environment by other means."""
+    return ["sh", "-c", _OPENING + text, "sh", *arguments]
 
 
 def insist(ran: Ran, what: str) -> None:

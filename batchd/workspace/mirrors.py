@@ -9,6 +9,7 @@ MIRRORS/NAME-HASH/batches/NAME   a batch that uses it, with the commits that its
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -43,7 +44,8 @@ class Mirror:
     @classmethod
     def of(cls, mirrors: str, origin: Origin, batch: str) -> Self:
         """Return that of a repository, or the copy of a directory for a batch; ``mirrors``: where all of them lie."""
-        whose = f"{batch}\n{origin.source}" if origin.kind == "copy" else origin.source
+        # What is read as another owner is another mirror: objects belong to who fetched them.
+        whose = f"{_owner(origin)}\n{batch if origin.kind == 'copy' else ''}\n{origin.source}"
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(origin.source.rstrip("/")))  # noqa: PTH119 (it may be a URL)
         mark = hashlib.sha256(whose.encode()).hexdigest()[:16]
         return cls(Path(os.path.realpath(mirrors), f"{name[:_NAME]}-{mark}"))
@@ -103,6 +105,21 @@ class Mirror:
         finally:
             os.close(top)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of it that asks. Raises ``OSError``."""
+        with (self.holder / "lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def remove(self) -> None:
         """Remove it. Raises ``OSError``."""
         trees.remove(self.holder)
+
+
+def _owner(origin: Origin) -> int:
+    """Return who owns what lies on this machine; -1: it does not, or is gone."""
+    try:
+        return -1 if origin.remote else Path(origin.source).stat().st_uid
+    except OSError:
+        return -1

@@ -17,22 +17,44 @@ from batchd.sandbox.directory import shown
 from batchd.workspace import git
 
 _PATIENCE_S = 120.0
-#: Prints what has changed since the commit $2 of the mirror $1, in base64: the lines by file, and the first $3 bytes of
-#: the patch. $4 is where a clone's objects lie on this machine, for who looks at it later; empty: it is none.
-_CHANGED = """
-if [ -n "$4" ] && [ -f .git/objects/info/alternates ]; then
-    printf '%s\\n' "$4/git/objects" > .git/objects/info/alternates || true
+#: Prints what has changed since the commit $2 of the mirror $1, a line each: what it leaves out, in words, or nothing; in
+#: base64 the lines by file, the first $3 bytes of the patch, and as much of what is no text in it, as it is. $4 is where a
+#: clone's objects lie on this machine, for who looks at it later, empty: it is none; files are taken as $5 says.
+_CHANGED = f"""
+limit=$3 info=.git/objects/info
+if [ -n "$4" ] && [ -f $info/alternates ] && ! [ -L .git ] && ! [ -L .git/objects ] && ! [ -L $info ] &&
+    ! [ -L $info/alternates ]; then
+    printf '%s\\n' "$4/git/objects" > $info/alternates || true
 fi
+# What the task has closed to itself is its own, and may be read.
+find . -path ./.git -prune -o \\( -type d ! -perm -u+rx -o -type f ! -perm -u+r \\) -exec chmod u+rwX {{}} \\;
 git init --quiet --bare --template= "$own/git"
 export GIT_DIR="$own/git" GIT_WORK_TREE="$PWD"
 printf '%s\\n' "$1/git/objects" > "$GIT_DIR/objects/info/alternates"
 if [ -f "$1/git/shallow" ]; then cp "$1/git/shallow" "$GIT_DIR/shallow"; fi
-git read-tree "$2"
-git add --all --ignore-errors -- . 2> /dev/null || true
-git diff --cached --numstat -z --no-renames "$2" | base64 --wrap=0
+{git.APART}
+printf '%s\\n' "$5" > "$GIT_DIR/info/attributes"
+base=$2
+git read-tree "$base"
+if ! git add --all --ignore-errors -- . 2> "$own/failed"; then
+    printf 'not all could be read: %s' "$(grep -v '^warning\\|^hint' "$own/failed" | head -n 3 | tr '\\n' ' ')"
+elif [ -s "$own/apart" ]; then
+    printf 'it leaves out repositories within it: %s' "$(head -n 8 "$own/apart" | cut -c 2- | tr '\\n' ' ')"
+fi
 echo
-git diff --cached --binary --full-index --no-renames --no-ext-diff --no-textconv --no-color "$2" |
-    head -c "$3" | base64 --wrap=0
+# All that a program prints, or as much as fits: then it ends by the closed pipe.
+first() {{
+    {{ code=0; "$@" || code=$?; echo $code > "$own/code"; }} | head -c "$limit" | base64 --wrap=0
+    case $(cat "$own/code") in 0 | 125 | 141) echo ;; *) return 1 ;; esac
+}}
+numbers() {{ git diff --cached --numstat -z --no-renames "$base"; }}
+changes() {{ git diff --cached --full-index --no-renames --no-ext-diff --no-textconv --no-color "$@"; }}
+# Asked of each file by its own name, whatever that is.
+unread() {{ numbers | grep -z '^-' | cut -z -f 3 | GIT_LITERAL_PATHSPECS=1 xargs -0 -r git diff --cached --text "$base" --; }}
+numbers | base64 --wrap=0
+echo
+first changes --binary "$base"
+first unread
 """
 #: How the changes of each file begin; no line within them does.
 _HEAD = b"diff --git "
@@ -42,8 +64,12 @@ _HEAD = b"diff --git "
 class _Read:
     """What git has printed."""
 
+    #: What it leaves out, in words; empty: nothing.
+    lacks: str
     changes: tuple[Change, ...]
     data: bytes
+    #: What is no text in it, as it is.
+    rest: bytes
 
 
 async def changed(place: Workplace, base: Base, most: int) -> Patch:
@@ -52,7 +78,8 @@ async def changed(place: Workplace, base: Base, most: int) -> Patch:
     No process of the task's may run any more.
     """
     later = base.mirror if base.origin.kind == "clone" else ""
-    argv = git.script(_CHANGED, place.base, base.commit, str(most + 1), later)
+    words = (place.base, base.commit, str(most + 1), later, git.ATTRIBUTES)
+    argv = git.script(_CHANGED, *words)
     async with place.apart() as apart:
         ran = await apart.run(
             argv, timeout_s=_PATIENCE_S, max_output_bytes=_room(most), masked=False
@@ -66,24 +93,34 @@ async def changed(place: Workplace, base: Base, most: int) -> Patch:
     except (ValueError, binascii.Error) as error:
         raise SandboxError(f"git has printed no patch: {error}") from error
     data, left_out = _whole(read, most)
-    secret = _holds_secret(place, data)
+    secret = _holds_secret(place, data) or _holds_secret(place, read.rest)
     mask = place.masker.text
     changes = tuple(
         Change(path=mask(c.path), added=c.added, removed=c.removed) for c in read.changes
     )
-    return Patch(changes=changes, data=data, left_out=tuple(map(mask, left_out)), withheld=secret)
+    return Patch(
+        changes=changes,
+        data=data,
+        left_out=tuple(map(mask, left_out)),
+        withheld=secret,
+        lacks=mask(read.lacks),
+    )
 
 
 def _room(most: int) -> int:
-    """Return the bytes that the output may take: the patch in base64, and lines for some ten thousand files."""
-    return (most + 1) * 4 // 3 + (4 << 20)
+    """Return the bytes that the output may take: the patch twice in base64, and lines for some ten thousand files."""
+    return (most + 1) * 8 // 3 + (4 << 20)
 
 
 def _read(output: str) -> _Read:
-    numbers, _, patch = output.partition("\n")
+    lacks, numbers, patch, rest = output.split("\n")[:4]
     fields = base64.b64decode(numbers, validate=True).split(b"\0")
-    changes = tuple(_change(field) for field in fields if field)
-    return _Read(changes, base64.b64decode(patch.strip(), validate=True))
+    return _Read(
+        lacks=lacks.strip(),
+        changes=tuple(_change(field) for field in fields if field),
+        data=base64.b64decode(patch, validate=True),
+        rest=base64.b64decode(rest, validate=True),
+    )
 
 
 def _change(field: bytes) -> Change:

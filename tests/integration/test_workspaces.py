@@ -105,7 +105,7 @@ def put(folder: Path, patch: bytes, branch: applying.Branch | None = None) -> st
         with await Sandbox(SandboxPolicy()).open(
             str(folder), fresh=False, network=False, env={}
         ) as place:
-            return await applying.apply(place, patch, branch)
+            return await applying.apply(place, [patch], branch)
 
     return asyncio.run(visit())
 
@@ -445,6 +445,234 @@ def test_a_patch_that_leads_outside_writes_nothing_there(tmp_path: Path) -> None
     assert git(source, "status", "--porcelain") == ""
 
 
+def test_files_that_git_does_not_know_are_nobodys_to_overwrite(tmp_path: Path) -> None:
+    """Ignored ones neither: a patch that makes a file, or a folder, in their place is refused with their names."""
+    source = repository(tmp_path / "r", {**FILES, ".gitignore": ".env\nbuild/\nsrc/*.o\nway\n"})
+    for name, text in (
+        (".env", "KEY=1\n"),
+        ("build/data", "d\n"),
+        ("src/a.o", "o\n"),
+        ("way", "w\n"),
+    ):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    give_away(source)
+    every = {
+        path: path.read_bytes()
+        for path in source.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
+    for number, (change, name) in enumerate(
+        (
+            ("echo model > .env", r"\.env"),
+            ("echo f > build", "build/data"),
+            ("rm -r src; echo f > src", r"src/a\.o"),
+            ("mkdir way; echo f > way/in", "way"),
+        )
+    ):
+        command = f": > .gitignore; {change}"
+        patch = work(tmp_path / str(number), origin_of(source), command)
+        with pytest.raises(WorkspaceError, match=f"files of your own are in the way: {name}"):
+            put(source, patch.data)
+        found = {
+            path: path.read_bytes()
+            for path in source.rglob("*")
+            if path.is_file() and ".git" not in path.parts
+        }
+        assert found == every
+
+
+def test_a_patch_that_cannot_be_written_to_its_end_is_taken_back(tmp_path: Path) -> None:
+    """A folder in the middle takes no change: what was written before it is as it was, and it can be tried again."""
+    source = repository(tmp_path / "r", FILES)
+    change = "echo four >> README.md; echo x >> src/a.py; echo z > zz; echo n > aa; rm gone.txt"
+    patch = work(tmp_path, origin_of(source), change)
+    (source / "src").chmod(0o555)
+    with pytest.raises(WorkspaceError, match=r"src/a\.py.*all is as it was"):
+        put(source, patch.data)
+    assert git(source, "status", "--porcelain") == ""
+    assert not (source / ".git/batchd-apply").exists()
+    give_away(source)
+    (source / "src").chmod(0o755)
+    put(source, patch.data)
+    assert (source / "zz").read_text() == "z\n"
+
+
+def test_an_end_that_comes_late_overwrites_nobodys_work(tmp_path: Path) -> None:
+    """The owner has cleaned up after one that was cut short, and gone on: files of theirs are named."""
+    source = repository(tmp_path / "r", FILES)
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md; echo n > new")
+    head = git(source, "rev-parse", "HEAD")
+    note = f"{head} {hashlib.sha256(patch.data).hexdigest()}\n"
+    (source / ".git/batchd-apply").write_text(note)
+    (source / "README.md").write_text("mine\n")
+    (source / "new").write_text("mine too\n")
+    give_away(source)
+    with pytest.raises(WorkspaceError, match=r"changed since it was cut short: README\.md new"):
+        put(source, patch.data)
+    assert (source / "README.md").read_text() == "mine\n"
+    assert (source / "new").read_text() == "mine too\n"
+
+
+def test_patches_go_into_a_tree_together(tmp_path: Path) -> None:
+    """The first is no change of the owner's that stands in the way of the second; where one does not fit, none goes in."""
+    source = repository(tmp_path / "r", FILES)
+    one = work(tmp_path, origin_of(source), "echo four >> README.md")
+    two = work(tmp_path / "2", origin_of(source), "echo n > new")
+    three = work(tmp_path / "3", origin_of(source), "echo other >> README.md")
+
+    async def together(*patches: Patch) -> str:
+        with await Sandbox(SandboxPolicy()).open(
+            str(source), fresh=False, network=False, env={}
+        ) as place:
+            return await applying.apply(place, [patch.data for patch in patches], None)
+
+    with pytest.raises(WorkspaceError, match="does not fit"):
+        asyncio.run(together(one, two, three))
+    assert git(source, "status", "--porcelain") == ""
+    give_away(source)
+    asyncio.run(together(one, two))
+    assert git(source, "diff", "--cached", "--name-only").split() == ["README.md", "new"]
+
+
+def test_what_a_patch_cannot_hold_is_said(tmp_path: Path) -> None:
+    """What the task closed to itself is read; repositories within, and names that git takes for its own, are named."""
+    source = repository(
+        tmp_path / "r",
+        {
+            **FILES,
+            "win.ps1": "a\n".encode("utf-16"),
+            ".gitattributes": "*.ps1 working-tree-encoding=UTF-16\n",
+        },
+    )
+    patch = work(
+        tmp_path,
+        origin_of(source),
+        "chmod 0 README.md; mkdir d; echo x > d/x; chmod 0 d; rm gone.txt",
+    )
+    assert lines(patch) == {"d/x": (1, 0), "gone.txt": (0, 1)}
+    patch = work(
+        tmp_path / "2",
+        origin_of(source),
+        "echo b >> win.ps1; ln -sf nowhere .gitattributes; echo 4 >> README.md",
+    )
+    assert (lines(patch)["win.ps1"], lines(patch)["README.md"]) == ((1, 0), (1, 0))
+    patch = work(
+        tmp_path / "3",
+        origin_of(source),
+        "git init -q 'a b'; echo x > 'a b/x'; echo 4 >> README.md",
+    )
+    assert lines(patch) == {"README.md": (1, 0)}
+    assert patch.lacks.startswith("it leaves out repositories within it: a")
+    patch = work(
+        tmp_path / "4", origin_of(source), "mkdir .GIT; echo x > .GIT/x; echo 4 >> README.md"
+    )
+    assert "not all could be read" in patch.lacks
+    assert patch.problem == ""
+
+
+def test_a_secret_in_what_is_no_text_withholds_the_patch(tmp_path: Path) -> None:
+    """It stands there compressed; what the model says of its files is not heard."""
+    source = repository(tmp_path / "r", FILES)
+    masker = Masker(known=["hunter2-hunter2"])
+    for number, change in enumerate(
+        (
+            "printf 'a\\0hunter2-hunter2' > bin",
+            "echo '* -diff' > .gitattributes; echo hunter2-hunter2 >> README.md",
+        )
+    ):
+        patch = work(tmp_path / str(number), origin_of(source), change, masker=masker)
+        assert patch.withheld
+    patch = work(
+        tmp_path / "9", origin_of(source), "echo '* -diff' > .gitattributes; echo 4 >> README.md"
+    )
+    assert b"\n+4\n" in patch.data
+
+
+def test_repositories_of_every_shape_are_cloned(tmp_path: Path) -> None:
+    """A HEAD that leads nowhere, a name with quotes; a tag of something else is no commit."""
+    source = repository(tmp_path / "r \"x'", FILES)
+    git(source, "tag", "blob", git(source, "rev-parse", "HEAD:README.md"))
+    (source / ".git/HEAD").write_text("ref: refs/heads/gone\n")
+    give_away(source)
+    assert lines(work(tmp_path, origin_of(source, "main"), "echo 4 >> README.md")) == {
+        "README.md": (1, 0)
+    }
+    with pytest.raises(
+        WorkspaceError, match="no branch, tag or commit for a commit: there are main"
+    ):
+        asyncio.run(fetched(tmp_path / "2", origin_of(source)))
+    with pytest.raises(WorkspaceError, match="for the ref blob"):
+        asyncio.run(fetched(tmp_path / "3", origin_of(source, "blob")))
+
+
+def test_a_copy_with_repositories_in_it_is_made(tmp_path: Path) -> None:
+    """One without a commit is nothing that git can take; the rest is there, and counts."""
+    source = tmp_path / "d"
+    (source / "sub").mkdir(parents=True)
+    git(source / "sub", "init", "-q")
+    (source / "a.txt").write_text("a\n")
+    give_away(source)
+    patch = work(tmp_path, origin_of(source, kind="copy"), "echo b >> a.txt; test -d sub/.git")
+    assert lines(patch) == {"a.txt": (1, 0)}
+    assert patch.lacks == "it leaves out repositories within it: sub/"
+
+
+def test_a_tree_is_taken_as_its_owner_has_it(tmp_path: Path) -> None:
+    """With line ends of another system a clean tree is clean, and stays so; in the middle of a rebase nothing goes in."""
+    source = repository(tmp_path / "r", FILES)
+    git(source, "config", "core.autocrlf", "true")
+    (source / "README.md").write_bytes(b"one\r\ntwo\r\nthree\r\n")
+    git(source, "add", "README.md")
+    give_away(source)
+    patch = work(tmp_path, origin_of(source), "echo four >> README.md")
+    (source / ".git/rebase-merge").mkdir()
+    give_away(source)
+    with pytest.raises(WorkspaceError, match="something else is under way there"):
+        put(source, patch.data)
+    (source / ".git/rebase-merge").rmdir()
+    put(source, patch.data)
+    assert (source / "README.md").read_bytes() == b"one\r\ntwo\r\nthree\r\nfour\r\n"
+    assert git(source, "diff", "--name-only") == ""
+
+
+def test_a_submodule_is_not_for_a_patch_to_change(tmp_path: Path) -> None:
+    """What lies in it is the owner's, and git would take it away."""
+    inner = repository(tmp_path / "inner", FILES)
+    source = repository(tmp_path / "r", FILES)
+    (source / "sub").mkdir()
+    link = f"160000,{git(inner, 'rev-parse', 'HEAD')},sub"
+    git(source, "update-index", "--add", "--cacheinfo", link)
+    git(source, "commit", "-q", "-m", "sub")
+    (source / "sub/own").write_text("mine\n")
+    give_away(source)
+    patch = work(tmp_path, origin_of(source), "rmdir sub; echo file > sub")
+    with pytest.raises(WorkspaceError, match="it changes submodules, or repositories within: sub"):
+        put(source, patch.data)
+    assert (source / "sub/own").read_text() == "mine\n"
+
+
+def test_what_git_runs_there_by_itself_is_not_changed_unasked(tmp_path: Path) -> None:
+    """Where the owner's own configuration has hooks; with a word, it goes in."""
+    source = repository(tmp_path / "r", {**FILES, "tools/hooks/pre-commit": "#!/bin/sh\n"})
+    git(source, "config", "core.hooksPath", "tools/hooks")
+    give_away(source)
+    patch = work(tmp_path, origin_of(source), "echo evil >> tools/hooks/pre-commit")
+    with pytest.raises(
+        WorkspaceError, match="what git runs there by itself: tools/hooks/pre-commit"
+    ):
+        put(source, patch.data)
+
+    async def trusted() -> str:
+        with await Sandbox(SandboxPolicy()).open(
+            str(source), fresh=False, network=False, env={}
+        ) as place:
+            return await applying.apply(place, [patch.data], None, hooks=True)
+
+    asyncio.run(trusted())
+    assert git(source, "diff", "--cached", "--name-only") == "tools/hooks/pre-commit"
+
+
 # The whole way, by a daemon
 
 
@@ -465,10 +693,12 @@ def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> N
         assert result["changes"] == [{"path": "notes.txt", "added": 2, "removed": 0}]
         assert result["patch"] == {
             "file": "001.patch",
+            "files": 1,
             "bytes": len(patch),
             "sha256": hashlib.sha256(patch).hexdigest(),
             "left_out": [],
             "withheld": False,
+            "lacks": None,
             "problem": None,
         }
         assert result["workspace"] == {
@@ -589,7 +819,13 @@ class Guarded(http.server.SimpleHTTPRequestHandler):
     """Serves files to who shows a user and a password."""
 
     def do_GET(self) -> None:
-        """Ask for it, or send the file."""
+        """Ask for it, or send the file; what has moved lies elsewhere."""
+        if self.path.startswith("/moved/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/moved"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         wanted = base64.b64encode(f"batch:{_TOKEN}".encode()).decode()
         if self.headers.get("Authorization") == f"Basic {wanted}":
             super().do_GET()
@@ -650,6 +886,18 @@ def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any
         config.write_text(f'{config.read_text()}credentials = "git-credentials"\n')
         with spool.serving(GIT_SSL_CAINFO=str(certificate)):
             assert spool.batchd("run", path).returncode == 0
+        assert keys.read_text().count(_TOKEN) == 1
+        keys.write_text(keys.read_text().replace(_TOKEN, "wrong"))
+        (spool.folder / ".batchd-mirrors").rename(spool.folder / "away")
+        with spool.serving(GIT_SSL_CAINFO=str(certificate)):
+            assert spool.batchd("run", path).returncode == 1
+        # What a server refuses once is not forgotten: it may have been the server.
+        assert "wrong" in keys.read_text()
+        keys.write_text(keys.read_text().replace("wrong", _TOKEN))
+        task = {"first_prompt": "x", "repo": f"{address}/moved/r.git"}
+        with spool.serving(GIT_SSL_CAINFO=str(certificate)):
+            assert spool.batchd("run", spool.write("m.json", [task])).returncode == 1
+        assert "302" in spool.result("m", "001")["error"]["message"]
         assert spool.result("b-2", "001")["changes"] == [
             {"path": "notes.txt", "added": 1, "removed": 0}
         ]
@@ -659,6 +907,52 @@ def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any
         )
     holders = [path for path in spool.folder.rglob("*") if path.is_file() and path != keys]
     assert [path for path in holders if _TOKEN.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("whom", ["the daemon", "the child"])
+def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
+    """A server that does not answer: git and ssh are gone with the daemon, or with the child that it has for that."""
+    tools = spool.folder / "tools"
+    tools.mkdir()
+    (tools / "ssh").write_text(
+        f"#!/bin/sh\necho $$ > {tools}/pid.new; mv {tools}/pid.new {tools}/pid; sleep 1000\n"
+    )
+    (tools / "ssh").chmod(0o755)
+    config = spool.folder / "config.toml"
+    config.write_text(f'{config.read_text()}[workspace]\nrepos = ["ssh://git@host.example/*"]\n')
+    mark = f"BATCHD_TEST_FETCH={spool.folder}"
+    path = spool.write("b.json", [{"first_prompt": "x", "repo": "ssh://git@host.example/r.git"}])
+    with spool.serving(
+        PATH=f"{tools}:{os.environ['PATH']}", **dict([mark.split("=", 1)])
+    ) as process:
+        assert spool.batchd("submit", path).returncode == 0
+        spool.eventually((tools / "pid").exists)
+        sleeping = [n for n in numbers() if running(n, "sleep\0001000")]
+        assert sleeping
+        child = next(
+            n
+            for n in numbers()
+            if running(n, "batchd.workspace'") and running(n, str(process.pid))
+        )
+        os.kill(process.pid if whom == "the daemon" else child, signal.SIGKILL)
+        spool.eventually(lambda: not any(running(n, "sleep\0001000") for n in sleeping))
+        if whom == "the child":
+            spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+            assert "what fetches it has died" in spool.result("b", "001")["error"]["message"]
+
+
+def numbers() -> list[int]:
+    """Return the processes that there are."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def running(process: int, words: str) -> bool:
+    """Return whether a process runs whose command line holds these words."""
+    try:
+        line = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+    return words in line
 
 
 def test_a_retry_has_a_fresh_clone(spool: Any) -> None:

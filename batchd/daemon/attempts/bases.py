@@ -120,6 +120,8 @@ class Bases(Listener):
         async with self._turns, self._mirrors[str(mirror.holder)]:
             try:
                 pin = await asyncio.to_thread(mirror.pinned, name)
+                if pin and pin.folder != batch.folder:
+                    pin = None  # of another spool's batch of that name
                 commit = pin.commits.get(origin.ref) if pin and mirror.kept.is_dir() else None
                 if commit is None:
                     if why := await asyncio.to_thread(origins.closed, self._current.config, origin):
