@@ -930,9 +930,7 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
         sleeping = [n for n in numbers() if running(n, "sleep\0001000")]
         assert sleeping
         child = next(
-            n
-            for n in numbers()
-            if running(n, "batchd.workspace'") and running(n, str(process.pid))
+            n for n in numbers() if running(n, "batchd.workspace'") and running(n, str(process.pid))
         )
         os.kill(process.pid if whom == "the daemon" else child, signal.SIGKILL)
         spool.eventually(lambda: not any(running(n, "sleep\0001000") for n in sleeping))
