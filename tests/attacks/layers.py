@@ -171,7 +171,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
     "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
-    "no filters": (("workspace/applying.py", 'GIT_DIR="$own/git" GIT_WORK_TREE="$PWD" "$@"', 'GIT_DIR="$PWD/$store" GIT_WORK_TREE="$PWD" "$@"'),),
+    "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git" GIT', 'objects" GIT_DIR="$PWD/$store" GIT'),),
     # --- the network, host by host
     "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
     "private": (("sandbox/network/destinations.py", "why = addresses.forbidden(address, private=private)", "return ''"),),

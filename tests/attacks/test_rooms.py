@@ -147,7 +147,7 @@ def test_no_directory_where_a_configuration_would_count(rooms: Camp) -> None:
 def test_no_key_of_a_task_file_loosens_anything(rooms: Camp) -> None:
     """No key names the sandbox or the provider; no layer of limits goes past the ceiling."""
     with rooms.serving():
-        for name in ("sandbox", "backend", "user", "workspace", "providers", "base_url", "secrets"):
+        for name in ("sandbox", "backend", "user", "mirrors", "providers", "base_url", "secrets"):
             assert "there is no such key" in _rejection(rooms, {name: "none"})
             assert "there is no such key" in _rejection(rooms, {}, **{name: "none"})
         for calls in (0, 6, 10**15):

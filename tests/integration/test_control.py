@@ -1118,7 +1118,7 @@ def test_the_socket_speaks_as_it_always_has(at: Control) -> None:
         ),
         (
             '{"verb": "prune", "older_than_days": 1}',
-            '"ok": true, "pruned": 0, "bytes": 0, "folders": 0, "folder_bytes": 0, "problems": []',
+            '"ok": true, "pruned": 0, "bytes": 0, "folders": 0, "folder_bytes": 0, "mirrors": 0, "mirror_bytes": 0, "problems": []',
         ),
         ('{"verb": "tune"}', '"ok": true, "overrides": {}'),
         (

@@ -268,7 +268,7 @@ def test_ctrl_c_asks_what_is_to_become_of_it(spool: Any, answer: str) -> None:
         assert "It goes on: batchd status half" in seen
         assert "running" in spool.batchd("status", "half").stdout
         # Run again, it is followed: nothing is paid twice.
-        left = (("001 began", "\x03"), (question, "l\n"))
+        left = (("half: 1 task", "\x03"), (question, "l\n"))
         code, seen = on_a_terminal(spool, "run", "half.json", answers=left)
         assert code == 130, seen
         assert "going on with what an earlier run of it has left" in seen
