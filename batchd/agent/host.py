@@ -87,8 +87,11 @@ class Host(Protocol):
     def progress(self, step: Activity, detail: str) -> None:
         """Tell people what the task is doing."""
 
-    async def keep(self, patch: Patch) -> None:
-        """Return when a patch is durable beside where the result will be. Raises ``FolderError``."""
+    async def keep(self, patch: Patch) -> Patch:
+        """Return a patch when it is durable beside where the result will be; one that cannot be there says so.
+
+        Raises ``FolderError`` where the agent is to stop before the folder takes it.
+        """
 
     def finish(
         self,

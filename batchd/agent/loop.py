@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -66,7 +67,8 @@ class _Agent:
         try:
             await self._work_in_sandbox()
         except WorkspaceError as error:
-            self._fail(Reason.WORKSPACE, error)
+            full = os.strerror(errno.ENOSPC) in str(error)
+            self._fail(Reason.DISK if full else Reason.WORKSPACE, error)
         except SandboxError as error:
             self._fail(Reason.DISK if _full(error) else Reason.SANDBOX, error)
         await self._journal.flush()

@@ -98,12 +98,17 @@ class Performer:
         base = state.terms.base if state.terms else None
         if base is None:
             return None
+        # It may take a while: the answer before it is paid, and must not be asked for again.
+        await self._journal.flush()
+        run = self._journal.run
+        secret = bool(self._task.secrets)
         try:
-            patch = await workspace.changed(self._place, base, self._journal.run.max_patch_bytes)
+            patch = await workspace.changed(
+                self._place, base, run.max_patch_bytes, run.base_s, secret=secret
+            )
         except SandboxError as error:
-            return Patch(problem=str(error))
-        await self._host.keep(patch)
-        return patch
+            patch = Patch(problem=self._host.masker.text(str(error)))
+        return await self._host.keep(patch)
 
     async def _call_model(self, step: CallModel, state: TaskState) -> AsyncIterator[Event]:
         setup = state.setup(step.purpose)

@@ -100,6 +100,8 @@ def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
     why = ""
     if not made.result.get("workspace"):
         why = "it had no clone or copy"
+    elif not about and made.result.get("changes") is None:
+        why = f"it ended before anybody looked at its changes: they lie in {made.result['dir']}"
     elif not about:
         why = "it has changed nothing"
     elif about.get("problem"):

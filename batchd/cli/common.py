@@ -13,14 +13,16 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchd import config
 from batchd.config import own
 from batchd.errors import ConfigError, UsageError
 from batchd.fitting import clipped, hanging, width_of
 from batchd.log import LogLevel, escape, escape_json, escape_text
-from batchd.store.reader import Reader
+
+if TYPE_CHECKING:
+    from batchd.store.reader import Reader
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}

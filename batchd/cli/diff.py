@@ -48,11 +48,15 @@ def run(args: argparse.Namespace) -> int:
             continue
         if many or args.stat:
             common.say(f"# {made.ref}: {_about(made)}")
-        if args.stat:
-            common.say(*_stat(made))
-        else:
-            _show(made.patch())
-    if not any(made.about for made in found):
+        try:
+            if args.stat:
+                common.say(*_stat(made))
+            else:
+                _show(made.patch())
+        except NotPossibleError as error:
+            common.complain(f"batchd: {error}")
+            code = 1
+    if not code and not any(made.about for made in found):
         common.complain("batchd: no task of it has changed a clone or a copy")
     return code
 
@@ -60,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 def _unshown(made: patches.Made) -> str:
     """Return what there is to say of a patch that is not whole, or not shown; empty: nothing."""
     about = made.about
+    if not about and made.result.get("workspace") and made.result.get("changes") is None:
+        return f"it ended before anybody looked at its changes: they lie in {made.result['dir']}"
     if about.get("problem"):
         return f"its patch could not be made: {about['problem']}; its files lie in {made.result['dir']}"
     if about.get("withheld"):

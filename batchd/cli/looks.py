@@ -65,8 +65,8 @@ def _repositories(settings: config.Config) -> Iterator[Line]:
     if os.access(workspace.credentials, os.R_OK):
         yield Line("ok", "repositories", f"credentials in {workspace.credentials}")
     else:
-        mend = "make it, for batchd's user alone, or set [workspace] credentials"
-        yield Line("failed", "repositories", f"{workspace.credentials} cannot be read", mend)
+        fix = "make it, for batchd's user alone, or set [workspace] credentials"
+        yield Line("failed", "repositories", f"{workspace.credentials} cannot be read", fix)
 
 
 def _log_file(settings: config.Config) -> Iterator[Line]:

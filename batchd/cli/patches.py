@@ -9,7 +9,7 @@ from typing import Any
 
 from batchd.errors import NotPossibleError
 from batchd.records import Ref
-from batchd.spool import outbox
+from batchd.spool import outbox, patches
 from batchd.store.reader import Reader
 
 
@@ -29,11 +29,11 @@ class Made:
     @property
     def file(self) -> Path:
         """Where the patch lies."""
-        return self.folder / outbox.patch_name(self.ref.task)
+        return self.folder / patches.name(self.ref.task)
 
     def patch(self) -> bytes:
         """Return the patch. Raises ``NotPossibleError`` where it is not what the result says."""
-        data = outbox.patch_of(self.folder, self.ref.task, self.about.get("sha256") or "")
+        data = patches.whole(self.folder, self.ref.task, self.about.get("sha256") or "")
         if data is None:
             raise NotPossibleError(
                 f"{self.file} is gone, or is not what the result of {self.ref} says it is"

@@ -293,6 +293,8 @@ def _changed(reader: Reader, row: TaskRow) -> str:
     made = msgspec.json.decode(text, type=ResultV1) if text else None
     if made is None or made.workspace is None:
         return ""
+    if made.changes is None and made.patch is None:
+        return "it ended before anybody looked: its files lie in its directory"
     if made.patch is None:
         return f"nothing, in its {made.workspace.kind} of {made.workspace.source}"
     if made.patch.problem:

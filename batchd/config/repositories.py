@@ -31,8 +31,8 @@ def problem(url: str, patterns: Iterable[str]) -> Problem | None:
     allowed = tuple(patterns)
     if any(_meets(url, pattern) for pattern in allowed):
         return None
-    told = ", ".join(allowed) or "which is empty"
-    return Problem("", f"{url} is none of [workspace] repos, {told}", "add it there")
+    words = ", ".join(allowed) or "which is empty"
+    return Problem("", f"{url} is none of [workspace] repos, {words}", "add it there")
 
 
 def _url(text: str) -> bool:

@@ -31,6 +31,7 @@ _FIXED: Mapping[Place, str] = {
     ("log",): "the log is set up at the start",
     ("metrics",): "they are set up at the start",
     ("traces",): "they are set up at the start",
+    ("workspace", "mirrors"): "clones of tasks lead there",
     ("spool", "watch"): "the inbox is watched from the start on",
     ("spool", "settle_s"): "the inbox is watched from the start on",
     ("spool", "scan_s"): "the inbox is watched from the start on",

@@ -84,6 +84,8 @@ class Openings:
 
 
 def _counted(task: Task, setup: ModelSetup, facts: str, *, stays: bool) -> Opening:
+    if task.origin is not None and task.origin.kind == "clone":
+        facts += prompts.CLONED
     system = prompts.system(task, facts, text=setup.tools == "text", stays=stays)
     terms = Terms(model=setup, judge=setup, system_prompt=system, keep_processes=stays)
     whole, bare = (

@@ -6,7 +6,7 @@ A node is a text, or an element: ``{"tag": "p", "in": ["All is ", {"tag": "stron
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ TAGS = frozenset(
 )
 #: Where a link may lead.
 _SCHEMES = ("https://", "http://")
-#: A text without any of these is one paragraph, or several, of plain words.
-_MARKS = frozenset("#*_`|~>[1234567890-+")
+#: What begins most of Markdown: a text without any of these is shown as it is.
+_MARKS = frozenset("#*_`|~>[=<&\\1234567890-+")
 
 
+@lru_cache(256)
 def tree(text: str) -> list[Node] | None:
-    """Return a text as nodes; None where it is plain words, which need none."""
+    """Return a text as nodes, which nobody changes; None where it is plain words, which need none."""
     if not _MARKS.intersection(text):
         return None
     return _nodes(_parser().parse(text))

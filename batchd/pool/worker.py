@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import importlib
 import os
@@ -32,11 +33,14 @@ from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
 from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox
+from batchd.spool import outbox, patches
 from batchd.taskstate import TaskState, Verdict
 
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
+#: What a disk, or a quota, answers that takes nothing for a while; and how long until it is tried again, in seconds.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+_AGAIN_S = 5.0
 #: What the clock may be adjusted by, in seconds, before anybody cares.
 _MOVED_S = 2.0
 
@@ -286,13 +290,25 @@ class AgentHost:
         """Tell people what the task is doing."""
         self._tell(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
 
-    async def keep(self, patch: Patch) -> None:
-        """Return when a patch is durable beside where the result will be. Raises ``FolderError``."""
+    async def keep(self, patch: Patch) -> Patch:
+        """Return a patch when it is durable beside where the result will be; one that cannot be there says so.
+
+        A disk that takes nothing is waited for. Raises ``FolderError`` where the agent is to stop before that.
+        """
         folder, task = Path(self._run.batch.folder), self._run.ref.task
-        try:
-            await asyncio.to_thread(outbox.publish_patch, folder, task, patch)
-        except OSError as error:
-            raise FolderError(f"the task's patch cannot be written: {error}") from error
+        while True:
+            try:
+                await asyncio.to_thread(patches.publish, folder, task, patch)
+            except OSError as error:
+                why = f"its patch cannot be written: {error}"
+                if error.errno not in _FULL:
+                    return Patch(changes=patch.changes, problem=why)
+                if self.stop.requested:
+                    raise FolderError(why) from error
+                self.progress("waiting", why)
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return patch
 
     def finish(
         self,

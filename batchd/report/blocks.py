@@ -19,7 +19,7 @@ from batchd.observe import changes, markdown
 from batchd.observe.conversation import Kind, passages, plain
 from batchd.report.content import Details
 from batchd.report.gathering import Told
-from batchd.spool import outbox
+from batchd.spool import patches
 
 #: Characters of one passage, one prompt, one answer: a page is read by people.
 _MOST = 40_000
@@ -89,8 +89,8 @@ def _details(told: Told, *, in_full: bool) -> Details:
     return Details(
         prompt=prompt[:most],
         answer=answer[:most],
-        prompt_tree=markdown.tree(prompt[:most]),
-        answer_tree=markdown.tree(answer[:most]),
+        prompt_tree=markdown.tree(prompt[:most]) if in_full else None,
+        answer_tree=markdown.tree(answer[:most]) if in_full else None,
         left_out=max(0, len(prompt) - most) + max(0, len(answer) - most),
         directory=row.directory,
         evaluation=_plain(result.evaluation) if result else None,
@@ -110,7 +110,7 @@ def _patch(told: Told, most: int) -> dict[str, Any] | None:
     result = told.result
     if result is None or result.patch is None:
         return None
-    data = outbox.patch_of(told.folder, result.task, result.patch.sha256)
+    data = patches.whole(told.folder, result.task, result.patch.sha256)
     return changes.shown(result, data, most)
 
 

@@ -87,7 +87,9 @@ class Sandbox:
                 folders,
                 setting,
                 watcher=self._watcher,
-                disk=Disk(folders, self._policy, base=0 if fresh and not base else held),
+                disk=Disk(
+                    folders, self._policy, base=0 if fresh and not base and held is None else held
+                ),
                 cgroup=self._cgroup,
                 door=door,
                 told=facts.Facts(self._known, key, line),

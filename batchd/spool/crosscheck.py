@@ -14,7 +14,7 @@ from batchd.config.checking import model_problem
 from batchd.errors import Problem
 from batchd.masking import LEAST
 from batchd.records import hosts
-from batchd.spool import origins
+from batchd.spool import sources
 from batchd.spool.decoding import Place
 from batchd.spool.directories import Directories
 from batchd.spool.schemas import Schemas
@@ -59,7 +59,7 @@ def check(
         own = _own(config, directories, schemas, spec, after=bool(spec.after))
         problems += [(index, at, p) for at, p in own]
         problems += [(index, at, p) for at, p in _tier(config, batch, spec)]
-        problems += [(index, at, p) for at, p in origins.contradictions(batch, spec)]
+        problems += [(index, at, p) for at, p in sources.contradictions(batch, spec)]
         if not (_first(spec.first_prompt, batch.first_prompt) or "").strip():
             problems.append((index, ("first_prompt",), Problem("", "this key is needed")))
     problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
@@ -82,7 +82,7 @@ def _own(
     # What does not exist yet may be made by the tasks that it waits for.
     if spec.dir and (why := directories.problem(spec.dir, must_exist=not after)):
         yield ("dir",), Problem("", why)
-    yield from origins.problems(config, directories, spec, after=after)
+    yield from sources.problems(config, directories, spec, after=after)
     if spec.network and (why := hosts.refusal(spec.network, config.sandbox.network)):
         yield ("network",), Problem("", why)
     if spec.output_schema is not None:
@@ -233,7 +233,7 @@ def _task(
         return _first(getattr(spec, field), getattr(batch, field), default)
 
     given = {name: value for name in _AS_GIVEN if (value := key(name, None)) is not None}
-    directory, origin = origins.place(batch, spec, directories)
+    directory, origin = sources.place(batch, spec, directories)
     command = key("check", "")
     env, secrets = _split({**(batch.env or {}), **spec.env}) if spec.env else shared
     model = key("model", config.agent.model)

@@ -37,6 +37,7 @@ class Directories:
         #: By real path: why the configuration closes it, and why what lies in it does.
         self._known: dict[str, str] = {}
         self._insides: dict[str, str] = {}
+        self._repositories: dict[str, str] = {}
 
     @cached_property
     def _open(self) -> tuple[str, ...]:
@@ -114,18 +115,10 @@ class Directories:
         why, real = self._closed_to_tasks(path)
         if why:
             return why
-        if not os.path.lexists(real):
-            return f"{real} does not exist" if must_exist else ""
-        if all(os.path.lexists(f"{real}/{name}") for name in _INSIDES[0]):
-            return _private(real, bare=True)
-        own = Path(real, ".git")
-        if not os.path.lexists(own):
-            return (
-                f"{real} is no git repository: name the folder that holds its .git, or a bare one"
-            )
-        if own.is_symlink() or not own.is_dir():
-            return f"{real} has a .git that leads elsewhere: name the main working tree"
-        return _private(real)
+        if real not in self._repositories:
+            self._repositories[real] = _no_repository(real)
+        why = self._repositories[real]
+        return "" if why and not must_exist and not os.path.lexists(real) else why
 
     def _closed_to_tasks(self, directory: str) -> tuple[str, str]:
         """Return why a path is none that tasks may name, empty: it is one; and its real path."""
@@ -186,6 +179,20 @@ def _users() -> Iterator[tuple[str, str]]:
     settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
     for path in (settings, os.path.expanduser("~/.local/share"), *_UNITS):  # noqa: PTH111
         yield f"{path}/systemd", "a folder of systemd's units"
+
+
+def _no_repository(real: str) -> str:
+    """Return why a path leads to no repository that may be cloned; empty: it leads to one."""
+    if not os.path.lexists(real):
+        return f"{real} does not exist"
+    if all(os.path.lexists(f"{real}/{name}") for name in _INSIDES[0]):
+        return _private(real, bare=True)
+    own = Path(real, ".git")
+    if not os.path.lexists(own):
+        return f"{real} is no git repository: name the folder that holds its .git, or a bare one"
+    if own.is_symlink() or not own.is_dir():
+        return f"{real} has a .git that leads elsewhere: name the main working tree"
+    return _private(real)
 
 
 def _private(real: str, *, bare: bool = False) -> str:

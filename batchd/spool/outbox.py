@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchd.records import Batch, Name, Patch
+from batchd.records import Batch, Name
 from batchd.spool import files
 
 #: The file that is written last of all.
@@ -127,50 +126,10 @@ def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
     return True
 
 
-def publish_patch(folder: Path, task: str, patch: Patch) -> None:
-    """Write a task's patch, before its result says so; one without changes takes away what an earlier try has left.
-
-    Can be repeated. Where it is withheld, batchd's user alone may read it. Raises ``OSError`` where it cannot be written.
-    """
-    path = folder / patch_name(task)
-    files.make_folder(folder)
-    if patch.data:
-        mode = 0o600 if patch.withheld else 0o666
-        files.write_whole(
-            path, lambda file: file.write(patch.data), replace=True, mode=mode, follow=False
-        )
-    else:
-        path.unlink(missing_ok=True)
-
-
-def patch_name(task: str) -> str:
-    """Return the name of the file that holds a task's patch, beside its result."""
-    return f"{task}.patch"
-
-
 def result(folder: Path, task: str) -> dict[str, Any] | None:
     """Return the result of a task that lies in its batch's folder; None: none of it does. Raises ``OSError``."""
     there = _value(folder / f"{task}.json")
     return there[0] if there and there[0].get("task") == task else None
-
-
-def patch(folder: Path, task: str) -> bytes:
-    """Return the patch of a task. Raises ``OSError`` where it cannot be read, and for what is no file."""
-    path = folder / patch_name(task)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no file", str(path))
-        return file.read(_LARGEST)
-
-
-def patch_of(folder: Path, task: str, sha256: str) -> bytes | None:
-    """Return the patch of a task; None where it is gone, or is not the one with this hash."""
-    try:
-        data = patch(folder, task)
-    except OSError:
-        return None
-    return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def summary(batch: Batch) -> str | None:

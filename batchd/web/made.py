@@ -16,8 +16,7 @@ from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes
 from batchd.records import Ref
-from batchd.sandbox import directory
-from batchd.spool import outbox
+from batchd.spool import outbox, patches
 from batchd.store.reader import Reader
 
 _RESULT: msgspec.json.Decoder[ResultV1] = msgspec.json.Decoder(ResultV1)
@@ -35,7 +34,7 @@ def listed(reader: Reader, ref: Ref) -> dict[str, Any]:
         return {"patch": None, "files": [], "more": 0}
     patch = None
     if result.patch is not None:
-        data = outbox.patch_of(_folder(reader, ref), ref.task, result.patch.sha256)
+        data = patches.whole(_folder(reader, ref), ref.task, result.patch.sha256)
         patch = changes.shown(result, data, _PATCH)
     names = list(_made(result))
     files = [{"path": path, "change": change} for change, path in names[:_FILES]]
@@ -60,14 +59,16 @@ def preview(reader: Reader, ref: Ref, path: str) -> dict[str, Any]:
 
 def content(reader: Reader, ref: Ref, path: str) -> bytes:
     """Return a file as it is. Raises ``UnknownNameError`` for one that the task has not made, or that is gone or too large."""
-    data, size = _read(reader, ref, path, _SENT)
+    _, size = _read(reader, ref, path, 0)
     if size > _SENT:
         raise UnknownNameError(f"{path} is too large to be sent: it has {size:,} bytes")
-    return data
+    return _read(reader, ref, path, _SENT)[0]
 
 
 def _read(reader: Reader, ref: Ref, path: str, most: int) -> tuple[bytes, int]:
     """Return the beginning of a file, and its size. No link is followed on the way to it."""
+    from batchd.sandbox import directory  # noqa: PLC0415 (most who look at a page look at no file)
+
     result = _result(reader, ref)
     if result is None or path not in {name for _, name in _made(result)}:
         raise UnknownNameError(f"{ref} has made no file {path}")

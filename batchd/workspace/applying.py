@@ -76,6 +76,7 @@ old=$(repo rev-parse --verify --quiet "$ref^{commit}" || true)
 parent=${old:-$2}
 repo cat-file -e "$parent^{commit}" || refuse "it has no commit $2 (any more), where the task began"
 made "$parent"
+[ "$tree" != "$(repo rev-parse "$parent^{tree}")" ] || refuse "it is there already"
 commit=$(printf '%s\\n' "$5" | GIT_AUTHOR_NAME="$3" GIT_AUTHOR_EMAIL="$4" GIT_COMMITTER_NAME="$3" \\
     GIT_COMMITTER_EMAIL="$4" ours commit-tree "$tree" -p "$parent")
 repo update-ref -m 'batchd apply' "$ref" "$commit" "${old:-0000000000000000000000000000000000000000}"

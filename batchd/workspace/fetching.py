@@ -32,6 +32,7 @@ _LIMIT = ("[sandbox] max_disk_bytes", "[workspace] max_mirror_bytes")
 _PACKS = 20
 #: Follows the branches and tags of $1, and what it has checked out, if that is there; what an earlier fetch did not finish goes.
 _FETCH = f"""
+rm -rf git.new
 [ -d git ] || {{ git init --quiet --bare --template= "$own/git" && cp -R "$own/git" git.new && mv git.new git; }}
 cd git
 find objects -name 'tmp_*' -type f -delete
@@ -122,7 +123,12 @@ async def _inside(job: Job, argv: list[str], what: str) -> Ran:
         max_file_bytes=job.max_bytes,
     )
     with await Sandbox(policy).open(
-        job.kept, fresh=True, network=False, env={}, base="" if remote else job.origin.source
+        job.kept,
+        fresh=True,
+        network=False,
+        env={},
+        base="" if remote else job.origin.source,
+        held=0,  # all that lies there counts
     ) as place:
         ran = await place.run(argv, timeout_s=job.timeout_s)
         git.insist(ran, what + _too_large(ran.output, job))
@@ -160,8 +166,8 @@ async def _fetched_from_afar(job: Job) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        told = git.said(said.decode(errors="replace"), process.returncode)
-        raise WorkspaceError(f"it cannot be cloned{_too_large(told, job)}: {told}")
+        words = git.said(said.decode(errors="replace"), process.returncode)
+        raise WorkspaceError(f"it cannot be cloned{_too_large(words, job)}: {words}")
 
 
 def _together(policy: SandboxPolicy) -> list[str]:

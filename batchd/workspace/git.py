@@ -55,7 +55,8 @@ export GIT_CONFIG_GLOBAL="$own/config"
 """
 #: Keeps repositories within the working tree out of the index: git would take one for a single thing, or fail.
 APART = """
-find . -mindepth 2 -name .git -printf '/%h/\\n' | sed 's,^/\\./,/,; s/[][*?\\\\!# ]/\\\\&/g' > "$own/apart"
+find . -mindepth 2 -name .git ! -path '*
+*' -printf '/%h/\\n' | sed 's,^/\\./,/,; s/[][*?\\\\!# ]/\\\\&/g' > "$own/apart"
 mkdir -p "$GIT_DIR/info"
 cp "$own/apart" "$GIT_DIR/info/exclude"
 """
@@ -99,6 +100,6 @@ def said(output: str, exit_code: int | None) -> str:
     if exit_code == _MISSING:
         return "git is not installed where commands run (`apt-get install git`)"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("fatal:", "error:", "cp:", "find:"))]
-    text = "; ".join(told or lines[-3:]) or f"exit code {exit_code}"
+    words = [line for line in lines if line.startswith(("fatal:", "error:", "cp:", "find:"))]
+    text = "; ".join(words or lines[-3:]) or f"exit code {exit_code}"
     return text if len(text) <= _SAID else f"{text[:_SAID]} …"

@@ -29,8 +29,11 @@ _NAME = 40
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """What one batch uses of a mirror."""
 
+    batch: str
     #: Its folder in the outbox: as long as that is there, clones of its tasks may be.
     folder: str
+    #: Whether it is the copy of a directory, of which nothing is needed once the batch has ended.
+    copy: bool
     #: By the ref that tasks named: the commit; of a copy, the tree.
     commits: Mapping[str, str]
 
@@ -52,10 +55,11 @@ class Mirror:
 
     @classmethod
     def all(cls, mirrors: str) -> Iterator[Self]:
-        """Yield those that are there."""
+        """Yield those that are there; what else lies in the folder is nobody's to touch."""
         with contextlib.suppress(FileNotFoundError):
             for folder in sorted(Path(os.path.realpath(mirrors)).iterdir()):
-                yield cls(folder)
+                if (folder / "batches").is_dir() and (folder / "source").is_file():
+                    yield cls(folder)
 
     @property
     def kept(self) -> Path:
@@ -69,30 +73,34 @@ class Mirror:
         (self.holder / "batches").mkdir(mode=0o700, exist_ok=True)
         (self.holder / "source").write_text(f"{source}\n")
 
-    def pinned(self, batch: str) -> Pin | None:
-        """Return what a batch uses of it; None: it has not been fetched for it."""
-        try:
-            return msgspec.json.decode((self.holder / "batches" / batch).read_bytes(), type=Pin)
-        except (OSError, msgspec.DecodeError):
-            return None
+    def pinned(self, batch: str, folder: str) -> Pin | None:
+        """Return what a batch uses of it; None: it has not been fetched for it, or what was noted cannot be read."""
+        return _read(self._place(batch, folder))
 
-    def pin(self, batch: str, pin: Pin) -> None:
-        """Note what a batch uses of it. Raises ``OSError``."""
-        place = self.holder / "batches" / batch
-        draft = place.with_name(f".{batch}")
-        draft.write_bytes(msgspec.json.encode(pin))
+    def pin(self, pin: Pin) -> None:
+        """Note durably what a batch uses of it. Raises ``OSError``."""
+        place = self._place(pin.batch, pin.folder)
+        draft = place.with_name(f".{place.name}")
+        with draft.open("wb") as file:
+            file.write(msgspec.json.encode(pin))
+            file.flush()
+            os.fsync(file.fileno())
         draft.rename(place)
+        above = os.open(place.parent, trees.OPEN)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
-    def pins(self) -> Mapping[str, Pin]:
-        """Return the batches that use it."""
-        with contextlib.suppress(OSError):
-            names = [path.name for path in (self.holder / "batches").iterdir()]
-            return {name: pin for name in names if (pin := self.pinned(name))}
-        return {}
+    def pins(self) -> Mapping[Path, Pin | None]:
+        """Return what batches use of it, each with where that is noted; None: it cannot be read. Raises ``OSError``."""
+        paths = (self.holder / "batches").iterdir()
+        return {path: _read(path) for path in paths if not path.name.startswith(".")}
 
-    def unpin(self, batch: str) -> None:
-        """Note that a batch uses it no more."""
-        (self.holder / "batches" / batch).unlink(missing_ok=True)
+    def _place(self, batch: str, folder: str) -> Path:
+        # Batches of other spools may be called so as well.
+        mark = hashlib.sha256(folder.encode()).hexdigest()[:8]
+        return self.holder / "batches" / f"{batch}.{mark}"
 
     def size(self) -> int:
         """Return the room that it takes, in bytes."""
@@ -106,10 +114,10 @@ class Mirror:
             os.close(top)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other process out of it that asks. Raises ``OSError``."""
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        """Keep every other process out of it that asks. Raises ``OSError``; ``BlockingIOError`` where that is not waited for."""
         with (self.holder / "lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield
 
     def remove(self) -> None:
@@ -123,3 +131,10 @@ def _owner(origin: Origin) -> int:
         return -1 if origin.remote else Path(origin.source).stat().st_uid
     except OSError:
         return -1
+
+
+def _read(path: Path) -> Pin | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Pin)
+    except (OSError, msgspec.DecodeError):
+        return None

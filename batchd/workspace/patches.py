@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 
 from batchd.errors import SandboxError
@@ -16,7 +17,6 @@ from batchd.sandbox import Workplace
 from batchd.sandbox.directory import shown
 from batchd.workspace import git
 
-_PATIENCE_S = 120.0
 #: Prints what has changed since the commit $2 of the mirror $1, a line each: what it leaves out, in words, or nothing; in
 #: base64 the lines by file, the first $3 bytes of the patch, and as much of what is no text in it, as it is. $4 is where a
 #: clone's objects lie on this machine, for who looks at it later, empty: it is none; files are taken as $5 says.
@@ -38,26 +38,30 @@ base=$2
 git read-tree "$base"
 if ! git add --all --ignore-errors -- . 2> "$own/failed"; then
     printf 'not all could be read: %s' "$(grep -v '^warning\\|^hint' "$own/failed" | head -n 3 | tr '\\n' ' ')"
-elif [ -s "$own/apart" ]; then
+fi
+if [ -s "$own/apart" ]; then
     printf 'it leaves out repositories within it: %s' "$(head -n 8 "$own/apart" | cut -c 2- | tr '\\n' ' ')"
 fi
 echo
-# All that a program prints, or as much as fits: then it ends by the closed pipe.
+# All that a program prints, or $1 bytes: then it ends by the closed pipe.
 first() {{
-    {{ code=0; "$@" || code=$?; echo $code > "$own/code"; }} | head -c "$limit" | base64 --wrap=0
+    most=$1
+    shift
+    {{ code=0; "$@" || code=$?; echo $code > "$own/code"; }} | head -c "$most" | base64 --wrap=0
     case $(cat "$own/code") in 0 | 125 | 141) echo ;; *) return 1 ;; esac
 }}
 numbers() {{ git diff --cached --numstat -z --no-renames "$base"; }}
 changes() {{ git diff --cached --full-index --no-renames --no-ext-diff --no-textconv --no-color "$@"; }}
 # Asked of each file by its own name, whatever that is.
 unread() {{ numbers | grep -z '^-' | cut -z -f 3 | GIT_LITERAL_PATHSPECS=1 xargs -0 -r git diff --cached --text "$base" --; }}
-numbers | base64 --wrap=0
-echo
-first changes --binary "$base"
-first unread
+first $((4 << 20)) numbers
+first "$limit" changes --binary "$base"
+first "$limit" unread
 """
 #: How the changes of each file begin; no line within them does.
 _HEAD = b"diff --git "
+_HEADS = re.compile(rb"^diff --git .*$", re.MULTILINE)
+_SIGN = re.compile(rb"^[ +-]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +76,18 @@ class _Read:
     rest: bytes
 
 
-async def changed(place: Workplace, base: Base, most: int) -> Patch:
+async def changed(
+    place: Workplace, base: Base, most: int, timeout_s: float = 120.0, *, secret: bool = True
+) -> Patch:
     """Return what a task has changed; ``most``: the size of the patch, in bytes. Raises ``SandboxError``.
 
-    No process of the task's may run any more.
+    No process of the task's may run any more. ``secret``: whether it has secrets that the patch may hold.
     """
     later = base.mirror if base.origin.kind == "clone" else ""
     words = (place.base, base.commit, str(most + 1), later, git.ATTRIBUTES)
     argv = git.script(_CHANGED, *words)
     async with place.apart() as apart:
-        ran = await apart.run(
-            argv, timeout_s=_PATIENCE_S, max_output_bytes=_room(most), masked=False
-        )
+        ran = await apart.run(argv, timeout_s=timeout_s, max_output_bytes=_room(most), masked=False)
     if ran.exit_code or ran.timed_out or ran.excess or ran.cut:
         why = ran.excess or ("it takes too long" if ran.timed_out else "")
         why = why or ("there are too many changes" if ran.cut else "")
@@ -93,7 +97,10 @@ async def changed(place: Workplace, base: Base, most: int) -> Patch:
     except (ValueError, binascii.Error) as error:
         raise SandboxError(f"git has printed no patch: {error}") from error
     data, left_out = _whole(read, most)
-    secret = _holds_secret(place, data) or _holds_secret(place, read.rest)
+    # What is no text and cannot be looked through to its end may hold one.
+    withheld = secret and (
+        len(read.rest) > most or any(_holds_secret(place, each) for each in (data, read.rest))
+    )
     mask = place.masker.text
     changes = tuple(
         Change(path=mask(c.path), added=c.added, removed=c.removed) for c in read.changes
@@ -102,7 +109,7 @@ async def changed(place: Workplace, base: Base, most: int) -> Patch:
         changes=changes,
         data=data,
         left_out=tuple(map(mask, left_out)),
-        withheld=secret,
+        withheld=withheld,
         lacks=mask(read.lacks),
     )
 
@@ -140,12 +147,18 @@ def _whole(read: _Read, most: int) -> tuple[bytes, tuple[str, ...]]:
     data = read.data
     if len(data) <= most:
         return data, ()
-    end = data.rfind(b"\n" + _HEAD) + 1
-    kept = data[:end]
-    count = kept.count(b"\n" + _HEAD) + kept.startswith(_HEAD)
-    return kept, tuple(change.path for change in read.changes[count:])
+    # A file that became a link, or the reverse, has two heads, one behind the other.
+    starts, before = [], b""
+    for head in _HEADS.finditer(data):
+        if head[0] != before:
+            starts.append(head.start())
+        before = head[0]
+    # The last one may be cut.
+    whole = max((n for n, start in enumerate(starts) if start <= most), default=0)
+    return data[: starts[whole]] if starts else b"", tuple(c.path for c in read.changes[whole:])
 
 
 def _holds_secret(place: Workplace, data: bytes) -> bool:
-    text = data.decode("utf-8", "replace")
-    return place.masker.text(text) != text
+    # A sign stands before each line, and would be a part of what is in base64 in lines.
+    texts = (each.decode("utf-8", "replace") for each in (data, _SIGN.sub(b"", data)))
+    return any(place.masker.text(text) != text for text in texts)

@@ -39,6 +39,7 @@ def program(folder: Path) -> Path:
     return made
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("read-only base")
 def test_no_task_writes_to_what_others_begin_at(camp: Camp) -> None:
     """The mirror of a repository is read-only, to its last file; the next task begins at what was fetched."""
@@ -51,6 +52,7 @@ def test_no_task_writes_to_what_others_begin_at(camp: Camp) -> None:
     assert results["002"]["changes"] == [{"path": "README.md", "added": 1, "removed": 0}]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("git of our own")
 def test_no_task_hides_what_it_has_changed(camp: Camp) -> None:
     """What the model tells its own git to leave out, or to show otherwise, stands in the patch as it is."""
@@ -64,6 +66,7 @@ def test_no_task_hides_what_it_has_changed(camp: Camp) -> None:
     assert [change["path"] for change in result["changes"]] == ["README.md", "new"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("fetched inside")
 def test_no_dropper_reads_by_a_repository_what_they_may_not(camp: Camp) -> None:
     """Its objects are a link to those of one that lies elsewhere: batchd could follow it, and the sandbox has nothing there."""
@@ -81,6 +84,7 @@ def test_no_dropper_reads_by_a_repository_what_they_may_not(camp: Camp) -> None:
     assert "the operator's own" not in (camp.folder / "outbox/batch/results.jsonl").read_text()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("no hooks")
 def test_no_hook_runs_as_a_patch_goes_on_a_branch(camp: Camp) -> None:
     """Not where the branch is written either, which has a hook of its own."""
@@ -98,6 +102,7 @@ def test_no_hook_runs_as_a_patch_goes_on_a_branch(camp: Camp) -> None:
     assert not (made / "ran").exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.stopped_by("no filters")
 def test_no_filter_runs_as_a_patch_goes_into_a_tree(camp: Camp) -> None:
     """Nor a monitor of files, nor a driver of merges: the repository's configuration has no say in files."""

@@ -298,6 +298,29 @@ def test_a_repository_that_is_too_large_is_not_cloned(tmp_path: Path) -> None:
         asyncio.run(fetched(tmp_path, origin_of(source), max_bytes=1 << 20))
 
 
+def test_a_mirror_does_not_grow_beyond_its_limit(tmp_path: Path) -> None:
+    """Fetched bit by bit neither: all that lies there counts."""
+    source = repository(tmp_path / "r", {"large": os.urandom(1 << 20)})
+    for _ in range(2):
+        asyncio.run(fetched(tmp_path, origin_of(source), max_bytes=3 << 20))
+        commit(source, {"large": os.urandom(1 << 20)})
+        give_away(source)
+    with pytest.raises(WorkspaceError, match="max_mirror_bytes"):
+        asyncio.run(fetched(tmp_path, origin_of(source), max_bytes=3 << 20))
+
+
+def test_a_file_that_becomes_a_link_is_left_out_whole_or_not(tmp_path: Path) -> None:
+    """Git prints such a change as two: neither half is kept without the other."""
+    source = repository(tmp_path / "r", {**FILES, "b": "x\n" * 200})
+    change = "rm b; ln -s README.md b; for n in c d; do seq 2000 > $n; done"
+    patch = work(tmp_path, origin_of(source), change, most=9_000)
+    assert patch.left_out == ("c", "d")
+    apply_by_hand(source, patch.data)
+    assert (source / "b").is_symlink()
+    patch = work(tmp_path / "2", origin_of(source), change, most=300)
+    assert (patch.data, patch.left_out) == (b"", ("b", "c", "d"))
+
+
 def test_a_patch_goes_in_whole_or_not_at_all(tmp_path: Path) -> None:
     """Into a clean tree, moved on or not; one with changes of its own, a conflict or a file in the way is left as it is."""
     source = repository(tmp_path / "r", FILES)
@@ -355,6 +378,7 @@ def test_a_patch_goes_on_a_branch_beside_what_is_checked_out(tmp_path: Path) -> 
     assert git(source, "rev-parse", "wip") == tip
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cut", ["before", "in the middle", "at the end"])
 def test_an_apply_that_was_cut_short_is_brought_to_its_end(tmp_path: Path, cut: str) -> None:
     """Killed while it wrote files: the next one finishes; what somebody has changed since is not overwritten."""
@@ -579,6 +603,9 @@ def test_a_secret_in_what_is_no_text_withholds_the_patch(tmp_path: Path) -> None
         (
             "printf 'a\\0hunter2-hunter2' > bin",
             "echo '* -diff' > .gitattributes; echo hunter2-hunter2 >> README.md",
+            "echo 'before and hunter2-hunter2 and behind, for longer than a line' | base64 -w 20 > encoded",
+            "head -c 9M /dev/zero > bin; printf hunter2-hunter2 >> bin",
+            "head -c 12M /dev/zero > bin; printf hunter2-hunter2 >> bin",
         )
     ):
         patch = work(tmp_path / str(number), origin_of(source), change, masker=masker)
@@ -756,6 +783,7 @@ def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:
     spool.eventually(lambda: len(list((spool.folder / ".batchd-mirrors").iterdir())) == 1)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [
@@ -787,7 +815,7 @@ def test_what_no_task_may_ask_for_is_refused_with_the_fix(
 
 
 def test_a_daemon_that_is_killed_goes_on_with_its_clones(spool: Any) -> None:
-    """While they are fetched, made and worked in: the next one ends all of them, each with its own patch, and pays nothing twice."""
+    """While they are fetched, made and worked in, and as their patches are there: the next one ends all of them, each with its own."""
     source = served(spool, **{f"f{n}": "x\n" * n for n in range(300)})
     tasks = [{"first_prompt": str(n), "model": "standin/notes-3"} for n in range(4)]
     path = spool.write("b.json", tasks, repo="work/r")
@@ -909,6 +937,7 @@ def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any
     assert [path for path in holders if _TOKEN.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("whom", ["the daemon", "the child"])
 def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
     """A server that does not answer: git and ssh are gone with the daemon, or with the child that it has for that."""
@@ -953,6 +982,84 @@ def running(process: int, words: str) -> bool:
     return words in line
 
 
+def test_a_patch_that_cannot_be_written_costs_no_call_again(spool: Any) -> None:
+    """Something else lies in its place: the result says so, and the model was asked no more than it was."""
+    served(spool)
+    (spool.folder / "outbox/b/001.patch/in-the-way").mkdir(parents=True)
+    (spool.folder / "outbox/b").rename(spool.folder / "kept")
+    tasks = [{"first_prompt": "x", "repo": "work/r", "model": "standin/latency-1+notes-2"}]
+    with spool.serving():
+        spool.batchd("submit", spool.write("b.json", tasks))
+        spool.eventually((spool.folder / "outbox/b/001/notes.txt").exists)
+        (spool.folder / "kept/001.patch").rename(spool.folder / "outbox/b/001.patch")
+        spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+    result = spool.result("b", "001")
+    assert (result["status"], result["usage"]["calls"]) == ("completed", 3)
+    assert (result["attempts"], result["usage"]["unsettled_calls"]) == (1, 0)
+    assert "cannot be written" in result["patch"]["problem"]
+    assert result["patch"]["file"] is None
+
+
+@pytest.mark.long
+def test_a_task_that_has_begun_needs_its_repository_no_more(spool: Any) -> None:
+    """It has moved, and its owner is another, while the daemon was away: the task goes on in its clone."""
+    source = served(spool)
+    tasks = [{"first_prompt": "x", "repo": "work/r", "model": "standin/latency-1+notes-3"}]
+    with spool.serving() as process:
+        spool.batchd("submit", spool.write("b.json", tasks))
+        spool.eventually((spool.folder / "outbox/b/001/notes.txt").exists)
+        process.send_signal(signal.SIGKILL)
+    source.rename(spool.folder / "away")
+    with spool.serving():
+        spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+    assert spool.result("b", "001")["status"] == "completed"
+    assert (spool.folder / "outbox/b/001.patch").stat().st_size > 0
+
+
+@pytest.mark.long
+def test_where_nobody_looked_nothing_is_said_of_changes(spool: Any) -> None:
+    """A task that was paused and then cancelled may have changed anything: its files are named."""
+    served(spool)
+    tasks = [{"first_prompt": "x", "repo": "work/r", "model": "standin/notes-1+latency-2+steps-9"}]
+    with spool.serving():
+        spool.batchd("submit", spool.write("b.json", tasks))
+        spool.eventually((spool.folder / "outbox/b/001/notes.txt").exists)
+        assert spool.batchd("pause", "b").returncode == 0
+        spool.eventually(lambda: "parked" in spool.batchd("status", "b/001").stdout)
+        assert spool.batchd("cancel", "b").returncode == 0
+        spool.eventually((spool.folder / "outbox/b/summary.json").exists)
+        assert spool.result("b", "001")["changes"] is None
+        assert "before anybody looked" in spool.batchd("status", "b/001").stdout
+        assert "before anybody looked" in spool.batchd("diff", "b").stderr
+        assert "before anybody looked" in spool.batchd("apply", "b/001").stderr
+
+
+@pytest.mark.long
+def test_prune_removes_mirrors_and_nothing_else(spool: Any) -> None:
+    """What else lies in the folder stays, and so does a mirror of which it cannot be read who uses it."""
+    served(spool)
+    with spool.serving():
+        assert (
+            spool.batchd(
+                "run", spool.write("b.json", [{"first_prompt": "x"}], repo="work/r")
+            ).returncode
+            == 0
+        )
+        mirrors = spool.folder / ".batchd-mirrors"
+        (mirrors / "precious").mkdir()
+        (mirrors / "precious/file").write_text("mine")
+        (mirror,) = (path for path in mirrors.iterdir() if path.name != "precious")
+        (pin,) = (mirror / "batches").iterdir()
+        kept = pin.read_bytes()
+        pin.write_bytes(b"")
+        assert spool.batchd("prune", "--outbox", "--yes").returncode == 0
+        assert mirror.is_dir()
+        pin.write_bytes(kept)
+        assert "1 mirror removed" in spool.batchd("prune", "--yes").stdout
+        assert [path.name for path in mirrors.iterdir()] == ["precious"]
+
+
+@pytest.mark.long
 def test_a_retry_has_a_fresh_clone(spool: Any) -> None:
     """Of the same repository and ref, also where the dropped file is gone."""
     source = served(spool)

@@ -90,7 +90,17 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     # The child joins the agent's rooms, and carries events from them to the wire.
     "pool.worker": Room(
         4,
-        ("pool", "wire", "agent", "results", "spool.outbox", "llm", "sandbox", *EVENTS),
+        (
+            "pool",
+            "wire",
+            "agent",
+            "results",
+            "spool.outbox",
+            "spool.patches",
+            "llm",
+            "sandbox",
+            *EVENTS,
+        ),
     ),
     # What the fork server loads first of all.
     "pool.sealed": Room(4, ()),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from batchd import wire
 from batchd.daemon.attempts.active import Active
@@ -23,7 +24,7 @@ from batchd.daemon.loop import Loop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import StaleAttemptError
-from batchd.events import CancelRequested, Suspended
+from batchd.events import CancelRequested, Suspended, TaskStarted
 from batchd.governor import Governor
 from batchd.lifecycle import Input, Lifecycle, inputs
 from batchd.lifecycle.effects import (
@@ -40,7 +41,7 @@ from batchd.lifecycle.effects import (
 )
 from batchd.log import Action
 from batchd.pool.supervisor import Supervisor
-from batchd.records import Reason, Ref, Status
+from batchd.records import Base, Origin, Reason, Ref, Status
 from batchd.sandbox import check_user
 from batchd.store import Store
 
@@ -179,7 +180,7 @@ class Attempts:
             return
         task = active.task = self._store.task(ref)
         if task.origin is not None:
-            active.base = self._bases.of(ref, task.origin)
+            active.base = await self._base(ref, task.origin)
             if active.base is None:
                 self._put_back(active)
                 if batch := self._batches.get(ref.batch):
@@ -199,6 +200,16 @@ class Attempts:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
         self.take(self._starting.prepared(active, task, active.given, closed))
+
+    async def _base(self, ref: Ref, origin: Origin) -> Base | None:
+        """Return what a task with an origin begins at, or began at; None: that is yet to be fetched."""
+        if not self._lifecycle.begins(ref):
+            first = next(iter(self._store.events(ref)), None)
+            base = first.terms.base if isinstance(first, TaskStarted) else None
+            # Without its mirror, that is fetched again.
+            if base is not None and await asyncio.to_thread(Path(base.mirror).is_dir):
+                return base
+        return self._bases.of(ref, origin)
 
     def _put_back(self, active: Active) -> None:
         """Let a task wait that cannot start yet: its slot is free for others."""

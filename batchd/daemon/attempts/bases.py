@@ -7,15 +7,16 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
 from batchd import children
+from batchd.config import Config
 from batchd.daemon.current import Current
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listener import Listener
@@ -25,7 +26,7 @@ from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import Action, get_logger
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, Status
-from batchd.spool import origins
+from batchd.spool import sources
 from batchd.workspace import Mirror
 from batchd.workspace.job import Job, Outcome
 from batchd.workspace.mirrors import Pin
@@ -85,76 +86,92 @@ class Bases(Listener):
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
         """Forget what it has used; copies go at once, repositories stay for its clones."""
-        origins = [origin for name, origin in self._known if name == batch.name]
-        for origin in origins:
-            del self._known[batch.name, origin]
-            if origin.kind == "copy":
-                mirror = Mirror.of(self._current.config.workspace.mirrors, origin, batch.name)
-                self._loop.spawn(_removed(mirror))
+        for wanted in [wanted for wanted in self._known if wanted[0] == batch.name]:
+            self._forget(self._known.pop(wanted))
+
+    def _forget(self, known: Base | str) -> None:
+        if isinstance(known, Base) and known.origin.kind == "copy":
+            self._loop.spawn(_removed(Mirror(Path(known.mirror).parent)))
 
     async def prune(self) -> tuple[int, int]:
-        """Remove the mirrors that no clone begins at any more; return how many, and their bytes."""
+        """Remove the mirrors that nothing begins at any more; return how many, and their bytes. One in use is left alone."""
         count = size = 0
         mirrors = self._current.config.workspace.mirrors
         for mirror in await asyncio.to_thread(lambda: list(Mirror.all(mirrors))):
-            async with self._mirrors[str(mirror.holder)]:
-                open_ = {name for name, _ in (*self._known, *self._under_way)}
-                freed = await asyncio.to_thread(_freed, mirror, open_)
+            lock = self._mirrors[str(mirror.holder)]
+            if lock.locked():
+                continue
+            async with lock:
+                freed = await asyncio.to_thread(_freed, mirror, self._open)
             count, size = count + (freed is not None), size + (freed or 0)
         return count, size
 
+    def _open(self, batch: str) -> bool:
+        """Whether tasks of a batch may still begin, or go on."""
+        return bool(self._lifecycle.of(batch))
+
     async def _work(self, wanted: _Wanted, batch: Batch) -> None:
-        hold = _until(wanted)
         try:
-            self._known[wanted] = found = await self._found(wanted, batch)
+            found = await self._found(wanted, batch)
         finally:
             self._under_way.discard(wanted)
-        refs = self._lifecycle.lift(hold)
+        if not self._open(batch.name):
+            self._forget(found)  # all of its tasks were ended meanwhile
+            return
+        self._known[wanted] = found
+        refs = self._lifecycle.lift(_until(wanted))
         if isinstance(found, str):
             self._give_up(refs, found)
         self._loop.wake()
 
     async def _found(self, wanted: _Wanted, batch: Batch) -> Base | str:
         name, origin = wanted
-        mirror = Mirror.of(self._current.config.workspace.mirrors, origin, name)
-        async with self._turns, self._mirrors[str(mirror.holder)]:
-            try:
-                pin = await asyncio.to_thread(mirror.pinned, name)
-                if pin and pin.folder != batch.folder:
-                    pin = None  # of another spool's batch of that name
-                commit = pin.commits.get(origin.ref) if pin and mirror.kept.is_dir() else None
+        config = self._current.config
+        look = partial(_look, config, batch, origin)
+        try:
+            mirror, why = await asyncio.to_thread(look)
+            if why:
+                return why
+            async with self._mirrors[str(mirror.holder)]:
+                pin = await asyncio.to_thread(mirror.pinned, name, batch.folder)
+                there = pin is not None and await asyncio.to_thread(mirror.kept.is_dir)
+                commit = pin.commits.get(origin.ref) if pin and there else None
                 if commit is None:
-                    if why := await asyncio.to_thread(origins.closed, self._current.config, origin):
-                        return why
-                    began = time.monotonic()
-                    get_logger().info(Action.MIRROR_FETCHING, batch=name, source=origin.source)
-                    await asyncio.to_thread(mirror.prepare, origin.source)
-                    outcome = await self._fetched(origin, mirror, fetch=pin is None)
+                    outcome = await self._fetched(batch, origin, mirror, fetch=not there)
                     if outcome.error:
                         return f"{origin.source}: {outcome.error}"
-                    commit, took = outcome.commit, time.monotonic() - began
-                    self._log(name, origin, took)
+                    commit = outcome.commit
                     commits = {**(pin.commits if pin else {}), origin.ref: commit}
-                    await asyncio.to_thread(
-                        mirror.pin, name, Pin(folder=batch.folder, commits=commits)
-                    )
-            except (OSError, msgspec.DecodeError) as error:
-                return f"{origin.source}: it cannot be fetched: {error}"
+                    copy = origin.kind == "copy"
+                    made = Pin(batch=name, folder=batch.folder, copy=copy, commits=commits)
+                    await asyncio.to_thread(mirror.pin, made)
+        except (OSError, msgspec.DecodeError) as error:
+            return f"{origin.source}: it cannot be fetched: {error}"
         return Base(origin=origin, mirror=str(mirror.kept), commit=commit)
 
-    def _log(self, batch: str, origin: Origin, seconds: float) -> None:
-        get_logger().info(
-            Action.MIRROR_FETCHED, batch=batch, source=origin.source, waited_s=round(seconds, 3)
-        )
+    async def _fetched(
+        self, batch: Batch, origin: Origin, mirror: Mirror, *, fetch: bool
+    ) -> Outcome:
+        """Have a child fetch what is asked for, when its turn has come. Raises ``OSError``, ``msgspec.DecodeError``."""
+        async with self._turns:
+            about = {"batch": batch.name, "source": origin.source}
+            began = time.monotonic()
+            get_logger().info(Action.MIRROR_FETCHING, **about)
+            await asyncio.to_thread(mirror.prepare, origin.source)
+            outcome = await self._asked(origin, mirror, fetch=fetch)
+            if not outcome.error:
+                took = round(time.monotonic() - began, 3)
+                get_logger().info(Action.MIRROR_FETCHED, **about, waited_s=took)
+        return outcome
 
-    async def _fetched(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> Outcome:
-        """Have a child fetch what is asked for. Raises ``OSError``, ``msgspec.DecodeError``."""
+    async def _asked(self, origin: Origin, mirror: Mirror, *, fetch: bool) -> Outcome:
+        """Return what a child answers that fetches. Raises ``OSError``, ``msgspec.DecodeError``."""
         config = self._current.config
         workspace = config.workspace
         job = Job(
             origin=origin,
             kept=str(mirror.kept),
-            fetch=fetch or not mirror.kept.is_dir(),
+            fetch=fetch,
             policy=config.sandbox_policy(),
             credentials=workspace.credentials,
             timeout_s=workspace.fetch_timeout_s,
@@ -197,21 +214,32 @@ class Bases(Listener):
 def _until(wanted: _Wanted) -> HoldKey:
     """Return what keeps the tasks that wait for it."""
     batch, origin = wanted
-    return HoldKey(Scope.BATCH, f"{batch} {origin.source} {origin.ref}", Cause.REPOSITORY)
+    what = f"{batch} {origin.kind} {origin.source} {origin.ref}"
+    return HoldKey(Scope.BATCH, what, Cause.REPOSITORY)
 
 
-def _freed(mirror: Mirror, in_use: AbstractSet[str]) -> int | None:
-    """Remove a mirror whose batches have ended, and whose folders have gone; return its bytes, None: it stays."""
-    for name, pin in mirror.pins().items():
-        if name not in in_use and not os.path.lexists(pin.folder):
-            mirror.unpin(name)
-    if mirror.pins():
-        return None
-    size = mirror.size()
+def _look(config: Config, batch: Batch, origin: Origin) -> tuple[Mirror, str]:
+    """Return the mirror of an origin, and why no task may have it by now; empty: it may. Blocks."""
+    mirror = Mirror.of(config.workspace.mirrors, origin, batch.name)
+    return mirror, sources.closed(config, origin)
+
+
+def _freed(mirror: Mirror, is_open: Callable[[str], bool]) -> int | None:
+    """Remove a mirror whose batches have ended, and whose clones have gone; return its bytes, None: it stays."""
     try:
-        mirror.remove()
+        with mirror.locked(wait=False):
+            pins = mirror.pins()
+            for place, pin in pins.items():
+                # What cannot be read may be in use.
+                over = pin is not None and not is_open(pin.batch)
+                if over and pin and (pin.copy or not os.path.lexists(pin.folder)):
+                    place.unlink()
+            if mirror.pins():
+                return None
+            size = mirror.size()
+            mirror.remove()
     except OSError:
-        return None  # the next one tries it again
+        return None  # another works there, or the next one tries it again
     return size
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,8 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import Writes
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
-from batchd.records import STANDARD, Batch, Cause, Ref, Task
-from batchd.spool import origins, outbox, taskfile
+from batchd.records import STANDARD, Batch, Cause, Origin, Ref, Task
+from batchd.spool import outbox, sources, taskfile
 from batchd.spool.claims import mark
 from batchd.spool.directories import Directories
 from batchd.spool.inbox import ulid
@@ -269,7 +269,7 @@ def _check_directories(config: Config, old: Batch, tasks: Sequence[Task]) -> Non
         for task in tasks
         if (
             why := (task.dir and directories.problem(task.dir, must_exist=True))
-            or (task.origin and origins.closed(config, task.origin))
+            or (task.origin and sources.closed(config, task.origin, directories))
         )
     ]
     if problems:
@@ -286,11 +286,13 @@ def _request(old: Batch, config: Config) -> tuple[bytes | None, str]:
         return None, f"their file cannot be had ({path}: {error})"
 
 
-def _of_origin(origin: Mapping[str, str]) -> dict[str, str]:
+def _of_origin(origin: Origin | None) -> dict[str, str]:
     """Return the keys of a task file that ask for it."""
-    if origin["kind"] == "copy":
-        return {"dir": origin["source"], "workspace": "copy"}
-    return {"repo": origin["source"], "ref": origin["ref"]}
+    if origin is None:
+        return {}
+    if origin.kind == "copy":
+        return {"dir": origin.source, "workspace": "copy"}
+    return {"repo": origin.source, "ref": origin.ref}
 
 
 def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
@@ -307,8 +309,8 @@ def _written(old: Batch, tasks: Sequence[Task]) -> bytes:
         }
         fallback_s = fields.pop("tier_fallback_s")
         fields["tier_fallback"] = "never" if fallback_s is None else fallback_s
-        if origin := fields.pop("origin"):
-            fields |= _of_origin(origin)
+        fields.pop("origin")
+        fields |= _of_origin(task.origin)
         specs.append({k: v for k, v in fields.items() if v or isinstance(v, int | float)})
     whole = {"budget_usd": old.budget_usd, "parallel": old.parallel}
     batch = {key: value for key, value in whole.items() if value}

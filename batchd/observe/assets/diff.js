@@ -10,7 +10,8 @@ const Diff = (() => {
   function files(text, changes) {
     const found = [];
     for (const line of text.split("\n")) {
-      if (line.startsWith(HEAD)) found.push({ lines: [line] });
+      // A file that became a link, or the reverse, has two heads, one behind the other.
+      if (line.startsWith(HEAD) && !(found.length && found[found.length - 1].lines[0] === line)) found.push({ lines: [line] });
       else if (found.length) found[found.length - 1].lines.push(line);
     }
     const last = found[found.length - 1];

@@ -72,7 +72,7 @@ const Details = (() => {
       full && full.left_out ? el("p", { class: "soft", text: `${Words.count(full.left_out)} characters of prompt and answer are left out here; the result's file has them.` }) : null,
       verdict && (verdict.feedback || !embedded) ? part("Last verdict", el("p", { class: "said", text: `${verdict.by}: ${verdict.done ? "done" : "not done"}${verdict.feedback ? `\n${verdict.feedback}` : ""}` })) : null,
       full && full.patch ? part("Changes", Diff.render(full.patch)) : null,
-      full && full.files && !full.patch ? changed(full.files, place) : null,
+      full && full.files && !(full.patch && full.patch.text) ? changed(full.files, place) : null,
       transcript(place, full));
   }
   function top(place) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
 
 from batchd.config import Config, repositories
 from batchd.errors import Problem
@@ -21,7 +22,7 @@ def problems(
         yield ("repo",), Problem("", "a task has a dir or a repo, not both", "leave one out")
     elif spec.repo:
         wrong = _repository_problem(config, directories, spec.repo, must_exist=not after)
-        if wrong is None and shutil.which("git") is None:
+        if wrong is None and not _git():
             wrong = Problem("", "git is not installed here", "apt-get install git")
         if wrong:
             yield ("repo",), wrong
@@ -30,12 +31,18 @@ def problems(
         yield ("workspace",), Problem("", why, "leave workspace out")
 
 
-def closed(config: Config, origin: Origin) -> str:
+@cache
+def _git() -> bool:
+    return shutil.which("git") is not None
+
+
+def closed(config: Config, origin: Origin, directories: Directories | None = None) -> str:
     """Return why no task may have a clone, or a copy, of what is stored with one; empty: it may.
 
     It was asked at the claim: the configuration may be another one since, or the store come from elsewhere.
+    ``directories``: remembers what it has looked at.
     """
-    directories = Directories(config)
+    directories = directories or Directories(config)
     if origin.kind == "clone":
         wrong = _repository_problem(config, directories, origin.source, must_exist=True)
         return str(wrong) if wrong else ""
@@ -56,7 +63,7 @@ def _repository_problem(
 def contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
     """Yield what does not go together once the task's keys are laid over its batch's."""
     directory, repo = _places(batch, spec)
-    if (spec.ref or batch.ref) and not repo and (spec.ref or not directory):
+    if spec.ref and not repo:
         yield ("ref",), Problem("", "there is no repo that it is of", "name one, or leave ref out")
     if (spec.workspace or batch.workspace) == "copy" and not directory and not repo:
         why = "there is no dir to copy"
