@@ -55,15 +55,12 @@ def test_no_task_writes_to_what_others_begin_at(camp: Camp) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("git of our own")
 def test_no_task_hides_what_it_has_changed(camp: Camp) -> None:
-    """What the model tells its own git to leave out, or to show otherwise, stands in the patch as it is."""
+    """It takes its git away: what it has changed stands in the patch all the same."""
     source(camp)
-    hide = (
-        f"{_CHANGE}; echo evil > new; mkdir -p .git/info; echo '*' > .git/info/exclude; git update-index --assume-unchanged README.md;"
-        " git config core.worktree /tmp; git config core.ignoreStat true"
-    )
+    hide = f"{_CHANGE}; echo evil > new; rm -rf .git; mkdir .git"
     with camp.told({"x": [does(hide), says("Done.")]}):
         result = camp.play([{"first_prompt": "x", "repo": "work/r"}])["001"]
-    assert [change["path"] for change in result["changes"]] == ["README.md", "new"]
+    assert [change["path"] for change in result["changes"] or ()] == ["README.md", "new"]
 
 
 @pytest.mark.sampled(1)
