@@ -6,20 +6,16 @@ from batchd.records import Base
 from batchd.sandbox import Workplace
 from batchd.workspace import git
 
-#: Makes a clone of $1 at the commit $2 on the branch $3; its origin is called $4, and files are taken as $5 says.
+#: Makes a clone of $1 at the commit $2 on the branch $3, which lies in the folder $4.
 #: What an earlier start did not finish goes first. Objects are read in the mirror, and none is copied.
 _CLONE = """
 find . -mindepth 1 -delete
-git init --quiet --template= --initial-branch="$3" .
+# Another batch may fetch in this moment, and put another one in its place.
+cp -R "$1/clone" .git || { sleep 0.5; rm -rf .git; cp -R "$1/clone" .git; }
 printf '%s\\n' "$1/git/objects" > .git/objects/info/alternates
-if [ -f "$1/git/shallow" ]; then cp "$1/git/shallow" .git/shallow; fi
-git --git-dir="$1/git" for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags |
-    sed 's, refs/heads/, refs/remotes/origin/,' > .git/packed-refs
-git update-ref "refs/heads/$3" "$2"
-git config remote.origin.url "$4"
-git config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
-mkdir .git/info
-printf '%s\\n' "$5" > .git/info/attributes
+mkdir -p ".git/$4"
+printf '%s\\n' "$2" > ".git/refs/heads/$3"
+printf 'ref: refs/heads/%s\\n' "$3" > .git/HEAD
 git reset --quiet --hard
 """
 _COPY = """
@@ -33,9 +29,8 @@ async def make(place: Workplace, base: Base, timeout_s: float) -> None:
     if base.origin.kind == "copy":
         argv = git.script(_COPY, place.base)
     else:
-        source = base.origin.source
-        words = (place.base, base.commit, base.branch, source, git.ATTRIBUTES)
-        argv = git.script(_CLONE, *words)
+        above = f"refs/heads/{base.branch}".rpartition("/")[0]
+        argv = git.script(_CLONE, place.base, base.commit, base.branch, above)
     ran = await place.run(argv, timeout_s=timeout_s)
     git.insist(ran, f"{base.origin.source} cannot be made the task's own")
     place.begin()

@@ -30,7 +30,7 @@ _HASH = re.compile("[0-9a-f]{40}([0-9a-f]{24})?")
 _LIMIT = ("[sandbox] max_disk_bytes", "[workspace] max_mirror_bytes")
 #: Of more packs than these, one is made.
 _PACKS = 20
-#: Follows the branches and tags of $1, and what it has checked out, if that is there; what an earlier fetch did not finish goes.
+#: Follows the branches and tags of $1, which clones call $2, and what it has checked out, if that is there; what an earlier fetch did not finish goes.
 _FETCH = f"""
 rm -rf git.new
 [ -d git ] || {{ git init --quiet --bare --template= "$own/git" && cp -R "$own/git" git.new && mv git.new git; }}
@@ -49,6 +49,21 @@ fi
 if [ "$(find objects/pack -name '*.pack' | wc -l)" -gt {_PACKS} ]; then
     git repack --quiet -a -d -k
 fi
+# What a task's .git begins as: its clone is a copy of that, and a checkout.
+git init --quiet --template= "$own/clone"
+cd "$own/clone/.git"
+git config remote.origin.url "$2"
+git config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
+mkdir info
+printf '%s\\n' "$3" > info/attributes
+git --git-dir="$OLDPWD" for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags |
+    sed 's, refs/heads/, refs/remotes/origin/,' > packed-refs
+if [ -f "$OLDPWD/shallow" ]; then cp "$OLDPWD/shallow" shallow; fi
+cd "$OLDPWD/.."
+rm -rf clone.new
+cp -R "$own/clone/.git" clone.new
+rm -rf clone
+mv clone.new clone
 """
 #: Prints the commit that $1 stands for; where there is none, some names that there are.
 _RESOLVE = """
@@ -92,7 +107,8 @@ async def fetched(job: Job) -> str:
         await _fetched_from_afar(job)
     elif job.fetch:
         await asyncio.to_thread(_see, job.origin.source)
-        await _inside(job, git.script(_FETCH, _source(job)), "it cannot be cloned")
+        argv = git.script(_FETCH, _source(job), job.origin.source, git.ATTRIBUTES)
+        await _inside(job, argv, "it cannot be cloned")
     ran = await _inside(job, git.script(_RESOLVE, job.origin.ref), "its commit cannot be found")
     first, *names = ran.output.split() or ("none",)
     if not _HASH.fullmatch(first):
@@ -142,7 +158,7 @@ async def _fetched_from_afar(job: Job) -> None:
     keys = {"credential.helper": _helper(job.credentials)} if job.credentials else {}
     process = await asyncio.create_subprocess_exec(
         *_together(job.policy),
-        *git.bare(_FETCH, job.origin.source),
+        *git.bare(_FETCH, job.origin.source, job.origin.source, git.ATTRIBUTES),
         cwd=job.kept,
         env={
             **os.environ,

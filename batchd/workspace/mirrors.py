@@ -2,6 +2,7 @@
 
 MIRRORS/NAME-HASH/source         what it is a mirror of
 MIRRORS/NAME-HASH/kept/git       a bare repository with the objects; commands see ``kept`` read-only
+MIRRORS/NAME-HASH/kept/clone     what the .git of a task's clone begins as
 MIRRORS/NAME-HASH/kept/tree      of a directory: the copy
 MIRRORS/NAME-HASH/batches/NAME   a batch that uses it, with the commits that its tasks begin at
 """
