@@ -209,7 +209,7 @@ class ResultV1:
     files: FilesV1 | None
     #: null: it worked in a directory in place, or never began. Left out of older results, like what follows.
     workspace: WorkspaceV1 | None = None
-    #: What it has changed in its clone or copy, by file, at most 1,000; null: it has neither, or no one could tell.
+    #: What it has changed in its clone or copy, by file, at most 1,000; null: it has neither, or no one looked.
     changes: tuple[ChangeV1, ...] | None = None
     #: null: it has no clone or copy, has changed nothing, or ended before anybody looked: then ``changes`` is null too.
     patch: PatchV1 | None = None

@@ -56,7 +56,7 @@ def _folders(settings: config.Config) -> Iterator[Line]:
 
 
 def _repositories(settings: config.Config) -> Iterator[Line]:
-    """Tell of what tasks with a ``repo`` need, where the configuration names any."""
+    """Yield what tasks with a ``repo`` need, where the configuration names any."""
     workspace = settings.workspace
     if workspace.repos and shutil.which("git") is None:
         yield Line("failed", "repositories", "git is not installed", "apt-get install git")

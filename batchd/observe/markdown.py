@@ -30,7 +30,7 @@ _MARKS = frozenset("#*_`|~>[=<&\\1234567890-+")
 
 @lru_cache(256)
 def tree(text: str) -> list[Node] | None:
-    """Return a text as nodes, which nobody changes; None where it is plain words, which need none."""
+    """Return a text as nodes, which are not to be changed; None where it is plain words, which need none."""
     if not _MARKS.intersection(text):
         return None
     return _nodes(_parser().parse(text))

@@ -124,7 +124,7 @@ if [ $again = yes ]; then
 else
     others=$(few < "$own/dirty")
     [ -z "$others" ] || refuse "its working tree has changes of its own: $others"
-    # Files that git does not know are nobody's to overwrite, ignored ones too.
+    # Files that git does not know are the owner's, ignored ones too.
     names --diff-filter=A | exact ls-files --others -- | few > "$own/way"
     [ ! -s "$own/way" ] || refuse "files of your own are in the way: $(cat "$own/way")"
     names --diff-filter=A | tr '\\0' '\\n' | while IFS= read -r path; do

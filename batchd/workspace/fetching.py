@@ -198,7 +198,7 @@ def _together(policy: SandboxPolicy) -> list[str]:
 
 
 def _helper(file: str) -> str:
-    """Return what tells git users and passwords, and forgets none where a server refuses one."""
+    """Return the helper that gives git users and passwords, and forgets none where a server refuses one."""
     return f'!f() {{ [ "$1" != get ] || git credential-store --file={shlex.quote(file)} get; }}; f'
 
 

@@ -56,7 +56,7 @@ class Mirror:
 
     @classmethod
     def all(cls, mirrors: str) -> Iterator[Self]:
-        """Yield those that are there; what else lies in the folder is nobody's to touch."""
+        """Yield those that are there; what else lies in the folder is not batchd's."""
         with contextlib.suppress(FileNotFoundError):
             for folder in sorted(Path(os.path.realpath(mirrors)).iterdir()):
                 if (folder / "batches").is_dir() and (folder / "source").is_file():

@@ -469,7 +469,7 @@ def test_a_patch_that_leads_outside_writes_nothing_there(tmp_path: Path) -> None
     assert git(source, "status", "--porcelain") == ""
 
 
-def test_files_that_git_does_not_know_are_nobodys_to_overwrite(tmp_path: Path) -> None:
+def test_files_that_git_does_not_know_are_not_overwritten(tmp_path: Path) -> None:
     """Ignored ones neither: a patch that makes a file, or a folder, in their place is refused with their names."""
     source = repository(tmp_path / "r", {**FILES, ".gitignore": ".env\nbuild/\nsrc/*.o\nway\n"})
     for name, text in (

@@ -3,10 +3,10 @@ const Made = (() => {
   const { el } = Dom;
   const SIGNS = { created: "+", modified: "~" };
 
-  function shown(told) {
-    if (told.image) return el("img", { src: told.image, alt: "" });
-    if (told.text === undefined) return el("p", { class: "soft", text: `No text and no image: ${Words.counted(told.size, "byte")}.` });
-    return el("div", {}, el("pre", { text: told.text || "(empty)" }), told.cut ? el("p", { class: "soft", text: `… ${Words.counted(told.cut, "byte")} more in the file` }) : null);
+  function shown(given) {
+    if (given.image) return el("img", { src: given.image, alt: "" });
+    if (given.text === undefined) return el("p", { class: "soft", text: `No text and no image: ${Words.counted(given.size, "byte")}.` });
+    return el("div", {}, el("pre", { text: given.text || "(empty)" }), given.cut ? el("p", { class: "soft", text: `… ${Words.counted(given.cut, "byte")} more in the file` }) : null);
   }
   function file(at, { path, change }) {
     const query = `?path=${encodeURIComponent(path)}`, inside = el("div", { class: "inside" });
@@ -22,11 +22,11 @@ const Made = (() => {
     return made;
   }
   async function fill(box, at) {
-    let told;
-    try { told = await Live.get(`${at}/made`); } catch (error) { box.replaceChildren(el("p", { class: "soft", text: error.message || String(error) })); return; }
+    let given;
+    try { given = await Live.get(`${at}/made`); } catch (error) { box.replaceChildren(el("p", { class: "soft", text: error.message || String(error) })); return; }
     box.replaceChildren(
-      ...(told.patch ? [el("h2", { text: "Changes" }), Diff.render(told.patch)] : []),
-      ...(told.files.length ? [el("h2", { text: "Files" }), el("div", { class: "diff made" }, told.files.map(each => file(at, each)), told.more ? el("p", { class: "soft", text: `… ${Words.counted(told.more, "more file")}` }) : null)] : []));
+      ...(given.patch ? [el("h2", { text: "Changes" }), Diff.render(given.patch)] : []),
+      ...(given.files.length ? [el("h2", { text: "Files" }), el("div", { class: "diff made" }, given.files.map(each => file(at, each)), given.more ? el("p", { class: "soft", text: `… ${Words.counted(given.more, "more file")}` }) : null)] : []));
   }
   function section(at) {
     const box = el("section", { "aria-label": "What it made" });
