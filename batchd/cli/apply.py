@@ -14,6 +14,7 @@ from batchd import sandbox
 from batchd.cli import common, patches
 from batchd.errors import NotPossibleError, SandboxError, UsageError, WorkspaceError
 from batchd.log import escape
+from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
 from batchd.records.triggers import run_by_git
 from batchd.store.reader import Reader
@@ -96,24 +97,15 @@ def _found(reader: Reader, target: str) -> patches.Made:
 
 def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
     """Return what is to be done. Raises ``NotPossibleError`` where that is refused."""
-    about, ref = made.about, made.ref
-    why = ""
-    if not made.result.get("workspace"):
-        why = "it had no clone or copy"
-    elif not about and made.result.get("changes") is None:
-        why = f"it ended before anybody looked at its changes: they lie in {made.result['dir']}"
-    elif not about:
-        why = "it has changed nothing"
-    elif about.get("problem"):
-        why = f"its patch could not be made: {about['problem']}"
-    elif about.get("withheld"):
-        why = f"it holds a secret: look at {made.file}, and use `git apply`"
-    elif about.get("left_out"):
-        why = f"it is not whole, {len(about['left_out'])} files are left out: they lie in {made.result['dir']}"
-    if why:
+    ref, result = made.ref, made.result
+    remarks = changes.remarks(result)
+    if result.workspace is None:
+        raise NotPossibleError(f"{ref} cannot be applied: it had no clone or copy")
+    if not made.whole:
+        why = "; ".join(remarks) or "it has changed nothing"
         raise NotPossibleError(f"{ref} cannot be applied: {why}")
-    if about.get("lacks"):
-        common.complain(f"batchd: {ref}: {about['lacks']}; its files lie in {made.result['dir']}")
+    for remark in remarks:
+        common.complain(f"batchd: {ref}: {remark}")
     patch = made.patch()
     if not args.with_hooks and (names := run_by_git(patch)):
         raise NotPossibleError(
@@ -124,7 +116,8 @@ def _order(made: patches.Made, args: argparse.Namespace) -> _Order:
 
 
 def _into(made: patches.Made, given: Path | None) -> Path:
-    source = made.result["workspace"]["source"]
+    workspace = made.result.workspace
+    source = workspace.source if workspace else ""
     if given is None and not source.startswith("/"):
         raise NotPossibleError(
             f"{made.ref} worked on {source}: say with --into DIR where a clone of it lies"
@@ -140,14 +133,14 @@ def _into(made: patches.Made, given: Path | None) -> Path:
 def _branch(made: patches.Made, name: str | None) -> applying.Branch | None:
     if name is None:
         return None
-    first = next(iter(made.result["first_prompt"].strip().splitlines()), "")
+    first = next(iter(made.result.first_prompt.strip().splitlines()), "")
     title = first if len(first) <= _MESSAGE else f"{first[: _MESSAGE - 1]}…"
     return applying.Branch(
         name=name,
-        base=made.result["workspace"]["base"],
+        base=made.result.workspace.base if made.result.workspace else "",
         author=_own("user.name") or _NAME,
         email=_own("user.email") or _EMAIL,
-        message=f"{title or made.ref}\n\nMade by {made.result['model']} as batchd's task {made.ref}.",
+        message=f"{title or made.ref}\n\nMade by {made.result.model} as batchd's task {made.ref}.",
     )
 
 

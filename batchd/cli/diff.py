@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from batchd.cli import common, patches
 from batchd.errors import NotPossibleError
+from batchd.formats import ResultV1
 from batchd.log import escape
-from batchd.observe.words import counted
+from batchd.observe import changes
 from batchd.store.reader import Reader
 
 _GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
@@ -40,57 +41,32 @@ def run(args: argparse.Namespace) -> int:
         raise NotPossibleError(f"{args.target} has no result yet")
     code, many = 0, len(found) > 1
     for made in found:
-        problem = _unshown(made)
-        if problem:
-            common.complain(f"batchd: {made.ref}: {problem}")
+        for remark in changes.remarks(made.result):
+            common.complain(f"batchd: {made.ref}: {remark}")
             code = 1
-        if not made.about.get("file") or (made.about.get("withheld") and not args.stat):
+        patch = made.result.patch
+        if patch is None or not patch.file or (patch.withheld and not args.stat):
             continue
         if many or args.stat:
-            common.say(f"# {made.ref}: {_about(made)}")
+            common.say(f"# {made.ref}: {changes.lines(made.result)}")
         try:
             if args.stat:
-                common.say(*_stat(made))
+                common.say(*_stat(made.result))
             else:
                 _show(made.patch())
         except NotPossibleError as error:
             common.complain(f"batchd: {error}")
             code = 1
-    if not code and not any(made.about for made in found):
+    if not code and not any(made.result.patch for made in found):
         common.complain("batchd: no task of it has changed a clone or a copy")
     return code
 
 
-def _unshown(made: patches.Made) -> str:
-    """Return what there is to say of a patch that is not whole, or not shown; empty: nothing."""
-    about = made.about
-    if not about and made.result.get("workspace") and made.result.get("changes") is None:
-        return f"it ended before anybody looked at its changes: they lie in {made.result['dir']}"
-    if about.get("problem"):
-        return f"its patch could not be made: {about['problem']}; its files lie in {made.result['dir']}"
-    if about.get("withheld"):
-        return f"its patch holds a secret, and is not shown: {made.file}"
-    if about.get("lacks"):
-        return f"of its patch: {about['lacks']}; its files lie in {made.result['dir']}"
-    if about.get("left_out"):
-        count = counted(len(about["left_out"]), "file")
-        return f"the changes of {count} are left out ([workspace] max_patch_bytes): they lie in {made.result['dir']}"
-    return ""
-
-
-def _about(made: patches.Made) -> str:
-    changes = made.result.get("changes") or []
-    count = counted(made.about["files"], "file")
-    added = sum(change["added"] or 0 for change in changes)
-    removed = sum(change["removed"] or 0 for change in changes)
-    return f"{count}, +{added:,} -{removed:,}{' and more' if len(changes) < made.about['files'] else ''}"
-
-
-def _stat(made: patches.Made) -> Iterator[str]:
-    for change in made.result.get("changes") or []:
-        binary = change["added"] is None
-        lines = "binary" if binary else f"+{change['added']:,} -{change['removed']:,}"
-        yield f"  {lines:>14}  {change['path']}"
+def _stat(result: ResultV1) -> Iterator[str]:
+    for change in result.changes or ():
+        binary = change.added is None or change.removed is None
+        lines = "binary" if binary else f"+{change.added:,} -{change.removed:,}"
+        yield f"  {lines:>14}  {change.path}"
 
 
 def _show(data: bytes) -> None:

@@ -16,9 +16,9 @@ from batchd import config
 from batchd.cli import cautions, common, refusals
 from batchd.cli.asking import Asking, parkings, shown
 from batchd.control import Standing, fields, members
-from batchd.formats import ChangeV1, ResultV1
+from batchd.formats import ResultV1
 from batchd.log import escape
-from batchd.observe import ending, parking, troubles, versions, words
+from batchd.observe import changes, ending, parking, troubles, versions, words
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
@@ -293,20 +293,11 @@ def _changed(reader: Reader, row: TaskRow) -> str:
     made = msgspec.json.decode(text, type=ResultV1) if text else None
     if made is None or made.workspace is None:
         return ""
-    if made.changes is None and made.patch is None:
-        return "it ended before anybody looked: its files lie in its directory"
+    if remarks := changes.remarks(made):
+        return "; ".join(remarks)
     if made.patch is None:
         return f"nothing, in its {made.workspace.kind} of {made.workspace.source}"
-    if made.patch.problem:
-        return f"its patch could not be made: {made.patch.problem}"
-    changes = made.changes or ()
-    plus, minus = (sum(n or 0 for n in lines) for lines in _lines(changes))
-    count = words.counted(made.patch.files, "file")
-    return f"{count}, +{plus:,} -{minus:,}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"
-
-
-def _lines(changes: Sequence[ChangeV1]) -> tuple[list[int | None], list[int | None]]:
-    return [c.added for c in changes], [c.removed for c in changes]
+    return f"{changes.lines(made)}: `batchd diff {row.ref}`, `batchd apply {row.ref}`"
 
 
 def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:

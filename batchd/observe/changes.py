@@ -1,4 +1,4 @@
-"""What a task has changed in its clone or copy, as pages are given it."""
+"""What a task has changed in its clone or copy, as people and pages are given it."""
 
 from __future__ import annotations
 
@@ -9,33 +9,54 @@ from batchd.formats import ResultV1
 _HEAD = b"\ndiff --git "
 
 
+def remarks(result: ResultV1) -> list[str]:
+    """Return what is to be said of a task's patch, a clause each: why there is none, or what it lacks; none: it is whole."""
+    patch, there = result.patch, f"its files lie in {result.dir}"
+    if patch is None:
+        looked = result.workspace is None or result.changes is not None
+        return [] if looked else [f"it ended before anybody looked at its changes: {there}"]
+    found = []
+    if patch.problem:
+        found.append(f"its patch could not be made: {patch.problem}; {there}")
+    if patch.withheld:
+        found.append(f"its patch holds a secret, and is not shown: {patch.file}")
+    if patch.lacks:
+        found.append(f"of its patch: {patch.lacks}; {there}")
+    if patch.left_out:
+        count = len(patch.left_out)
+        limit = "[workspace] max_patch_bytes"
+        found.append(f"the changes of {count:,} files are left out of its patch ({limit}): {there}")
+    return found
+
+
+def lines(result: ResultV1) -> str:
+    """Return how much a task has changed: "3 files, +10 -2"."""
+    changes = result.changes or ()
+    files = result.patch.files if result.patch else len(changes)
+    added, removed = sum(c.added or 0 for c in changes), sum(c.removed or 0 for c in changes)
+    more = " and more" if len(changes) < files else ""
+    return f"{files:,} file{'' if files == 1 else 's'}, +{added:,} -{removed:,}{more}"
+
+
 def shown(result: ResultV1, data: bytes | None, most: int) -> dict[str, Any] | None:
     """Return the patch of a task: its text, what became of each file, and what is to be said; None: there is nothing to show.
 
     ``data``: the patch; None: it cannot be had. Of its text as many files are given as ``most`` bytes hold.
     """
-    patch = result.patch
-    if patch is None:
+    patch, said = result.patch, [f"{line[0].upper()}{line[1:]}." for line in remarks(result)]
+    if patch is None and not said:
         return None
+    text = data or b""
+    if patch is not None:
+        if patch.withheld:
+            text = b""
+        elif patch.file and data is None:
+            said.append(f"{patch.file} is gone, or is not what the result says.")
+        if len(text) > most:
+            text = text[: text.rfind(_HEAD, 0, most) + 1]
+            said.append(f"The rest stands in {patch.file}.")
     changes = [
         {"path": change.path, "added": change.added, "removed": change.removed}
         for change in result.changes or ()
     ]
-    said = []
-    if patch.problem:
-        said.append(f"Its patch could not be made: {patch.problem}. Its files lie in {result.dir}.")
-    if patch.withheld:
-        said.append(f"Its patch holds a secret, and is not shown: {patch.file}.")
-    elif patch.file and data is None:
-        said.append(f"{patch.file} is gone, or is not what the result says.")
-    if patch.lacks:
-        said.append(f"Of the patch: {patch.lacks}.")
-    if patch.left_out:
-        said.append(
-            f"{patch.file or 'A patch'} leaves out the changes of {len(patch.left_out):,} files: it would be too large."
-        )
-    text = b"" if data is None or patch.withheld else data
-    if len(text) > most:
-        text = text[: text.rfind(_HEAD, 0, most) + 1]
-        said.append(f"The rest stands in {patch.file}.")
     return {"text": text.decode("utf-8", "replace"), "changes": changes, "said": said}

@@ -108,9 +108,10 @@ def _details(told: Told, *, in_full: bool) -> Details:
 
 def _patch(told: Told, most: int) -> dict[str, Any] | None:
     result = told.result
-    if result is None or result.patch is None:
+    if result is None:
         return None
-    data = patches.whole(told.folder, result.task, result.patch.sha256)
+    patch = result.patch
+    data = patches.whole(told.folder, result.task, patch.sha256) if patch else None
     return changes.shown(result, data, most)
 
 

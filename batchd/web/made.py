@@ -32,10 +32,9 @@ def listed(reader: Reader, ref: Ref) -> dict[str, Any]:
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
-    patch = None
-    if result.patch is not None:
-        data = patches.whole(_folder(reader, ref), ref.task, result.patch.sha256)
-        patch = changes.shown(result, data, _PATCH)
+    about = result.patch
+    data = patches.whole(_folder(reader, ref), ref.task, about.sha256) if about else None
+    patch = changes.shown(result, data, _PATCH)
     names = list(_made(result))
     files = [{"path": path, "change": change} for change, path in names[:_FILES]]
     return {"patch": patch, "files": files, "more": len(names) - len(files)}
