@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -39,6 +40,9 @@ _VARIABLES = (
     *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO"),
     *("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"),
 )
+#: What git says of a server that may answer the next time; and when that is tried, in seconds.
+_PASSING = re.compile("Could not resolve|onnect|imed out|early EOF|hung up|returned error: 5")
+_PAUSES_S = (2.0, 10.0)
 #: How much longer than its own limit the child may take to say so, in seconds.
 _GRACE_S = 30.0
 
@@ -159,6 +163,11 @@ class Bases(Listener):
             get_logger().info(Action.MIRROR_FETCHING, **about)
             await asyncio.to_thread(mirror.prepare, origin.source)
             outcome = await self._asked(origin, mirror, fetch=fetch)
+            for pause_s in _PAUSES_S if origin.remote else ():
+                if not _PASSING.search(outcome.error):
+                    break
+                await asyncio.sleep(pause_s)
+                outcome = await self._asked(origin, mirror, fetch=fetch)
             if not outcome.error:
                 took = round(time.monotonic() - began, 3)
                 get_logger().info(Action.MIRROR_FETCHED, **about, waited_s=took)
