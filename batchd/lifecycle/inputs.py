@@ -82,7 +82,7 @@ class SlotFree(_Input, frozen=True, gc=False):
 
 
 class Unready(_Input, frozen=True, gc=False):
-    """What a task needs is not there: its folder takes no files, so that it could leave no result, or its repository is being fetched."""
+    """What a task needs is not there: a folder that takes its result, or the repository that it begins at."""
 
     ref: Ref
 
