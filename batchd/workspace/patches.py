@@ -28,6 +28,11 @@ if [ -n "$4" ] && [ -f $info/alternates ] && ! [ -L .git ] && ! [ -L .git/object
 fi
 # What the task has closed to itself is its own, and may be read.
 find . -path ./.git -prune -o \\( -type d ! -perm -u+rx -o -type f ! -perm -u+r \\) -exec chmod u+rwX {{}} \\;
+# Git would wait for what a pipe by such a name says.
+if [ -n "$(find . \\( -name .gitattributes -o -name .gitignore \\) -type p -print -quit)" ]; then
+    echo 'error: a .gitattributes or .gitignore in it is a pipe' >&2
+    exit 1
+fi
 git init --quiet --bare --template= "$own/git"
 export GIT_DIR="$own/git" GIT_WORK_TREE="$PWD"
 printf '%s\\n' "$1/git/objects" > "$GIT_DIR/objects/info/alternates"

@@ -593,6 +593,8 @@ def test_what_a_patch_cannot_hold_is_said(tmp_path: Path) -> None:
     )
     assert "not all could be read" in patch.lacks
     assert patch.problem == ""
+    patch = work(tmp_path / "5", origin_of(source), "rm .gitattributes; mkfifo .gitattributes")
+    assert "is a pipe" in patch.problem
 
 
 def test_a_secret_in_what_is_no_text_withholds_the_patch(tmp_path: Path) -> None:
