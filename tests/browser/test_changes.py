@@ -160,7 +160,7 @@ def served(night: Night) -> Iterator[Spool]:
 
 
 def test_the_live_page_shows_the_patch_and_the_files(served: Spool, night: Night) -> None:
-    """A file is shown as text, and saved as a file: whatever it holds, the browser is told to run none of it."""
+    """A file is shown as text, and saved as a file: whatever it holds, the browser has no reason to run any of it."""
 
     async def read(page: Page) -> None:
         await page.until("document.querySelector('.made summary')")
