@@ -124,6 +124,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "orphans": (
         ("sandbox/guard.py", "[ \"$live\" = ' ' ] && exit", "exit"),
         ("sandbox/launch.py", 'options += [] if stays else ["--die-with-parent"]', "pass"),
+        # A worker whose daemon is gone ends what runs by itself, if it is not killed before.
+        ("pool/worker.py", "await self._ended.wait()\n", "await self._ended.wait() and os._exit(0)\n"),
     ),
     # --- sandboxes that stay
     "undumpable": (
