@@ -244,10 +244,11 @@ class Performer:
             )
         now = self._host.clock()
         notice = "" if state.noticed else allowance.left(self._task.limits, state, now)
+        stop = prompts.HOW_TO_STOP if state.text_protocol and output.exit_code == 0 else ""
         return ToolRan(
             at=now,
             call=call,
-            output=tools.lines(output.text, notice),
+            output=tools.lines(output.text, notice, stop),
             exit_code=output.exit_code,
             seconds=output.seconds,
             outcome=output.outcome,

@@ -74,6 +74,11 @@ INTERRUPTED = (
 NO_KEYBOARD = (
     r"[It asked for input, and there is no keyboard: pipe it in, as with printf '5\n7\n' | …]"
 )
+#: Said instead of bash's warning, which small models take for a failure, and write the file again.
+OPEN_DOCUMENT = r"[The here-document had no \1 line, so all that followed is in it.]"
+#: Ends what a model without native calls sees of a command that succeeded: small ones forget how to stop, and write the
+#: same file again and again (seen with qwen2.5-coder 1.5B).
+HOW_TO_STOP = "[When all is done and verified, answer without a command block.]"
 #: Said where what a command starts in the background goes on behind it.
 _STAYS = "; what it leaves running in the background stays"
 _SHELL = "Run a bash command in /task. Each call is a new shell%s."

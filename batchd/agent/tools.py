@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +39,11 @@ _NO_INPUT = (
     "EOFError: EOF when reading a line",
     "end of file reached (EOFError)",
     "NoSuchElementException: No line found",
+)
+#: bash's warning of a here-document that nothing ends, as it is where a model ends its block instead.
+_OPEN_DOCUMENT = re.compile(
+    r"^/bin/bash: line \d+: warning: here-document at line \d+ delimited by end-of-file \(wanted `(.*)'\)$",
+    re.MULTILINE,
 )
 _SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
@@ -182,6 +188,7 @@ async def _commanded(
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
     changed = None if look is None else await look.after()
+    ran = replace(ran, output=_OPEN_DOCUMENT.sub(prompts.OPEN_DOCUMENT, ran.output))
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)

@@ -19,7 +19,7 @@ import pytest
 from patience import PATIENCE_S
 
 from batchd import agent, events, wire
-from batchd.agent import evaluate, tools
+from batchd.agent import evaluate, prompts, tools
 from batchd.demo.recordings import Recording
 from batchd.demo.server import ModelServer
 from batchd.demo.settings import Settings
@@ -41,6 +41,7 @@ from batchd.records import (
     Status,
     Task,
     ToolCall,
+    ToolProtocol,
     Trigger,
 )
 from batchd.sandbox import Sandbox
@@ -142,9 +143,15 @@ class Scene:
         while self.server.totals.open == 0:  # noqa: ASYNC110 (the server has no event for it)
             await asyncio.sleep(0.01)
 
-    async def run(self, task: Task, history: list[events.Event] | None = None) -> agent.Ended:
+    async def run(
+        self,
+        task: Task,
+        history: list[events.Event] | None = None,
+        *,
+        protocol: ToolProtocol = "auto",
+    ) -> agent.Ended:
         """Run a task from its history to its end."""
-        setup = ModelSetup(name=task.model)
+        setup = ModelSetup(name=task.model, tools=protocol)
         self.host.durable = list(history or ())
         self.host.failures = 0
         batch = Batch(
@@ -681,6 +688,28 @@ def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
         assert {(folder / name).read_text()[:4] for name in ("unread", "own", "named", "read")} == {
             "one\n"
         }
+
+    scene(tmp_path, play)
+
+
+def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None:
+    """Behind each command that succeeds; a here-document that its block ends is named, and bash's warning of it is not shown."""
+    blocks = ("cat > a <<'EOF'\none", "false", "cat a")
+    answers = tuple(Answer(content=f"```bash\n{block}\n```") for block in blocks)
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            ended = await scene.run(task("demo"), protocol="text")
+            await scene.host.client.aclose()
+        ran = [e.output for e in ended.events if isinstance(e, events.ToolRan)]
+        note = "[The here-document had no EOF line, so all that followed is in it.]"
+        assert ran == [
+            f"{note}\n[changed: a new, 4 bytes]\n{prompts.HOW_TO_STOP}",
+            "[exit code 1]",
+            f"one\n{prompts.HOW_TO_STOP}",
+        ]
 
     scene(tmp_path, play)
 
