@@ -125,7 +125,7 @@ def _overview(
             common.say(*troubles.lines(trouble))
         for warned in daemon.retiring:
             common.say(*ending.lines(warned))
-    common.say(*parking.lines(parked, idle))
+    common.say(*_fetching(daemon), *parking.lines(parked, idle))
     if rows:
         print(*_batch_table(rows), sep="\n")
     return 0
@@ -153,6 +153,15 @@ def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
         f"Daemon {daemon.pid} {doing}: {words.counted(tasks.running, 'task')} at work, "
         f"{tasks.queued:,} queued, {parked}{words.counted(len(daemon.workers), 'worker')}"
     )
+
+
+def _fetching(daemon: Standing | Unseen, batch: str = "") -> list[str]:
+    """Return what tasks wait for, those of one batch or all; the store does not know it."""
+    return [
+        f"Fetching {each.source} for {each.batch} since {moment(each.since)}; its tasks wait for it."
+        for each in (daemon.fetching if isinstance(daemon, Standing) else ())
+        if batch in {"", each.batch}
+    ]
 
 
 def _batch_table(rows: list[BatchRow]) -> list[str]:
@@ -206,7 +215,8 @@ def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: boo
         common.say(f"A retry of {row.batch.retry_of}.")
     if row.calls:
         common.say(f"Prompt cache: {words.from_cache(row.cache_share, row.cache_saved)}.")
-    common.say(*parking.lines(parked), *(f"  {problem}" for problem in row.problems))
+    common.say(*_fetching(daemon, name), *parking.lines(parked))
+    common.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
         cells = [
             (
@@ -282,7 +292,7 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
         if fact:
             common.say(f"{name:<10} {' '.join(fact.split())}")
     if not row.status.final:
-        common.say(*parking.lines(waiting.parkings(row)))
+        common.say(*_fetching(daemon, ref.batch), *parking.lines(waiting.parkings(row)))
     common.say(*cautions.lines(found))
     return 0
 

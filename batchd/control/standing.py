@@ -77,6 +77,16 @@ class Warned(msgspec.Struct, frozen=True):
     mend: str
 
 
+class Fetching(msgspec.Struct, frozen=True, kw_only=True):
+    """What clones or copies of a batch begin as, and its tasks wait for."""
+
+    batch: str
+    #: A path or an address.
+    source: str
+    #: Seconds since the epoch.
+    since: float
+
+
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker process."""
 
@@ -165,6 +175,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     troubles: tuple[Trouble, ...] = ()
     #: Models in use that end soon.
     retiring: tuple[Warned, ...] = ()
+    fetching: tuple[Fetching, ...] = ()
     workers: tuple[Worker, ...] = ()
     running: tuple[Running, ...] = ()
     #: The batches that were asked for.

@@ -212,6 +212,7 @@ def joined(
         attempts,
         pool,
         retiring,
+        bases,
         Rows(Path(config.paths.state, "batchd.db")),
         watching,
         "" if watching else config.conditions(),

@@ -942,7 +942,7 @@ def test_a_repository_behind_a_password_is_cloned_and_no_task_sees_it(spool: Any
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("whom", ["the daemon", "the child"])
 def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
-    """A server that does not answer: git and ssh are gone with the daemon, or with the child that it has for that."""
+    """A server that does not answer: `status` says so; git and ssh are gone with the daemon, or with the child that it has for that."""
     tools = spool.folder / "tools"
     tools.mkdir()
     (tools / "ssh").write_text(
@@ -958,6 +958,9 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
     ) as process:
         assert spool.batchd("submit", path).returncode == 0
         spool.eventually((tools / "pid").exists)
+        for target in ([], ["b"], ["b/001"]):
+            said = " ".join(spool.batchd("status", *target).stdout.split())
+            assert "Fetching ssh://git@host.example/r.git for b since" in said
         sleeping = [n for n in numbers() if running(n, "sleep\0001000")]
         assert sleeping
         child = next(

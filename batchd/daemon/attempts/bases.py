@@ -18,6 +18,7 @@ import msgspec
 
 from batchd import children
 from batchd.config import Config
+from batchd.control.standing import Fetching
 from batchd.daemon.current import Current
 from batchd.daemon.ends.publisher import Publisher
 from batchd.daemon.listener import Listener
@@ -61,7 +62,8 @@ class Bases(Listener):
     _publisher: Publisher
     #: What there is: where its mirror lies and the commit; or why it cannot be had.
     _known: dict[_Wanted, Base | str] = field(default_factory=dict)
-    _under_way: set[_Wanted] = field(default_factory=set)
+    #: What is being fetched, and since when.
+    _under_way: dict[_Wanted, float] = field(default_factory=dict)
     #: One at a time works in a mirror.
     _mirrors: defaultdict[str, asyncio.Lock] = field(
         default_factory=lambda: defaultdict(asyncio.Lock)
@@ -85,8 +87,16 @@ class Bases(Listener):
             return
         self._lifecycle.take(inputs.Held(ref, _until(wanted)))
         if wanted not in self._under_way:
-            self._under_way.add(wanted)
+            self._under_way[wanted] = time.time()
             self._loop.spawn(self._work(wanted, batch))
+
+    @property
+    def fetching(self) -> tuple[Fetching, ...]:
+        """What tasks wait for."""
+        return tuple(
+            Fetching(batch=batch, source=origin.source, since=since)
+            for (batch, origin), since in self._under_way.items()
+        )
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)
         """Forget what it has used; copies go at once, repositories stay for its clones."""
@@ -118,7 +128,7 @@ class Bases(Listener):
         try:
             found = await self._found(wanted, batch)
         finally:
-            self._under_way.discard(wanted)
+            del self._under_way[wanted]
         if not self._open(batch.name):
             self._forget(found)  # all of its tasks were ended meanwhile
             return

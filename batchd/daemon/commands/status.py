@@ -13,6 +13,7 @@ from batchd import __version__
 from batchd.control import Held, Standing, Status, standing
 from batchd.control.giver import Giver
 from batchd.daemon.attempts.attempts import Attempts
+from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.commands.rows import Rows
 from batchd.daemon.current import Current
 from batchd.daemon.desk import Figures
@@ -40,6 +41,7 @@ class FrontDesk:
     _attempts: Attempts
     _pool: Supervisor
     _retiring: Retiring
+    _bases: Bases
     _rows: Rows
     #: Whether what is dropped is taken up.
     _watching: bool
@@ -51,7 +53,8 @@ class FrontDesk:
         """Return how the daemon does; to a member of the group, nothing of what others' tasks do."""
         rows = await self._rows.found(request.last, request.batch)
         standing = msgspec.structs.replace(self._standing(), rows=rows)
-        return msgspec.structs.replace(standing, running=()) if by.member else standing
+        own = {"running": (), "fetching": ()} if by.member else {}
+        return msgspec.structs.replace(standing, **own)
 
     def _standing(self) -> Standing:
         active = self._attempts.active
@@ -78,6 +81,7 @@ class FrontDesk:
             parked=tuple(map(Held.of, self._lifecycle.holds.parkings)),
             troubles=self._troubles.open,
             retiring=self._retiring.due,
+            fetching=self._bases.fetching,
             workers=tuple(
                 standing.Worker(
                     pid=w.pid or None, tasks=len(w.tasks), rss=w.rss, tasks_done=w.tasks_done
