@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import importlib
 import os
@@ -16,35 +15,28 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
 from batchd import __version__, results, wire
-from batchd.agent import Ended, Host, Reply, StopSignal
+from batchd.agent import Ended, Host
 from batchd.errors import FolderError, SandboxUnavailableError, StaleAttemptError
-from batchd.events import CancelRequested, Suspended, TaskFinished, decode
+from batchd.events import CancelRequested, Suspended
 from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
-from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
+from batchd.pool.host import AgentHost
+from batchd.records import Ref
 from batchd.sandbox import Sandbox
-from batchd.spool import outbox, patches
-from batchd.taskstate import TaskState, Verdict
+from batchd.spool import outbox
 
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
-#: What a disk, or a quota, answers that takes nothing for a while; and how long until it is tried again, in seconds.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-_AGAIN_S = 5.0
-#: What the clock may be adjusted by, in seconds, before anybody cares.
-_MOVED_S = 2.0
-
-_Teller = TypeVar("_Teller", wire.Ask, wire.Record)
 Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
 
 
@@ -187,7 +179,15 @@ class Worker:
         own = (secret.value for secret in run.task.secrets.values())
         masker = Masker(self._settings.secrets(), known=own)
         self.client.know(run.refused)
-        host = self._hosts[run.ref] = AgentHost(self, run, masker)
+        host = AgentHost(
+            run,
+            masker,
+            client=self.client,
+            sandbox=self.sandbox,
+            channel=self.channel,
+            show=self.tell,
+        )
+        self._hosts[run.ref] = host
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -241,133 +241,6 @@ def _publish(run: wire.Run, ended: Ended) -> bool:
     assert ended.state.finished is not None
     transcript, result = results.transcript(ended.events), ended.state.finished.result
     return outbox.publish_task(Path(run.batch.folder), run.ref.task, transcript, result)
-
-
-class AgentHost:
-    """What one agent may use of the outside: its ``agent.Host``."""
-
-    def __init__(self, worker: Worker, run: wire.Run, masker: Masker) -> None:
-        self.stop = StopSignal()
-        self.masker = masker
-        self.attempt = run.attempt
-        self._ahead = _ahead()
-        self.client = worker.client
-        self.sandbox = worker.sandbox
-        self._run = run
-        self._channel = worker.channel
-        self._tell = worker.tell
-        #: The answer to the one message that may be out.
-        self._answer: asyncio.Future[Any] | None = None
-
-    def clock(self) -> float:
-        """Return the time, in seconds since the epoch."""
-        return time.time()
-
-    def moved(self) -> float:
-        """Return how far the clock has moved without time passing since this was last asked."""
-        ahead = _ahead()
-        moved = ahead - self._ahead
-        if abs(moved) < _MOVED_S:
-            return 0.0
-        self._ahead = ahead
-        return moved
-
-    async def ask(self, ask: wire.Ask) -> Reply:
-        """Commit the events and wait for a permit; raises ``StaleAttemptError``."""
-        reply: Reply = await self._exchange(self._told(ask))
-        return reply
-
-    async def failed(self, failed: wire.Failed) -> Reply:
-        """Commit the events and wait for what the governor says; raises ``StaleAttemptError``."""
-        reply: Reply = await self._exchange(replace(failed, ask=self._told(failed.ask)))
-        return reply
-
-    async def record(self, record: wire.Record) -> None:
-        """Return when the events are durable; raises ``StaleAttemptError``."""
-        await self._exchange(self._told(record))
-
-    def progress(self, step: Activity, detail: str) -> None:
-        """Tell people what the task is doing."""
-        self._tell(wire.Progress(ref=self._run.ref, attempt=self.attempt, step=step, detail=detail))
-
-    async def keep(self, patch: Patch) -> Patch:
-        """Return a patch when it is durable beside where the result will be; one that cannot be there says so.
-
-        A disk that takes nothing is waited for. Raises ``FolderError`` where the agent is to stop before that.
-        """
-        folder, task = Path(self._run.batch.folder), self._run.ref.task
-        while True:
-            try:
-                await asyncio.to_thread(patches.publish, folder, task, patch)
-            except OSError as error:
-                why = f"its patch cannot be written: {error}"
-                if error.errno not in _FULL:
-                    return Patch(changes=patch.changes, problem=why)
-                if self.stop.requested:
-                    raise FolderError(why) from error
-                self.progress("waiting", why)
-                await asyncio.sleep(_AGAIN_S)
-            else:
-                return patch
-
-    def finish(
-        self,
-        state: TaskState,
-        verdict: Verdict,
-        at: float,
-        *,
-        files: Mapping[str, FileStamp] | None = None,
-        triggers: Mapping[str, Trigger] | None = None,
-        patch: Patch | None = None,
-    ) -> TaskFinished:
-        """Return the last event, with the result's text."""
-        run = self._run
-        text = results.result(
-            run.batch,
-            run.task,
-            state,
-            status=verdict.status,
-            reason=verdict.reason,
-            error=verdict.error,
-            queued_at=run.queued_at,
-            finished_at=at,
-            attempts=run.attempt,
-            files=files,
-            triggers=triggers,
-            patch=patch,
-        )
-        return TaskFinished(at=at, status=verdict.status, reason=verdict.reason, result=text)
-
-    def _told(self, message: _Teller) -> _Teller:
-        """Return a message that takes along what providers told of their limits, and what models refuse."""
-        limits, lessons = self.client.limits(), self.client.lessons()
-        if limits or lessons:
-            return replace(message, limits=limits, lessons=lessons)
-        return message
-
-    async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
-        self._answer = asyncio.get_running_loop().create_future()
-        self._channel.send(message)
-        return await self._answer
-
-    def answered(self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack) -> None:
-        """Hand the daemon's answer to the agent that waits for it."""
-        if self._answer is None or self._answer.done():
-            return
-        match message:
-            case wire.Granted(event=event):
-                self._answer.set_result(event)
-            case wire.Denied(event=event):
-                self._answer.set_result(decode(bytes(event)))
-            case wire.Ack():
-                self._answer.set_result(None)
-            case wire.Nack():
-                self._answer.set_exception(StaleAttemptError())
-
-
-def _ahead() -> float:
-    """Return how far the clock is ahead of one that nobody sets, and that sleeps with the machine."""
-    return time.time() - time.monotonic()
 
 
 @functools.cache

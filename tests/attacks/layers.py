@@ -204,7 +204,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "group orders": (
         ("daemon/commands/table.py", "        if by.member and (\n", "        if False and (\n"),
     ),
-    "group discretion": (("daemon/commands/status.py", "running=()) if by.member else standing", "running=()) if False else standing"),),
+    "group discretion": (("daemon/commands/status.py", "if by.member else {}", "if False else {}"),),
     "group room": (
         ("control/group.py", "_CLIENTS = 64", "_CLIENTS = 6400"),
         ("control/group.py", "_OF_ONE = 16", "_OF_ONE = 4096"),

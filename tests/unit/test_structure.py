@@ -87,16 +87,21 @@ BELOW_THE_DAEMON: Mapping[str, Room] = {
     "terms": Room(2, ("config", "pricing", "events")),
     "agent": Room(3, ("llm", "sandbox", "workspace", *EVENTS, "tokens", "pricing", "wire")),
     "pool": Room(4, ("wire",)),
+    # What an agent has of its worker.
+    "pool.host": Room(
+        4,
+        ("pool", "wire", "agent", "results", "spool.patches", "llm", "sandbox", *EVENTS),
+    ),
     # The child joins the agent's rooms, and carries events from them to the wire.
     "pool.worker": Room(
         4,
         (
             "pool",
             "wire",
+            "pool.host",
             "agent",
             "results",
             "spool.outbox",
-            "spool.patches",
             "llm",
             "sandbox",
             *EVENTS,
