@@ -32,14 +32,14 @@ COMMANDS: Mapping[str, str] = {
     "logs": "show what tasks did, step by step",
     "cost": "show what was spent, or what other models would have cost",
     "web": "show batches and tasks in a browser, live",
-    "report": "make the page on a batch anew, over several or days too, or a table for spreadsheets",
+    "report": "write the report of a batch again, or of several batches or days, or a table for spreadsheets",
     "diff": "show what tasks have changed in their clones and copies",
     "apply": "put what tasks have changed into the repositories that they had clones of",
-    "estimate": "tell what task files may come to, before anything is paid",
-    "check": "look for what would fail, and say how to mend it",
+    "estimate": "estimate the cost and time of task files, before anything is paid",
+    "check": "look for what would fail, and say how to fix it",
     "config": "show the values in force, and where each comes from",
     "trust": "trust the configuration that lies in a directory, or show which are trusted",
-    "notify": "show who is told of what, or send a test",
+    "notify": "show who is notified of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries or notifications",
     "completion": "print what completes batchd's commands in bash or zsh",
     "cancel": "end batches or tasks",
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``SystemExit`` where argparse ends it."""
     given = sys.argv[1:] if argv is None else argv
     try:
-        streams.mend()
+        streams.repair()
         with imports.undisturbed():
             args = _parse(given)
             command = importlib.import_module(f"batchd.cli.{args.command}")
@@ -99,7 +99,7 @@ def _command(given: Sequence[str]) -> str:
 
 
 def _complain(message: str) -> None:
-    """Tell what went wrong. A message may have lines, and hold what files and servers have said."""
+    """Print what went wrong. A message may have lines, and hold what files and servers have said."""
     print("\n".join(map(escape, f"batchd: {message}".split("\n"))), file=sys.stderr)
 
 

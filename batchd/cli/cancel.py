@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Have them ended, and say how many there were, and what had ended before."""
     given = controlling.checked(args.target)
     answer = controlling.ask(args.config, Cancel(target=given, message=args.message))
-    return controlling.tell(answer, lines(given, answer), json=args.json)
+    return controlling.show(answer, lines(given, answer), json=args.json)
 
 
 def lines(given: Sequence[str], answer: Cancelled) -> list[str]:

@@ -11,7 +11,7 @@ from batchd.formats import ResultV1
 from batchd.log import escape
 from batchd.store.reader import Reader
 
-#: By task: the results that have something to tell.
+#: By task: the results that have something to report.
 Cautions: TypeAlias = Mapping[str, ResultV1]
 
 #: Tasks, and files of each, that are shown; the results have all.
@@ -20,7 +20,7 @@ _WORDS = "runs code when you use this directory"
 
 
 def read(reader: Reader, batch: str, task: str = "") -> Cautions:
-    """Return what there is to tell of a batch, or of one task in it."""
+    """Return what there is to report of a batch, or of one task in it."""
     texts = reader.cautions(batch, task)
     return {name: msgspec.json.decode(text, type=ResultV1) for name, text in texts.items()}
 
@@ -33,12 +33,12 @@ def field(cautions: Cautions, task: str) -> object:
 def lines(cautions: Cautions) -> Iterator[str]:
     """Yield lines for people, each file with the command that shows it."""
     for task, result in list(cautions.items())[:_MOST_TASKS]:
-        yield from map(escape, _told(task, result))
+        yield from map(escape, _of_task(task, result))
     if (more := len(cautions) - _MOST_TASKS) > 0:
         yield f"… and of {more:,} more tasks: runs_code in their results"
 
 
-def _told(task: str, result: ResultV1) -> Iterator[str]:
+def _of_task(task: str, result: ResultV1) -> Iterator[str]:
     files = result.runs_code
     if files is None:
         yield f"{task} ended before anybody saw whether it left what {_WORDS}: {result.dir}"

@@ -82,8 +82,8 @@ def _lines(settings: config.Config, asked: Check) -> list[Line]:
     try:
         answer = control.ask(state, asked, timeout_s=_PATIENCE_S)
     except NoAnswerError as error:
-        mend = "its log may say why; `batchd serve` goes on where one that is killed was"
-        daemon = [Line("failed", "daemon", str(error), mend)]
+        fix = "its log may say why; `batchd serve` goes on where one that is killed was"
+        daemon = [Line("failed", "daemon", str(error), fix)]
     except NoDaemonError as error:
         if group.barred(state):
             return [*_unseen(settings, state, str(error))]

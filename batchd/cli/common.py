@@ -50,7 +50,7 @@ def print_json(value: Any) -> None:
 
 
 def complain(line: str) -> None:
-    """Tell people something beside the answer; of nothing, nothing."""
+    """Print a line for people on stderr, beside the answer; an empty one is left out."""
     if line:
         print(escape(line), file=sys.stderr)
 
@@ -69,7 +69,7 @@ def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
 
 
 class _Rows:
-    """Standard output, where rows end as lines do; the writer is not told, for it quotes only what is in its own ends."""
+    """Standard output, where rows end as lines do; the writer does not know that, for it quotes only what is in its own ends."""
 
     def write(self, row: str) -> int:
         """Write a row, with its end."""
@@ -86,7 +86,7 @@ def _cell(value: Any) -> Any:
 
 
 def day(text: str) -> dt.date:
-    """Return a day in UTC as an argument names it. Raises what ``argparse`` tells as wrong use."""
+    """Return a day in UTC as an argument names it. Raises what ``argparse`` reports as wrong use."""
     today = dt.datetime.now(dt.UTC).date()
     named = {"today": today, "yesterday": today - dt.timedelta(days=1)}
     try:
@@ -124,7 +124,7 @@ def terminal_width() -> int:
 
 
 def colours_wanted() -> bool:
-    """Return whether nobody has asked for none: no-color.org."""
+    """Return whether colours are wanted: they are, unless NO_COLOR is set (no-color.org)."""
     return not os.environ.get("NO_COLOR")
 
 
@@ -181,7 +181,7 @@ def state_directory(file: Path | None) -> Path:
     """Return the state directory that a configuration names.
 
     Of one that is broken, its ``[paths]`` will do, and a warning: a daemon may be at work under what it read
-    before, and must be found. Raises ``ConfigError`` where not even they can be told.
+    before, and must be found. Raises ``ConfigError`` where not even they are known.
     """
     try:
         return Path(settings(file).paths.state)

@@ -25,7 +25,7 @@ from batchd.observe import troubles, versions
 
 #: What the daemon gets for an order: ten thousand tasks take their time.
 _PATIENCE_S = 600.0
-#: How long a daemon may take to start, or to stop, before whoever waits is told.
+#: How long a daemon may take to start, or to stop, before that is reported to the user who waits.
 _CHANGING_S = 15.0
 _AGAIN_S = 0.1
 
@@ -89,13 +89,13 @@ def _report_wait(state: Path) -> None:
         )
         return
     except BatchdError:
-        return  # it ends: whoever waits for its answer learns that
+        return  # it ends: the caller that waits for its answer learns that
     for trouble in found:
         print(*troubles.lines(trouble), sep="\n", file=sys.stderr)
 
 
 def _heed(version: str) -> None:
-    """Tell where the daemon that answered is of another version: what it refuses, it may not know yet."""
+    """Say where the daemon that answered is of another version: what it refuses, it may not know yet."""
     common.complain(versions.differs(version))
 
 
@@ -105,7 +105,7 @@ def _whole(file: Path | None, state: Path) -> Config:
         return config.load(file)
     except ConfigError:
         raise NoDaemonError(
-            f"no daemon runs on {state}; without one, the configuration must be mended first"
+            f"no daemon runs on {state}; without one, the configuration must be fixed first"
         ) from None
 
 
@@ -150,7 +150,7 @@ def checked(given: Sequence[str]) -> tuple[str, ...]:
     return tuple("/".join(filter(None, common.split_target(target))) for target in given)
 
 
-def tell(answer: object, lines: Sequence[str], *, json: bool) -> int:
+def show(answer: object, lines: Sequence[str], *, json: bool) -> int:
     """Print an answer, and return the exit code for done."""
     if json:
         common.print_json(control.fields(answer))

@@ -157,11 +157,11 @@ class _Spent:
         return notes
 
     def _names(self, row: SpendRow) -> tuple[str, ...]:
-        told: list[str] = []
+        names: list[str] = []
         for name in self._by:
             value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
-            told.append(NO_TAG if value is None else value)
-        return tuple(told)
+            names.append(NO_TAG if value is None else value)
+        return tuple(names)
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:

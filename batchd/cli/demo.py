@@ -77,7 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start all of it, drop the sample file, watch, and tell where everything lies."""
+    """Start all of it, drop the sample file, watch, and say where everything lies."""
     spool = Path(tempfile.mkdtemp(prefix="batchd-demo-"))
     print(f"A fresh spool: {spool}")
     with contextlib.ExitStack() as stack:

@@ -63,7 +63,7 @@ class Mine:
         try:
             return Path(batch.folder, batch.request).read_bytes() == self._data
         except OSError:
-            # Not moved yet; or a collector was faster than this look, and the store alone can tell.
+            # Not moved yet; or a collector was faster than this look, and the store alone can say.
             return row.published_at is not None and self._same_tasks(reader, row)
 
     def _same_tasks(self, reader: Books, row: BatchRow) -> bool:

@@ -29,7 +29,7 @@ def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
 
 
 def _page(batch: Batch) -> list[str]:
-    """Return the line that tells of a batch's report, where it has one."""
+    """Return the line that names a batch's report, where it has one."""
     page = Path(batch.folder, "report.html")
     return [f"Report:  {page}"] if page.is_file() else []
 

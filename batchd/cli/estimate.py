@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the files as `submit` does, and tell what they may come to."""
+    """Check the files as `submit` does, and print what they may come to."""
     from batchd.estimate import estimate  # noqa: PLC0415 (loads all that an agent says; not for wrong arguments)
 
     settings = config.load(args.config)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         found = estimate(files, settings, None)
     budgets = _Budgets(files, settings.budget.per_day_usd, spent)
     if args.json:
-        common.print_json({**_told(found), "budgets": budgets.told()})
+        common.print_json({**_fields(found), "budgets": budgets.fields()})
     else:
         common.say(*_lines(found, budgets))
     return 0
@@ -75,7 +75,7 @@ class _Budgets:
     def __bool__(self) -> bool:
         return bool(self._tasks or any(self._batches.values()) or self.day_usd)
 
-    def told(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """Return them for programs; None: there is none."""
         return {
             "tasks_with_limit": len(self._tasks),
@@ -101,11 +101,11 @@ class _Budgets:
         return f"{least if least == most else f'{least} to {most}'}{some}"
 
     def _of_batches(self) -> str:
-        told = {name: limit(usd) if usd else "none" for name, usd in self._batches.items()}
-        if len({*told.values()}) == 1:
-            (same,) = {*told.values()}
-            return f"{same} each" if len(told) > 1 and same != "none" else same
-        return escape(listed([f"{each} for {name}" for name, each in told.items()]))
+        limits = {name: limit(usd) if usd else "none" for name, usd in self._batches.items()}
+        if len({*limits.values()}) == 1:
+            (same,) = {*limits.values()}
+            return f"{same} each" if len(limits) > 1 and same != "none" else same
+        return escape(listed([f"{each} for {name}" for name, each in limits.items()]))
 
 
 def _checked(name: str, settings: config.Config) -> File:
@@ -117,7 +117,7 @@ def _checked(name: str, settings: config.Config) -> File:
     return File(name=outbox.batch_name(filename), tasks=parsed.tasks, budget_usd=parsed.budget_usd)
 
 
-def _told(found: Estimate) -> dict[str, Any]:
+def _fields(found: Estimate) -> dict[str, Any]:
     """Return the estimate for programs. Stable: more may follow."""
 
     def part(of: Part) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _told(found: Estimate) -> dict[str, Any]:
 
 
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
-    yield "One task of each model, as eight in ten of its like went:"
+    yield "One task of each model; eight in ten similar tasks lie within:"
     rows = [_row(name, part) for name, part in found.models.items()]
     yield from common.table(_HEADS, rows, right=_HEADS[1:], flexible="MODEL")
     yield ""
@@ -222,7 +222,7 @@ def _rests_on(found: Estimate) -> Iterator[str]:
     if missing:
         yield (
             f"{counted(missing, 'task')} with nothing like it on record: known are only first requests "
-            "and limits. A trial tells more: batchd submit a few of them first."
+            "and limits. For a better estimate, submit some first: batchd submit --first N FILE"
         )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchd.cli import common, telling
+from batchd.cli import common, printing
 from batchd.events import Event
 from batchd.log import escape
 from batchd.observe.snapshot import Unseen, ask
@@ -25,7 +25,7 @@ _SHARE = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "One task is told as a conversation, the outputs of its commands folded."
+    parser.epilog = "One task is shown as a conversation, the outputs of its commands folded."
     parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else the newest batch")
     parser.add_argument(
         "-f", "--follow", action="store_true", help="wait for more, until all of it has ended"
@@ -47,15 +47,15 @@ def run(args: argparse.Namespace) -> int:
             common.complain(
                 "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
             )
-        with _teller(args, reader, state, task) as teller:
-            told = _follow(reader, batch, task, teller, on=args.follow)
-        if not told:
+        with _printer(args, reader, state, task) as printer:
+            shown = _follow(reader, batch, task, printer, on=args.follow)
+        if not shown:
             print(escape(_silence(reader.batch(batch))), file=sys.stderr)
     return 0
 
 
-def _follow(reader: Reader, batch: str, task: str, teller: telling.Teller, *, on: bool) -> bool:
-    """Tell what there is, and what comes for as long as that is wanted; return whether there was anything."""
+def _follow(reader: Reader, batch: str, task: str, printer: printing.Printer, *, on: bool) -> bool:
+    """Print what there is, and what comes for as long as that is wanted; return whether there was anything."""
     seen: dict[str, int] = {}
     known, took_s = -1, 0.0
     while True:
@@ -63,11 +63,11 @@ def _follow(reader: Reader, batch: str, task: str, teller: telling.Teller, *, on
             known, begun = changes, time.monotonic()
             ended = _ended(reader, batch, task)
             for ref, event in _fresh(reader, batch, task, seen):
-                teller.tell(ref, event)
+                printer.show(ref, event)
             took_s = time.monotonic() - begun
             if not on or ended:
                 return bool(seen)
-        teller.wait([reader.task(Ref(batch, task))] if task else [])
+        printer.wait([reader.task(Ref(batch, task))] if task else [])
         time.sleep(max(_POLL_S, _SHARE * took_s))
 
 
@@ -76,12 +76,12 @@ def _ended(reader: Reader, batch: str, task: str) -> bool:
     return reader.task(Ref(batch, task)).status.final if task else not reader.unfinished(batch)
 
 
-def _teller(args: argparse.Namespace, reader: Reader, state: Path, task: str) -> telling.Teller:
+def _printer(args: argparse.Namespace, reader: Reader, state: Path, task: str) -> printing.Printer:
     if args.json:
-        return telling.Json()
+        return printing.Json()
     if args.lines or not task:
-        return telling.Lines()
-    return telling.Conversation(reader, state, full=args.full)
+        return printing.Lines()
+    return printing.Conversation(reader, state, full=args.full)
 
 
 def _silence(row: BatchRow) -> str:
@@ -92,7 +92,7 @@ def _silence(row: BatchRow) -> str:
     if row.pruned:
         return (
             f"{name}: its journal was pruned, by `batchd prune` or [store] retention_days, some time after it "
-            f"finished ({moment(row.finished_at)}); transcripts, where nobody took them, lie in {row.batch.folder}"
+            f"finished ({moment(row.finished_at)}); transcripts, where they were not taken away, lie in {row.batch.folder}"
         )
     return f"{name}: nothing of it has begun"
 

@@ -48,8 +48,8 @@ def _folders(settings: config.Config) -> Iterator[Line]:
             missing = "" if path.exists() else " (will be made)"
             yield Line("ok", name, f"{place}{missing}")
         else:
-            mend = f"make it a directory that this user may write, or set [paths] {name}"
-            yield Line("failed", name, f"{there} cannot be written", mend)
+            fix = f"make it a directory that this user may write, or set [paths] {name}"
+            yield Line("failed", name, f"{there} cannot be written", fix)
     root = settings.workspace.root
     if not Path(root).is_dir():
         yield Line("failed", "workspace", f"{root} is no directory", "set [workspace] root")
@@ -72,12 +72,12 @@ def _repositories(settings: config.Config) -> Iterator[Line]:
 def _log_file(settings: config.Config) -> Iterator[Line]:
     if not settings.log.file:
         return
-    # It is not made here: whoever checks may be another user than the daemon's.
+    # It is not made here: the user who checks may be another than the daemon's.
     path = Path(settings.log.file).resolve()
     place = path if path.exists() else path.parent
     if path.is_dir() or not os.access(place, os.W_OK):
-        mend = "make its folder, which this user may write, or set [log] file"
-        yield Line("failed", "log", f"{settings.log.file} cannot be written", mend)
+        fix = "make its folder, which this user may write, or set [log] file"
+        yield Line("failed", "log", f"{settings.log.file} cannot be written", fix)
     else:
         yield Line("ok", "log", settings.log.file)
 
@@ -89,7 +89,7 @@ def _exposed(settings: config.Config) -> Iterator[Line]:
 
 
 def _visible(settings: config.Config) -> Iterator[Line]:
-    """Tell what commands would see of batchd's own, and what they had better not see."""
+    """Say what commands would see of batchd's own, and what they had better not see."""
     policy = settings.sandbox_policy()
     own, others = private.kept(settings, settings.file), private.exposed(settings)
     try:
@@ -120,8 +120,8 @@ def _metrics(settings: config.Config) -> Iterator[Line]:
         if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
             yield Line("ok", "metrics", f"written to {wanted.textfile}")
         else:
-            mend = "make it a directory that this user may write, or set [metrics] textfile"
-            yield Line("failed", "metrics", f"{folder} cannot be written", mend)
+            fix = "make it a directory that this user may write, or set [metrics] textfile"
+            yield Line("failed", "metrics", f"{folder} cannot be written", fix)
 
 
 def _missing(what: str, why: str) -> Line:
@@ -130,7 +130,7 @@ def _missing(what: str, why: str) -> Line:
 
 
 def _listening(listen: str, address: tuple[str, int]) -> Line:
-    """Tell whether the port is free, or has a batchd behind it."""
+    """Say whether the port is free, or has a batchd behind it."""
     try:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         socket.create_server(address, family=family).close()
@@ -148,8 +148,8 @@ def _listening(listen: str, address: tuple[str, int]) -> Line:
         pass
     finally:
         connection.close()
-    mend = "end that, or set another [metrics] listen"
-    return Line("failed", "metrics", f"they are not to be had at {listen}: {why}", mend)
+    fix = "end that, or set another [metrics] listen"
+    return Line("failed", "metrics", f"they are not to be had at {listen}: {why}", fix)
 
 
 def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
@@ -173,22 +173,24 @@ def _traces(settings: config.Config, *, offline: bool) -> Iterator[Line]:
             yield Line("ok", "traces", f"{wanted.endpoint} takes them")
     except urllib.error.HTTPError as error:
         error.close()
-        mend = "check the address and the headers in [traces]"
-        yield Line("failed", "traces", f"{wanted.endpoint} answers with HTTP {error.code}", mend)
+        fix = "check the address and the headers in [traces]"
+        yield Line("failed", "traces", f"{wanted.endpoint} answers with HTTP {error.code}", fix)
     except (OSError, ValueError) as error:
         why = Masker(wanted.hidden(settings.environ)).text(str(getattr(error, "reason", error)))
-        mend = "start it, or check the network and [traces] endpoint"
-        yield Line("failed", "traces", f"{wanted.endpoint} cannot be reached: {why}", mend)
+        fix = "start it, or check the network and [traces] endpoint"
+        yield Line("failed", "traces", f"{wanted.endpoint} cannot be reached: {why}", fix)
 
 
 def _receivers(settings: config.Config) -> Iterator[Line]:
     for target in channels.targets(settings):
         what = f"notify {target.name}"
         found = list(channels.problems(target))
-        yield from (Line("failed", what, why, mend) for why, mend in found)
+        yield from (Line("failed", what, why, fix) for why, fix in found)
         if not found:
-            told = f"{target.settings.kind}, told of: {', '.join(target.settings.on)}; not tried"
-            yield Line("ok", what, told, f"batchd notify --test {target.name} tries it")
+            said = (
+                f"{target.settings.kind}, notified of: {', '.join(target.settings.on)}; not tried"
+            )
+            yield Line("ok", what, said, f"batchd notify --test {target.name} tries it")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

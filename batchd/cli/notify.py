@@ -1,4 +1,4 @@
-"""``batchd notify``: who is told of what, what waits for them, and a test that tells whether it arrives."""
+"""``batchd notify``: who is notified of what, what waits for them, and a test that shows whether it arrives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the receivers, or try them out; 3 where one cannot be told."""
+    """Show the receivers, or try them out; 3 where one cannot be reached."""
     settings = config.load(args.config)
     known = {target.name: target for target in channels.targets(settings)}
     if args.test is None:
@@ -79,7 +79,7 @@ def _show(settings: config.Config, targets: list[Target], *, as_json: bool) -> N
         )
         return
     if not rows:
-        print("Nobody is told of anything: see [notify.NAME] in config.toml.", file=sys.stderr)
+        print("No receiver is configured: see [notify.NAME] in config.toml.", file=sys.stderr)
         return
     cells = [(name, s.kind, f"{waiting:,}", " ".join(s.on)) for name, s, waiting in rows]
     heads = ("RECEIVER", "KIND", "WAITING", "ON")

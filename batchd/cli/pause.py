@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Have it paused, and say how many tasks wait now."""
     scope, name = scopes.wanted(args)
     answer = controlling.ask(args.config, Pause(scope=scope, name=name, message=args.message))
-    return controlling.tell(answer, lines(scope, name, answer), json=args.json)
+    return controlling.show(answer, lines(scope, name, answer), json=args.json)
 
 
 def lines(scope: Scope, name: str, answer: Paused) -> list[str]:

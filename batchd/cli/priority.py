@@ -22,4 +22,4 @@ def run(args: argparse.Namespace) -> int:
     answer = controlling.ask(args.config, Priority(target=given, priority=args.priority))
     count = words.counted(answer.tasks, "task")
     line = f"{words.listed(given)}: {count} with priority {args.priority}"
-    return controlling.tell(answer, [line], json=args.json)
+    return controlling.show(answer, [line], json=args.json)

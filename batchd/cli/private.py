@@ -88,7 +88,7 @@ def _progress(
     over = threading.Event()
 
     def watch() -> None:
-        # What is wrong with the store, the work itself will tell; and whoever read our output may have gone.
+        # What is wrong with the store, the work itself reports; and the reader of our output may have gone.
         with contextlib.suppress(StoreError, BrokenPipeError):
             reader = progress.open_reader(
                 common.store_path(Path(settings.paths.state)), over.is_set

@@ -1,7 +1,7 @@
-"""Live progress: polls the store, tells what changed, and on a terminal keeps a picture of what runs.
+"""Live progress: polls the store, prints what changed, and on a terminal keeps a picture of what runs.
 
-One implementation for ``run``, ``submit --wait``, ``wait`` and ``demo``: whoever works on the tasks, the
-store tells how far they are.
+One implementation for ``run``, ``submit --wait``, ``wait`` and ``demo``: whichever daemon works on the tasks, the
+store says how far they are.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Watch:
     #: Of what came before the first look, ends are counted alone, and starts are no news.
     late: bool = False
     _begun: float = field(default_factory=time.monotonic)
-    _told: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
+    _shown: dict[Ref, tuple[Status, int]] = field(default_factory=dict)
     _batches: dict[str, BatchRow] = field(default_factory=dict)
     _prompts: dict[Ref, str] = field(default_factory=dict)
     #: What was parked at the last look, which batches waited then, and what was said of that.
@@ -83,7 +83,7 @@ class Watch:
                 news.append(_received(batch, late=self.late))
                 if self.late:
                     ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
-                    self._told |= {t.ref: (t.status, t.round) for t in ended}
+                    self._shown |= {t.ref: (t.status, t.round) for t in ended}
                     continue
             if before is None or batch.finished != before.finished:
                 # Only now are the rows of tasks that ended worth their reading.
@@ -111,11 +111,11 @@ class Watch:
         return [piece for line in lines for piece in hanging(line, _ROOM)]
 
     def _changes(self, task: TaskRow) -> list[str]:
-        known = self._told.get(task.ref)
+        known = self._shown.get(task.ref)
         now = (task.status, task.round)
         if known == now:
             return []
-        self._told[task.ref] = now
+        self._shown[task.ref] = now
         lines = []
         if known is None and (task.started_at is not None or not task.status.final):
             prompt = " ".join(self.reader.spec(task.ref).first_prompt.split())

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         line += f"; {folders} removed: {_size(answer.folder_bytes)}"
     if answer.mirrors:
         line += f"; {words.counted(answer.mirrors, 'mirror')} removed: {_size(answer.mirror_bytes)}"
-    controlling.tell(answer, [line], json=args.json)
+    controlling.show(answer, [line], json=args.json)
     for problem in answer.problems:
         print(f"batchd: {escape(problem)}", file=sys.stderr)
     return 1 if answer.problems else 0

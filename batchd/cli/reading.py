@@ -17,7 +17,7 @@ from batchd.records import Usage
 
 #: Of a folded text, so many lines are shown at either end.
 _HEAD, _TAIL = 4, 4
-#: What took less is told to have taken no time (seconds).
+#: What took less is shown without a time (seconds).
 _SHORTEST_S = 0.05
 #: Of a folded line, so many characters.
 _LONGEST = 400

@@ -27,4 +27,4 @@ def found(state: Path) -> Iterator[str]:
     except StoreError as error:
         yield str(error)
     except (sqlite3.Error, OSError):
-        return  # whoever opens it says what is wrong with it
+        return  # the command that opens it says what is wrong with it

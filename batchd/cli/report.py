@@ -1,4 +1,4 @@
-"""``batchd report``: the page on a batch made anew, over several batches or days too, or as a table for spreadsheets."""
+"""``batchd report``: the report of a batch written again, or of several batches or days, or a table for spreadsheets."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _csv(reader: Reader, batches: list[BatchRow], given: str | None) -> int:
     from batchd.report import gathering, sheet  # noqa: PLC0415 (as above)
 
     gathered = [gathering.Gathered(reader, batch) for batch in batches]
-    records = (sheet.record(told) for source in gathered for told in source)
+    records = (sheet.record(task) for source in gathered for task in source)
     with contextlib.ExitStack() as stack:
         if given not in {None, "-"}:
             file = Path(str(given)).open("w", encoding="utf-8", newline="")  # noqa: SIM115 (the stack closes it)

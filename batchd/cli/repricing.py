@@ -18,7 +18,7 @@ from batchd.store.spending import Split
 
 #: More tokens than anybody has, and few enough to be multiplied.
 _MOST = 10**15
-#: Parts of the ledger as small as it has them: the average call of each tells more than that of all.
+#: Parts of the ledger as small as it has them: the average call of each says more than that of all.
 _PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")
 
 

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         lock.release(held)
     if args.json:
-        common.print_json(_told(plan, source, former, done=args.yes))
+        common.print_json(_fields(plan, source, former, done=args.yes))
     else:
         if plan.others and not args.yes:
             print(f"{escape(_strange(plan, settings))}\n")
@@ -140,7 +140,7 @@ async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) 
     return plan
 
 
-def _told(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dict[str, Any]:
+def _fields(plan: Plan, source: Path, former: Path | None, *, done: bool) -> dict[str, Any]:
     """Return the plan as JSON has it."""
     return {
         "done": done,

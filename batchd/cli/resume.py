@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Have it go on, and say what does, what must answer first, and what is still held by something else."""
     scope, name = scopes.scope(args)
     answer = controlling.ask(args.config, Resume(scope=scope, name=name))
-    return controlling.tell(answer, [*lines(scope, name, answer)], json=args.json)
+    return controlling.show(answer, [*lines(scope, name, answer)], json=args.json)
 
 
 def lines(scope: Scope | None, name: str, answer: Resumed) -> Iterator[str]:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         args.config,
         Retry(target=given, failed=args.failed, model=args.model or "", claim=ulid()),
     )
-    code = controlling.tell(answer, lines(answer), json=args.json)
+    code = controlling.show(answer, lines(answer), json=args.json)
     if answer.runs and not args.json:
         state = common.state_directory(args.config)
         if ask(state) is Unseen.ABSENT:

@@ -36,10 +36,10 @@ class Screen(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave nothing on the screen but the lines told."""
+        """Leave nothing on the screen but the lines of news."""
 
     def show(self, news: Sequence[str], picture: Picture) -> None:
-        """Tell each line of ``news`` for good, and show the picture until the next."""
+        """Print each line of ``news`` for good, and show the picture until the next."""
 
 
 class Lines:

@@ -27,7 +27,7 @@ from batchd.spool.settle import ignorable
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
 
-#: Batches that nobody has, and SQLite can count.
+#: More batches than any store has, and SQLite can count.
 _MOST = 10**15
 
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             return _task(reader, Ref(batch, task), daemon, as_json=args.json)
         if batch:
             return _batch(reader, batch, daemon, as_json=args.json)
-        # One more than is shown tells whether there are more.
+        # One more than is shown: whether there are more.
         last = min(args.last, _MOST)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
@@ -201,12 +201,12 @@ def _batch(reader: Reader, name: str, daemon: Standing | Unseen, *, as_json: boo
     found = cautions.read(reader, name)
     if as_json:
         waits = [dataclasses.asdict(p) for p in parked]
-        told = [
+        rows = [
             {**_fields(t), "why": waiting.why(t), "runs_code": cautions.field(found, t.ref.task)}
             for t in tasks
         ]
         runs = daemon is not Unseen.ABSENT
-        common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": told})
+        common.print_json({**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": rows})
         return 0
     if isinstance(daemon, Unseen) and row.finished < row.tasks:
         common.say(_standing(daemon, waiting=True))

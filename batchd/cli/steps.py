@@ -31,9 +31,9 @@ _QUOTED = 100
 
 
 def line(event: Event) -> tuple[str, str]:
-    """Return the action that an event tells of, and what there is to say; no action: nothing."""
-    action, tell = _TELL[type(event)]
-    return action, escape(tell(event))
+    """Return the action that an event records, and what there is to say; no action: nothing."""
+    action, text = _TEXTS[type(event)]
+    return action, escape(text(event))
 
 
 def _quote(text: str) -> str:
@@ -85,7 +85,7 @@ def _finished(event: TaskFinished) -> str:
     return f"{event.status}, {event.reason}" if event.reason else str(event.status)
 
 
-_TELL: Mapping[type, tuple[str, Callable[[Any], str]]] = {
+_TEXTS: Mapping[type, tuple[str, Callable[[Any], str]]] = {
     TaskStarted: (Action.TASK_STARTED, lambda e: f"model {e.terms.model.name}"),
     Resumed: (Action.TASK_STARTED, lambda e: f"resumed, attempt {e.attempt}"),
     # Its answer, its failure or the task's end says the rest.
@@ -98,7 +98,7 @@ _TELL: Mapping[type, tuple[str, Callable[[Any], str]]] = {
     Compacted: (Action.CONTEXT_COMPACTED, shortened),
     Suspended: (Action.TASK_PARKED, lambda e: f"{e.cause}: {e.message}".rstrip(": ")),
     ClockMoved: (Action.CLOCK_MOVED, lambda e: f"the clock moved by {e.by_s:+,.0f} s"),
-    # The end that follows tells it.
+    # The end that follows says it.
     CancelRequested: ("", lambda _: ""),
     TaskFinished: (Action.TASK_FINISHED, _finished),
 }

@@ -1,4 +1,4 @@
-"""The standard streams, made fit for use: whoever starts batchd may have closed them, or may not speak UTF-8."""
+"""The standard streams, made fit for use: the process that starts batchd may have closed them, or may not use UTF-8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 _ERRORS = "batchd.escaped"
 
 
-def mend() -> None:
+def repair() -> None:
     """Put /dev/null where a standard stream is closed, and see to it that no letter is too much for one.
 
     The number of a closed one would go to the next file that is opened, be it the log or the store, and a child

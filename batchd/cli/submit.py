@@ -32,7 +32,7 @@ from batchd.spool import inbox
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow
 
-#: How long a daemon may be away (a restart, say) before whoever waits is told.
+#: How long a daemon may be away (a restart, say) before that is reported to the user who waits.
 _GONE_S = 30.0
 #: How long who only drops a file waits for the name of its batch, and between two looks.
 _SOON_S, _LOOK_S = 1.0, 0.05
@@ -244,7 +244,7 @@ def _wait(settings: config.Config, mine: Mine, *, as_json: bool) -> int:
 
 
 def _goes_on(name: str, *, alive: bool) -> str:
-    """Return what becomes of a batch for which nobody waits any more; without a name, it is not taken up yet."""
+    """Return what becomes of a batch that is not waited for any more; without a name, it is not taken up yet."""
     if not alive:
         return f"No daemon runs: {name or 'the file'} waits until `batchd serve` starts."
     if not name:

@@ -55,7 +55,7 @@ def _shortened(name: str, data: bytes, first: int) -> bytes:
     try:
         value: Any = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        return data  # the parser tells what is wrong
+        return data  # the parser says what is wrong
     if isinstance(value, list):
         value = value[:first]
     elif isinstance(value, dict) and isinstance(value.get("tasks"), list):

@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> int:
     lines = [f"{key} = {value}" for key, value in answer.overrides.items()]
     if not lines:
         lines = ["Nothing is changed: the daemon works as config.toml says."]
-    return controlling.tell(answer, lines, json=args.json)
+    return controlling.show(answer, lines, json=args.json)

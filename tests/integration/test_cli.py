@@ -561,7 +561,7 @@ def test_what_a_terminal_cannot_write_is_escaped(spool: Any) -> None:
         for done in (run("submit", path, "--wait"), run("logs", "a")):
             assert (done.returncode, done.stderr) == (0, "")
     program = (
-        "from batchd.cli import common, streams; streams.mend(); common.print_json('zoë ☃ 😀')"
+        "from batchd.cli import common, streams; streams.repair(); common.print_json('zoë ☃ 😀')"
     )
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ

@@ -14,7 +14,7 @@ import pytest
 from loglines import logged
 from teletype import Teletype
 
-from batchd.cli import logs, telling
+from batchd.cli import logs, printing
 from batchd.events import Event, TaskFinished
 from batchd.records import Batch, Reason, Ref, Status, Task
 from batchd.store import Reader, Store
@@ -131,7 +131,7 @@ def test_it_is_told_live(at: Control) -> None:
             assert b"\r" not in rest
 
 
-class _Looks(telling.Teller):
+class _Looks(printing.Printer):
     """Stores something before the third look, and ends the sixth."""
 
     def __init__(self, statements: list[str], store: Callable[[], None]) -> None:
@@ -140,7 +140,7 @@ class _Looks(telling.Teller):
         self.took: list[int] = []
         self.heard: list[str] = []
 
-    def tell(self, ref: Ref, event: Event) -> None:
+    def show(self, ref: Ref, event: Event) -> None:
         """Keep whose it is."""
         self.heard.append(f"{ref} {type(event).__name__}")
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], Want
     _do(plan)
     orders = plan.orders
     ordered = _order(orders)
-    _tell_next(plan, [] if ordered else [shlex.join(order) for order in orders])
+    _print_next(plan, [] if ordered else [shlex.join(order) for order in orders])
     return 0 if ordered or not _systemd() else 3
 
 
@@ -143,7 +143,7 @@ def _order(orders: Iterable[tuple[str, ...]]) -> bool:
     return True
 
 
-def _tell_next(plan: Plan, orders: list[str]) -> None:
+def _print_next(plan: Plan, orders: list[str]) -> None:
     start = [plan.start] if not plan.ready else []
     print("", "Done. Next:", sep="\n")
     for line in (*plan.first, *orders, *start, *plan.then):

@@ -15,7 +15,7 @@ _LEAST_S, _MOST_S = 0.1, 86_400.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Keys are told by `?`. It only looks, and gives orders: the daemon goes on when it ends."
+        "`?` lists the keys. It only looks, and gives orders: the daemon goes on when it ends."
     )
     parser.add_argument(
         "-i",
@@ -43,6 +43,6 @@ def run(args: argparse.Namespace) -> int:
         )
     if os.environ.get("TERM", "dumb") in {"dumb", "unknown", ""}:
         raise UsageError(
-            "this terminal (TERM) cannot be drawn on; `batchd top --once` prints one picture, and `batchd status` tells more"
+            "this terminal (TERM) cannot be drawn on; `batchd top --once` prints one picture, and `batchd status` shows more"
         )
     return loop.run(state, args.interval)

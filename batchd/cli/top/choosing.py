@@ -45,7 +45,7 @@ class Choice(Generic[T]):
         """Return what is chosen of the items that there are now; None: there are none."""
         if not items:
             return None
-        # Nobody has chosen yet: the first, whichever that is.
+        # Nothing is chosen yet: the first, whichever that is.
         if self.chosen is not None:
             places = (place for place, item in enumerate(items) if self.key(item) == self.chosen)
             self.place = next(places, min(self.place, len(items) - 1))

@@ -28,7 +28,7 @@ class Column(Generic[T]):
     head: str
     cell: Callable[[T], Cell]
     right: bool = False
-    #: Columns that it always has: so that the table stands still while figures grow, or that a name can be told.
+    #: Columns that it always has: so that the table stands still while figures grow, or that a name can be recognised.
     least: int = 0
     #: Whether it is cut where the line would be too long.
     flexible: bool = False

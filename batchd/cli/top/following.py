@@ -1,4 +1,4 @@
-"""One task's conversation, live: as `batchd logs -f` tells it."""
+"""One task's conversation, live: as `batchd logs -f` shows it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Following:
             self.known += len(story.events)
 
     def key(self, key: str, sight: Sight) -> Order | str | None:
-        """Act on a key: return an order to give, what to tell, or nothing."""
+        """Act on a key: return an order to give, a message to show, or nothing."""
         if by := moves(key, self._shown):
             last = max(0, len(self._lines) - self._shown)
             top = (last if self.top is None else self.top) + by

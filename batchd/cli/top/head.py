@@ -73,9 +73,9 @@ def _other_version(snapshot: Snapshot) -> Iterator[Text]:
 
 def _troubles(snapshot: Snapshot) -> Iterator[Text]:
     for trouble in snapshot.daemon.troubles if snapshot.daemon else ():
-        what, mend = troubles.lines(trouble)
+        what, fix = troubles.lines(trouble)
         yield Text(what, "bold red")
-        yield Text(mend, "red")
+        yield Text(fix, "red")
 
 
 def _labelled(label: str, line: Text, width: int) -> Text:
@@ -110,7 +110,7 @@ def _tasks(snapshot: Snapshot) -> Text:
 def _speed(snapshot: Snapshot) -> Text:
     speed = snapshot.speed
     if speed is None:
-        return Text("is told in some seconds", "dim")
+        return Text("is known in some seconds", "dim")
     left = snapshot.seconds_left
     return _joined(
         f"{speed.tasks_a_minute:.1f} tasks/min",
@@ -122,12 +122,12 @@ def _speed(snapshot: Snapshot) -> Text:
 
 def _held(snapshot: Snapshot) -> Text:
     verb = "waits" if snapshot.held == 1 else "wait"
-    told = f"{counted(snapshot.held, 'task')} {verb} for something else"
-    return Text(f"{told}: not in the time left" if snapshot.seconds_left else told, "yellow")
+    held = f"{counted(snapshot.held, 'task')} {verb} for something else"
+    return Text(f"{held}: not in the time left" if snapshot.seconds_left else held, "yellow")
 
 
 def _hourly(usd: float) -> str:
-    return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents tell enough)
+    return f"${usd:,.2f}" if usd >= 0.1 else money(usd)  # noqa: PLR2004 (from here on cents are enough)
 
 
 def _day(day: Day) -> Text:
@@ -166,7 +166,7 @@ def _rate(used: float | None, limit: float, unit: str) -> Text:
 
 
 def _parked(snapshot: Snapshot) -> Iterator[Text]:
-    """Yield what waits and the mend: what concerns all first, single tasks last."""
+    """Yield what waits and the fix: what concerns all first, single tasks last."""
     ranks = [*Scope]
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
     found = [*parking.lines(parked, snapshot.idle)]

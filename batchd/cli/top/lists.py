@@ -58,7 +58,7 @@ class Lists:
     # Keys
 
     def key(self, key: str, sight: Sight) -> Order | Ref | str | None:
-        """Act on a key. Return an order to give, a task to follow, what to tell, or nothing."""
+        """Act on a key. Return an order to give, a task to follow, a message to show, or nothing."""
         if self.typed is not None:
             self._type(key)
             return None
@@ -169,7 +169,7 @@ class Lists:
         return [b for b in snapshot.batches if wanted in b.batch.name.casefold()]
 
     def _tasks(self, sight: Sight, snapshot: Snapshot) -> list[TaskRow]:
-        """Return the tasks that are listed; made anew only when there is news, for there may be many."""
+        """Return the tasks that are listed; rebuilt only when there is news, for there may be many."""
         wanted = self._wanted if self.pane is Pane.TASKS else ""
         tasks = sight.tasks if self.opened and sight.batch == self.opened else ()
         source = tasks if self.opened else snapshot
@@ -187,9 +187,9 @@ class Lists:
         """Return the lines of the screen, at most ``height``."""
         snapshot = sight.snapshot
         if snapshot is None:
-            return _told(sight.trouble, width) or [Text("looking …", "dim")]
+            return _trouble(sight.trouble, width) or [Text("looking …", "dim")]
         above = head.lines(snapshot, width)[: max(2, height // 2)]
-        above += _told(sight.trouble, width)
+        above += _trouble(sight.trouble, width)
         if not sight.store:
             return [*above, Text(), Text(_NO_STORE, "bold")][:height]
         if height >= _HIGH:
@@ -262,7 +262,7 @@ def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Order:
     return orders.pausing(scope, name)
 
 
-def _told(trouble: str, width: int) -> list[Text]:
+def _trouble(trouble: str, width: int) -> list[Text]:
     """Return a trouble in as many lines as it takes: what to do stands at its end."""
     lines = wrapped(escape(trouble), width) if trouble else ()
     return [Text(line, "bold red") for line in lines]

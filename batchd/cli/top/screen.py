@@ -39,7 +39,7 @@ Leave
 Money is in US dollars; what calls under way may cost at most is set aside. `+`:
 calls without an answer on record may have cost more, and count for today; `>`:
 some calls have no price.
-Speed and the time left are told from the last ten minutes.
+Speed and the time left are measured over the last ten minutes.
 
 Any key goes back."""
 
@@ -57,7 +57,7 @@ class Screen:
     helping: bool = False
     #: Waits for a yes.
     asked: Order | None = None
-    #: Told below until the next key.
+    #: Shown below until the next key.
     message: tuple[str, bool] | None = None
 
     @property
@@ -132,8 +132,8 @@ class Screen:
             return Text(escape(f"{self.asked.question} y/n"), "bold yellow reverse")
         if self.lists.typed is not None:
             return Text.assemble(("/", "bold"), escape(self.lists.typed), ("▌", "blink"))
-        if told := self.message or self.answer():
-            text, refused = told
+        if said := self.message or self.answer():
+            text, refused = said
             return Text(escape(text), "bold red" if refused else "bold green")
         keys = _TASK_KEYS if self.following else _OPEN_KEYS if self.lists.opened else _LIST_KEYS
         shown = Text(keys, "dim")

@@ -1,6 +1,6 @@
 """The terminal while `top` has it: another screen, no cursor, keys at once; and all as it was on any way out.
 
-One thread reads keys, signals and what others have to tell, in one place: ``wait``.
+One thread reads keys, signals and news from other threads, in one place: ``wait``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Terminal:
         self._keyboard = keyboard
         self._screen = screen
         self._keys = Keys()
-        #: The lines as they are shown; empty: all must be drawn anew.
+        #: The lines as they are shown; empty: all must be drawn again.
         self._shown: list[str] = []
         self._signals: list[int] = []
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,7 +100,7 @@ class Terminal:
             self._write(f"{_BEGIN}{''.join(out)}{_END}")
 
     def forget(self) -> None:
-        """Draw all of it anew the next time: somebody else wrote on the screen."""
+        """Draw all of it again the next time: somebody else wrote on the screen."""
         self._shown = []
 
     def wait(self, timeout_s: float) -> list[str]:

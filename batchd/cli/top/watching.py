@@ -74,15 +74,15 @@ class Watcher:
         self._prompts: dict[Ref, str] = {}
 
     def start(self) -> None:
-        """Begin to look. The thread keeps nobody from ending: it only reads."""
+        """Begin to look. The thread keeps no process from ending: it only reads."""
         threading.Thread(target=self._run, name="watcher", daemon=True).start()
 
     def wish(self, wish: Wish) -> None:
         """Have something else looked at, at once."""
         if wish != self._wish:
-            anew = (wish.batch, wish.ref) != (self._wish.batch, self._wish.ref)
+            other = (wish.batch, wish.ref) != (self._wish.batch, self._wish.ref)
             self._wish = wish
-            if anew:
+            if other:
                 self._tasks_due = 0.0
                 self.again()
 
@@ -93,7 +93,7 @@ class Watcher:
     def _run(self) -> None:
         try:
             self._watch()
-        except Exception as error:  # noqa: BLE001 (the thread's outer edge: whoever draws raises it)
+        except Exception as error:  # noqa: BLE001 (the thread's outer edge: the one that draws raises it)
             self.failure = error
             self._wake()
 

@@ -100,14 +100,14 @@ def listed(works: Iterable[Work], by: str, words: str) -> list[TaskRow]:
     """Return the tasks in which a text occurs, in any case of letters, sorted; of what is equal, as it came."""
     wanted = words.casefold()
     if wanted:
-        works = (w for w in works if wanted in _told(w).casefold())
+        works = (w for w in works if wanted in _text(w).casefold())
     if by != IN_ORDER:
         key, backwards = ORDERS[by]
         works = sorted(works, key=key, reverse=backwards)
     return [work.row for work in works]
 
 
-def _told(work: Work) -> str:
+def _text(work: Work) -> str:
     return f"{work.row.ref}\n{work.step}\n{work.detail}\n{work.row.model}"
 
 

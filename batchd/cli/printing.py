@@ -1,4 +1,4 @@
-"""How `logs` tells events: as JSON, a line each, or, of one task, as a conversation."""
+"""How `logs` prints events: as JSON, a line each, or, of one task, as a conversation."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _CODES: Mapping[Tone, str] = {
 _ASK_S = 1.0
 
 
-class Teller:
-    """Tells events as they come. A context manager that leaves the terminal as it should be."""
+class Printer:
+    """Prints events as they come. A context manager that leaves the terminal as it should be."""
 
     def __enter__(self) -> Self:
         return self
@@ -48,30 +48,30 @@ class Teller:
     ) -> None:
         """Take away what is shown for the time of waiting."""
 
-    def tell(self, ref: Ref, event: Event) -> None:
-        """Tell an event."""
+    def show(self, ref: Ref, event: Event) -> None:
+        """Print an event."""
         raise NotImplementedError
 
     def wait(self, rows: Sequence[TaskRow]) -> None:
         """Show for what it is waited now, where there is a place for it."""
 
 
-class Json(Teller):
+class Json(Printer):
     """For programs: an event as the transcript has it, and whose it is."""
 
-    def tell(self, ref: Ref, event: Event) -> None:
+    def show(self, ref: Ref, event: Event) -> None:
         """Print a line."""
         from batchd import results  # noqa: PLC0415 (only with --json)
 
         fields = json.loads(results.transcript([event]))
-        told = {"batch": ref.batch, "task": ref.task, **fields}
-        print(escape_json(json.dumps(told, ensure_ascii=False)), flush=True)
+        record = {"batch": ref.batch, "task": ref.task, **fields}
+        print(escape_json(json.dumps(record, ensure_ascii=False)), flush=True)
 
 
-class Lines(Teller):
+class Lines(Printer):
     """A line a step."""
 
-    def tell(self, ref: Ref, event: Event) -> None:
+    def show(self, ref: Ref, event: Event) -> None:
         """Print a line, where there is something to say."""
         from batchd.cli import steps  # noqa: PLC0415 (not with --json)
 
@@ -82,7 +82,7 @@ class Lines(Teller):
             sys.stdout.flush()
 
 
-class Conversation(Teller):
+class Conversation(Printer):
     """What a person would read; on a terminal in colours, with a last line that says what is done right now."""
 
     def __init__(self, reader: Reader, state: Path, *, full: bool) -> None:
@@ -101,7 +101,7 @@ class Conversation(Teller):
     def __exit__(self, *_: object) -> None:
         self._clear()
 
-    def tell(self, ref: Ref, event: Event) -> None:
+    def show(self, ref: Ref, event: Event) -> None:
         """Print what an event adds to the conversation."""
         if self._prompt is None:
             self._prompt = self._reader.spec(ref).first_prompt
