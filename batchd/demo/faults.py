@@ -2,7 +2,7 @@
 
 A model name is a list of parts joined by ``+``: ``latency-0.2+500-1+steps-3``. A number behind a fault says
 how often it strikes in a conversation, then all is well; ``always``, or no number, is for ever. One fault strikes
-at a time, in the order of the name. A conversation is told by its model and first user message.
+at a time, in the order of the name. A conversation is known by its model and first user message.
 
 Settings, whose number means something else: ``latency-S`` (seconds), ``retry-after-S`` (what a 429 or 503 says),
 ``window-N`` (what of a prompt and the output it asks for is longer, in tokens, overflows the context), ``no-usage``,

@@ -1,4 +1,4 @@
-"""A provider's rate limit: a token bucket over all requests or tokens, and what it tells of itself."""
+"""A provider's rate limit: a token bucket over all requests or tokens, and what it reports of itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What answers tell of a limit."""
+    """What answers report of a limit."""
 
     #: ``requests`` or ``tokens``.
     of: str
@@ -48,7 +48,7 @@ class Limiter:
         self._left -= tokens
 
     def limits(self) -> tuple[Limit, ...]:
-        """Return what there is to tell of it: nothing where it is no limit."""
+        """Return what there is to report of it: nothing where it is no limit."""
         if not self.rps:
             return ()
         whole_s = (self.burst - self._left) / self.rps

@@ -3,7 +3,7 @@
     python -m batchd.demo.record --upstream http://127.0.0.1:8091/v1 --out recordings
 
 A proxy for chat completions: point batchd at it, run the tasks, and it leaves one file for each first user
-message. A conversation that begins anew replaces its file. Summaries of long conversations are passed on, not recorded.
+message. A conversation that begins again replaces its file. Summaries of long conversations are passed on, not recorded.
 """
 
 from __future__ import annotations

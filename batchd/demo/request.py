@@ -137,7 +137,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     #: The prompt in its parts, and the bytes by which each is known.
     segments: Sequence[Segment]
     raws: Sequence[bytes]
-    #: The text of its first user message: what tells conversations apart.
+    #: The text of its first user message: what distinguishes conversations.
     first_user: str
     purpose: Purpose
     #: How many answers it holds already.

@@ -204,7 +204,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--no-limit-headers",
         dest="limit_headers",
         action="store_false",
-        help="tell nothing of limits",
+        help="report no limits",
     )
     add("--faults", help="in front of every model's name: 503-2+latency-1")
     add("--share", type=float, metavar="PART", help="the part of all requests that --faults strike")

@@ -29,7 +29,7 @@ class Settings:
     token_burst: float = 1.0
     #: What a 429 asks the client to wait; 0: it does not say.
     retry_after_s: float = 1.0
-    #: Whether answers tell of the limits in their headers.
+    #: Whether answers report the limits in their headers.
     limit_headers: bool = True
     #: Whether tokens are counted; otherwise usage is a fixed number.
     count: bool = True

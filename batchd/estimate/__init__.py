@@ -60,7 +60,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """All that can be told before the first call."""
+    """All that can be known before the first call."""
 
     #: By model, in the order of the files.
     models: dict[str, Part]

@@ -14,7 +14,7 @@ _Amount = TypeVar("_Amount", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most that tasks may take; None: nothing limits it, or nobody knows the price."""
+    """The most that tasks may take; None: nothing limits it, or the price is not known."""
 
     calls: int | None = 0
     tokens: int | None = 0

@@ -45,15 +45,18 @@ class Openings:
             self.missing = str(error)
         stays = self._policy.keep_processes and self._policy.backend != "none"
         with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
-            os.chmod(folder, 0o755)  # noqa: PTH101, S103 (nobody waits; whoever runs commands must get through)
+            os.chmod(folder, 0o755)  # noqa: PTH101, S103 (no other coroutine waits; the user who runs commands must get through)
             return [
                 _counted(
-                    task, setup, await self._told(task, f"{folder}/task", directory), stays=stays
+                    task,
+                    setup,
+                    await self._described(task, f"{folder}/task", directory),
+                    stays=stays,
                 )
                 for task, setup, directory in tasks
             ]
 
-    async def _told(self, task: Task, trial: str, directory: str) -> str:
+    async def _described(self, task: Task, trial: str, directory: str) -> str:
         """Return the facts about a task's sandbox; a fresh directory is tried elsewhere than where it will be."""
         key = (task.dir, task.network, task.env.get("PATH"))
         if key not in self._facts:
@@ -63,7 +66,7 @@ class Openings:
     async def _asked(self, task: Task, trial: str) -> str:
         if self._sandbox is None:
             return ""
-        # A directory that is yet to be made tells what a fresh one does.
+        # A directory that is yet to be made has the facts of a fresh one.
         for path in filter(None, (task.dir, trial)):
             with (
                 contextlib.suppress(SandboxError),

@@ -23,9 +23,9 @@ from statistics import NormalDist, fmean, variance
 #: The quantiles that a range ends at: eight of ten outcomes lie within.
 LOW, HIGH = 0.1, 0.9
 _Z = NormalDist().inv_cdf(HIGH)
-#: Fewer tell nothing of the spread, which is then taken to be as large as the mean.
+#: Fewer say nothing of the spread, which is then taken to be as large as the mean.
 _FEW = 3
-#: How much batches differ at least where too few are on record to tell, as a share of the mean.
+#: How much batches differ at least where too few are on record to know, as a share of the mean.
 _UNSEEN = 0.2
 
 

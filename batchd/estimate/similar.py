@@ -17,7 +17,7 @@ from batchd.store.past import PastTask
 ENOUGH = 5
 #: That many of them are looked at closely, from all over the record.
 MOST = 200
-#: Where a prompt tells nothing better: English.
+#: Where a prompt gives nothing better: English.
 _TOKENS_PER_CHAR = 0.25
 
 
@@ -41,7 +41,7 @@ PROVIDER = Likeness("other models of the provider, at this one's prices", 0.5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Tasks to come that nothing here tells apart but their prompts."""
+    """Tasks to come that nothing here distinguishes but their prompts."""
 
     setup: ModelSetup
     #: What judges them, where that is another model.
@@ -114,7 +114,7 @@ class Record:
 
 
 def _thinned(found: Sequence[PastTask], most: int) -> Sequence[PastTask]:
-    """Return some of many, evenly: the newest alone may all be of one batch, which tells nothing of the next."""
+    """Return some of many, evenly: the newest alone may all be of one batch, which says nothing of the next."""
     return found[:: -(-len(found) // most)] if found else found
 
 

@@ -27,7 +27,7 @@ _LONGEST_BACKOFF_S = 900.0
 #: Retry-After is honoured up to a day.
 _LONGEST_WAIT_S = 86_400.0
 _MINUTE_S = 60.0
-#: Messages that wait; more are folded into one, which tells the most important and counts the rest.
+#: Messages that wait; more are folded into one, which has the most important and counts the rest.
 _MOST = 50
 #: The same for a command, which gets each event by itself.
 _MOST_APART = 1000
@@ -92,7 +92,7 @@ class Courier:
             self._waiting.drop([self._tried])
             self._tried = None
             if not self._messages:
-                self._waiting.clear()  # of what was told together in memory, while the disk took nothing
+                self._waiting.clear()  # of what was folded in memory, while the disk took nothing
                 self._came.clear()
                 self._settled.set()
 
@@ -107,8 +107,8 @@ class Courier:
             self._waiting.keep(message)
         except OSError as error:
             if self._durable:
-                told = f"what waits is in memory alone, and lost with the daemon: {error}"
-                self._log.warning(Action.NOTIFY_FAILED, message=told, trying_again=True)
+                why = f"what waits is in memory alone, and lost with the daemon: {error}"
+                self._log.warning(Action.NOTIFY_FAILED, message=why, trying_again=True)
             self._durable = False
         else:
             self._durable = True
@@ -146,10 +146,8 @@ class Courier:
             except DeliveryError as error:
                 if error.final or time.time() >= deadline:
                     name = self._target.name
-                    mend = (
-                        f"it is given up; mend [notify.{name}], then: batchd notify --test {name}"
-                    )
-                    log.error(Action.NOTIFY_FAILED, message=str(error), tries=tries, mend=mend)  # noqa: TRY400 (the message tells it)
+                    fix = f"it is given up; fix [notify.{name}], then: batchd notify --test {name}"
+                    log.error(Action.NOTIFY_FAILED, message=str(error), tries=tries, mend=fix)  # noqa: TRY400 (the message says it)
                     return
                 if tries == 1:
                     log.warning(Action.NOTIFY_FAILED, message=str(error), trying_again=True)

@@ -82,7 +82,7 @@ class ModelV1:
 
     #: ``PROVIDER/MODEL``.
     name: str
-    #: The first day without it, as in 2026-12-11, in UTC; null: it is gone, and nobody says since when.
+    #: The first day without it, as in 2026-12-11, in UTC; null: it is gone, and it is not known since when.
     shutdown_date: str | None
     #: What to take in its place; null: nothing is known.
     successor: str | None = None
@@ -105,7 +105,7 @@ class DaemonV1:
 class EventV1:
     """One thing that happened."""
 
-    #: Unique; who gets an event twice can tell by it.
+    #: Unique; who gets an event twice recognises it by this.
     id: str
     #: One of the names that ``on`` takes, or ``test``.
     event: str

@@ -1,4 +1,4 @@
-"""What happened, made from what the daemon tells: in words for people, in fields for programs."""
+"""What happened, made from what the daemon reports: in words for people, in fields for programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Start,
     )  # it would load the daemon, which `batchd notify` does not need
 
-#: Errors of a refused file that are told; its summary has all.
+#: Errors of a refused file that are listed; its summary has all.
 _MOST_ERRORS = 10
 #: Characters of what somebody else said.
 _QUOTED = 300
@@ -60,7 +60,7 @@ def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
     what = f"all {counted(s.total, 'task')} completed" if s.total != 1 else "its task is completed"
     if done < s.total:
         what = f"{done:,} of {counted(s.total, 'task')} completed"
-    mend = (
+    fix = (
         f"batchd status {batch.name} shows each task; batchd retry --failed {batch.name} runs "
         "again what did not complete"
     )
@@ -69,7 +69,7 @@ def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
         at,
         headline=f"batch {batch.name}{' was cancelled' if s.status == 'cancelled' else ''}: {what}",
         message="\n".join(_lines(found, calls_unsettled=s.usage.unsettled_calls)),
-        how_to_go_on="" if done == s.total else mend,
+        how_to_go_on="" if done == s.total else fix,
         batch=found,
     )
 
@@ -84,7 +84,7 @@ def batch_refused(batch: Batch, problems: Sequence[Problem], at: float) -> Event
         at,
         headline=f"batch {batch.name} was rejected: {counted(len(problems), 'error')} in the file",
         message="\n".join((*lines, f"folder: {batch.folder}")),
-        how_to_go_on="mend the file, and drop it again",
+        how_to_go_on="fix the file, and drop it again",
         batch=BatchV1(name=batch.name, folder=batch.folder, retry_of=batch.retry_of, errors=errors),
     )
 
@@ -93,24 +93,24 @@ def budget_spent(batch: str, message: str, at: float) -> EventV1:
     """Return the end of a batch's money or, without a name, of the day's."""
     if batch:
         headline = f"the budget of batch {batch} is reached"
-        mend = f"what is left of it ends as timeout; batchd retry --failed {batch} runs that again, with its budget anew"
+        fix = f"what is left of it ends as timeout; batchd retry --failed {batch} runs that again, with a new budget"
     else:
         headline = "the day's budget is reached: everything waits"
-        mend = "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
+        fix = "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
     budget = BudgetV1(scope="batch" if batch else "day", batch=batch or None)
     return _event(
-        "budget_reached", at, headline=headline, message=message, how_to_go_on=mend, budget=budget
+        "budget_reached", at, headline=headline, message=message, how_to_go_on=fix, budget=budget
     )
 
 
-def provider_parked(parking: Parking, mend: str, at: float) -> EventV1:
+def provider_parked(parking: Parking, fix: str, at: float) -> EventV1:
     """Return that no call may go to a provider, or one of its models."""
     return _event(
         "provider_parked",
         at,
         headline=f"{parking.scope} {parking.name} is parked: {parking.cause}",
         message=_quoted(parking.message),
-        how_to_go_on=mend.replace("`", ""),
+        how_to_go_on=fix.replace("`", ""),
         provider=_provider(parking),
     )
 
@@ -126,7 +126,7 @@ def provider_resumed(parking: Parking, at: float) -> EventV1:
     )
 
 
-def model_retiring(end: Shutdown, message: str, mend: str, at: float) -> EventV1:
+def model_retiring(end: Shutdown, message: str, fix: str, at: float) -> EventV1:
     """Return that a model in use is shut down, or will be soon."""
     day = end.on.isoformat() if end.on else None
     when = f" on {day}" if day else ""
@@ -135,7 +135,7 @@ def model_retiring(end: Shutdown, message: str, mend: str, at: float) -> EventV1
         at,
         headline=f"model {end.model} is shut down{when}",
         message=_quoted(message),
-        how_to_go_on=mend,
+        how_to_go_on=fix,
         model=ModelV1(name=end.model, shutdown_date=day, successor=end.successor or None),
     )
 
@@ -215,8 +215,8 @@ def _lines(batch: BatchV1, *, calls_unsettled: int) -> Iterator[str]:
         "timed out": batch.counts[Status.TIMEOUT],
         "cancelled": batch.counts[Status.CANCELLED],
     }
-    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    yield f"tasks: {told} ({percent(batch.success_rate or 0.0)} success)"
+    tasks = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    yield f"tasks: {tasks} ({percent(batch.success_rate or 0.0)} success)"
     yield f"tokens: {batch.total_tokens:,}"
     more = ""
     if calls_unsettled:

@@ -1,4 +1,4 @@
-"""What the daemon tells becomes notifications. Its calls only put something into a queue."""
+"""What the daemon reports becomes notifications. Its calls only put something into a queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 1_000
 
 
 class Notifications(Listener):
-    """Tells the receivers in ``[notify]`` what they want to know of."""
+    """Notifies the receivers in ``[notify]`` of what they want to know."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -31,33 +31,33 @@ class Notifications(Listener):
         self._full = False
 
     def batch_finished(self, batch: Batch, summary: str) -> None:
-        """Tell of it."""
-        self._tell(partial(happened.batch_ended, batch, summary, time.time()))
+        """Notify of it."""
+        self._notify(partial(happened.batch_ended, batch, summary, time.time()))
 
     def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:
-        """Tell of it."""
-        self._tell(partial(happened.batch_refused, batch, tuple(problems), time.time()))
+        """Notify of it."""
+        self._notify(partial(happened.batch_refused, batch, tuple(problems), time.time()))
 
     def budget_reached(self, batch: str, message: str) -> None:
-        """Tell of it."""
-        self._tell(partial(happened.budget_spent, batch, message, time.time()))
+        """Notify of it."""
+        self._notify(partial(happened.budget_spent, batch, message, time.time()))
 
     def provider_parked(self, parking: Parking, mend: str) -> None:
-        """Tell of it."""
-        self._tell(partial(happened.provider_parked, parking, mend, time.time()))
+        """Notify of it."""
+        self._notify(partial(happened.provider_parked, parking, mend, time.time()))
 
     def provider_resumed(self, parking: Parking) -> None:
-        """Tell of it."""
-        self._tell(partial(happened.provider_resumed, parking, time.time()))
+        """Notify of it."""
+        self._notify(partial(happened.provider_resumed, parking, time.time()))
 
     def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
-        """Tell of it."""
-        self._tell(partial(happened.model_retiring, end, message, mend, time.time()))
+        """Notify of it."""
+        self._notify(partial(happened.model_retiring, end, message, mend, time.time()))
 
     def daemon_started(self, start: Start) -> None:
         """Begin to deliver, what the last daemon left too: the spool is ours alone by now."""
         self._started = True
-        self._tell(partial(happened.daemon_started, start, time.time()))
+        self._notify(partial(happened.daemon_started, start, time.time()))
         self._deliver()
 
     def config_changed(self, config: Config) -> None:
@@ -73,15 +73,15 @@ class Notifications(Listener):
         if self._delivery is not None:
             await self._delivery.stop()
 
-    def _tell(self, made: Made) -> None:
+    def _notify(self, made: Made) -> None:
         if not self._config.notify or (self._delivery is not None and self._delivery.over):
             return
         try:
             self._happened.put_nowait(made)
         except queue.Full:
             if not self._full:
-                told = "too much waits to be told of; what happens now is not"
-                get_logger().error(Action.NOTIFY_FAILED, message=told)
+                why = "too many notifications wait; none is sent of what happens now"
+                get_logger().error(Action.NOTIFY_FAILED, message=why)
             self._full = True
             return
         self._full = False
@@ -96,6 +96,6 @@ class Notifications(Listener):
             delivery.start()
         except RuntimeError as error:
             # No thread to be had, at the start: then tasks are not to be hindered either.
-            get_logger().error(Action.NOTIFY_FAILED, message=f"nobody is told of anything: {error}")
+            get_logger().error(Action.NOTIFY_FAILED, message=f"no notification is sent: {error}")
             return
         self._delivery = delivery

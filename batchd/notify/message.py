@@ -24,7 +24,7 @@ _RANKS = (
 )
 #: Events that a message carries; more are counted.
 MOST_EVENTS = 50
-#: Events that are told in full; of more, the headlines.
+#: Events that are shown in full; of more, the headlines.
 _IN_FULL = 10
 _LONGEST_SUBJECT = 200
 #: What programs go by is of words of ours alone: a password that happens to be one of them is not to be found there.
@@ -58,7 +58,7 @@ def clean(event: EventV1, masker: Masker) -> EventV1:
 
 
 def compose(events: Sequence[EventV1], left_out: Mapping[str, int] | None = None) -> NotificationV1:
-    """Return the message that tells of these events, with an id of its own; of too many the most important."""
+    """Return the message that reports these events, with an id of its own; of too many the most important."""
     ranked = sorted(events, key=_rank)
     more = Counter(left_out or {})
     more.update(event.event for event in ranked[MOST_EVENTS:])
@@ -95,11 +95,11 @@ def _subject(ranked: Sequence[EventV1], more: Counter[str]) -> str:
     if total == 1:
         return first.headline
     if first.event.startswith("batch_") and all(name.startswith("batch_") for name in counts):
-        return f"{total:,} batches ended: {_told(counts)}"
+        return f"{total:,} batches ended: {_kinds(counts)}"
     return f"{first.headline}, and {total - 1:,} more"
 
 
-def _told(counts: Counter[str]) -> str:
+def _kinds(counts: Counter[str]) -> str:
     named = sorted(counts.items(), key=lambda item: _RANKS.index(item[0]))
     return ", ".join(f"{count:,} {_COUNTED.get(name, name)}" for name, count in named)
 
@@ -116,4 +116,4 @@ def _text(ranked: Sequence[EventV1], more: Counter[str]) -> Iterator[str]:
             yield f"    To go on: {event.how_to_go_on}"
         yield ""
     if more:
-        yield f"… and {more.total():,} more: {_told(more)}"
+        yield f"… and {more.total():,} more: {_kinds(more)}"

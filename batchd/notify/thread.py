@@ -77,13 +77,13 @@ class Delivery:
     # In the thread
 
     def _run(self) -> None:
-        self._ended.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel it
+        self._ended.set_running_or_notify_cancel()  # a caller that gives up waiting must not cancel it
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 self._loop.set_default_executor(_Threads())
                 runner.run(self._work())
         except Exception:  # noqa: BLE001 (its outer edge: whatever breaks here, tasks go on)
-            self._log.exception(Action.NOTIFY_FAILED, message="nobody is told of anything any more")
+            self._log.exception(Action.NOTIFY_FAILED, message="no notification is sent any more")
         finally:
             self._ended.set_result(None)
 
@@ -105,12 +105,14 @@ class Delivery:
             try:
                 events.append(made())
             except Exception:  # noqa: BLE001 (a bug costs this message, and no other)
-                self._log.exception(Action.NOTIFY_FAILED, message="an event cannot be told of")
+                self._log.exception(
+                    Action.NOTIFY_FAILED, message="a notification of an event cannot be made"
+                )
         for courier, _ in self._couriers.values():
             courier.add(events)
 
     def _take(self, config: Config) -> None:
-        """Have a courier for each receiver; one whose receiver has changed begins anew, with what waits."""
+        """Have a courier for each receiver; one whose receiver has changed begins again, with what waits."""
         if self._couriers:
             self._hand_out()  # it happened before
         state = Path(config.paths.state)
@@ -121,8 +123,8 @@ class Delivery:
                 del self._couriers[name]
         for name, count in forget_others(state, wanted).items():
             if count:
-                told = f"[notify.{name}] is gone: {count:,} messages to it are dropped"
-                self._log.warning(Action.NOTIFY_FAILED, receiver=name, message=told)
+                why = f"[notify.{name}] is gone: {count:,} messages to it are dropped"
+                self._log.warning(Action.NOTIFY_FAILED, receiver=name, message=why)
         for name, target in wanted.items():
             if name not in self._couriers:
                 courier = Courier(target, state)
@@ -149,7 +151,7 @@ class Delivery:
 
 
 class _Threads(ThreadPoolExecutor):
-    """Runs each job in a thread that nobody waits for at the end: a name server may be silent for half a minute."""
+    """Runs each job in a thread that is not waited for at the end: a name server may be silent for half a minute."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run it. Raises ``RuntimeError`` where no thread can be started."""
@@ -167,5 +169,5 @@ class _Threads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 (the base's)
-        """Wait for nobody."""
+        """Wait for no thread."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)

@@ -1,6 +1,6 @@
 """A task as a conversation: its events, one by one, become what a person would read.
 
-Texts come from models and files: whoever shows them neutralises them.
+Texts come from models and files: callers that show them neutralise them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Kind(enum.StrEnum):
     PROMPT = "prompt"
     #: The model's visible thinking.
     THINKING = "thinking"
-    #: What a model says; ``title`` tells for which purpose.
+    #: What a model says; ``title`` says for which purpose.
     ANSWER = "answer"
     #: A tool call, with its output.
     TOOL = "tool"
@@ -78,7 +78,7 @@ class Passage:
 
 
 def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
-    """Yield what an event adds to the conversation; nothing for those that later ones tell."""
+    """Yield what an event adds to the conversation; nothing for those that later ones include."""
     if isinstance(event, TaskStarted):
         yield Passage(
             at=event.at,
@@ -89,8 +89,8 @@ def passages(event: Event, first_prompt: str) -> Iterator[Passage]:
         yield Passage(at=event.at, kind=Kind.PROMPT, title="", text=first_prompt)
     elif isinstance(event, CallAnswered):
         yield from _answered(event)
-    elif tell := _TELL.get(type(event)):
-        yield tell(event)
+    elif passage := _PASSAGES.get(type(event)):
+        yield passage(event)
 
 
 def plain(passage: Passage, most: int) -> dict[str, Any]:
@@ -116,27 +116,27 @@ def plain(passage: Passage, most: int) -> dict[str, Any]:
 def command(call: ToolCall) -> str:
     """Return what a tool call does: its command or path, where its arguments can be read."""
     try:
-        told = call.given()
+        arguments = call.given()
     except (ValueError, RecursionError):
-        told = None
-    if isinstance(told, dict):
+        arguments = None
+    if isinstance(arguments, dict):
         for key in ("command", "path"):
-            if isinstance(told.get(key), str):
-                return f"{call.name} {told[key]}"
+            if isinstance(arguments.get(key), str):
+                return f"{call.name} {arguments[key]}"
     return f"{call.name} {call.arguments}"
 
 
 def given(call: ToolCall) -> str:
     """Return what a tool call gives beside its command or path: the text of a file, or what is put for what."""
     try:
-        told = call.given()
+        arguments = call.given()
     except (ValueError, RecursionError):
         return ""
-    if not isinstance(told, dict):
+    if not isinstance(arguments, dict):
         return ""
-    if isinstance(told.get("content"), str):
-        return str(told["content"])
-    old, new = told.get("old"), told.get("new")
+    if isinstance(arguments.get("content"), str):
+        return str(arguments["content"])
+    old, new = arguments.get("old"), arguments.get("new")
     if isinstance(old, str) and isinstance(new, str):
         gone = "".join(f"- {line}\n" for line in old.splitlines())
         return gone + "".join(f"+ {line}\n" for line in new.splitlines())
@@ -162,7 +162,7 @@ def _answered(event: CallAnswered) -> Iterator[Passage]:
         title=event.purpose,
         text=answer.content
         if event.purpose is Purpose.AGENT
-        else "",  # others have events that tell it
+        else "",  # others have events that say it
         seconds=answer.seconds,
         usage=answer.usage,
     )
@@ -194,7 +194,7 @@ def _evaluated(event: RoundEvaluated) -> Passage:
         kind=Kind.VERDICT,
         title=f"{verdict.by}: {'done' if verdict.done else 'not done'}"
         if verdict.by != "none"
-        else "taken as done: nobody was to evaluate it",
+        else "taken as done: no evaluation was asked for",
         text=f"{verdict.feedback}{_refused(event)}",
         ok=verdict.done,
         seconds=event.seconds,
@@ -234,7 +234,7 @@ def _finished(event: TaskFinished) -> Passage:
     )
 
 
-_TELL: Mapping[type[Event], Callable[[Any], Passage]] = {
+_PASSAGES: Mapping[type[Event], Callable[[Any], Passage]] = {
     CallFailed: _failed,
     ToolRan: _ran,
     RoundEvaluated: _evaluated,

@@ -43,7 +43,7 @@ def of_batch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standstill:
-    """Something that waits, as people are told of it."""
+    """Something that waits, as it is shown to people."""
 
     #: Seconds since the epoch.
     since: float
@@ -92,7 +92,7 @@ def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str
 def _standstill(each: Parking, what: str) -> Standstill:
     paused = each.cause is Cause.PAUSED
     said = why(each).removeprefix(Cause.PAUSED).removeprefix(": ") if paused else why(each)
-    return Standstill(since=each.since, what=what, why=said, mend=_mend(each), paused=paused)
+    return Standstill(since=each.since, what=what, why=said, mend=_fix(each), paused=paused)
 
 
 def why(each: Parking) -> str:
@@ -100,6 +100,6 @@ def why(each: Parking) -> str:
     return f"{each.cause}: {each.message}" if each.message != each.cause else each.cause
 
 
-def _mend(each: Parking) -> str:
+def _fix(each: Parking) -> str:
     resume = f"batchd resume {words.option(each.scope, each.name)}".rstrip()
     return each.cause.fix(resume, "batchd retry --failed --model PROVIDER/MODEL BATCH")

@@ -19,7 +19,7 @@ from batchd.records import Activity, Parking, Scope, Status
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 
-#: What the daemon gets to say how it does: the store tells the rest (seconds).
+#: What the daemon gets to say how it does: the store says the rest (seconds).
 _PATIENCE_S = 3.0
 #: What a running task does before its worker has said, by its last event.
 _STEPS: Mapping[str, Activity] = {
@@ -144,7 +144,7 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this speed, without what is held; None where nobody can know, or nothing is at work."""
+        """How long the rest takes at this speed, without what is held; None where that cannot be known, or nothing is at work."""
         if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
             return None
         return max(0, self.left - self.held) / self.speed.tasks_a_minute * 60

@@ -20,7 +20,7 @@ _WINDOW_S = 600.0
 _MINUTE_S = 60.0
 #: Of the minute before the first look, it is known how much was answered by when, in steps of so many seconds.
 _STEP_S = 5
-#: No speed is told of a shorter time (seconds).
+#: No speed is shown over a shorter time (seconds).
 _SHORTEST_S = 5.0
 #: Of the time, what counting tasks that wait may take at most: there may be 100,000.
 _SHARE = 0.01
@@ -50,7 +50,7 @@ _Sums: TypeAlias = dict[tuple[str, str], tuple[int, int]]
 
 
 class RateMeter:
-    """Compares each look at the ledger with the ones before; the first, with what journals tell of the last minute."""
+    """Compares each look at the ledger with the ones before; the first, with what journals record of the last minute."""
 
     def __init__(self) -> None:
         #: Moments of the monotonic clock, and what was answered by then, of this day and the one before.

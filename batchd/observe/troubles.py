@@ -31,6 +31,6 @@ def what(trouble: Trouble) -> str:
 
 
 def lines(trouble: Trouble) -> Iterator[str]:
-    """Yield two lines: what fails since when, and the mend."""
+    """Yield two lines: what fails since when, and the fix."""
     yield escape(f"Trouble since {moment(trouble.since)}: {what(trouble)}. {trouble.message}")
     yield escape(f"  To go on: {trouble.mend}")

@@ -9,7 +9,7 @@ from batchd.observe.words import listed
 from batchd.records import Cause, Parking, Ref, Scope, Status
 from batchd.store.rows import BatchRow, TaskRow
 
-#: What a running task's line says where nobody can be working on it.
+#: What a running task's line says where no daemon can be working on it.
 NO_DAEMON = "no daemon runs; it goes on when one starts"
 #: The step of a task whose last call failed, and what its line says then.
 _FAILED, _AGAIN = "CallFailed", "its last call failed and is tried again: `batchd logs` says why"
@@ -24,7 +24,7 @@ def earlier_batches(batches: Iterable[BatchRow]) -> Mapping[str, Sequence[str]]:
 
 
 class Waiting:
-    """Tells of each task what it waits for."""
+    """Says of each task what it waits for."""
 
     def __init__(
         self,
@@ -95,6 +95,6 @@ class Waiting:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Yield the directories above an absolute path, nearest first; a hundred thousand tasks are quickly told."""
+    """Yield the directories above an absolute path, nearest first; it is quick for a hundred thousand tasks."""
     while path := path.rpartition("/")[0]:
         yield path

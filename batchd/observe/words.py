@@ -1,4 +1,4 @@
-"""How numbers, spans of time and what waits are told to people."""
+"""How numbers, spans of time and what waits are shown to people."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def span(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """Return how long something will take, which nobody knows to the second: ``45 s``, ``12 min``, ``3 h``, ``4 d``."""
+    """Return how long something will take, which is not known to the second: ``45 s``, ``12 min``, ``3 h``, ``4 d``."""
     for unit, name in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
         if seconds >= 1.5 * unit:
             return f"{math.floor(seconds / unit + 0.5)} {name}"
@@ -127,7 +127,7 @@ def rough(seconds: float) -> str:
 
 
 def moment(at: float | None) -> str:
-    """Return a moment in local time, as short as it can be told."""
+    """Return a moment in local time, as short as it can be."""
     if not at:
         return ""
     now = time.localtime()

@@ -1,7 +1,7 @@
 """The process that makes reports: a job on each line of its input, what came of it on each line of its output.
 
 Started by ``process`` as ``python -P -m batchd.report PID``, the number being its own; with ``--behind``, all else that
-the machine does goes before. It ends with its input, and with whoever started it.
+the machine does goes before. It ends with its input, and with the process that started it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from batchd.store.reader import Reader
 _PR_SET_PDEATHSIG = 1
 #: Agents, and all else that the machine does, go before a large report.
 _NICE = 10
-#: Who goes first where the machine is short of memory: a report can be made anew.
+#: Who goes first where the machine is short of memory: a report can be made again.
 _OOM_SCORE = "800"
 _MEMORY = 2 << 30
 _FILE = 1 << 30

@@ -14,7 +14,7 @@ _ADVICE: Mapping[Reason, str] = {
     Reason.BUDGET: "What was left of the money was too little for the next call at its dearest. Raise limits.max_cost_usd, or"
     " the batch's budget_usd; or lower limits.max_output_tokens.",
     Reason.WALL_CLOCK: "They were still at work when their time was over. Raise limits.timeout_s.",
-    Reason.AUTH: "The provider refused the key. Mend it, let `batchd check` confirm it, then retry.",
+    Reason.AUTH: "The provider refused the key. Set a valid one, let `batchd check` confirm it, then retry.",
     Reason.QUOTA: "The account had nothing left. Top it up, then retry.",
     Reason.BAD_REQUEST: "The request was refused, by the provider or before it was sent, and would be again. The message"
     " says why; `batchd check` tries the model.",

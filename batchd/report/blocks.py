@@ -18,7 +18,7 @@ from batchd.formats import ResultV1
 from batchd.observe import changes, markdown
 from batchd.observe.conversation import Kind, passages, plain
 from batchd.report.content import Details
-from batchd.report.gathering import Told
+from batchd.report.gathering import TaskRecord
 from batchd.spool import patches
 
 #: Characters of one passage, one prompt, one answer: a page is read by people.
@@ -54,19 +54,19 @@ class Blocks:
         """All blocks, one behind the other."""
         return "".join(self._parts)
 
-    def add(self, told: Told) -> tuple[int, int]:
+    def add(self, task: TaskRecord) -> tuple[int, int]:
         """Embed a task as far as there is room; return where its block stands, and how long it is."""
-        if told.events and self._left > 0:
-            block = _packed(_details(told, in_full=True))
+        if task.events and self._left > 0:
+            block = _packed(_details(task, in_full=True))
             if len(block) <= self._left:
                 self._left -= len(block)
                 self.embedded += 1
                 return self._put(block)
             if self._left < self._crumbs:
                 self._left = 0
-        self.left_out += bool(told.events)
+        self.left_out += bool(task.events)
         if self._left_short > 0:
-            block = _packed(_details(told, in_full=False))
+            block = _packed(_details(task, in_full=False))
             self._left_short -= len(block)
             return self._put(block)
         self.bare += 1
@@ -82,8 +82,8 @@ def _packed(details: Details) -> str:
     return base64.b64encode(zlib.compress(msgspec.json.encode(details), _LEVEL)).decode()
 
 
-def _details(told: Told, *, in_full: bool) -> Details:
-    row, result = told.row, told.result
+def _details(task: TaskRecord, *, in_full: bool) -> Details:
+    row, result = task.row, task.result
     most = _MOST if in_full else _MOST_SHORT
     prompt, answer = (result.first_prompt, result.answer) if result else ("", "")
     return Details(
@@ -96,22 +96,22 @@ def _details(told: Told, *, in_full: bool) -> Details:
         evaluation=_plain(result.evaluation) if result else None,
         error=_plain(result.error) if result else None,
         files=_files(result, 500 if in_full else 20) if result else None,
-        patch=_patch(told, _MOST_PATCH if in_full else _MOST_PATCH_SHORT),
+        patch=_patch(task, _MOST_PATCH if in_full else _MOST_PATCH_SHORT),
         usage=_plain(result.usage) if result else None,
         timing=_plain(result.timing) if result else None,
         tags=result.tags if result else (),
         attempts=row.attempts,
         worker=row.worker,
-        passages=tuple(_passages(told, prompt)) if in_full else None,
+        passages=tuple(_passages(task, prompt)) if in_full else None,
     )
 
 
-def _patch(told: Told, most: int) -> dict[str, Any] | None:
-    result = told.result
+def _patch(task: TaskRecord, most: int) -> dict[str, Any] | None:
+    result = task.result
     if result is None:
         return None
     patch = result.patch
-    data = patches.whole(told.folder, result.task, patch.sha256) if patch else None
+    data = patches.whole(task.folder, result.task, patch.sha256) if patch else None
     return changes.shown(result, data, most)
 
 
@@ -123,10 +123,10 @@ def _files(result: ResultV1, most: int) -> dict[str, Any] | None:
     return {kind: {"count": len(names), "names": names[:most]} for kind, names in kinds.items()}
 
 
-def _passages(told: Told, prompt: str) -> Iterator[Mapping[str, Any]]:
+def _passages(task: TaskRecord, prompt: str) -> Iterator[Mapping[str, Any]]:
     """Yield the conversation; what is endless is cut, and the cut said."""
     room = _MOST_PASSAGES
-    for event in told.events:
+    for event in task.events:
         for each in passages(event, prompt):
             if room <= 0:
                 return

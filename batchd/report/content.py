@@ -38,7 +38,7 @@ class Share:
     reasoning_tokens: int
     #: What is known of it: calls without a price are left out.
     usd: float
-    #: Calls whose price nobody knows.
+    #: Calls without a known price.
     unpriced_calls: int
     #: Calls whose tokens were counted here.
     estimated_calls: int
@@ -59,7 +59,7 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Tasks that tell of the same thing in the same words, numbers apart."""
+    """Tasks that report the same thing in the same words, numbers apart."""
 
     message: str
     #: Places in the columns of ``Tasks``.

@@ -22,7 +22,7 @@ _RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class TaskRecord:
     """What is known of one task."""
 
     row: TaskRow
@@ -48,17 +48,17 @@ class Gathered:
         """What is missing; empty: nothing."""
         return _note(self.batch, kept=bool(self._kept))
 
-    def tell(self, row: TaskRow) -> Told:
+    def read(self, row: TaskRow) -> TaskRecord:
         """Read one task. Raises ``StoreError``."""
         events = self._reader.events(row.ref)
         result = self._kept.get(row.ref.task)
         if events and isinstance(last := events[-1], TaskFinished):
             result = _RESULT.decode(last.result)
         folder = Path(self.batch.batch.folder)
-        return Told(row=row, folder=folder, result=result, events=events)
+        return TaskRecord(row=row, folder=folder, result=result, events=events)
 
-    def __iter__(self) -> Iterator[Told]:
-        return map(self.tell, self.rows)
+    def __iter__(self) -> Iterator[TaskRecord]:
+        return map(self.read, self.rows)
 
 
 def missing(batch: BatchRow) -> str:

@@ -18,7 +18,7 @@ class ReportMaker(Finisher):
     """Writes ``report.html`` into the folder of each batch that ends. What fails is logged, and holds nothing up."""
 
     def __init__(self, *, orders: bool = True) -> None:
-        """``orders``: the store outlives the batch, so that a report may tell of ``batchd retry`` and the like."""
+        """``orders``: the store outlives the batch, so that a report may name ``batchd retry`` and the like."""
         self._orders = orders
         self._small = Process(behind=False)
         self._large = Process(behind=True)
@@ -39,7 +39,7 @@ class ReportMaker(Finisher):
             get_logger().warning(
                 Action.REPORT_TROUBLE,
                 batch=batch.name,
-                message=f"there is no report: {error}; `batchd report {batch.name}` makes it anew",
+                message=f"there is no report: {error}; `batchd report {batch.name}` makes it again",
             )
 
     async def close(self) -> None:

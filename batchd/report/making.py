@@ -17,7 +17,7 @@ from batchd.report import figures, timeline
 from batchd.report.advice import retry
 from batchd.report.blocks import Blocks
 from batchd.report.content import Bar, Caution, Content, Folder, Tasks
-from batchd.report.gathering import Gathered, Told
+from batchd.report.gathering import Gathered, TaskRecord
 from batchd.report.page import page
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -97,25 +97,25 @@ def _columns(
     cautions: list[Caution] = []
     for place in order:
         number, source, row = places[place]
-        told = source.tell(row)
-        spans += [(place, span) for span in timeline.spans(row, told.events, now)]
-        cautions += _caution(place, told)
+        task = source.read(row)
+        spans += [(place, span) for span in timeline.spans(row, task.events, now)]
+        cautions += _caution(place, task)
         folder = Path(source.batch.batch.folder)
-        values[place] = _values(told, number, folder) | {"block": blocks.add(told)}
+        values[place] = _values(task, number, folder) | {"block": blocks.add(task)}
     tasks = Tasks()
     for name in Tasks.__slots__:
         getattr(tasks, name).extend(value[name] for value in values)
     return tasks, spans, cautions
 
 
-def _caution(place: int, told: Told) -> Iterable[Caution]:
+def _caution(place: int, task: TaskRecord) -> Iterable[Caution]:
     """Yield what a task changed that runs code, if it did."""
-    if told.result is None or told.result.runs_code == ():
+    if task.result is None or task.result.runs_code == ():
         return
-    files = told.result.runs_code
+    files = task.result.runs_code
     yield Caution(
         task=place,
-        directory=told.result.dir,
+        directory=task.result.dir,
         files=None if files is None else tuple(map(msgspec.to_builtins, files[:_FILES])),
         more=max(0, len(files or ()) - _FILES),
     )
@@ -126,9 +126,9 @@ def _interest(row: TaskRow) -> int:
     return int(row.status in {Status.COMPLETED, Status.CANCELLED})
 
 
-def _values(told: Told, folder: int, path: Path) -> dict[str, object]:
+def _values(task: TaskRecord, folder: int, path: Path) -> dict[str, object]:
     """Return a task's value in each column, its block apart."""
-    row, result = told.row, told.result
+    row, result = task.row, task.result
     timing = result.timing if result else None
     transcript = f"{row.ref.task}.jsonl"
     return {
@@ -152,15 +152,15 @@ def _values(told: Told, folder: int, path: Path) -> dict[str, object]:
         "model_s": timing.model_s if timing else None,
         "tool_s": timing.tool_s if timing else None,
         "parked_s": timing.parked_s if timing else None,
-        "own": _own(told, path),
+        "own": _own(task, path),
         "transcript": quote(transcript) if os.path.lexists(path / transcript) else "",
     }
 
 
-def _own(told: Told, folder: Path) -> str:
+def _own(task: TaskRecord, folder: Path) -> str:
     """Return the link from a batch's folder to the directory that a task has to itself there."""
-    own = folder / told.row.ref.task
-    return f"{quote(told.row.ref.task)}/" if told.row.directory == str(own) and own.is_dir() else ""
+    own = folder / task.row.ref.task
+    return f"{quote(task.row.ref.task)}/" if task.row.directory == str(own) and own.is_dir() else ""
 
 
 def _folder(row: BatchRow, beside: Path) -> Folder:

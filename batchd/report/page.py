@@ -73,13 +73,13 @@ def _hash(text: str) -> str:
 def _plain(content: Content) -> str:
     """Return what is shown where scripts do not run."""
     tasks, counts = content.tasks, content.counts
-    told = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
+    summary = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
     rows = zip(tasks.id, tasks.status, tasks.reason, tasks.message, strict=True)
     lines = [_row(row) for _, row in zip(range(_MOST_PLAIN), rows, strict=False)]
     more = len(tasks.id) - len(lines)
     rest = f"<p>… and {more:,} more: results.jsonl has them all.</p>" if more else ""
     return (
-        f"<p>{len(tasks.id):,} tasks: {told}. Charts, sorting and transcripts need JavaScript.</p>"
+        f"<p>{len(tasks.id):,} tasks: {summary}. Charts, sorting and transcripts need JavaScript.</p>"
         f"<table><tr><th>Task<th>Status<th>Reason<th>Message</tr>{''.join(lines)}</table>{rest}"
     )
 

@@ -31,7 +31,7 @@ class Process:
         self._idle: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Start it before it is needed. Where that fails, ``make`` tells."""
+        """Start it before it is needed. Where that fails, ``make`` says so."""
         if not self._turn.locked():
             async with self._turn:
                 # No process, or no thread that waits for its end.

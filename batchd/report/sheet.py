@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchd.formats import ResultV1, TimingV1
-from batchd.report.gathering import Told
+from batchd.report.gathering import TaskRecord
 from batchd.results import timestamp
 
 
-def _of_result(read: Callable[[ResultV1], Any]) -> Callable[[Told], Any]:
-    return lambda told: read(told.result) if told.result else None
+def _of_result(read: Callable[[ResultV1], Any]) -> Callable[[TaskRecord], Any]:
+    return lambda task: read(task.result) if task.result else None
 
 
-def _of_timing(read: Callable[[TimingV1], Any]) -> Callable[[Told], Any]:
+def _of_timing(read: Callable[[TimingV1], Any]) -> Callable[[TaskRecord], Any]:
     return _of_result(lambda result: read(result.timing))
 
 
 #: Each column with where it comes from. New ones go to the end; none is renamed or removed. Empty: not known.
-COLUMNS: Mapping[str, Callable[[Told], Any]] = {
+COLUMNS: Mapping[str, Callable[[TaskRecord], Any]] = {
     "batch": lambda t: t.row.ref.batch,
     "task": lambda t: t.row.ref.task,
     "status": lambda t: str(t.row.status),
@@ -56,9 +56,9 @@ COLUMNS: Mapping[str, Callable[[Told], Any]] = {
 }
 
 
-def record(told: Told) -> dict[str, Any]:
+def record(task: TaskRecord) -> dict[str, Any]:
     """Return a task's value in each column."""
-    return {name: read(told) for name, read in COLUMNS.items()}
+    return {name: read(task) for name, read in COLUMNS.items()}
 
 
 def _money(usd: float | None) -> str | None:

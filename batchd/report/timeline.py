@@ -35,7 +35,7 @@ def spans(row: TaskRow, events: Sequence[Event], now: float) -> list[Span]:
             found.append(_span(begun, event.at))
             begun, parked_at = 0.0, event.at if event.cause == "park" else None
         elif isinstance(event, Resumed):
-            if begun:  # its worker died; nobody knows when
+            if begun:  # its worker died; it is not known when
                 found.append(_span(begun, last))
             if parked_at is not None:
                 found.append(_span(parked_at, event.at, parked=True))

@@ -14,7 +14,7 @@ from batchd import __version__
 from batchd.events import CallAnswered
 from batchd.records import FailureKind, ModelSetup, Price, Purpose
 
-#: Models that are told apart; task files name them, and whoever makes names up must not fill anybody's memory.
+#: Models that are distinguished; task files name them, and a file that makes names up must not fill any memory.
 _MODELS = 500
 #: Characters of the longest name that stands in a figure: each stands in some fifty.
 _LONGEST = 100
@@ -78,17 +78,17 @@ class Counts:
         self._models: set[str] = set()
         self._name_calls()
         self._name_tasks()
-        told = "The version of batchd, and of Python."
-        build = Gauge("batchd_build_info", told, ("version", "python"), registry=self.registry)
+        meaning = "The version of batchd, and of Python."
+        build = Gauge("batchd_build_info", meaning, ("version", "python"), registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
 
-    def _counter(self, name: str, told: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(f"batchd_{name}", told, labels, registry=self.registry)
+    def _counter(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"batchd_{name}", meaning, labels, registry=self.registry)
 
     def _histogram(
-        self, name: str, told: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+        self, name: str, meaning: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
-        return Histogram(f"batchd_{name}", told, labels, registry=self.registry, buckets=buckets)
+        return Histogram(f"batchd_{name}", meaning, labels, registry=self.registry, buckets=buckets)
 
     def _name_calls(self) -> None:
         counter, histogram = self._counter, self._histogram
@@ -108,7 +108,7 @@ class Counts:
             "reasoning_tokens", "Of the output tokens, those spent on reasoning.", _CALL
         )
         self._usd = counter("cost_usd", "What answers cost, in US dollars.", _CALL)
-        self._unpriced = counter("unpriced_calls", "Answers whose price nobody knows.", _CALL)
+        self._unpriced = counter("unpriced_calls", "Answers without a known price.", _CALL)
         self._seconds = histogram(
             "model_call_seconds",
             "From a request to the last byte of its answer.",

@@ -140,5 +140,5 @@ class Endpoint:
     def _explained(self, error: OSError) -> NotPossibleError:
         why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror
         host, port = self._address
-        mend = "end that, or set another [metrics] listen"
-        return NotPossibleError(f"metrics are not to be had at {host}:{port}, {why}: {mend}")
+        fix = "end that, or set another [metrics] listen"
+        return NotPossibleError(f"metrics are not to be had at {host}:{port}, {why}: {fix}")

@@ -17,7 +17,7 @@ _PACKAGES = {
 
 
 def missing(config: Config) -> dict[str, str]:
-    """Return, by section, why what is configured cannot be: its packages are not installed. With the mend behind a colon."""
+    """Return, by section, why what is configured cannot be: its packages are not installed. With the fix behind a colon."""
     wanted = {"metrics": config.metrics.wanted, "traces": bool(config.traces.endpoint)}
     return {
         section: f"[{section}] needs packages that are not installed: {installation.fix(section)}"

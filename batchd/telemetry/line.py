@@ -26,12 +26,12 @@ class Line:
         """Return how the daemon stands; None where it does not answer."""
         answer: concurrent.futures.Future[Figures] = concurrent.futures.Future()
 
-        def tell() -> None:
+        def reply() -> None:
             if answer.set_running_or_notify_cancel():
                 answer.set_result(self._desk.figures())
 
         try:
-            self._loop.call_soon_threadsafe(tell)
+            self._loop.call_soon_threadsafe(reply)
             return answer.result(_PATIENCE_S)
         except (RuntimeError, TimeoutError):  # RuntimeError: the loop is closed
             answer.cancel()

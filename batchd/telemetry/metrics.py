@@ -1,4 +1,4 @@
-"""Metrics: hears what the daemon does, counts it, and hands the figures to whoever looks."""
+"""Metrics: hears what the daemon does, counts it, and hands the figures to the exporters."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Metrics(Listener):
         """End the exporters."""
         await asyncio.gather(*(asyncio.to_thread(each.close) for each in self._exporters))
 
-    # What the daemon tells
+    # What the daemon reports
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:  # noqa: ARG002 (a listener's)
         """Count it."""
@@ -130,7 +130,7 @@ class Metrics(Listener):
         self._active[ref] = _Active(terms.model, terms.judge)
 
     def task_event(self, ref: Ref, event: Event) -> None:
-        """Count what the event tells."""
+        """Count what the event records."""
         count = self._on_event.get(type(event))
         active = self._active.get(ref)
         if count is not None and active is not None:
@@ -149,7 +149,7 @@ class Metrics(Listener):
         counts.unsettled_calls.inc(result.usage.unsettled_calls)
         counts.unsettled_usd.inc(result.cost.unsettled or 0.0)
 
-    # What events tell
+    # What events record
 
     def _call_started(self, active: _Active, event: CallStarted) -> None:
         setup = active.judge if event.purpose is Purpose.JUDGE else active.model

@@ -53,7 +53,7 @@ class Sender:
     """Takes spans on the daemon's loop, in a microsecond."""
 
     def __init__(self, config: telemetry.Traces, headers: Mapping[str, str]) -> None:
-        # Its lines, one for each try, would fill the log: what is wrong we tell ourselves.
+        # Its lines, one for each try, would fill the log: what is wrong is reported by ``line``.
         logging.getLogger("opentelemetry").propagate = False
         self._waiting = Waiting()
         self._endpoint = config.endpoint
@@ -81,7 +81,7 @@ class Sender:
         self._thread: threading.Thread | None = None
 
     def start(self, line: Line) -> None:
-        """Begin to send; ``line``: who is told where that fails."""
+        """Begin to send; ``line``: where it reports that this fails."""
         self._thread = threading.Thread(target=self._work, args=(line,), name="traces", daemon=True)
         self._thread.start()
         threading.Thread(target=self._limited.watch, name="traces-limit", daemon=True).start()
@@ -135,14 +135,14 @@ class Sender:
         self._status = response.status_code if response.status_code >= HTTPStatus.BAD_REQUEST else 0
 
     def _explained(self) -> NotPossibleError:
-        said, mend = "cannot be reached", "start it, or check the network and [traces] endpoint"
+        said, fix = "cannot be reached", "start it, or check the network and [traces] endpoint"
         if self._status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            mend = "put a valid key where [traces] says, and start the daemon anew"
+            fix = "put a valid key where [traces] says, and restart the daemon"
         if self._limited.broken_off:
             said = f"takes longer than {_PATIENCE_S:g} s to answer"
         if self._status:
             said = f"answers with HTTP {self._status}"
-        return NotPossibleError(f"the receiver of traces, {self._endpoint}, {said}: {mend}")
+        return NotPossibleError(f"the receiver of traces, {self._endpoint}, {said}: {fix}")
 
     def _readable(self, span: Span) -> ReadableSpan:
         def context(span_id: int) -> SpanContext:

@@ -128,7 +128,7 @@ def failed(trace: Trace, setup: ModelSetup, call: CallStarted, event: CallFailed
 
 
 def unsettled(trace: Trace, setup: ModelSetup, call: CallStarted, at: float) -> Span:
-    """Return the span of a request whose outcome nobody knows: its worker died."""
+    """Return the span of a request whose outcome is not known: its worker died."""
     attributes = _request(trace, setup, call)
     attributes["error.type"] = "unsettled"
     return _call_span(trace, call, at, attributes, "its worker is gone")
@@ -280,13 +280,13 @@ def _mark(trace: Trace, name: str, start: float, end: float, attributes: Mapping
 
 
 def _verdict(verdict: Evaluation, *, content: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "gen_ai.evaluation.name": verdict.by,
         "gen_ai.evaluation.score.label": "done" if verdict.done else "not_done",
     }
     if content and verdict.feedback:
-        told["gen_ai.evaluation.explanation"] = cut(verdict.feedback, _TEXT)
-    return told
+        attributes["gen_ai.evaluation.explanation"] = cut(verdict.feedback, _TEXT)
+    return attributes
 
 
 def _said(role: str, text: str, *more: Mapping[str, Any], **fields: str) -> str:

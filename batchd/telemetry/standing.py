@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from batchd.daemon.desk import Figures
 from batchd.records import Scope
 
-#: What ``status`` tells of a provider, as a metric.
+#: What ``status`` shows of a provider, as a metric.
 _PROVIDER = {
     "under_way": ("model_calls_in_flight", "Requests that wait for their answers."),
     "waiting": ("model_calls_waiting", "Requests that wait for their turn."),
@@ -50,8 +50,8 @@ class StandingCollector(Collector):
         yield _gauge("workers_resident_memory_bytes", "Their memory.", value=now.workers_rss)
         yield _gauge("draining", "1 while the daemon ends.", value=now.draining)
         yield from _providers(now)
-        for key, (name, told) in _DAY.items():
-            yield _gauge(name, told, value=now.day[key])
+        for key, (name, meaning) in _DAY.items():
+            yield _gauge(name, meaning, value=now.day[key])
         troubles = _gauge("troubles", "What the daemon cannot do at this time.", "what")
         for what, count in Counter(now.troubles).items():
             troubles.add_metric([what], count)
@@ -59,8 +59,8 @@ class StandingCollector(Collector):
 
 
 def _providers(now: Figures) -> Iterator[GaugeMetricFamily]:
-    for key, (name, told) in _PROVIDER.items():
-        gauge = _gauge(name, told, "provider")
+    for key, (name, meaning) in _PROVIDER.items():
+        gauge = _gauge(name, meaning, "provider")
         for provider, figures in now.providers.items():
             gauge.add_metric([provider], figures[key])
         yield gauge
@@ -76,5 +76,5 @@ def _providers(now: Figures) -> Iterator[GaugeMetricFamily]:
     yield parkings
 
 
-def _gauge(name: str, told: str, *labels: str, value: float | None = None) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"batchd_{name}", told, labels=labels or None, value=value)
+def _gauge(name: str, meaning: str, *labels: str, value: float | None = None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"batchd_{name}", meaning, labels=labels or None, value=value)

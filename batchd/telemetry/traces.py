@@ -65,7 +65,7 @@ class Traces(Listener):
         """Send what there is, if the receiver takes it at once."""
         await asyncio.to_thread(self._sender.close)
 
-    # What the daemon tells
+    # What the daemon reports
 
     def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
         """Remember what its spans are parts of."""
@@ -108,7 +108,7 @@ class Traces(Listener):
             self._sender.put(spans.finished(trace, finished, result, content=self._content))
 
     def _leave(self, ref: Ref) -> None:
-        """Forget a task's attempt; of a call under way nobody will hear any more."""
+        """Forget a task's attempt; a call under way will have no outcome any more."""
         active = self._active.pop(ref, None)
         if active is not None and (call := active.call):
             setup = active.setup(call.purpose)

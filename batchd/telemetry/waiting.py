@@ -20,7 +20,7 @@ class Waiting:
         self._lock = threading.Lock()
         self._spans: deque[Span] = deque()
         self._text = 0
-        #: How many gave way to others, or were refused, since that was told.
+        #: How many gave way to others, or were refused, since that was reported.
         self._lost = 0
 
     def put(self, span: Span) -> None:

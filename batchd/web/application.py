@@ -34,11 +34,11 @@ from batchd.web.watch import Watch
 
 #: Characters of what tasks are searched for.
 _LONGEST = 200
-#: Older batches that are told at once.
+#: Older batches that are sent at once.
 _MOST = 100
 #: A report larger than this is opened from its folder.
 _REPORT = 64 << 20
-#: A report runs its own scripts, but as nobody: it can ask for nothing, and reads no other page.
+#: A report runs its own scripts, but without an origin: it can ask for nothing, and reads no other page.
 _REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline';"
     " script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -215,19 +215,19 @@ class _Handlers:
     # What keeps them up to date
 
     async def live_overview(self, _request: Request) -> Stream | Response:
-        """Tell how things stand, from now on."""
+        """Send how things stand, from now on."""
         desk = self._desk
-        return desk.streams.answer(live.told(desk.watch, live.overview))
+        return desk.streams.answer(live.updates(desk.watch, live.overview))
 
     async def live_batch(self, request: Request) -> Stream | Response:
-        """Tell of a batch, from now on."""
+        """Send what a batch does, from now on."""
         desk = self._desk
         view = live.batch(desk.books, request.path_params["batch"], _wish(request))
         await desk.books.ask(_known(request.path_params["batch"]))
-        return desk.streams.answer(live.told(desk.watch, view))
+        return desk.streams.answer(live.updates(desk.watch, view))
 
     async def live_task(self, request: Request) -> Stream | Response:
-        """Tell of a task, from now on; a browser that comes back says what it has."""
+        """Send what a task does, from now on; a browser that comes back says what it has."""
         desk, ref = self._desk, _ref(request)
         await desk.books.ask(_known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
@@ -255,8 +255,8 @@ async def _nothing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if "text/html" in request.headers.get("accept", ""):
         return HTMLResponse(page.shell(login=False), error.status_code)
-    told = msgspec.json.encode({"error": error.detail})
-    return Response(told, error.status_code, error.headers, "application/json")
+    body = msgspec.json.encode({"error": error.detail})
+    return Response(body, error.status_code, error.headers, "application/json")
 
 
 def _known(batch: str, task: str = "") -> Callable[[Reader], object]:

@@ -23,7 +23,7 @@ class Books:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        #: Readers that nobody uses, each with which file it reads.
+        #: Readers that are not in use, each with which file it reads.
         self._idle: list[tuple[Reader, tuple[int, int]]] = []
 
     async def ask(self, question: Callable[[Reader], T]) -> T:

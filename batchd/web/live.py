@@ -1,4 +1,4 @@
-"""What pages are told, and go on being told: an overview, a batch, a task."""
+"""What pages are sent, and go on being sent: an overview, a batch, a task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from batchd.web.watch import Sight, Watch
 
 #: Tasks of a batch on one page.
 PAGE = 100
-#: Events of a task that are told at once.
+#: Events of a task that are sent at once.
 _STEPS = 200
 #: Characters of one passage.
 _LONGEST = 40_000
@@ -48,7 +48,7 @@ class Wish:
     page: int = 0
 
 
-async def told(watch: Watch, view: View) -> AsyncIterator[Event]:
+async def updates(watch: Watch, view: View) -> AsyncIterator[Event]:
     """Yield what a page shows, each time that it has changed."""
     last = b""
     async with aclosing(watch.sights()) as sights:
@@ -102,7 +102,7 @@ async def task(books: Books, watch: Watch, ref: Ref, start: int | None) -> Async
 
 
 def earlier(reader: Reader, ref: Ref, before: int) -> dict[str, Any]:
-    """Return the conversation before event ``before``, and where what is told begins. Raises ``StoreError``."""
+    """Return the conversation before event ``before``, and where what is sent begins. Raises ``StoreError``."""
     first = max(0, before - _STEPS)
     return {"first": first, "passages": _passages(reader, ref, first, before)}
 
@@ -164,7 +164,7 @@ def _line(row: TaskRow, waiting: Waiting, doing: Mapping[Ref, Agent]) -> dict[st
 
 
 def _waiting(reader: Reader, batch: str, rows: list[TaskRow], sight: Sight) -> Waiting:
-    """Return what tells why tasks wait."""
+    """Return what says why tasks wait."""
     after = {name for row in rows if not row.status.final for name in row.after}
     left = reader.left(batch, after) if after else set()
     queued = any(not row.attempts and not row.status.final for row in rows)
@@ -179,7 +179,7 @@ def _waiting(reader: Reader, batch: str, rows: list[TaskRow], sight: Sight) -> W
 def _task(
     reader: Reader, ref: Ref, sight: Sight, start: int | None
 ) -> tuple[dict[str, Any], int, int, list[dict[str, Any]]]:
-    """Return facts, the number of the first event told, the one after the last, and the passages."""
+    """Return facts, the number of the first event sent, the one after the last, and the passages."""
     found = facts(reader, ref, sight)
     end = reader.length(ref)
     first = max(0, end - _STEPS) if start is None or start > end else start

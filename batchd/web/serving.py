@@ -33,7 +33,7 @@ _GRACE_S = 2
 
 
 def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Show the page until a signal says to end; ``say`` tells people where. Raises ``UsageError``, ``NotPossibleError``."""
+    """Show the page until a signal says to end; ``say`` prints where. Raises ``UsageError``, ``NotPossibleError``."""
     web, state = config.web, Path(config.paths.state)
     secret = web.token(config.environ)
     near = loopback(host)
@@ -70,7 +70,7 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
 
 
 class _Connection(H11Protocol):
-    """A connection that is let go where nobody asks anything: uvicorn itself waits for ever for a first request, or a whole one."""
+    """A connection that is let go where nothing is asked: uvicorn itself waits for ever for a first request, or a whole one."""
 
     _due: asyncio.TimerHandle | None = None
 
@@ -158,6 +158,6 @@ def _announcement(sock: socket.socket, gate: Gate, made_in: Path | None) -> Iter
         yield f"{address}#{gate.code()}"
         yield "This address lets one browser in, within ten minutes. Ctrl-C ends."
     else:
-        yield f"{address} shows this spool to whoever knows the token."
+        yield f"{address} shows this spool to all who know the token."
     if made_in is not None:
         yield f"The token lies in {made_in / token.NAME}."

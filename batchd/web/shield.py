@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batchd.records import hosts
 from batchd.web.gate import Gate
 
-#: Everything comes from here, nothing stands inline, nobody frames it.
+#: Everything comes from here, nothing stands inline, no page frames it.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -61,11 +61,11 @@ class Shield:
         headers = Headers(scope=scope)
         named = headers.getlist("host")
         if len(named) != 1 or not hosts.means(named[0], self._hosts):
-            told = "this name is not known here: use the address or localhost, or name it in [web] hosts"
-            return JSONResponse({"error": told}, 421)
+            why = "this name is not known here: use the address or localhost, or name it in [web] hosts"
+            return JSONResponse({"error": why}, 421)
         if scope["method"] not in {"GET", "HEAD"}:
-            told = "this page only shows; orders are given with the command batchd"
-            return JSONResponse({"error": told}, 405, {"Allow": "GET, HEAD"})
+            why = "this page only shows; orders are given with the command batchd"
+            return JSONResponse({"error": why}, 405, {"Allow": "GET, HEAD"})
         if self._gate.open or scope["path"].startswith(_FREE):
             return None
         if "authorization" in headers:
@@ -87,8 +87,8 @@ async def refused(gate: Gate, headers: Headers) -> Response | None:
 
 def unknown() -> Response:
     """Return the answer to who shows nothing that is good."""
-    told = "show the token: Authorization: Bearer …"
-    return JSONResponse({"error": told}, 401, {"WWW-Authenticate": "Bearer"})
+    why = "show the token: Authorization: Bearer …"
+    return JSONResponse({"error": why}, 401, {"WWW-Authenticate": "Bearer"})
 
 
 def session(scope: Scope, headers: Headers) -> str:

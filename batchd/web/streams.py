@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-#: Who listens at once. A browser that may not is told to come again.
+#: Who listens at once. A browser that may not is asked to come again.
 MOST = 64
 _RETRY_MS = 2000
-#: Something is sent that often, so that who is gone is noticed, and nobody on the way hangs up (seconds).
+#: Something is sent that often, so that who is gone is noticed, and no proxy on the way hangs up (seconds).
 _HEARTBEAT_S = 15.0
 
 
@@ -41,8 +41,8 @@ class Streams:
     def answer(self, events: AsyncIterator[Event]) -> Stream | Response:
         """Return the answer to who wants to listen."""
         if len(self._open) >= MOST:
-            told = f"{MOST} browsers listen already; close some"
-            return JSONResponse({"error": told}, 503, {"Retry-After": "10"})
+            why = f"{MOST} browsers listen already; close some"
+            return JSONResponse({"error": why}, 503, {"Retry-After": "10"})
         return Stream(events, self._open)
 
     def close(self) -> None:

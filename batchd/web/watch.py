@@ -1,4 +1,4 @@
-"""One look at the spool a second, for all who watch, and none where nobody does."""
+"""One look at the spool a second, for all who watch, and none while nothing watches."""
 
 from __future__ import annotations
 

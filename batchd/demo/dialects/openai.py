@@ -46,7 +46,7 @@ def headers(limits: Iterable[Limit], account: str, request_id: str) -> dict[str,
 
 
 def limit_headers(limits: Iterable[Limit]) -> dict[str, str]:
-    """Return the headers that tell of limits."""
+    """Return the headers that report limits."""
     found = {}
     for limit in limits:
         found[f"x-ratelimit-limit-{limit.of}"] = f"{limit.most:g}"

@@ -26,13 +26,13 @@ async def send(target: Target, message: NotificationV1) -> str:
     """Bring a message to its receiver, in one try; return what came back. Raises ``DeliveryError``."""
     settings = target.settings
     module = f"batchd.notify.channels.{settings.kind}_channel"
-    # A command's channel keeps to it by itself, and tells what the command had to say until then; so does that of
+    # A command's channel keeps to it by itself, and reports what the command had to say until then; so does that of
     # mails, whose server may be slow once it has one.
     limit_s = None if settings.kind in {"command", "email"} else settings.timeout_s
     try:
         async with asyncio.timeout(limit_s):
             channel = importlib.import_module(module)
-            told: str = await channel.send(target, message)
+            answer: str = await channel.send(target, message)
     except TimeoutError:
         raise DeliveryError(f"no answer within {settings.timeout_s:g} s") from None
     except NotPossibleError as error:
@@ -45,20 +45,20 @@ async def send(target: Target, message: NotificationV1) -> str:
         # What a library, or a plugin of it, throws is this receiver's trouble alone.
         text = escape(target.masker.text(f"{type(error).__name__}: {error}"))[:_MOST]
         raise DeliveryError(text) from error
-    return escape(target.masker.text(told))[:_MOST]
+    return escape(target.masker.text(answer))[:_MOST]
 
 
 def insist(config: Config) -> None:
     """Warn of what would keep messages from their receivers. Raises ``NotPossibleError`` where a package is missing."""
     for target in targets(config):
-        for what, mend in problems(target):
-            if mend.startswith(_INSTALL):
-                raise NotPossibleError(f"[notify.{target.name}]: {what}; {mend}")
-            get_logger(receiver=target.name).warning(Action.NOTIFY_FAILED, message=what, mend=mend)
+        for what, fix in problems(target):
+            if fix.startswith(_INSTALL):
+                raise NotPossibleError(f"[notify.{target.name}]: {what}; {fix}")
+            get_logger(receiver=target.name).warning(Action.NOTIFY_FAILED, message=what, mend=fix)
 
 
 def problems(target: Target) -> Iterator[tuple[str, str]]:
-    """Yield what would keep every message from its receiver, with the mend. Sends nothing."""
+    """Yield what would keep every message from its receiver, with the fix. Sends nothing."""
     settings, environ = target.settings, target.environ
     try:
         if settings.kind == "email" and settings.user:

@@ -24,13 +24,13 @@ def _send(urls: str, subject: str, text: str) -> str:
     except ImportError:
         missing = f"the package apprise is not installed: {installation.fix('apprise')}"
         raise DeliveryError(missing, final=True) from None
-    # Its own lines are told in ours: once, not at every try.
+    # Its own lines stand in ours: once, not at every try.
     logging.getLogger("apprise").propagate = False
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]
         services = apprise.Apprise()
         if not services.add(urls) or not len(services):
-            told = "Apprise knows no such address"
-            raise DeliveryError(f"{told}: {_said(log.getvalue())}", final=True)
+            why = "Apprise knows no such address"
+            raise DeliveryError(f"{why}: {_said(log.getvalue())}", final=True)
         sent = services.notify(body=text, title=subject, body_format=apprise.NotifyFormat.TEXT)
         if not sent:
             raise DeliveryError(_said(log.getvalue()) or "a service did not take it")

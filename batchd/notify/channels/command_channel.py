@@ -50,10 +50,10 @@ async def send(target: Target, message: NotificationV1) -> str:
     said = " ".join(ran.output.split())
     if ran.exit_code is None:
         raise DeliveryError(f"killed after {settings.timeout_s:g} s: {said}")
-    told = f"exit code {ran.exit_code}" + (f": {said}" if said else "")
+    outcome = f"exit code {ran.exit_code}" + (f": {said}" if said else "")
     if ran.exit_code:
-        raise DeliveryError(told, final=ran.exit_code in _NOT_RUN)
-    return told
+        raise DeliveryError(outcome, final=ran.exit_code in _NOT_RUN)
+    return outcome
 
 
 def _environment(target: Target, message: NotificationV1) -> Mapping[str, str]:

@@ -44,11 +44,11 @@ async def send(target: Target, message: NotificationV1) -> str:
     except TimeoutError:
         raise DeliveryError(f"no answer within {settings.timeout_s:g} s") from None
     except aiosmtplib.SMTPRecipientsRefused as error:
-        told = "; ".join(
+        refusals = "; ".join(
             f"{each.recipient}: {each.code} {each.message}" for each in error.recipients
         )
         final = all(each.code >= _PERMANENT for each in error.recipients)
-        raise DeliveryError(told, final=final) from None
+        raise DeliveryError(refusals, final=final) from None
     except aiosmtplib.SMTPResponseException as error:
         raise DeliveryError(
             f"{error.code} {error.message}", final=error.code >= _PERMANENT
@@ -59,8 +59,8 @@ async def send(target: Target, message: NotificationV1) -> str:
         raise DeliveryError(f"it cannot be reached: {error}") from None
     finally:
         client.close()
-    told = "; ".join(f"{who} refused: {why.code} {why.message}" for who, why in refused.items())
-    return f"250 {said} ({told})" if told else f"250 {said}"
+    refusals = "; ".join(f"{who} refused: {why.code} {why.message}" for who, why in refused.items())
+    return f"250 {said} ({refusals})" if refusals else f"250 {said}"
 
 
 async def _leave(client: aiosmtplib.SMTP) -> None:
@@ -70,7 +70,7 @@ async def _leave(client: aiosmtplib.SMTP) -> None:
 
 
 def mail(target: Target, message: NotificationV1) -> EmailMessage:
-    """Return a message as a mail; a retry has the same Message-ID, so that doubles are told."""
+    """Return a message as a mail; a retry has the same Message-ID, so that duplicates are recognised."""
     settings = target.settings
     made = EmailMessage(SMTP)
     made["From"] = settings.sender

@@ -22,7 +22,7 @@ from batchd.notify.channels.target import Target
 from batchd.notify.format import NotificationV1
 
 _PREFIX = "whsec_"
-#: Of what a receiver answers, so many bytes are told.
+#: Of what a receiver answers, so many bytes are quoted.
 _QUOTED = 300
 #: Answers in the 400s after which it may work later; all others of them are for good.
 _LATER = frozenset({408, 425, 429})
@@ -43,7 +43,7 @@ async def send(target: Target, message: NotificationV1) -> str:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            # No redirect is followed: it would take the message where nobody has allowed it.
+            # No redirect is followed: it would take the message to an address that is not configured.
             session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             status, after = answer.status, answer.headers.get("retry-after", "")
@@ -52,9 +52,9 @@ async def send(target: Target, message: NotificationV1) -> str:
             said = (await answer.content.read(_QUOTED)).decode("utf-8", "replace")
     except (aiohttp.ClientError, OSError) as error:
         raise DeliveryError(f"it cannot be reached: {error}") from None
-    told = f"HTTP {status} {said}".strip()
+    why = f"HTTP {status} {said}".strip()
     final = 300 <= status < 500 and status not in _LATER  # noqa: PLR2004 (redirects, and the caller's faults)
-    raise DeliveryError(told, final=final, retry_after_s=seconds(after))
+    raise DeliveryError(why, final=final, retry_after_s=seconds(after))
 
 
 def signed(own: str, at: int, body: bytes, key: str) -> dict[str, str]:

@@ -10,10 +10,10 @@ const Conversation = (() => {
     return `${h ? `${h}:` : ""}${h ? two(Math.floor(whole / 60) % 60) : Math.floor(whole / 60)}:${two(whole % 60)}`;
   }
   function more(passage) {
-    const told = [];
-    if (passage.seconds >= 0.05) told.push(Words.duration(passage.seconds));
-    if (passage.tokens) told.push(`${Words.count(passage.tokens[0])} tokens in, ${Words.count(passage.tokens[1])} out`);
-    return told.join(" · ");
+    const facts = [];
+    if (passage.seconds >= 0.05) facts.push(Words.duration(passage.seconds));
+    if (passage.tokens) facts.push(`${Words.count(passage.tokens[0])} tokens in, ${Words.count(passage.tokens[1])} out`);
+    return facts.join(" · ");
   }
   function tool(passage) {
     const title = passage.title || "", line = title.split("\n", 1)[0];
@@ -33,7 +33,7 @@ const Conversation = (() => {
     }
     return [head, Dom.prose(passage.text, passage.tree)];
   }
-  // Returns the conversation as a list; `start` is the moment that times are told from.
+  // Returns the conversation as a list; `start` is the moment that times are counted from.
   function render(passages, start = passages.length ? passages[0].at : 0) {
     return el("ol", { class: "conversation" }, passages.map(passage =>
       el("li", { class: "passage", "data-kind": passage.kind, "data-ok": passage.ok === undefined ? null : String(passage.ok) },

@@ -19,10 +19,10 @@ const Diff = (() => {
     return found.map((file, at) => ({ ...file, ...(changes[at] || { path: file.lines[0].slice(HEAD.length), added: 0, removed: 0 }) }));
   }
   // What stands above the first hunk says nothing that the heading does not, but for modes and new, deleted and binary files.
-  const telling = line => /^(new file|deleted file|old mode|new mode|similarity|rename|GIT binary)/.test(line);
+  const informs = line => /^(new file|deleted file|old mode|new mode|similarity|rename|GIT binary)/.test(line);
   function content(lines) {
     const first = lines.findIndex(line => line.startsWith("@@") || line.startsWith("GIT binary"));
-    return first < 0 ? lines.filter(telling) : [...lines.slice(0, first).filter(telling), ...(lines[first].startsWith("GIT") ? ["Binary file"] : lines.slice(first))];
+    return first < 0 ? lines.filter(informs) : [...lines.slice(0, first).filter(informs), ...(lines[first].startsWith("GIT") ? ["Binary file"] : lines.slice(first))];
   }
   const counts = file => (file.added === null ? [el("span", { class: "soft", text: "binary" })] : [
     file.added ? el("span", { class: "plus", text: `+${Words.count(file.added)}` }) : null,

@@ -1,5 +1,5 @@
 "use strict";
-// How numbers, money, spans of time and moments are told.
+// How numbers, money, spans of time and moments are shown.
 const Words = (() => {
   const MARKS = { completed: "✓", timeout: "◷", error: "✗", cancelled: "○", running: "▸", parked: "‖", queued: "·" };
   const NAMES = { error: "failed", timeout: "ran out of a limit", completed: "completed", cancelled: "cancelled", running: "running", parked: "parked", queued: "queued" };
@@ -27,7 +27,7 @@ const Words = (() => {
   const atLeast = (usd, known) => (usd === null && known ? `> ${money(known)}` : money(usd));
   // Of what counts as spent, what calls without an answer on record may have cost.
   const unsettled = usd => (usd > 0 ? `at most ${money(usd)} of it unsettled` : "");
-  // Spans of time are told as observe/words.py tells them.
+  // Spans of time read as observe/words.py writes them.
   const MINUTE = 60, HOUR = 3600, DAY = 86400;
   function duration(seconds) {
     if (seconds === null || seconds === undefined) return "";
@@ -42,13 +42,13 @@ const Words = (() => {
     if (whole < 2 * DAY) return `${hours}:${two(Math.floor((whole % HOUR) / MINUTE))} h`;
     return `${Math.floor(hours / 24)} d ${hours % 24} h`;
   }
-  // How long something will take, as nobody knows it better.
+  // How long something will take, which is not known to the second.
   function rough(seconds) {
     const found = [[DAY, "d"], [HOUR, "h"], [MINUTE, "min"]].find(([unit]) => seconds >= 1.5 * unit);
     return found ? `${Math.floor(seconds / found[0] + 0.5)} ${found[1]}` : `${Math.max(5, 5 * Math.floor(seconds / 5 + 0.5))} s`;
   }
   const at = (seconds, how) => (seconds ? how.format(new Date(seconds * 1000)) : "");
-  // A moment as short as it can be told.
+  // A moment, as short as it can be.
   function lately(seconds) {
     const then = new Date(seconds * 1000);
     return seconds ? (then.toDateString() === new Date().toDateString() ? clock : date).format(then) : "";

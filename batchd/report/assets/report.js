@@ -100,7 +100,7 @@
     if (!content.setbacks.length) return null;
     const orders = content.orders.slice(0, 5).map(text => el("code", { class: "order", text }));
     return section("setbacks", "What did not complete", "", el("div", { class: "setbacks" }, content.setbacks.map(setback)),
-      orders.length ? el("p", { class: "orders" }, "Once that is mended, to run these again:", orders) : null);
+      orders.length ? el("p", { class: "orders" }, "Once that is fixed, to run these again:", orders) : null);
   }
   function caution(one) {
     const files = one.files === null ? [el("p", { class: "soft", text: "It ended before anybody looked." })] : one.files.map(file => el("div", { class: "file" },

@@ -23,12 +23,12 @@ const Table = (() => {
     const search = el("input", { type: "search", id: "search", placeholder: "Filter by name, prompt, model, message", "aria-label": "Filter the tasks", autocomplete: "off", spellcheck: "false" });
     const sorting = el("select", { "aria-label": "Sort by" }, columns.flatMap(c => [el("option", { value: c.name, text: `${c.head} ↑` }), el("option", { value: `-${c.name}`, text: `${c.head} ↓` })]));
     const heads = columns.map(c => el("th", { scope: "col", class: !c.text && "num", "data-column": c.name }, el("button", { type: "button", text: c.head, onclick: () => sort(c) })));
-    const body = el("tbody"), none = el("p", { class: "none", hidden: true, text: "No task matches." }), told = el("span");
+    const body = el("tbody"), none = el("p", { class: "none", hidden: true, text: "No task matches." }), range = el("span");
     const turn = (text, label, by) => el("button", { class: "plain-button", type: "button", "aria-label": label, text, onclick: () => { state.page += by; fill(); changed(); root.scrollIntoView({ block: "start" }); } });
     const back = turn("←", "Previous page", -1), on = turn("→", "Next page", 1);
     const root = el("div", {}, el("div", { class: "controls" }, search, sorting),
       el("table", { class: "grid" }, el("caption", { class: "unseen", text: "All tasks" }), el("thead", {}, el("tr", {}, heads)), body),
-      none, el("div", { class: "pager" }, told, el("div", {}, back, on)));
+      none, el("div", { class: "pager" }, range, el("div", {}, back, on)));
 
     search.addEventListener("input", () => { state.q = search.value; state.page = 0; refresh(); changed(); });
     sorting.addEventListener("change", () => { state.sort = sorting.value; state.page = 0; refresh(); changed(); });
@@ -81,7 +81,7 @@ const Table = (() => {
       back.disabled = state.page === 0; on.disabled = state.page >= pages - 1;
       back.parentElement.hidden = pages === 1;
       const all = rows.length === t.id.length ? "" : ` of ${Words.count(t.id.length)}`;
-      told.textContent = rows.length ? `${pages > 1 ? `${Words.count(from + 1)} to ${Words.count(from + shown.length)} of ` : ""}${Words.counted(rows.length, "task")}${pages > 1 ? "" : all}` : "";
+      range.textContent = rows.length ? `${pages > 1 ? `${Words.count(from + 1)} to ${Words.count(from + shown.length)} of ` : ""}${Words.counted(rows.length, "task")}${pages > 1 ? "" : all}` : "";
       Dom.say(`${Words.counted(rows.length, "task")} shown`);
     }
     function around(place) {

@@ -123,14 +123,14 @@ const Timeline = (() => {
       const near = (byLane[lane] || []).filter(i => bars[i].start - slack <= when && when <= bars[i].end + slack);
       return { when, left, found: near.length ? near.reduce((best, i) => (Math.abs(bars[i].start + bars[i].end - 2 * when) < Math.abs(bars[best].start + bars[best].end - 2 * when) ? i : best)) : -1 };
     }
-    function told(bar) {
+    function texts(bar) {
       const t = bar.task, reason = tasks.reason[t] ? `, ${Words.reason(tasks.reason[t])}` : "";
       return [tasks.id[t], `${tasks.status[t]}${reason}`, `${Words.clock(bar.start)}, ${Words.duration(bar.end - bar.start)} · ${Words.money(tasks.usd[t])}`, tasks.prompt[t]];
     }
     function point(place) {
       tip.hidden = place < 0;
       if (place < 0) return;
-      const [name, status, when, prompt] = told(bars[place]), [left, upper, wide] = box(bars[place], 0);
+      const [name, status, when, prompt] = texts(bars[place]), [left, upper, wide] = box(bars[place], 0);
       tip.replaceChildren(el("b", {}, Dom.status(tasks.status[bars[place].task], name)), el("div", { text: status }), el("div", { text: when }), el("div", { class: "soft", text: prompt }));
       const middle = Math.max(0, Math.min(width, left + wide / 2));
       tip.style.left = `${Math.max(0, Math.min(width - tip.offsetWidth, middle - tip.offsetWidth / 2))}px`;
@@ -141,7 +141,7 @@ const Timeline = (() => {
       const bar = bars[place], span = view[1] - view[0];
       if (bar.start < view[0] || bar.start > view[1]) show([bar.start - span / 2, bar.start + span / 2]); else draw();
       point(place);
-      Dom.say(told(bar).slice(0, 3).join(", "));
+      Dom.say(texts(bar).slice(0, 3).join(", "));
     }
     // The bar above or below at about the same time.
     function beside(by) {

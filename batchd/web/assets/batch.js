@@ -10,14 +10,14 @@ const BatchPage = (() => {
     const tasks = Tasks.create(name, state, changed);
     tasks.root.hidden = true; // until it is known that there are some
     content.replaceChildren(top, counts, figures, tasks.root);
-    const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${asked(state)}`, { now: told => {
-      if (!Frame.update(told, told.waits)) return;
-      const b = told.batch;
-      Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems], report: told.report }, () => heading(b, told.report));
+    const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${asked(state)}`, { now: data => {
+      if (!Frame.update(data, data.waits)) return;
+      const b = data.batch;
+      Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems], report: data.report }, () => heading(b, data.report));
       Keep.one(counts, { b: STATUSES.map(s => b[s]), on: [...state.status] }, () => outcome(b, state, changed));
       Keep.list(figures, facts(b), f => f.label, f => el("div", {}, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
       tasks.root.hidden = !b.tasks;
-      tasks.fill(told);
+      tasks.fill(data);
       document.title = `${b.tasks ? `${b.completed + b.timeout + b.error + b.cancelled}/${b.tasks} ` : ""}${b.name} · batchd`;
     } }, Frame);
 

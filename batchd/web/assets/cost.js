@@ -18,11 +18,11 @@ const CostPage = (() => {
       for (const chip of content.querySelectorAll(".choices .chip")) chip.setAttribute("aria-pressed", String(state[chip.dataset.key] === chip.dataset.value));
       history.replaceState(null, "", `?by=${state.by}&days=${state.days}`);
       try {
-        const told = await Live.get(`/api/cost?by=${state.by}&days=${state.days}`), total = told.total[0];
+        const data = await Live.get(`/api/cost?by=${state.by}&days=${state.days}`), total = data.total[0];
         headline.replaceChildren(...(total ? [money(total), el("span", { class: "of", text: ` ${{ 1: "today", 0: "so far" }[state.days] || `in ${SPANS[state.days]}`}` })] : ["Nothing was spent"]));
         sub.textContent = total ? [`${Words.counted(total.calls, "model call")}, ${Words.compact(total.input)} tokens in (${Words.compact(total.cached)} cached), ${Words.compact(total.output)} out. Days are counted in UTC.`, missing(total)].filter(Boolean).join(" ") : "";
-        table.replaceChildren(...(told.lines.length ? [bars(told)] : []));
-        Dom.say(`${Words.counted(told.lines.length, "line")} shown`);
+        table.replaceChildren(...(data.lines.length ? [bars(data)] : []));
+        Dom.say(`${Words.counted(data.lines.length, "line")} shown`);
       } catch (error) { Frame.failed(error); }
     }
     function bars({ by, lines, more, total }) {
@@ -34,7 +34,7 @@ const CostPage = (() => {
         twice ? el("p", { class: "soft more", text: "A task with several tags counts under each: the total is not their sum." }) : null);
     }
     show();
-    Live.listen(() => "/live/overview", { now: told => Frame.update(told) }, Frame);
+    Live.listen(() => "/live/overview", { now: data => Frame.update(data) }, Frame);
     setInterval(() => { if (!document.hidden) show(); }, 30000);
   }
   function money(line) {

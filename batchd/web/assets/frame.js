@@ -19,22 +19,22 @@ const Frame = (() => {
     document.body.toggleAttribute("data-lost", !is);
   }
   // What the head of an event says; `waits`: what is parked, of what is shown. Returns whether there is more to show.
-  function update(told, waits = []) {
-    const mark = told.trouble ? "trouble" : told.silent ? "silent" : !told.daemon ? "none" : told.daemon.draining ? "draining" : told.daemon.troubles.length ? "trouble" : "running";
+  function update(data, waits = []) {
+    const mark = data.trouble ? "trouble" : data.silent ? "silent" : !data.daemon ? "none" : data.daemon.draining ? "draining" : data.daemon.troubles.length ? "trouble" : "running";
     const words = { trouble: "In trouble", silent: "Does not answer", none: "No daemon runs", draining: "Draining", running: "Running" };
-    const about = told.daemon && { since: told.daemon.started_at, pid: told.daemon.pid, version: told.daemon.version };
+    const about = data.daemon && { since: data.daemon.started_at, pid: data.daemon.pid, version: data.daemon.version };
     Keep.one(daemon, { mark, about }, () => el("span", { class: "state", "data-mark": mark },
       el("span", { class: "dot", "aria-hidden": "true" }), words[mark],
       about && el("span", { class: "about soft" }, " for ", Keep.since(about.since), ` · pid ${about.pid} · ${about.version}`)));
-    Keep.list(notices, [...troubles(told), ...waits.map(parked)], n => n.key, notice);
-    return !told.error && !told.trouble;
+    Keep.list(notices, [...troubles(data), ...waits.map(parked)], n => n.key, notice);
+    return !data.error && !data.trouble;
   }
-  function* troubles(told) {
-    if (told.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: told.trouble, mend: "" };
-    if (told.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: told.error, mend: "" };
-    if (told.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
-    if (told.daemon && told.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: told.daemon.differs, mend: "" };
-    for (const t of (told.daemon && told.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
+  function* troubles(data) {
+    if (data.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: data.trouble, mend: "" };
+    if (data.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: data.error, mend: "" };
+    if (data.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
+    if (data.daemon && data.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: data.daemon.differs, mend: "" };
+    for (const t of (data.daemon && data.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
   }
   function parked({ what, why, mend, since }) {
     const key = `p ${what}`, tone = "parked";
@@ -45,10 +45,10 @@ const Frame = (() => {
     return el("div", { class: "notice", "data-tone": tone },
       el("p", { class: "title" }, el("b", { text: title[0].toUpperCase() + title.slice(1) }), since ? el("span", { class: "soft" }, " for ", Keep.since(since)) : null),
       text ? el("p", { text }) : null,
-      mend ? el("p", { class: "mend" }, el("span", { class: "soft", text: "To go on: " }), mended(mend)) : null);
+      mend ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(mend)) : null);
   }
   // Orders stand out, so that they can be copied.
-  function mended(text) {
+  function withOrder(text) {
     const found = /batchd (?:resume|retry|tune)[^,;]*/.exec(text);
     if (!found) return [text];
     return [text.slice(0, found.index), el("code", { class: "order", text: found[0].trim() }), text.slice(found.index + found[0].length)];

@@ -17,12 +17,12 @@ const Keep = (() => {
     for (const node of [...parent.children]) if (!wanted.has(node)) node.remove();
     nodes.forEach((node, i) => { if (parent.children[i] !== node) parent.insertBefore(node, parent.children[i] || null); });
   }
-  // Who stands on a link of a line stays there when the line is made anew.
+  // Who stands on a link of a line stays there when the line is rebuilt.
   function moveFocus(from, to, parent) {
     const usable = "a, button, summary, input", at = [...from.querySelectorAll(usable)].indexOf(document.activeElement);
     queueMicrotask(() => { if (parent.contains(to)) to.querySelectorAll(usable)[at]?.focus({ preventScroll: true }); });
   }
-  // One element, made anew only where what it shows has changed.
+  // One element, rebuilt only where what it shows has changed.
   function one(parent, value, render) {
     list(parent, value === null || value === undefined ? [] : [value], () => "", render);
   }

@@ -1,9 +1,9 @@
-// What the server tells, as long as somebody looks: a page in the background listens to nothing.
+// What the server sends, as long as somebody looks: a page in the background listens to nothing.
 const Live = (() => {
   const AGAIN_MS = 5000;
   let offset = 0;
 
-  // `address()` is where to listen: asked anew each time. `handlers` take what each kind of event brings.
+  // `address()` is where to listen: asked again each time. `handlers` take what each kind of event brings.
   function listen(address, handlers, { connected, failed }) {
     let source = null, again = 0;
 
@@ -18,9 +18,9 @@ const Live = (() => {
       });
       for (const [name, take] of Object.entries(handlers)) {
         source.addEventListener(name, event => {
-          const told = JSON.parse(event.data);
-          if (told.at) offset = told.at * 1000 - Date.now();
-          take(told, event.lastEventId);
+          const data = JSON.parse(event.data);
+          if (data.at) offset = data.at * 1000 - Date.now();
+          take(data, event.lastEventId);
         });
       }
     }
@@ -29,7 +29,7 @@ const Live = (() => {
       if (source) source.close();
       source = null;
     }
-    // Signed out: the page shows the way in. A name that nobody knows: it says so. Too many listen: it tries again.
+    // Signed out: the page shows the way in. An unknown name: it says so. Too many listen: it tries again.
     async function refused() {
       try {
         await get(address().replace("/live/", "/api/"));
@@ -47,10 +47,10 @@ const Live = (() => {
   }
   async function get(address) {
     const answer = await fetch(address, { cache: "no-store" });
-    const told = await answer.json();
+    const data = await answer.json();
     if (answer.status === 401) location.reload();
-    if (!answer.ok) throw Object.assign(new Error(told.error), { unknown: answer.status === 404 });
-    return told;
+    if (!answer.ok) throw Object.assign(new Error(data.error), { unknown: answer.status === 404 });
+    return data;
   }
   // Seconds since the epoch, by the server's clock.
   const now = () => (Date.now() + offset) / 1000;

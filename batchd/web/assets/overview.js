@@ -8,29 +8,29 @@ const Overview = (() => {
     const headline = part("h1", { class: "headline" }), figures = part("dl", { class: "figures" });
     const open = lines("Open batches", "batches"), work = lines("At work", "agents"), providers = cards("Providers"), ended = lines("Ended lately", "ended");
     content.replaceChildren(headline, figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
-    Live.listen(() => "/live/overview", { now: told => {
-      if (!Frame.update(told, told.parked)) return;
-      Keep.one(headline, standing(told), text => el("span", {}, text.strong, text.soft && el("span", { class: "of", text: text.soft })));
-      Keep.list(figures, facts(told), f => f.label, figure);
-      open.fill(told.batches, told.open, b => b.name, line);
-      work.fill(told.agents, told.running, a => `${a.batch}/${a.task}`, agent);
-      providers.fill(told.providers);
-      if (!ended.all) ended.fill(told.ended, told.ended.length, b => b.name, line);
+    Live.listen(() => "/live/overview", { now: data => {
+      if (!Frame.update(data, data.parked)) return;
+      Keep.one(headline, standing(data), text => el("span", {}, text.strong, text.soft && el("span", { class: "of", text: text.soft })));
+      Keep.list(figures, facts(data), f => f.label, figure);
+      open.fill(data.batches, data.open, b => b.name, line);
+      work.fill(data.agents, data.running, a => `${a.batch}/${a.task}`, agent);
+      providers.fill(data.providers);
+      if (!ended.all) ended.fill(data.ended, data.ended.length, b => b.name, line);
     } }, Frame);
   }
-  function standing(told) {
-    if (!told.left) return { strong: told.batches.length || told.ended.length ? "Nothing left to do" : "Nothing has been dropped yet" };
-    const strong = `${Words.counted(told.left, "task")} left`;
-    if (!told.daemon && !told.silent) return { strong, soft: ", waiting for a daemon" };
-    const time = told.seconds_left ? `about ${Words.rough(told.seconds_left)}` : "";
-    return { strong, soft: time && `, ${time}${told.held ? ` for ${Words.count(told.left - told.held)} of them` : ""}` };
+  function standing(data) {
+    if (!data.left) return { strong: data.batches.length || data.ended.length ? "Nothing left to do" : "Nothing has been dropped yet" };
+    const strong = `${Words.counted(data.left, "task")} left`;
+    if (!data.daemon && !data.silent) return { strong, soft: ", waiting for a daemon" };
+    const time = data.seconds_left ? `about ${Words.rough(data.seconds_left)}` : "";
+    return { strong, soft: time && `, ${time}${data.held ? ` for ${Words.count(data.left - data.held)} of them` : ""}` };
   }
-  function facts(told) {
-    const { daemon, speed } = told, day = daemon && daemon.day, found = [];
-    if (daemon) found.push({ label: "At work", value: Words.count(told.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && told.running / daemon.slots] });
-    found.push({ label: "Queued", value: Words.compact(told.queued), sub: told.waiting ? `and ${Words.count(told.waiting)} parked` : "" });
-    if (told.held) found.push({ label: "Held", value: Words.compact(told.held), sub: told.held === 1 ? "waits for something else" : "wait for something else" });
-    if (speed && told.left && (daemon || told.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
+  function facts(data) {
+    const { daemon, speed } = data, day = daemon && daemon.day, found = [];
+    if (daemon) found.push({ label: "At work", value: Words.count(data.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && data.running / daemon.slots] });
+    found.push({ label: "Queued", value: Words.compact(data.queued), sub: data.waiting ? `and ${Words.count(data.waiting)} parked` : "" });
+    if (data.held) found.push({ label: "Held", value: Words.compact(data.held), sub: data.held === 1 ? "waits for something else" : "wait for something else" });
+    if (speed && data.left && (daemon || data.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
       const used = day.spent_usd + day.reserved_usd;
       const part = used / day.limit_usd, warn = part > 0.9;
@@ -68,8 +68,8 @@ const Overview = (() => {
       cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : `${Words.atLeast(b.usd, b.known_usd)}${b.unsettled_calls ? " +" : ""}`), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {
-    const told = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
-    return b.tasks ? el("span", { class: "bar", role: "img", "aria-label": told || "nothing has begun" }, SHARES.map(s => (b[s] ? Dom.fill(s, b[s] / b.tasks) : null))) : null;
+    const label = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
+    return b.tasks ? el("span", { class: "bar", role: "img", "aria-label": label || "nothing has begun" }, SHARES.map(s => (b[s] ? Dom.fill(s, b[s] / b.tasks) : null))) : null;
   }
   function agent(a) {
     const address = `/batches/${encodeURIComponent(a.batch)}/${encodeURIComponent(a.task)}`;
@@ -101,11 +101,11 @@ const Overview = (() => {
   // Every batch there is, a hundred at a time.
   async function all(button, ended, page = 0, before = []) {
     try {
-      const told = await Live.get(`/api/batches?page=${page}`), list = [...before, ...told.batches];
+      const data = await Live.get(`/api/batches?page=${page}`), list = [...before, ...data.batches];
       ended.all = true;
       ended.root.querySelector("h2").firstChild.textContent = "All batches";
       ended.fill(list, list.length, b => b.name, line);
-      button.hidden = !told.more;
+      button.hidden = !data.more;
       button.textContent = "Show older batches";
       button.onclick = () => all(button, ended, page + 1, list);
     } catch (error) { Frame.failed(error); }

@@ -12,24 +12,24 @@ const TaskPage = (() => {
     let following = null, first = 0, next = "", started = 0;
 
     Live.listen(() => `/live${at}${next ? `?from=${next}` : ""}`, {
-      now: told => {
-        if (!Frame.update(told, told.waits)) return;
-        const t = told.task, live = ["running", "parked", "queued"].includes(t.status);
+      now: data => {
+        if (!Frame.update(data, data.waits)) return;
+        const t = data.task, live = ["running", "parked", "queued"].includes(t.status);
         started = t.started_at || t.queued_at;
         if (following === null) following = t.status === "running";
         // What is parked stands above.
-        Keep.one(top, [t.status, t.reason, told.waits.length ? "" : t.why], () => heading(batch, told.waits.length ? { ...t, why: "" } : t));
+        Keep.one(top, [t.status, t.reason, data.waits.length ? "" : t.why], () => heading(batch, data.waits.length ? { ...t, why: "" } : t));
         Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
-        Keep.one(prompt, told.prompt, text => Conversation.render([{ at: started, kind: "prompt", text, tree: told.prompt_tree }], started));
+        Keep.one(prompt, data.prompt, text => Conversation.render([{ at: started, kind: "prompt", text, tree: data.prompt_tree }], started));
         Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
         follow.hidden = !live;
         Keep.one(made, !live, ended => (ended ? Made.section(`/api${at}`) : el("div")));
         settle();
       },
-      grown: (told, id) => {
-        if (!next) { first = told.first; talk.replaceChildren(); }
+      grown: (data, id) => {
+        if (!next) { first = data.first; talk.replaceChildren(); }
         next = id;
-        talk.append(...Conversation.render(told.passages, started).children);
+        talk.append(...Conversation.render(data.passages, started).children);
         remaining();
         settle();
       },
@@ -52,16 +52,16 @@ const TaskPage = (() => {
     }
     async function more() {
       try {
-        const told = await Live.get(`/api${at}/conversation?before=${first}`), top = talk.firstElementChild, from = top && top.getBoundingClientRect().top;
-        first = told.first;
-        talk.prepend(...Conversation.render(told.passages, started).children);
+        const data = await Live.get(`/api${at}/conversation?before=${first}`), top = talk.firstElementChild, from = top && top.getBoundingClientRect().top;
+        first = data.first;
+        talk.prepend(...Conversation.render(data.passages, started).children);
         if (top) window.scrollBy(0, top.getBoundingClientRect().top - from);
         remaining();
       } catch (error) { Frame.failed(error); }
     }
   }
   function heading(batch, t) {
-    // The reason is told beside the status.
+    // The reason is shown beside the status.
     const why = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
     return el("div", {},
       el("p", { class: "path" }, el("a", { href: `/batches/${encodeURIComponent(batch)}`, text: batch })),

@@ -14,11 +14,11 @@ const Tasks = (() => {
     const search = el("input", { type: "search", id: "search", placeholder: "Filter by name, model, message", "aria-label": "Filter the tasks", autocomplete: "off", spellcheck: "false" });
     const sorting = el("select", { "aria-label": "Sort by" }, el("option", { value: "", text: "In order" }), COLUMNS.flatMap(c => [el("option", { value: c.name, text: `${c.head} ↑` }), el("option", { value: `-${c.name}`, text: `${c.head} ↓` })]));
     const heads = COLUMNS.map(c => el("th", { scope: "col", class: !c.text && "num", "data-column": c.name }, el("button", { type: "button", text: c.head, onclick: () => sort(c) })));
-    const body = el("tbody"), none = el("p", { class: "none", hidden: true, text: "No task matches." }), told = el("span");
+    const body = el("tbody"), none = el("p", { class: "none", hidden: true, text: "No task matches." }), range = el("span");
     const turn = (text, label, by) => el("button", { class: "plain-button", type: "button", "aria-label": label, text, onclick: () => { state.page += by; changed(); root.scrollIntoView({ block: "start" }); } });
     const back = turn("←", "Previous page", -1), on = turn("→", "Next page", 1);
     const root = el("section", { id: "tasks", "aria-label": "Tasks" }, el("div", { class: "controls" }, search, sorting),
-      el("table", { class: "grid tasks" }, el("caption", { class: "unseen", text: "Tasks" }), el("thead", {}, el("tr", {}, heads)), body), none, el("div", { class: "pager" }, told, el("div", {}, back, on)));
+      el("table", { class: "grid tasks" }, el("caption", { class: "unseen", text: "Tasks" }), el("thead", {}, el("tr", {}, heads)), body), none, el("div", { class: "pager" }, range, el("div", {}, back, on)));
     let typing = 0;
 
     search.value = state.q;
@@ -53,8 +53,8 @@ const Tasks = (() => {
       // The reason stands beside it already.
       const text = t.reason && t.why.startsWith(`${t.reason}: `) ? t.why.slice(t.reason.length + 2) : t.why === t.reason ? "" : t.why;
       // What it says of a provider that is parked stands above the table.
-      const told = text.replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
-      return told ? el("span", { class: "prompt", text: told }) : null;
+      const waits = text.replace(/^(provider [^:;]+): [^;]*/, "waits for $1");
+      return waits ? el("span", { class: "prompt", text: waits }) : null;
     }
     function fill({ rows, matching, page }) {
       const pages = Math.max(1, Math.ceil(matching / PAGE)), from = page * PAGE;
@@ -62,7 +62,7 @@ const Tasks = (() => {
       none.hidden = rows.length > 0;
       back.disabled = page === 0; on.disabled = page >= pages - 1;
       back.parentElement.hidden = pages === 1;
-      told.textContent = rows.length ? `${pages > 1 ? `${Words.count(from + 1)} to ${Words.count(from + rows.length)} of ` : ""}${Words.counted(matching, "task")}` : "";
+      range.textContent = rows.length ? `${pages > 1 ? `${Words.count(from + 1)} to ${Words.count(from + rows.length)} of ` : ""}${Words.counted(matching, "task")}` : "";
       if (page >= pages) { state.page = pages - 1; changed(); }
     }
     return { root, fill };
