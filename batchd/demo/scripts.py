@@ -128,7 +128,7 @@ echo hello > hello.txt
 ```
 It printed:
 ```
-hello, says an output that nobody has seen
+hello, says an output that was never printed
 ```
 """
 

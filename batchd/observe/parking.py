@@ -50,7 +50,7 @@ class Standstill:
     what: str
     why: str
     #: How to go on.
-    mend: str
+    fix: str
     #: Whether somebody wanted it so.
     paused: bool = False
 
@@ -76,7 +76,7 @@ def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterat
     for each in alone:
         found = _standstill(each, words.named(each.scope, each.name))
         unused = each.scope.asked and bool(each.cause.reason) and each.name in idle
-        yield replace(found, mend=f"{_UNUSED}; {found.mend}") if unused else found
+        yield replace(found, fix=f"{_UNUSED}; {found.fix}") if unused else found
 
 
 def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:
@@ -86,13 +86,13 @@ def lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str
         yield escape(
             f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
         )
-        yield escape(f"  To go on: {each.mend}")
+        yield escape(f"  To go on: {each.fix}")
 
 
 def _standstill(each: Parking, what: str) -> Standstill:
     paused = each.cause is Cause.PAUSED
     said = why(each).removeprefix(Cause.PAUSED).removeprefix(": ") if paused else why(each)
-    return Standstill(since=each.since, what=what, why=said, mend=_fix(each), paused=paused)
+    return Standstill(since=each.since, what=what, why=said, fix=_fix(each), paused=paused)
 
 
 def why(each: Parking) -> str:

@@ -206,7 +206,7 @@ def _provider(each: Provider) -> dict[str, Any]:
 
 
 def _standstill(each: Standstill) -> dict[str, Any]:
-    return {"since": each.since, "what": each.what, "why": each.why, "mend": each.mend}
+    return {"since": each.since, "what": each.what, "why": each.why, "mend": each.fix}
 
 
 def parked(found: Iterable[Any]) -> list[dict[str, Any]]:

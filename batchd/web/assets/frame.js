@@ -30,22 +30,22 @@ const Frame = (() => {
     return !data.error && !data.trouble;
   }
   function* troubles(data) {
-    if (data.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: data.trouble, mend: "" };
-    if (data.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: data.error, mend: "" };
-    if (data.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", mend: "" };
-    if (data.daemon && data.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: data.daemon.differs, mend: "" };
-    for (const t of (data.daemon && data.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, mend: t.mend, since: t.since };
+    if (data.trouble) yield { key: "store", tone: "error", title: "The store cannot be read", text: data.trouble, fix: "" };
+    if (data.error) yield { key: "error", tone: "error", title: "This cannot be shown", text: data.error, fix: "" };
+    if (data.silent) yield { key: "silent", tone: "timeout", title: "The daemon does not answer", text: "What you see is what the store says.", fix: "" };
+    if (data.daemon && data.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: data.daemon.differs, fix: "" };
+    for (const t of (data.daemon && data.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, fix: t.mend, since: t.since };
   }
-  function parked({ what, why, mend, since }) {
+  function parked({ what, why, mend: fix, since }) {
     const key = `p ${what}`, tone = "parked";
-    if (why === "paused") return { key, tone, title: `${what} is paused`, text: "", mend, since };
-    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), mend, since };
+    if (why === "paused") return { key, tone, title: `${what} is paused`, text: "", fix, since };
+    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), fix, since };
   }
-  function notice({ tone, title, text, mend, since }) {
+  function notice({ tone, title, text, fix, since }) {
     return el("div", { class: "notice", "data-tone": tone },
       el("p", { class: "title" }, el("b", { text: title[0].toUpperCase() + title.slice(1) }), since ? el("span", { class: "soft" }, " for ", Keep.since(since)) : null),
       text ? el("p", { text }) : null,
-      mend ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(mend)) : null);
+      fix ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(fix)) : null);
   }
   // Orders stand out, so that they can be copied.
   function withOrder(text) {
