@@ -32,7 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Each task's patch goes in whole, or not at all. Without --branch all go into the working tree and the index "
         "together, which must hold no changes of their own; with it each is a commit. Hooks and filters do not run."
     )
-    parser.add_argument("target", nargs="+", metavar="BATCH/TASK", help="as they are to go in")
+    parser.add_argument(
+        "target", nargs="+", metavar="BATCH/TASK", help="in the order to apply them"
+    )
     parser.add_argument(
         "--branch", metavar="NAME", help="commit on this branch; the working tree stays as it is"
     )

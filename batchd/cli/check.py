@@ -34,7 +34,7 @@ _PATIENCE_S = 300.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = "Nothing of it costs money but --live: one short call to each model in use, which is billed."
+    parser.epilog = "Only --live costs money: one short call to each model in use, which is billed."
     asking = parser.add_mutually_exclusive_group()
     asking.add_argument("--offline", action="store_true", help="ask no provider")
     asking.add_argument(

@@ -1,4 +1,4 @@
-"""``batchd resume``: lets go on what waits, whatever it waits for."""
+"""``batchd resume``: lets what waits go on, whatever it waits for."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from batchd.records import Cause, Parking, Scope
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Without arguments, everything that is parked goes on, but what is uncertain after `batchd restore`: "
-        "name that. A provider, or a model, that was parked by itself "
+        "Without arguments, everything that is parked goes on, except what is uncertain after `batchd restore`, "
+        "which must be named. A provider, or a model, that was parked by itself "
         "is tried with one call first, its key read again; where that fails, it stays parked."
     )
     scopes.arguments(parser)

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "daemon ends or `tune --reset`. Without arguments, it shows what is changed."
     )
     parser.add_argument("change", nargs="*", metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--reset", action="store_true", help="first take all earlier changes back")
+    parser.add_argument("--reset", action="store_true", help="first undo all earlier changes")
     controlling.as_json(parser)
 
 

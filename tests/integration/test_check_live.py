@@ -126,5 +126,5 @@ def test_only_live_costs_and_says_so(spool: Spool) -> None:
     """In its help; and it cannot be had offline."""
     said = " ".join(spool.batchd("check", "--help").stdout.split())
     assert "which costs money" in said
-    assert "Nothing of it costs money but --live" in said
+    assert "Only --live costs money" in said
     assert spool.batchd("check", "--live", "--offline").returncode == 2

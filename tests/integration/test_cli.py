@@ -775,4 +775,4 @@ def test_a_command_that_there_is_not(spool: Any) -> None:
     command = [sys.executable, "-m", "batchd"]
     bare = warm.run(command, env=spool.environment, cwd=spool.folder)
     assert bare.returncode == 2
-    assert "have task files worked on now" in bare.stderr
+    assert "run task files now, and watch" in bare.stderr
