@@ -244,7 +244,7 @@ class Performer:
             )
         now = self._host.clock()
         notice = "" if state.noticed else allowance.left(self._task.limits, state, now)
-        stop = prompts.HOW_TO_STOP if state.text_protocol and output.exit_code == 0 else ""
+        stop = prompts.HOW_TO_STOP if state.text_protocol and _may_be_all(output) else ""
         return ToolRan(
             at=now,
             call=call,
@@ -296,6 +296,11 @@ class Performer:
     def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
         final = last or not verdict.done
         return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
+
+
+def _may_be_all(output: tools.Output) -> bool:
+    """Return whether a command leaves nothing to be put right: it succeeded, or wanted what only the user has."""
+    return output.exit_code == 0 or prompts.NO_SCREEN in output.text
 
 
 def _knows(request: tools.Request, state: TaskState) -> bool:

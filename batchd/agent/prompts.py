@@ -74,6 +74,8 @@ INTERRUPTED = (
 NO_KEYBOARD = (
     r"[It asked for input, and there is no keyboard: pipe it in, as with printf '5\n7\n' | …]"
 )
+#: Said where a command wants to show something.
+NO_SCREEN = "[There is no screen and no browser here: leave opening it to the user.]"
 #: Said instead of bash's warning, which small models take for a failure, and write the file again.
 OPEN_DOCUMENT = r"[The here-document had no \1 line, so all that followed is in it.]"
 #: Ends what a model without native calls sees of a command that succeeded: small ones forget how to stop, and write the

@@ -45,6 +45,11 @@ _OPEN_DOCUMENT = re.compile(
     r"^/bin/bash: line \d+: warning: here-document at line \d+ delimited by end-of-file \(wanted `(.*)'\)$",
     re.MULTILINE,
 )
+#: What is printed where a program wants a browser, or a screen.
+_NO_SCREEN = re.compile(
+    r"\b(firefox|google-chrome\S*|chromium\S*|chrome|xdg-open|open|sensible-browser): (command )?not found"
+    r"|\$DISPLAY|[Cc]an(no|')t open display|[Cc]ould not connect to display|no method available for opening"
+)
 _SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
 _WRITE = """
@@ -198,6 +203,8 @@ async def _commanded(
     asked = bool(ran.exit_code) and any(sign in ran.output for sign in _NO_INPUT)
     if asked:
         text = lines(text, prompts.NO_KEYBOARD)
+    if ran.exit_code and _NO_SCREEN.search(ran.output):
+        text = lines(text, prompts.NO_SCREEN)
     files = f"[changed: {changed}]" if changed else ""
     moved = None if changed is None else bool(changed)
     text = lines(text, files, runs)

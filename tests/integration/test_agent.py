@@ -693,8 +693,8 @@ def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
 
 
 def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None:
-    """Behind each command that succeeds; a here-document that its block ends is named, and bash's warning of it is not shown."""
-    blocks = ("cat > a <<'EOF'\none", "false", "cat a")
+    """Behind each command that succeeds, or that wanted a screen; a here-document that its block ends is named in words."""
+    blocks = ("cat > a <<'EOF'\none", "false", "cat a", "echo 'firefox: not found'; exit 127")
     answers = tuple(Answer(content=f"```bash\n{block}\n```") for block in blocks)
     recording = Recording(first_prompt="Do it", model="demo", answers=answers)
 
@@ -709,6 +709,7 @@ def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None
             f"{note}\n[changed: a new, 4 bytes]\n{prompts.HOW_TO_STOP}",
             "[exit code 1]",
             f"one\n{prompts.HOW_TO_STOP}",
+            f"firefox: not found\n[exit code 127]\n{prompts.NO_SCREEN}\n{prompts.HOW_TO_STOP}",
         ]
 
     scene(tmp_path, play)
