@@ -170,8 +170,8 @@ def _overflowed(state: TaskState, tried: str) -> Finish:
     """End a task whose request overflows its window all the same."""
     failure, name = state.overflow, list(state.windows)[-1]
     assert failure is not None, "there was one"
-    mend = f'set context_window in [models."{name}"] to what the model really takes'
-    message = f"{failure.message} ({tried}: {mend})"
+    fix = f'set context_window in [models."{name}"] to what the model really takes'
+    message = f"{failure.message} ({tried}: {fix})"
     error = ErrorInfo(
         type=Reason.CONTEXT_OVERFLOW,
         message=message,

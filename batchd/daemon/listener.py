@@ -53,13 +53,13 @@ class Listener:
     def budget_reached(self, batch: str, message: str) -> None:
         """The money of a batch is spent or, where none is named, the day's. A batch may be told of again after a restart."""
 
-    def provider_parked(self, parking: Parking, mend: str) -> None:
-        """A provider's tasks wait from now on. ``mend``: how they go on."""
+    def provider_parked(self, parking: Parking, fix: str) -> None:
+        """A provider's tasks wait from now on. ``fix``: how they go on."""
 
     def provider_resumed(self, parking: Parking) -> None:
         """A provider that was parked answers again."""
 
-    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
         """A model in use is shut down, or will be soon: once a day."""
 
     def daemon_started(self, start: Start) -> None:
@@ -154,20 +154,20 @@ class Listeners(Listener):
         for each in self._all:
             each.budget_reached(batch, message)
 
-    def provider_parked(self, parking: Parking, mend: str) -> None:
+    def provider_parked(self, parking: Parking, fix: str) -> None:
         """Pass it on."""
         for each in self._all:
-            each.provider_parked(parking, mend)
+            each.provider_parked(parking, fix)
 
     def provider_resumed(self, parking: Parking) -> None:
         """Pass it on."""
         for each in self._all:
             each.provider_resumed(parking)
 
-    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
         """Pass it on."""
         for each in self._all:
-            each.model_retiring(end, message, mend)
+            each.model_retiring(end, message, fix)
 
     def daemon_started(self, start: Start) -> None:
         """Pass it on."""

@@ -32,7 +32,7 @@ _SPACE = "make room on that disk"
 _ACCESS = "let the user that batchd runs as write there"
 _FOLDER = "put the folder back, with its disk mounted"
 #: What a user can do, by what the system said.
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: "make room, or have the quota raised",
     errno.EROFS: "mount that disk writable again",
@@ -194,18 +194,18 @@ class Tries:
 
 def trouble(what: Action, error: Exception, since: float) -> Trouble:
     """Return an error as ``status`` tells it."""
-    message, mend = str(error), ""
+    message, fix = str(error), ""
     if isinstance(error, OSError):
-        mend = _MENDS.get(error.errno or 0, "")
+        fix = _FIXES.get(error.errno or 0, "")
     elif isinstance(error, NotPossibleError):
-        message, _, mend = message.rpartition(": ")
-    return Trouble(what, message, since, mend or "see the log; it is tried again by itself")
+        message, _, fix = message.rpartition(": ")
+    return Trouble(what, message, since, fix or "see the log; it is tried again by itself")
 
 
 def refused(error: Exception) -> str:
     """Return why something is not done, and the fix, for who may ask for it again."""
     number = error.errno if isinstance(error, OSError) else None
-    if fix := _MENDS.get(number or 0):
+    if fix := _FIXES.get(number or 0):
         return f"{error}; {fix}, then give it again"
     return f"{error}; give it again once that is fixed"
 

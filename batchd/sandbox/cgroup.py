@@ -136,7 +136,7 @@ def delegated(policy: SandboxPolicy) -> Delegated | None:
     """Return the group that batchd may use, made ready; None where there is none, or none is wanted.
 
     Where batchd's own processes are in it, they move into one below. Raises ``SandboxUnavailableError``,
-    with the mend, for one that ``[sandbox] cgroup`` names and that cannot be used.
+    with the fix, for one that ``[sandbox] cgroup`` names and that cannot be used.
     """
     if policy.backend == "none" or policy.cgroup == "none":
         return None

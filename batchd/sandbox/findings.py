@@ -1,4 +1,4 @@
-"""What ``batchd check`` tells of the sandbox: each of its layers on this machine, and the mend where one is missing."""
+"""What ``batchd check`` tells of the sandbox: each of its layers on this machine, and the fix where one is missing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Finding:
     #: What holds, or what is wrong.
     detail: str
     #: How to put it right; empty where nothing is wrong.
-    mend: str = ""
+    fix: str = ""
 
 
 def check(policy: SandboxPolicy) -> list[Finding]:
@@ -91,8 +91,8 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, ok=True, detail=look())
     except SandboxUnavailableError as error:
-        detail, _, mend = str(error).rpartition(": ")
-        return Finding(name=name, ok=False, detail=detail, mend=mend)
+        detail, _, fix = str(error).rpartition(": ")
+        return Finding(name=name, ok=False, detail=detail, fix=fix)
 
 
 def _described(policy: SandboxPolicy) -> str:
@@ -173,7 +173,7 @@ def _view(policy: SandboxPolicy) -> Finding:
         open_pipes = pipes(seen)
     except (SandboxError, SandboxUnavailableError) as error:
         detail, _, fix = str(error).rpartition(": ")
-        return Finding(name=name, ok=False, detail=detail, mend=fix)
+        return Finding(name=name, ok=False, detail=detail, fix=fix)
     shown = [path for path in policy.show if os.path.lexists(path)]
     missing = [path for path in policy.show if path not in shown]
     parts = [
@@ -186,7 +186,7 @@ def _view(policy: SandboxPolicy) -> Finding:
     ]
     left = others or open_pipes
     fix = "name them in [sandbox] hide, or remove what is left over" if left else ""
-    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), mend=fix)
+    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), fix=fix)
 
 
 def _some(paths: Sequence[str]) -> str:
@@ -197,12 +197,12 @@ def _some(paths: Sequence[str]) -> str:
 def _way_out(policy: SandboxPolicy) -> str:
     """Give a trial command the proxy of a list of hosts, and tell how it went. Raises ``SandboxUnavailableError``."""
     who = someone(policy)
-    mend = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
+    fix = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
     try:
         with folder_of(who) as directory:
             asyncio.run(_through_the_door(policy, who, directory))
     except (OSError, SandboxError) as error:
-        raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {mend}") from error
+        raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {fix}") from error
     return "a trial command had the proxy; "
 
 

@@ -1,4 +1,4 @@
-"""Tries a sandbox, and says what would mend it where none can be had."""
+"""Tries a sandbox; where none can be set up, says how to fix that."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONFINED = {"Seccomp": "2", "NoNewPrivs": "1", "CapEff": "0" * 16, "CapBnd": "0
 def ready(policy: SandboxPolicy) -> str:
     """Return the path of a bwrap that works here, empty under ``backend = "none"``.
 
-    Raises ``SandboxUnavailableError``, with the mend, where there is none.
+    Raises ``SandboxUnavailableError``, with the fix, where there is none.
     """
     prefix(policy, someone(policy), limited=False)
     if policy.backend == "none":
@@ -86,7 +86,7 @@ def recent(path: str) -> str:
 def confining(path: str, policy: SandboxPolicy) -> str:
     """Run a command in a sandbox of the real kind, and tell how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
     who, seen = someone(policy), what_is_shown(policy)
-    fix = mend(policy)
+    fix = fix_for(policy)
     try:
         with folder_of(who) as directory:
             reached, output = _trial(path, policy, who, directory, seen.options())
@@ -151,7 +151,7 @@ def _trial(
         os.close(read_end)
 
 
-def mend(policy: SandboxPolicy) -> str:
+def fix_for(policy: SandboxPolicy) -> str:
     """Return what lets a sandbox be set up."""
     hidden = "take out of [sandbox] hide what programs need to start, or " if policy.hide else ""
     if as_root():
