@@ -114,8 +114,8 @@ def _message(line: Mapping[str, Any]) -> str:
     for key, value in line.items():
         if key not in {"timestamp", "level", "event", "exception"} and value is not None:
             words.append(f"{key}={_quoted(value) if isinstance(value, str) else _text(value)}")
-    told = " ".join(words)
-    return f"{told}\n{line['exception']}" if line.get("exception") else told
+    text = " ".join(words)
+    return f"{text}\n{line['exception']}" if line.get("exception") else text
 
 
 def _quoted(text: str) -> str:

@@ -62,9 +62,9 @@ _EVERYTHING = Place()
 class _Open:
     """A trouble, and how many pieces of work meet it."""
 
-    told: Trouble
+    trouble: Trouble
     begun: float
-    told_at: float
+    logged_at: float
     times: int = 0
     waiting: set[Tries] = field(default_factory=set)
 
@@ -74,7 +74,7 @@ class _Open:
 
     def seen(self) -> Trouble:
         """Return it as it stands now."""
-        return msgspec.structs.replace(self.told, batches=tuple(sorted(self.batches())[:_NAMED]))
+        return msgspec.structs.replace(self.trouble, batches=tuple(sorted(self.batches())[:_NAMED]))
 
 
 class Troubles:
@@ -130,8 +130,8 @@ class Troubles:
             self._log.error(key[0], message=f"{error}; it is tried again until it works")
         known.times += 1
         known.waiting.add(tries)
-        if now - known.told_at >= _AGAIN_S:
-            known.told_at = now
+        if now - known.logged_at >= _AGAIN_S:
+            known.logged_at = now
             since = round(now - known.begun)
             self._log.error(key[0], message=str(error), times=known.times, for_s=since)
 

@@ -1,4 +1,4 @@
-"""One limit of a provider, in requests or in tokens a second: configured, told by headers, or found out.
+"""One limit of a provider, in requests or in tokens a second: configured, read from headers, or found out.
 
 Found out from the first refusal on: between two refusals a provider admits what it allows, no more. The
 rate is cut to that, and grows from there until the next refusal.
@@ -146,8 +146,8 @@ class Meter:
         if self._minute is not None and entry is not None:
             self._minute.correct(entry, used, now)
 
-    def tell(self, rate: float, burst: float, now: float) -> None:
-        """Take a limit that the provider's own headers tell, where none is configured."""
+    def adopt(self, rate: float, burst: float, now: float) -> None:
+        """Take a limit from the provider's own headers, where none is configured."""
         if self._configured:
             return
         self._ceiling = rate = max(rate, burst / _LONGEST_S)
@@ -158,8 +158,8 @@ class Meter:
             self._guessed = False
             bucket.rate = rate
 
-    def untell(self) -> None:
-        """Take that the headers tell of plenty."""
+    def relax(self) -> None:
+        """Drop a limit from headers, which report plenty now."""
         if not self._configured and self._cut is None and not self._approach:
             self._bucket, self._ceiling = None, inf
 

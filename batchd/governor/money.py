@@ -104,7 +104,7 @@ class Treasury:
         self._turn_page()
         return self._day
 
-    def told(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Return what `status` shows of the day, in dollars; a limit of 0: there is none."""
         self._turn_page()
         day = self._day

@@ -43,8 +43,8 @@ def until_reset(headers: Mapping[str, str], body: str) -> float | None:
     ]
     if known := [w for w in waits if w is not None]:
         return max(known)
-    told = _IN_TEXT.search(body)
-    return _duration(told.group(1)) if told else None
+    found = _IN_TEXT.search(body)
+    return _duration(found.group(1)) if found else None
 
 
 def _bounded(wait_s: float) -> float:

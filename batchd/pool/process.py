@@ -26,7 +26,7 @@ from batchd.records import Ref
 _LEAVE_S = 10.0
 
 #: What ``multiprocessing`` says of a process whose fork server is gone.
-_UNTOLD = 255
+_UNKNOWN = 255
 
 
 class Worker:
@@ -125,7 +125,7 @@ class Worker:
         code = self._process.exitcode
         if code is not None:
             self._process.close()
-            self.cause = self.cause or self._broken or _told(code)
+            self.cause = self.cause or self._broken or _cause(code)
 
     def leave(self) -> None:
         """Leave it behind, killed but not ended: the end of this process does not wait for it.
@@ -175,7 +175,7 @@ def _received(duplicate: Any) -> int:
     return fd
 
 
-def _told(code: int) -> str:
-    if code == _UNTOLD:
+def _cause(code: int) -> str:
+    if code == _UNKNOWN:
         return "how it ended is not known: its fork server, which alone is told, is gone (or it exited with 255)"
     return f"it exited with {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -275,6 +275,6 @@ class Endpoint:
         yield from masking.named(dict(parse_qsl(self.query)))
         yield from masking.named(self.body)
         for name, value in self.headers.items():
-            if masking.tells(name) or masking.looks(value):
+            if masking.names_secret(name) or masking.looks(value):
                 yield value
                 yield from value.split()[1:]  # behind `Bearer`

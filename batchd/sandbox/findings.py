@@ -43,7 +43,7 @@ _SWITCHES = (
 
 
 #: How many sockets are named.
-_TOLD = 5
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +190,8 @@ def _view(policy: SandboxPolicy) -> Finding:
 
 
 def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _TOLD:,} more" if len(paths) > _TOLD else ""
-    return ", ".join(paths[:_TOLD]) + more
+    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    return ", ".join(paths[:_NAMED]) + more
 
 
 def _way_out(policy: SandboxPolicy) -> str:
@@ -227,7 +227,7 @@ def _reach(policy: SandboxPolicy) -> str:
     if not policy.network:
         return "no task has any network"
     private = (
-        f"; private addresses only of {hosts.told(policy.private_hosts)}"
+        f"; private addresses only of {hosts.listed(policy.private_hosts)}"
         if policy.private_hosts
         else "; private addresses are refused"
     )
@@ -236,4 +236,4 @@ def _reach(policy: SandboxPolicy) -> str:
             "tasks that ask for `true` share the host's network, services on its loopback included; those"
             f" that ask for a list of hosts reach these through a proxy{private}"
         )
-    return f"tasks may ask for {hosts.told(policy.network)}, through a proxy{private}"
+    return f"tasks may ask for {hosts.listed(policy.network)}, through a proxy{private}"

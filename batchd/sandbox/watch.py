@@ -262,5 +262,5 @@ def _time(watch: Watch, processes: Sequence[Process]) -> float:
     watch.times = now
     seen = watch.gone_s + sum(now.values())
     # Who lived between two looks is known by who has waited for him; who was waited for by nobody, by the looks.
-    told = sum(process.cpu_s + process.children_s for process in processes)
-    return max(seen, told)
+    counted = sum(process.cpu_s + process.children_s for process in processes)
+    return max(seen, counted)

@@ -38,7 +38,7 @@ def exposures(config: Config) -> Iterator[Exposure]:
     yield from _outbox(paths.outbox)
     if config.file:
         yield from _trusted(config.file, "whoever writes it decides what runs here, and as whom")
-        if private.tells(config) and private.open_to_all(config.file):
+        if private.holds_secrets(config) and private.open_to_all(config.file):
             yield Exposure(
                 config.file, "it holds keys, and others can read it", _chmod(config.file)
             )

@@ -41,14 +41,14 @@ class Presence:
         Only who may use the connection, between two transactions, may call it.
         """
         if not self.holds():
-            self._loss = self._loss or DamagedStoreError(self._told())
+            self._loss = self._loss or DamagedStoreError(self._described())
             raise self._loss
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._file)
 
-    def _told(self) -> str:
+    def _described(self) -> str:
         """Return what became of the files, and how to go on."""
         now = os.readlink(f"/proc/self/fd/{self._file}")  # noqa: PTH115 (it is no path that leads anywhere)
         found = os.fstat(self._file)

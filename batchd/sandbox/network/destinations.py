@@ -46,15 +46,15 @@ class Allowed:
         text = str(name)
         held = [host for host in self.hosts if host.holds(text, port)]
         if not held:
-            raise RefusedError(f"not on this task's list, which is {self.told()}")
+            raise RefusedError(f"not on this task's list, which is {self.listed()}")
         return held[0].literal or any(host.holds(text, port) for host in self.private)
 
-    def told(self) -> str:
+    def listed(self) -> str:
         """Return the list for people and models."""
         ports = (
             "" if all(host.port for host in self.hosts) else f" (ports {PORTS[0]} and {PORTS[1]})"
         )
-        return f"{hosts.told(self.hosts)}{ports}"
+        return f"{hosts.listed(self.hosts)}{ports}"
 
 
 class Resolver:
@@ -92,7 +92,7 @@ class Resolver:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Address] | Exception] = loop.create_future()
 
-        def tell(answer: list[Address] | Exception) -> None:
+        def settle(answer: list[Address] | Exception) -> None:
             self._free.release()
             if not future.done():
                 future.set_result(answer)
@@ -104,14 +104,14 @@ class Resolver:
             except (OSError, UnicodeError) as error:
                 answer = error
             try:
-                loop.call_soon_threadsafe(tell, answer)
+                loop.call_soon_threadsafe(settle, answer)
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
 
         try:
             threading.Thread(target=look, name="batchd-lookup", daemon=True).start()
         except RuntimeError as error:
-            tell(OSError(str(error)))
+            settle(OSError(str(error)))
         return future
 
 

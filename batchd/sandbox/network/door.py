@@ -49,10 +49,10 @@ class Door:
             if listener is not None:
                 listener.close()  # serving may not have begun
 
-    def told(self) -> str:
+    def described(self) -> str:
         """Return it in words, for the model."""
         return (
-            f"network: only {self._allowed.told()}, by HTTP and HTTPS through the proxy in"
+            f"network: only {self._allowed.listed()}, by HTTP and HTTPS through the proxy in"
             " http_proxy and https_proxy (set); no DNS"
         )
 
