@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-#: Characters of each part of a problem: what a user wrote may be of any length, and is told back in it.
+#: Characters of each part of a problem: what a user wrote may be of any length, and is quoted in it.
 _MOST = 500
 
 

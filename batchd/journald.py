@@ -20,8 +20,8 @@ from typing import Any
 _SOCKET = "/run/systemd/journal/socket"
 #: As in syslog(3).
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-#: A journal that stands still holds the daemon up once, for so long, and not again until it reads on; whoever wants
-#: every line has ``log.file``.
+#: A journal that stands still holds the daemon up once, for so long, and not again until it reads on; for
+#: every line there is ``log.file``.
 _PATIENCE_S = 1.0
 _PREFIX = "BATCHD_"
 #: The journal drops fields with longer names.

@@ -1,4 +1,4 @@
-"""What a process that holds keys does so that nobody else on this machine learns them.
+"""What a process that holds keys does so that no other process on this machine learns them.
 
 The kernel writes no core dump of it, lets no other process of the same user look into its memory or its
 /proc/PID/environ, and the keys are gone from the environment that it was started with.

@@ -35,7 +35,7 @@ class CallModel(Struct, frozen=True):
 
 
 class RunTool(Struct, frozen=True):
-    """Run the first pending tool call, or tell the model that it was interrupted."""
+    """Run the first pending tool call, or report to the model that it was interrupted."""
 
     call: ToolCall
     in_doubt: bool

@@ -168,7 +168,7 @@ class Config(Sections):
         return tuple(kept.path for kept in private.secrets(self))
 
     def sandbox_policy(self) -> records.SandboxPolicy:
-        """Return what ``[sandbox]`` says, as workers are told it."""
+        """Return what ``[sandbox]`` says, as workers get it."""
         return records.SandboxPolicy(
             **{f.name: getattr(self.sandbox, f.name) for f in fields(records.SandboxPolicy)},
         )
@@ -204,7 +204,7 @@ def load(
 def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
     """Return where the spool lies, whatever is wrong with the rest of the configuration.
 
-    Raises ``ConfigError`` where that cannot be told: the file is no TOML, or ``[paths]`` is wrong itself.
+    Raises ``ConfigError`` where that cannot be known: the file is no TOML, or ``[paths]`` is wrong itself.
     """
     with imports.undisturbed():
         from batchd.config import loading  # noqa: PLC0415 (as in load)

@@ -182,7 +182,7 @@ def _receivers(config: Sections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers, and what tells people and machines, among what tasks may ask for."""
+    """Find keys of providers, and secrets of notifications, traces and the web page, among what tasks may ask for."""
     for what, variables, files in _kept(config):
         problem = Problem("", f"it holds {what}, which no command may see")
         if {*variables} & {*config.secrets.env}:

@@ -54,7 +54,7 @@ class Receiver(Section):
     tls: Literal["starttls", "tls", "none"] = "starttls"
     """E-mail: how the connection is encrypted."""
     user: str = ""
-    """E-mail: who logs in; empty: nobody."""
+    """E-mail: who logs in; empty: no login."""
     password_env: str = ""
     """E-mail: the environment variable that holds the password."""
     password_file: str = ""

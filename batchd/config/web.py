@@ -11,7 +11,7 @@ from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
 _HIGHEST_PORT = 65535
-#: Characters of a token that nobody guesses.
+#: Characters of a token that cannot be guessed.
 _SHORTEST = 16
 
 

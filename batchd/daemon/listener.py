@@ -1,4 +1,4 @@
-"""What the daemon tells those who listen: reports, notifications, metrics, live progress."""
+"""What the daemon passes on to its listeners: reports, notifications, metrics, live progress."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Listener:
         """A worker is gone that had tasks, or never came up."""
 
     def budget_reached(self, batch: str, message: str) -> None:
-        """The money of a batch is spent or, where none is named, the day's. A batch may be told of again after a restart."""
+        """The money of a batch is spent or, where none is named, the day's. A batch may be reported again after a restart."""
 
     def provider_parked(self, parking: Parking, fix: str) -> None:
         """A provider's tasks wait from now on. ``fix``: how they go on."""
@@ -85,13 +85,13 @@ class Start:
 
 
 class Listeners(Listener):
-    """Tells all of them."""
+    """Passes each call on to all listeners."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._all = list(listeners)
 
     def add(self, listener: Listener) -> None:
-        """Tell one more."""
+        """Add one more."""
         self._all.append(listener)
 
     def opened(self, desk: Desk) -> None:

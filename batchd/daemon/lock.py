@@ -50,7 +50,7 @@ def left_behind(state: Path) -> bool:
 
 
 def release(fd: int) -> None:
-    """Let go of the lock; nobody is named as its holder any more."""
+    """Let go of the lock; its file names no holder any more."""
     _name(fd, "")
     os.close(fd)
 

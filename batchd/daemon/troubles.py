@@ -1,4 +1,4 @@
-"""What goes on failing: told at once, then now and then, and when it is over; and known as long as it lasts."""
+"""What goes on failing: logged at once, then now and then, and when it is over; shown as open as long as it lasts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _Open:
 
 
 class Troubles:
-    """Remembers what is open, and what of it has been told."""
+    """Remembers what is open, and what of it was logged."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Troubles:
         return tuple(sorted((*(k.seen() for k in self._known.values()), *others), key=_since))
 
     def also(self, what: Action, ask: Ask) -> None:
-        """Have ``open`` ask for what somebody else keeps trying, and tells of in the log."""
+        """Have ``open`` ask for what another part keeps trying, and logs itself."""
         self._others.append((what, ask))
 
     def stops(self, *actions: Action) -> bool:
@@ -123,7 +123,7 @@ class Troubles:
         return Tries(self, action)
 
     def meet(self, key: _Key, tries: Tries, error: Exception) -> None:
-        """Tell of a failed try."""
+        """Log a failed try, and count it."""
         now, known = self._clock(), self._known.get(key)
         if known is None:
             known = self._known[key] = _Open(trouble(key[0], error, time.time()), now, now)
@@ -136,7 +136,7 @@ class Troubles:
             self._log.error(key[0], message=str(error), times=known.times, for_s=since)
 
     def leave(self, key: _Key, tries: Tries, error: Exception, *, worked: bool) -> None:
-        """Note that a piece of work meets it no more; the last one ends it, and tells so, unless it was given up."""
+        """Note that a piece of work meets it no more; the last one ends it, and logs that, unless it was given up."""
         known = self._known[key]
         known.waiting.discard(tries)
         if known.waiting:
@@ -187,13 +187,13 @@ class Tries:
             self._troubles.leave(key, self, error, worked=worked)
 
     def _key(self, error: Exception, place: Place) -> _Key:
-        """Return what tells one trouble from another: not a path, for each file has its own."""
+        """Return what distinguishes one trouble from another: not a path, for each file has its own."""
         what = error.errno if isinstance(error, OSError) else str(error)
         return self._action, what, place.outbox or (place.batch and _BATCHES)
 
 
 def trouble(what: Action, error: Exception, since: float) -> Trouble:
-    """Return an error as ``status`` tells it."""
+    """Return an error as ``status`` shows it."""
     message, fix = str(error), ""
     if isinstance(error, OSError):
         fix = _FIXES.get(error.errno or 0, "")

@@ -162,7 +162,7 @@ class Governor:
         return True
 
     def close_task(self, ref: Ref) -> None:
-        """Forget a task that nobody works on now; a call of it under way counts as perhaps paid."""
+        """Forget a task that no worker has now; a call of it under way counts as perhaps paid."""
         if not self.withdraw(ref) and (permit := self._permits.get(ref)):
             self._end(permit, permit.reserved)
         self.money.close_task(ref)

@@ -35,7 +35,7 @@ _INSTANT_S = 1e-3
 _SAMPLE = 20
 #: What was saved up during a pause is spent at this multiple of the rate.
 _PEAK = 2.0
-#: A learned rate fills its bucket within this time: nothing waits longer for what nobody configured.
+#: A learned rate fills its bucket within this time: nothing waits longer for what is not configured.
 _LONGEST_S = 60.0
 
 
@@ -81,7 +81,7 @@ class Meter:
         self._guessed = False
         self._step = 0.0
         self._grown_at = 0.0
-        #: Whether somebody waited for it since the last grant; whether nobody did, for once since the cut.
+        #: Whether a call waited for it since the last grant; whether none did, once since the cut.
         self._pressed = False
         self._slack = False
 
@@ -195,7 +195,7 @@ class Meter:
         return True
 
     def forgive(self, now: float, amount: float) -> None:
-        """Let ``amount`` go now, however long a refusal asked to wait: what it answers will tell."""
+        """Let ``amount`` go now, however long a refusal asked to wait: its answer will show."""
         bucket = self._bucket
         if bucket is not None and not self._configured and bucket.level(now) < amount:
             bucket.refill(now, 0.0, amount)

@@ -78,7 +78,7 @@ class Treasury:
         self._tasks[ref] = Purse("the task's limit", max_cost_usd, spent)
 
     def close_task(self, ref: Ref) -> None:
-        """Forget a task that nobody works on."""
+        """Forget a task that no worker has."""
         self._tasks.pop(ref, None)
 
     def limit_day(self, per_day_usd: float) -> None:

@@ -285,7 +285,7 @@ async def _content(response: httpx2.Response) -> bytes:
 
 
 def _connection_failure(place: Place, error: Exception) -> Failure:
-    """Return what broke the way: the first cause tells."""
+    """Return what broke the way: the first cause says it."""
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)

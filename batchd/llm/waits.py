@@ -33,7 +33,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def until_reset(headers: Mapping[str, str], body: str) -> float | None:
     """Return the seconds until what ran out is there again, after a 429 without Retry-After.
 
-    Only limits whose remaining count is 0, or not given, matter: the others' reset tells when they
+    Only limits whose remaining count is 0, or not given, matter: the others' reset says when they
     will be full, not when there is something left.
     """
     waits = [

@@ -21,7 +21,7 @@ _LONGEST_NAME = 253
 #: Of a name with a port, in letters beyond ASCII too.
 _LONGEST_TEXT = 300
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-#: Whoever reads "0x7f.1" or "2130706433" as a name, another reads as an address.
+#: What one program reads as a name, "0x7f.1" or "2130706433", another reads as an address.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 

@@ -151,7 +151,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class FailureKind(enum.StrEnum):
-    """What went wrong with a model call, as far as one call can tell."""
+    """What went wrong with a model call, as far as one call can show."""
 
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -270,7 +270,7 @@ class Endpoint:
         return f"{address}?{self.query}" if self.query else address
 
     def secrets(self) -> Iterator[str]:
-        """Yield all that nobody but the provider may see."""
+        """Yield all that only the provider may see."""
         yield self.api_key
         yield from masking.named(dict(parse_qsl(self.query)))
         yield from masking.named(self.body)

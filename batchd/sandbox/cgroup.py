@@ -123,7 +123,7 @@ class Group:
 def _settings(policy: SandboxPolicy) -> Mapping[str, str]:
     settings = {
         "memory.max": str(policy.max_memory_bytes),
-        # One of them killed leaves the rest of a build in a state that nobody understands.
+        # One of them killed leaves the rest of a build in a state that is hard to understand.
         "memory.oom.group": "1",
         "pids.max": str(policy.max_processes + _OURS),
     }

@@ -1,4 +1,4 @@
-"""What ``batchd check`` tells of the sandbox: each of its layers on this machine, and the fix where one is missing."""
+"""What ``batchd check`` reports on the sandbox: each of its layers on this machine, and the fix where one is missing."""
 
 from __future__ import annotations
 
@@ -125,12 +125,12 @@ def _together(policy: SandboxPolicy) -> str:
         else "no cgroup is delegated to this process, as the units in systemd/ have it"
     )
     measured = ", ".join(filter(None, (kept, time, disk)))
-    lost = "; max_cpus holds nobody back" if policy.max_cpus else ""
+    lost = "; max_cpus has no effect" if policy.max_cpus else ""
     return f"{measured}: measured twice a second, and killed above ({why}){lost}"
 
 
 def _namespaces() -> str:
-    """Tell of what a sandbox is made of. Raises ``SandboxUnavailableError`` where that is forbidden."""
+    """Describe the namespaces of a sandbox. Raises ``SandboxUnavailableError`` where that is forbidden."""
     if as_root():
         return "not needed, since batchd is root"
     for name, forbidden, allowing in _SWITCHES:
@@ -151,7 +151,7 @@ def _setting(name: str) -> str:
 
 
 def _filter() -> str:
-    """Tell of the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
+    """Describe the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
     machine = platform.machine()
     seccomp.program(machine)
     if ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
@@ -195,7 +195,7 @@ def _some(paths: Sequence[str]) -> str:
 
 
 def _way_out(policy: SandboxPolicy) -> str:
-    """Give a trial command the proxy of a list of hosts, and tell how it went. Raises ``SandboxUnavailableError``."""
+    """Give a trial command the proxy of a list of hosts, and say how it went. Raises ``SandboxUnavailableError``."""
     who = someone(policy)
     fix = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 
-#: The user and group that stand for nobody, where nothing better is known.
+#: The user and group `nobody`, where nothing better is known.
 _NOBODY = 65534
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 #: As root all commands of a user count together, whatever task they belong to; without a sandbox, with all else that the user runs.
@@ -65,7 +65,7 @@ def check_user(policy: SandboxPolicy) -> None:
 
 
 def runner(policy: SandboxPolicy, directory: os.stat_result, path: str) -> Identity:
-    """Return who runs commands in a directory: its owner, as root, else whoever batchd is.
+    """Return who runs commands in a directory: its owner, as root, else batchd's own user.
 
     Raises ``SandboxError`` for a directory that root owns.
     """

@@ -100,7 +100,7 @@ class Sandbox:
             raise
 
     def _way_out(self, asked: Network) -> tuple[Door | None, Mapping[str, str]]:
-        """Return the way to the hosts of a list, if that is what is asked for, and the variables that tell of it."""
+        """Return the way to the hosts of a list, if that is what is asked for, and the variables that name it."""
         try:
             if why := hosts.refusal(asked, self._policy.network):
                 raise SandboxError(f"the task's network: {why}")

@@ -74,7 +74,7 @@ def recent(path: str) -> str:
         raise SandboxUnavailableError(f"{path} does not run ({error}): {_INSTALL}") from error
     version = re.search(rb"(\d+)\.(\d+)(?:\.\d+)*", answer.stdout)
     if version is None:
-        raise SandboxUnavailableError(f"{path} tells no version: {_INSTALL}")
+        raise SandboxUnavailableError(f"{path} reports no version: {_INSTALL}")
     text = version[0].decode()
     if (int(version[1]), int(version[2])) < _OLDEST:
         raise SandboxUnavailableError(
@@ -84,7 +84,7 @@ def recent(path: str) -> str:
 
 
 def confining(path: str, policy: SandboxPolicy) -> str:
-    """Run a command in a sandbox of the real kind, and tell how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
+    """Run a command in a sandbox of the real kind, and say how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
     who, seen = someone(policy), what_is_shown(policy)
     fix = fix_for(policy)
     try:
@@ -142,7 +142,7 @@ def _trial(
         finally:
             os.close(write_end)
         child.end_now()
-        # A pipe holds more than this says; whoever it might be passed on to is not waited for.
+        # A pipe holds more than this says; processes that it was passed on to are not waited for.
         os.set_blocking(read_end, False)
         return child.reached, os.read(read_end, 1 << 16).decode("utf-8", "replace")
     except BlockingIOError:

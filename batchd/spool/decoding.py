@@ -81,7 +81,7 @@ def _zeros(data: bytes) -> str:
 
 
 def json_value(source: str) -> Any | Problem:
-    """Return the value of one JSON text; ``unfit`` tells what must not be in it."""
+    """Return the value of one JSON text; ``unfit`` says what must not be in it."""
     try:
         return json.loads(source, object_pairs_hook=_object)
     except json.JSONDecodeError as error:

@@ -252,7 +252,7 @@ def _exists(name: str, folder: int) -> bool:
 def _copy(source: Path, target: Path) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as original:  # noqa: PTH123 (a descriptor has no path)
-        # What is nobody else's business there is none here.
+        # What others may not read there they may not read here.
         mode = os.fstat(descriptor).st_mode & 0o666
         write_whole(
             target,

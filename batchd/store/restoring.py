@@ -61,7 +61,7 @@ def fresh(path: Path) -> Path:
 
 
 def put_in_place(made: Path, path: Path) -> Path | None:
-    """Put a draft that nobody has open in the store's place; return where the former one lies, if there was one.
+    """Put a draft that no process has open in the store's place; return where the former one lies, if there was one.
 
     Only who holds the spool's lock may call it. Raises ``OSError``.
     """

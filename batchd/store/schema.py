@@ -121,7 +121,7 @@ def _create(path: Path) -> None:
     draft = path.with_name(f".{path.name}.new")
     for name in (draft, draft.with_name(f"{draft.name}-journal")):
         name.unlink(missing_ok=True)
-    # Prompts and answers are nobody else's business; SQLite gives its side files the same mode.
+    # Prompts and answers are private to this user; SQLite gives its side files the same mode.
     os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     db = connect(draft)
     try:
@@ -141,7 +141,7 @@ def _create(path: Path) -> None:
 def reading(path: Path) -> str:
     """Return the address under which SQLite opens a file to read it alone. Raises ``OSError``."""
     address = f"{path.absolute().as_uri()}?mode=ro"
-    # On a disk that is read-only nobody writes it, and no log can be made, which SQLite would want otherwise.
+    # On a disk that is read-only it is not written, and no log can be made, which SQLite would want otherwise.
     still = os.statvfs(path).f_flag & os.ST_RDONLY
     return (
         f"{address}&immutable=1"

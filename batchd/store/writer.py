@@ -236,7 +236,7 @@ def _acknowledge(outcomes: Sequence[_Outcome]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, theirs)
         except RuntimeError:
-            continue  # The loop is closed: nobody waits any more.
+            continue  # The loop is closed: no caller waits any more.
 
 
 def _resolve(outcomes: Sequence[_Outcome]) -> None:

@@ -30,7 +30,7 @@ from batchd.records import Scope
 
 @dataclass(slots=True, eq=False, repr=False)
 class FrontDesk:
-    """Tells what the daemon does right now; the listeners' ``Desk``."""
+    """Knows what the daemon does right now; the listeners' ``Desk``."""
 
     _loop: Loop
     _current: Current

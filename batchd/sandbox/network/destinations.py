@@ -13,7 +13,7 @@ from batchd.records import addresses, hosts
 from batchd.records.addresses import Address
 from batchd.records.hosts import PORTS, Host
 
-#: Lookups of one command at a time: each has a thread, and nobody can break one off.
+#: Lookups of one command at a time: each has a thread, which cannot be stopped.
 _LOOKUPS = 8
 _LOOKUP_S = 20.0
 #: Of a name's addresses so many are tried.
@@ -66,7 +66,7 @@ class Resolver:
     async def addresses(self, name: str | Address, port: int, *, private: bool) -> list[Address]:
         """Return the addresses at which a host may be reached, the best first.
 
-        Raises ``RefusedError`` where it has none but such that nobody may reach, and ``UnreachableError``.
+        Raises ``RefusedError`` where it has only such as may not be reached, and ``UnreachableError``.
         """
         found = [name] if not isinstance(name, str) else await self._asked(name, port)
         reasons = {address: _reason(address, port, private=private) for address in found}
@@ -106,7 +106,7 @@ class Resolver:
             try:
                 loop.call_soon_threadsafe(settle, answer)
             except RuntimeError:
-                return  # the loop is closed: nobody waits any more
+                return  # the loop is closed: no caller waits any more
 
         try:
             threading.Thread(target=look, name="batchd-lookup", daemon=True).start()
@@ -116,7 +116,7 @@ class Resolver:
 
 
 def _reason(address: Address, port: int, *, private: bool) -> str:
-    """Return why nobody may reach an address; empty where they may."""
+    """Return why an address may not be reached; empty where it may."""
     why = addresses.forbidden(address, private=private)
     return "an address of this machine" if not (why or private) and ours(address, port) else why
 
