@@ -23,7 +23,7 @@ def _command(run: str, arguments: tuple[str, ...]) -> list[str]:
     # it finds what this process has found, whose first entry is the folder of the script or the working directory.
     found = sys.path if sys.flags.safe_path else sys.path[1:]
     paths = [_ROOT, *(path for path in found if path and path != _ROOT)]
-    # `site` would also tell a virtual environment from the Python that it was made of.
+    # `site` would also distinguish a virtual environment from the Python that it was made of.
     place = f"sys.prefix, sys.exec_prefix = {sys.prefix!r}, {sys.exec_prefix!r}"
     program = f"import runpy, sys; sys.path[:] = {paths!r}; {place}; {run}"
     return [sys.executable, "-I", "-S", "-c", program, *arguments]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-#: Characters of each part of a problem: what a user wrote may be of any length, and is told back in it.
+#: Characters of each part of a problem: what a user wrote may be of any length, and is quoted in it.
 _MOST = 500
 
 
@@ -33,12 +33,12 @@ class BatchdError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with what a user wrote: where, what, and how to mend it."""
+    """One thing wrong with what a user wrote: where, what, and how to fix it."""
 
     #: ``tasks[3].limits.timeout_s``, ``line 4, column 7``, ``[pool] processes``.
     place: str
     message: str
-    #: The mend, where one is known.
+    #: The fix, where one is known.
     hint: str = ""
 
     def cut(self) -> Problem:
@@ -120,7 +120,7 @@ class DeliveryError(BatchdError):
         self, message: str = "", *, final: bool = False, retry_after_s: float = 0.0
     ) -> None:
         super().__init__(message)
-        #: Whether to try again would change nothing; somebody must mend it.
+        #: Whether to try again would change nothing; somebody must fix it.
         self.final = final
         #: How long the receiver asks to be left alone.
         self.retry_after_s = retry_after_s

@@ -20,8 +20,8 @@ from typing import Any
 _SOCKET = "/run/systemd/journal/socket"
 #: As in syslog(3).
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-#: A journal that stands still holds the daemon up once, for so long, and not again until it reads on; whoever wants
-#: every line has ``log.file``.
+#: A journal that stands still holds the daemon up once, for so long, and not again until it reads on; for
+#: every line there is ``log.file``.
 _PATIENCE_S = 1.0
 _PREFIX = "BATCHD_"
 #: The journal drops fields with longer names.
@@ -114,8 +114,8 @@ def _message(line: Mapping[str, Any]) -> str:
     for key, value in line.items():
         if key not in {"timestamp", "level", "event", "exception"} and value is not None:
             words.append(f"{key}={_quoted(value) if isinstance(value, str) else _text(value)}")
-    told = " ".join(words)
-    return f"{told}\n{line['exception']}" if line.get("exception") else told
+    text = " ".join(words)
+    return f"{text}\n{line['exception']}" if line.get("exception") else text
 
 
 def _quoted(text: str) -> str:

@@ -38,7 +38,7 @@ LineFormat: TypeAlias = Literal["auto", "json", "console"]
 
 
 class Action(enum.StrEnum):
-    """What a log line tells of."""
+    """What a log line reports."""
 
     DAEMON_STARTED = "daemon_started"
     DAEMON_STOPPING = "daemon_stopping"
@@ -88,9 +88,9 @@ class Action(enum.StrEnum):
     #: A model in use is shut down, or will be soon, as the ``message`` says; once a day each.
     MODEL_RETIRING = "model_retiring"
     BUDGET_REACHED = "budget_reached"
-    #: Somebody was told something: the ``receiver``, the ``notification``'s id, its ``subject``.
+    #: A receiver was notified: the ``receiver``, the ``notification``'s id, its ``subject``.
     NOTIFIED = "notified"
-    #: Somebody could not be told, yet or for good: ``message``, and ``trying_again`` or the ``mend``.
+    #: A receiver could not be notified, yet or for good: ``message``, and ``trying_again`` or the ``mend``.
     NOTIFY_FAILED = "notify_failed"
     PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
@@ -117,7 +117,7 @@ class Action(enum.StrEnum):
     EXPOSED = "exposed"
     #: A warning of a library that we use, with its ``logger`` and ``message``.
     LIBRARY_WARNED = "library_warned"
-    #: So many ``lines`` are missing here, since whoever reads stderr stood still.
+    #: So many ``lines`` are missing here, since the reader of stderr stood still.
     LINES_LEFT_OUT = "lines_left_out"
 
 
@@ -134,9 +134,9 @@ _CONTROL_OF_TEXT = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x
 _SECRET = re.compile(r"\b(sk-|[Bb]earer )[\w.-]{12,}")
 
 
-#: Characters of one field of a line: a net, for what is told is short, tracebacks included.
+#: Characters of one field of a line: a net, for lines are short, tracebacks included.
 _LONGEST = 20_000
-#: What no line may tell.
+#: What no line may show.
 _hidden = Masker()
 
 
@@ -194,7 +194,7 @@ def configure(
 ) -> None:
     """Set logging up for this process; also to change it.
 
-    ``file`` gets JSON lines too, and is opened anew when logrotate has moved it. ``quiet``: stderr
+    ``file`` gets JSON lines too, and is opened again when logrotate has moved it. ``quiet``: stderr
     gets warnings and errors alone. Raises ``NotPossibleError`` where ``file`` cannot be written.
     """
     import structlog  # noqa: PLC0415 (70 ms, which `batchd status` need not pay)
@@ -243,7 +243,7 @@ def _write(
         fields, traceback = _traceback(fields)
     for key, value in fields.items():
         if isinstance(value, str):
-            value = _hidden.text(cut(value, _LONGEST))  # noqa: PLW2901 (what it was is not to be told)
+            value = _hidden.text(cut(value, _LONGEST))  # noqa: PLW2901 (what it was is not to be shown)
             clean = str(value) if value.isascii() and value.isprintable() else escape(value)
             line[key] = _SECRET.sub(r"\1[secret]", clean) if len(clean) > 12 else clean  # noqa: PLR2004 (as _SECRET)
         else:
@@ -324,7 +324,7 @@ def _columns() -> Callable[[dict[str, Any]], None]:
 
 
 class _File:
-    """Appends JSON lines to a file; a renamed or deleted one is made anew."""
+    """Appends JSON lines to a file; a renamed or deleted one is recreated."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -338,7 +338,7 @@ class _File:
             raise NotPossibleError(message) from error
 
     def _open(self) -> int:
-        # A FIFO that nobody reads would hold the opener, and with it the daemon; this way it is an error.
+        # A FIFO without a reader would hold the opener, and with it the daemon; this way it is an error.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         _refuse_links(self._path)
         file = os.open(self._path, flags, 0o640)

@@ -46,21 +46,23 @@ def looks(value: str) -> bool:
     return bool(_KEY_LIKE.fullmatch(value))
 
 
-def tells(name: str) -> bool:
+def names_secret(name: str) -> bool:
     """Return whether what goes by this name is a secret: ``X-Api-Key``, ``token``, ``Cookie``."""
     return bool(_NAMES.search(name))
 
 
-def named(value: Any, *, telling: bool = False) -> Iterator[str]:
-    """Yield the texts in a JSON value that stand under a name which tells of a secret, ``passphrase`` too."""
-    if isinstance(value, str) and telling:
+def named(value: Any, *, secret: bool = False) -> Iterator[str]:
+    """Yield the texts in a JSON value under names of secrets, ``passphrase`` too."""
+    if isinstance(value, str) and secret:
         yield value
     elif isinstance(value, Mapping):
         for name, below in value.items():
-            yield from named(below, telling=telling or tells(name) or bool(_FIELDS.search(name)))
+            yield from named(
+                below, secret=secret or names_secret(name) or bool(_FIELDS.search(name))
+            )
     elif isinstance(value, list | tuple):
         for below in value:
-            yield from named(below, telling=telling)
+            yield from named(below, secret=secret)
 
 
 class Masker:

@@ -70,9 +70,9 @@ class Prices:
         self._overrides = overrides
 
     def price(self, model: str, base_url: str = "") -> Price | None:
-        """Return what a model costs today, or None where nobody knows.
+        """Return what a model costs today, or None where that is unknown.
 
-        ``base_url`` is where the provider is reached: it tells better than the name whose
+        ``base_url`` is where the provider is reached: it shows better than the name whose
         prices hold, and a server on the own network has none but the configured ones.
         """
         given = self._overrides.get(model)
@@ -89,7 +89,7 @@ class Prices:
         return Price(rates=rates, source="config", tiers=_tiers(given.tiers, listed.tiers))
 
     def context_window(self, model: str, base_url: str = "") -> int:
-        """Return how many tokens fit into a model's window; 0 where nobody knows."""
+        """Return how many tokens fit into a model's window; 0 where that is unknown."""
         given = self._overrides.get(model)
         if given is not None and given.context_window is not None:
             return given.context_window
@@ -178,7 +178,7 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
 
     snapshot = get_snapshot()
     try:
-        # Whoever has a known address is known by it; a gateway of one's own by the name it was given.
+        # A provider with a known address is known by it; a gateway of one's own by the name it was given.
         house = base_url and snapshot.find_provider(None, None, base_url)
     except LookupError:
         house = ""

@@ -1,4 +1,4 @@
-"""What a process that holds keys does so that nobody else on this machine learns them.
+"""What a process that holds keys does so that no other process on this machine learns them.
 
 The kernel writes no core dump of it, lets no other process of the same user look into its memory or its
 /proc/PID/environ, and the keys are gone from the environment that it was started with.
@@ -11,7 +11,7 @@ import os
 import resource
 from collections.abc import Iterable
 
-from batchd.masking import tells
+from batchd.masking import names_secret
 
 _PR_SET_DUMPABLE = 4
 #: Has the SDK write every request, address and body, to stderr.
@@ -28,11 +28,11 @@ def seal() -> None:
 
 
 def forget(names: Iterable[str]) -> None:
-    """Take variables out of this process's environment: these, and all whose names tell of a secret.
+    """Take variables out of this process's environment: these, and all whose names are those of secrets.
 
     No child inherits them; and where they stood, in the memory that /proc/PID/environ shows, are zeros.
     """
-    wanted = {_LOUD, *names, *filter(tells, os.environ)}
+    wanted = {_LOUD, *names, *filter(names_secret, os.environ)}
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
     for name in wanted & os.environ.keys():

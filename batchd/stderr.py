@@ -1,4 +1,4 @@
-"""Standard error as a place for lines, which waits for nobody who does not read it."""
+"""Standard error as a place for lines, which does not wait for a reader that stands still."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PATIENCE_S = 1.0
 class Stderr:
     """Writes lines to ``sys.stderr``.
 
-    A pager that shows its first page, a terminal at Ctrl-S: the kernel holds whoever writes to them until they read
+    A pager that shows its first page, a terminal at Ctrl-S: the kernel holds a process that writes to them until they read
     on, and a daemon would stand still with them. Here that is once, for a second; then lines are left out until they
     read again, and counted.
     """
 
     def __init__(self, notice: Callable[[int], str]) -> None:
-        """``notice`` returns the line that tells how many were left out."""
+        """``notice`` returns the line that says how many were left out."""
         self._notice = notice
         self._left_out = 0
         #: Whether the last line was written in part.
@@ -34,7 +34,7 @@ class Stderr:
         try:
             self._write(line)
         except (OSError, ValueError):
-            # Nobody reads our stderr any more. That must not stop the work.
+            # Our stderr has no reader any more. That must not stop the work.
             return
 
     def _write(self, line: str) -> None:
@@ -60,7 +60,7 @@ def _taken(patience_s: float) -> bool:
     try:
         number = sys.stderr.fileno()
     except (OSError, ValueError):
-        return True  # in memory: nobody stands behind it
+        return True  # in memory: there is no reader
     poll = select.poll()
     poll.register(number, select.POLLOUT)
     return bool(poll.poll(patience_s * 1000))

@@ -90,7 +90,7 @@ def _judge(name: str, config: Config, prices: Prices) -> ModelSetup:
 
 
 def _compared(name: str, config: Config, prices: Prices) -> ModelSetup:
-    """Return a model to compare the cost with, which nobody will call: its provider may be unknown."""
+    """Return a model to compare the cost with, which is not called: its provider may be unknown."""
     known = config.providers.get(name.partition("/")[0])
     price = prices.price(name, known.base_url if known else "")
     # The terms are stored with each task: of models that are not called, tiers are not needed.

@@ -93,7 +93,7 @@ def _count_message(message: Message) -> int:
         return MESSAGE_TOKENS + _count_prompt(message.content)
     calls = (count(c.name) + count(c.arguments) + TOOL_CALL_TOKENS for c in message.tool_calls)
     thinking = count(message.reasoning) if message.reasoning else 0
-    # What nobody but its provider can read is no text: it has counted it.
+    # What only its provider can read is no text: it has counted it.
     thinking += message.replay.thinking_tokens if message.replay else 0
     return MESSAGE_TOKENS + count(message.content) + thinking + sum(calls)
 

@@ -11,7 +11,7 @@ from batchd.log import Action, get_logger
 def refuse(config: Config) -> None:
     """Return where commands see nothing of the spool and of secrets. Raises ``ConfigError`` with all that they would.
 
-    Raises ``NotPossibleError`` where what they see cannot be told.
+    Raises ``NotPossibleError`` where what they see cannot be found out.
     """
     own = private.kept(config, config.file)
     try:

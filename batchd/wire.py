@@ -55,7 +55,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     each_step: bool = False
 
     def secrets(self) -> Iterator[str]:
-        """Yield what nobody but the providers may see."""
+        """Yield what only the providers may see."""
         return (secret for endpoint in self.endpoints.values() for secret in endpoint.secrets())
 
 
@@ -145,7 +145,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
-    #: By provider: its rate limits, as far as they were told since the last message; never stored.
+    #: By provider: its rate limits, as far as they were reported since the last message; never stored.
     limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
     #: By model: what it was seen to refuse and to do without, since the last message.
     lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -275,7 +275,7 @@ def unpack(body: bytes) -> Any:
 
 
 def raw(events: list[Event]) -> tuple[msgspec.Raw, ...]:
-    """Return events as messages carry them: encoded once, by whoever made them."""
+    """Return events as messages carry them: encoded once, where they were made."""
     return tuple(msgspec.Raw(encode_event(e)) for e in events)
 
 

@@ -35,7 +35,7 @@ class CallModel(Struct, frozen=True):
 
 
 class RunTool(Struct, frozen=True):
-    """Run the first pending tool call, or tell the model that it was interrupted."""
+    """Run the first pending tool call, or report to the model that it was interrupted."""
 
     call: ToolCall
     in_doubt: bool
@@ -170,8 +170,8 @@ def _overflowed(state: TaskState, tried: str) -> Finish:
     """End a task whose request overflows its window all the same."""
     failure, name = state.overflow, list(state.windows)[-1]
     assert failure is not None, "there was one"
-    mend = f'set context_window in [models."{name}"] to what the model really takes'
-    message = f"{failure.message} ({tried}: {mend})"
+    fix = f'set context_window in [models."{name}"] to what the model really takes'
+    message = f"{failure.message} ({tried}: {fix})"
     error = ErrorInfo(
         type=Reason.CONTEXT_OVERFLOW,
         message=message,

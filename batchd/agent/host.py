@@ -85,7 +85,7 @@ class Host(Protocol):
         """Return when the events are durable; raises ``StaleAttemptError``."""
 
     def progress(self, step: Activity, detail: str) -> None:
-        """Tell people what the task is doing."""
+        """Report what the task is doing, for people."""
 
     async def keep(self, patch: Patch) -> Patch:
         """Return a patch when it is durable beside where the result will be; one that cannot be there says so.

@@ -102,7 +102,7 @@ class _Agent:
                 await place.clear("the task ended")
 
     async def _loop(self, performer: Performer) -> None:
-        """Decide, perform, record, until the task is finished or the agent is told to stop."""
+        """Decide, perform, record, until the task is finished or the agent is asked to stop."""
         stop = self._host.stop
         while not self.state.finished and not self.state.suspended:
             if stop.requested and not self.state.verdict:

@@ -59,7 +59,7 @@ class Performer:
         self._journal = journal
         self._place = place
         self._look = Look(place)
-        #: When the task's time at work is over, by a clock that nobody sets and that sleeps with the machine.
+        #: When the task's time at work is over, by a clock that is never set and that sleeps with the machine.
         self._ends = 0.0
 
     async def perform(self, step: Step, state: TaskState) -> AsyncIterator[Event]:

@@ -85,7 +85,7 @@ def _log_file(settings: config.Config) -> Iterator[Line]:
 def _exposed(settings: config.Config) -> Iterator[Line]:
     for found in permissions.exposures(settings):
         verdict: LineVerdict = "failed" if found.grave else "note"
-        yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.mend)
+        yield Line(verdict, "permissions", f"{found.path}: {found.why}", found.fix)
 
 
 def _visible(settings: config.Config) -> Iterator[Line]:
@@ -106,7 +106,7 @@ def _sandbox(settings: config.Config) -> Iterator[Line]:
         verdict: LineVerdict = "ok" if found.ok else "failed"
         if found.ok and found.name == "sandbox" and settings.sandbox.backend == "none":
             verdict = "note"
-        yield Line(verdict, found.name, found.detail, found.mend)
+        yield Line(verdict, found.name, found.detail, found.fix)
 
 
 def _metrics(settings: config.Config) -> Iterator[Line]:

@@ -21,7 +21,7 @@ from batchd.config.sections import Paths, Sections
 from batchd.errors import NotPossibleError, UsageError
 
 #: How variables begin that set what may hold secrets: headers, addresses.
-_TELLING = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__", "BATCHD_TRACES__")
+_WITH_SECRETS = ("BATCHD_PROVIDERS__", "BATCHD_NOTIFY__", "BATCHD_TRACES__")
 #: What helps where no configuration was found.
 NO_FILE = "no config.toml counts here: go to your spool, or name it with --config"
 #: The sections that say how tasks are worked on.
@@ -160,7 +160,7 @@ class Config(Sections):
             | {*filter(None, (self.web.token_env,))}
             | {*self.secrets.env}
             | {name for known in self.notify.values() for name in notify.variables(known)}
-            | {name for name in self.environ if name.startswith(_TELLING)}
+            | {name for name in self.environ if name.startswith(_WITH_SECRETS)}
         )
 
     def key_files(self) -> tuple[str, ...]:
@@ -168,7 +168,7 @@ class Config(Sections):
         return tuple(kept.path for kept in private.secrets(self))
 
     def sandbox_policy(self) -> records.SandboxPolicy:
-        """Return what ``[sandbox]`` says, as workers are told it."""
+        """Return what ``[sandbox]`` says, as workers get it."""
         return records.SandboxPolicy(
             **{f.name: getattr(self.sandbox, f.name) for f in fields(records.SandboxPolicy)},
         )
@@ -204,7 +204,7 @@ def load(
 def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
     """Return where the spool lies, whatever is wrong with the rest of the configuration.
 
-    Raises ``ConfigError`` where that cannot be told: the file is no TOML, or ``[paths]`` is wrong itself.
+    Raises ``ConfigError`` where that cannot be known: the file is no TOML, or ``[paths]`` is wrong itself.
     """
     with imports.undisturbed():
         from batchd.config import loading  # noqa: PLC0415 (as in load)

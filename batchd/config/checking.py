@@ -106,8 +106,8 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
             )
         if not re.fullmatch(r"([A-Za-z_]\w*)?", provider.api_key_env, re.ASCII):
             # Not quoted: it may be the key itself, put into the wrong place.
-            told = "it must be the name of an environment variable, which holds the key"
-            yield ("providers", name, "api_key_env"), Problem("", told)
+            what = "it must be the name of an environment variable, which holds the key"
+            yield ("providers", name, "api_key_env"), Problem("", what)
     yield from telemetry.problems(config.metrics, config.traces)
     yield from _receivers(config)
     yield from web.problems(config.web)
@@ -182,7 +182,7 @@ def _receivers(config: Sections) -> Iterator[tuple[Place, Problem]]:
 
 
 def _handed_out(config: Sections) -> Iterator[tuple[Place, Problem]]:
-    """Find keys of providers, and what tells people and machines, among what tasks may ask for."""
+    """Find keys of providers, and secrets of notifications, traces and the web page, among what tasks may ask for."""
     for what, variables, files in _kept(config):
         problem = Problem("", f"it holds {what}, which no command may see")
         if {*variables} & {*config.secrets.env}:
@@ -209,10 +209,10 @@ def no_entry(section: str, name: str, known: Sequence[str], needed: str) -> Prob
     if section not in _ENTRIES:
         return None
     near = difflib.get_close_matches(name, known, n=1)
-    told = [f"do you mean {near[0]}?"] if near else []
-    told += [f"known are {', '.join(sorted(known))}" if known else "there are none"]
-    told += [f"a new one needs {needed}"]
-    return Problem("", f"there is no {_ENTRIES[section]} {name}", "; ".join(told))
+    what = [f"do you mean {near[0]}?"] if near else []
+    what += [f"known are {', '.join(sorted(known))}" if known else "there are none"]
+    what += [f"a new one needs {needed}"]
+    return Problem("", f"there is no {_ENTRIES[section]} {name}", "; ".join(what))
 
 
 def model_problem(model: str, config: Sections) -> Problem | None:

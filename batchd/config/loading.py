@@ -277,12 +277,12 @@ def _problem(
     hint: Any = Sections
     for key in place[:-1]:
         hint = _hint_of(hint, str(key))
-    told = complaint(error, _keys(hint))
+    problem = complaint(error, _keys(hint))
     if error["type"] in MISSING and place[:-1] in variables and len(place) == 3:  # noqa: PLR2004 (section, name, key)
         section, name, key = map(str, place)
         known = [k for k in raw[section] if (section, k) not in variables]
-        told = no_entry(section, name, known, key) or told
-    return _named(told, place, variables)
+        problem = no_entry(section, name, known, key) or problem
+    return _named(problem, place, variables)
 
 
 def _named(problem: Problem, place: Place, variables: Mapping[Place, str]) -> Problem:

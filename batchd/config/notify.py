@@ -1,4 +1,4 @@
-"""``[notify.NAME]``: who is told of what, and how; with what no single key shows, and the secrets in it."""
+"""``[notify.NAME]``: who is notified of what, and how; with what no single key shows, and the secrets in it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 from batchd.records.numbers import Amount
 
-#: What somebody can be told of.
-Told: TypeAlias = Literal[
+#: What a receiver can be notified of.
+Event: TypeAlias = Literal[
     "batch_completed",
     "batch_failed",
     "batch_rejected",
@@ -35,11 +35,11 @@ _ADDRESSEE = re.compile(r'[^\s@,;:<>"]+@[^\s@,;:<>"]+|[^@,;:<>"]*<[^\s@,;:<>"]+@
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receiver(Section):
-    """``[notify.NAME]``: one who is told."""
+    """``[notify.NAME]``: one receiver."""
 
     kind: Kind
     """By what way; it decides which of the other keys count."""
-    on: tuple[Told, ...] = get_args(Told)
+    on: tuple[Event, ...] = get_args(Event)
     """Of what; left out: of all there is."""
     max_per_minute: Annotated[int, Ge(1), Le(1000)] = 10
     """Messages in any minute; what exceeds it comes in one, and to a command one by one, later."""
@@ -54,7 +54,7 @@ class Receiver(Section):
     tls: Literal["starttls", "tls", "none"] = "starttls"
     """E-mail: how the connection is encrypted."""
     user: str = ""
-    """E-mail: who logs in; empty: nobody."""
+    """E-mail: who logs in; empty: no login."""
     password_env: str = ""
     """E-mail: the environment variable that holds the password."""
     password_file: str = ""
@@ -99,8 +99,8 @@ def problems(name: str, receiver: Receiver) -> Iterator[tuple[str, Problem]]:
     defaults = {f.name: f.default for f in fields(Receiver)} | {"headers": {}}
     for other in sorted(defaults.keys() - {*_COMMON, *_OWN[receiver.kind]}):
         if getattr(receiver, other) != defaults[other]:
-            told = f"kind {receiver.kind!r} has no such key"
-            yield other, Problem("", told, f"it has {', '.join(_OWN[receiver.kind])}")
+            what = f"kind {receiver.kind!r} has no such key"
+            yield other, Problem("", what, f"it has {', '.join(_OWN[receiver.kind])}")
     for key in ("password_env", "url_env", "secret_env"):
         if not re.fullmatch(r"([A-Za-z_]\w*)?", getattr(receiver, key), re.ASCII):
             # Not quoted: it may be the secret itself, put into the wrong place.
@@ -121,8 +121,8 @@ def _email(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
     if receiver.user and not (receiver.password_env or receiver.password_file):
         yield "user", Problem("", "its password is needed", "set password_env or password_file")
     if receiver.user and receiver.tls == "none" and not loopback(receiver.host):
-        told = "the password would travel in the open"
-        yield "tls", Problem("", told, 'set tls = "starttls" or "tls"')
+        what = "the password would travel in the open"
+        yield "tls", Problem("", what, 'set tls = "starttls" or "tls"')
 
 
 def _webhook(receiver: Receiver) -> Iterator[tuple[str, Problem]]:

@@ -1,4 +1,4 @@
-"""Which files and folders are batchd's alone, by the keys that name them; and what of the rest tells secrets."""
+"""Which files and folders are batchd's alone, by the keys that name them; and which of the rest holds secrets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def kept(config: Sections, file: str) -> Iterator[Kept]:
     yield from secrets(config)
     if config.log.file:
         yield Kept("[log] file", config.log.file)
-    if file and tells(config):
+    if file and holds_secrets(config):
         yield Kept("this file, which holds keys", file)
     for name, receiver in config.notify.items():
         for word in receiver.command:
@@ -57,17 +57,20 @@ def exposed(config: Sections) -> Iterator[Kept]:
     yield Kept("the home of batchd's user", os.path.expanduser("~"))  # noqa: PTH111 (there may be none)
 
 
-def tells(config: Sections) -> bool:
+def holds_secrets(config: Sections) -> bool:
     """Return whether the configuration holds secrets itself."""
     providers = any(
-        any(masking.named([p.headers, p.extra_body])) or masking.tells(p.base_url.partition("?")[2])
+        any(masking.named([p.headers, p.extra_body]))
+        or masking.names_secret(p.base_url.partition("?")[2])
         for p in config.providers.values()
     )
     if any(masking.named(config.traces.headers)):
         return True
     return providers or any(
         # Most addresses of Apprise hold a password or a token.
-        any(masking.named(r.headers)) or masking.tells(r.url) or (r.kind == "apprise" and r.url)
+        any(masking.named(r.headers))
+        or masking.names_secret(r.url)
+        or (r.kind == "apprise" and r.url)
         for r in config.notify.values()
     )
 

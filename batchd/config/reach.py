@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _Read:
-    """Tells pydantic; imports it only when pydantic asks, so that readers of a configuration need not."""
+    """Gives pydantic a schema; imports it only when pydantic asks, so that readers of a configuration need not."""
 
     def __init__(self, *, yes: bool) -> None:
         self._yes = yes

@@ -1,6 +1,6 @@
 """The sections of config.toml and their keys, each with its default and its meaning.
 
-They are plain dataclasses, so that whoever only reads a configuration loads nothing heavy;
+They are plain dataclasses, so that a process that only reads a configuration loads nothing heavy;
 pydantic validates them in ``loading``. Money is in US dollars, ``_s`` marks seconds and
 ``_bytes`` bytes.
 """
@@ -87,7 +87,7 @@ class Governor(Section):
     max_backoff_s: Span = 60.0
     """The longest wait between two retries."""
     probe_s: Span = 15.0
-    """A provider that answered nobody is tried again after this, then twice that, and so on."""
+    """A provider that did not answer is tried again after this, then twice that, and so on."""
     max_probe_s: Span = 600.0
     """The longest wait between two tries; the first one after a refused key or a used-up account."""
     max_parked_s: Amount = 604_800.0
@@ -223,7 +223,7 @@ class Spool(Section):
     watch: Literal["inotify", "poll"] = "inotify"
     """``poll`` for NFS and other file systems that send no events."""
     settle_s: Annotated[float, Ge(0), Le(3600)] = 1.0
-    """A file of which nobody says that it is whole is taken when it held still for so long."""
+    """A file that is not known to be complete is taken when it has not changed for so long."""
     scan_s: Annotated[float, Ge(0.05), Le(3600)] = 5.0
     """The time between two looks at the whole inbox."""
     max_file_bytes: Annotated[int, Ge(1), Le(1 << 30)] = 64 << 20
@@ -244,7 +244,7 @@ class Store(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log(Section):
-    """``[log]``: what is told, and where."""
+    """``[log]``: what is logged, and where."""
 
     level: LogLevel = "info"
     """The least important lines to write."""

@@ -30,11 +30,11 @@ def problems(sandbox: Sandbox) -> Iterator[tuple[tuple[str | int, ...], Problem]
 
 def _problem(key: str, path: str) -> Problem | None:
     if not any(path == top or path.startswith(f"{top}/") for top in SHOWABLE):
-        told = f"{path!r} is no absolute path below {', '.join(SHOWABLE[:-1])} or {SHOWABLE[-1]}"
-        return Problem("", told, _AS_IN)
+        what = f"{path!r} is no absolute path below {', '.join(SHOWABLE[:-1])} or {SHOWABLE[-1]}"
+        return Problem("", what, _AS_IN)
     if os.path.normpath(path) != path:
-        told = f"{path!r} is not the shortest form of this path"
-        return Problem("", told, f'write "{os.path.normpath(path)}"')
+        what = f"{path!r} is not the shortest form of this path"
+        return Problem("", what, f'write "{os.path.normpath(path)}"')
     if path == "/etc":
         return Problem("", "/etc holds secrets, and what every command needs", "name what of it")
     if path == "/usr" and key == "hide":

@@ -92,7 +92,7 @@ class Traces(Section):
             headers = dict(self.headers)
         for name, value in headers.items():
             # What came from a variable or a file was put there because it is a secret.
-            if name not in self.headers or masking.tells(name) or masking.looks(value):
+            if name not in self.headers or masking.names_secret(name) or masking.looks(value):
                 yield value
                 yield from value.split()[1:]  # behind `Bearer`
 
@@ -109,8 +109,8 @@ def problems(metrics: Metrics, traces: Traces) -> Iterator[tuple[tuple[str, str]
         yield ("traces", "endpoint"), Problem("", "it must be http(s)://HOST[:PORT][/PATH]", hint)
     if not re.fullmatch(r"([A-Za-z_]\w*)?", traces.headers_env, re.ASCII):
         # Not quoted: it may be the key itself, put into the wrong place.
-        told = "it must be the name of an environment variable, which holds the headers"
-        yield ("traces", "headers_env"), Problem("", told)
+        what = "it must be the name of an environment variable, which holds the headers"
+        yield ("traces", "headers_env"), Problem("", what)
 
 
 def _is_address(text: str) -> bool:

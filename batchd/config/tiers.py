@@ -14,7 +14,7 @@ _LONGEST_S = 10**9
 
 
 class _Fallback:
-    """Tells pydantic; imports it only when pydantic asks, so that readers of a configuration need not."""
+    """Gives pydantic a schema; imports it only when pydantic asks, so that readers of a configuration need not."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import PydanticCustomError, core_schema  # noqa: PLC0415 (as above)

@@ -28,7 +28,7 @@ SYSTEM = Path("/etc/batchd")
 CONFIG = "config.toml"
 #: What a list is called.
 NAME = "trusted"
-#: The variables that tell where the user's own folder lies, the one that counts first, and where below it.
+#: The variables that say where the user's own folder lies, the one that counts first, and where below it.
 VARIABLES: Mapping[str, str] = {"XDG_CONFIG_HOME": "batchd", "HOME": ".config/batchd"}
 #: Characters of a path that stands in a fix.
 _LONGEST = 300

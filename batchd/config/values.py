@@ -15,7 +15,7 @@ Name = Annotated[str, MinLen(1)]
 
 
 class Section:
-    """What pydantic is told about every section: no unknown keys, no guessing at types, no NaN."""
+    """What pydantic gets for every section: no unknown keys, no guessing at types, no NaN."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, Any]] = {

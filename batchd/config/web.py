@@ -11,7 +11,7 @@ from batchd.config.values import Name, Section, loopback
 from batchd.errors import NotPossibleError, Problem
 
 _HIGHEST_PORT = 65535
-#: Characters of a token that nobody guesses.
+#: Characters of a token that cannot be guessed.
 _SHORTEST = 16
 
 
@@ -68,9 +68,9 @@ def problems(web: Web) -> Iterator[tuple[tuple[str, str], Problem]]:
         yield ("web", "listen"), Problem("", "it must be HOST:PORT", "as in 127.0.0.1:8040")
     else:
         if web.open and not loopback(host):
-            told = "only on loopback may everybody look without a token"
-            yield ("web", "open"), Problem("", told, "leave it out, and name a token_file")
+            what = "only on loopback may everybody look without a token"
+            yield ("web", "open"), Problem("", what, "leave it out, and name a token_file")
     if not re.fullmatch(r"([A-Za-z_]\w*)?", web.token_env, re.ASCII):
         # Not quoted: it may be the token itself, put into the wrong place.
-        told = "it must be the name of an environment variable, which holds the token"
-        yield ("web", "token_env"), Problem("", told)
+        what = "it must be the name of an environment variable, which holds the token"
+        yield ("web", "token_env"), Problem("", what)

@@ -42,7 +42,7 @@ class TaskLog:
     def __init__(self, ref: Ref, worker: int, model: str) -> None:
         self._log = get_logger(batch=ref.batch, task=ref.task, worker=worker)
         self._model = model
-        #: Whether a round's beginning is still to be told.
+        #: Whether a round's beginning is still to be logged.
         self._between_rounds = True
         #: When the last call was granted.
         self._called_at = 0.0
@@ -66,7 +66,7 @@ class TaskLog:
             self._log.debug(Action.PERMIT_ASKED, **fields)
 
     def event(self, event: Event) -> None:
-        """Write what a committed event tells, if it tells anything."""
+        """Write what a committed event says, if there is anything to say."""
         if isinstance(event, CallStarted):
             self._begins(event)
             return

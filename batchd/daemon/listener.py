@@ -1,4 +1,4 @@
-"""What the daemon tells those who listen: reports, notifications, metrics, live progress."""
+"""What the daemon passes on to its listeners: reports, notifications, metrics, live progress."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Listener:
         """A worker is gone that had tasks, or never came up."""
 
     def budget_reached(self, batch: str, message: str) -> None:
-        """The money of a batch is spent or, where none is named, the day's. A batch may be told of again after a restart."""
+        """The money of a batch is spent or, where none is named, the day's. A batch may be reported again after a restart."""
 
-    def provider_parked(self, parking: Parking, mend: str) -> None:
-        """A provider's tasks wait from now on. ``mend``: how they go on."""
+    def provider_parked(self, parking: Parking, fix: str) -> None:
+        """A provider's tasks wait from now on. ``fix``: how they go on."""
 
     def provider_resumed(self, parking: Parking) -> None:
         """A provider that was parked answers again."""
 
-    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
         """A model in use is shut down, or will be soon: once a day."""
 
     def daemon_started(self, start: Start) -> None:
@@ -85,13 +85,13 @@ class Start:
 
 
 class Listeners(Listener):
-    """Tells all of them."""
+    """Passes each call on to all listeners."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._all = list(listeners)
 
     def add(self, listener: Listener) -> None:
-        """Tell one more."""
+        """Add one more."""
         self._all.append(listener)
 
     def opened(self, desk: Desk) -> None:
@@ -154,20 +154,20 @@ class Listeners(Listener):
         for each in self._all:
             each.budget_reached(batch, message)
 
-    def provider_parked(self, parking: Parking, mend: str) -> None:
+    def provider_parked(self, parking: Parking, fix: str) -> None:
         """Pass it on."""
         for each in self._all:
-            each.provider_parked(parking, mend)
+            each.provider_parked(parking, fix)
 
     def provider_resumed(self, parking: Parking) -> None:
         """Pass it on."""
         for each in self._all:
             each.provider_resumed(parking)
 
-    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
         """Pass it on."""
         for each in self._all:
-            each.model_retiring(end, message, mend)
+            each.model_retiring(end, message, fix)
 
     def daemon_started(self, start: Start) -> None:
         """Pass it on."""

@@ -34,7 +34,7 @@ def acquire(state: Path) -> int:
             holder = _holder(fd)
             if _alive(holder) or time.monotonic() > deadline:
                 os.close(fd)
-                raise SpoolLockedError(f"{state} is in use by {_told(holder)}") from None
+                raise SpoolLockedError(f"{state} is in use by {_described(holder)}") from None
             time.sleep(_LOOK_S)
         else:
             _name(fd, f"{os.getpid()}\n")
@@ -50,7 +50,7 @@ def left_behind(state: Path) -> bool:
 
 
 def release(fd: int) -> None:
-    """Let go of the lock; nobody is named as its holder any more."""
+    """Let go of the lock; its file names no holder any more."""
     _name(fd, "")
     os.close(fd)
 
@@ -79,7 +79,7 @@ def _holder(fd: int) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _told(holder: int) -> str:
+def _described(holder: int) -> str:
     if not holder:
         return "another process, whose name is gone from its file `lock`"
     return f"the process {holder}" if _alive(holder) else "workers of a daemon that died"

@@ -1,7 +1,7 @@
 """After a store was put back to an earlier time: what it does not know, and what lies in the outbox all the same.
 
 A task that this store does not know the end of may have run since. Where its result lies in the outbox, that
-is its end; where none does, nobody knows, and it waits until somebody decides.
+is its end; where none does, its end is unknown, and it waits until a user decides.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def _strangers(folder: Path, known: set[str]) -> Iterator[Stranger]:
         requests = [name for name in names if name.partition(".")[0] == "request"]
         summary = _summary(path)
         if not requests and summary is None:
-            continue  # nobody's batch: a folder that somebody keeps there
+            continue  # no batch: another folder that is kept there
         results = [r for n in names if n.endswith(".json") and (r := _result(_text(path / n)))]
         usd = sum((r.cost.total or 0.0) + (r.cost.unsettled or 0.0) for r in results)
         request = str(path / requests[0]) if requests else ""

@@ -1,4 +1,4 @@
-"""The daemon: joins the rooms, and runs them until it is told to stop."""
+"""The daemon: joins the rooms, and runs them until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Daemon:
         names: list[str],
         interrupted: Callable[[], None],
     ) -> None:
-        """Take the files up, and wait for their end; when told to stop, bring that about."""
+        """Take the files up, and wait for their end; when asked to stop, bring that about."""
         for (name, data), tasks in zip(files, parsed, strict=True):
             if not self._stopping.is_set():
                 names.append((await self._add(name, data, tasks)).name)

@@ -1,4 +1,4 @@
-"""What systemd is told: that the daemon is ready, alive, reloading, stopping."""
+"""Notifies systemd that the daemon is ready, alive, reloading, stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes on failing: told at once, then now and then, and when it is over; and known as long as it lasts."""
+"""What goes on failing: logged at once, then now and then, and when it is over; shown as open as long as it lasts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPACE = "make room on that disk"
 _ACCESS = "let the user that batchd runs as write there"
 _FOLDER = "put the folder back, with its disk mounted"
 #: What a user can do, by what the system said.
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: "make room, or have the quota raised",
     errno.EROFS: "mount that disk writable again",
@@ -62,9 +62,9 @@ _EVERYTHING = Place()
 class _Open:
     """A trouble, and how many pieces of work meet it."""
 
-    told: Trouble
+    trouble: Trouble
     begun: float
-    told_at: float
+    logged_at: float
     times: int = 0
     waiting: set[Tries] = field(default_factory=set)
 
@@ -74,11 +74,11 @@ class _Open:
 
     def seen(self) -> Trouble:
         """Return it as it stands now."""
-        return msgspec.structs.replace(self.told, batches=tuple(sorted(self.batches())[:_NAMED]))
+        return msgspec.structs.replace(self.trouble, batches=tuple(sorted(self.batches())[:_NAMED]))
 
 
 class Troubles:
-    """Remembers what is open, and what of it has been told."""
+    """Remembers what is open, and what of it was logged."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Troubles:
         return tuple(sorted((*(k.seen() for k in self._known.values()), *others), key=_since))
 
     def also(self, what: Action, ask: Ask) -> None:
-        """Have ``open`` ask for what somebody else keeps trying, and tells of in the log."""
+        """Have ``open`` ask for what another part keeps trying, and logs itself."""
         self._others.append((what, ask))
 
     def stops(self, *actions: Action) -> bool:
@@ -123,20 +123,20 @@ class Troubles:
         return Tries(self, action)
 
     def meet(self, key: _Key, tries: Tries, error: Exception) -> None:
-        """Tell of a failed try."""
+        """Log a failed try, and count it."""
         now, known = self._clock(), self._known.get(key)
         if known is None:
             known = self._known[key] = _Open(trouble(key[0], error, time.time()), now, now)
             self._log.error(key[0], message=f"{error}; it is tried again until it works")
         known.times += 1
         known.waiting.add(tries)
-        if now - known.told_at >= _AGAIN_S:
-            known.told_at = now
+        if now - known.logged_at >= _AGAIN_S:
+            known.logged_at = now
             since = round(now - known.begun)
             self._log.error(key[0], message=str(error), times=known.times, for_s=since)
 
     def leave(self, key: _Key, tries: Tries, error: Exception, *, worked: bool) -> None:
-        """Note that a piece of work meets it no more; the last one ends it, and tells so, unless it was given up."""
+        """Note that a piece of work meets it no more; the last one ends it, and logs that, unless it was given up."""
         known = self._known[key]
         known.waiting.discard(tries)
         if known.waiting:
@@ -187,25 +187,25 @@ class Tries:
             self._troubles.leave(key, self, error, worked=worked)
 
     def _key(self, error: Exception, place: Place) -> _Key:
-        """Return what tells one trouble from another: not a path, for each file has its own."""
+        """Return what distinguishes one trouble from another: not a path, for each file has its own."""
         what = error.errno if isinstance(error, OSError) else str(error)
         return self._action, what, place.outbox or (place.batch and _BATCHES)
 
 
 def trouble(what: Action, error: Exception, since: float) -> Trouble:
-    """Return an error as ``status`` tells it."""
-    message, mend = str(error), ""
+    """Return an error as ``status`` shows it."""
+    message, fix = str(error), ""
     if isinstance(error, OSError):
-        mend = _MENDS.get(error.errno or 0, "")
+        fix = _FIXES.get(error.errno or 0, "")
     elif isinstance(error, NotPossibleError):
-        message, _, mend = message.rpartition(": ")
-    return Trouble(what, message, since, mend or "see the log; it is tried again by itself")
+        message, _, fix = message.rpartition(": ")
+    return Trouble(what, message, since, fix or "see the log; it is tried again by itself")
 
 
 def refused(error: Exception) -> str:
     """Return why something is not done, and the fix, for who may ask for it again."""
     number = error.errno if isinstance(error, OSError) else None
-    if fix := _MENDS.get(number or 0):
+    if fix := _FIXES.get(number or 0):
         return f"{error}; {fix}, then give it again"
     return f"{error}; give it again once that is fixed"
 

@@ -1,4 +1,4 @@
-"""What the rooms are told of the configuration, in their own terms."""
+"""What the rooms get of the configuration, in their own terms."""
 
 from __future__ import annotations
 

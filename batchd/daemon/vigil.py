@@ -47,7 +47,7 @@ async def feed(systemd: Notifier) -> None:
 
 
 async def tidy(current: Current, store: Store, writes: Writes) -> None:
-    """Drop what nobody needs any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
+    """Drop what is not needed any more, for ever; that takes minutes where there is much, and waits where the disk is full."""
     now = clocks.unset()
     while True:
         keep_s = current.config.store.retention_days * _DAY_S

@@ -127,10 +127,10 @@ class Governor:
             self.lanes.answered(permit)
 
     def heard(self, limits: Mapping[str, Sequence[RateLimit]]) -> None:
-        """Take what providers, by name, tell of their limits with each answer."""
-        for name, told in limits.items():
+        """Take the limits that providers, by name, reported with their answers."""
+        for name, reported in limits.items():
             if provider := self._providers.get(name):
-                provider.pace.heard(told, asyncio.get_running_loop().time())
+                provider.pace.heard(reported, asyncio.get_running_loop().time())
 
     def released(self, ref: Ref, failure: Failure | None = None, *, cut: bool = False) -> None:
         """Say that the granted call came to nothing, and is not made again.
@@ -162,7 +162,7 @@ class Governor:
         return True
 
     def close_task(self, ref: Ref) -> None:
-        """Forget a task that nobody works on now; a call of it under way counts as perhaps paid."""
+        """Forget a task that no worker has now; a call of it under way counts as perhaps paid."""
         if not self.withdraw(ref) and (permit := self._permits.get(ref)):
             self._end(permit, permit.reserved)
         self.money.close_task(ref)
@@ -208,9 +208,9 @@ class Governor:
             if not any(purse.reserved for purse in self.money.purses(permit.call.ref)):
                 yield permit.call.ref
 
-    def told(self) -> dict[str, dict[str, float | int]]:
+    def figures(self) -> dict[str, dict[str, float | int]]:
         """Return what `status` shows, by provider."""
-        return {name: provider.told() for name, provider in self._providers.items()}
+        return {name: provider.figures() for name, provider in self._providers.items()}
 
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name)

@@ -44,7 +44,7 @@ class Bucket:
             self._spaced_until = now + amount / self.peak
 
     def refill(self, now: float, wait_s: float, amount: float) -> None:
-        """Begin anew with nothing in it, but so that ``amount`` may go after ``wait_s``."""
+        """Start over with nothing in it, but so that ``amount`` may go after ``wait_s``."""
         self._at = now
         self._level = max(0.0, min(amount, self.burst) - wait_s * self.rate)
 

@@ -1,4 +1,4 @@
-"""Service tiers without room: each waits in a lane of its own, and its refusals tell nothing of the provider's pace.
+"""Service tiers without room: each waits in a lane of its own, and its refusals say nothing about the provider's pace.
 
 A lane is there while its tier is full. After a wait one call tries how it does; with each answer twice as many may be
 under way, until the lane is no longer needed. Who waits for long gives its slot back, or goes on in the standard tier.

@@ -1,4 +1,4 @@
-"""One limit of a provider, in requests or in tokens a second: configured, told by headers, or found out.
+"""One limit of a provider, in requests or in tokens a second: configured, read from headers, or found out.
 
 Found out from the first refusal on: between two refusals a provider admits what it allows, no more. The
 rate is cut to that, and grows from there until the next refusal.
@@ -35,7 +35,7 @@ _INSTANT_S = 1e-3
 _SAMPLE = 20
 #: What was saved up during a pause is spent at this multiple of the rate.
 _PEAK = 2.0
-#: A learned rate fills its bucket within this time: nothing waits longer for what nobody configured.
+#: A learned rate fills its bucket within this time: nothing waits longer for what is not configured.
 _LONGEST_S = 60.0
 
 
@@ -81,7 +81,7 @@ class Meter:
         self._guessed = False
         self._step = 0.0
         self._grown_at = 0.0
-        #: Whether somebody waited for it since the last grant; whether nobody did, for once since the cut.
+        #: Whether a call waited for it since the last grant; whether none did, once since the cut.
         self._pressed = False
         self._slack = False
 
@@ -146,8 +146,8 @@ class Meter:
         if self._minute is not None and entry is not None:
             self._minute.correct(entry, used, now)
 
-    def tell(self, rate: float, burst: float, now: float) -> None:
-        """Take a limit that the provider's own headers tell, where none is configured."""
+    def adopt(self, rate: float, burst: float, now: float) -> None:
+        """Take a limit from the provider's own headers, where none is configured."""
         if self._configured:
             return
         self._ceiling = rate = max(rate, burst / _LONGEST_S)
@@ -158,8 +158,8 @@ class Meter:
             self._guessed = False
             bucket.rate = rate
 
-    def untell(self) -> None:
-        """Take that the headers tell of plenty."""
+    def relax(self) -> None:
+        """Drop a limit from headers, which report plenty now."""
         if not self._configured and self._cut is None and not self._approach:
             self._bucket, self._ceiling = None, inf
 
@@ -195,7 +195,7 @@ class Meter:
         return True
 
     def forgive(self, now: float, amount: float) -> None:
-        """Let ``amount`` go now, however long a refusal asked to wait: what it answers will tell."""
+        """Let ``amount`` go now, however long a refusal asked to wait: its answer will show."""
         bucket = self._bucket
         if bucket is not None and not self._configured and bucket.level(now) < amount:
             bucket.refill(now, 0.0, amount)

@@ -78,7 +78,7 @@ class Treasury:
         self._tasks[ref] = Purse("the task's limit", max_cost_usd, spent)
 
     def close_task(self, ref: Ref) -> None:
-        """Forget a task that nobody works on."""
+        """Forget a task that no worker has."""
         self._tasks.pop(ref, None)
 
     def limit_day(self, per_day_usd: float) -> None:
@@ -104,7 +104,7 @@ class Treasury:
         self._turn_page()
         return self._day
 
-    def told(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Return what `status` shows of the day, in dollars; a limit of 0: there is none."""
         self._turn_page()
         day = self._day

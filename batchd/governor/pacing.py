@@ -1,6 +1,6 @@
 """The shared pacing clock of one provider: when the next request may go, and how many at a time.
 
-Pure: it is told the time, grants, answers, failures and limit headers. While nothing is configured and nothing
+Pure: it is given the time, grants, answers, failures and limit headers. While nothing is configured and nothing
 went wrong, it holds nothing back.
 """
 
@@ -129,18 +129,18 @@ class Pace:
             self._crowd.failed(ticket.at, now, under_way)
 
     def heard(self, limits: Sequence[RateLimit], now: float) -> None:
-        """Take what the headers of an answer or a failure tell."""
+        """Take the limits in the headers of an answer or a failure."""
         for limit in limits:
             meter = self._requests
             if limit.of == "tokens":
                 meter, self._spares_cache = self._tokens, limit.spares_cache
             if limit.remaining > _PLENTY * limit.limit:
-                meter.untell()
+                meter.relax()
             elif limit.remaining <= _LITTLE * limit.limit and limit.reset_s > 0:
                 gone = limit.remaining if limit.window else limit.limit - limit.remaining
-                meter.tell(gone / limit.reset_s, max(1.0, limit.limit / 60), now)
+                meter.adopt(gone / limit.reset_s, max(1.0, limit.limit / 60), now)
 
-    def told(self) -> dict[str, float | int]:
+    def figures(self) -> dict[str, float | int]:
         """Return what is known, for people: a minute each; 0: nothing is."""
         rates = (meter.rate * 60 for meter in (self._requests, self._tokens))
         rpm, tpm = (round(rate, 1) if rate < inf else 0 for rate in rates)

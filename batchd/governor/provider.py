@@ -197,7 +197,7 @@ class Provider:
             breaker.ended(permit)
 
     def answered(self, permit: Permit, usage: Usage) -> None:
-        """Tell the pacing clock of an answer, and how many tokens it needed."""
+        """Report an answer, and how many tokens it needed, to the pacing clock."""
         if permit.ticket is not None:
             now = asyncio.get_running_loop().time()
             cached = usage.cached_input_tokens
@@ -288,11 +288,11 @@ class Provider:
         """Whether calls wait for it: more of them would have to wait too."""
         return bool(self._waiting)
 
-    def told(self) -> dict[str, float | int]:
+    def figures(self) -> dict[str, float | int]:
         """Return what `status` shows."""
         return {
             "under_way": self._under_way,
             "waiting": len(self._waiting),
             "paused_s": round(self.wait_s(), 1),
-            **self.pace.told(),
+            **self.pace.figures(),
         }

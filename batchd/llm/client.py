@@ -166,7 +166,7 @@ class ModelClient:
         if isinstance(came, Failure):
             return came
         response, content = came
-        if limits := ratelimits.told(response.headers):
+        if limits := ratelimits.read(response.headers):
             self._limits[setup.provider] = limits
         if not response.is_success:
             failure = http_failure(place, response.status_code, response.headers, content)
@@ -241,7 +241,7 @@ def _http(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
             keepalive_expiry=_KEEPALIVE_S,
         ),
         verify=tls(),
-        # A redirected POST would lose its body or its key on the way: it is told, not followed.
+        # A redirected POST would lose its body or its key on the way: it is reported, not followed.
         follow_redirects=False,
     )
 
@@ -285,7 +285,7 @@ async def _content(response: httpx2.Response) -> bytes:
 
 
 def _connection_failure(place: Place, error: Exception) -> Failure:
-    """Return what broke the way: the first cause tells."""
+    """Return what broke the way: the first cause says it."""
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)

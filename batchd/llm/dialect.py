@@ -1,4 +1,4 @@
-"""``Dialect``: all that is known of one way to speak to models. Whoever calls one knows no more of it."""
+"""``Dialect``: all that is known of one way to speak to models. Callers know no more of it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from batchd.records.unicode import valid
 
 _SAID = re.compile
 #: By the provider's code, type or words; the first that fits counts.
-#: Gemini says "exceeded your current quota" of every rate limit, so that only OpenAI's code tells.
+#: Gemini says "exceeded your current quota" of every rate limit, so that only OpenAI's code counts.
 _QUOTA = _SAID(
     r"insufficient_quota|insufficient[ _]balance|insufficient[ _](?:credit|fund)|out of credits"
     r"|credit balance is too low|requires more credits|billing_hard_limit|billing_not_active"

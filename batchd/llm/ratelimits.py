@@ -1,4 +1,4 @@
-"""The rate limits that the headers of an answer tell."""
+"""The rate limits in the headers of an answer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _NAMES: tuple[tuple[Metered, bool, tuple[str, ...]], ...] = (
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)")
 
 
-def told(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
-    """Return the limits that an answer's headers tell in full; most tell none."""
+def read(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
+    """Return the limits that an answer's headers give in full; most give none."""
     if not any("ratelimit" in name for name in headers):
         return ()
     return tuple(_read(headers))

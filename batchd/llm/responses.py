@@ -115,7 +115,7 @@ def _format(mode: JsonMode, schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _cache_key(name: str) -> str:
-    """Return a task's name as a key: of a long one the beginning, and what tells it from others."""
+    """Return a task's name as a key: of a long one the beginning, and what distinguishes it from others."""
     if len(name) <= _KEY_CHARS:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:16]

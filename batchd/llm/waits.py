@@ -33,7 +33,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def until_reset(headers: Mapping[str, str], body: str) -> float | None:
     """Return the seconds until what ran out is there again, after a 429 without Retry-After.
 
-    Only limits whose remaining count is 0, or not given, matter: the others' reset tells when they
+    Only limits whose remaining count is 0, or not given, matter: the others' reset says when they
     will be full, not when there is something left.
     """
     waits = [
@@ -43,8 +43,8 @@ def until_reset(headers: Mapping[str, str], body: str) -> float | None:
     ]
     if known := [w for w in waits if w is not None]:
         return max(known)
-    told = _IN_TEXT.search(body)
-    return _duration(told.group(1)) if told else None
+    found = _IN_TEXT.search(body)
+    return _duration(found.group(1)) if found else None
 
 
 def _bounded(wait_s: float) -> float:

@@ -42,17 +42,17 @@ class Notifications(Listener):
         """Notify of it."""
         self._notify(partial(happened.budget_spent, batch, message, time.time()))
 
-    def provider_parked(self, parking: Parking, mend: str) -> None:
+    def provider_parked(self, parking: Parking, fix: str) -> None:
         """Notify of it."""
-        self._notify(partial(happened.provider_parked, parking, mend, time.time()))
+        self._notify(partial(happened.provider_parked, parking, fix, time.time()))
 
     def provider_resumed(self, parking: Parking) -> None:
         """Notify of it."""
         self._notify(partial(happened.provider_resumed, parking, time.time()))
 
-    def model_retiring(self, end: Shutdown, message: str, mend: str) -> None:
+    def model_retiring(self, end: Shutdown, message: str, fix: str) -> None:
         """Notify of it."""
-        self._notify(partial(happened.model_retiring, end, message, mend, time.time()))
+        self._notify(partial(happened.model_retiring, end, message, fix, time.time()))
 
     def daemon_started(self, start: Start) -> None:
         """Begin to deliver, what the last daemon left too: the spool is ours alone by now."""

@@ -165,5 +165,5 @@ class AgentHost:
 
 
 def _ahead() -> float:
-    """Return how far the clock is ahead of one that nobody sets, and that sleeps with the machine."""
+    """Return how far the clock is ahead of one that is never set, and that sleeps with the machine."""
     return time.time() - time.monotonic()

@@ -22,11 +22,11 @@ from batchd.pool.channel import Channel
 from batchd.pool.start import child
 from batchd.records import Ref
 
-#: What a worker that was told to end gets before it is killed.
+#: What a worker that was asked to end gets before it is killed.
 _LEAVE_S = 10.0
 
 #: What ``multiprocessing`` says of a process whose fork server is gone.
-_UNTOLD = 255
+_UNKNOWN = 255
 
 
 class Worker:
@@ -109,9 +109,9 @@ class Worker:
         """Return when it has exited and all that it sent is read."""
         events = [asyncio.ensure_future(e.wait()) for e in (self._exited, self._silent)]
         await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-        if not self._exited.is_set():  # told to end, or it closed its socket itself
+        if not self._exited.is_set():  # asked to end, or it closed its socket itself
             await asyncio.wait(events, timeout=_LEAVE_S)
-            self.kill("it did not end when told to")
+            self.kill("it did not end when asked to")
         await asyncio.wait(events[:1])
         if not self._silent.is_set():
             # What it started may hold its socket for longer than it lives, where a disk hangs: all that it sent is here.
@@ -125,7 +125,7 @@ class Worker:
         code = self._process.exitcode
         if code is not None:
             self._process.close()
-            self.cause = self.cause or self._broken or _told(code)
+            self.cause = self.cause or self._broken or _cause(code)
 
     def leave(self) -> None:
         """Leave it behind, killed but not ended: the end of this process does not wait for it.
@@ -175,7 +175,7 @@ def _received(duplicate: Any) -> int:
     return fd
 
 
-def _told(code: int) -> str:
-    if code == _UNTOLD:
-        return "how it ended is not known: its fork server, which alone is told, is gone (or it exited with 255)"
+def _cause(code: int) -> str:
+    if code == _UNKNOWN:
+        return "how it ended is not known: its fork server, which alone learns it, is gone (or it exited with 255)"
     return f"it exited with {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -32,7 +32,7 @@ _AGAIN = "see the log; it is tried again by itself"
 
 
 class Handler(Protocol):
-    """What the pool tells the daemon; called on the loop."""
+    """What the pool reports to the daemon; called on the loop."""
 
     def message(self, worker: Worker, message: Any) -> None:
         """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came; a ``Done`` has freed its slot."""
@@ -239,7 +239,7 @@ class Supervisor:
             self._handler.broke(error)
 
     async def _live(self, worker: Worker) -> None:
-        """Start a worker, wait for its end, and tell of it."""
+        """Start a worker, wait for its end, and report it."""
         if self._failures:
             pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures)
             with contextlib.suppress(TimeoutError):

@@ -84,16 +84,16 @@ class Worker:
             await self.client.aclose()
         self.channel.close()
 
-    def tell(self, progress: wire.Progress) -> None:
-        """Let people know soon: of steps that follow in no time, the last one is enough."""
+    def report(self, progress: wire.Progress) -> None:
+        """Report progress soon: of steps that follow in no time, the last one is enough."""
         if self._settings is not None and self._settings.each_step:
             self.channel.send(progress)
             return
         if not self._news:
-            asyncio.get_running_loop().call_later(_NEWS_S, self._tell_news)
+            asyncio.get_running_loop().call_later(_NEWS_S, self._send_news)
         self._news[progress.ref] = progress
 
-    def _tell_news(self) -> None:
+    def _send_news(self) -> None:
         for progress in self._news.values():
             self.channel.send(progress)
         self._news.clear()
@@ -185,7 +185,7 @@ class Worker:
             client=self.client,
             sandbox=self.sandbox,
             channel=self.channel,
-            show=self.tell,
+            show=self.report,
         )
         self._hosts[run.ref] = host
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))

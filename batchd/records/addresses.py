@@ -18,7 +18,7 @@ _PRIVATE_4 = tuple(
     )
 )
 _PRIVATE_6 = tuple(map(IPv6Network, ("::1/128", "fc00::/7")))
-#: For nobody: no host, everybody, neighbours, examples, the future.
+#: Never reached: no host, everybody, neighbours, examples, the future.
 _NEVER_4 = tuple(
     map(
         IPv4Network,
@@ -28,7 +28,7 @@ _NEVER_4 = tuple(
         ),
     )
 )
-#: Where clouds tell a machine its secrets, beside 169.254.169.254.
+#: Where clouds give a machine its secrets, beside 169.254.169.254.
 _METADATA = frozenset(
     {
         *map(IPv4Address, ("100.100.100.200", "168.63.129.16")),

@@ -21,7 +21,7 @@ _LONGEST_NAME = 253
 #: Of a name with a port, in letters beyond ASCII too.
 _LONGEST_TEXT = 300
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-#: Whoever reads "0x7f.1" or "2130706433" as a name, another reads as an address.
+#: What one program reads as a name, "0x7f.1" or "2130706433", another reads as an address.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 
@@ -153,7 +153,7 @@ def parsed(texts: Iterable[str]) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
-def told(hosts: Iterable[object], most: int = 12) -> str:
+def listed(hosts: Iterable[object], most: int = 12) -> str:
     """Return hosts in one line: the first ones, and how many more there are."""
     names = list(map(str, hosts))
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -172,13 +172,13 @@ def refusal(asked: Network, ceiling: Network) -> str:
     if isinstance(asked, bool):
         if isinstance(ceiling, bool):
             return ""
-        return f"[sandbox] network allows only lists of hosts, out of {told(ceiling)}"
+        return f"[sandbox] network allows only lists of hosts, out of {listed(ceiling)}"
     wanted = parsed(asked)
     if isinstance(ceiling, bool):
         beyond = [host for host in wanted if host.literal]
-        why = f"{told(beyond)}: an address must stand in a list of [sandbox] network itself"
+        why = f"{listed(beyond)}: an address must stand in a list of [sandbox] network itself"
     else:
         allowed = parsed(ceiling)
         beyond = [host for host in wanted if not any(a.covers(host) for a in allowed)]
-        why = f"[sandbox] network does not allow {told(beyond)}; it allows {told(ceiling)}"
+        why = f"[sandbox] network does not allow {listed(beyond)}; it allows {listed(ceiling)}"
     return why if beyond else ""

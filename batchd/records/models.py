@@ -151,7 +151,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class FailureKind(enum.StrEnum):
-    """What went wrong with a model call, as far as one call can tell."""
+    """What went wrong with a model call, as far as one call can show."""
 
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -270,11 +270,11 @@ class Endpoint:
         return f"{address}?{self.query}" if self.query else address
 
     def secrets(self) -> Iterator[str]:
-        """Yield all that nobody but the provider may see."""
+        """Yield all that only the provider may see."""
         yield self.api_key
         yield from masking.named(dict(parse_qsl(self.query)))
         yield from masking.named(self.body)
         for name, value in self.headers.items():
-            if masking.tells(name) or masking.looks(value):
+            if masking.names_secret(name) or masking.looks(value):
                 yield value
                 yield from value.split()[1:]  # behind `Bearer`

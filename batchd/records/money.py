@@ -26,7 +26,7 @@ _BELIEVED, _BELIEVED_EXTRA = 10, 10_000
 
 
 def dollars(usd: float) -> str:
-    """Return money in the digits that matter, as pages tell it too: ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``."""
+    """Return money in the digits that matter, as pages show it too: ``$0``, ``$0.00004``, ``$0.0815``, ``$1.23``."""
     if abs(usd) < _DUST:
         return "$0"
     if usd >= 1:

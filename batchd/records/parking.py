@@ -41,13 +41,13 @@ class Cause(enum.StrEnum):
 
     #: Somebody paused it; only `resume` ends that.
     PAUSED = "paused"
-    #: The store was put back to an earlier time: whether it has run since, nobody knows. Ended by `resume`.
+    #: The store was put back to an earlier time: whether it has run since is unknown. Ended by `resume`.
     UNCERTAIN = "uncertain"
     #: The provider refuses the key.
     AUTH = "auth"
     #: The account has no money or quota left.
     QUOTA = "quota"
-    #: The provider answers nobody.
+    #: The provider does not answer.
     DOWN = "provider_unavailable"
     #: The provider asks everybody to wait for long.
     LIMITED = "rate_limited"

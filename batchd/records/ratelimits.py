@@ -1,4 +1,4 @@
-"""What providers tell of their rate limits."""
+"""What providers report of their rate limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Metered: TypeAlias = Literal["requests", "tokens"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """One limit, as the headers of an answer tell it. Never stored."""
+    """One limit, as the headers of an answer give it. Never stored."""
 
     of: Metered
     limit: float

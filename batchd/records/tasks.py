@@ -84,7 +84,7 @@ class Ref(Struct, frozen=True, order=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """An environment variable whose value nobody but the task's commands may see: one of these."""
+    """An environment variable whose value only the task's commands may see: one of these."""
 
     #: The value itself. The store keeps it apart, until the task ends; afterwards it is empty.
     value: str = field(default="", repr=False)

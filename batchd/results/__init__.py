@@ -94,7 +94,7 @@ def result(
             queued_s=_seconds((started or finished_at) - queued_at),
             parked_s=_seconds(state.parked_time(finished_at)),
             waited_s=_seconds(state.waited_s),
-            # Up to the last event: since then nobody was at work, or it was the work of ending.
+            # Up to the last event: since then no work was done, or only that of ending.
             run_s=_seconds(state.run_s),
             model_s=_seconds(state.model_s),
             tool_s=_seconds(state.tool_s),

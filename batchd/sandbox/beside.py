@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchd.errors import SandboxError
 from batchd.sandbox.network import queues
-from batchd.sandbox.network.inside import telling
+from batchd.sandbox.network.inside import diagnostic
 
 #: Where it has files in memory: always, and where it was given no /tmp that lasts.
 _SHM, _TMP = "dev/shm", "tmp"
@@ -40,8 +40,8 @@ class Window:
         """``first``: its first process. ``own_tmp``: its /tmp is memory."""
         self._first = first
         self._folders = (_SHM, _TMP) if own_tmp else (_SHM,)
-        #: Tells of its sockets.
-        self._telling: socket.socket | None = None
+        #: Reports its sockets.
+        self._diagnostic: socket.socket | None = None
         self._network = 0
         self._again = 0.0
         self._closed = False
@@ -65,27 +65,27 @@ class Window:
     @property
     def due(self) -> bool:
         """Whether its sockets are not looked into, and it is time to try."""
-        return self._telling is None and time.monotonic() >= self._again
+        return self._diagnostic is None and time.monotonic() >= self._again
 
     async def enter(self) -> None:
         """Have its sockets looked into from now on, where that is possible."""
         self._again = time.monotonic() + _AGAIN_S
         try:
-            made = await telling(self._first, self._network)
+            made = await diagnostic(self._first, self._network)
         except (OSError, SandboxError):
             return  # it has ended, most of the time
         if self._closed:
             made.close()
             return
         made.settimeout(_AGAIN_S)
-        self._telling = made
+        self._diagnostic = made
 
     def close(self) -> None:
         """Give the descriptor back, also one that is still to come."""
         self._closed = True
-        if self._telling is not None:
-            self._telling.close()
-            self._telling = None
+        if self._diagnostic is not None:
+            self._diagnostic.close()
+            self._diagnostic = None
 
     def _looked(self, folder: int) -> Beside:
         files = names = 0
@@ -94,13 +94,13 @@ class Window:
             files += (there.f_blocks - there.f_bfree) * there.f_frsize
             names += (there.f_files - there.f_ffree) * _NAME
         self._network = os.stat("ns/net", dir_fd=folder).st_ino
-        # What shares the machine's network cannot be told from what is not the command's.
+        # What shares the machine's network cannot be distinguished from what is not the command's.
         if self._network == Path("/proc/self/ns/net").stat().st_ino:
             return Beside(files, names)
         sockstat = _read(folder, "net/sockstat")
-        if self._telling is None:
+        if self._diagnostic is None:
             return Beside(files, names, unseen=queues.at_most(sockstat))
-        return Beside(files, names, sockets=queues.held(self._telling, queues.used(sockstat)))
+        return Beside(files, names, sockets=queues.held(self._diagnostic, queues.used(sockstat)))
 
 
 def _statvfs(folder: int, name: str) -> os.statvfs_result:

@@ -123,7 +123,7 @@ class Group:
 def _settings(policy: SandboxPolicy) -> Mapping[str, str]:
     settings = {
         "memory.max": str(policy.max_memory_bytes),
-        # One of them killed leaves the rest of a build in a state that nobody understands.
+        # One of them killed leaves the rest of a build in a state that is hard to understand.
         "memory.oom.group": "1",
         "pids.max": str(policy.max_processes + _OURS),
     }
@@ -136,7 +136,7 @@ def delegated(policy: SandboxPolicy) -> Delegated | None:
     """Return the group that batchd may use, made ready; None where there is none, or none is wanted.
 
     Where batchd's own processes are in it, they move into one below. Raises ``SandboxUnavailableError``,
-    with the mend, for one that ``[sandbox] cgroup`` names and that cannot be used.
+    with the fix, for one that ``[sandbox] cgroup`` names and that cannot be used.
     """
     if policy.backend == "none" or policy.cgroup == "none":
         return None

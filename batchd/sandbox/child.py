@@ -57,7 +57,7 @@ class Child:
         self.pid = pid
         #: What holds it and all that it starts, if anything does.
         self.group = group
-        #: As ``subprocess`` tells it: negative for a signal. 0 until it was waited for.
+        #: As ``subprocess`` reports it: negative for a signal. 0 until it was waited for.
         self._returncode = 0
         self._status = status
         #: The command begins when this is closed, if there is one.
@@ -74,7 +74,7 @@ class Child:
 
     @property
     def exit_code(self) -> int:
-        """The exit code as a shell tells it: 128 and the signal for one that was killed."""
+        """The exit code as a shell reports it: 128 and the signal for one that was killed."""
         return 128 - self._returncode if self._returncode < 0 else self._returncode
 
     async def wait(self) -> None:
@@ -143,7 +143,7 @@ class Child:
         None where it could not be set up.
         """
         while (found := _NETWORK.search(self._report)) is None or self._inner is None:
-            assert self._status is not None, "only a sandbox tells of itself"
+            assert self._status is not None, "only a sandbox reports on itself"
             await readable(self._status)
             if not self._read_status():
                 return None

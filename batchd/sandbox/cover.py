@@ -11,7 +11,7 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import shown
 from batchd.sandbox.sockets import Sockets, is_socket
 
-#: What is covered, each with what tells it from all others: None, nothing is there.
+#: What is covered, each with what distinguishes it from all others: None, nothing is there.
 Covered: TypeAlias = Mapping[str, tuple[int, int, int] | None]
 
 

@@ -32,7 +32,7 @@ _LOOKED_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 #: As many links as the kernel follows on one way.
 LINKS = 40
 _FRESH_MODE = 0o755
-#: Folders that tools fill: of no interest to whoever asks what a task changed.
+#: Folders that tools fill: of no interest to a user who asks what a task changed.
 SKIPPED = frozenset(
     {
         ".git",
@@ -59,7 +59,7 @@ def _openat2(directory: int, path: str | bytes, resolve: int, flags: int = _FLAG
     """Open a directory, or what ``flags`` say. Raises ``OSError``."""
     how = struct.pack("=QQQ", flags, 0, resolve)
     for _ in range(16):
-        # EAGAIN: something was renamed meanwhile, so that the kernel cannot tell whether the path is safe.
+        # EAGAIN: something was renamed meanwhile, so that the kernel does not know whether the path is safe.
         descriptor: int = _libc().syscall(
             ctypes.c_long(_SYS_OPENAT2),
             ctypes.c_int(directory),
@@ -267,7 +267,7 @@ def _entries(directory: int, folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def shown(path: str) -> str:
-    """Return a path as it is told: names that are not UTF-8 are escaped."""
+    """Return a path as it is shown: names that are not UTF-8 are escaped."""
     if path.isascii():
         return path
     return os.fsencode(path).decode("utf-8", "backslashreplace")

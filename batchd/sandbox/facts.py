@@ -1,4 +1,4 @@
-"""The one line of facts about the sandbox that a model is told, so that it need not guess."""
+"""The one line of facts about the sandbox that a model is given, so that it need not guess."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: b
 class Facts:
     """The facts of one place, asked for once for all that are alike."""
 
-    def __init__(self, known: Known, key: tuple[object, ...], told: Callable[[str], str]) -> None:
-        """``known``: what was answered before. ``told`` makes the line."""
+    def __init__(self, known: Known, key: tuple[object, ...], line: Callable[[str], str]) -> None:
+        """``known``: what was answered before. ``line`` makes it into the line."""
         self._known = known
         self._key = key
-        self._told = told
+        self._line = line
 
     async def get(self, run: Callable[[Sequence[str]], Awaitable[Ran]]) -> str:
         """Return the line; ``run`` runs a command there. Raises ``SandboxError``."""
@@ -77,4 +77,4 @@ class Facts:
             answer = ran.output if ran.exit_code == 0 else ""
             if answer:
                 self._known[self._key] = (answer, now)
-        return self._told(answer)
+        return self._line(answer)

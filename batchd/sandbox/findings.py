@@ -1,4 +1,4 @@
-"""What ``batchd check`` tells of the sandbox: each of its layers on this machine, and the mend where one is missing."""
+"""What ``batchd check`` reports on the sandbox: each of its layers on this machine, and the fix where one is missing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SWITCHES = (
 
 
 #: How many sockets are named.
-_TOLD = 5
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Finding:
     #: What holds, or what is wrong.
     detail: str
     #: How to put it right; empty where nothing is wrong.
-    mend: str = ""
+    fix: str = ""
 
 
 def check(policy: SandboxPolicy) -> list[Finding]:
@@ -91,8 +91,8 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, ok=True, detail=look())
     except SandboxUnavailableError as error:
-        detail, _, mend = str(error).rpartition(": ")
-        return Finding(name=name, ok=False, detail=detail, mend=mend)
+        detail, _, fix = str(error).rpartition(": ")
+        return Finding(name=name, ok=False, detail=detail, fix=fix)
 
 
 def _described(policy: SandboxPolicy) -> str:
@@ -125,12 +125,12 @@ def _together(policy: SandboxPolicy) -> str:
         else "no cgroup is delegated to this process, as the units in systemd/ have it"
     )
     measured = ", ".join(filter(None, (kept, time, disk)))
-    lost = "; max_cpus holds nobody back" if policy.max_cpus else ""
+    lost = "; max_cpus has no effect" if policy.max_cpus else ""
     return f"{measured}: measured twice a second, and killed above ({why}){lost}"
 
 
 def _namespaces() -> str:
-    """Tell of what a sandbox is made of. Raises ``SandboxUnavailableError`` where that is forbidden."""
+    """Describe the namespaces of a sandbox. Raises ``SandboxUnavailableError`` where that is forbidden."""
     if as_root():
         return "not needed, since batchd is root"
     for name, forbidden, allowing in _SWITCHES:
@@ -151,7 +151,7 @@ def _setting(name: str) -> str:
 
 
 def _filter() -> str:
-    """Tell of the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
+    """Describe the system call filter. Raises ``SandboxUnavailableError`` where there is none for this machine."""
     machine = platform.machine()
     seccomp.program(machine)
     if ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
@@ -173,7 +173,7 @@ def _view(policy: SandboxPolicy) -> Finding:
         open_pipes = pipes(seen)
     except (SandboxError, SandboxUnavailableError) as error:
         detail, _, fix = str(error).rpartition(": ")
-        return Finding(name=name, ok=False, detail=detail, mend=fix)
+        return Finding(name=name, ok=False, detail=detail, fix=fix)
     shown = [path for path in policy.show if os.path.lexists(path)]
     missing = [path for path in policy.show if path not in shown]
     parts = [
@@ -186,23 +186,23 @@ def _view(policy: SandboxPolicy) -> Finding:
     ]
     left = others or open_pipes
     fix = "name them in [sandbox] hide, or remove what is left over" if left else ""
-    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), mend=fix)
+    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)), fix=fix)
 
 
 def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _TOLD:,} more" if len(paths) > _TOLD else ""
-    return ", ".join(paths[:_TOLD]) + more
+    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    return ", ".join(paths[:_NAMED]) + more
 
 
 def _way_out(policy: SandboxPolicy) -> str:
-    """Give a trial command the proxy of a list of hosts, and tell how it went. Raises ``SandboxUnavailableError``."""
+    """Give a trial command the proxy of a list of hosts, and say how it went. Raises ``SandboxUnavailableError``."""
     who = someone(policy)
-    mend = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
+    fix = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
     try:
         with folder_of(who) as directory:
             asyncio.run(_through_the_door(policy, who, directory))
     except (OSError, SandboxError) as error:
-        raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {mend}") from error
+        raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {fix}") from error
     return "a trial command had the proxy; "
 
 
@@ -227,7 +227,7 @@ def _reach(policy: SandboxPolicy) -> str:
     if not policy.network:
         return "no task has any network"
     private = (
-        f"; private addresses only of {hosts.told(policy.private_hosts)}"
+        f"; private addresses only of {hosts.listed(policy.private_hosts)}"
         if policy.private_hosts
         else "; private addresses are refused"
     )
@@ -236,4 +236,4 @@ def _reach(policy: SandboxPolicy) -> str:
             "tasks that ask for `true` share the host's network, services on its loopback included; those"
             f" that ask for a list of hosts reach these through a proxy{private}"
         )
-    return f"tasks may ask for {hosts.told(policy.network)}, through a proxy{private}"
+    return f"tasks may ask for {hosts.listed(policy.network)}, through a proxy{private}"

@@ -2,7 +2,7 @@
 
 bwrap asks the kernel to be killed with its parent, but late: a worker that dies within the first
 milliseconds of a command would leave it behind for ever. And a plain process group is not killed at
-all. The guard is told of every process before it may do anything, and of its end; when the pipe to
+all. The guard learns of every process before it may do anything, and of its end; when the pipe to
 it closes, which the kernel does whatever kills us, it kills those that are left.
 """
 
@@ -17,17 +17,17 @@ import secrets
 _SCRIPT = """
 trap '' HUP INT TERM QUIT
 live=' '
-while read -r told; do
-    number=${told#?}
-    case $told in
+while read -r entry; do
+    number=${entry#?}
+    case $entry in
         +*) live="$live$number " ;;
         -*) live="${live%% $number *} ${live#* $number }" ;;
     esac
 done
 [ "$live" = ' ' ] && exit
 for number in $live; do kill -9 -$number; kill -9 $number; done
-# The first process of a sandbox leaves bwrap's group before it is bound to bwrap's life, and we may not have
-# been told of it: it bears the name that bwrap was started with. A bwrap that was killed in the middle of its
+# The first process of a sandbox leaves bwrap's group before it is bound to bwrap's life, and we may not
+# know of it: it bears the name that bwrap was started with. A bwrap that was killed in the middle of its
 # clone leaves one that no look before shows: two looks that find nothing end this.
 tries=200 clean=0
 while [ $clean -lt 2 ] && [ $tries -gt 0 ]; do
@@ -50,7 +50,7 @@ class Guard:
         self._live: set[int] = set()
         #: What bwrap must be started as, so that its processes are known by it.
         self.name = f"bwrap:{secrets.token_hex(8)}"
-        self._told = _started(self.name)
+        self._pipe = _started(self.name)
 
     def watch(self, number: int) -> None:
         """Kill this process, and the group of the same number, when we are gone. Raises ``OSError``."""
@@ -58,23 +58,23 @@ class Guard:
             return
         self._live.add(number)
         try:
-            os.write(self._told, b"+%d\n" % number)
+            os.write(self._pipe, b"+%d\n" % number)
         except BrokenPipeError:
-            os.close(self._told)
-            self._told = _started(self.name)
-            os.write(self._told, b"".join(b"+%d\n" % live for live in sorted(self._live)))
+            os.close(self._pipe)
+            self._pipe = _started(self.name)
+            os.write(self._pipe, b"".join(b"+%d\n" % live for live in sorted(self._live)))
 
     def forget(self, *numbers: int | None) -> None:
         """Do not any more; call it before the processes are waited for. What it never watched does not matter."""
         known = self._live.intersection(numbers)
         self._live -= known
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._told, b"".join(b"-%d\n" % number for number in known))
+            os.write(self._pipe, b"".join(b"-%d\n" % number for number in known))
 
 
 def _started(name: str) -> int:
     """Start the process, and return the pipe to it."""
-    heard, told = os.pipe()
+    reading, writing = os.pipe()
     devnull = os.devnull
     try:
         os.posix_spawn(
@@ -82,15 +82,15 @@ def _started(name: str) -> int:
             ["/bin/sh", "-c", _SCRIPT],
             {"NAME": name},
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, heard, 0),
+                (os.POSIX_SPAWN_DUP2, reading, 0),
                 (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 2, devnull, os.O_WRONLY, 0),
             ],
             setsid=True,
         )
     finally:
-        os.close(heard)
-    return told
+        os.close(reading)
+    return writing
 
 
 def guard() -> Guard:

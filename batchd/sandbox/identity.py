@@ -12,7 +12,7 @@ from pathlib import Path
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 
-#: The user and group that stand for nobody, where nothing better is known.
+#: The user and group `nobody`, where nothing better is known.
 _NOBODY = 65534
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 #: As root all commands of a user count together, whatever task they belong to; without a sandbox, with all else that the user runs.
@@ -41,15 +41,15 @@ class Identity:
     def named(cls, name: str) -> Identity:
         """Return the user of ``[sandbox] user``. Raises ``SandboxUnavailableError`` for one that cannot be used."""
         example = "" if name == "nobody" else ', for example "nobody"'
-        mend = f"name an ordinary user in `[sandbox] user`{example}"
+        fix = f"name an ordinary user in `[sandbox] user`{example}"
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             raise SandboxUnavailableError(
-                f"[sandbox] user: there is no user {name!r}: {mend}"
+                f"[sandbox] user: there is no user {name!r}: {fix}"
             ) from None
         if entry.pw_uid == 0:
-            raise SandboxUnavailableError(f"[sandbox] user: commands never run as root: {mend}")
+            raise SandboxUnavailableError(f"[sandbox] user: commands never run as root: {fix}")
         return cls(entry.pw_uid, entry.pw_gid or _NOBODY, entry.pw_name)
 
 
@@ -59,13 +59,13 @@ def as_root() -> bool:
 
 
 def check_user(policy: SandboxPolicy) -> None:
-    """Raise ``SandboxUnavailableError``, with the mend, where the user that runs commands is not there (any more)."""
+    """Raise ``SandboxUnavailableError``, with the fix, where the user that runs commands is not there (any more)."""
     if as_root():
         Identity.named(policy.user)
 
 
 def runner(policy: SandboxPolicy, directory: os.stat_result, path: str) -> Identity:
-    """Return who runs commands in a directory: its owner, as root, else whoever batchd is.
+    """Return who runs commands in a directory: its owner, as root, else batchd's own user.
 
     Raises ``SandboxError`` for a directory that root owns.
     """

@@ -122,7 +122,7 @@ def helper(argv: Sequence[str], line: int, group: Group | None = None) -> Child:
 def _watched(
     pid: int, status: int | None = None, gate: int | None = None, group: Group | None = None
 ) -> Child:
-    """Return a process that was just started as the guard's child; where nobody can guard it, it is killed."""
+    """Return a process that was just started as the guard's child; where it cannot be guarded, it is killed."""
     try:
         return Child(pid, status, gate, group)
     except OSError:

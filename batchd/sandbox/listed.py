@@ -1,7 +1,7 @@
 """The kernel's list of unix sockets that have a path, in this process's network: asked by netlink, in some 20 µs.
 
-/proc/net/unix tells no more than the name that a socket was given, which may be relative, or of another time; this
-tells the device and the inode of its file, too.
+/proc/net/unix shows no more than the name that a socket was given, which may be relative, or of another time; this
+reports the device and the inode of its file, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Listed:
 
 
 def listed(devices: frozenset[int]) -> list[Listed]:
-    """Return those on some file systems. Raises ``OSError`` where the kernel tells nothing."""
+    """Return those on some file systems. Raises ``OSError`` where the kernel reports nothing."""
     request = _REQUEST.pack(
         socket.AF_UNIX, 0, 0, _STATES, 0, _SHOW_NAME | _SHOW_FILE, 0xFFFFFFFF, 0xFFFFFFFF
     )

@@ -25,9 +25,9 @@ def memory_file(data: bytes) -> int:
 
 @functools.cache
 def lasting(data: bytes) -> str:
-    """Return the path of a file that holds ``data`` as long as this process lives, and that nobody can change.
+    """Return the path of a file that holds ``data`` as long as this process lives, and that cannot be changed.
 
-    Whoever opens it reads from its start. Raises ``OSError``.
+    Each opening reads from its start. Raises ``OSError``.
     """
     descriptor = memory_file(data)
     fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEAL_ALL)

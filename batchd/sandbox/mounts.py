@@ -1,6 +1,6 @@
 """What is mounted where, as this process sees it: which file of a file system is found at which places.
 
-The kernel tells whether anything was mounted or unmounted since, in two microseconds; only then is the table read again.
+The kernel reports whether anything was mounted or unmounted since, in two microseconds; only then is the table read again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands behind the descriptors and mappings of processes, as /proc tells it: files without a name, and memory of the kernel's."""
+"""What stands behind the descriptors and mappings of processes, as /proc shows it: files without a name, and memory of the kernel's."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Opened:
     mappings: int = 0
     terminals: int = 0
     pipes: set[int] = field(default_factory=set)
-    #: Events of files that nobody has read, in bytes as they would be read.
+    #: Events of files that were not read yet, in bytes as they would be read.
     queued: int = 0
 
     @classmethod
@@ -66,7 +66,7 @@ class Opened:
     def nameless(self, devices: Iterable[int]) -> Mapping[int, int]:
         """Return what files without a name take, in bytes by device.
 
-        What is mapped alone the kernel shows to root. Others are told how much of a file on a disk is mapped, at least.
+        What is mapped alone the kernel shows to root. To others it shows how much of a file on a disk is mapped, at least.
         """
         found = dict.fromkeys(devices, 0)
         for (device, _), size in (self.mapped | self.sizes).items():

@@ -92,7 +92,7 @@ class Sandbox:
                 ),
                 cgroup=self._cgroup,
                 door=door,
-                told=facts.Facts(self._known, key, line),
+                facts=facts.Facts(self._known, key, line),
                 masker=masker or Masker(),
             )
         except BaseException:
@@ -100,7 +100,7 @@ class Sandbox:
             raise
 
     def _way_out(self, asked: Network) -> tuple[Door | None, Mapping[str, str]]:
-        """Return the way to the hosts of a list, if that is what is asked for, and the variables that tell of it."""
+        """Return the way to the hosts of a list, if that is what is asked for, and the variables that name it."""
         try:
             if why := hosts.refusal(asked, self._policy.network):
                 raise SandboxError(f"the task's network: {why}")
@@ -114,7 +114,7 @@ class Sandbox:
     def _reach(self, asked: Network, door: Door | None) -> str:
         """Return what the model reads of the network."""
         if door is not None:
-            return door.told()
+            return door.described()
         return "network: yes" if asked or not self._bwrap else "no network"
 
     async def _opened(self, path: str, tmp: str, base: str, *, fresh: bool) -> Folders:

@@ -1,4 +1,4 @@
-"""Tries a sandbox, and says what would mend it where none can be had."""
+"""Tries a sandbox; where none can be set up, says how to fix that."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONFINED = {"Seccomp": "2", "NoNewPrivs": "1", "CapEff": "0" * 16, "CapBnd": "0
 def ready(policy: SandboxPolicy) -> str:
     """Return the path of a bwrap that works here, empty under ``backend = "none"``.
 
-    Raises ``SandboxUnavailableError``, with the mend, where there is none.
+    Raises ``SandboxUnavailableError``, with the fix, where there is none.
     """
     prefix(policy, someone(policy), limited=False)
     if policy.backend == "none":
@@ -74,7 +74,7 @@ def recent(path: str) -> str:
         raise SandboxUnavailableError(f"{path} does not run ({error}): {_INSTALL}") from error
     version = re.search(rb"(\d+)\.(\d+)(?:\.\d+)*", answer.stdout)
     if version is None:
-        raise SandboxUnavailableError(f"{path} tells no version: {_INSTALL}")
+        raise SandboxUnavailableError(f"{path} reports no version: {_INSTALL}")
     text = version[0].decode()
     if (int(version[1]), int(version[2])) < _OLDEST:
         raise SandboxUnavailableError(
@@ -84,9 +84,9 @@ def recent(path: str) -> str:
 
 
 def confining(path: str, policy: SandboxPolicy) -> str:
-    """Run a command in a sandbox of the real kind, and tell how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
+    """Run a command in a sandbox of the real kind, and say how it went. Raises ``SandboxUnavailableError`` unless it is confined."""
     who, seen = someone(policy), what_is_shown(policy)
-    fix = mend(policy)
+    fix = fix_for(policy)
     try:
         with folder_of(who) as directory:
             reached, output = _trial(path, policy, who, directory, seen.options())
@@ -142,7 +142,7 @@ def _trial(
         finally:
             os.close(write_end)
         child.end_now()
-        # A pipe holds more than this says; whoever it might be passed on to is not waited for.
+        # A pipe holds more than this says; processes that it was passed on to are not waited for.
         os.set_blocking(read_end, False)
         return child.reached, os.read(read_end, 1 << 16).decode("utf-8", "replace")
     except BlockingIOError:
@@ -151,7 +151,7 @@ def _trial(
         os.close(read_end)
 
 
-def mend(policy: SandboxPolicy) -> str:
+def fix_for(policy: SandboxPolicy) -> str:
     """Return what lets a sandbox be set up."""
     hidden = "take out of [sandbox] hide what programs need to start, or " if policy.hide else ""
     if as_root():

@@ -68,7 +68,7 @@ _Watched = contextlib.AbstractAsyncContextManager[Hold]
 class Ran:
     """How a command ended."""
 
-    #: As a shell tells it (128 and the signal for a killed one); None where time ran out.
+    #: As a shell reports it (128 and the signal for a killed one); None where time ran out.
     exit_code: int | None
     #: Standard output and error as they came; valid Unicode, bytes that are not UTF-8 replaced.
     output: str
@@ -152,7 +152,7 @@ async def _once(
                 keep(Left(child, hold, rest, reader.handed()))
                 safe.pop_all()
     except OSError as error:
-        # Not chained: it has run, and nobody may take this for a shortage and begin it anew.
+        # Not chained: it has run, so no caller may take this for a shortage and run it again.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
     finally:
         reader.close(drain=True)

@@ -1,4 +1,4 @@
-"""What processes use, as /proc tells it: how many there are, their memory, their time."""
+"""What processes use, as /proc shows it: how many there are, their memory, their time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Process:
     """A line of the table."""
 
     number: int
-    #: When it was started, in the kernel's ticks: with the number, nobody else's.
+    #: When it was started, in the kernel's ticks: unique together with the number.
     started: int
     parent: int
     session: int

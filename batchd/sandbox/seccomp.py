@@ -4,7 +4,7 @@ Namespaces already hide most of the machine. The filter takes away what they do 
 interfaces with a history of holes, the ways to make new namespaces (as root there is no
 ``--disable-userns``), and those few that reach past a namespace (keyrings, terminals, VSOCK). It also keeps
 setuid and setgid programs from being made: out in the task's directory they would lend anybody its owner's rights.
-And nobody is given room on the disk but by writing, which takes time: what is measured twice a second has a chance then.
+And room on the disk is given only by writing, which takes time: what is measured twice a second has a chance then.
 Nor is anybody given memory that is no process's, nor seen from outside.
 """
 
@@ -37,7 +37,7 @@ _ARGS = 16
 _CLONE_NEW = (
     0x7E020000  # NEWUSER, NEWPID, NEWNET, NEWIPC, NEWUTS, NEWCGROUP, NEWNS (NEWTIME needs clone3)
 )
-_TIOCSTI = 0x5412  # types into the terminal of whoever started the daemon
+_TIOCSTI = 0x5412  # types into the terminal that started the daemon
 _TIOCLINUX = 0x541C  # pastes on a Linux console
 _PR_SET_DUMPABLE = 4
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
@@ -47,7 +47,7 @@ _PROTOCOLS = (0, 1, 6, 17, 58)
 _SOL_SOCKET, _SO_SNDBUF, _SO_ZEROCOPY = 1, 7, 60
 #: The longest attribute of a file, as programs set them (bytes). Lists of who may do what are kept in memory, and not counted.
 _MOST_ATTRIBUTE = 256
-#: A segment that nobody has attached is seen by nobody. There can be 4,096 of them; databases have one, of this size.
+#: A segment that no process has attached is not seen by any look. There can be 4,096 of them; databases have one, of this size.
 _MOST_SEGMENT = 4096
 _X32_BIT = 0x40000000
 
@@ -182,7 +182,7 @@ def _opening(argument: int) -> list[_Line]:
 
 
 def _prctl() -> list[_Line]:
-    # Who is watched may not hide. Agents of keys do it as a matter of course, and are told that they have.
+    # Who is watched may not hide. Agents of keys do it as a matter of course, and get the answer that they have.
     return [_load(_ARGS), *_on(_PR_SET_DUMPABLE, [_refuse(0)]), _give(_ALLOW)]
 
 

@@ -1,4 +1,4 @@
-"""Finds the sockets below what commands see, at each task's start: a read-only mount keeps nobody from connecting.
+"""Finds the sockets below what commands see, at each task's start: a read-only mount does not prevent connecting.
 
 The kernel lists the sockets that live, with the device of their files and the names by which they were made. Where
 such a name leads to the file, that is where it lies, and wherever else that is mounted. Only for those on a device of ours
@@ -152,7 +152,7 @@ class _Answer:
 class _Unknown:
     """What no name says of where it lies."""
 
-    #: None: the kernel tells nothing.
+    #: None: the kernel reports nothing.
     sockets: frozenset[Listed] | None = frozenset()
     #: What was mounted then.
     mounted: tuple[Mount, ...] | None = None
@@ -167,7 +167,7 @@ def _table() -> tuple[Mount, ...] | None:
 
 
 def search(shown: Shown) -> Mapping[str, int]:
-    """Return the real paths of all sockets below what commands see, whoever made them, with their inodes.
+    """Return the real paths of all sockets below what commands see, whatever made them, with their inodes.
 
     Raises ``SandboxError``.
     """
@@ -216,7 +216,7 @@ def _place(one: Listed) -> str:
         status = os.fstat(descriptor)
         ours = stat.S_ISSOCK(status.st_mode) and status.st_ino & _INODE == one.inode
         if ours and status.st_nlink == 1:
-            return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (as the kernel tells it)
+            return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (as the kernel gives it)
         return ""
     finally:
         os.close(descriptor)

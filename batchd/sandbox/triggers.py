@@ -1,6 +1,6 @@
 """Finds in a task's directory what other programs run, or obey, when somebody uses it.
 
-Nothing is read or run for that: names and stamps tell what a task has changed. Where not all of it can be
+Nothing is read or run for that: names and stamps show what a task has changed. Where not all of it can be
 looked at, that stands among what was found, so that nothing hides behind it.
 """
 
@@ -34,7 +34,7 @@ _MOST, _MOST_FOUND = 100_000, 2_000
 _PLAIN, _REPOSITORY, _SHALLOW = "", "the inside of a repository", "one of which the files count"
 #: What the inside is known by, under whatever name: of one that stands alone or is common to others, and of one of these.
 _INSIDES = (frozenset({"objects", "refs"}), frozenset({"HEAD", "commondir"}))
-#: What counts in it, and what git alone fills: nobody works there, in one that is called .git or lies in such.
+#: What counts in it, and what git alone fills: no user works there, in one that is called .git or lies in such.
 _OBEYED = frozenset({"config", "commondir"})
 _STORED = frozenset({"objects", "refs", "logs", "lfs"})
 #: What every ``git init`` makes, and no one runs.

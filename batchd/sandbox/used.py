@@ -49,8 +49,8 @@ class Used:
             "in names and attributes of such files": self.beside.names,
             "in the kernel, for what they have open and mapped": self.kernel,
         }
-        told = [f"{amount(size)} {where}" for where, size in parts.items() if size >= least]
-        return f" ({', '.join(told)})" if told else ""
+        named = [f"{amount(size)} {where}" for where, size in parts.items() if size >= least]
+        return f" ({', '.join(named)})" if named else ""
 
 
 @functools.cache

@@ -46,7 +46,7 @@ class Watch:
     times: dict[tuple[int, int], float] = field(default_factory=dict)
     #: … and of those that are gone since.
     gone_s: float = 0.0
-    #: Looks at what the kernel keeps for it, from the first look on; without a sandbox, nobody does.
+    #: Looks at what the kernel keeps for it, from the first look on; without a sandbox, nothing does.
     window: Window | None = None
     #: Processes that have entered its sandbox: they descend from none of it.
     entered: tuple[int, ...] = ()
@@ -261,6 +261,6 @@ def _time(watch: Watch, processes: Sequence[Process]) -> float:
     watch.gone_s += sum(spent for key, spent in watch.times.items() if key not in now)
     watch.times = now
     seen = watch.gone_s + sum(now.values())
-    # Who lived between two looks is known by who has waited for him; who was waited for by nobody, by the looks.
-    told = sum(process.cpu_s + process.children_s for process in processes)
-    return max(seen, told)
+    # A process that lived between two looks is counted in the parent that has waited for it; one not waited for, by the looks.
+    counted = sum(process.cpu_s + process.children_s for process in processes)
+    return max(seen, counted)

@@ -42,7 +42,7 @@ class Workplace:
         disk: Disk,
         cgroup: Delegated | None,
         door: Door | None,
-        told: facts.Facts,
+        facts: facts.Facts,
         masker: Masker,
     ) -> None:
         self._policy = policy
@@ -54,7 +54,7 @@ class Workplace:
         self._cgroup = cgroup
         self._group: Group | None = None
         self._door = door
-        self._facts = told
+        self._facts = facts
         #: The sandbox that stays, also one that is over.
         self._standing: Standing | None = None
         #: Whether its directory was made when it was opened: nothing was in it then.
@@ -254,7 +254,7 @@ class Workplace:
                 disk=self._disk.apart(folders),
                 cgroup=self._cgroup,
                 door=self._door,
-                told=self._facts,
+                facts=self._facts,
                 masker=self.masker,
             ) as place:
                 yield place

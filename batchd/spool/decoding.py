@@ -1,4 +1,4 @@
-"""The bytes of a task file become JSON values, or problems that say where and how to mend them."""
+"""The bytes of a task file become JSON values, or problems that say where and how to fix them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _zeros(data: bytes) -> str:
 
 
 def json_value(source: str) -> Any | Problem:
-    """Return the value of one JSON text; ``unfit`` tells what must not be in it."""
+    """Return the value of one JSON text; ``unfit`` says what must not be in it."""
     try:
         return json.loads(source, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
@@ -99,7 +99,7 @@ def _line_and_column(source: str, position: int) -> str:
 
 
 def _explain(source: str, error: json.JSONDecodeError) -> tuple[str, str]:
-    """Return what is wrong with broken JSON, and for the commonest mistakes the mend."""
+    """Return what is wrong with broken JSON, and for the commonest mistakes the fix."""
     here = source[error.pos : error.pos + 2]
     before = source[: error.pos].rstrip()
     # Python 3.13 points at the comma itself, older ones at what follows it.
@@ -114,8 +114,8 @@ def _explain(source: str, error: json.JSONDecodeError) -> tuple[str, str]:
         return "JSON knows no comments", "remove the comment"
     word = re.match(r"[A-Za-z_]\w*", source[error.pos :])
     if word and word.group() in {"True", "False", "None", "undefined"}:
-        mend = {"True": "true", "False": "false"}.get(word.group(), "null")
-        return f"{word.group()} is no JSON", f"write {mend}"
+        fix = {"True": "true", "False": "false"}.get(word.group(), "null")
+        return f"{word.group()} is no JSON", f"write {fix}"
     if word and error.msg.startswith("Expecting property name"):
         return f"the key {word.group()} has no quotes", f'write "{word.group()}"'
     return _plainer(error.msg, at_end=not source[error.pos :].strip())

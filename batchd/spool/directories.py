@@ -93,7 +93,7 @@ class Directories:
 
     @cached_property
     def _root_works(self) -> bool:
-        """Whether batchd works here as root, whoever asks: a state directory of another user's it refuses, and root's no other can use."""
+        """Whether batchd works here as root, for any user who asks: a state directory of another user's it refuses, and root's no other can use."""
         for folder in (self._config.paths.state, self._config.paths.inbox):
             with contextlib.suppress(OSError):
                 return os.stat(folder).st_uid == 0  # noqa: PTH116 (no link matters here)

@@ -70,9 +70,9 @@ def write_many(folder: Path, contents: Mapping[str, bytes]) -> None:
         drafts = {name: _temporary(name) for name in contents}
         try:
             for name, data in contents.items():
-                with _telling(folder / name), _draft(descriptor, drafts[name], 0o666) as file:
+                with _naming(folder / name), _draft(descriptor, drafts[name], 0o666) as file:
                     file.write(data)
-            with _telling(folder):
+            with _naming(folder):
                 _sync_disk(descriptor)
                 for name, temporary in drafts.items():
                     os.rename(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
@@ -110,7 +110,7 @@ def _durably(path: Path, *, follow: bool) -> Iterator[int]:
     folder = _opened(path, follow=follow)
     try:
         yield folder
-        with _telling(path):
+        with _naming(path):
             os.fsync(folder)
     finally:
         os.close(folder)
@@ -122,8 +122,8 @@ def _opened(folder: Path, *, follow: bool) -> int:
 
 
 @contextlib.contextmanager
-def _telling(path: Path) -> Iterator[None]:
-    """Have errors name a path: a descriptor or a temporary name would not tell whoever reads them which file it is."""
+def _naming(path: Path) -> Iterator[None]:
+    """Have errors name a path: a descriptor or a temporary name does not show the reader which file it is."""
     try:
         yield
     except OSError as error:
@@ -135,7 +135,7 @@ def _place(
 ) -> None:
     """Have a file appear in a folder under the name that ``path`` ends with, its contents on the disk."""
     temporary = _temporary(path.name)
-    with _telling(path):
+    with _naming(path):
         try:
             with _draft(folder, temporary, mode) as file:
                 fill(file)
@@ -224,7 +224,7 @@ def move(source: Path, target: Path) -> None:
     two places, and once anything else in the target's folder is durable, it is there.
     Raises ``FileNotFoundError`` where neither is there.
     """
-    with _telling(target.parent):
+    with _naming(target.parent):
         folder = _opened(target.parent, follow=False)
     try:
         os.rename(source, target.name, dst_dir_fd=folder)
@@ -252,7 +252,7 @@ def _exists(name: str, folder: int) -> bool:
 def _copy(source: Path, target: Path) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as original:  # noqa: PTH123 (a descriptor has no path)
-        # What is nobody else's business there is none here.
+        # What others may not read there they may not read here.
         mode = os.fstat(descriptor).st_mode & 0o666
         write_whole(
             target,

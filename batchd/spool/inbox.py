@@ -35,10 +35,10 @@ __all__ = ["CHUNK", "Claim", "Inbox", "drop", "ulid"]
 CHUNK = 256
 #: What one scan brings: the oldest files. The next scan brings the rest.
 _WINDOW = 32_768
-#: What was told is told again after so long, where there is too much of it to remember (seconds).
-_TOLD_S = 3600.0
-#: Messages that are remembered as told.
-_MAX_TOLD = 1000
+#: A message is logged again after so long, where there are too many to remember (seconds).
+_AGAIN_S = 3600.0
+#: Messages that are remembered as logged.
+_MAX_LOGGED = 1000
 #: A file that is written in place again so soon after its claim is being edited there (seconds).
 _EDITED_S = 120.0
 #: Names that are remembered for that.
@@ -100,8 +100,8 @@ class Inbox:
         self._refused: OSError | None = None
         #: Files that a writer closed, and that were claimed a short while ago: when.
         self._written: dict[str, float] = {}
-        self._told: set[str] = set()
-        self._told_until = 0.0
+        self._logged: set[str] = set()
+        self._logged_until = 0.0
         self._paused = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bell = asyncio.Event()
@@ -345,11 +345,11 @@ class Inbox:
 
     def _trouble(self, message: str) -> None:
         """Log what somebody should know, each thing once in a while."""
-        if len(self._told) >= _MAX_TOLD:
-            if time.monotonic() < self._told_until:
+        if len(self._logged) >= _MAX_LOGGED:
+            if time.monotonic() < self._logged_until:
                 return
-            self._told.clear()
-        if message not in self._told:
-            self._told_until = time.monotonic() + _TOLD_S
-            self._told.add(message)
+            self._logged.clear()
+        if message not in self._logged:
+            self._logged_until = time.monotonic() + _AGAIN_S
+            self._logged.add(message)
             self._log.warning(Action.INBOX_TROUBLE, message=message)

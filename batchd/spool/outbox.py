@@ -231,7 +231,7 @@ def has_request(batch: Batch) -> bool:
 
 
 def ready(batch: Batch) -> bool:
-    """Whether a batch's folder is there and takes files, as far as owner, mode, mount and free room tell."""
+    """Whether a batch's folder is there and takes files, as far as owner, mode, mount and free room show."""
     try:
         return os.access(batch.folder, os.W_OK | os.X_OK) and _room(batch.folder)
     except OSError:
@@ -261,7 +261,7 @@ def refuses(folder: str) -> bool:
 def _try(folder: Path) -> None:
     if not _room(str(folder)):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    # Only a write tells of a quota, of a disk that fails, and of a mode that root may pass over.
+    # Only a write shows a quota, of a disk that fails, and of a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:
         files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)
@@ -273,7 +273,7 @@ def _room(folder: str) -> bool:
     """Whether the disk has room for what a task leaves. Raises ``OSError``."""
     disk, root = os.statvfs(folder), os.geteuid() == 0
     blocks, names = (disk.f_bfree, disk.f_ffree) if root else (disk.f_bavail, disk.f_favail)
-    # Some file systems count nothing: of those a write alone can tell.
+    # Some file systems count nothing: on those a write alone shows it.
     roomy = not disk.f_blocks or blocks * disk.f_frsize >= _ROOM_BYTES
     return roomy and (not disk.f_files or names > 0)
 

@@ -22,12 +22,12 @@ class Exposure:
 
     path: str
     why: str
-    mend: str
+    fix: str
     #: Whether batchd must not work like this.
     grave: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.why}; {self.mend}"
+        return f"{self.path}: {self.why}; {self.fix}"
 
 
 def exposures(config: Config) -> Iterator[Exposure]:
@@ -37,19 +37,19 @@ def exposures(config: Config) -> Iterator[Exposure]:
     yield from _inbox(paths.inbox)
     yield from _outbox(paths.outbox)
     if config.file:
-        yield from _trusted(config.file, "whoever writes it decides what runs here, and as whom")
-        if private.tells(config) and private.open_to_all(config.file):
+        yield from _trusted(config.file, "who writes it decides what runs here, and as whom")
+        if private.holds_secrets(config) and private.open_to_all(config.file):
             yield Exposure(
                 config.file, "it holds keys, and others can read it", _chmod(config.file)
             )
     for file in config.key_files():
         if private.open_to_all(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
-        yield from _trusted(file, "whoever writes it decides whose account pays")
+        yield from _trusted(file, "who writes it decides whose account pays")
     if config.metrics.exposed:
         why = "other machines can read there which models run, how much, and what it costs"
-        mend = "listen at 127.0.0.1, if that is not meant"
-        yield Exposure(f"[metrics] listen, {config.metrics.listen}", why, mend)
+        fix = "listen at 127.0.0.1, if that is not meant"
+        yield Exposure(f"[metrics] listen, {config.metrics.listen}", why, fix)
     ours = (paths.state, paths.inbox, paths.outbox, config.file or "/")
     for above in sorted({folder for path in ours for folder in Path(path).parents}):
         if (found := _status(above)) and _open_to_all(found):
@@ -83,11 +83,11 @@ def _way(path: str) -> Iterator[Exposure]:
 
 
 def insist(config: Config) -> None:
-    """Warn of what is open to others. Raises ``NotPossibleError``, with the mend, where that is no way to work."""
+    """Warn of what is open to others. Raises ``NotPossibleError``, with the fix, where that is no way to work."""
     for found in exposures(config):
         if found.grave:
             raise NotPossibleError(str(found))
-        get_logger().warning(Action.EXPOSED, path=found.path, message=found.why, mend=found.mend)
+        get_logger().warning(Action.EXPOSED, path=found.path, message=found.why, mend=found.fix)
 
 
 def _state(state: str) -> Iterator[Exposure]:

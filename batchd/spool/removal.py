@@ -80,7 +80,7 @@ class Folder:
 
 
 def _is_of(top: int, name: str) -> bool:
-    """Tell whether a folder holds the summary of the batch ``name``."""
+    """Return whether a folder holds the summary of the batch ``name``."""
     try:
         descriptor = os.open(SUMMARY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=top)
         with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)

@@ -12,7 +12,7 @@ import msgspec
 
 from batchd.spool.watch import Sign
 
-#: Left alone: whoever writes such a name renames it when it is done.
+#: Left alone: programs that write such a name rename it when done.
 _UNFINISHED = ("~", ".tmp", ".part", ".swp")
 #: A larger JSON file is not parsed when it is closed, but settles.
 _PEEK_BYTES = 4 << 20
@@ -102,7 +102,7 @@ class Settling:
     def _being_written(self, folder: int, name: str) -> bool:
         """Whether somebody has the file open for writing: a slow writer may rest for any time.
 
-        The kernel grants a read lease only where nobody has. Where it does not say (another
+        The kernel grants a read lease only where no process has. Where it does not say (another
         owner's file, some file systems), stillness has to do.
         """
         try:

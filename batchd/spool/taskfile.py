@@ -89,7 +89,7 @@ class _Document:
 
 
 def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> bytes:
-    """Return the bytes of a dropped file, which nobody has vouched for.
+    """Return the bytes of a dropped file, which nothing vouches for.
 
     ``owners``: of all users, those whose it may be. Only they may have changed it then.
     Raises ``TaskFileError`` where it is no regular file, is larger than ``max_bytes`` or cannot be read;
@@ -138,7 +138,7 @@ def parse(data: bytes, filename: str, config: Config) -> Parsed:
         raise TaskFileError(tuple(problems), escape(filename))
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
     if batch.first_prompt is None and document.batch.get("first_prompt") is not None:
-        # It is reported as wrong; its tasks need not be told that it is missing.
+        # It is reported as wrong; its tasks need not report it as missing.
         batch = batch.model_copy(update={"first_prompt": "…"})
     specs = {}
     for index, raw in enumerate(document.tasks):
@@ -295,7 +295,7 @@ def _lines(source: str, problems: list[Problem]) -> _Document:
 
 
 def _tree(value: Any, problems: list[Problem]) -> _Document | None:
-    """Tell a batch from a bare list and from a single task."""
+    """Distinguish a batch from a bare list and from a single task."""
     document = None
     tasks = value.get("tasks") if isinstance(value, dict) else value
     if not isinstance(value, list | dict):
@@ -325,7 +325,7 @@ def _validated(
     problems: list[Problem],
 ) -> _Model:
     """Return what is valid of ``raw``, so that the rest of it is checked all the same."""
-    # A key that is no text has been told by now; pydantic would not say which it is.
+    # A key that is no text has been reported by now; pydantic would not say which it is.
     raw = {key: value for key, value in raw.items() if not decoding.broken(key)}
     raw = _bounded_keys(raw, model, written, problems)
     try:

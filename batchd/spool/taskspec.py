@@ -62,7 +62,7 @@ class Limits(_Spec):
 
 
 class SecretSpec(_Spec):
-    """The value of a variable that nobody but the task's commands may see: one of these keys."""
+    """The value of a variable that only the task's commands may see: one of these keys."""
 
     secret: Word | None = None
     """The value itself, of at least 6 characters. It stays in the dropped file: see `from_env` and `from_file`."""
@@ -76,7 +76,7 @@ def _kind(value: Any) -> str:
     return "secret" if isinstance(value, dict | SecretSpec) else "plain"
 
 
-#: Told apart by its form, so that what is wrong with one is not told of the other too.
+#: Distinguished by its form, so that what is wrong with one is not reported of the other too.
 Value = Annotated[
     Annotated[Word, Tag("plain")] | Annotated[SecretSpec, Tag("secret")], Discriminator(_kind)
 ]
@@ -122,7 +122,7 @@ class Defaults(_Spec):
     env: dict[Variable, Value] | None = None
     """Environment variables of its commands, some of them secret. A task's are laid over its batch's."""
     tags: Annotated[list[TagName], Field(max_length=50)] | None = None
-    """Words to tell tasks apart by: `batchd cost --by tag`."""
+    """Words to distinguish tasks by: `batchd cost --by tag`."""
     metadata: dict[str, Any] | None = None
     """Returned untouched in the result."""
 

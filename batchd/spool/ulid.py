@@ -13,7 +13,7 @@ LENGTH = 26
 #: Of the random bits, the first may be a maker's mark. What is left is more than enough.
 MARK_BITS = 32
 _BEHIND_BITS = _RANDOM_BITS - MARK_BITS
-#: A clock that was set back by less still gives ULIDs that sort; by more, ULIDs tell the new time.
+#: A clock that was set back by less still gives ULIDs that sort; by more, ULIDs show the new time.
 _PATIENCE_MS = 60_000
 
 PATTERN = re.compile(f"[0-7][{_ALPHABET}]{{{LENGTH - 1}}}")

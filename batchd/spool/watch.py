@@ -1,4 +1,4 @@
-"""Tells at once what happens in a folder, by inotify. It only hints: whoever listens looks for itself."""
+"""Reports at once what happens in a folder, by inotify. It only hints: the listener looks for itself."""
 
 from __future__ import annotations
 

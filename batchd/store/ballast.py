@@ -1,7 +1,7 @@
 """Ballast: room on the disk that the store keeps for what is urgent, orders and ends of tasks, once there is no other.
 
 A file beside the database that holds nothing. It is given up piece by piece, each at once made room for the
-write-ahead log, so that whoever fills the disk does not get it first; and laid again where there is plenty of room.
+write-ahead log, so that what fills the disk does not get it first; and laid again where there is plenty of room.
 """
 
 from __future__ import annotations

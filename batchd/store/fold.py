@@ -158,7 +158,7 @@ def _account(line: TaskLine, purpose: str, at: float) -> Account:
 
 
 def book(line: TaskLine, purpose: str, used: Tally, at: float, ledger: Ledger) -> None:
-    """Add what a task used to its row and the ledger, where no event of ours tells it; the open call is part of it."""
+    """Add what a task used to its row and the ledger, where no event of ours shows it; the open call is part of it."""
     _close(line)
     tally = ledger[_account(line, purpose, at)]
     for name in TALLY_COLUMNS:

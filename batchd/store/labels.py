@@ -1,4 +1,4 @@
-"""What a task is told apart by, as the store keeps it beyond the task's text: tags, evaluation, length."""
+"""What a task is distinguished by, as the store keeps it beyond the task's text: tags, evaluation, length."""
 
 from __future__ import annotations
 

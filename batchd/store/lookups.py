@@ -182,7 +182,7 @@ def result(db: sqlite3.Connection, ref: Ref) -> str:
 
 
 def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str]:
-    """Return by id the results in a batch, or of one task in it, that tell of files which run code, or that no one looked."""
+    """Return by id the results in a batch, or of one task in it, that report files which run code, or that no one looked."""
     rows = db.execute(
         "SELECT t.name, e.body FROM tasks t JOIN events e ON e.task = t.id AND e.seq = t.seq - 1"
         " WHERE t.batch = ?1 AND t.finished_at IS NOT NULL AND (?2 = '' OR t.name = ?2) ORDER BY t.id",

@@ -120,7 +120,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE secrets (task INTEGER PRIMARY KEY REFERENCES tasks, body BLOB NOT NULL);
     """,
-    # What tasks are told apart by outlives their texts, and so does the money by tag: a row of the ledger
+    # What tasks are distinguished by outlives their texts, and so does the money by tag: a row of the ledger
     # for each set of tags, so that a task with several is booked once. `backfill.tags` fills it in.
     """
     ALTER TABLE tasks ADD COLUMN tags TEXT NOT NULL DEFAULT '';        -- JSON, sorted; empty: none

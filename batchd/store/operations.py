@@ -45,14 +45,14 @@ def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T
 
 
 def interrupted(db: sqlite3.Connection) -> None:
-    """Queue again what ran when the last daemon ended: nobody works on it any more."""
+    """Queue again what ran when the last daemon ended: no worker has it any more."""
     db.execute(
         "UPDATE tasks SET status = 'queued', worker = '' WHERE published = 0 AND status = 'running'"
     )
 
 
 def touch(journal: Journal) -> None:
-    """Write a page as it is: a commit that tells whether one can be made."""
+    """Write a page as it is: a commit that shows whether one can be made."""
     (version,) = journal.db.execute("PRAGMA user_version").fetchone()
     journal.db.execute(f"PRAGMA user_version = {version}")
 

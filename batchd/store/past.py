@@ -13,7 +13,7 @@ _COLUMNS = (
     " t.calls, t.input_tokens, t.cached_input_tokens, t.cache_write_tokens, t.cache_write_long_tokens,"
     " t.output_tokens"
 )
-#: Who was cancelled was not done, and who made no call has nothing to tell.
+#: Who was cancelled was not done, and a task without a call shows nothing.
 _ENDED = (
     f"t.status IN ('{Status.COMPLETED}', '{Status.TIMEOUT}', '{Status.ERROR}')"
     " AND t.calls > 0 AND t.started_at IS NOT NULL"
@@ -30,9 +30,9 @@ class PastTask:
     model: str
     #: As ``labels`` writes them.
     tags: str
-    #: Likewise; empty: nobody knows any more.
+    #: Likewise; empty: not known any more.
     evaluation: str
-    #: None: nobody knows any more.
+    #: None: not known any more.
     prompt_chars: int | None
     #: None: a price was missing.
     cost_usd: float | None

@@ -1,4 +1,4 @@
-"""Whether the store's files still lie where they were opened: who deletes or moves them stops nobody who writes."""
+"""Whether the store's files still lie where they were opened: deleting or moving them does not stop a writer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DELETED = " (deleted)"
 
 
 class Presence:
-    """Knows the files of an open store by their inodes, which nobody else can get while they are open."""
+    """Knows the files of an open store by their inodes, which no other file can get while they are open."""
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
@@ -27,7 +27,7 @@ class Presence:
         self._loss: DamagedStoreError | None = None
 
     def holds(self) -> bool:
-        """Tell whether all is where it was."""
+        """Return whether all is where it was."""
         found = os.fstat(self._file)
         return (
             self._loss is None
@@ -41,14 +41,14 @@ class Presence:
         Only who may use the connection, between two transactions, may call it.
         """
         if not self.holds():
-            self._loss = self._loss or DamagedStoreError(self._told())
+            self._loss = self._loss or DamagedStoreError(self._described())
             raise self._loss
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._file)
 
-    def _told(self) -> str:
+    def _described(self) -> str:
         """Return what became of the files, and how to go on."""
         now = os.readlink(f"/proc/self/fd/{self._file}")  # noqa: PTH115 (it is no path that leads anywhere)
         found = os.fstat(self._file)
@@ -82,7 +82,7 @@ class Presence:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from every other one that there is now; None where there is none."""
+    """Return what distinguishes a file from every other one that there is now; None where there is none."""
     try:
         found = path.stat()
     except OSError:

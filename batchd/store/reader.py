@@ -1,4 +1,4 @@
-"""Read-only access, for commands: light to import, and nobody waits for it."""
+"""Read-only access, for commands: light to import, and no writer waits for it."""
 
 from __future__ import annotations
 

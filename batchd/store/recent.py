@@ -70,7 +70,7 @@ def _newest(db: sqlite3.Connection, task: int) -> Iterator[Event]:
 
 
 def _judge(db: sqlite3.Connection, task: int) -> str:
-    """Return the model that judges a task; empty where its journal does not tell."""
+    """Return the model that judges a task; empty where its journal does not say."""
     for (body,) in db.execute("SELECT body FROM events WHERE task = ? AND seq = 0", (task,)):
         if isinstance(event := decode(unpack(body)), TaskStarted):
             return event.terms.judge.name

@@ -30,11 +30,11 @@ def draft(source: Path, path: Path) -> Path:
     there is no room.
     """
     copies.settle(path)
-    mend = "" if _same(source, path) else _NO_BACKUP
+    fix = "" if _same(source, path) else _NO_BACKUP
     made = path.with_name(f".{path.name}.draft")
     discard(made)
     try:
-        db = _opened(source, mend)
+        db = _opened(source, fix)
         try:
             copies.copy(db, made)
         finally:
@@ -47,7 +47,7 @@ def draft(source: Path, path: Path) -> Path:
             db.close()
     except (sqlite3.Error, *NONSENSE, OSError) as error:
         discard(made)
-        raise explain(error, source, mend) from error
+        raise explain(error, source, fix) from error
     return made
 
 
@@ -61,7 +61,7 @@ def fresh(path: Path) -> Path:
 
 
 def put_in_place(made: Path, path: Path) -> Path | None:
-    """Put a draft that nobody has open in the store's place; return where the former one lies, if there was one.
+    """Put a draft that no process has open in the store's place; return where the former one lies, if there was one.
 
     Only who holds the spool's lock may call it. Raises ``OSError``.
     """
@@ -112,15 +112,15 @@ def _same(path: Path, other: Path) -> bool:
     return path.resolve() == other.resolve()
 
 
-def _opened(source: Path, mend: str = "") -> sqlite3.Connection:
+def _opened(source: Path, fix: str = "") -> sqlite3.Connection:
     """Open a database of batchd, sound and of no later version, to be read. Raises ``StoreError``."""
     if not source.is_file():
         raise StoreError(f"{source} does not exist, or is no file")
-    refuse_empty(source, mend)
+    refuse_empty(source, fix)
     db = sqlite3.connect(reading(source), uri=True, isolation_level=None)
     try:
-        version_of(db, source, mend)
-        check(db, source, mend)
+        version_of(db, source, fix)
+        check(db, source, fix)
     except BaseException:
         db.close()
         raise

@@ -45,7 +45,7 @@ class Restored:
     queued: tuple[Facts, ...]
     #: Those of them that gave their slot back, in the order in which they did.
     given_back: tuple[Facts, ...]
-    #: Tasks that ended, but whose result nobody has confirmed as published.
+    #: Tasks that ended, but whose result is not confirmed as published.
     unpublished: tuple[Ref, ...]
     #: Tasks that ended and that some of ``queued`` come after.
     ended: tuple[tuple[Ref, Status], ...]
@@ -265,6 +265,6 @@ class Refused:
     model: str
     #: In the words of ``llm.refusals``.
     lesson: str
-    #: What tells how it was called.
+    #: What says how it was called.
     setting: str
     at: float

@@ -35,7 +35,7 @@ __all__ = [
 APPLICATION_ID = 0x62746368
 
 #: What to do about a store that is damaged; a backup that is has its own.
-_MEND = (
+_FIX = (
     "stop batchd, move it away together with its -wal and -shm, and put a backup in its place with "
     "`batchd restore BACKUP` (a .bak beside it, or what `sqlite3 FILE .recover` saves of it)"
 )
@@ -95,18 +95,18 @@ def _look_at(path: Path) -> None:
         return
     # All zeros are what a power cut may leave of a log to which nothing had been committed.
     if len(head) == wal.HEADER and int.from_bytes(head[:4]) & ~1 != wal.MAGIC and any(head):
-        raise DamagedStoreError(f"{path}-wal is no log of SQLite: it is damaged; {_MEND}")
+        raise DamagedStoreError(f"{path}-wal is no log of SQLite: it is damaged; {_FIX}")
 
 
-def refuse_empty(path: Path, mend: str = "") -> None:
+def refuse_empty(path: Path, fix: str = "") -> None:
     """Refuse a file without a byte, which SQLite takes for a new database. Raises ``DamagedStoreError``."""
     if not path.stat().st_size:
-        mend = mend or (
+        fix = fix or (
             "no tasks can be had from it: stop batchd, move it away together with its -wal and -shm, and put a "
             "backup in its place with `batchd restore BACKUP` (a .bak beside it); without one, "
             "`batchd restore --new` begins a new store"
         )
-        raise DamagedStoreError(f"{path} is empty: it was cut off, or never written; {mend}")
+        raise DamagedStoreError(f"{path} is empty: it was cut off, or never written; {fix}")
 
 
 def _create(path: Path) -> None:
@@ -121,7 +121,7 @@ def _create(path: Path) -> None:
     draft = path.with_name(f".{path.name}.new")
     for name in (draft, draft.with_name(f"{draft.name}-journal")):
         name.unlink(missing_ok=True)
-    # Prompts and answers are nobody else's business; SQLite gives its side files the same mode.
+    # Prompts and answers are private to this user; SQLite gives its side files the same mode.
     os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     db = connect(draft)
     try:
@@ -141,7 +141,7 @@ def _create(path: Path) -> None:
 def reading(path: Path) -> str:
     """Return the address under which SQLite opens a file to read it alone. Raises ``OSError``."""
     address = f"{path.absolute().as_uri()}?mode=ro"
-    # On a disk that is read-only nobody writes it, and no log can be made, which SQLite would want otherwise.
+    # On a disk that is read-only it is not written, and no log can be made, which SQLite would want otherwise.
     still = os.statvfs(path).f_flag & os.ST_RDONLY
     return (
         f"{address}&immutable=1"
@@ -177,14 +177,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return db
 
 
-def version_of(db: sqlite3.Connection, path: Path, mend: str = "") -> int:
+def version_of(db: sqlite3.Connection, path: Path, fix: str = "") -> int:
     """Return a file's version. Raises ``StoreError`` for another program's, ``NewerStoreError``."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (owner,) = db.execute("PRAGMA application_id").fetchone()
     db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # fails where they make no sense
     if owner != APPLICATION_ID:
-        mend = mend or "configure another [paths] state"
-        raise StoreError(f"{path} is a database of another program; {mend}")
+        fix = fix or "configure another [paths] state"
+        raise StoreError(f"{path} is a database of another program; {fix}")
     if version > len(MIGRATIONS):
         raise NewerStoreError(
             f"{path} was written by a newer batchd (its version is {version}, this program knows "
@@ -193,12 +193,12 @@ def version_of(db: sqlite3.Connection, path: Path, mend: str = "") -> int:
     return int(version)
 
 
-def check(db: sqlite3.Connection, path: Path, mend: str = "") -> None:
+def check(db: sqlite3.Connection, path: Path, fix: str = "") -> None:
     """Look at every page and index: a store with a bad one is not to be worked on. Raises ``DamagedStoreError``."""
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise DamagedStoreError(
-            f"{path}: it is damaged; {mend or _MEND} ({' '.join(verdict.split())})"
+            f"{path}: it is damaged; {fix or _FIX} ({' '.join(verdict.split())})"
         )
 
 
@@ -244,7 +244,7 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-#: By SQLite's primary result code: what it means for the user, and the mend.
+#: By SQLite's primary result code: what it means for the user, and the fix.
 _MEANING = {
     sqlite3.SQLITE_FULL: "the disk is full; what is written goes on once there is room again",
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written; see the kernel's log",
@@ -262,7 +262,7 @@ NONSENSE = (
 )
 
 
-def explain(error: Exception, path: Path, mend: str = "") -> StoreError:
+def explain(error: Exception, path: Path, fix: str = "") -> StoreError:
     """Return SQLite's error, or the system's, as one that says what to do."""
     if isinstance(error, StoreError):
         return error
@@ -270,8 +270,8 @@ def explain(error: Exception, path: Path, mend: str = "") -> StoreError:
     primary = (code or 0) & 0xFF
     if primary == sqlite3.SQLITE_NOTADB:
         return DamagedStoreError(
-            f"{path}: it is no database, or its head is damaged; {mend or _MEND} ({error})"
+            f"{path}: it is no database, or its head is damaged; {fix or _FIX} ({error})"
         )
     if isinstance(error, NONSENSE) or primary == sqlite3.SQLITE_CORRUPT:
-        return DamagedStoreError(f"{path}: it is damaged; {mend or _MEND} ({error})")
+        return DamagedStoreError(f"{path}: it is damaged; {fix or _FIX} ({error})")
     return StoreError(f"{path}: {_MEANING.get(primary, 'it cannot be used')} ({error})")

@@ -165,7 +165,7 @@ class Store:
     async def finish(self, ref: Ref, event: TaskFinished, *, attempt: int | None) -> bool:
         """Store a task's end; return False, and store nothing, if it has one.
 
-        ``attempt`` None: the daemon itself ends it, whoever works on it.
+        ``attempt`` None: the daemon itself ends it, whatever worker has it.
         Raises ``StaleAttemptError`` where the attempt is not the current one.
         """
         return await self._do(lambda journal: journal.finish(ref, event, attempt), urgent=True)
@@ -185,7 +185,7 @@ class Store:
     ) -> None:
         """Note that a task waits, as ``queued`` or ``parked``, and why.
 
-        ``attempt`` None: the daemon's own word, also on a task that nobody works on.
+        ``attempt`` None: the daemon's own word, also on a task that no worker has.
         Raises ``StaleAttemptError`` where the attempt is not the current one, or the task has ended.
         """
         await self._do(

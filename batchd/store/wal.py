@@ -11,7 +11,7 @@ import struct
 from operator import mul
 from pathlib import Path
 
-#: How a log begins, but for its last bit, which tells the order of bytes in its checksums.
+#: How a log begins, but for its last bit, which gives the order of bytes in its checksums.
 MAGIC = 0x377F0682
 HEADER = 32
 _FRAME = 24

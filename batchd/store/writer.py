@@ -33,7 +33,7 @@ _GROUP = 1000
 _IDLE_S = 1.0
 #: Transactions between two looks at the size of the write-ahead log.
 _LOOK = 64
-#: Bytes of it that are told: a few megabytes are usual, more means that somebody reads without end.
+#: Its size, in bytes, from which it is logged: a few megabytes are usual, more means that somebody reads without end.
 LARGE_LOG = 64 << 20
 
 
@@ -70,8 +70,8 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._ended = False
-        #: The size of the write-ahead log that is told next.
-        self._told = LARGE_LOG
+        #: The size of the write-ahead log that is logged next.
+        self._warn_at = LARGE_LOG
         #: Whether the write-ahead log may hold something.
         self._logged = True
         #: Transactions, and operations, committed so far.
@@ -192,18 +192,18 @@ class Writer:
             self._ballast.lay()
 
     def _watch(self) -> None:
-        """Tell of a write-ahead log that cannot begin anew; again each time that it has doubled."""
+        """Log that the write-ahead log cannot start over; again each time that it has doubled."""
         self._ballast.lay()
         try:
             size = self._path.with_name(f"{self._path.name}-wal").stat().st_size
         except OSError:
             return
         if size < LARGE_LOG:
-            self._told = LARGE_LOG
-        elif size >= self._told:
+            self._warn_at = LARGE_LOG
+        elif size >= self._warn_at:
             self._checkpoint()
             if self._logged:
-                self._told = 2 * size
+                self._warn_at = 2 * size
                 message = (
                     f"{self._path}-wal has grown to {size >> 20} MB, because another program has been reading "
                     "the database all the time; close it, and the log shrinks by itself"
@@ -228,7 +228,7 @@ class Writer:
 
 
 def _acknowledge(outcomes: Sequence[_Outcome]) -> None:
-    """Tell all who wait, with one call for each loop: waking a loop costs more than a future."""
+    """Wake all who wait, with one call for each loop: waking a loop costs more than a future."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
     for outcome in outcomes:
         by_loop.setdefault(outcome[0].loop, []).append(outcome)
@@ -236,7 +236,7 @@ def _acknowledge(outcomes: Sequence[_Outcome]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, theirs)
         except RuntimeError:
-            continue  # The loop is closed: nobody waits any more.
+            continue  # The loop is closed: no caller waits any more.
 
 
 def _resolve(outcomes: Sequence[_Outcome]) -> None:

@@ -1,6 +1,6 @@
 """What a task's events add up to.
 
-Whoever folds the same events gets the same state, so resume, replay and tests come
+The same events always fold to the same state, so resume, replay and tests come
 free. Nothing here does any I/O or reads a clock.
 """
 

@@ -110,7 +110,7 @@ def _stripped(state: TaskState) -> TaskState:
 
 
 def _guessed(state: TaskState, call: CallStarted) -> int:
-    """Return how long a window may be that nobody names, after a request that did not fit.
+    """Return how long a window of unknown length may be, after a request that did not fit.
 
     Many providers count the output that is asked for: at first that alone is halved, then the input is shortened too.
     """

@@ -106,7 +106,7 @@ def test_a_group_that_cannot_be_used_is_refused_with_the_mend(given: Path) -> No
             Sandbox(policy)
         [found] = [f for f in check(policy) if f.name == "limits of a command"]
         assert not found.ok
-        assert "with the controllers memory and pids" in found.mend
+        assert "with the controllers memory and pids" in found.fix
 
 
 def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[Ran]:

@@ -60,13 +60,13 @@ class Heard(Listener):
         self.parked: list[tuple[Parking, str]] = []
         self.retiring: list[tuple[str, str]] = []
 
-    def provider_parked(self, parking: Parking, mend: str) -> None:
+    def provider_parked(self, parking: Parking, fix: str) -> None:
         """Keep it."""
-        self.parked.append((parking, mend))
+        self.parked.append((parking, fix))
 
-    def model_retiring(self, end: Any, message: str, mend: str) -> None:
+    def model_retiring(self, end: Any, message: str, fix: str) -> None:
         """Keep it."""
-        self.retiring.append((end.model, f"{message}: {mend}"))
+        self.retiring.append((end.model, f"{message}: {fix}"))
 
 
 def _configured(

@@ -94,7 +94,11 @@ OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "state-group": (lambda f: (f / ".batchd").chmod(0o770), "others can change what", False),
     "outbox": (lambda f: (f / "outbox").chmod(0o1777), "put links", os.geteuid() != 0),
     "key": (lambda f: (f / "key").chmod(0o644), "it holds a key, and others can read it", True),
-    "key-written": (lambda f: (f / "key").chmod(0o602), "everybody can write it: whoever", True),
+    "key-written": (
+        lambda f: (f / "key").chmod(0o602),
+        "everybody can write it: who writes it",
+        True,
+    ),
     "config": (lambda f: (f / "config.toml").chmod(0o666), "decides what runs here", True),
     "config-tells": (_tell_in_config, "it holds keys, and others can read it", True),
     "above": (lambda f: f.chmod(0o777), "put something else in the place", True),

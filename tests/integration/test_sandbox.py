@@ -435,7 +435,7 @@ def test_a_bwrap_that_is_too_old_broken_or_missing_is_refused_with_the_mend(
     finding = next(found for found in check(SandboxPolicy()) if found.name == "bubblewrap")
     assert not finding.ok
     assert problem in finding.detail
-    assert "apt-get install bubblewrap" in finding.mend
+    assert "apt-get install bubblewrap" in finding.fix
 
 
 def test_check_says_what_holds(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_check_says_what_holds(tmp_path: Path) -> None:
     findings = {found.name: found for found in check(SandboxPolicy(network=True))}
     assert not [found for found in findings.values() if not (found.ok and found.detail)]
     # Attacks beside this one may have a socket lie below what commands see.
-    assert not [f for f in findings.values() if f.mend and f.name != "sandbox view"]
+    assert not [f for f in findings.values() if f.fix and f.name != "sandbox view"]
     assert "confined" in findings["sandbox"].detail
     assert "loopback" in findings["sandbox network"].detail
     if AS_ROOT:

@@ -141,7 +141,7 @@ def test_what_a_link_leads_to_elsewhere_is_not_shown(above: Path, tmp_path: Path
         Sandbox(policy)
     (view,) = [found for found in check(policy) if found.name == "sandbox view"]
     assert not view.ok
-    assert "take it out" in view.mend
+    assert "take it out" in view.fix
 
 
 @pytest.mark.parametrize("above", ["/opt"], indirect=True)
@@ -160,7 +160,7 @@ def test_more_sockets_than_can_be_hidden_stop_commands(above: Path, tmp_path: Pa
     assert ran(tmp_path, policy, "true") == [(0, "")]
     (view,) = [found for found in check(policy) if found.name == "sandbox view"]
     assert f"not hidden, if somebody listens there: {above}/" in view.detail
-    assert "[sandbox] hide" in view.mend
+    assert "[sandbox] hide" in view.fix
 
 
 def restart(paths: Sequence[Path]) -> None:
@@ -322,7 +322,7 @@ def test_pipes_below_usr_are_named_by_the_check(above: Path) -> None:
     os.mkfifo(above / "pipe")
     (view,) = [found for found in check(SandboxPolicy()) if found.name == "sandbox view"]
     assert f"not hidden: the pipes {above}/pipe" in view.detail
-    assert "[sandbox] hide" in view.mend
+    assert "[sandbox] hide" in view.fix
     hiding = SandboxPolicy(hide=(str(above),))
     (view,) = [found for found in check(hiding) if found.name == "sandbox view"]
     assert "pipes" not in view.detail

@@ -479,7 +479,7 @@ def test_a_usage_that_is_not_believed_is_not_learnt_from() -> None:
             g.answered(odd.ref, 1.0, counted, believed=believed)
             other.ask(PRICE)
             assert other.answers == [expected]
-            assert g.money.told()["spent_usd"] == 1.0
+            assert g.money.figures()["spent_usd"] == 1.0
 
     asyncio.run(scenario())
 

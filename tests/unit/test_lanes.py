@@ -98,7 +98,7 @@ def test_a_full_tier_slows_no_one_else_down() -> None:
             flex.refused(retry_after_s=0.0)
             await flex.granted()
         flex.refused(retry_after_s=30.0)
-        before = g.told()["p"]
+        before = g.figures()["p"]
         assert (before["paused_s"], before["rpm"], before["under_way"]) == (0.0, 0, 0)
         for _ in range(20):
             standard.answered.clear()
@@ -125,8 +125,8 @@ def test_no_room_under_status_200_may_have_been_billed(status: int, spent: float
         failure = Failure(kind=FailureKind.RATE_LIMITED, message="no room", http_status=status)
         assert failure.unsettled == bool(spent)
         g.failed(flex.call(), failure, flex._answered)
-        assert g.money.told()["spent_usd"] == spent
-        assert g.money.told()["reserved_usd"] == 0.0
+        assert g.money.figures()["spent_usd"] == spent
+        assert g.money.figures()["reserved_usd"] == 0.0
         assert g.withdraw(flex.ref)
 
     asyncio.run(scenario())
@@ -140,7 +140,7 @@ def test_a_rate_limit_under_a_tier_slows_the_provider_as_ever() -> None:
         flex = Flex(g, "f")
         flex.ask(PRICE)
         flex.refused(RATE, retry_after_s=30.0)
-        assert g.told()["p"]["paused_s"] > 0
+        assert g.figures()["p"]["paused_s"] > 0
         assert g.withdraw(flex.ref)
 
     asyncio.run(scenario())
@@ -164,7 +164,7 @@ def test_one_call_tries_a_full_tier_and_each_answer_lets_twice_as_many_go() -> N
         most = 2
         while left:
             over, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            assert g.told()["p"]["under_way"] <= most
+            assert g.figures()["p"]["under_way"] <= most
             for each in over:
                 left.pop(each).done()
                 most = min(8, 2 * most)

@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from batchd.masking import MASK, Masker, looks, named, tells
+from batchd.masking import MASK, Masker, looks, named, names_secret
 
 SECRET = 'gh/p_ab "c" D+EF=1234\\5'
 
@@ -133,11 +133,11 @@ def test_half_a_secret_at_a_cut_goes_too(kept: int) -> None:
 
 def test_names_tell() -> None:
     """Headers, parameters and fields whose names tell of secrets, and headers that only look like it."""
-    assert all(map(tells, ("X-Api-Key", "authorization", "sig", "Cookie", "MY_PASSWORD")))
-    assert not any(map(tells, ("X-Title", "HTTP-Referer", "api-version", "seed")))
+    assert all(map(names_secret, ("X-Api-Key", "authorization", "sig", "Cookie", "MY_PASSWORD")))
+    assert not any(map(names_secret, ("X-Title", "HTTP-Referer", "api-version", "seed")))
     assert list(named({"a": {"token": ["x", {"b": "y"}]}, "c": "z"})) == ["x", "y"]
     fields = {"passphrase": "p", "db_pwd": "q", "pwd": "r", "Bearer": "s", "session": "t"}
     assert list(named(fields)) == ["p", "q", "r", "s", "t"]
-    assert not any(map(tells, ("PWD", "OLDPWD", "DBUS_SESSION_BUS_ADDRESS")))
+    assert not any(map(names_secret, ("PWD", "OLDPWD", "DBUS_SESSION_BUS_ADDRESS")))
     assert looks("hunter2-hunter2")
     assert not any(map(looks, ("frontend", "https-only", "20261125", "two words1", "a1")))

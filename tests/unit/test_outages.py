@@ -112,7 +112,7 @@ def test_resume_lifts_a_wait_that_parks_nobody() -> None:
         assert not other.answers
         g.outages.retry("p")
         assert isinstance(task.answers[-1], Grant)
-        assert g.told()["p"]["paused_s"] == 0
+        assert g.figures()["p"]["paused_s"] == 0
 
     asyncio.run(scenario())
 

@@ -207,7 +207,7 @@ def test_where_nothing_is_known_nothing_is_held_back() -> None:
     for _ in range(10_000):
         assert pace.ready_at(2.0, 1e9) == 2.0
         pace.granted(2.0, 1e9)
-    assert pace.told() == {"rpm": 0, "tpm": 0, "concurrent": 1}
+    assert pace.figures() == {"rpm": 0, "tpm": 0, "concurrent": 1}
 
 
 def _refusal(
@@ -229,15 +229,15 @@ def test_one_epoch_cuts_once() -> None:
     pace = _settled()
     tickets = [pace.granted(n / 10, 10) for n in range(100)]
     pace.failed(tickets[-1], 10.0, _refusal(), 9)
-    cut = pace.told()["rpm"]
+    cut = pace.figures()["rpm"]
     assert 200 <= cut < 600
     for ticket in tickets[-5:-1]:
         pace.failed(ticket, 10.1, _refusal(), 9)
-    assert 0.9 * cut <= pace.told()["rpm"] <= cut
+    assert 0.9 * cut <= pace.figures()["rpm"] <= cut
     assert pace.ready_at(10.1, 10) == pytest.approx(11.1)
     after = [pace.granted(11.1 + n, 10) for n in range(2)]
     pace.failed(after[1], 12.2, _refusal(), 9)
-    assert pace.told()["rpm"] < 0.9 * cut
+    assert pace.figures()["rpm"] < 0.9 * cut
 
 
 def test_a_first_refusal_guesses_from_what_went_before() -> None:
@@ -250,7 +250,7 @@ def test_a_first_refusal_guesses_from_what_went_before() -> None:
     volley = [pace.granted(3.0, 10) for _ in range(32)]
     for ticket in volley[20:]:
         pace.failed(ticket, 3.01, _refusal(), 9)
-    assert pace.told()["rpm"] == pytest.approx(1200, rel=0.05)
+    assert pace.figures()["rpm"] == pytest.approx(1200, rel=0.05)
 
 
 def test_what_is_cut_is_won_back_and_never_above_the_configuration() -> None:
@@ -261,7 +261,7 @@ def test_what_is_cut_is_won_back_and_never_above_the_configuration() -> None:
     for _ in range(3000):
         now = max(now, pace.ready_at(now, 10))
         pace.answered(pace.granted(now, 10), now, 10)
-        rates.append(pace.told()["rpm"])
+        rates.append(pace.figures()["rpm"])
         now += 0.001
         pace.ready_at(now, 10)
     assert rates[0] < 310
@@ -278,7 +278,7 @@ def test_where_nobody_gets_through_the_rate_is_not_to_blame() -> None:
     rates = []
     for _ in range(12):
         pace.failed(pace.granted(now, 10), now, _refusal(0.1), 1)
-        rates.append(pace.told()["rpm"])
+        rates.append(pace.figures()["rpm"])
         ready = pace.ready_at(now, 10)
         waits.append(ready - now)
         now = ready
@@ -291,11 +291,11 @@ def test_where_nobody_gets_through_the_rate_is_not_to_blame() -> None:
 def test_a_429_that_names_tokens_cuts_tokens() -> None:
     """And leaves the rate of requests alone."""
     pace = _settled(6000)
-    before = pace.told()["rpm"]
+    before = pace.figures()["rpm"]
     tickets = [pace.granted(n / 10, 100) for n in range(100)]
     pace.failed(tickets[-1], 10.0, _refusal(1.0, "Rate limit reached on tokens per min (TPM)"), 1)
-    assert pace.told()["rpm"] == before
-    assert pace.told()["tpm"] == pytest.approx(99 * 100 / 11 * 60, rel=0.05)
+    assert pace.figures()["rpm"] == before
+    assert pace.figures()["tpm"] == pytest.approx(99 * 100 / 11 * 60, rel=0.05)
     assert pace.ready_at(11.0, 100) == 11.0
     pace.granted(11.0, 50_000)
     assert 11 < pace.ready_at(11.0, 100) <= 11 + 61
@@ -310,15 +310,15 @@ def test_headers_matter_once_little_is_left() -> None:
     """Then the rate is what comes back, or in a window what is left of it; with plenty it is free again."""
     pace = Pace()
     pace.heard(_told(60), 5.0)
-    assert pace.told()["rpm"] == 0
+    assert pace.figures()["rpm"] == 0
     pace.heard(_told(10), 5.0)
-    assert pace.told()["rpm"] == pytest.approx(300)
+    assert pace.figures()["rpm"] == pytest.approx(300)
     pace.heard(_told(50), 6.0)
-    assert pace.told()["rpm"] == pytest.approx(300)
+    assert pace.figures()["rpm"] == pytest.approx(300)
     pace.heard(_told(90), 7.0)
-    assert pace.told()["rpm"] == 0
+    assert pace.figures()["rpm"] == 0
     pace.heard(_told(15, window=True), 8.0)
-    assert pace.told()["rpm"] == pytest.approx(30)
+    assert pace.figures()["rpm"] == pytest.approx(30)
     pace.heard(_told(0, window=True), 9.0)
     assert pace.ready_at(9.0, 10) <= 9.0 + 60
 
@@ -350,7 +350,7 @@ def test_headers_do_not_overrule_the_configuration() -> None:
     """Who sets rpm knows what other clients need."""
     pace = _settled(120)
     pace.heard(_told(10), 5.0)
-    assert pace.told()["rpm"] <= 120
+    assert pace.figures()["rpm"] <= 120
 
 
 def test_trouble_halves_the_concurrency_once_an_epoch_and_answers_win_it_back() -> None:
@@ -362,7 +362,7 @@ def test_trouble_halves_the_concurrency_once_an_epoch_and_answers_win_it_back() 
     for ticket in tickets:
         pace.failed(ticket, 3.5, overloaded, 32)
     assert pace.concurrent == 16
-    assert pace.told()["rpm"] == 0
+    assert pace.figures()["rpm"] == 0
     for n in range(1, 8):
         timeout = _refusal(None, "slow", FailureKind.TIMEOUT)
         pace.failed(pace.granted(3.0 + n, 10), 3.5 + n, timeout, pace.concurrent)
@@ -382,13 +382,13 @@ def test_a_running_clock_takes_new_limits() -> None:
     pace.granted(0.0, 10)
     assert pace.ready_at(0.0, 10) == pytest.approx(1.0)
     pace.configure(600, 0, 8, 0.0)
-    assert pace.told() == {"rpm": pytest.approx(591), "tpm": 0, "concurrent": 8}
+    assert pace.figures() == {"rpm": pytest.approx(591), "tpm": 0, "concurrent": 8}
     pace.failed(pace.granted(1.0, 10), 1.1, _refusal(), 1)
-    cut = pace.told()["rpm"]
+    cut = pace.figures()["rpm"]
     pace.configure(600, 0, 16, 2.0)
-    assert pace.told()["rpm"] == cut
+    assert pace.figures()["rpm"] == cut
     pace.configure(0, 0, 16, 3.0)
-    assert pace.told()["rpm"] == 0
+    assert pace.figures()["rpm"] == 0
     assert pace.ready_at(3.0, 10) == 3.0
 
 

@@ -256,10 +256,10 @@ class Calls:
             active.answer(wire.Nack(ref, attempt))
             return False
         for event in (*stored, call) if call else stored:
-            self._tell(active, event)
+            self._pass_on(active, event)
         return call or True
 
-    def _tell(self, active: Active, event: Event) -> None:
+    def _pass_on(self, active: Active, event: Event) -> None:
         """Pass on what a durable event says."""
         if isinstance(event, TaskFinished):
             active.finished = event

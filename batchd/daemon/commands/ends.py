@@ -22,7 +22,7 @@ class Wait:
 
 
 class Ends(Listener):
-    """Tells who waits."""
+    """Notifies the requests that wait for ends."""
 
     def __init__(self) -> None:
         self._durable: list[Wait] = []

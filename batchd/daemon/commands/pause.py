@@ -48,7 +48,7 @@ class Pausing:
     async def resume(self, request: Resume, _by: Giver) -> Resumed:
         """Let a scope go on, whatever it waits for; without a scope, everything but what is uncertain.
 
-        What may have been done already is named by whoever knows better. The answer tells what is still ``held``,
+        A task that may have been done already must be named. The answer says what is still ``held``,
         and by what.
         """
         self._circuits.catch_up()

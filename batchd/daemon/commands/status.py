@@ -30,7 +30,7 @@ from batchd.records import Scope
 
 @dataclass(slots=True, eq=False, repr=False)
 class FrontDesk:
-    """Tells what the daemon does right now; the listeners' ``Desk``."""
+    """Knows what the daemon does right now; the listeners' ``Desk``."""
 
     _loop: Loop
     _current: Current
@@ -76,8 +76,8 @@ class FrontDesk:
             ),
             slots=self._current.config.pool.processes
             * self._current.config.pool.agents_per_process,
-            providers=msgspec.convert(self._governor.told(), dict[str, standing.Provider]),
-            day=standing.Day(**self._governor.money.told()),
+            providers=msgspec.convert(self._governor.figures(), dict[str, standing.Provider]),
+            day=standing.Day(**self._governor.money.figures()),
             parked=tuple(map(Held.of, self._lifecycle.holds.parkings)),
             troubles=self._troubles.open,
             retiring=self._retiring.due,
@@ -116,12 +116,12 @@ class FrontDesk:
             * self._current.config.pool.agents_per_process,
             workers=len(workers),
             workers_rss=sum(worker.rss for worker in workers),
-            providers=self._governor.told(),
+            providers=self._governor.figures(),
             parked_providers=tuple(
                 (p.name, p.cause) for p in parkings if p.scope is Scope.PROVIDER
             ),
             parkings=Counter(parking.scope for parking in parkings),
-            day=self._governor.money.told(),
+            day=self._governor.money.figures(),
             troubles=tuple(trouble.what for trouble in self._troubles.open),
         )
 

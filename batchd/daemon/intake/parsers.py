@@ -150,7 +150,7 @@ class _Process:
                     f"reading it takes too long: {allowed}",
                     "split it, or make it simpler",
                 ) from None
-            raise EOFError(_told(code)) from None
+            raise EOFError(_cause(code)) from None
 
     async def _ask(self, job: Job) -> Parsed:
         try:
@@ -220,5 +220,5 @@ def _refusal(name: str, message: str, hint: str = "") -> TaskFileError:
     return TaskFileError((Problem("", message, hint),), name)
 
 
-def _told(code: int) -> str:
+def _cause(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with {code}"

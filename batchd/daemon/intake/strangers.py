@@ -169,7 +169,7 @@ def _folders(
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (names)
     except OSError:
-        return  # whoever writes there says what is wrong with it
+        return  # what writes there reports what is wrong with it
     for name in names:
         path = folder / name
         if name in known or name.startswith("."):

@@ -90,7 +90,7 @@ class Offers:
 
 
 async def _in_thread(endpoint: Endpoint) -> Listing | None:
-    """Ask in a thread of its own, which nobody waits for at the end: a server may hold it up for long."""
+    """Ask in a thread of its own, which the end of the daemon does not wait for: a server may hold it up for long."""
 
     def work() -> Listing | None:
         from batchd.catalog.asking import ask  # noqa: PLC0415 (a client for HTTP, which nothing else here needs)

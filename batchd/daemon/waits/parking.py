@@ -164,7 +164,7 @@ class ParkingLot(Listener):
             self._loop.spawn(self.requeue())
 
     def task_left(self, ref: Ref) -> None:
-        """Note that nobody works on a task any more: if it tried a provider, another one may."""
+        """Note that no worker has a task any more: if it tried a provider, another one may."""
         if self.trials.left(ref):
             self._loop.wake()
 
@@ -180,7 +180,7 @@ class ParkingLot(Listener):
         self._ended(Scope.BATCH, batch.name)
 
     def batch_spent(self, batch: str, message: str) -> None:
-        """Tell of a batch whose money is spent, once; its tasks end one by one."""
+        """Report that the money of a batch is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
             self._listeners.budget_reached(batch, message)
@@ -250,6 +250,6 @@ class ParkingLot(Listener):
         return parking.scope is Scope.BATCH and self._batches.get(parking.name) is None
 
     def _ended(self, scope: Scope, name: str) -> None:
-        """Forget the parking of what has ended: nobody else can have waited for it."""
+        """Forget the parking of what has ended: nothing else can have waited for it."""
         if self._lifecycle.resume((scope, name)):
             self._loop.spawn(self._register.forget((scope, name)))

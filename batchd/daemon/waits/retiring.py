@@ -81,7 +81,7 @@ class Retiring(Listener):
         self._seen = {*models}
         today = catalog.today()
         ends = [end for model in models if (end := self._offers.end(model)) and end.due(today)]
-        self.due = tuple(self._told(end, today) for end in ends)
+        self.due = tuple(self._warning(end, today) for end in ends)
         for end, warned in zip(ends, self.due, strict=True):
             if self._warned.get(warned.model) != today:
                 self._warned[warned.model] = today
@@ -95,7 +95,7 @@ class Retiring(Listener):
                 )
                 self._listeners.model_retiring(end, warned.message, warned.mend)
 
-    def _told(self, end: Shutdown, today: date) -> Warned:
+    def _warning(self, end: Shutdown, today: date) -> Warned:
         config, places = self._current.config, ["its task files"]
         if end.model == config.evaluation.judge_model:
             places = ["[evaluation] judge_model"]

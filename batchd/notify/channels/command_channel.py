@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from batchd.errors import DeliveryError, SandboxError
-from batchd.masking import tells
+from batchd.masking import names_secret
 from batchd.notify.channels.target import Target
 from batchd.notify.format import NotificationV1
 from batchd.sandbox import launch, process
@@ -59,7 +59,7 @@ async def send(target: Target, message: NotificationV1) -> str:
 def _environment(target: Target, message: NotificationV1) -> Mapping[str, str]:
     """Return batchd's own environment without secrets, and the message in short."""
     hidden = {name for name, value in os.environ.items() if target.masker.text(value) != value}
-    kept = {k: v for k, v in os.environ.items() if k not in hidden and not tells(k)}
+    kept = {k: v for k, v in os.environ.items() if k not in hidden and not names_secret(k)}
     first = message.events[0]
     return {
         **kept,

@@ -13,7 +13,7 @@ from batchd.records import addresses, hosts
 from batchd.records.addresses import Address
 from batchd.records.hosts import PORTS, Host
 
-#: Lookups of one command at a time: each has a thread, and nobody can break one off.
+#: Lookups of one command at a time: each has a thread, which cannot be stopped.
 _LOOKUPS = 8
 _LOOKUP_S = 20.0
 #: Of a name's addresses so many are tried.
@@ -46,15 +46,15 @@ class Allowed:
         text = str(name)
         held = [host for host in self.hosts if host.holds(text, port)]
         if not held:
-            raise RefusedError(f"not on this task's list, which is {self.told()}")
+            raise RefusedError(f"not on this task's list, which is {self.listed()}")
         return held[0].literal or any(host.holds(text, port) for host in self.private)
 
-    def told(self) -> str:
+    def listed(self) -> str:
         """Return the list for people and models."""
         ports = (
             "" if all(host.port for host in self.hosts) else f" (ports {PORTS[0]} and {PORTS[1]})"
         )
-        return f"{hosts.told(self.hosts)}{ports}"
+        return f"{hosts.listed(self.hosts)}{ports}"
 
 
 class Resolver:
@@ -66,7 +66,7 @@ class Resolver:
     async def addresses(self, name: str | Address, port: int, *, private: bool) -> list[Address]:
         """Return the addresses at which a host may be reached, the best first.
 
-        Raises ``RefusedError`` where it has none but such that nobody may reach, and ``UnreachableError``.
+        Raises ``RefusedError`` where it has only such as may not be reached, and ``UnreachableError``.
         """
         found = [name] if not isinstance(name, str) else await self._asked(name, port)
         reasons = {address: _reason(address, port, private=private) for address in found}
@@ -92,7 +92,7 @@ class Resolver:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Address] | Exception] = loop.create_future()
 
-        def tell(answer: list[Address] | Exception) -> None:
+        def settle(answer: list[Address] | Exception) -> None:
             self._free.release()
             if not future.done():
                 future.set_result(answer)
@@ -104,19 +104,19 @@ class Resolver:
             except (OSError, UnicodeError) as error:
                 answer = error
             try:
-                loop.call_soon_threadsafe(tell, answer)
+                loop.call_soon_threadsafe(settle, answer)
             except RuntimeError:
-                return  # the loop is closed: nobody waits any more
+                return  # the loop is closed: no caller waits any more
 
         try:
             threading.Thread(target=look, name="batchd-lookup", daemon=True).start()
         except RuntimeError as error:
-            tell(OSError(str(error)))
+            settle(OSError(str(error)))
         return future
 
 
 def _reason(address: Address, port: int, *, private: bool) -> str:
-    """Return why nobody may reach an address; empty where they may."""
+    """Return why an address may not be reached; empty where it may."""
     why = addresses.forbidden(address, private=private)
     return "an address of this machine" if not (why or private) and ours(address, port) else why
 

@@ -26,7 +26,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def opened(self, child: Child) -> AsyncIterator[Refusals]:
-        """Open the way for a command, let it begin, and close the way again; what was refused is told.
+        """Open the way for a command, let it begin, and close the way again; give what was refused.
 
         Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens nothing where there is no
         sandbox.
@@ -49,10 +49,10 @@ class Door:
             if listener is not None:
                 listener.close()  # serving may not have begun
 
-    def told(self) -> str:
+    def described(self) -> str:
         """Return it in words, for the model."""
         return (
-            f"network: only {self._allowed.told()}, by HTTP and HTTPS through the proxy in"
+            f"network: only {self._allowed.listed()}, by HTTP and HTTPS through the proxy in"
             " http_proxy and https_proxy (set); no DNS"
         )
 
@@ -64,7 +64,7 @@ def variables(allowed: Allowed) -> dict[str, str]:
     # A command's own servers are reached without it; what the list holds, though, lies outside.
     own = ",".join(name for name in _LOCAL if name not in names)
     found = {name: proxy for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
-    # Node reads them only when told to.
+    # Node reads them only with NODE_USE_ENV_PROXY.
     return {**found, "no_proxy": own, "NO_PROXY": own, "NODE_USE_ENV_PROXY": "1"}
 
 

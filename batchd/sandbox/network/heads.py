@@ -150,7 +150,7 @@ def _place(text: bytes, default: int | None) -> tuple[str | Address, int]:
 def _tunnel(event: h11.Request, fields: _Fields) -> Request:
     host, port = _place(event.target, None)
     said = _said(fields)
-    # Whoever counts a body here and whoever does not would differ on where the tunnel begins.
+    # A server that counts a body here and one that does not would differ on where the tunnel begins.
     if b"transfer-encoding" in said or said.get(b"content-length", b"0") != b"0":
         raise HeadError("CONNECT has no body")
     return Request(host=host, port=port, tunnel=True)
@@ -175,7 +175,7 @@ def _forwarded(event: h11.Request, fields: _Fields, *, waits: bool) -> Request:
         framed.append((b"Content-Length", b"%d" % length))
     kept = [field for field in fields if field[0].lower() not in dropped]
     path = uri[2] if uri[2].startswith(b"/") else b"/" + uri[2]
-    # The server is told what the client can read: an old one knows no chunks.
+    # The server learns what the client can read: an old one knows no chunks.
     first = b"%b %b HTTP/%b" % (event.method, path, b"1.1" if modern else b"1.0")
     return Request(
         host=host,

@@ -2,7 +2,7 @@
 
 To enter a user namespace a process must have one thread, so no worker can do it itself. Run by its path with
 ``python -I -S``: it imports nothing of ours. Arguments: a process that lives in the network, the network's
-number, and the port on its loopback at which the socket is to listen; 0: it is to tell of the sockets there. Standard
+number, and the port on its loopback at which the socket is to listen; 0: it is to report the sockets there. Standard
 output is a Unix socket.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
         # Its owner: the user namespace in which it may be entered.
         _enter(fcntl.ioctl(network, _NS_GET_USERNS), _CLONE_NEWUSER)
     _enter(network, _CLONE_NEWNET)
-    made = _listening(port) if port else _telling()
+    made = _listening(port) if port else _diagnostic()
     rights = array.array("i", [made.fileno()])
     out = _socket.socket(fileno=1)
     out.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
@@ -50,8 +50,8 @@ def _listening(port: int) -> _socket.socket:
     return listener
 
 
-def _telling() -> _socket.socket:
-    # It belongs to this network for as long as it lives, whoever has it.
+def _diagnostic() -> _socket.socket:
+    # It belongs to this network for as long as it lives, in whatever process.
     return _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
 
 

@@ -26,8 +26,8 @@ async def listening(process: int, number: int) -> socket.socket:
     return await _made(process, number, PORT)
 
 
-async def telling(process: int, number: int) -> socket.socket:
-    """Return a socket that tells of the sockets in a network (see ``queues``). Otherwise like ``listening``."""
+async def diagnostic(process: int, number: int) -> socket.socket:
+    """Return a socket that reports the sockets in a network (see ``queues``). Otherwise like ``listening``."""
     return await _made(process, number, 0)
 
 

@@ -90,7 +90,7 @@ class Proxy:
     async def _connection(self, client: socket.socket) -> None:
         with client:
             client.setblocking(False)
-            # One of the two may be gone, or silent: closing tells the other.
+            # One of the two may be gone, or silent: closing shows the other.
             try:
                 await self._answered(Stream(client))
             except* (OSError, EOFError):
@@ -170,7 +170,7 @@ async def _carry(request: Request, client: Stream, server: Stream) -> None:
             await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await relay.join(client, server, patience)
             return
-        with contextlib.suppress(OSError):  # what it may have answered already tells more
+        with contextlib.suppress(OSError):  # what it may have answered already says more
             await server.send(request.head)
         if request.waits:
             await client.send(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,4 +1,4 @@
-"""What the sockets of a network hold, as the kernel tells by sock_diag: see linux/sock_diag.h and its neighbours."""
+"""What the sockets of a network hold, as the kernel reports by sock_diag: see linux/sock_diag.h and its neighbours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LISTENING = 10
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A question, and how to read an answer: where the attributes begin, and which one tells of memory."""
+    """A question, and how to read an answer: where the attributes begin, and which one reports memory."""
 
     question: bytes
     attributes: int
@@ -90,21 +90,21 @@ def _setting(name: str) -> int:
     return int(Path("/proc/sys/net/core", name).read_text())
 
 
-def held(telling: socket.socket, count: int) -> int:
+def held(diag: socket.socket, count: int) -> int:
     """Return what the sockets of a network hold, in bytes; ``count``: so many there are. Raises ``OSError``."""
-    told, unowned, gone, limit = count * _SOCKET, 0, count, _AHEAD * _setting("wmem_default")
+    total, unowned, gone, limit = count * _SOCKET, 0, count, _AHEAD * _setting("wmem_default")
     for kind in _KINDS:
-        for answer in _answers(telling, kind):
+        for answer in _answers(diag, kind):
             found = dict(_attributes(answer, kind.attributes))
             # Connections that are over, or not yet there, are listed as well, and are no sockets: they have no memory.
             gone -= kind.memory in found
-            told += _memory(found.get(kind.memory, b""))
+            total += _memory(found.get(kind.memory, b""))
             if kind is _UNIX:
                 waiting, connections = _waiting(answer, found.get(kind.waiting, b""), limit)
                 unowned += waiting
                 gone -= connections
-    # A message belongs to who sent it, and one that is closed is not told of: what waits at others may be its own.
-    return told + min(unowned, max(0, gone) * limit)
+    # A message belongs to who sent it, and one that is closed is not reported: what waits at others may be its own.
+    return total + min(unowned, max(0, gone) * limit)
 
 
 def _memory(values: bytes) -> int:
@@ -115,23 +115,23 @@ def _memory(values: bytes) -> int:
     return int(received + max(sent, queued) + ahead + options + behind)
 
 
-def _waiting(answer: bytes, told: bytes, limit: int) -> tuple[int, int]:
-    """Return what waits at a Unix socket at the most, in bytes, and how many connections do: these are not told of either."""
+def _waiting(answer: bytes, attribute: bytes, limit: int) -> tuple[int, int]:
+    """Return what waits at a Unix socket at the most, in bytes, and how many connections do: these are not reported either."""
     _, kind, state = answer[:3]
-    number = int(struct.unpack_from("=I", told)[0]) if told else 0
-    if kind == socket.SOCK_DGRAM:  # of its datagrams only the first is told
+    number = int(struct.unpack_from("=I", attribute)[0]) if attribute else 0
+    if kind == socket.SOCK_DGRAM:  # of its datagrams only the first is reported
         return _DATAGRAMS * limit, 0
     if state == _LISTENING:
         return number * limit, number
     return min(_LEAST * number, limit), 0
 
 
-def _answers(telling: socket.socket, kind: _Kind) -> Iterator[bytes]:
+def _answers(diag: socket.socket, kind: _Kind) -> Iterator[bytes]:
     """Ask, and yield the answers; none where this kernel knows nothing of such sockets."""
     size = _HEADER.size + len(kind.question)
-    telling.send(_HEADER.pack(size, _DIAG, _DUMP, 0, 0) + kind.question)
+    diag.send(_HEADER.pack(size, _DIAG, _DUMP, 0, 0) + kind.question)
     while True:
-        data = telling.recv(_MOST)
+        data = diag.recv(_MOST)
         place = 0
         while place < len(data):
             length, message, *_ = _HEADER.unpack_from(data, place)

@@ -68,7 +68,7 @@ class Stream:
 
 
 class Patience:
-    """A time limit that begins anew with every byte."""
+    """A time limit that starts again with every byte."""
 
     def __init__(self, limit: asyncio.Timeout) -> None:
         self._limit = limit
@@ -92,7 +92,7 @@ async def carry(source: Stream, sink: Stream, length: int | None, patience: Pati
 
 
 async def carry_chunks(source: Stream, sink: Stream, patience: Patience) -> None:
-    """Carry a body in chunks, each written anew; what stands behind the last one is left out.
+    """Carry a body in chunks, each rewritten; what stands behind the last one is left out.
 
     Raises ``HeadError``, ``EOFError``, ``OSError``.
     """
