@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The interpreter itself, also where PYTHON is a shim or that of an active virtual environment.
 BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
-# What the environment was made from; a change of any of it makes the environment anew.
+# What the environment was made from; a change of any of it rebuilds the environment.
 KEY := $(shell { $(BASE) -VV; echo '$(BASE) $(CURDIR)'; cat constraints.txt pyproject.toml; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := $(VENV)/made-$(KEY)
 ifneq ($(shell $(BIN)/python -c 'import batchd; print("sound")' 2>/dev/null),sound)
@@ -143,7 +143,7 @@ $(STAMP):
 	$(BASE) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	# Whoever runs it may not be whoever may write here, and would compile it anew at each start.
+	# The user who runs it may not be allowed to write here, and would compile it again at each start.
 	$(BIN)/python -m compileall -q batchd
 	touch $@
 

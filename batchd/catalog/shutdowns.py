@@ -24,7 +24,7 @@ class Shutdown:
 
     #: ``provider/model``, as the configuration names it.
     model: str
-    #: The first day without it, in UTC; None: it is gone, and nobody says since when.
+    #: The first day without it, in UTC; None: it is gone, since an unknown day.
     on: date | None
     #: ``provider/model`` to take in its place: today's of that size; empty: none is known.
     successor: str = ""
@@ -161,7 +161,7 @@ _HOUSES: Mapping[str, _House] = {
 
 
 def house(provider: str, base_url: str = "") -> str:
-    """Return whose models a provider serves; empty: unknown. An address tells better than a name."""
+    """Return whose models a provider serves; empty: unknown. An address says more than a name."""
     if not base_url:
         return provider if provider in _HOUSES else ""
     host = urlsplit(base_url).hostname or ""

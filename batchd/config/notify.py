@@ -133,7 +133,7 @@ def _webhook(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
 
 def _command(receiver: Receiver) -> Iterator[tuple[str, Problem]]:
     if not receiver.command:
-        yield "command", Problem("", "this key is needed", 'as in ["/usr/local/bin/tell", "me"]')
+        yield "command", Problem("", "this key is needed", 'as in ["/usr/local/bin/page", "me"]')
 
 
 def _apprise(receiver: Receiver) -> Iterator[tuple[str, Problem]]:

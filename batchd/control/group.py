@@ -98,7 +98,7 @@ class GroupServer:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(NAME, dir_fd=descriptor)
             listener.bind(f"/proc/self/fd/{descriptor}/{NAME}")
-            # Nobody connects before it listens.
+            # No client connects before it listens.
             os.chown(NAME, -1, gid, dir_fd=descriptor, follow_symlinks=False)
             os.chmod(NAME, _MODE, dir_fd=descriptor)
             listener.listen(_OF_ONE)

@@ -37,7 +37,7 @@ class Server:
         self._file = file_of(self._state)
 
     async def look(self) -> None:
-        """Listen anew where somebody has taken the socket's file away. Raises ``OSError``."""
+        """Listen again where somebody has taken the socket's file away. Raises ``OSError``."""
         if self._server is not None and file_of(self._state) != self._file:
             former = self._server
             await self.start()
