@@ -185,6 +185,8 @@ class ToolRan(Struct, frozen=True, kw_only=True):
     changed: bool | None = None
     #: Whether it failed since it asked for input, of which there is none.
     asked_input: bool = False
+    #: Whether it failed since it wanted a screen, or a browser, of which there is none.
+    asked_screen: bool = False
     #: Whether its output says what little is left of the task's limits.
     noticed: bool = False
 

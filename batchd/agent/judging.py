@@ -74,4 +74,6 @@ def _outcome(command: Command) -> str:
     """Return how a tool call ended."""
     if command.asked_input:
         return f"exit code {command.exit_code}: it asked for input, and there is no keyboard here"
+    if command.asked_screen:
+        return f"exit code {command.exit_code}: it wanted a screen, and there is none here"
     return "done" if command.exit_code is None else f"exit code {command.exit_code}"

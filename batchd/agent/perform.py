@@ -258,6 +258,7 @@ class Performer:
             left=output.left,
             changed=output.changed,
             asked_input=output.asked_input,
+            asked_screen=output.asked_screen,
             noticed=bool(notice),
         )
 
@@ -300,7 +301,7 @@ class Performer:
 
 def _may_be_all(output: tools.Output) -> bool:
     """Return whether a command leaves nothing to be put right: it succeeded, or wanted what only the user has."""
-    return output.exit_code == 0 or prompts.NO_SCREEN in output.text
+    return output.exit_code == 0 or output.asked_screen
 
 
 def _knows(request: tools.Request, state: TaskState) -> bool:

@@ -77,7 +77,7 @@ NO_KEYBOARD = (
 #: Said where a command wants to show something.
 NO_SCREEN = "[There is no screen and no browser here: leave opening it to the user.]"
 #: Said instead of bash's warning, which small models take for a failure, and write the file again.
-OPEN_DOCUMENT = r"[The here-document had no \1 line, so all that followed is in it.]"
+OPEN_DOCUMENT = r"[The here-document of line \1 had no \2 line, so all that followed is in it.]"
 #: Ends what a model without native calls sees of a command that succeeded: small ones forget how to stop, and write the
 #: same file again and again (seen with qwen2.5-coder 1.5B).
 HOW_TO_STOP = "[When all is done and verified, answer without a command block.]"

@@ -42,13 +42,18 @@ _NO_INPUT = (
 )
 #: bash's warning of a here-document that nothing ends, as it is where a model ends its block instead.
 _OPEN_DOCUMENT = re.compile(
-    r"^/bin/bash: line \d+: warning: here-document at line \d+ delimited by end-of-file \(wanted `(.*)'\)$",
+    r"^/bin/bash: line \d+: warning: here-document at line (\d+) delimited by end-of-file \(wanted `(.*)'\)$",
     re.MULTILINE,
 )
-#: What is printed where a program wants a browser, or a screen.
+#: What shells say of a browser that is not there, and programs of a screen.
 _NO_SCREEN = re.compile(
-    r"\b(firefox|google-chrome\S*|chromium\S*|chrome|xdg-open|open|sensible-browser): (command )?not found"
-    r"|\$DISPLAY|[Cc]an(no|')t open display|[Cc]ould not connect to display|no method available for opening"
+    r"^\S*sh: (?:line )?\d+: (?:firefox|google-chrome(?:-stable)?|chrome|chromium(?:-browser)?|xdg-open|open"
+    r"|sensible-browser): (?:command )?not found$"
+    r"|No such file or directory: '(?:xdg-open|firefox|google-chrome|chromium)'"
+    r"|no display name and no \$DISPLAY environment variable|no method available for opening"
+    r"|[Cc](?:annot|an't) open (?:X )?display|[Uu]nable to open X display|[Cc]ould not connect to display"
+    r"|No available video device",
+    re.MULTILINE,
 )
 _SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
@@ -106,6 +111,8 @@ class Output:
     changed: bool | None = None
     #: Whether a command failed since it asked for input, of which there is none.
     asked_input: bool = False
+    #: Whether one failed since it wanted a screen, or a browser, of which there is none.
+    asked_screen: bool = False
 
 
 def parse(call: ToolCall) -> Request | str:
@@ -193,7 +200,8 @@ async def _commanded(
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
     changed = None if look is None else await look.after()
-    ran = replace(ran, output=_OPEN_DOCUMENT.sub(prompts.OPEN_DOCUMENT, ran.output))
+    if "<<" in command:
+        ran = replace(ran, output=_OPEN_DOCUMENT.sub(prompts.OPEN_DOCUMENT, ran.output))
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
@@ -203,12 +211,15 @@ async def _commanded(
     asked = bool(ran.exit_code) and any(sign in ran.output for sign in _NO_INPUT)
     if asked:
         text = lines(text, prompts.NO_KEYBOARD)
-    if ran.exit_code and _NO_SCREEN.search(ran.output):
+    screen = bool(ran.exit_code) and _NO_SCREEN.search(ran.output) is not None
+    if screen:
         text = lines(text, prompts.NO_SCREEN)
     files = f"[changed: {changed}]" if changed else ""
     moved = None if changed is None else bool(changed)
     text = lines(text, files, runs)
-    return replace(output, text=text, left=ran.left, changed=moved, asked_input=asked)
+    return replace(
+        output, text=text, left=ran.left, changed=moved, asked_input=asked, asked_screen=screen
+    )
 
 
 def lines(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""``batchd restore``: a backup takes the store's place, and what lies in the outbox is believed."""
+"""``batchd restore``: a backup takes the store's place, and the results in the outbox are imported."""
 
 from __future__ import annotations
 

@@ -16,13 +16,14 @@ from batchd import config
 from batchd.cli import cautions, common, refusals
 from batchd.cli.asking import Asking, parkings, shown
 from batchd.control import Standing, fields, members
+from batchd.control.standing import Fetching
 from batchd.formats import ResultV1
 from batchd.log import escape
 from batchd.observe import changes, ending, parking, troubles, versions, words
 from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.waiting import Waiting
 from batchd.observe.words import at_least, duration, moment, money
-from batchd.records import Parking, Ref
+from batchd.records import Parking, Ref, Status
 from batchd.spool.settle import ignorable
 from batchd.store.reader import Reader
 from batchd.store.rows import BatchRow, TaskRow
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             return _task(reader, Ref(batch, task), daemon, as_json=args.json)
         if batch:
             return _batch(reader, batch, daemon, as_json=args.json)
-        # One more than is shown: whether there are more.
+        # One more than is shown, to know whether there are more.
         last = min(args.last, _MOST)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
@@ -158,10 +159,14 @@ def _standing(daemon: Standing | Unseen, *, waiting: bool) -> str:
 def _fetching(daemon: Standing | Unseen, batch: str = "") -> list[str]:
     """Return what tasks wait for, those of one batch or all; the store does not know it."""
     return [
-        f"Fetching {each.source} for {each.batch} since {moment(each.since)}; its tasks wait for it."
+        f"Tasks of {each.batch} wait for {_origin(each)}, which is fetched for them, since {moment(each.since)}."
         for each in (daemon.fetching if isinstance(daemon, Standing) else ())
         if batch in {"", each.batch}
     ]
+
+
+def _origin(each: Fetching) -> str:
+    return f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}{each.ref and f' at {each.ref}'}"
 
 
 def _batch_table(rows: list[BatchRow]) -> list[str]:
@@ -291,8 +296,10 @@ def _task(reader: Reader, ref: Ref, daemon: Standing | Unseen, *, as_json: bool)
     for name, fact in facts.items():
         if fact:
             common.say(f"{name:<10} {' '.join(fact.split())}")
+    if row.status is Status.QUEUED:
+        common.say(*_fetching(daemon, ref.batch))
     if not row.status.final:
-        common.say(*_fetching(daemon, ref.batch), *parking.lines(waiting.parkings(row)))
+        common.say(*parking.lines(waiting.parkings(row)))
     common.say(*cautions.lines(found))
     return 0
 

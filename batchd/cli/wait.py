@@ -1,4 +1,4 @@
-"""``batchd wait``: stays until batches have ended, and ends as they did."""
+"""``batchd wait``: waits until batches have ended, and prints their summaries."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from batchd.errors import NotPossibleError, Problem
 from batchd.records.numbers import Amount
 
 #: What a receiver can be notified of.
-Event: TypeAlias = Literal[
+EventName: TypeAlias = Literal[
     "batch_completed",
     "batch_failed",
     "batch_rejected",
@@ -39,7 +39,7 @@ class Receiver(Section):
 
     kind: Kind
     """By what way; it decides which of the other keys count."""
-    on: tuple[Event, ...] = get_args(Event)
+    on: tuple[EventName, ...] = get_args(EventName)
     """Of what; left out: of all there is."""
     max_per_minute: Annotated[int, Ge(1), Le(1000)] = 10
     """Messages in any minute; what exceeds it comes in one, and to a command one by one, later."""

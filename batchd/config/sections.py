@@ -87,7 +87,7 @@ class Governor(Section):
     max_backoff_s: Span = 60.0
     """The longest wait between two retries."""
     probe_s: Span = 15.0
-    """A provider that did not answer is tried again after this, then twice that, and so on."""
+    """A provider that answered no call is tried again after this, then twice that, and so on."""
     max_probe_s: Span = 600.0
     """The longest wait between two tries; the first one after a refused key or a used-up account."""
     max_parked_s: Amount = 604_800.0

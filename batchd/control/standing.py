@@ -83,7 +83,11 @@ class Fetching(msgspec.Struct, frozen=True, kw_only=True):
     batch: str
     #: A path or an address.
     source: str
-    #: Seconds since the epoch.
+    #: The branch, tag or commit; empty: what it has checked out, or a copy.
+    ref: str = ""
+    #: ``clone`` or ``copy``.
+    kind: str = "clone"
+    #: Since when it is wanted: its turn may still be to come. Seconds since the epoch.
     since: float
 
 

@@ -66,19 +66,19 @@ class Reloader:
     async def reload(self) -> None:
         """Read the configuration again; keep the old one where the new one is wrong."""
         assert self._read is not None, "SIGHUP means something else then"
-        out = get_logger()
+        lines = get_logger()
         try:
             read = await asyncio.to_thread(self._read)
             late = _late(self._current.config, read)
             self._take(configuration.changed(read, self._changes))
         except BatchdError as error:
-            out.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
+            lines.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             return
         self._read_last = read
         self._governor.try_parked()
         # What is different, but read at the start alone.
         more = {"needs_restart": late} if late else {}
-        out.info(Action.CONFIG_RELOADED, file=read.file, **more)
+        lines.info(Action.CONFIG_RELOADED, file=read.file, **more)
 
     async def tune(self, wanted: Mapping[str, str], *, reset: bool) -> Mapping[str, str]:
         """Change single keys until the daemon ends, or take all such changes back; return all that is changed then.

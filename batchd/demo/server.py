@@ -204,7 +204,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--no-limit-headers",
         dest="limit_headers",
         action="store_false",
-        help="report no limits",
+        help="send no rate limit headers",
     )
     add("--faults", help="in front of every model's name: 503-2+latency-1")
     add("--share", type=float, metavar="PART", help="the part of all requests that --faults strike")

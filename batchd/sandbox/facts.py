@@ -63,7 +63,7 @@ class Facts:
     """The facts of one place, asked for once for all that are alike."""
 
     def __init__(self, known: Known, key: tuple[object, ...], line: Callable[[str], str]) -> None:
-        """``known``: what was answered before. ``line`` makes it into the line."""
+        """``known``: what was answered before. ``line`` makes the line of it."""
         self._known = known
         self._key = key
         self._line = line

@@ -261,7 +261,7 @@ def refuses(folder: str) -> bool:
 def _try(folder: Path) -> None:
     if not _room(str(folder)):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    # Only a write shows a quota, of a disk that fails, and of a mode that root may pass over.
+    # Only a write shows a quota, a disk that fails, and a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"
     try:
         files.write_whole(trial, lambda file: file.write(bytes(_TRIAL_BYTES)), replace=True)

@@ -37,7 +37,7 @@ def exposures(config: Config) -> Iterator[Exposure]:
     yield from _inbox(paths.inbox)
     yield from _outbox(paths.outbox)
     if config.file:
-        yield from _trusted(config.file, "who writes it decides what runs here, and as whom")
+        yield from _trusted(config.file, "a user who writes it decides what runs here, and as whom")
         if private.holds_secrets(config) and private.open_to_all(config.file):
             yield Exposure(
                 config.file, "it holds keys, and others can read it", _chmod(config.file)
@@ -45,7 +45,7 @@ def exposures(config: Config) -> Iterator[Exposure]:
     for file in config.key_files():
         if private.open_to_all(file):
             yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
-        yield from _trusted(file, "who writes it decides whose account pays")
+        yield from _trusted(file, "a user who writes it decides whose account pays")
     if config.metrics.exposed:
         why = "other machines can read there which models run, how much, and what it costs"
         fix = "listen at 127.0.0.1, if that is not meant"

@@ -32,7 +32,7 @@ def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         pending=pending,
         in_doubt=False,
         tool_s=state.tool_s + event.seconds,
-        commands=(*state.commands, Command(event.call, event.exit_code, event.asked_input)),
+        commands=(*state.commands, _command(event)),
         left=event.left,
         noticed=state.noticed or event.noticed,
         recent=() if looped else recent,
@@ -40,6 +40,10 @@ def tool_ran(state: TaskState, event: ToolRan) -> TaskState:
         loops=state.loops + looped,
         stopped=looped or stopped,
     )
+
+
+def _command(event: ToolRan) -> Command:
+    return Command(event.call, event.exit_code, event.asked_input, event.asked_screen)
 
 
 def _stops(state: TaskState, event: ToolRan) -> bool:

@@ -43,6 +43,8 @@ class Command(Struct, frozen=True):
     exit_code: int | None
     #: Whether it failed since it asked for input, of which there is none.
     asked_input: bool = False
+    #: Whether it failed since it wanted a screen, or a browser, of which there is none.
+    asked_screen: bool = False
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -694,7 +694,13 @@ def test_a_file_that_was_never_read_is_shown_before_it_is_changed(
 
 def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None:
     """Behind each command that succeeds, or that wanted a screen; a here-document that its block ends is named in words."""
-    blocks = ("cat > a <<'EOF'\none", "false", "cat a", "echo 'firefox: not found'; exit 127")
+    blocks = (
+        "cat > a <<'EOF'\none",
+        "false",
+        "cat a",
+        "google-chrome-stable a || no-browser",
+        "echo 'failed to open: not found'; exit 3",
+    )
     answers = tuple(Answer(content=f"```bash\n{block}\n```") for block in blocks)
     recording = Recording(first_prompt="Do it", model="demo", answers=answers)
 
@@ -704,12 +710,17 @@ def test_a_model_that_has_only_blocks_learns_how_to_stop(tmp_path: Path) -> None
             ended = await scene.run(task("demo"), protocol="text")
             await scene.host.client.aclose()
         ran = [e.output for e in ended.events if isinstance(e, events.ToolRan)]
-        note = "[The here-document had no EOF line, so all that followed is in it.]"
+        missing = "".join(
+            f"/bin/bash: line 1: {name}: command not found\n"
+            for name in ("google-chrome-stable", "no-browser")
+        )
+        note = "[The here-document of line 1 had no EOF line, so all that followed is in it.]"
         assert ran == [
             f"{note}\n[changed: a new, 4 bytes]\n{prompts.HOW_TO_STOP}",
             "[exit code 1]",
             f"one\n{prompts.HOW_TO_STOP}",
-            f"firefox: not found\n[exit code 127]\n{prompts.NO_SCREEN}\n{prompts.HOW_TO_STOP}",
+            f"{missing}[exit code 127]\n{prompts.NO_SCREEN}\n{prompts.HOW_TO_STOP}",
+            "failed to open: not found\n[exit code 3]",
         ]
 
     scene(tmp_path, play)

@@ -96,7 +96,7 @@ OPENED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "key": (lambda f: (f / "key").chmod(0o644), "it holds a key, and others can read it", True),
     "key-written": (
         lambda f: (f / "key").chmod(0o602),
-        "everybody can write it: who writes it",
+        "everybody can write it: a user who writes it",
         True,
     ),
     "config": (lambda f: (f / "config.toml").chmod(0o666), "decides what runs here", True),

@@ -959,8 +959,12 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
         assert spool.batchd("submit", path).returncode == 0
         spool.eventually((tools / "pid").exists)
         for target in ([], ["b"], ["b/001"]):
-            said = " ".join(spool.batchd("status", *target).stdout.split())
-            assert "Fetching ssh://git@host.example/r.git for b since" in said
+            spool.eventually(
+                lambda target=target: (
+                    "Tasks of b wait for ssh://git@host.example/r.git, which is fetched"
+                    in " ".join(spool.batchd("status", *target).stdout.split())
+                )
+            )
         sleeping = [n for n in numbers() if running(n, "sleep\0001000")]
         assert sleeping
         child = next(

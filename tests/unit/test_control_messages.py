@@ -151,7 +151,7 @@ _STANDING = (
     f'"parked": [{_HELD_JSON}], "troubles": [{{"what": "outbox_trouble", "message": "full", "since": 3.5, '
     '"mend": "make room", "batches": ["games"]}], "retiring": [{"model": "openai/x", "on": null, '
     '"message": "openai/x is gone", "mend": "name another"}], '
-    '"fetching": [{"batch": "games", "source": "https://a.example/b.git", "since": 4.0}], '
+    '"fetching": [{"batch": "games", "source": "https://a.example/b.git", "ref": "main", "kind": "clone", "since": 4.0}], '
     '"workers": [{"pid": null, "tasks": 1, "rss": 2, "tasks_done": 3}], '
     '"running": [{"task": "games/001", "attempt": 1, "worker": null, "step": "tool", "detail": "ls", '
     '"since": 4.5}], "rows": [{"name": "games", "folder": "/o/games", "request": "request.json", '
@@ -244,7 +244,9 @@ ANSWERED: list[tuple[control.Request[Any], Any, str]] = [
             troubles=(control.Trouble("outbox_trouble", "full", 3.5, "make room", ("games",)),),
             retiring=(control.Warned("openai/x", None, "openai/x is gone", "name another"),),
             fetching=(
-                standing.Fetching(batch="games", source="https://a.example/b.git", since=4.0),
+                standing.Fetching(
+                    batch="games", source="https://a.example/b.git", ref="main", since=4.0
+                ),
             ),
             workers=(standing.Worker(pid=None, tasks=1, rss=2, tasks_done=3),),
             running=(

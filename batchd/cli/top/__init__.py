@@ -14,9 +14,7 @@ _LEAST_S, _MOST_S = 0.1, 86_400.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = (
-        "`?` lists the keys. It only looks, and gives orders: the daemon goes on when it ends."
-    )
+    parser.epilog = "`?` lists the keys. `batchd top` only looks and gives orders: the daemon goes on when it ends."
     parser.add_argument(
         "-i",
         "--interval",

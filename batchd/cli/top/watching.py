@@ -74,7 +74,7 @@ class Watcher:
         self._prompts: dict[Ref, str] = {}
 
     def start(self) -> None:
-        """Begin to look. The thread keeps no process from ending: it only reads."""
+        """Begin to look. The thread does not keep the process from ending: it only reads."""
         threading.Thread(target=self._run, name="watcher", daemon=True).start()
 
     def wish(self, wish: Wish) -> None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +36,8 @@ from batchd.workspace.mirrors import Pin
 
 #: So many are fetched at a time.
 _AT_ONCE = 4
+#: As many as `status` shows: a task file may ask for a thousand.
+_NAMED = 20
 _OUTCOME: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 #: What the child is given of the environment: ssh's agent, authorities of https, the way out.
 _VARIABLES = (
@@ -92,10 +95,10 @@ class Bases(Listener):
 
     @property
     def fetching(self) -> tuple[Fetching, ...]:
-        """What tasks wait for."""
+        """What tasks wait for, up to some that began first."""
         return tuple(
-            Fetching(batch=batch, source=origin.source, since=since)
-            for (batch, origin), since in self._under_way.items()
+            Fetching(batch=batch, source=origin.source, ref=origin.ref, kind=origin.kind, since=at)
+            for (batch, origin), at in islice(self._under_way.items(), _NAMED)
         )
 
     def batch_finished(self, batch: Batch, summary: str) -> None:  # noqa: ARG002 (a listener's)

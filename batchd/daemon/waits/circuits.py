@@ -135,11 +135,11 @@ class Circuits:
 
     def _try_to_read_keys(self) -> None:
         """Read them, or go on with the old ones: a file may lie where commands would see it by now."""
-        out = get_logger()
+        lines = get_logger()
         try:
             self._read_keys()
         except BatchdError as error:
-            out.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
+            lines.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
 
     def _closed(self, name: str) -> None:
         """Let the tasks of a provider, or of a model, go on."""

@@ -58,11 +58,11 @@ const Money = (() => {
     return made;
   }
   function notes(content) {
-    const { total } = content, notes = [];
-    if (total.unpriced_calls) notes.push(`No price is known for ${Words.counted(total.unpriced_calls, "call")}: what they cost is not in the sums.`);
-    if (total.unsettled_calls) notes.push(`${Words.counted(total.unsettled_calls, "call")} may have been paid without an answer on record: at most ${Words.money(total.unsettled_usd)} more, not in the sums.`);
-    if (total.estimated_calls) notes.push(`≈ The provider counted no tokens for ${Words.counted(total.estimated_calls, "call")}; batchd did.`);
-    return notes.length ? el("div", { class: "notes" }, notes.map(text => el("p", { text }))) : null;
+    const { total } = content, lines = [];
+    if (total.unpriced_calls) lines.push(`No price is known for ${Words.counted(total.unpriced_calls, "call")}: what they cost is not in the sums.`);
+    if (total.unsettled_calls) lines.push(`${Words.counted(total.unsettled_calls, "call")} may have been paid without an answer on record: at most ${Words.money(total.unsettled_usd)} more, not in the sums.`);
+    if (total.estimated_calls) lines.push(`≈ The provider counted no tokens for ${Words.counted(total.estimated_calls, "call")}; batchd did.`);
+    return lines.length ? el("div", { class: "notes" }, lines.map(text => el("p", { text }))) : null;
   }
   return { shares, elsewhere, dearest, slowest, spent, notes, tokens };
 })();

@@ -26,7 +26,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def opened(self, child: Child) -> AsyncIterator[Refusals]:
-        """Open the way for a command, let it begin, and close the way again; give what was refused.
+        """Open the way for a command, let it begin, and close the way again; yield what was refused.
 
         Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens nothing where there is no
         sandbox.
