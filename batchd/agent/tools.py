@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchd.agent import prompts
+from batchd.agent import prompts, signs
 from batchd.agent.seen import Look
 from batchd.events import ToolOutcome
 from batchd.records import ToolCall, ToolName
@@ -34,27 +33,6 @@ _NAMED = 200
 _SHORT = 300
 #: Of what ``cat`` said and printed before it failed, the model sees the end (characters).
 _FAILED = 2000
-#: What programs say that find the end of their input: of Python, Ruby, Java.
-_NO_INPUT = (
-    "EOFError: EOF when reading a line",
-    "end of file reached (EOFError)",
-    "NoSuchElementException: No line found",
-)
-#: bash's warning of a here-document that nothing ends, as it is where a model ends its block instead.
-_OPEN_DOCUMENT = re.compile(
-    r"^/bin/bash: line \d+: warning: here-document at line (\d+) delimited by end-of-file \(wanted `(.*)'\)$",
-    re.MULTILINE,
-)
-#: What shells say of a browser that is not there, and programs of a screen.
-_NO_SCREEN = re.compile(
-    r"^\S*sh: (?:line )?\d+: (?:firefox|google-chrome(?:-stable)?|chrome|chromium(?:-browser)?|xdg-open|open"
-    r"|sensible-browser): (?:command )?not found$"
-    r"|No such file or directory: '(?:xdg-open|firefox|google-chrome|chromium)'"
-    r"|no display name and no \$DISPLAY environment variable|no method available for opening"
-    r"|[Cc](?:annot|an't) open (?:X )?display|[Uu]nable to open X display|[Cc]ould not connect to display"
-    r"|No available video device",
-    re.MULTILINE,
-)
 _SILENT, _NOTHING = "[no output]", "[no output; no file has other contents]"
 #: Where nothing may be written, or not all of it, what there was stays as it was: a new file takes its place.
 _WRITE = """
@@ -200,18 +178,17 @@ async def _commanded(
     command = request.arguments["command"]
     ran = await place.shell(command, timeout_s=timeout_s, at_most=most, stays=known.stays)
     changed = None if look is None else await look.after()
-    if "<<" in command:
-        ran = replace(ran, output=_OPEN_DOCUMENT.sub(prompts.OPEN_DOCUMENT, ran.output))
+    ran = replace(ran, output=signs.in_words(command, ran.output))
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     if ran.lost:
         runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed == "" else output.text
-    asked = bool(ran.exit_code) and any(sign in ran.output for sign in _NO_INPUT)
+    asked = bool(ran.exit_code) and signs.wants_input(ran.output)
     if asked:
         text = lines(text, prompts.NO_KEYBOARD)
-    screen = bool(ran.exit_code) and _NO_SCREEN.search(ran.output) is not None
+    screen = bool(ran.exit_code) and signs.wants_screen(ran.output)
     if screen:
         text = lines(text, prompts.NO_SCREEN)
     files = f"[changed: {changed}]" if changed else ""
