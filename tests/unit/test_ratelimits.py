@@ -42,8 +42,8 @@ def test_limits_as_headers_tell_them(
     headers: dict[str, str], limits: tuple[tuple[str, float, float, float, bool], ...]
 ) -> None:
     """What is of requests and what of tokens, what is left, and when it is whole again."""
-    told = [(x.of, x.limit, x.remaining, x.reset_s, x.window) for x in ratelimits.read(headers)]
-    assert told == list(limits)
+    found = [(x.of, x.limit, x.remaining, x.reset_s, x.window) for x in ratelimits.read(headers)]
+    assert found == list(limits)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_moments_become_seconds(name: str, limit: str) -> None:
     """Anthropic names the moment, not the wait."""
     at = datetime.now(UTC) + timedelta(seconds=30)
     values = {"limit": "50", "remaining": "1", "reset": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    (told,) = ratelimits.read({name.format(limit, key): value for key, value in values.items()})
-    assert told.reset_s == pytest.approx(30, abs=2)
-    assert (told.of, told.limit, told.remaining, told.window) == (limit, 50, 1, False)
-    assert told.spares_cache == (limit == "tokens"), "cache reads use up no tokens there"
+    (found,) = ratelimits.read({name.format(limit, key): value for key, value in values.items()})
+    assert found.reset_s == pytest.approx(30, abs=2)
+    assert (found.of, found.limit, found.remaining, found.window) == (limit, 50, 1, False)
+    assert found.spares_cache == (limit == "tokens"), "cache reads use up no tokens there"
 
 
 def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
@@ -71,10 +71,10 @@ def test_milliseconds_since_the_epoch_are_a_window_of_requests() -> None:
         "x-ratelimit-remaining": "0",
         "x-ratelimit-reset": str(int(at)),
     }
-    (told,) = ratelimits.read(headers)
-    assert isinstance(told, RateLimit)
-    assert told.reset_s == pytest.approx(30, abs=2)
-    assert told.window
+    (found,) = ratelimits.read(headers)
+    assert isinstance(found, RateLimit)
+    assert found.reset_s == pytest.approx(30, abs=2)
+    assert found.window
 
 
 @pytest.mark.parametrize("name", ["limit", "remaining", "reset"])
