@@ -61,6 +61,7 @@ from batchd.lifecycle import Lifecycle
 from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
 from batchd.pool.disks import Disks
+from batchd.pool.engines.local import Local
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.store import Store
@@ -149,7 +150,8 @@ def joined(
 
     # The pool, and attempts at tasks.
     settings = tuning.settings(config, endpoints)
-    pool = Supervisor(shape(config), settings, held, agent, folder=Path(config.paths.state, "pool"))
+    engine = Local(held, agent, Path(config.paths.state, "pool"))
+    pool = Supervisor(shape(config), settings, engine)
     reloader = Reloader(loop, current, governor, listeners, pool, reload, shape)
     lessons = Lessons(loop, current, store, writes)
     calls = Calls(loop, lifecycle, store, writes, governor, listeners, lessons)

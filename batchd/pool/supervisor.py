@@ -7,13 +7,13 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from batchd import __version__, wire
 from batchd.errors import NotPossibleError
-from batchd.pool import code, server
-from batchd.pool.process import Worker
+from batchd.pool import code
+from batchd.pool.engines import Engine
+from batchd.pool.member import Member
 from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
@@ -34,16 +34,16 @@ _AGAIN = "see the log; it is tried again by itself"
 class Handler(Protocol):
     """What the pool reports to the daemon; called on the loop."""
 
-    def message(self, worker: Worker, message: Any) -> None:
+    def message(self, worker: Member, message: Any) -> None:
         """``Ask``, ``Failed``, ``Record``, ``Progress`` or ``Done`` came; a ``Done`` has freed its slot."""
 
-    def started(self, worker: Worker) -> None:
+    def started(self, worker: Member) -> None:
         """A worker is up."""
 
     def broke(self, error: BaseException) -> None:
         """A part of the pool has ended that must not: a bug."""
 
-    def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
+    def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """A worker has ended with tasks ``lost``, by attempt; 0 where none was started. ``counted``: they may have killed it."""
 
 
@@ -63,24 +63,13 @@ class Shape:
 class Supervisor:
     """The pool. ``start`` it within a running loop; ``close`` ends every worker."""
 
-    def __init__(
-        self,
-        shape: Shape,
-        settings: wire.Settings,
-        lock: int,
-        agent: str = "batchd.agent:run",
-        *,
-        folder: Path,
-    ) -> None:
-        """``lock``: a descriptor of the spool's lock. ``folder``: for sockets. ``agent``: what works on a task."""
+    def __init__(self, shape: Shape, settings: wire.Settings, engine: Engine) -> None:
         self._shape = shape
         self._settings = settings
-        self._lock = lock
+        self._engine = engine
         #: Set by ``start``, before there is a worker.
         self._handler: Handler
-        self._folder = folder
-        self._agent = agent
-        self._workers: list[Worker] = []
+        self._workers: list[Member] = []
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
@@ -90,7 +79,7 @@ class Supervisor:
         self._watch: asyncio.Task[None] | None = None
 
     @property
-    def workers(self) -> tuple[Worker, ...]:
+    def workers(self) -> tuple[Member, ...]:
         """The workers that live."""
         return tuple(self._workers)
 
@@ -98,7 +87,7 @@ class Supervisor:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
         self._handler = handler
         code.fingerprint()  # of what this process runs, before anybody can change it
-        server.prepare(self._folder)
+        self._engine.prepare()
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._watch.add_done_callback(self._ended)
         self._start_worker()
@@ -113,11 +102,11 @@ class Supervisor:
         return self._room() > 0 or self._empty() is not None
 
     @property
-    def clearing(self) -> Worker | None:
+    def clearing(self) -> Member | None:
         """The worker that gets no more tasks, so that one task can have it alone."""
         return next((w for w in self._workers if w.clearing and not w.retiring), None)
 
-    def clear(self, worker: Worker | None) -> bool:
+    def clear(self, worker: Member | None) -> bool:
         """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
         again = [w for w in self._workers if w.clearing and w is not worker]
         for each in again:
@@ -126,7 +115,7 @@ class Supervisor:
             worker.clearing = True
         return bool(again)
 
-    def reserve(self, ref: Ref, *, alone: bool = False) -> Worker:
+    def reserve(self, ref: Ref, *, alone: bool = False) -> Member:
         """Give a slot to a task; there must be one, by ``slots`` or ``slot_alone``."""
         worker = self._empty() if alone else None
         worker = worker or min(self._open(), key=lambda w: len(w.tasks), default=None)
@@ -136,7 +125,7 @@ class Supervisor:
         worker.tasks[ref] = 0
         return worker
 
-    def run(self, worker: Worker, run: wire.Run) -> bool:
+    def run(self, worker: Member, run: wire.Run) -> bool:
         """Start a task in its slot; False if the worker has died meanwhile."""
         if run.ref not in worker.tasks or worker not in self._workers:
             return False
@@ -145,7 +134,7 @@ class Supervisor:
             worker.channel.send(message)
         return True
 
-    def release(self, worker: Worker, ref: Ref) -> None:
+    def release(self, worker: Member, ref: Ref) -> None:
         """Take a slot back in which nothing was started."""
         if worker.tasks.pop(ref, None) is not None:
             self._slot_freed(worker)
@@ -172,7 +161,7 @@ class Supervisor:
     async def drain(self, timeout_s: float) -> None:
         """Let agents reach a durable point, and workers end by themselves, for at most ``timeout_s``."""
         for worker in self.workers:
-            worker.retiring = True
+            worker.retire()
             worker.channel.send(wire.Drain())
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=timeout_s)
@@ -183,12 +172,12 @@ class Supervisor:
             self._watch.cancel()
         self._closing.set()
         for worker in self.workers:
-            worker.retiring = True
+            worker.retire()
             worker.kill("the daemon stops")
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
         if any(not worker.pid for worker in self._workers):
-            server.end()  # it does not answer: to wait for it would last for ever
+            self._engine.renew()  # it does not answer: to wait for it would last for ever
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
         for worker in self._workers:
@@ -198,17 +187,17 @@ class Supervisor:
         """Return how many workers may be started for tasks."""
         return 0 if self.trouble else max(0, self._shape.processes - len(self._workers))
 
-    def _open(self) -> Iterator[Worker]:
+    def _open(self) -> Iterator[Member]:
         each = self._settings.agents_per_process
         kept = (w for w in self._usable() if not w.clearing)
         return (w for w in kept if len(w.tasks) < each)
 
-    def _empty(self) -> Worker | None:
+    def _empty(self) -> Member | None:
         """Return a worker without a task, best one that was cleared."""
         empty = (w for w in self._usable() if not w.tasks)
         return max(empty, key=lambda w: w.clearing, default=None)
 
-    def _usable(self) -> Iterator[Worker]:
+    def _usable(self) -> Iterator[Member]:
         """Yield the workers that may get a task: while none comes up, only those that have."""
         return (
             w
@@ -216,15 +205,15 @@ class Supervisor:
             if not (w.retiring or w.alone) and (w.greeted or not self.trouble)
         )
 
-    def _retire(self, worker: Worker) -> None:
-        worker.retiring = True
+    def _retire(self, worker: Member) -> None:
+        worker.retire()
         if not worker.tasks:
             worker.channel.close()
 
     # A worker's life
 
-    def _start_worker(self) -> Worker:
-        worker = Worker(self._received)
+    def _start_worker(self) -> Member:
+        worker = Member(self._received, self._engine.life())
         worker.channel.send(wire.Hello(version=__version__, settings=self._settings))
         self._workers.append(worker)
         life = asyncio.get_running_loop().create_task(self._live(worker))
@@ -238,7 +227,7 @@ class Supervisor:
         if not part.cancelled() and (error := part.exception()):
             self._handler.broke(error)
 
-    async def _live(self, worker: Worker) -> None:
+    async def _live(self, worker: Member) -> None:
         """Start a worker, wait for its end, and report it."""
         if self._failures:
             pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures)
@@ -246,7 +235,7 @@ class Supervisor:
                 await asyncio.wait_for(self._closing.wait(), pause)
         try:
             if not self._closing.is_set():
-                await worker.fork(self._lock, self._agent)
+                await worker.start()
                 await worker.ended()
         except Exception as error:  # noqa: BLE001 (its tasks must come back, whatever it is: the fork server died, no thread, no descriptor)
             said = str(error) or "the fork server died"
@@ -260,7 +249,7 @@ class Supervisor:
         worker.gone()
         self._handler.died(worker, worker.tasks, counted=worker.greeted)
 
-    def _received(self, worker: Worker, message: Any) -> None:
+    def _received(self, worker: Member, message: Any) -> None:
         worker.heard_at = asyncio.get_running_loop().time()
         match message:
             case wire.Heartbeat():
@@ -268,7 +257,8 @@ class Supervisor:
             case wire.Hello():
                 self._greeted(worker, message)
             case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
-                worker.retiring = worker.retiring or outcome == "refused"
+                if outcome == "refused":
+                    worker.retire()
                 if worker.tasks.get(ref) == attempt:
                     del worker.tasks[ref]
                     worker.tasks_done += 1
@@ -277,7 +267,7 @@ class Supervisor:
             case _:
                 self._handler.message(worker, message)
 
-    def _greeted(self, worker: Worker, hello: wire.Hello) -> None:
+    def _greeted(self, worker: Member, hello: wire.Hello) -> None:
         if (hello.version, hello.code) == (__version__, code.fingerprint()):
             self.trouble = None
             worker.hello()
@@ -288,13 +278,13 @@ class Supervisor:
         cause = f"it is {which}, the daemon {__version__}"
         self._fails(f"a new worker does not fit: {cause}", RESTART)
         worker.kill(f"{cause}: {RESTART}")
-        server.end()  # so that the next try sees whether the files are the daemon's again
+        self._engine.renew()  # so that the next try sees whether the files are the daemon's again
 
     def _fails(self, cause: str, fix: str) -> None:
         since = self.trouble[1] if self.trouble else time.time()
         self.trouble = NotPossibleError(f"{cause}: {fix}"), since
 
-    def _slot_freed(self, worker: Worker) -> None:
+    def _slot_freed(self, worker: Member) -> None:
         worker.alone = False
         worker.idle_since = worker.heard_at
         tasks, rss = self._shape.max_tasks_per_process, self._shape.max_rss_bytes
@@ -313,7 +303,7 @@ class Supervisor:
                 limit = self._shape.heartbeat_timeout_s if worker.greeted else _START_S
                 if now - worker.heard_at > limit:
                     if not worker.pid:
-                        server.end()
+                        self._engine.renew()
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
                     self._retire(worker)
@@ -322,6 +312,6 @@ class Supervisor:
             if not self._workers or (self.trouble and room and not trying):
                 self._start_worker()
 
-    def _superfluous(self, worker: Worker, now: float) -> bool:
+    def _superfluous(self, worker: Member, now: float) -> bool:
         idle = not worker.tasks and not worker.retiring and now - worker.idle_since > _IDLE_S
         return idle and sum(not w.retiring for w in self._workers) > 1

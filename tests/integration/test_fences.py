@@ -29,7 +29,8 @@ from batchd import __version__, config, control
 from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError
 from batchd.events import Event
-from batchd.pool import process
+from batchd.pool.engines import local
+from batchd.pool.member import Member
 from batchd.records import Ref
 
 pytestmark = pytest.mark.in_turns
@@ -627,8 +628,8 @@ def test_a_worker_that_cannot_be_started_gives_its_tasks_back(
             raise RuntimeError("can't start new thread")
         return launch(*arguments)
 
-    launch = process._launch
-    monkeypatch.setattr(process, "_launch", refused)
+    launch = local._launch
+    monkeypatch.setattr(local, "_launch", refused)
     work_off(settings, batch("a", "b"))
     assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 2}
     assert {r["attempts"] for r in results(tmp_path).values()} <= {1, 2, 3}
@@ -731,10 +732,11 @@ def test_a_worker_can_be_killed_the_instant_that_it_has_ended(tmp_path: Path) ->
 
     async def scenario() -> None:
         up = asyncio.Event()
-        worker = process.Worker(lambda _worker, _message: up.set())
         lock = os.open(tmp_path, os.O_RDONLY)
+        engine = local.Local(lock, "batchd.agent:run", tmp_path)
+        worker = Member(lambda _worker, _message: up.set(), engine.life())
         try:
-            await worker.fork(lock, "batchd.agent:run")
+            await worker.start()
         finally:
             os.close(lock)
         async with asyncio.timeout(PATIENCE_S):

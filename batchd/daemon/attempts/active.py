@@ -10,7 +10,7 @@ from batchd import wire
 from batchd.daemon.lines import TaskLog
 from batchd.events import CancelRequested, Suspended, TaskFinished, Terms
 from batchd.governor import Park
-from batchd.pool.process import Worker
+from batchd.pool.member import Member
 from batchd.records import Activity, Base, ModelSetup, Purpose, Ref, Task
 from batchd.store import Dispatched
 
@@ -20,7 +20,7 @@ class Active:
     """One attempt at one task."""
 
     ref: Ref
-    worker: Worker
+    worker: Member
     #: 0 until the store has given it one; then the rest is known too.
     attempt: int = 0
     #: What the store gave with it.

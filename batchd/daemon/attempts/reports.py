@@ -16,7 +16,7 @@ from batchd.daemon.loop import Loop
 from batchd.lifecycle import Input, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import Action, get_logger
-from batchd.pool.process import Worker
+from batchd.pool.member import Member
 from batchd.records import Reason, Ref, Status
 
 #: What the result says of a task at which an agent broke.
@@ -32,7 +32,7 @@ class Reports:
     _attempts: Attempts
     _calls: Calls
 
-    def message(self, worker: Worker, message: Any) -> None:
+    def message(self, worker: Member, message: Any) -> None:
         """Serve a message of a worker."""
         ref, attempt = _address(message)
         active = self._attempts.get(ref)
@@ -54,7 +54,7 @@ class Reports:
             case wire.Done():
                 self._done(active, message)
 
-    def started(self, worker: Worker) -> None:
+    def started(self, worker: Member) -> None:
         """Note that a worker is up."""
         get_logger().info(Action.WORKER_STARTED, worker=worker.pid)
         self._loop.wake()  # tasks may have waited for one to come up
@@ -63,7 +63,7 @@ class Reports:
         """End the daemon where a part of the pool ended: a bug."""
         self._loop.broke(error)
 
-    def died(self, worker: Worker, lost: Mapping[Ref, int], *, counted: bool) -> None:
+    def died(self, worker: Member, lost: Mapping[Ref, int], *, counted: bool) -> None:
         """Take the tasks of a dead worker back."""
         if (lost or not worker.greeted) and not self._loop.closing:
             tasks = [str(ref) for ref in lost]

@@ -1,4 +1,4 @@
-"""One worker process, as the daemon holds it: how it is forked, and how it ends.
+"""The engine of this machine: how a worker is forked, and how it ends.
 
 Its pidfd is the truth about its life: the fork server's own word is not, for when that server
 dies, ``multiprocessing`` takes all its children for dead.
@@ -12,15 +12,14 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from batchd.pool import server
 from batchd.pool.channel import Channel
 from batchd.pool.start import child
-from batchd.records import Ref
 
 #: What a worker that was asked to end gets before it is killed.
 _LEAVE_S = 10.0
@@ -29,103 +28,107 @@ _LEAVE_S = 10.0
 _UNKNOWN = 255
 
 
-class Worker:
-    """A worker process."""
+class Local:
+    """The engine of this machine: forks workers from a server that has loaded what they need."""
 
-    def __init__(self, on_message: Callable[[Worker, Any], None]) -> None:
-        now = asyncio.get_running_loop().time()
-        self.channel = Channel(lambda message: on_message(self, message), self._lost)
+    def __init__(self, lock: int, agent: str, folder: Path) -> None:
+        """``lock``: a descriptor of the spool's lock. ``agent``: what works on a task. ``folder``: for sockets."""
+        self._lock = lock
+        self._agent = agent
+        self._folder = folder
+
+    def prepare(self) -> None:
+        """Settle where the fork server's sockets lie."""
+        server.prepare(self._folder)
+
+    def life(self) -> Forked:
+        """Return a worker's life that is yet to start."""
+        return Forked(self._lock, self._agent)
+
+    def renew(self) -> None:
+        """Kill the fork server: starts that wait for it fail, and the next one makes another."""
+        server.end()
+
+
+class Forked:
+    """The life of a worker on this machine."""
+
+    node = ""
+
+    def __init__(self, lock: int, agent: str) -> None:
         self.pid = 0
-        #: The tasks that it works on, and the attempt of each.
-        self.tasks: dict[Ref, int] = {}
-        #: Whether it is kept for one task alone, until that is done.
-        self.alone = False
-        #: Whether it gets no more tasks until it has none, so that one task can have it alone.
-        self.clearing = False
-        #: Gets no more tasks, and ends when it has none.
-        self.retiring = False
-        self.tasks_done = 0
-        #: Resident memory in bytes.
-        self.rss = 0
-        #: Whether it has said Hello.
-        self.greeted = False
-        #: Set once it has, or never will.
-        self._decided = asyncio.Event()
-        #: When it was last heard of, and last had a task, by the loop's clock.
-        self.heard_at = self.idle_since = now
-        #: Why it ended, as far as that is known.
-        self.cause = ""
+        self._lock = lock
+        self._agent = agent
+        self._channel: Channel | None = None
         self._process: BaseProcess | None = None
         self._pidfd = -1
-        #: How it broke the protocol of the channel.
-        self._broken = ""
+        #: Whether it is to be killed as soon as it can be.
+        self._killed = False
+        #: Set when the process has ended.
         self._exited = asyncio.Event()
-        #: Set when the channel is closed: all that the worker sent is read.
+        #: Set when the channel is closed.
         self._silent = asyncio.Event()
 
-    async def fork(self, lock: int, agent: str) -> None:
-        """Start it. Raises ``OSError`` or ``EOFError`` where the fork server died under our hands."""
-        loop = asyncio.get_running_loop()
+    @property
+    def over(self) -> bool:
+        """Whether its process has ended."""
+        return self._exited.is_set()
+
+    async def start(self, channel: Channel) -> None:
+        """Fork it. Raises ``OSError`` or ``EOFError`` where the fork server died under our hands."""
+        self._channel = channel
         ours, theirs = socket.socketpair()
         with theirs:
-            await self.channel.attach(ours)
-            self._process = await asyncio.to_thread(_launch, theirs, lock, agent)
+            await channel.attach(ours)
+            self._process = await asyncio.to_thread(_launch, theirs, self._lock, self._agent)
         self.pid = self._process.pid or 0
-        self.heard_at = loop.time()
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             self._exited.set()
         else:
-            loop.add_reader(self._pidfd, self._has_exited)
-            if self.cause:
-                self.kill(self.cause)
+            asyncio.get_running_loop().add_reader(self._pidfd, self._has_exited)
+            if self._killed:
+                self.kill()
 
-    def hello(self) -> None:
-        """Note that it has said Hello."""
-        self.greeted = True
-        self._decided.set()
-
-    def gone(self) -> None:
-        """Note that it has ended, or could not be started."""
-        self._decided.set()
-
-    async def up(self) -> bool:
-        """Return, once that is known, whether it came up."""
-        await self._decided.wait()
-        return self.greeted
-
-    def kill(self, cause: str) -> None:
-        """End it at once; also before it has started."""
-        if self._exited.is_set():
-            return
-        self.cause = self.cause or cause
-        if self._pidfd >= 0:
+    def kill(self) -> None:
+        """End it at once, unless it is over; also before it has started."""
+        self._killed = True
+        if self._pidfd >= 0 and not self.over:
             # It may have ended this instant, and its fork server have buried it: `_has_exited` is on its way.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def ended(self) -> None:
-        """Return when it has exited and all that it sent is read."""
+    def silent(self) -> None:
+        """Take that the channel is closed."""
+        self._silent.set()
+
+    async def ended(self) -> str:
+        """Return how it ended, once it has exited and all that it sent is read."""
+        assert self._channel is not None, "it was started"
+        assert self._process is not None, "it was started"
         events = [asyncio.ensure_future(e.wait()) for e in (self._exited, self._silent)]
         await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+        how = ""
         if not self._exited.is_set():  # asked to end, or it closed its socket itself
             await asyncio.wait(events, timeout=_LEAVE_S)
-            self.kill("it did not end when asked to")
+            if not self._exited.is_set():
+                how = "it did not end when asked to"
+                self.kill()
         await asyncio.wait(events[:1])
         if not self._silent.is_set():
             # What it started may hold its socket for longer than it lives, where a disk hangs: all that it sent is here.
             await asyncio.wait(events[1:], timeout=_LEAVE_S)
-            self.channel.close()
+            self._channel.close()
             await asyncio.wait(events)
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        assert self._process is not None
         await asyncio.to_thread(self._process.join, 1.0)
         code = self._process.exitcode
-        if code is not None:
-            self._process.close()
-            self.cause = self.cause or self._broken or _cause(code)
+        if code is None:
+            return how
+        self._process.close()
+        return how or _cause(code)
 
     def leave(self) -> None:
         """Leave it behind, killed but not ended: the end of this process does not wait for it.
@@ -136,13 +139,7 @@ class Worker:
 
     def _has_exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        self.retiring = True
         self._exited.set()
-
-    def _lost(self, cause: str) -> None:
-        self._broken = cause
-        self.retiring = True
-        self._silent.set()
 
 
 def _launch(sock: socket.socket, lock: int, agent: str) -> BaseProcess:
