@@ -95,6 +95,10 @@ class Action(enum.StrEnum):
     PRICE_UNKNOWN = "price_unknown"
     WORKER_STARTED = "worker_started"
     WORKER_DIED = "worker_died"
+    #: A worker of another machine came to the gate and was not let in: its ``address``, and why.
+    WORKER_NOT_ADMITTED = "worker_not_admitted"
+    #: No task can run on a ``node``, as the ``message`` says: its workers are sent away.
+    NODE_UNFIT = "node_unfit"
     INBOX_TROUBLE = "inbox_trouble"
     OUTBOX_TROUBLE = "outbox_trouble"
     STORE_TROUBLE = "store_trouble"

@@ -1,8 +1,7 @@
-"""The messages between the daemon and its workers.
+"""The messages between the daemon and its workers, on its machine or on another one.
 
 Frames on a stream socket: four bytes of length (big endian), then ``["KIND", {fields}]``
-in JSON. A worker owns no durable state: these messages would mean the same on another machine.
-Which way each goes stands in its docstring.
+in JSON. A worker owns no durable state. Which way each goes stands in its docstring.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from batchd.records import (
     Batch,
     Endpoint,
     Failure,
+    Patch,
     Purpose,
     RateLimit,
     Ref,
@@ -53,22 +53,53 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 2.0
     #: Whether each step is to be said at once, for the log, and not the last one of those within an instant.
     each_step: bool = False
+    #: On another machine: how long the worker may go on after the last renewal of its lease, in seconds.
+    lease_s: float = 0.0
 
     def secrets(self) -> Iterator[str]:
         """Yield what only the providers may see."""
         return (secret for endpoint in self.endpoints.values() for secret in endpoint.secrets())
 
 
+class Join(Struct, frozen=True, kw_only=True):
+    """Up: the first message of a worker on another machine. Answered by ``Hello`` or ``NotAdmitted``."""
+
+    token: str
+    version: str
+    #: The fingerprint of the files that it runs, by what is in them.
+    code: str
+    #: ``3.11``, ``3.13``.
+    python: str
+    #: What its machine is called.
+    node: str
+    #: The worker's process there.
+    pid: int
+
+
+class NotAdmitted(Struct, frozen=True):
+    """Down: the worker is not let in; ``message`` says why, with the fix."""
+
+    message: str
+
+
 class Hello(Struct, frozen=True, kw_only=True):
-    """Both: the first message each way. A difference in ``version`` or ``code`` ends the worker."""
+    """Both: the first message each way, on this machine. A difference in ``version`` or ``code`` ends the worker."""
 
     version: str
     #: Up: the fingerprint of the files that the worker runs.
     code: str = ""
     #: Up: the worker's process.
     pid: int = 0
+    #: Up: why no task can run there.
+    problem: str = ""
     #: Down.
     settings: Settings | None = None
+
+
+class Keys(Struct, frozen=True):
+    """Down, to another machine: where the providers of the next task are reached, and with which keys."""
+
+    endpoints: Mapping[str, Endpoint]
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -190,6 +221,24 @@ class Record(Struct, frozen=True, kw_only=True):
     lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+class PatchMade(Struct, frozen=True):
+    """Up, from another machine: keep this patch where the result will be. Answered by ``PatchKept``."""
+
+    ref: Ref
+    attempt: int
+    patch: Patch
+
+
+class PatchKept(Struct, frozen=True):
+    """Down: the patch is durable, or was refused by the disk."""
+
+    ref: Ref
+    attempt: int
+    #: What the disk refused it with; 0: it is durable.
+    errno: int = 0
+    message: str = ""
+
+
 class Ack(Struct, frozen=True):
     """Down: every event below ``seq`` is durable."""
 
@@ -225,18 +274,49 @@ class Done(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """Up: the worker's loop turns."""
+    """Up: the worker's loop turns. From another machine answered by ``LeaseRenewed``."""
 
     #: Resident memory in bytes.
     rss: int = 0
     #: Tasks it works on.
     busy: int = 0
+    #: Which heartbeat of this worker's it is.
+    number: int = 0
+
+
+class LeaseRenewed(Struct, frozen=True):
+    """Down: the lease counts from the moment at which the worker sent this heartbeat."""
+
+    number: int
+
+
+class Leaving(Struct, frozen=True):
+    """Up: the worker takes no more tasks, and gives back those it has at their next durable points."""
+
+    #: Why: its machine is drained, say.
+    cause: str
 
 
 Down: TypeAlias = (
-    Hello | History | Run | Cancel | Park | Drain | Retune | Granted | Denied | Ack | Nack
+    Hello
+    | NotAdmitted
+    | Keys
+    | LeaseRenewed
+    | History
+    | Run
+    | Cancel
+    | Park
+    | Drain
+    | Retune
+    | Granted
+    | Denied
+    | Ack
+    | Nack
+    | PatchKept
 )
-Up: TypeAlias = Hello | Ask | Failed | Record | Progress | Done | Heartbeat
+Up: TypeAlias = (
+    Join | Hello | Ask | Failed | Record | PatchMade | Progress | Done | Heartbeat | Leaving
+)
 
 
 @cache

@@ -49,6 +49,8 @@ COMMANDS: Mapping[str, str] = {
     "priority": "let batches or tasks go before others",
     "prune": "free the space that finished batches take",
     "tune": "change the running daemon's configuration",
+    "invite": "make tickets for workers on other machines",
+    "worker": "work for a daemon on another machine",
     "backup": "copy the store, beside a running daemon too",
     "restore": "put a backup in the store's place, and import the results in the outbox",
     "demo": "show the whole way with a stand-in model: no key, no network",

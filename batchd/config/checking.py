@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchd.config import dialects, notify, repositories, showing, telemetry, web
+from batchd.config import dialects, joining, notify, repositories, showing, telemetry, web
 from batchd.config.sections import Paths, Sections
 from batchd.errors import Problem
 from batchd.records import STANDARD
@@ -95,6 +95,7 @@ def contradictions(config: Sections) -> Iterator[tuple[Place, Problem]]:
     for place, model in models.items():
         if why := model_problem(model, config):
             yield place, why
+    yield from joining.problems(config.pool, config.workspace)
     yield from _homeless(config)
     yield from _tierless(config)
     for name, provider in config.providers.items():

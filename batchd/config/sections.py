@@ -58,8 +58,8 @@ class Agent(Section):
 class Pool(Section):
     """``[pool]``: worker processes."""
 
-    processes: Annotated[int, Ge(1), Le(1024)] = 4
-    """Worker processes, started when first needed."""
+    processes: Annotated[int, Ge(0), Le(1024)] = 4
+    """Worker processes on this machine, started when first needed; 0: all come from other machines."""
     agents_per_process: Annotated[int, Ge(1), Le(1000)] = 1
     """Tasks that one process works on at a time."""
     max_attempts: Positive = 3
@@ -69,11 +69,15 @@ class Pool(Section):
     drain_s: Amount = 30.0
     """What agents get to reach a durable point when the daemon stops."""
     heartbeat_timeout_s: Annotated[float, Gt(1)] = 30.0
-    """A worker silent for longer is killed, and its tasks resumed."""
+    """A worker silent for longer is killed, and its tasks resumed; on another machine, its lease."""
     max_tasks_per_process: Count = 1000
     """A worker is replaced after so many tasks; 0: never."""
     max_rss_mb: Count = 1024
     """A worker is replaced when its resident memory passes this; 0: never."""
+    listen: str = ""
+    """``HOST:PORT`` where workers of other machines join; empty: none do."""
+    advertise: str = ""
+    """``HOST:PORT`` that they dial, where it is another one; empty: ``listen``, by this machine's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +205,8 @@ class Workspace(Section):
     """How long it may take to fetch a repository, or to copy a directory."""
     max_mirror_bytes: Annotated[int, Ge(1 << 20)] = 10 << 30
     """The size of one repository, or copied directory, that is kept."""
+    shared: bool = False
+    """Whether every node has the outbox, the state directory's ``tmp`` and all directories of tasks at the same paths."""
     max_patch_bytes: Annotated[int, Ge(1 << 10), Le(256 << 20)] = 10 << 20
     """The size of a task's patch; changes of more files are left out."""
 

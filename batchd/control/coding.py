@@ -17,6 +17,7 @@ from batchd.control.messages import (
     A,
     Cancel,
     Detach,
+    Invite,
     Pause,
     Priority,
     Prune,
@@ -33,7 +34,7 @@ from batchd.records import Scope
 _KINDS: tuple[type[Request[Any]], ...] = (
     *(Status, Cancel, Pause, Resume),
     *(Priority, Retry, Prune, Tune),
-    *(Submit, Detach, Check),
+    *(Submit, Detach, Check, Invite),
 )
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[Request[Any]]] = {kind.__name__.lower(): kind for kind in _KINDS}
@@ -57,6 +58,9 @@ _WANTED: Mapping[str, str] = {
     "last": "last is a whole number: of batches",
     "offline": "offline is true or false",
     "live": "live is true or false",
+    "addresses": "addresses is a list of IP addresses and networks",
+    "minutes": "minutes is a number",
+    "count": "count is a whole number: of tickets",
 }
 #: It may hold secrets, and is not shown.
 _HIDDEN = "changes"

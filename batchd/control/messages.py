@@ -249,3 +249,21 @@ class Tune(Request[Tuned], frozen=True, kw_only=True):
     changes: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: First take all earlier changes back.
     reset: bool = False
+
+
+# invite
+
+
+class Invited(msgspec.Struct, frozen=True, kw_only=True):
+    """Tickets, a line each: secrets until they are used."""
+
+    tickets: tuple[str, ...]
+
+
+class Invite(Request[Invited], frozen=True, kw_only=True):
+    """Make tickets for workers on other machines."""
+
+    #: IP addresses and networks that they may come from.
+    addresses: tuple[str, ...] = ()
+    minutes: float = 10.0
+    count: int = 1

@@ -96,6 +96,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     #: None: it is being started.
     pid: int | None = None
+    #: The machine it runs on; empty: the daemon's.
+    node: str = ""
     #: Tasks that it works on.
     tasks: int = 0
     #: Resident memory in bytes.
@@ -112,6 +114,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     #: The process; None: it is being started.
     worker: int | None = None
+    #: The machine it runs on; empty: the daemon's.
+    node: str = ""
     #: ``starting``, ``waiting``, ``model``, ``tool`` or ``evaluating``.
     step: str
     #: Which model, which command, what it waits for.
@@ -181,6 +185,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     retiring: tuple[Warned, ...] = ()
     fetching: tuple[Fetching, ...] = ()
     workers: tuple[Worker, ...] = ()
+    #: By machine: why no task can run there.
+    unfit: Mapping[str, str] = msgspec.field(default_factory=dict)
     running: tuple[Running, ...] = ()
     #: The batches that were asked for.
     rows: tuple[Row, ...] = ()

@@ -39,8 +39,9 @@ class Line(NamedTuple):
 class TaskLog:
     """Writes the lines of one attempt at a task."""
 
-    def __init__(self, ref: Ref, worker: int, model: str) -> None:
-        self._log = get_logger(batch=ref.batch, task=ref.task, worker=worker)
+    def __init__(self, ref: Ref, worker: Mapping[str, Any], model: str) -> None:
+        """``worker``: the fields that say which one works on it."""
+        self._log = get_logger(batch=ref.batch, task=ref.task, **worker)
         self._model = model
         #: Whether a round's beginning is still to be logged.
         self._between_rounds = True

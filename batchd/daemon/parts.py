@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.config import Config
-from batchd.daemon import tuning
+from batchd.daemon import joining, tuning
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
@@ -21,6 +21,7 @@ from batchd.daemon.attempts.turns import Turns
 from batchd.daemon.commands import Commands, Ends
 from batchd.daemon.commands.cancel import Cancelling
 from batchd.daemon.commands.check import Checking, Look
+from batchd.daemon.commands.invite import Inviting
 from batchd.daemon.commands.pause import Pausing
 from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
@@ -62,6 +63,9 @@ from batchd.lifecycle.trials import Trials
 from batchd.log import get_logger
 from batchd.pool.disks import Disks
 from batchd.pool.engines.local import Local
+from batchd.pool.joining.gate import Gate
+from batchd.pool.joining.identity import identity
+from batchd.pool.joining.invitations import Invitations
 from batchd.pool.supervisor import Shape, Supervisor
 from batchd.pricing import Prices
 from batchd.store import Store
@@ -84,6 +88,8 @@ class Parts:
     lot: ParkingLot
     circuits: Circuits
     pool: Supervisor
+    #: Lets workers of other machines in; None: none may join.
+    gate: Gate | None
     attempts: Attempts
     reports: Reports
     turns: Turns
@@ -152,6 +158,8 @@ def joined(
     settings = tuning.settings(config, endpoints)
     engine = Local(held, agent, Path(config.paths.state, "pool"))
     pool = Supervisor(shape(config), settings, engine)
+    invitations = Invitations()
+    joined_by = identity(Path(config.paths.state)) if config.pool.listen and watching else None
     reloader = Reloader(loop, current, governor, listeners, pool, reload, shape)
     lessons = Lessons(loop, current, store, writes)
     calls = Calls(loop, lifecycle, store, writes, governor, listeners, lessons)
@@ -172,7 +180,7 @@ def joined(
         Starting(current, store, governor, lessons),
         pool,
     )
-    reports = Reports(loop, listeners, attempts, calls)
+    reports = Reports(loop, listeners, outboxes, batches, attempts, calls)
 
     # What waits, and whose turn it is.
     register = Register(lifecycle, store, writes)
@@ -246,6 +254,7 @@ def joined(
         Tuning(reloader),
         Submitting(loop, current, store, writes, outboxes, batches, intake, restoring, errands),
         Checking(current, lifecycle, troubles, reloader, governor, lessons, look),
+        Inviting(current, invitations, joined_by),
         Path(config.paths.state),
     )
     return Parts(
@@ -262,6 +271,7 @@ def joined(
         lot=lot,
         circuits=circuits,
         pool=pool,
+        gate=joining.gate(config, joined_by, invitations, pool),
         attempts=attempts,
         reports=reports,
         turns=turns,

@@ -32,6 +32,8 @@ _FIXED: Mapping[Place, str] = {
     ("metrics",): "they are set up at the start",
     ("traces",): "they are set up at the start",
     ("workspace", "mirrors"): "clones of tasks lead there",
+    ("workspace", "shared"): "tasks are on other machines already",
+    ("pool", "listen"): "it is listened there from the start on",
     ("spool", "watch"): "the inbox is watched from the start on",
     ("spool", "settle_s"): "the inbox is watched from the start on",
     ("spool", "scan_s"): "the inbox is watched from the start on",

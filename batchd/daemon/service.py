@@ -283,6 +283,9 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             loop.spawn(parts.intake.run(inbox, earlier), endless=True)
             loop.spawn(parts.retiring.watch(), endless=True)
+        if parts.gate is not None:
+            parts.gate.open()
+            undo.push_async_callback(parts.gate.close)
         group = None
         if inbox is not None:
             group = GroupServer(inbox.folder, state, parts.commands)

@@ -44,8 +44,9 @@ class AgentHost:
         sandbox: Sandbox,
         channel: Channel,
         show: Callable[[wire.Progress], None],
+        away: bool = False,
     ) -> None:
-        """``show``: takes what the task does now, for people."""
+        """``show``: takes what the task does now, for people. ``away``: the outbox is on another machine."""
         self.stop = StopSignal()
         self.masker = masker
         self.attempt = run.attempt
@@ -55,6 +56,7 @@ class AgentHost:
         self._run = run
         self._channel = channel
         self._show = show
+        self._away = away
         #: The answer to the one message that may be out.
         self._answer: asyncio.Future[Any] | None = None
 
@@ -94,10 +96,9 @@ class AgentHost:
 
         A disk that takes nothing is waited for. Raises ``FolderError`` where the agent is to stop before that.
         """
-        folder, task = Path(self._run.batch.folder), self._run.ref.task
         while True:
             try:
-                await asyncio.to_thread(patches.publish, folder, task, patch)
+                await self._publish(patch)
             except OSError as error:
                 why = f"its patch cannot be written: {error}"
                 if error.errno not in _FULL:
@@ -108,6 +109,17 @@ class AgentHost:
                 await asyncio.sleep(_AGAIN_S)
             else:
                 return patch
+
+    async def _publish(self, patch: Patch) -> None:
+        """Return when a patch is durable. Raises ``OSError``, ``StaleAttemptError``."""
+        run = self._run
+        if not self._away:
+            folder = Path(run.batch.folder)
+            await asyncio.to_thread(patches.publish, folder, run.ref.task, patch)
+            return
+        kept: wire.PatchKept = await self._exchange(wire.PatchMade(run.ref, run.attempt, patch))
+        if kept.errno:
+            raise OSError(kept.errno, kept.message)
 
     def finish(
         self,
@@ -144,12 +156,16 @@ class AgentHost:
             return replace(message, limits=limits, lessons=lessons)
         return message
 
-    async def _exchange(self, message: wire.Ask | wire.Failed | wire.Record) -> Any:
+    async def _exchange(
+        self, message: wire.Ask | wire.Failed | wire.Record | wire.PatchMade
+    ) -> Any:
         self._answer = asyncio.get_running_loop().create_future()
         self._channel.send(message)
         return await self._answer
 
-    def answered(self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack) -> None:
+    def answered(
+        self, message: wire.Granted | wire.Denied | wire.Ack | wire.Nack | wire.PatchKept
+    ) -> None:
         """Hand the daemon's answer to the agent that waits for it."""
         if self._answer is None or self._answer.done():
             return
@@ -160,6 +176,8 @@ class AgentHost:
                 self._answer.set_result(decode(bytes(event)))
             case wire.Ack():
                 self._answer.set_result(None)
+            case wire.PatchKept():
+                self._answer.set_result(message)
             case wire.Nack():
                 self._answer.set_exception(StaleAttemptError())
 

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
+from batchd import wire
 from batchd.pool.channel import Channel
 from batchd.pool.engines import Life
 from batchd.records import Ref
@@ -14,7 +17,13 @@ from batchd.records import Ref
 class Member:
     """One worker of the pool."""
 
-    def __init__(self, on_message: Callable[[Member, Any], None], life: Life) -> None:
+    def __init__(
+        self, on_message: Callable[[Member, Any], None], life: Life, *, joined: bool = False
+    ) -> None:
+        """``joined``: it came by itself, from another machine."""
+        self.joined = joined
+        #: The providers whose keys it has, where it does not have all.
+        self._providers: set[str] = set()
         now = asyncio.get_running_loop().time()
         self.channel = Channel(lambda message: on_message(self, message), self._lost)
         #: The tasks that it works on, and the attempt of each.
@@ -63,6 +72,11 @@ class Member:
         await self._life.start(self.channel)
         self.heard_at = asyncio.get_running_loop().time()
 
+    def heard(self) -> None:
+        """Take that it is alive."""
+        self.heard_at = asyncio.get_running_loop().time()
+        self._life.heard()
+
     def hello(self) -> None:
         """Note that it has said Hello."""
         self.greeted = True
@@ -71,6 +85,35 @@ class Member:
     def gone(self) -> None:
         """Note that it has ended, or could not be started."""
         self._decided.set()
+
+    @property
+    def label(self) -> str:
+        """What the store says of who has a task: ``PID``, or ``NODE/PID`` on another machine."""
+        return "/".join(filter(None, (self.node, str(self.pid or ""))))
+
+    def fields(self) -> dict[str, Any]:
+        """Return what says in a log line which worker it is."""
+        return {"worker": self.pid, **({"node": self.node} if self.node else {})}
+
+    def settings(self, settings: wire.Settings, lease_s: float) -> wire.Settings:
+        """Return what it gets of the settings: on another machine a lease, and the keys alone that its tasks need."""
+        if not self.joined:
+            return settings
+        known = settings.endpoints
+        keys = {name: known[name] for name in self._providers if name in known}
+        return replace(settings, endpoints=keys, lease_s=lease_s)
+
+    def give(self, run: wire.Run, settings: wire.Settings) -> None:
+        """Have it work on a task, for which it has a slot."""
+        self.tasks[run.ref] = run.attempt
+        if self.joined:
+            setups = run.terms.model, run.terms.judge
+            names = {setup.name.partition("/")[0] for setup in setups} - self._providers
+            keys = {name: e for name, e in settings.endpoints.items() if name in names}
+            self._providers |= keys.keys()
+            self.channel.send(wire.Keys(keys))
+        for message in wire.handed(run):
+            self.channel.send(message)
 
     async def up(self) -> bool:
         """Return, once that is known, whether it came up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,9 @@ from batchd import __version__, wire
 from batchd.errors import NotPossibleError
 from batchd.pool import code
 from batchd.pool.engines import Engine
+from batchd.pool.joining.joined import Joined
 from batchd.pool.member import Member
+from batchd.pool.roster import Roster
 from batchd.records import Ref
 
 #: A worker that has not said Hello by then is killed: loading everything without the fork server takes a second.
@@ -39,6 +41,9 @@ class Handler(Protocol):
 
     def started(self, worker: Member) -> None:
         """A worker is up."""
+
+    def unfit(self, worker: Member, problem: str) -> None:
+        """No task can run on the machine of a worker that joined: it is sent away."""
 
     def broke(self, error: BaseException) -> None:
         """A part of the pool has ended that must not: a bug."""
@@ -69,10 +74,12 @@ class Supervisor:
         self._engine = engine
         #: Set by ``start``, before there is a worker.
         self._handler: Handler
-        self._workers: list[Member] = []
+        self._roster = Roster()
         self._lives: set[asyncio.Task[None]] = set()
         #: Workers that ended before they were up, running.
         self._failures = 0
+        #: By node: why no task can run there.
+        self.unfit: dict[str, str] = {}
         #: Why no worker comes up, with the fix, and since when; None: they do. Tasks get only those that are up.
         self.trouble: tuple[NotPossibleError, float] | None = None
         self._closing = asyncio.Event()
@@ -81,7 +88,7 @@ class Supervisor:
     @property
     def workers(self) -> tuple[Member, ...]:
         """The workers that live."""
-        return tuple(self._workers)
+        return self._roster.all
 
     def start(self, handler: Handler) -> None:
         """Begin to watch, and keep one worker warm; ``handler`` learns what workers say."""
@@ -90,7 +97,19 @@ class Supervisor:
         self._engine.prepare()
         self._watch = asyncio.get_running_loop().create_task(self._watch_workers())
         self._watch.add_done_callback(self._ended)
-        self._start_worker()
+        if self._shape.processes:
+            self._start_worker()
+
+    def admit(self, life: Joined) -> None:
+        """Take in a worker that came from another machine."""
+        worker = Member(self._received, life, joined=True)
+        self._take_in(worker, self._attend(worker, life))
+
+    @property
+    def agents(self) -> int:
+        """How many tasks can be at work at once."""
+        workers = self._shape.processes + sum(each.joined for each in self.workers)
+        return workers * self._settings.agents_per_process
 
     def slots(self) -> int:
         """Return how many tasks could be run now."""
@@ -99,25 +118,20 @@ class Supervisor:
 
     def slot_alone(self) -> bool:
         """Return whether a task could have a process of its own now."""
-        return self._room() > 0 or self._empty() is not None
+        return self._room() > 0 or self._roster.empty(up=bool(self.trouble)) is not None
 
     @property
     def clearing(self) -> Member | None:
         """The worker that gets no more tasks, so that one task can have it alone."""
-        return next((w for w in self._workers if w.clearing and not w.retiring), None)
+        return self._roster.clearing
 
     def clear(self, worker: Member | None) -> bool:
         """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
-        again = [w for w in self._workers if w.clearing and w is not worker]
-        for each in again:
-            each.clearing = False
-        if worker is not None:
-            worker.clearing = True
-        return bool(again)
+        return self._roster.clear(worker)
 
     def reserve(self, ref: Ref, *, alone: bool = False) -> Member:
         """Give a slot to a task; there must be one, by ``slots`` or ``slot_alone``."""
-        worker = self._empty() if alone else None
+        worker = self._roster.empty(up=bool(self.trouble)) if alone else None
         worker = worker or min(self._open(), key=lambda w: len(w.tasks), default=None)
         if worker is None or (worker.tasks and self._room()):
             worker = self._start_worker()
@@ -127,11 +141,9 @@ class Supervisor:
 
     def run(self, worker: Member, run: wire.Run) -> bool:
         """Start a task in its slot; False if the worker has died meanwhile."""
-        if run.ref not in worker.tasks or worker not in self._workers:
+        if run.ref not in worker.tasks or worker not in self._roster:
             return False
-        worker.tasks[run.ref] = run.attempt
-        for message in wire.handed(run):
-            worker.channel.send(message)
+        worker.give(run, self._settings)
         return True
 
     def release(self, worker: Member, ref: Ref) -> None:
@@ -141,21 +153,20 @@ class Supervisor:
 
     def send(self, ref: Ref, message: wire.Down) -> bool:
         """Send a message to the worker that works on a task; False if none does."""
-        for worker in self._workers:
-            if ref in worker.tasks:
-                worker.channel.send(message)
-                return True
-        return False
+        worker = self._roster.at(ref)
+        if worker is not None:
+            worker.channel.send(message)
+        return worker is not None
 
     def retune(self, shape: Shape, settings: wire.Settings) -> None:
         """Take over a new configuration; running tasks go on under it where they are."""
         shorter = shape.heartbeat_timeout_s < self._shape.heartbeat_timeout_s
         self._shape, self._settings = shape, settings
-        for worker in self._workers:
+        for worker in self.workers:
             if shorter:  # until now it was right to beat more slowly
                 worker.heard_at = asyncio.get_running_loop().time()
-            worker.channel.send(wire.Retune(settings))
-        for worker in self._workers[shape.processes :]:
+            worker.channel.send(wire.Retune(worker.settings(settings, shape.heartbeat_timeout_s)))
+        for worker in self._roster.started[shape.processes :]:
             self._retire(worker)
 
     async def drain(self, timeout_s: float) -> None:
@@ -176,34 +187,21 @@ class Supervisor:
             worker.kill("the daemon stops")
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_FORK_S)
-        if any(not worker.pid for worker in self._workers):
+        if any(not worker.pid for worker in self.workers):
             self._engine.renew()  # it does not answer: to wait for it would last for ever
         if self._lives:
             await asyncio.wait(set(self._lives), timeout=_END_S)
-        for worker in self._workers:
+        for worker in self.workers:
             worker.leave()  # a system call that nothing ends, on a disk that hangs, keeps it
 
     def _room(self) -> int:
         """Return how many workers may be started for tasks."""
-        return 0 if self.trouble else max(0, self._shape.processes - len(self._workers))
+        started = len(self._roster.started)
+        return 0 if self.trouble else max(0, self._shape.processes - started)
 
     def _open(self) -> Iterator[Member]:
-        each = self._settings.agents_per_process
-        kept = (w for w in self._usable() if not w.clearing)
-        return (w for w in kept if len(w.tasks) < each)
-
-    def _empty(self) -> Member | None:
-        """Return a worker without a task, best one that was cleared."""
-        empty = (w for w in self._usable() if not w.tasks)
-        return max(empty, key=lambda w: w.clearing, default=None)
-
-    def _usable(self) -> Iterator[Member]:
         """Yield the workers that may get a task: while none comes up, only those that have."""
-        return (
-            w
-            for w in self._workers
-            if not (w.retiring or w.alone) and (w.greeted or not self.trouble)
-        )
+        return self._roster.open(self._settings.agents_per_process, up=bool(self.trouble))
 
     def _retire(self, worker: Member) -> None:
         worker.retire()
@@ -214,13 +212,26 @@ class Supervisor:
 
     def _start_worker(self) -> Member:
         worker = Member(self._received, self._engine.life())
-        worker.channel.send(wire.Hello(version=__version__, settings=self._settings))
-        self._workers.append(worker)
-        life = asyncio.get_running_loop().create_task(self._live(worker))
+        self._take_in(worker, self._live(worker))
+        return worker
+
+    def _take_in(self, worker: Member, living: Coroutine[Any, Any, None]) -> None:
+        """Greet a worker, and see to its life."""
+        settings = worker.settings(self._settings, self._shape.heartbeat_timeout_s)
+        worker.channel.send(wire.Hello(version=__version__, settings=settings))
+        self._roster.add(worker)
+        life = asyncio.get_running_loop().create_task(living)
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         life.add_done_callback(self._ended)
-        return worker
+
+    async def _attend(self, worker: Member, life: Joined) -> None:
+        """Wait for the end of a worker that joined, and report it when what it worked on cannot change any more."""
+        await worker.start()
+        await worker.ended()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), life.fenced_s())
+        self._bury(worker)
 
     def _ended(self, part: asyncio.Task[None]) -> None:
         """Have nothing of the pool end unseen: without it a worker that hangs would do so for ever."""
@@ -245,17 +256,24 @@ class Supervisor:
         self._failures = 0 if worker.greeted else self._failures + 1
         if self._failures >= _HOPELESS and not self.trouble:
             self._fails(f"{self._failures} in a row ended at once: {worker.cause}", _AGAIN)
-        self._workers.remove(worker)
+        self._bury(worker)
+
+    def _bury(self, worker: Member) -> None:
+        self._roster.remove(worker)
         worker.gone()
         self._handler.died(worker, worker.tasks, counted=worker.greeted)
 
     def _received(self, worker: Member, message: Any) -> None:
-        worker.heard_at = asyncio.get_running_loop().time()
+        worker.heard()
         match message:
             case wire.Heartbeat():
                 worker.rss = message.rss
+                if worker.joined:
+                    worker.channel.send(wire.LeaseRenewed(message.number))
             case wire.Hello():
                 self._greeted(worker, message)
+            case wire.Leaving():
+                worker.retire()
             case wire.Done(ref=ref, attempt=attempt, outcome=outcome):
                 if outcome == "refused":
                     worker.retire()
@@ -268,6 +286,9 @@ class Supervisor:
                 self._handler.message(worker, message)
 
     def _greeted(self, worker: Member, hello: wire.Hello) -> None:
+        if worker.joined:  # the gate has compared the code
+            self._joined(worker, hello)
+            return
         if (hello.version, hello.code) == (__version__, code.fingerprint()):
             self.trouble = None
             worker.hello()
@@ -279,6 +300,17 @@ class Supervisor:
         self._fails(f"a new worker does not fit: {cause}", RESTART)
         worker.kill(f"{cause}: {RESTART}")
         self._engine.renew()  # so that the next try sees whether the files are the daemon's again
+
+    def _joined(self, worker: Member, hello: wire.Hello) -> None:
+        """Take a worker that joined for what it is: one that can run tasks, or not."""
+        if hello.problem:
+            self.unfit[worker.node] = hello.problem
+            self._handler.unfit(worker, hello.problem)
+            worker.kill(hello.problem)
+            return
+        self.unfit.pop(worker.node, None)
+        worker.hello()
+        self._handler.started(worker)
 
     def _fails(self, cause: str, fix: str) -> None:
         since = self.trouble[1] if self.trouble else time.time()
@@ -307,11 +339,14 @@ class Supervisor:
                     worker.kill(f"no sign of life for {now - worker.heard_at:.0f} s")
                 elif self._superfluous(worker, now):
                     self._retire(worker)
-            trying = any(not worker.greeted for worker in self._workers)
-            room = len(self._workers) < self._shape.processes
-            if not self._workers or (self.trouble and room and not trying):
+            started = self._roster.started
+            trying = any(not worker.greeted for worker in started)
+            room = len(started) < self._shape.processes
+            if room and (not started or (self.trouble and not trying)):
                 self._start_worker()
 
     def _superfluous(self, worker: Member, now: float) -> bool:
         idle = not worker.tasks and not worker.retiring and now - worker.idle_since > _IDLE_S
-        return idle and sum(not w.retiring for w in self._workers) > 1
+        if worker.joined or not idle:
+            return False
+        return sum(not each.retiring for each in self._roster.started) > 1

@@ -31,19 +31,22 @@ from batchd.masking import Masker
 from batchd.pool import code, memory, threads
 from batchd.pool.channel import Channel
 from batchd.pool.host import AgentHost
+from batchd.pool.joining.lease import Lease
 from batchd.records import Ref
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1
+_LAPSED = "its lease is over: the daemon has not been heard of for too long"
 Agent: TypeAlias = Callable[[wire.Run, Host], Awaitable[Ended]]
 
 
 def main(sock: socket.socket, agent: str) -> None:
     """Work until the daemon closes ``sock`` or drains; ``agent`` is ``module:function``."""
     module, _, function = agent.partition(":")
-    asyncio.run(Worker(getattr(importlib.import_module(module), function)).work(sock))
+    worker = Worker(getattr(importlib.import_module(module), function))
+    asyncio.run(worker.work(lambda channel: channel.attach(sock)))
 
 
 class Worker:
@@ -52,8 +55,10 @@ class Worker:
     client: ModelClient
     sandbox: Sandbox
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, lease: Lease | None = None) -> None:
+        """``lease``: of a worker on another machine than its daemon's."""
         self._agent = agent
+        self._lease = lease
         self._hosts: dict[Ref, AgentHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: By attempt: what has come of histories whose ``Run`` is to come.
@@ -61,18 +66,23 @@ class Worker:
         self._settings: wire.Settings | None = None
         #: Whether the sandbox is still to become what the settings say: before the next task.
         self._stale = False
-        #: The heart may have to beat faster from now on.
+        #: The heart is to beat: the settings are there, and may have it beat faster from now on.
         self._retuned = asyncio.Event()
         self._draining = False
         #: What tasks do now, as far as the daemon does not know it yet.
         self._news: dict[Ref, wire.Progress] = {}
         self._ended = asyncio.Event()
+        #: Why it ends, where that was not asked for.
+        self._cause = ""
         self.channel = Channel(self._received, self._lost)
 
-    async def work(self, sock: socket.socket) -> None:
-        """Serve until the daemon is gone or has drained this worker."""
+    async def work(self, attach: Callable[[Channel], Awaitable[None]]) -> int:
+        """Serve until the daemon is gone or has drained this worker; return the exit code.
+
+        ``attach`` connects the channel with the daemon.
+        """
         threads.start()
-        await self.channel.attach(sock)
+        await attach(self.channel)
         heart = asyncio.create_task(self._beat())
         heart.add_done_callback(self._stopped)
         lean = asyncio.create_task(memory.give_back())
@@ -83,6 +93,7 @@ class Worker:
         if self._settings is not None:
             await self.client.aclose()
         self.channel.close()
+        return 3 if self._cause else 0
 
     def report(self, progress: wire.Progress) -> None:
         """Report progress soon: of steps that follow in no time, the last one is enough."""
@@ -98,8 +109,16 @@ class Worker:
             self.channel.send(progress)
         self._news.clear()
 
+    def leave(self, cause: str) -> None:
+        """Give every task back at its next durable point, then end: what asks for that is not the daemon."""
+        self.channel.send(wire.Leaving(cause))
+        self._drain()
+
     def _lost(self, cause: str) -> None:
-        if cause:
+        if self._lease is not None and not (cause or self._ended.is_set()):
+            cause = "the connection to the daemon was closed"
+        if cause and not self._ended.is_set():
+            self._cause = cause
             sys.stderr.write(f"batchd worker {os.getpid()}: {cause}\n")
         self._ended.set()
 
@@ -109,40 +128,65 @@ class Worker:
             self._lost("".join(traceback.format_exception(error)))
 
     async def _beat(self) -> None:
-        while True:
-            self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts)))
+        await self._retuned.wait()
+        while self._settings is not None:
+            if self._lease is not None and self._lease.lapsed:
+                self._lost(_LAPSED)
+            number = self._lease.sending() if self._lease is not None else 0
+            self.channel.send(wire.Heartbeat(rss=_rss(), busy=len(self._hosts), number=number))
             self._retuned.clear()
             with contextlib.suppress(TimeoutError):
-                every_s = self._settings.heartbeat_s if self._settings else 1.0
-                await asyncio.wait_for(self._retuned.wait(), every_s)
+                await asyncio.wait_for(self._retuned.wait(), self._settings.heartbeat_s)
 
     def _received(self, message: wire.Down) -> None:
+        if self._lease is not None and self._lease.lapsed:
+            # What came while this machine stood still allows nothing any more: others may be at its tasks.
+            self._lost(_LAPSED)
+            return
         match message:
-            case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack():
+            case wire.LeaseRenewed(number=number):
+                assert self._lease is not None, "the daemon renews those of who joined it"
+                self._lease.renewed(number)
+            case wire.Granted() | wire.Denied() | wire.Ack() | wire.Nack() | wire.PatchKept():
                 host = self._hosts.get(message.ref)
                 if host is not None and host.attempt == message.attempt:
                     host.answered(message)
-            case wire.History():
-                self._histories.setdefault((message.ref, message.attempt), []).extend(
-                    message.events
-                )
-            case wire.Run():
-                earlier = self._histories.pop((message.ref, message.attempt), [])
-                self._start(replace(message, history=(*earlier, *message.history)))
-            case wire.Cancel():
-                self._stop(message, CancelRequested(at=time.time(), message=message.message))
-            case wire.Park():
-                self._stop(message, Suspended(at=time.time(), cause="park", message=message.cause))
+            case wire.History() | wire.Run():
+                self._handed(message)
+            case wire.Cancel() | wire.Park():
+                self._stop(message)
             case wire.Drain():
                 self._drain()
+            case wire.Hello() | wire.Retune() | wire.Keys():
+                self._configured(message)
+            case wire.NotAdmitted(message=why):
+                self._lost(why)
+
+    def _handed(self, message: wire.History | wire.Run) -> None:
+        key = message.ref, message.attempt
+        match message:
+            case wire.History(events=events):
+                self._histories.setdefault(key, []).extend(events)
+            case wire.Run(history=history):
+                earlier = self._histories.pop(key, [])
+                self._start(replace(message, history=(*earlier, *history)))
+
+    def _configured(self, message: wire.Hello | wire.Retune | wire.Keys) -> None:
+        match message:
             case wire.Hello(version=version, settings=settings):
                 self._greeted(version, settings)
             case wire.Retune(settings=settings):
                 self._retune(settings)
+            case wire.Keys(endpoints=endpoints):
+                assert self._settings is not None, "the daemon says Hello first"
+                known = {**self._settings.endpoints, **endpoints}
+                self._retune(replace(self._settings, endpoints=known))
 
     def _retune(self, settings: wire.Settings) -> None:
         former, self._settings = self._settings, settings
         self._retuned.set()
+        if self._lease is not None:
+            self._lease.lasts(settings.lease_s)
         # To try a sandbox takes processes and descriptors: where nothing changes, nothing must depend on them.
         if former is None or settings.sandbox != former.sandbox:
             self._stale = True
@@ -157,15 +201,20 @@ class Worker:
             return
         try:
             self.sandbox = Sandbox(settings.sandbox)
-        except SandboxUnavailableError as error:  # it was there when the daemon looked
+        except SandboxUnavailableError as error:  # here it was there when the daemon looked
+            self.channel.send(self._hello(str(error)))
             self._lost(str(error))
             return
         self._settings = settings
         self.client = ModelClient(settings.endpoints)
         self.channel.send(self._hello())
+        if self._lease is not None:
+            self._lease.lasts(settings.lease_s)
+        self._retuned.set()
 
-    def _hello(self) -> wire.Hello:
-        return wire.Hello(version=__version__, code=code.fingerprint(), pid=os.getpid())
+    def _hello(self, problem: str = "") -> wire.Hello:
+        fingerprint = code.fingerprint()
+        return wire.Hello(version=__version__, code=fingerprint, pid=os.getpid(), problem=problem)
 
     def _start(self, run: wire.Run) -> None:
         assert self._settings is not None, "the daemon says Hello first"
@@ -186,16 +235,22 @@ class Worker:
             sandbox=self.sandbox,
             channel=self.channel,
             show=self.report,
+            away=self._lease is not None,
         )
         self._hosts[run.ref] = host
         task = asyncio.get_running_loop().create_task(self._work_on(run, host))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _stop(self, message: wire.Cancel | wire.Park, event: CancelRequested | Suspended) -> None:
-        host = self._hosts.get(message.ref)
-        if host is not None and host.attempt == message.attempt:
-            host.stop.request(event)
+    def _stop(self, message: wire.Cancel | wire.Park) -> None:
+        host, now = self._hosts.get(message.ref), time.time()
+        if host is None or host.attempt != message.attempt:
+            return
+        match message:
+            case wire.Cancel(message=why):
+                host.stop.request(CancelRequested(at=now, message=why))
+            case wire.Park(cause=why):
+                host.stop.request(Suspended(at=now, cause="park", message=why))
 
     def _drain(self) -> None:
         self._draining = True
@@ -221,6 +276,8 @@ class Worker:
             ended = await self._agent(run, host)
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)
+            if self._lease is not None:  # the daemon writes them
+                return wire.Done(ref, attempt, "unpublished")
             try:
                 published = await asyncio.to_thread(_publish, run, ended)
             except OSError:

@@ -55,7 +55,7 @@ class Active:
         """Return what writes its lines, once it has begun."""
         if self.log is None:
             assert self.task is not None, "it has begun"
-            self.log = TaskLog(self.ref, self.worker.pid, self.task.model)
+            self.log = TaskLog(self.ref, self.worker.fields(), self.task.model)
         return self.log
 
     def asks(self) -> None:

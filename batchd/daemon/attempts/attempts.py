@@ -188,7 +188,7 @@ class Attempts:
                 return
         try:
             active.given = await self._writes.durable(
-                partial(self._store.dispatch, ref, str(active.worker.pid or ""))
+                partial(self._store.dispatch, ref, active.worker.label)
             )
         except StaleAttemptError:  # it has ended meanwhile
             self.take(inputs.Stale(ref))

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from batchd import wire
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.ends.batches import Batches
 from batchd.daemon.listener import Listeners
 from batchd.daemon.loop import Loop
+from batchd.daemon.outboxes import Outboxes
 from batchd.lifecycle import Input, inputs
 from batchd.lifecycle.effects import End
 from batchd.log import Action, get_logger
 from batchd.pool.member import Member
 from batchd.records import Reason, Ref, Status
+from batchd.spool import patches
 
 #: What the result says of a task at which an agent broke.
 _BROKE = "an error inside batchd ended this task; the log has the details"
@@ -29,6 +37,8 @@ class Reports:
 
     _loop: Loop
     _listeners: Listeners
+    _outboxes: Outboxes
+    _batches: Batches
     _attempts: Attempts
     _calls: Calls
 
@@ -47,6 +57,9 @@ class Reports:
                 self._calls.ask(active, message)
             case wire.Failed():
                 self._calls.failed(active, message)
+            case wire.PatchMade():
+                active.asks()
+                active.writing(self._loop.spawn(self._keep(active, message)))
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
@@ -54,10 +67,26 @@ class Reports:
             case wire.Done():
                 self._done(active, message)
 
+    async def _keep(self, active: Active, made: wire.PatchMade) -> None:
+        """Write a task's patch beside where its result will be; the worker, which cannot, tries again where the disk refuses it."""
+        batch = self._batches.get(active.ref.batch)
+        assert batch is not None, "a batch is open while its tasks are"
+        publish = partial(patches.publish, Path(batch.folder), active.ref.task, made.patch)
+        kept = wire.PatchKept(active.ref, active.attempt)
+        try:
+            await self._outboxes.at(publish, batch.outbox)
+        except OSError as error:
+            kept = replace(kept, errno=error.errno or errno.EIO, message=str(error))
+        active.answer(kept)
+
     def started(self, worker: Member) -> None:
         """Note that a worker is up."""
-        get_logger().info(Action.WORKER_STARTED, worker=worker.pid)
+        get_logger().info(Action.WORKER_STARTED, **worker.fields())
         self._loop.wake()  # tasks may have waited for one to come up
+
+    def unfit(self, worker: Member, problem: str) -> None:
+        """Say that no task can run where a worker is."""
+        get_logger().error(Action.NODE_UNFIT, **worker.fields(), message=problem)
 
     def broke(self, error: BaseException) -> None:
         """End the daemon where a part of the pool ended: a bug."""
@@ -68,7 +97,10 @@ class Reports:
         if (lost or not worker.greeted) and not self._loop.closing:
             tasks = [str(ref) for ref in lost]
             get_logger().error(
-                Action.WORKER_DIED, worker=worker.pid, cause=worker.cause, tasks=tasks
+                Action.WORKER_DIED,
+                **worker.fields(),
+                cause=worker.cause,
+                tasks=tasks,
             )
             self._listeners.worker_died(worker.cause)
         # Without an attempt it is still being started: that finds the worker dead by itself.
@@ -85,7 +117,7 @@ class Reports:
         if done.outcome == "refused":
             get_logger().error(
                 Action.SANDBOX_TROUBLE,
-                worker=active.worker.pid,
+                **active.worker.fields(),
                 message=done.message,
                 task=str(active.ref),
             )

@@ -74,8 +74,7 @@ class FrontDesk:
                 running=len(active),
                 waiting=self._governor.waiting,
             ),
-            slots=self._current.config.pool.processes
-            * self._current.config.pool.agents_per_process,
+            slots=self._pool.agents,
             providers=msgspec.convert(self._governor.figures(), dict[str, standing.Provider]),
             day=standing.Day(**self._governor.money.figures()),
             parked=tuple(map(Held.of, self._lifecycle.holds.parkings)),
@@ -84,15 +83,21 @@ class FrontDesk:
             fetching=self._bases.fetching,
             workers=tuple(
                 standing.Worker(
-                    pid=w.pid or None, tasks=len(w.tasks), rss=w.rss, tasks_done=w.tasks_done
+                    pid=w.pid or None,
+                    node=w.node,
+                    tasks=len(w.tasks),
+                    rss=w.rss,
+                    tasks_done=w.tasks_done,
                 )
                 for w in self._pool.workers
             ),
+            unfit=self._pool.unfit,
             running=tuple(
                 standing.Running(
                     task=str(a.ref),
                     attempt=a.attempt,
                     worker=a.worker.pid or None,
+                    node=a.worker.node,
                     step=a.step,
                     detail=a.detail,
                     since=a.since,
@@ -112,8 +117,7 @@ class FrontDesk:
             queued=self._lifecycle.waiting - given_back,
             running=len(active),
             parked=given_back,
-            slots=self._current.config.pool.processes
-            * self._current.config.pool.agents_per_process,
+            slots=self._pool.agents,
             workers=len(workers),
             workers_rss=sum(worker.rss for worker in workers),
             providers=self._governor.figures(),

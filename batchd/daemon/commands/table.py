@@ -13,6 +13,7 @@ from batchd.control import (
     Cancel,
     Check,
     Detach,
+    Invite,
     Pause,
     Priority,
     Prune,
@@ -30,6 +31,7 @@ from batchd.control.messages import A
 from batchd.daemon.commands import lines
 from batchd.daemon.commands.cancel import Cancelling
 from batchd.daemon.commands.check import Checking
+from batchd.daemon.commands.invite import Inviting
 from batchd.daemon.commands.pause import Pausing
 from batchd.daemon.commands.priority import Prioritising
 from batchd.daemon.commands.prune import Pruning
@@ -59,6 +61,7 @@ class Commands:
     _tuning: Tuning
     _submitting: Submitting
     _checking: Checking
+    _inviting: Inviting
     _state: Path
     #: Who of the group has tried which order.
     _tried: set[tuple[int, str]] = field(default_factory=set)
@@ -77,6 +80,7 @@ class Commands:
             Submit: partial(self._if_ready, self._submitting.submit, urgent=False),
             Detach: self._submitting.detach,
             Check: self._checking.check,
+            Invite: self._inviting.invite,
         }
 
     async def carry_out(self, request: Request[A], by: Giver) -> A:

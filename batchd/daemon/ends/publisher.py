@@ -184,7 +184,7 @@ class Publisher:
         """Note a durable end; without ``model`` it is another one, and known."""
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if model:
-            TaskLog(ref, 0, model).event(event)
+            TaskLog(ref, {"worker": 0}, model).event(event)
             self._listeners.task_event(ref, event)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/batchd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune backup restore demo)
+_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune invite worker backup restore demo)
 
 _shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --remove --yes)
 _shtab_batchd_serve_option_strings=(-h --help --config)
@@ -34,6 +34,8 @@ _shtab_batchd_resume_option_strings=(-h --help --config --all --provider --model
 _shtab_batchd_priority_option_strings=(-h --help --config --json)
 _shtab_batchd_prune_option_strings=(-h --help --config --older-than --outbox --yes --json)
 _shtab_batchd_tune_option_strings=(-h --help --config --reset --json)
+_shtab_batchd_invite_option_strings=(-h --help --config --minutes --count --json)
+_shtab_batchd_worker_option_strings=(-h --help --config --join --node)
 _shtab_batchd_backup_option_strings=(-h --help --config)
 _shtab_batchd_restore_option_strings=(-h --help --config --new --as-is --yes --moved --json)
 _shtab_batchd_demo_option_strings=(-h --help --config --speed)
@@ -75,6 +77,9 @@ _shtab_batchd_resume___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_priority___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_prune___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_tune___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_invite___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_worker___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_worker___join_COMPGEN=_shtab_compgen_files
 _shtab_batchd_backup_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_batchd_backup___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_restore_pos_0_COMPGEN=_shtab_compgen_files
@@ -84,7 +89,7 @@ _shtab_batchd___config_COMPGEN=_shtab_compgen_files
 
 _shtab_batchd_schema_pos_0_choices=(task result summary notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
-_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune backup restore demo)
+_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority prune tune invite worker backup restore demo)
 
 _shtab_batchd_init__h_nargs=0
 _shtab_batchd_init___help_nargs=0
@@ -200,6 +205,12 @@ _shtab_batchd_tune__h_nargs=0
 _shtab_batchd_tune___help_nargs=0
 _shtab_batchd_tune___reset_nargs=0
 _shtab_batchd_tune___json_nargs=0
+_shtab_batchd_invite_pos_0_nargs=+
+_shtab_batchd_invite__h_nargs=0
+_shtab_batchd_invite___help_nargs=0
+_shtab_batchd_invite___json_nargs=0
+_shtab_batchd_worker__h_nargs=0
+_shtab_batchd_worker___help_nargs=0
 _shtab_batchd_backup__h_nargs=0
 _shtab_batchd_backup___help_nargs=0
 _shtab_batchd_restore__h_nargs=0

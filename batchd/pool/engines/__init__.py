@@ -31,6 +31,9 @@ class Life(Protocol):
     def kill(self) -> None:
         """End it at once, unless it is over; also before it has started."""
 
+    def heard(self) -> None:
+        """Take that it is alive."""
+
     def silent(self) -> None:
         """Take that the channel is closed: all that it sent is read."""
 

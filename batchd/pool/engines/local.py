@@ -99,6 +99,9 @@ class Forked:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def heard(self) -> None:
+        """Take that it is alive: its pidfd says so anyway."""
+
     def silent(self) -> None:
         """Take that the channel is closed."""
         self._silent.set()

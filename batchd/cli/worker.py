@@ -1,0 +1,54 @@
+"""``batchd worker``: works for a daemon on another machine."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from pathlib import Path
+
+from batchd.errors import NotPossibleError, UsageError
+from batchd.log import escape
+
+#: No ticket is longer.
+_MOST_BYTES = 4096
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "As in `batchd invite node7 | ssh node7 batchd worker --join -`. It needs no configuration: all comes from "
+        "the daemon. It ends with the daemon's connection; SIGTERM has it give its tasks back first."
+    )
+    parser.add_argument(
+        "--join", required=True, metavar="FILE", help="the file of a ticket; - for standard input"
+    )
+    parser.add_argument(
+        "--node",
+        default="",
+        metavar="NAME",
+        help="what this machine is called; default: its host name",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Work until the daemon is gone, or this is to end."""
+    from batchd.pool.joining import keeper, ticket  # noqa: PLC0415 (other commands do without)
+
+    node = args.node or socket.gethostname()
+    if not (node.isprintable() and "/" not in node and " " not in node):
+        raise UsageError(
+            f"--node {escape(node)}: a name has no blanks, no slashes, no control characters"
+        )
+    return keeper.keep(ticket.parse(_read(args.join)), node)
+
+
+def _read(name: str) -> str:
+    """Return what a ticket's file holds. Raises ``NotPossibleError``."""
+    try:
+        if name == "-":
+            return sys.stdin.readline(_MOST_BYTES)
+        with Path(name).open(encoding="utf-8", errors="replace") as file:
+            return file.readline(_MOST_BYTES)
+    except OSError as error:
+        raise NotPossibleError(f"the ticket cannot be read: {error}") from None

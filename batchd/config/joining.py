@@ -1,0 +1,34 @@
+"""What the types of ``[pool]`` do not show about workers of other machines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from batchd.config.sections import Pool, Workspace
+from batchd.errors import Problem
+
+#: An IPv6 address stands in brackets.
+_PLACE = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:\[\]/]+):(\d{1,5})")
+_MOST_PORT = 65535
+
+
+def problems(pool: Pool, workspace: Workspace) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    """Find addresses that are none, and a pool in which nothing could run."""
+    for key in ("listen", "advertise"):
+        place = getattr(pool, key)
+        found = _PLACE.fullmatch(place)
+        if place and not (found and 0 < int(found[2]) <= _MOST_PORT):
+            yield ("pool", key), Problem("", 'it must be "HOST:PORT", as in "0.0.0.0:7443"')
+    if pool.advertise and not pool.listen:
+        yield (
+            ("pool", "advertise"),
+            Problem("", "[pool] listen is not set, so that no worker joins"),
+        )
+    if not pool.processes and not pool.listen:
+        why = "without processes, and without [pool] listen, no task could run"
+        yield ("pool", "processes"), Problem("", why, "set one of them")
+    if pool.listen and not workspace.shared:
+        why = "workers of other machines need the directories of tasks at the same paths"
+        fix = "set [workspace] shared = true where they have them"
+        yield ("pool", "listen"), Problem("", why, fix)

@@ -1,0 +1,49 @@
+"""The worker on another machine, as its keeper starts it: ``NODE PIPE``, with the ticket on its standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+
+from batchd import sealing
+from batchd.agent import run
+from batchd.errors import BatchdError
+from batchd.pool.joining import dialling, keeper, ticket
+from batchd.pool.joining.lease import Lease
+from batchd.pool.worker import Worker
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(node: str, pipe: int) -> int:
+    """Work until the daemon is gone, the lease is over, or SIGTERM has all tasks given back."""
+    sealing.seal()  # it will hold keys
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() == 1:
+        return 3  # its keeper died before that
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sealing.forget(())
+    try:
+        return asyncio.run(_work(ticket.parse(sys.stdin.readline()), node, pipe))
+    except BatchdError as error:
+        sys.stderr.write(f"batchd worker: {error}\n")
+        return error.exit_code
+
+
+async def _work(way: ticket.Ticket, node: str, pipe: int) -> int:
+    def report(until: float) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(pipe, keeper.END.pack(until))
+
+    worker = Worker(run, Lease(keeper.START_S, report))
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, worker.leave, "its machine asked it to end")
+    return await worker.work(lambda channel: dialling.join(way, node, channel))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,63 @@
+"""The worker's way to the daemon: a connection to the one that its ticket names, and to no other."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import ssl
+
+from batchd import __version__, wire
+from batchd.errors import NotPossibleError
+from batchd.pool import code
+from batchd.pool.channel import Channel
+from batchd.pool.joining.gate import python
+from batchd.pool.joining.ticket import Ticket, located
+
+_DIAL_S = 20.0
+
+
+async def join(ticket: Ticket, node: str, channel: Channel) -> None:
+    """Connect, and show the ticket. Raises ``NotPossibleError``: nothing was sent to what is another's."""
+    place = located(ticket.host, ticket.port)
+    try:
+        async with asyncio.timeout(_DIAL_S):
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: channel,
+                ticket.host,
+                ticket.port,
+                ssl=_context(),
+                server_hostname="",
+            )
+    except OSError as error:
+        why = str(error) or f"no answer within {_DIAL_S:.0f} s"
+        fix = "see whether the daemon runs, and whether [pool] advertise is reached from here"
+        raise NotPossibleError(f"{place} cannot be reached: {why}; {fix}") from error
+    certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    found = hashlib.sha256(certificate).hexdigest()
+    if not hmac.compare_digest(found, ticket.fingerprint):
+        transport.abort()
+        why = (
+            f"what answers at {place} is not the daemon of this ticket: its fingerprint is {found}"
+        )
+        raise NotPossibleError(f"{why}; make another ticket with `batchd invite`")
+    channel.send(
+        wire.Join(
+            token=ticket.token,
+            version=__version__,
+            code=code.content(),
+            python=python(),
+            node=node,
+            pid=os.getpid(),
+        )
+    )
+
+
+def _context() -> ssl.SSLContext:
+    """Return how to connect: the certificate is no authority's, and held against the ticket before anything is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

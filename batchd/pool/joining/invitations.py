@@ -1,0 +1,85 @@
+"""Invitations: which tokens let a worker in, from where, and until when. They end with the daemon."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import secrets
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeAlias
+
+from batchd.errors import UsageError
+from batchd.pool.joining import lease
+
+Network: TypeAlias = IPv4Network | IPv6Network
+#: So many may be out.
+_MOST = 10_000
+_TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Invitation:
+    """One token."""
+
+    networks: tuple[Network, ...]
+    #: By ``lease.now``.
+    until: float
+
+
+class Invitations:
+    """The tokens that are good. Only their digests are kept."""
+
+    def __init__(self) -> None:
+        self._out: dict[bytes, _Invitation] = {}
+        #: What was used, or came too late, as long as a process may come with it again.
+        self._used: dict[bytes, None] = {}
+
+    def invite(self, addresses: tuple[str, ...], minutes: float) -> str:
+        """Return a token that is good once, from these addresses or networks, for so long. Raises ``UsageError``."""
+        networks = tuple(_network(each) for each in addresses)
+        now = lease.now()
+        self._out = {d: each for d, each in self._out.items() if each.until > now}
+        if len(self._out) >= _MOST:
+            raise UsageError(f"{_MOST:,} tickets are out: wait until some are used or too old")
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        self._out[_digest(token)] = _Invitation(networks, now + 60 * minutes)
+        return token
+
+    def take(self, token: str, address: str) -> str:
+        """Use a token up, and return why it is not good there; empty: it is."""
+        digest = _digest(token)
+        found = self._out.get(digest)
+        if found is None:
+            if digest in self._used:
+                return "its ticket was used before: each is good once. Make another with `batchd invite`"
+            return "its ticket is not known here: it is too old, or an earlier daemon's. Make another with `batchd invite`"
+        came_from = _plain(address)
+        if not any(came_from in network for network in found.networks):
+            names = ", ".join(map(str, found.networks))
+            return f"its ticket is for {names}, and it comes from {came_from}. Make one with `batchd invite {came_from}`"
+        del self._out[digest]
+        self._used[digest] = None
+        if len(self._used) > _MOST:
+            del self._used[next(iter(self._used))]
+        if found.until <= lease.now():
+            return "its ticket is too old. Make another with `batchd invite`"
+        return ""
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise UsageError(f"{text!r} is no IP address and no network like 10.0.0.0/24") from None
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address, an IPv4 one as such where a socket for both has it."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

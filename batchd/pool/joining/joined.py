@@ -1,0 +1,56 @@
+"""The life of a worker that joined from another machine: its connection, and a lease that may outlast that."""
+
+from __future__ import annotations
+
+import asyncio
+
+from batchd.pool.channel import Channel
+
+
+class Joined:
+    """One worker elsewhere. Its process cannot be seen: it is over when its connection is, and its lease."""
+
+    def __init__(self, transport: asyncio.Transport, node: str, pid: int, fence_s: float) -> None:
+        """``fence_s``: how long after the last sign of life what it works on may still change, where disks are shared."""
+        self.pid = pid
+        self.node = node
+        self._transport = transport
+        self._fence_s = fence_s
+        self._heard_at = asyncio.get_running_loop().time()
+        self._silent = asyncio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether its connection is closed."""
+        return self._silent.is_set()
+
+    async def start(self, channel: Channel) -> None:
+        """Have its messages go to the channel from now on."""
+        self._transport.set_protocol(channel)
+        channel.connection_made(self._transport)
+        if self._transport.is_closing():  # it was closed before anything of it could be heard here
+            channel.connection_lost(None)
+
+    def kill(self) -> None:
+        """Close the connection at once: there it ends for that, and here nothing of it counts any more."""
+        self._transport.abort()
+
+    def heard(self) -> None:
+        """Take that it is alive, and that its lease is renewed."""
+        self._heard_at = asyncio.get_running_loop().time()
+
+    def silent(self) -> None:
+        """Take that the connection is closed."""
+        self._silent.set()
+
+    async def ended(self) -> str:
+        """Return how it ended, once its connection is closed."""
+        await self._silent.wait()
+        return "its connection was closed"
+
+    def fenced_s(self) -> float:
+        """Return for how long what it worked on may still change."""
+        return max(0.0, self._heard_at + self._fence_s - asyncio.get_running_loop().time())
+
+    def leave(self) -> None:
+        """Leave it behind: its own lease ends it."""

@@ -1,0 +1,72 @@
+"""The roster: the workers that live, and which of them may take a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchd.pool.member import Member
+from batchd.records import Ref
+
+
+class Roster:
+    """The workers of a pool."""
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+
+    def __contains__(self, member: Member) -> bool:
+        return member in self._members
+
+    @property
+    def all(self) -> tuple[Member, ...]:
+        """Every worker, the oldest first."""
+        return tuple(self._members)
+
+    @property
+    def started(self) -> tuple[Member, ...]:
+        """Those that the engine has started, the oldest first; the others have joined by themselves."""
+        return tuple(member for member in self._members if not member.joined)
+
+    @property
+    def clearing(self) -> Member | None:
+        """The worker that gets no more tasks, so that one task can have it alone."""
+        return next((m for m in self._members if m.clearing and not m.retiring), None)
+
+    def add(self, member: Member) -> None:
+        """Take a worker in."""
+        self._members.append(member)
+
+    def remove(self, member: Member) -> None:
+        """Strike a worker out that has ended."""
+        self._members.remove(member)
+
+    def clear(self, member: Member | None) -> bool:
+        """Give a worker no more tasks until it has none, and no other one; return whether another one gets tasks again."""
+        again = [m for m in self._members if m.clearing and m is not member]
+        for each in again:
+            each.clearing = False
+        if member is not None:
+            member.clearing = True
+        return bool(again)
+
+    def at(self, ref: Ref) -> Member | None:
+        """Return the worker that has a task."""
+        return next((member for member in self._members if ref in member.tasks), None)
+
+    def open(self, agents: int, *, up: bool) -> Iterator[Member]:
+        """Yield the workers that have room for another of so many ``agents``; ``up``: only those that have come up."""
+        kept = (member for member in self._usable(up=up) if not member.clearing)
+        return (member for member in kept if len(member.tasks) < agents)
+
+    def empty(self, *, up: bool) -> Member | None:
+        """Return a worker without a task, best one that was cleared."""
+        empty = (member for member in self._usable(up=up) if not member.tasks)
+        return max(empty, key=lambda m: m.clearing, default=None)
+
+    def _usable(self, *, up: bool) -> Iterator[Member]:
+        return (
+            member
+            for member in self._members
+            if not (member.retiring or member.alone)
+            and (member.greeted or not (up or member.joined))
+        )

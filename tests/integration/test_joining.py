@@ -1,0 +1,268 @@
+"""Workers that join from other machines: each one here is on this machine, over TLS on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import CONFIG, NO_REPORT, Spool
+from loglines import logged
+from patience import PATIENCE_S
+from ports import free_port
+
+from batchd import control, wire
+from batchd.pool.joining import ticket
+
+pytestmark = pytest.mark.in_turns
+
+#: A lease that a test can wait for.
+_LEASE_S = 3.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, slow_server: str) -> Spool:
+    """A spool without processes of its own, whose model takes a moment for each of three answers."""
+    return configured(tmp_path, slow_server)
+
+
+def configured(folder: Path, base_url: str, model: str = "steps-3") -> Spool:
+    """Return a spool whose workers all join."""
+    text = CONFIG.format(base_url=base_url, model=model).replace("processes = 2", "processes = 0")
+    lease = f'heartbeat_timeout_s = {_LEASE_S}\nlisten = "127.0.0.1:{free_port()}"\n'
+    text = text.replace("drain_s = 2\n", f"drain_s = 2\n{lease}")
+    (folder / "config.toml").write_text(f"{NO_REPORT}{text}[workspace]\nshared = true\n")
+    return Spool(folder)
+
+
+def invited(cluster: Spool, machine: str = "127.0.0.1") -> str:
+    """Return a ticket."""
+    done = cluster.batchd("invite", machine)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def joined(cluster: Spool, node: str, line: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Run a worker, from its start to whatever end."""
+    process = subprocess.Popen(
+        cluster.command("worker", "--join", "-", "--node", node),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=cluster.environment,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None
+        process.stdin.write((line or invited(cluster)) + "\n")
+        process.stdin.close()
+        process.stdin = None
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
+
+
+def refused(cluster: Spool, line: str) -> str:
+    """Return what a worker says that is not let in."""
+    with joined(cluster, "stranger", line) as process:
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode, said
+    return said
+
+
+def workers(cluster: Spool) -> dict[str, dict[str, Any]]:
+    """Return the workers that are up, by node."""
+    found = control.request(cluster.folder / ".batchd", "status")["workers"]
+    return {w["node"]: w for w in found if w["rss"]}
+
+
+def running(cluster: Spool) -> dict[str, str]:
+    """Return which node works on which task."""
+    found = control.request(cluster.folder / ".batchd", "status")["running"]
+    return {each["task"]: each["node"] for each in found if each["attempt"]}
+
+
+def drop(cluster: Spool, tasks: int, **more: Any) -> None:
+    """Drop a batch ``b``."""
+    task = {"first_prompt": "write it", **more}
+    path = cluster.write("b.json", [task] * tasks)
+    (cluster.folder / "inbox").mkdir(exist_ok=True)
+    path.rename(cluster.folder / "inbox/b.json")
+
+
+def summary(cluster: Spool) -> dict[str, Any]:
+    """Return the summary of ``b``, once it is there."""
+    cluster.eventually((cluster.folder / "outbox/b/summary.json").exists)
+    return cluster.result("b", "summary")
+
+
+def calls(base_url: str) -> Counter[str]:
+    """Return how often the server was asked the same thing."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/log") as answer:
+        return Counter(
+            msgspec.json.encode(each).decode() for each in msgspec.json.decode(answer.read())
+        )
+
+
+def processes(node: str) -> list[int]:
+    """Return the processes of a node: its keeper, its worker and what that started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if node.encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_worker_of_another_machine_does_the_work(cluster: Spool) -> None:
+    """Its tasks end as on this machine, with result, transcript and money; log and status name the node."""
+    with cluster.serving(), joined(cluster, "node7"):
+        cluster.eventually(lambda: "node7" in workers(cluster))
+        drop(cluster, 3)
+        assert summary(cluster)["counts"]["completed"] == 3
+        assert cluster.result("b", "001")["usage"]["calls"] == 3
+        assert (cluster.folder / "outbox/b/001.jsonl").exists()
+    started = logged(cluster.folder / "daemon.log", "worker_started")
+    assert [line["node"] for line in started] == ["node7"]
+    ended = logged(cluster.folder / "daemon.log", "task_finished")
+    assert {line["node"] for line in ended} == {"node7"}
+
+
+def test_a_ticket_is_good_once(cluster: Spool) -> None:
+    """Who comes with one that was used is sent away, and the log says so."""
+    with cluster.serving():
+        line = invited(cluster)
+        with joined(cluster, "first", line):
+            cluster.eventually(lambda: "first" in workers(cluster))
+            assert "its ticket was used before" in refused(cluster, line)
+            assert set(workers(cluster)) == {"first"}
+    (said,) = logged(cluster.folder / "daemon.log", "worker_not_admitted")
+    assert said["address"] == "127.0.0.1"
+
+
+def test_a_ticket_is_good_on_its_machine_alone(cluster: Spool) -> None:
+    """From another address its token lets nobody in."""
+    with cluster.serving():
+        said = refused(cluster, invited(cluster, "10.0.0.0/8"))
+    assert "its ticket is for 10.0.0.0/8, and it comes from 127.0.0.1" in said
+
+
+def test_a_worker_shows_its_token_to_no_other_daemon(cluster: Spool) -> None:
+    """What has another certificate than the ticket's gets nothing, and the token stays good."""
+    with cluster.serving():
+        line = invited(cluster)
+        good = ticket.parse(line)
+        assert "is not the daemon of this ticket" in refused(
+            cluster, line.replace(good.fingerprint, "0" * 64)
+        )
+        with joined(cluster, "node7", line):
+            cluster.eventually(lambda: "node7" in workers(cluster))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00" * 8,
+        b"\xff\xff\xff\xff" + b"x" * 100,
+        wire.pack(wire.Heartbeat()),
+        wire.pack(wire.Heartbeat()) * 2,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+    ids=["zeros", "huge", "heartbeat", "two", "http"],
+)
+def test_who_shows_no_ticket_learns_nothing(cluster: Spool, sent: bytes) -> None:
+    """The connection is closed without a byte, and workers with a ticket join as before."""
+    with cluster.serving():
+        good = ticket.parse(invited(cluster))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection((good.host, good.port)) as plain,
+            context.wrap_socket(plain) as secure,
+        ):
+            secure.settimeout(PATIENCE_S)
+            secure.sendall(sent)
+            with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
+                assert secure.recv(1) == b""
+        with joined(cluster, "node7", str(good)):
+            cluster.eventually(lambda: "node7" in workers(cluster))
+
+
+def test_the_tasks_of_a_killed_worker_go_on_elsewhere(cluster: Spool, slow_server: str) -> None:
+    """Each has one result, and no answer that was recorded is paid again."""
+    with cluster.serving(), joined(cluster, "one") as one, joined(cluster, "two"):
+        cluster.eventually(lambda: len(workers(cluster)) == 2)
+        drop(cluster, 4)
+        cluster.eventually(lambda: "one" in running(cluster).values())
+        lost = [task for task, node in running(cluster).items() if node == "one"]
+        os.kill(one.pid, signal.SIGKILL)
+        assert summary(cluster)["counts"]["completed"] == 4
+        cluster.eventually(lambda: not processes("one"))
+    spent = [cluster.result("b", f"{n:03}")["usage"] for n in range(1, 5)]
+    assert len(lost) == 1
+    # The call in flight may have been paid, and is asked once more.
+    assert 12 <= sum(calls(slow_server).values()) <= 13
+    assert [each["calls"] for each in spent] == [3] * 4
+
+
+def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: str) -> None:
+    """After its lease its task is another's; as it goes on, its keeper ends it, and all that it had started."""
+    with cluster.serving(), joined(cluster, "one") as one:
+        cluster.eventually(lambda: "one" in workers(cluster))
+        drop(cluster, 1)
+        cluster.eventually(lambda: "b/001" in running(cluster))
+        frozen = processes("one")
+        assert len(frozen) >= 2
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        with joined(cluster, "two"):
+            assert summary(cluster)["counts"]["completed"] == 1
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            _, said = one.communicate(timeout=PATIENCE_S)
+            assert one.returncode == 3, said
+            assert not processes("one")
+    result = cluster.result("b", "001")
+    assert result["attempts"] == 2
+    assert 3 <= sum(calls(slow_server).values()) <= 4
+
+
+def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:
+    """SIGTERM: at their next durable points they are others', no attempt of theirs counts as a crash, and the worker ends with 0."""
+    with cluster.serving(), joined(cluster, "one") as one:
+        cluster.eventually(lambda: "one" in workers(cluster))
+        drop(cluster, 2)
+        cluster.eventually(lambda: running(cluster))
+        one.send_signal(signal.SIGTERM)
+        _, said = one.communicate(timeout=PATIENCE_S)
+        assert (one.returncode, said) == (0, "")
+        with joined(cluster, "two"):
+            assert summary(cluster)["counts"]["completed"] == 2
+    assert not logged(cluster.folder / "daemon.log", "worker_died")
+
+
+def test_workers_end_with_their_daemon(cluster: Spool) -> None:
+    """Also where that is killed: nothing of theirs goes on."""
+    with cluster.serving() as daemon, joined(cluster, "one") as one:
+        cluster.eventually(lambda: "one" in workers(cluster))
+        drop(cluster, 1, check="sleep 1")
+        cluster.eventually(lambda: running(cluster))
+        daemon.kill()
+        _, said = one.communicate(timeout=PATIENCE_S)
+        assert one.returncode == 3
+        assert "the connection to the daemon was closed" in said
+        cluster.eventually(lambda: not processes("one"))
