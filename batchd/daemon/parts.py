@@ -12,6 +12,7 @@ from batchd.daemon import joining, tuning
 from batchd.daemon.attempts.attempts import Attempts
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.attempts.reports import Reports
 from batchd.daemon.attempts.scratch import Scratch
@@ -163,6 +164,7 @@ def joined(
     reloader = Reloader(loop, current, governor, listeners, pool, reload, shape)
     lessons = Lessons(loop, current, store, writes)
     calls = Calls(loop, lifecycle, store, writes, governor, listeners, lessons)
+    fences = Fences(store)
     attempts = Attempts(
         loop,
         current,
@@ -178,6 +180,7 @@ def joined(
         bases,
         calls,
         Starting(current, store, governor, lessons),
+        fences,
         pool,
     )
     reports = Reports(loop, listeners, outboxes, batches, attempts, calls)
@@ -240,7 +243,7 @@ def joined(
         cancelling.cancel_held,
     )
     restoring = Restoring(
-        loop, store, lessons, rerun, batches, publisher, lot, scratch, predecessors
+        loop, store, lessons, fences, rerun, batches, publisher, lot, scratch, predecessors
     )
     errands = Errands(loop, lifecycle, batches, attempts)
     commands = Commands(

@@ -88,8 +88,8 @@ class Member:
 
     @property
     def label(self) -> str:
-        """What the store says of who has a task: ``PID``, or ``NODE/PID`` on another machine."""
-        return "/".join(filter(None, (self.node, str(self.pid or ""))))
+        """What the store says of who has a task."""
+        return self._life.label
 
     def fields(self) -> dict[str, Any]:
         """Return what says in a log line which worker it is."""

@@ -204,6 +204,17 @@ def open_before(db: sqlite3.Connection, name: str) -> list[str]:
     return [earlier for (earlier,) in rows]
 
 
+def left_at(db: sqlite3.Connection, ref: Ref | None) -> list[str]:
+    """Return the workers of other machines that a task, or any, was left at by an earlier daemon."""
+    key = None if ref is None else task_key(db, ref)
+    rows = db.execute(
+        "SELECT worker FROM tasks WHERE published = 0 AND status = 'queued' AND instr(worker, '/')"
+        " AND coalesce(id = ?, 1)",
+        (key,),
+    )
+    return [worker for (worker,) in rows]
+
+
 def task_money(db: sqlite3.Connection, ref: Ref) -> Money:
     """Return what one task has spent."""
     # A task whose price is missing has no cost: it counts as nothing, as in the other sums.

@@ -45,9 +45,10 @@ def checked(check: Check, work: Callable[[Journal], T]) -> Callable[[Journal], T
 
 
 def interrupted(db: sqlite3.Connection) -> None:
-    """Queue again what ran when the last daemon ended: no worker has it any more."""
+    """Queue again what ran when the last daemon ended: no worker of this machine has it any more."""
     db.execute(
-        "UPDATE tasks SET status = 'queued', worker = '' WHERE published = 0 AND status = 'running'"
+        "UPDATE tasks SET status = 'queued', worker = iif(instr(worker, '/'), worker, '')"
+        " WHERE published = 0 AND status = 'running'"
     )
 
 
@@ -137,6 +138,7 @@ def suspend(
     line = journal.line(ref)
     if line.final or attempt not in {None, line.attempt}:
         raise StaleAttemptError(f"{ref}: attempt {attempt} is over")
+    line.worker = ""
     journal.move(line, status, message, now)
 
 
@@ -153,6 +155,7 @@ def worker_lost(journal: Journal, ref: Ref, attempt: int, *, alone: bool, now: f
     line = journal.line(ref)
     if not line.final and line.status == Status.RUNNING and line.attempt == attempt:
         line.crashes = line.crashes + 1 if alone else max(line.crashes, 1)
+        line.worker = ""
         journal.move(line, Status.QUEUED, "its worker died", now)
     return line.crashes
 

@@ -329,6 +329,10 @@ class Store:
         """Return a reader for another thread, which closes it."""
         return Reader(self._path)
 
+    def left_at(self, ref: Ref | None = None) -> list[str]:
+        """Return the workers of other machines that a task, or any, was left at by an earlier daemon."""
+        return self._source.read(lookups.left_at, ref)
+
     def task_money(self, ref: Ref) -> Money:
         """Return what one task has spent."""
         return self._source.read(lookups.task_money, ref)

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -239,6 +240,28 @@ def test_a_frozen_node_that_thaws_changes_nothing(cluster: Spool, slow_server: s
     result = cluster.result("b", "001")
     assert result["attempts"] == 2
     assert 3 <= sum(calls(slow_server).values()) <= 4
+
+
+def test_the_next_daemon_waits_for_a_lease_that_it_cannot_see_the_end_of(cluster: Spool) -> None:
+    """A node is cut off as its daemon dies: what it worked on is not begun again before its lease is over."""
+    with cluster.serving() as daemon, joined(cluster, "one") as one:
+        cluster.eventually(lambda: "one" in workers(cluster))
+        drop(cluster, 1)
+        cluster.eventually(lambda: "b/001" in running(cluster))
+        frozen = processes("one")
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        daemon.kill()
+        daemon.wait()
+        with cluster.serving(), joined(cluster, "two"):
+            begun = time.monotonic()
+            cluster.eventually(lambda: "two" in workers(cluster))
+            assert summary(cluster)["counts"]["completed"] == 1
+            assert time.monotonic() - begun > _LEASE_S
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            assert one.wait(PATIENCE_S) == 3
+    assert cluster.result("b", "001")["attempts"] == 2
 
 
 def test_a_node_that_is_drained_gives_its_tasks_back(cluster: Spool) -> None:

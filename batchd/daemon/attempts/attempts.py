@@ -13,6 +13,7 @@ from batchd import wire
 from batchd.daemon.attempts.active import Active
 from batchd.daemon.attempts.bases import Bases
 from batchd.daemon.attempts.calls import Calls
+from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.starting import Starting
 from batchd.daemon.current import Current
 from batchd.daemon.ends.batches import Batches
@@ -64,6 +65,7 @@ class Attempts:
     _bases: Bases
     _calls: Calls
     _starting: Starting
+    _fences: Fences
     _pool: Supervisor
     _active: dict[Ref, Active] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
@@ -174,6 +176,7 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
+        await self._fences.passed(ref)
         if not await self._rooms.open_for(ref.batch):
             # Without a folder, or room in it, it could not leave a result: it waits, and does not fail.
             self._put_back(active)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from batchd.daemon.attempts.fences import Fences
 from batchd.daemon.attempts.lessons import Lessons
 from batchd.daemon.attempts.scratch import Scratch
 from batchd.daemon.commands.retry import Rerun
@@ -26,6 +27,7 @@ class Restoring:
     _loop: Loop
     _store: Store
     _lessons: Lessons
+    _fences: Fences
     _rerun: Rerun
     _batches: Batches
     _publisher: Publisher
@@ -54,6 +56,7 @@ class Restoring:
 
     def _take_up(self, restored: Restored, claimed: AbstractSet[str]) -> None:
         self._lessons.restore()
+        self._fences.restore()
         torn = self._rerun.torn(restored.batches)
         self._batches.restore(restored, claimed | {batch.claim for batch in torn})
         self._publisher.restore(restored)

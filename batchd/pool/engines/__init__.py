@@ -22,6 +22,10 @@ class Life(Protocol):
         """The machine it runs on; empty: this one."""
 
     @property
+    def label(self) -> str:
+        """What the store says of who has a task: ``PID``, or ``NODE/PID/SECONDS`` with how long its fence lasts."""
+
+    @property
     def over(self) -> bool:
         """Whether it has ended, though what it sent last may be yet to be read."""
 

@@ -70,6 +70,11 @@ class Forked:
         self._silent = asyncio.Event()
 
     @property
+    def label(self) -> str:
+        """Its process id."""
+        return str(self.pid or "")
+
+    @property
     def over(self) -> bool:
         """Whether its process has ended."""
         return self._exited.is_set()

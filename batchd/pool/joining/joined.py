@@ -20,6 +20,11 @@ class Joined:
         self._silent = asyncio.Event()
 
     @property
+    def label(self) -> str:
+        """Its machine, its process there, and its fence."""
+        return f"{self.node}/{self.pid}/{self._fence_s:g}"
+
+    @property
     def over(self) -> bool:
         """Whether its connection is closed."""
         return self._silent.is_set()
