@@ -55,7 +55,7 @@ def test_shared_memory_counts_once_and_files_on_disk_do_not(limited: Limited) ->
 
 @pytest.mark.sampled(1)
 @pytest.mark.stopped_by("watch")
-def test_memory_that_nobody_maps_counts_too(limited: Limited) -> None:
+def test_memory_that_is_not_mapped_counts_too(limited: Limited) -> None:
     """Files in memory, which no process has mapped, are found by their descriptors."""
     (end,) = limited.run(shell("memfiles.py"), policy={"max_memory_bytes": 300 * MB})
     assert end.killed

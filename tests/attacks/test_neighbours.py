@@ -167,7 +167,7 @@ def test_no_program_lends_its_owners_rights(attack: Attack) -> None:
 
 
 @pytest.mark.stopped_by("session")
-def test_the_operators_terminal_is_nobody_elses(attack: Attack) -> None:
+def test_the_operators_terminal_is_out_of_reach(attack: Attack) -> None:
     """A batchd that was started on a terminal: no command has it, by no name or descriptor, nor gets its signals."""
     master, slave = os.openpty()
     try:

@@ -314,7 +314,7 @@ def test_a_task_with_a_list_is_confined_like_any_other(attack: Attack, servers: 
 
 
 @pytest.mark.stopped_by("queue")
-def test_a_flood_of_connections_hurts_nobody_else(attack: Attack, servers: Servers) -> None:
+def test_a_flood_of_connections_hurts_no_other_task(attack: Attack, servers: Servers) -> None:
     """Hundreds of connections that say nothing wait in line; the proxy's descriptors stay few, and it goes on."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(

@@ -76,7 +76,7 @@ _ROOT = '[workspace]\nroot = "{}"\n'
 @pytest.mark.sampled(4)
 @pytest.mark.stopped_by("triggers")
 @pytest.mark.parametrize("what", PLANTS)
-def test_what_would_run_for_whoever_uses_the_directory_is_reported(camp: Camp, what: str) -> None:
+def test_what_would_run_for_a_user_of_the_directory_is_reported(camp: Camp, what: str) -> None:
     """In the result, `status` and the report, with a command that shows it, which itself runs nothing."""
     command, path = PLANTS[what]
     place = _repository(camp)

@@ -282,7 +282,7 @@ def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
     browse(night, read)
 
 
-def test_money_is_told_honestly(night: Night) -> None:
+def test_money_is_shown_honestly(night: Night) -> None:
     """Unknown prices, unsettled calls and estimated tokens are said, not summed up in silence."""
 
     async def read(page: Page) -> None:

@@ -227,7 +227,7 @@ def test_what_models_wrote_stays_text(night: Spool) -> None:
         browse(served, read)
 
 
-def test_times_are_told_as_on_a_terminal(night: Spool) -> None:
+def test_times_are_shown_as_on_a_terminal(night: Spool) -> None:
     """Pages write spans of time letter for letter as commands do."""
     seconds = [0, 0.25, 0.96, 9.94, 9.95, 9.999, 29.5, 59.4, 59.5, 60, 89.9, 90, 725.4, 3599.6]
     seconds += [3600, 5399, 5400, 86_399, 129_600, 172_799.4, 172_800, 1e7]
@@ -301,7 +301,7 @@ def test_light_dark_and_a_telephone(night: Spool, dark: bool) -> None:
         browse(served, read)
 
 
-def test_a_server_that_is_gone_is_told(night: Spool) -> None:
+def test_a_server_that_is_gone_is_shown(night: Spool) -> None:
     """Without a connection the page says so, and goes on by itself when there is one again."""
 
     async def go() -> None:

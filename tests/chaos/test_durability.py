@@ -216,7 +216,7 @@ def test_a_claim_is_on_the_disk_before_the_store_knows_of_it(trace: Trace) -> No
     assert trace.committed(claim.ended, move.began)
 
 
-def test_a_batchs_folder_is_on_the_disk_before_anything_in_it_is_told(trace: Trace) -> None:
+def test_a_batchs_folder_is_on_the_disk_before_anything_in_it_is_reported(trace: Trace) -> None:
     """A synced file in a folder that a power cut takes away would be lost with it."""
     renames = trace.of("rename", "renameat", "renameat2")
     made = [c for c in renames if c.paths[1] == f"{trace.outbox}/c"]

@@ -194,7 +194,7 @@ def test_a_power_cut(service: Service) -> None:
     went_on(machine, machine.path(f"{HOME}/outbox/{folder.name}"), "unplugged")
 
 
-def test_a_command_without_memory_takes_nobody_along(service: Service) -> None:
+def test_a_command_without_memory_takes_nothing_else_along(service: Service) -> None:
     """The kernel kills a command for its memory: the task is told, and the daemon and its workers live on."""
     check = """
         python3 -c '

@@ -139,7 +139,7 @@ def test_every_key_is_documented() -> None:
                 assert isinstance(after, ast.Expr), ast.unparse(field)
 
 
-def test_everything_wrong_is_told_at_once(written: Path) -> None:
+def test_everything_wrong_is_reported_at_once(written: Path) -> None:
     """Unknown keys, wrong types and bad values: each with its place, the reason and the nearest key."""
     written.write_text(
         '[pool]\nproceses = 3\nagents_per_process = "4"\nrest_s = nan\nmax_attempts = true\n'
@@ -327,7 +327,7 @@ def test_what_is_shown_and_hidden_lies_below_usr_etc_and_opt(tmp_path: Path) -> 
     assert _problems(path, {}).keys() == {"[sandbox] show", "[sandbox] hide[0]"}
 
 
-def test_contradictions_are_told(written: Path) -> None:
+def test_contradictions_are_reported(written: Path) -> None:
     """Models without a provider, addresses that are none, folders within one another."""
     written.write_text(
         '[agent]\nmodel = "opnai/x"\n[evaluation]\njudge_model = "gpt"\n'
@@ -373,7 +373,7 @@ def test_control_characters_are_refused(written: Path) -> None:
         (None, "", "the file cannot be read: No such file or directory"),
     ],
 )
-def test_a_broken_file_is_told_by_line_and_column(
+def test_a_broken_file_is_reported_by_line_and_column(
     written: Path, data: bytes | None, place: str, reason: str
 ) -> None:
     """What is no TOML is refused with its place, and a file that is asked for must be there."""
@@ -421,7 +421,7 @@ def test_variables_override_every_key(written: Path) -> None:
     assert loaded.paths.inbox == str(written.parent / "elsewhere")
 
 
-def test_a_wrong_variable_is_told_by_its_name(written: Path) -> None:
+def test_a_wrong_variable_is_reported_by_its_name(written: Path) -> None:
     """The place of a problem is the variable that brought it, whatever is wrong with it."""
     written.write_text("")
     environ = {
@@ -577,7 +577,7 @@ def test_no_key_of_a_provider_is_handed_out(written: Path) -> None:
     ]
 
 
-def test_a_key_in_the_place_of_its_variables_name_is_not_told(written: Path) -> None:
+def test_a_key_in_the_place_of_its_variables_name_is_not_shown(written: Path) -> None:
     """Whoever puts the key itself into ``api_key_env`` is told so, without it."""
     written.write_text('[providers.openai]\napi_key_env = "sk-proj-abcdef"\n')
     with pytest.raises(ConfigError) as caught:

@@ -306,7 +306,7 @@ def test_new_outputs_that_together_overflow_a_small_window_are_cut_in_their_midd
 
 
 @pytest.mark.parametrize("opening", ["prompt", "window"])
-def test_a_prompt_longer_than_the_window_ends_with_sizes_and_the_mend(opening: str) -> None:
+def test_a_prompt_longer_than_the_window_ends_with_sizes_and_the_fix(opening: str) -> None:
     """No call is made for it, and the message says what takes how much, and what to do."""
     window, prompt = (6000, words(7000)) if opening == "prompt" else (700, "Write a game")
     provider = Provider(window, window, call, 3, lambda _: "ok", prompt=prompt)

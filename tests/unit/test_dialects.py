@@ -325,7 +325,7 @@ def test_a_response_is_cut_where_it_should_have_stopped() -> None:
     assert answer.replay is None
 
 
-def test_items_that_the_provider_left_out_are_told() -> None:
+def test_items_that_the_provider_left_out_are_reported() -> None:
     """It answers 200: this is the only sign."""
     removed = [
         {"id": "rs_1", "action": "removed", "type": "reasoning", "reason": "prefix_mismatch"}
@@ -511,7 +511,7 @@ def test_only_what_is_listed_is_ever_spared() -> None:
         assert _refused("chat", 400, message, request).kind is FailureKind.BAD_REQUEST
 
 
-def test_a_model_that_takes_no_tools_is_told_apart() -> None:
+def test_a_model_that_takes_no_tools_is_recognised() -> None:
     """It is the model's own: no other call to it would fare better."""
     for message in (
         f"{NO_TOOLS}.",

@@ -217,7 +217,7 @@ def test_a_call_is_repeated_with_growing_pauses_and_then_given_up() -> None:
         (FailureKind.CONTEXT_OVERFLOW, Reason.CONTEXT_OVERFLOW),
     ],
 )
-def test_what_no_repetition_mends_ends_the_task(kind: FailureKind, reason: Reason) -> None:
+def test_what_no_repetition_fixes_ends_the_task(kind: FailureKind, reason: Reason) -> None:
     """At once, with its own reason, and its permit is free."""
 
     async def scenario() -> None:
@@ -571,7 +571,7 @@ def test_what_every_call_would_meet_parks_the_provider(kind: FailureKind) -> Non
     asyncio.run(scenario())
 
 
-def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
+def test_a_provider_that_answers_no_request_is_tried_at_growing_intervals() -> None:
     """One failed try, whatever it failed with, doubles the wait; one that came to nothing leaves room for another."""
 
     async def scenario() -> None:
@@ -604,7 +604,7 @@ def test_a_provider_that_answers_nobody_is_tried_at_growing_intervals() -> None:
     asyncio.run(scenario())
 
 
-def test_nobody_waits_where_nothing_may_be_parked() -> None:
+def test_no_task_waits_where_nothing_may_be_parked() -> None:
     """With max_parked_s = 0, as in `run`, an outage ends everybody's task with its cause."""
 
     async def scenario() -> None:

@@ -97,7 +97,7 @@ def test_a_long_line_goes_in_a_sealed_file(short: Path, listener: socket.socket)
             os.write(file.fileno(), b"forged")
 
 
-def test_a_journal_without_time_holds_nobody_up(short: Path, listener: socket.socket) -> None:
+def test_a_journal_without_time_holds_nothing_up(short: Path, listener: socket.socket) -> None:
     """A journal that reads nothing is waited for once, whatever is said; one that reads on gets what is said then.
 
     Where there is nobody at all, the caller is told.

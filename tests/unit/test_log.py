@@ -183,7 +183,7 @@ def _read(file: io.FileIO) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_a_reader_of_stderr_who_stands_still_holds_nobody(
+def test_a_reader_of_stderr_who_stands_still_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Lines are left out after a second, and counted once it reads on; what it gets is whole lines but for one."""

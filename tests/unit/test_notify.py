@@ -41,7 +41,7 @@ def _refused(number: int) -> EventV1:
     return happened.batch_refused(batch, [Problem("tasks[0]", "no such key")], NOW)
 
 
-def test_nobody_writes_into_a_message_but_batchd() -> None:
+def test_only_batchd_writes_into_a_message() -> None:
     """What a provider says stays on one line of ours, and in the body: no header, no control character, no secret gets out."""
     told = message.compose([_parked(EVIL, name="x\r\nBcc: all@example.com")])
     settings = Receiver(kind="email", sender="batchd@example.com", to=("me@example.com",))
@@ -86,7 +86,7 @@ def test_a_password_that_is_a_word_of_ours_breaks_no_message() -> None:
     assert told.message == "[secret]"
 
 
-def test_of_many_the_most_important_are_told_and_the_rest_counted() -> None:
+def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     """However often messages are folded, no event is lost from the count, and no message grows without bound."""
     daemon = happened.daemon_started(Start(after_crash=True, batches=2, tasks=7), NOW)
     messages = [message.compose([_refused(n)]) for n in range(300)]

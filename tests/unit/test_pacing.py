@@ -269,7 +269,7 @@ def test_what_is_cut_is_won_back_and_never_above_the_configuration() -> None:
     assert rates[-1] == pytest.approx(591, abs=1)
 
 
-def test_where_nobody_gets_through_the_rate_is_not_to_blame() -> None:
+def test_where_no_request_gets_through_the_rate_is_not_to_blame() -> None:
     """The waits double up to a minute instead, also where Retry-After asks for less."""
     pace = _settled()
     for n in range(100):

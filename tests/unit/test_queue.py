@@ -345,7 +345,7 @@ def test_a_waiting_task_is_not_overtaken_by_what_keeps_it_waiting() -> None:
     assert turns.take(8) == [_ref("late")]
 
 
-def test_a_parked_provider_keeps_nobody_waiting() -> None:
+def test_a_parked_provider_keeps_no_other_task_waiting() -> None:
     """Who waits for a directory, but could not run anyway, does not hold the others up."""
     turns = _Turns()
     turns.add(_queued("leaf", 1, "/r/a"))

@@ -38,7 +38,7 @@ from batchd.records import RateLimit
         ({"content-type": "application/json", "retry-after": "1"}, ()),
     ],
 )
-def test_limits_as_headers_tell_them(
+def test_limits_as_headers_give_them(
     headers: dict[str, str], limits: tuple[tuple[str, float, float, float, bool], ...]
 ) -> None:
     """What is of requests and what of tokens, what is left, and when it is whole again."""

@@ -203,7 +203,7 @@ def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None
     assert "1 task may have changed what runs code" in lines(summary)[-1]
 
 
-def test_where_nobody_looked_what_runs_code_is_unknown() -> None:
+def test_without_a_look_what_runs_code_is_unknown() -> None:
     """Also for a task that an older version began; but one that never began has changed nothing."""
     for looks in (({}, None), (None, {}), (None, None)):
         assert valid("result", text_of(PRICE, triggers=looks))["runs_code"] is None

@@ -406,7 +406,7 @@ def test_ceilings_bind(spool: Config) -> None:
         ),
     ],
 )
-def test_what_is_no_json_is_told_with_its_mend(
+def test_what_is_no_json_is_reported_with_its_fix(
     source: str, place: str, told: str, spool: Config
 ) -> None:
     """The commonest mistakes are named with line, column and mend; nothing crashes, nothing is guessed."""
@@ -441,7 +441,7 @@ def test_other_encodings_and_endings_are_named(
     assert told in _problems(data, spool, name)[place]
 
 
-def test_lines_are_told_by_their_numbers(spool: Config) -> None:
+def test_lines_are_named_by_their_numbers(spool: Config) -> None:
     """A broken line keeps its place, so that ids and the other lines are judged as meant."""
     data = b'{"first_prompt": "a"}\n\n{"first_prompt":}\n{"first_prompt": "c", "x": 1, "after": ["002"]}\n'
     found = _problems(data, spool, "x.jsonl")
@@ -636,7 +636,7 @@ def test_secret_variables(spool: Config) -> None:
     assert "s3cret-value" not in repr(task)
 
 
-def test_wrong_secret_variables_are_told_without_their_values(spool: Config) -> None:
+def test_wrong_secret_variables_are_reported_without_their_values(spool: Config) -> None:
     """What the configuration does not hand out is refused, and so is what could not be masked."""
     env = {
         "SHORT": {"secret": "12345"},

@@ -35,7 +35,7 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
         ),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, complaint: str) -> None:
+def test_what_is_wrong_is_reported(tmp_path: Path, text: str, complaint: str) -> None:
     """Addresses that are none, shares beyond one, and keys that a task could ask for are refused with their place."""
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ConfigError) as told:
@@ -100,7 +100,7 @@ def test_names_that_are_made_up_fill_no_memory() -> None:
     assert next(s.value for s in read if s.labels["model"] == "other") == 200 * 2 * 3
 
 
-def test_a_trace_is_told_from_all_others_and_always_the_same() -> None:
+def test_a_trace_differs_from_all_others_and_is_always_the_same() -> None:
     """Its ids follow from the task; another spool's batch of the same name is another; a ratio picks whole traces."""
     trace = Trace.of("games", "001", "2026-11-25T02:03:47.580Z")
     assert trace == Trace.of("games", "001", "2026-11-25T02:03:47.580Z")
