@@ -33,7 +33,7 @@ FILES = (
     *(".batchd/batchd.db", ".batchd/claims", "inbox/next.json", "outbox/other/001/answer.txt"),
     *("outbox/other/001.json", "config.toml", "openai.key"),
 )
-#: Where programs find the services of whoever is logged in.
+#: Where programs find the services of the user who is logged in.
 SOCKETS = {
     "SSH_AUTH_SOCK": "run/agent",
     "DBUS_SESSION_BUS_ADDRESS": "run/bus",
@@ -81,8 +81,8 @@ def test_nothing_of_the_operator_is_there(attack: Attack, machine: Path) -> None
         "sockets": [*SOCKETS.values()],
         "variables": [*SOCKETS, "CREDENTIALS_DIRECTORY"],
     }
-    got, told, first, there, below = json.loads(attack.ran("plundering.py", json.dumps(asked)))
-    assert (got, told, first, there) == ([], {}, "", [])
+    got, named, first, there, below = json.loads(attack.ran("plundering.py", json.dumps(asked)))
+    assert (got, named, first, there) == ([], {}, "", [])
     assert below == ["tmp"]
 
 
