@@ -560,7 +560,7 @@ def test_a_secret_in_an_answer_takes_its_items_with_it(api: str) -> None:
     hidden = masked(answer, Masker([{"responses": "gAAA==", "messages": "c2lnA=="}[api]]))
     assert isinstance(hidden, Answer)
     assert (hidden.replay, hidden.masked, hidden.content) == (None, True, "Now.")
-    spoken = replace(answer, content="tell it: hunter2hunter2")
+    spoken = replace(answer, content="say it: hunter2hunter2")
     hidden = masked(spoken, Masker(["hunter2hunter2"]))
     assert isinstance(hidden, Answer)
     assert (hidden.replay, hidden.masked) == (None, True)
@@ -611,7 +611,7 @@ def test_a_secret_in_an_answer_takes_its_items_with_it(api: str) -> None:
     ],
 )
 def test_the_vendors_codes_are_known(status: int, error: dict[str, Any], kind: FailureKind) -> None:
-    """What no wait cures is told from what passes."""
+    """What no wait cures is distinguished from what passes."""
     body = json.dumps({"type": "error", "error": error}).encode()
     assert http_failure(Place(_setup("messages"), ENDPOINT), status, {}, body).kind is kind
 

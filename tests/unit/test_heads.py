@@ -47,7 +47,7 @@ def test_an_address_may_leave_its_path_out(line: bytes, path: bytes) -> None:
 
 
 def test_a_tunnel_has_a_host_and_a_port() -> None:
-    """The Host field of its request is nobody's business."""
+    """The Host field of its request is ignored."""
     found = request(b"CONNECT a.Example.:443 HTTP/1.1\r\nHost: other\r\n\r\n")
     assert (found.host, found.port, found.tunnel) == ("a.example", 443, True)
     assert request(b"CONNECT [::1]:8 HTTP/1.1\r\n\r\n").host == ip_address("::1")
@@ -112,7 +112,7 @@ def test_what_can_be_read_in_two_ways_is_refused(fields: bytes) -> None:
 
 
 def test_the_frame_cannot_be_nominated_away() -> None:
-    """Connection may name fields for us alone; where a message goes and ends is written anew all the same."""
+    """Connection may name fields for us alone; where a message goes and ends is rewritten all the same."""
     found = request(
         b"POST http://a.example/ HTTP/1.1\r\nConnection: content-length, host\r\nContent-Length: 5\r\n\r\n"
     )
@@ -179,7 +179,7 @@ def test_an_answer_says_that_the_connection_closes() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_refused(raw: bytes) -> None:
-    """Also a switch of protocols, for which nobody asked."""
+    """Also a switch of protocols, which was not asked for."""
     with pytest.raises(HeadError):
         answer(raw + b"\r\n", bare=False)
 

@@ -1,4 +1,4 @@
-"""Lists of hosts: how they are read, what they hold, who may ask for which; and addresses nobody may reach."""
+"""Lists of hosts: how they are read, what they hold, who may ask for which; and addresses no task may reach."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_public_addresses_are_for_all(text: str) -> None:
 
 
 def test_a_request_names_hosts_in_ascii_alone() -> None:
-    """Whoever asks writes names as DNS does; the dot at the end and the case do not matter."""
+    """A client writes names as DNS does; the dot at the end and the case do not matter."""
     assert authority("EXAMPLE.com.:443") == ("example.com", 443)
     assert authority("[::1]") == (ip_address("::1"), None)
     for text in ("bücher.example", "a.example%00", "a@b", "a.example..", "a\x0bb"):

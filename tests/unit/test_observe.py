@@ -37,7 +37,7 @@ def said(answer: dict[str, Any]) -> control.Standing:
 
 
 @pytest.mark.parametrize(
-    ("usd", "told"),
+    ("usd", "shown"),
     [
         (None, "unknown"),
         (0.0, "$0"),
@@ -48,9 +48,9 @@ def said(answer: dict[str, Any]) -> control.Standing:
         (1234.5, "$1,234.50"),
     ],
 )
-def test_money_is_shown_in_digits_that_matter(usd: float | None, told: str) -> None:
-    """As the pages tell it: nothing that was spent is told as nothing, and dollars have cents."""
-    assert money(usd) == told
+def test_money_is_shown_in_digits_that_matter(usd: float | None, shown: str) -> None:
+    """As the pages show it: nothing that was spent is shown as nothing, and dollars have cents."""
+    assert money(usd) == shown
 
 
 def test_old_daemons_are_distinguished_from_new_ones() -> None:

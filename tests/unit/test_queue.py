@@ -436,7 +436,7 @@ def _queued_fast(i: int, directory: str) -> Facts:
 
 
 def test_tasks_of_a_crowded_provider_let_others_pass() -> None:
-    """They would wait in their slots; but where nobody else can use a slot, they have it."""
+    """They would wait in their slots; but where no other task can use a slot, they have it."""
     turns = _Turns()
     for order, (name, provider, priority) in enumerate(
         [("a", "slow", 5), ("b", "slow", 5), ("c", "fast", 0), ("d", "fast", 0)]

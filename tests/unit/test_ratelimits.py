@@ -32,7 +32,7 @@ from batchd.records import RateLimit
             },
             (("requests", 100, 7, 42.0, True),),
         ),
-        # Half of it tells nothing.
+        # Half of it says nothing.
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-limit-requests": "5"}, ()),
         ({"x-ratelimit-limit": "many", "x-ratelimit-remaining": "", "x-ratelimit-reset": "1"}, ()),
         ({"content-type": "application/json", "retry-after": "1"}, ()),

@@ -175,7 +175,7 @@ def test_long_inputs_are_priced_at_their_own_rate() -> None:
 
 
 def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None:
-    """Each with the command that shows it and runs nothing; what is as before, or gone, is not told."""
+    """Each with the command that shows it and runs nothing; what is as before, or gone, is not named."""
     before = {
         ".git/config": Trigger("git", (1, 2)),
         ".envrc": Trigger("shells", (3,)),
@@ -260,7 +260,7 @@ def test_one_failure_of_many_is_no_full_success() -> None:
 
 
 def test_a_refused_file_gets_a_summary_with_every_problem() -> None:
-    """Status `rejected`, and where, what and how to mend it for each problem."""
+    """Status `rejected`, and where, what and how to fix it for each problem."""
     problems = [Problem("tasks[3].dir", "lies in the outbox", "name another"), Problem("", "empty")]
     summary = valid("summary", results.rejected(BATCH, problems, 1e9))
     assert (summary["status"], summary["success_rate"]) == ("rejected", None)

@@ -38,9 +38,9 @@ _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.5, output=2.0),), source="c
 def test_what_is_wrong_is_reported(tmp_path: Path, text: str, complaint: str) -> None:
     """Addresses that are none, shares beyond one, and keys that a task could ask for are refused with their place."""
     (tmp_path / "config.toml").write_text(text)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         config.load(tmp_path / "config.toml", {})
-    assert complaint in str(told.value)
+    assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_wrong_is_reported(tmp_path: Path, text: str, complaint: str) ->
     ],
 )
 def test_who_may_look(listen: str, address: tuple[str, int], exposed: bool) -> None:
-    """Loopback is told from what other machines reach."""
+    """Loopback is distinguished from what other machines reach."""
     assert (Metrics(listen=listen).address, Metrics(listen=listen).exposed) == (address, exposed)
 
 
@@ -67,9 +67,9 @@ def test_headers_come_as_vendors_print_them(tmp_path: Path) -> None:
     assert found == {"X-Team": "me", "X-More": "1", "Authorization": "Bearer abc=="}
     assert {"Bearer abc==", "abc=="} <= {*wanted.hidden({})}
     for text in ("just-the-key", "na me=x", "a=%0d%0aB: c", ""):
-        with pytest.raises(NotPossibleError) as told:
+        with pytest.raises(NotPossibleError) as caught:
             Traces(headers_env="H").all_headers({"H": text})
-        assert "just-the-key" not in str(told.value)
+        assert "just-the-key" not in str(caught.value)
 
 
 def test_a_receiver_is_reached_below_its_address() -> None:

@@ -148,12 +148,12 @@ def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> N
 
 
 def test_the_picture_shows_what_it_should() -> None:
-    """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their mend, batches, agents."""
+    """In 80 columns: daemon, work, speed, money, providers with gauges, troubles with their fix, batches, agents."""
     lines = Canvas(ascii_only=False, styled=False).render(
         Screen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
     )
     text = "\n".join(lines)
-    for told in (
+    for words in (
         "batchd 1.0  draining for 27:46 h, pid 4711",
         "100/128 agents, 4 workers",
         "Trouble since ",
@@ -168,7 +168,7 @@ def test_the_picture_shows_what_it_should() -> None:
         "$5.00",
         "docs/t000                   tool 0 s             2  8:20 min     124k    $1.25",
     ):
-        assert told in text, f"{told}\n{text}"
+        assert words in text, f"{words}\n{text}"
 
 
 def test_money_stays_where_room_is_short() -> None:
@@ -219,7 +219,7 @@ def test_what_is_chosen_stays_chosen() -> None:
     choice: Choice[str] = Choice(lambda item: item)
     items = list("abcdefgh")
     assert choice.settle(items) == "a"
-    assert choice.settle(["0", *items]) == "0", "nobody has chosen yet"
+    assert choice.settle(["0", *items]) == "0", "nothing is chosen yet"
     choice.move(items, 4)
     assert choice.window(items, 3) == ["c", "d", "e"]
     assert choice.settle(["x", "y", *items]) == "e"
