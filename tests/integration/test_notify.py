@@ -67,7 +67,7 @@ def waiting(spool: Spool, name: str) -> list[Path]:
 
 
 @pytest.fixture
-def notification(spool: Spool) -> Spool:
+def notifying(spool: Spool) -> Spool:
     """A spool with an inbox, and keys for its receivers."""
     (spool.folder / "inbox").mkdir()
     (spool.folder / "hook.key").write_text(f"{KEY}\n")
