@@ -204,7 +204,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(autouse=True)
 def plain_log() -> Iterator[None]:
-    """Let no test write its log as one before it in this process had it set up."""
+    """Let no test write its log as a test before it in this process set it up."""
     yield
     if structlog := sys.modules.get("structlog"):
         structlog.reset_defaults()

@@ -383,7 +383,7 @@ def _command_lines() -> Iterator[bytes]:
 
 @pytest.mark.stopped_by("helper")
 def test_the_helper_enters_no_other_network() -> None:
-    """It is given which one: given a process that lives in another, it hands nothing out."""
+    """It knows which one: given a process that lives in another, it hands nothing out."""
     listener = HERE / "batchd" / "sandbox" / "network" / "helper.py"
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", str(listener), str(os.getpid()), "4711", str(PORT)]

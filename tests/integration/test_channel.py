@@ -29,7 +29,7 @@ def test_what_was_sent_before_a_close_arrives_in_order() -> None:
         await asyncio.sleep(0)
         near.send(wire.Heartbeat(rss=4))
         near.close()
-        near.send(wire.Heartbeat(rss=5))  # no one is there
+        near.send(wire.Heartbeat(rss=5))  # it is closed
         await asyncio.wait_for(lost.wait(), PATIENCE_S)
         return heard
 

@@ -241,7 +241,7 @@ def test_a_second_daemon_is_refused_while_the_first_one_is_stopped(
 def test_a_second_daemon_is_refused_whatever_becomes_of_the_lock_file(
     tmp_path: Path, model_server: str, left: str | None
 ) -> None:
-    """Deleted, or another file in its place: it lets no one in beside the daemon."""
+    """Deleted, or another file in its place: it lets no second daemon in."""
     configured(tmp_path, model_server, processes=1)
     lock = tmp_path / ".batchd/lock"
     with serving(tmp_path) as first:

@@ -144,7 +144,7 @@ class _Looks(printing.Printer):
         """Keep whose it is."""
         self.heard.append(f"{ref} {type(event).__name__}")
 
-    def wait(self, rows: Sequence[TaskRow]) -> None:  # noqa: ARG002 (a teller's)
+    def wait(self, rows: Sequence[TaskRow]) -> None:  # noqa: ARG002 (as others have it)
         """Count what the look asked the store for."""
         self.took.append(len(self._statements))
         self._statements.clear()

@@ -546,7 +546,7 @@ def test_check_tries_the_way_out_and_says_what_holds() -> None:
 
 
 def test_without_a_sandbox_there_is_no_list_to_keep(tmp_path: Path) -> None:
-    """Under ``backend = "none"`` commands have all of the network, and the model learns so."""
+    """Under ``backend = "none"`` commands have all of the network, and the model learns of it."""
 
     async def inside() -> str:
         sandbox = Sandbox(SandboxPolicy(backend="none", network=("a.example",)))

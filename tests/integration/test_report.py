@@ -53,7 +53,7 @@ def _in(folder: Path) -> Spool:
 
 
 def test_a_finished_batch_has_its_report(spool: Spool) -> None:
-    """The daemon writes it before the summary; figures are the summary's; a refused file has none, and stands in no other's way."""
+    """The daemon writes it before the summary; figures are the summary's; a refused file has none, and stands in the way of no other."""
     spool.write("mixed.json", [{"first_prompt": f"do {n}", "tags": ["x"]} for n in range(4)])
     with spool.serving():
         assert spool.batchd("submit", "--wait", "mixed.json").returncode == 0

@@ -137,7 +137,7 @@ def test_what_waits_is_committed_together(tmp_path: Path) -> None:
         given = await asyncio.gather(*(store.dispatch(r) for r in refs))
         assert [d.attempt for d in given] == [1] * 400
         before = store.writer.commits
-        # One of them is stale, which is no other's business.
+        # One of them is stale, which does not concern the others.
         outcomes = await asyncio.gather(
             *(store.record(r, 1 + (r.task == "7"), 0, _raw(r.task)) for r in refs),
             return_exceptions=True,
@@ -302,7 +302,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
-    """A file that a later version has written is not touched by any opener."""
+    """A file that a later version has written is not touched, by a store or a reader."""
     path = tmp_path / "batchd.db"
     Store.open(path, retention_s=0).close()
     with sqlite3.connect(path) as db:

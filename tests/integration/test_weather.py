@@ -358,7 +358,7 @@ def test_status_shows_an_inbox_that_is_none(tmp_path: Path, model_server: str) -
 def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
     tmp_path: Path, model_server: str
 ) -> None:
-    """Files are taken up by the kernel's word, not by the scan alone; a link that is set again is noticed."""
+    """Files are taken up by the kernel's word, not by the scan alone; a link that is replaced is noticed."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     scan_s = 6.0
@@ -379,7 +379,7 @@ def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
         station.drop("elsewhere.json")
         until(lambda: not (tmp_path / "second/elsewhere.json").exists())
         assert time.monotonic() - begun < scan_s / 2
-        for batch in ("told0", "told1", "told2", "elsewhere"):
+        for batch in ("event0", "event1", "event2", "elsewhere"):
             station.completed(batch)
 
 

@@ -439,7 +439,7 @@ def test_open_to_everybody_is_said(spool: Spool) -> None:
 
 
 def test_a_token_file_that_others_can_read_is_not_used(spool: Spool) -> None:
-    """A token that is no secret, or a link to another file, lets no one in: exit 3, with the fix."""
+    """A token that is no secret, or a link to another file, lets no client in: exit 3, with the fix."""
     state = spool.folder / ".batchd"
     state.mkdir(0o700)
     kept = state / "web.token"

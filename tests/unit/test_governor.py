@@ -656,7 +656,7 @@ def test_one_task_alone_does_not_condemn_a_provider_where_nothing_is_parked() ->
 def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
     kind: FailureKind, more: dict[str, Any], tries: int, *, parked: bool
 ) -> None:
-    """A busy provider is asked for longer, and one that cannot be reached is parked, whichever task was answered before."""
+    """A busy provider is asked for longer, and one that cannot be reached is parked, also where others were answered before."""
 
     async def scenario() -> None:
         g = governor(max_concurrent=9, max_backoff_s=0.02)
